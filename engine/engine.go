@@ -1,60 +1,221 @@
 package engine
 
 import (
+	"errors"
+	"fmt"
+	"iter"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
 	"github.com/google/uuid"
+
+	"rollcall/engine/broadcast"
+	"rollcall/engine/table"
+	"rollcall/engine/wheel"
 )
 
-// Status is whether a device is here now.
-type Status uint8
+// Engine holds every device, tells its streams and expires the silent. Make one with New, bring it to life with Start.
+// Its methods may be called from any goroutine unless they say otherwise.
+type Engine struct {
+	opts    Options
+	log     Log
+	table   *table.Table
+	sources *sources
+	streams *broadcast.Broadcaster
+	expiry  expiry
+	started time.Time // the zero of every instant
 
-// The two statuses of the wire contract.
+	// phase guards what Ready answers: recovering, then serving, then closing.
+	phase atomic.Int32
+
+	stop  chan struct{}
+	loops sync.WaitGroup
+
+	counters struct {
+		accepted, stale, unavailable, expired atomic.Uint64
+	}
+}
+
 const (
-	Offline Status = iota
-	Online
+	recovering int32 = iota
+	serving
+	draining
 )
 
-// Heartbeat is one validated report of a daemon. The caller owns it and may reuse it after Engine.Heartbeat returned.
-type Heartbeat struct {
-	User, Device uuid.UUID
-	Status       Status
-	Source       []byte // trimmed, 1 to 128 bytes of valid UTF-8
-	SentAtMS     uint64 // at most 2^53-1, as are Seq and TTLMS
-	Seq          uint64
-	TTLMS        uint64 // at least 1
-
-	record [256]byte // scratch for the encoded record, so that the hot path does not allocate
-}
-
-// Outcome is the engine's answer to a heartbeat.
-type Outcome uint8
-
-const (
-	Accepted    Outcome = iota // applied and as durable as --sync promises
-	Stale                      // seq is not above the last accepted one; Result.LastSeq tells it
-	Unavailable                // the log, the table or the source table cannot take it; nothing was applied or its durability is unknown
+// Why the engine is not ready. The text is what /readyz answers.
+var (
+	ErrRecovering = errors.New("recovering: the log is being replayed")
+	ErrDraining   = errors.New("draining: the server is about to stop")
+	ErrNoSpace    = errors.New("no room for the next log segment: free disk space; heartbeats are refused until then")
 )
 
-// Result is what Engine.Heartbeat returns.
-type Result struct {
-	Outcome Outcome
-	LastSeq uint64 // set when Stale
-	Err     error  // set when Unavailable: why, for the log and the answer's details
+// New makes an engine on an opened log. It reads nothing yet.
+func New(log Log, o Options) (*Engine, error) {
+	o, err := o.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	e := &Engine{
+		opts:    o,
+		log:     log,
+		sources: newSources(),
+		started: time.Now(),
+		stop:    make(chan struct{}),
+	}
+	o.Broadcast.Codec = codec{e}
+	if e.streams, err = broadcast.New(o.Broadcast); err != nil {
+		return nil, err
+	}
+	e.table = table.New(table.Options{Shards: o.Shards, MaxDevices: o.MaxDevices})
+	e.expiry.wheel = wheel.New(tickOf(0))
+	e.expiry.wake = make(chan struct{}, 1)
+	return e, nil
 }
 
-// Event is what a stream is told of one device: the arguments of one frame.
-type Event struct {
-	User, Device uuid.UUID
-	Status       Status
-	Source       string
-	SentAtMS     uint64
-	Seq          uint64
-	TTLMS        uint64
+// Start replays the log and begins to serve. It is called once and returns when recovery is done.
+func (e *Engine) Start() error {
+	if err := e.recoverLog(); err != nil {
+		return err
+	}
+	e.streams.Start(e.log.Committed(), e.clock().nanos)
+	if err := e.log.Start(e.committed); err != nil {
+		return fmt.Errorf("engine: start the log: %w", err)
+	}
+	e.loops.Add(2)
+	go func() {
+		defer e.loops.Done()
+		e.expireLoop(e.stop)
+	}()
+	go func() {
+		defer e.loops.Done()
+		e.tickLoop(e.stop)
+	}()
+	e.phase.Store(serving)
+	return nil
 }
 
-// Record is a device as /debug/presence shows it.
-type Record struct {
-	Event
-	HeartbeatAtMS uint64 // sent_at_ms of the last online heartbeat
-	OfflineAtMS   uint64 // 0: online
-	UpdatedAtMS   uint64
+// committed hands a batch's events to the streams. The log's commit loop calls it; nothing in it blocks.
+func (e *Engine) committed(first, last uint64, records iter.Seq[[]byte], took time.Duration) {
+	lsn := first
+	for record := range records {
+		e.streams.Publish(recordView(record).user(), lsn, record)
+		lsn++
+	}
+	e.streams.Flush(last)
+	if int64(took) > stallNanos {
+		e.opts.Logger.Warn("the disk stalled; silence meanwhile does not count", "commit", took)
+		e.deaf(e.clock().nanos)
+	}
+}
+
+// tickLoop is the broadcaster's clock (I7).
+func (e *Engine) tickLoop(stop <-chan struct{}) {
+	ticker := time.NewTicker(250 * time.Millisecond)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-stop:
+			return
+		case <-ticker.C:
+			e.streams.Tick(e.clock().nanos)
+		}
+	}
+}
+
+// Close ends every stream now and stops the loops. The log stays open: it belongs to whoever opened it, and heartbeats in
+// flight still wait for it.
+func (e *Engine) Close() {
+	e.phase.Store(draining)
+	close(e.stop)
+	e.loops.Wait()
+	e.streams.Close()
+}
+
+// Release gives the table's memory back. No method may be called afterwards, and none may be in flight.
+func (e *Engine) Release() { e.table.Close() }
+
+// Drain refuses new streams and ends the open ones, spread over the given time. The channel closes when all have ended.
+func (e *Engine) Drain(over time.Duration) <-chan struct{} {
+	e.phase.Store(draining)
+	return e.streams.Drain(over)
+}
+
+// Ready returns nil when the engine serves, or why it does not.
+func (e *Engine) Ready() error {
+	switch e.phase.Load() {
+	case recovering:
+		return ErrRecovering
+	case draining:
+		return ErrDraining
+	}
+	if err := e.log.Err(); err != nil {
+		return err
+	}
+	if e.log.NoSpace() {
+		return ErrNoSpace
+	}
+	return nil
+}
+
+// Take makes a connection ready for Subscribe; it takes the socket out of the net.Conn, which is closed.
+func (e *Engine) Take(c net.Conn) (broadcast.Conn, error) { return e.streams.Take(c) }
+
+// Subscribe starts a stream. On an error the connection still belongs to the caller.
+func (e *Engine) Subscribe(s broadcast.Subscription) error { return e.streams.Subscribe(s) }
+
+// Streams is how many streams follow the user now.
+func (e *Engine) Streams(user uuid.UUID) int { return e.streams.Streams(user) }
+
+// Records returns the user's devices in the order of first sight, once all of it may be told (I2).
+func (e *Engine) Records(user uuid.UUID) ([]Record, error) {
+	var records []Record
+	newest := uint64(0)
+	e.table.Devices(user, func(_ table.Ref, entry *table.Entry) bool {
+		s, source, ok := e.read(entry)
+		if !ok {
+			return true
+		}
+		_, device := entry.IDs()
+		r := Record{Event: event(user, device, &s, source), HeartbeatAtMS: s.HeartbeatAtMS, UpdatedAtMS: s.UpdatedAtMS}
+		if !s.Online {
+			r.OfflineAtMS = s.SentAtMS
+		}
+		records = append(records, r)
+		newest = max(newest, s.LSN)
+		return true
+	})
+	return records, e.log.Wait(newest)
+}
+
+// NowNanos is the engine's clock: monotonic nanoseconds since it was made.
+func (e *Engine) NowNanos() int64 { return e.clock().nanos }
+
+// instant is one reading of both clocks.
+type instant struct {
+	nanos  int64  // monotonic, since the engine was made, above 0
+	wallMS uint64 // unix milliseconds
+}
+
+func (e *Engine) clock() instant {
+	now := time.Now()
+	return instant{nanos: int64(now.Sub(e.started)) + 1, wallMS: uint64(max(now.UnixMilli(), 0))}
+}
+
+// Stats is a reading of the engine's counters since New.
+type Stats struct {
+	Accepted, Stale, Unavailable uint64 // heartbeats by outcome
+	Expired                      uint64
+	Devices, Users               int
+	Streams                      broadcast.Stats
+}
+
+// Stats reads the counters; they are not one consistent cut.
+func (e *Engine) Stats() Stats {
+	c := &e.counters
+	return Stats{
+		Accepted: c.accepted.Load(), Stale: c.stale.Load(), Unavailable: c.unavailable.Load(), Expired: c.expired.Load(),
+		Devices: e.table.Len(), Users: e.table.Users(), Streams: e.streams.Stats(),
+	}
 }

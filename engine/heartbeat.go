@@ -1,0 +1,181 @@
+package engine
+
+import (
+	"math"
+	"time"
+
+	"rollcall/engine/table"
+)
+
+// Heartbeat applies one report and returns once its outcome is as durable as the log promises. Any number of goroutines
+// may call it. The steps and their order are drawn in doc.go.
+func (e *Engine) Heartbeat(hb *Heartbeat) Result {
+	t := e.clock()
+	ref, entry := e.table.Find(hb.User, hb.Device)
+	if entry != nil && e.opts.SeqPolicy == Strict {
+		if seq, ok := entry.LastSeq(); ok && hb.Seq <= seq {
+			return e.stale(entry)
+		}
+	}
+	size := recordBytes(len(hb.Source))
+	if err := e.log.Reserve(size, e.opts.Patience); err != nil {
+		e.deaf(e.clock().nanos)
+		return e.refuse(err)
+	}
+	for {
+		source, pinned, err := e.sourceFor(hb, entry, t.nanos)
+		if err == nil && entry == nil {
+			ref, entry, err = e.table.FindOrInsert(hb.User, hb.Device)
+		}
+		v, lsn := refused, uint64(0)
+		if err == nil {
+			v, lsn = e.apply(hb, ref, entry, source, pinned, t)
+		}
+		if pinned {
+			e.sources.unpin(source)
+		}
+		switch v {
+		case applied:
+			return e.acknowledge(lsn)
+		case tooOld:
+			e.log.Release(size)
+			return e.stale(entry)
+		case refused:
+			e.log.Release(size)
+			return e.refuse(err)
+		case moved:
+			ref, entry = e.table.Find(hb.User, hb.Device)
+		}
+	}
+}
+
+// verdict is what apply found once it held the claim.
+type verdict uint8
+
+const (
+	applied verdict = iota
+	refused         // the table or the sources are full
+	tooOld          // the seq is not above the last accepted one
+	moved           // the entry is another device's now, or its source changed under us: look again
+)
+
+// apply is the critical section of a heartbeat: claim, check, append, commit. It holds a credit of the log and a source id,
+// so nothing in it blocks or fails (I1).
+func (e *Engine) apply(hb *Heartbeat, ref table.Ref, entry *table.Entry, source uint16, pinned bool, t instant) (verdict, uint64) {
+	if !entry.Claim(hb.User, hb.Device) {
+		return moved, 0
+	}
+	held := entry.Held()
+	if !e.accepts(hb, &held) {
+		entry.Unclaim()
+		return tooOld, 0
+	}
+	if !pinned && held.Source != source {
+		// Another heartbeat changed the source after we compared it: the id that we hold may be swept.
+		entry.Unclaim()
+		return moved, 0
+	}
+	next := table.State{
+		Seq:           hb.Seq,
+		SentAtMS:      hb.SentAtMS,
+		HeartbeatAtMS: hb.SentAtMS,
+		UpdatedAtMS:   t.wallMS,
+		TTLMS:         hb.TTLMS,
+		DeadlineNanos: after(t.nanos, hb.TTLMS),
+		Source:        source,
+		Online:        hb.Status == Online,
+	}
+	if !next.Online && held.LSN != 0 {
+		next.HeartbeatAtMS = held.HeartbeatAtMS
+	}
+	next.LSN = e.log.Append(appendRecord(hb.record[:0], hb.User, hb.Device, &next, hb.Source))
+	entry.Commit(next)
+	if next.Online {
+		e.arm(ref, entry, next.DeadlineNanos, t.nanos)
+	}
+	return applied, next.LSN
+}
+
+// accepts is the check of the seq, under the claim.
+func (e *Engine) accepts(hb *Heartbeat, held *table.State) bool {
+	if held.LSN == 0 || hb.Seq > held.Seq {
+		return true
+	}
+	return e.opts.SeqPolicy == Restart && hb.SentAtMS > lastSentAtMS(held)
+}
+
+// lastSentAtMS is the sent_at_ms of the last accepted heartbeat: an expiry puts the server's time in its place.
+func lastSentAtMS(s *table.State) uint64 {
+	if s.Expired {
+		return s.HeartbeatAtMS
+	}
+	return s.SentAtMS
+}
+
+// sourceFor returns the id of the heartbeat's source. Nearly always the device's entry holds it already; otherwise it is
+// interned and pinned, before a new device takes a slot, so that a full table of sources leaves no empty entries behind.
+func (e *Engine) sourceFor(hb *Heartbeat, entry *table.Entry, nowNanos int64) (id uint16, pinned bool, err error) {
+	if entry != nil {
+		if s, ok := entry.Load(); ok && e.sources.holds(s.Source, hb.Source) {
+			return s.Source, false, nil
+		}
+	}
+	id, err = e.sources.intern(hb.Source, e.table, nowNanos)
+	return id, err == nil, err
+}
+
+func (s *sources) holds(id uint16, text []byte) bool {
+	p := s.names[id].Load()
+	return p != nil && *p == string(text)
+}
+
+// acknowledge waits until an applied change may be told (I2).
+func (e *Engine) acknowledge(lsn uint64) Result {
+	if err := e.log.Wait(lsn); err != nil {
+		return e.refuse(err)
+	}
+	e.counters.accepted.Add(1)
+	return Result{Outcome: Accepted}
+}
+
+// stale answers with the last accepted seq, once that one may be told (I2).
+func (e *Engine) stale(entry *table.Entry) Result {
+	s, _ := entry.Load()
+	if err := e.log.Wait(s.LSN); err != nil {
+		return e.refuse(err)
+	}
+	e.counters.stale.Add(1)
+	return Result{Outcome: Stale, LastSeq: s.Seq}
+}
+
+func (e *Engine) refuse(err error) Result {
+	e.counters.unavailable.Add(1)
+	return Result{Outcome: Unavailable, Err: err}
+}
+
+// Stale tells whether the heartbeat would be refused as stale now. Nothing is applied, and the answer may be old when it
+// arrives: it serves checks that come after the seq's and before the apply.
+func (e *Engine) Stale(hb *Heartbeat) bool {
+	_, entry := e.table.Find(hb.User, hb.Device)
+	if entry == nil {
+		return false
+	}
+	s, ok := entry.Load()
+	return ok && !e.accepts(hb, &s)
+}
+
+// after returns the instant ttlMS milliseconds after nanos; it saturates, since a ttl of 2^53-1 ms is 285,000 years.
+func after(nanos int64, ttlMS uint64) int64 {
+	ttl := ttlNanos(ttlMS)
+	if nanos > 0 && ttl > math.MaxInt64-nanos {
+		return math.MaxInt64
+	}
+	return nanos + ttl
+}
+
+func ttlNanos(ttlMS uint64) int64 {
+	if ttlMS > math.MaxInt64/uint64(time.Millisecond) {
+		return math.MaxInt64
+	}
+	return int64(ttlMS) * int64(time.Millisecond)
+}

@@ -1,0 +1,30 @@
+package engine
+
+import (
+	"iter"
+	"time"
+)
+
+// Log is what the engine needs of a write-ahead log. Package wal satisfies it; the methods mean what they mean there.
+type Log interface {
+	// Replay calls apply for every record above LSN after, in order. Only before Start.
+	Replay(after uint64, apply func(lsn uint64, record []byte) error) error
+	// Start makes the log ready for Append. It calls committed for each batch, in LSN order and from one goroutine, once
+	// the batch is as durable as the log promises; took is how long its write and sync lasted.
+	Start(committed func(first, last uint64, records iter.Seq[[]byte], took time.Duration)) error
+	// Reserve takes the credit for one record of n bytes and waits up to patience for it.
+	Reserve(n int, patience time.Duration) error
+	// Release gives a credit back that was not used.
+	Release(n int)
+	// Append uses a credit. It neither blocks nor fails.
+	Append(record []byte) uint64
+	// Wait returns when the record is as durable as the log promises, or with the log's failure.
+	Wait(lsn uint64) error
+	// Committed is the highest LSN that committed was called for, or that was replayed.
+	Committed() uint64
+	// NoSpace tells that there is no room to prepare the next segment.
+	NoSpace() bool
+	// Failed is closed after a failed write or sync; Err says which.
+	Failed() <-chan struct{}
+	Err() error
+}

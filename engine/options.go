@@ -1,0 +1,76 @@
+package engine
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"rollcall/engine/broadcast"
+)
+
+// SeqPolicy decides which heartbeats of a known device are accepted.
+type SeqPolicy uint8
+
+const (
+	// Strict accepts a seq above the last accepted one, nothing else.
+	Strict SeqPolicy = iota
+	// Restart also accepts a lower or equal seq when sent_at_ms is newer than the last accepted one, for daemons that
+	// count from 1 after each restart.
+	Restart
+)
+
+// ParseSeqPolicy reads "strict" or "restart".
+func ParseSeqPolicy(s string) (SeqPolicy, error) {
+	switch s {
+	case "strict":
+		return Strict, nil
+	case "restart":
+		return Restart, nil
+	}
+	return 0, fmt.Errorf("engine: seq policy %q: want strict or restart", s)
+}
+
+// Options of an Engine. Only AppendFrame is needed; every other zero value is the default that its comment names.
+type Options struct {
+	// AppendFrame appends the text of one frame. It is called from the broadcaster's workers, concurrently.
+	AppendFrame func(dst []byte, ev *Event) []byte
+	// SeqPolicy: Strict.
+	SeqPolicy SeqPolicy
+	// RecoveryGrace is how long, at most, a device may stay silent after a restart or a stall before it expires: 15 s.
+	// Raise it when daemons need longer to find the server again.
+	RecoveryGrace time.Duration
+	// Patience is how long a heartbeat waits for room in the log before it is refused: 1 s.
+	Patience time.Duration
+	// MaxDevices bounds the table; a new device over it is refused, known ones go on: 0, what the table can address.
+	MaxDevices int
+	// Shards of the table, a power of two: 1024.
+	Shards int
+	// Broadcast tunes the streams; its Codec is the engine's own.
+	Broadcast broadcast.Options
+	// Logger: slog.Default().
+	Logger *slog.Logger
+}
+
+func (o Options) withDefaults() (Options, error) {
+	var errs []error
+	if o.AppendFrame == nil {
+		errs = append(errs, errors.New("engine: Options.AppendFrame is missing"))
+	}
+	if o.RecoveryGrace < 0 || o.Patience < 0 || o.MaxDevices < 0 {
+		errs = append(errs, errors.New("engine: RecoveryGrace, Patience and MaxDevices cannot be negative"))
+	}
+	if o.RecoveryGrace == 0 {
+		o.RecoveryGrace = 15 * time.Second
+	}
+	if o.Patience == 0 {
+		o.Patience = time.Second
+	}
+	if o.Logger == nil {
+		o.Logger = slog.Default()
+	}
+	if o.Broadcast.Logger == nil {
+		o.Broadcast.Logger = o.Logger
+	}
+	return o, errors.Join(errs...)
+}

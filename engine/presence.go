@@ -1,0 +1,63 @@
+package engine
+
+import (
+	"github.com/google/uuid"
+)
+
+// Status is whether a device is here now.
+type Status uint8
+
+// The two statuses of the wire contract.
+const (
+	Offline Status = iota
+	Online
+)
+
+// Heartbeat is one validated report of a daemon. The caller owns it and may reuse it after Engine.Heartbeat returned.
+type Heartbeat struct {
+	User, Device uuid.UUID
+	Status       Status
+	Source       []byte // trimmed, 1 to 128 bytes of valid UTF-8
+	SentAtMS     uint64 // at most 2^53-1, as are Seq and TTLMS
+	Seq          uint64
+	TTLMS        uint64 // at least 1
+
+	record [maxRecordBytes]byte // scratch for the encoded record, so that the hot path does not allocate
+}
+
+// Outcome is the engine's answer to a heartbeat.
+type Outcome uint8
+
+const (
+	// Accepted: applied, and as durable as the log's sync mode promises.
+	Accepted Outcome = iota
+	// Stale: seq is not above the last accepted one, which Result.LastSeq tells.
+	Stale
+	// Unavailable: refused and not applied, or applied to a log that failed before it was durable. Result.Err says why.
+	Unavailable
+)
+
+// Result is what Engine.Heartbeat returns.
+type Result struct {
+	Outcome Outcome
+	LastSeq uint64 // set when Stale
+	Err     error  // set when Unavailable: why, for the log and the answer's details
+}
+
+// Event is what a stream is told of one device: the arguments of one frame.
+type Event struct {
+	User, Device uuid.UUID
+	Status       Status
+	Source       string
+	SentAtMS     uint64
+	Seq          uint64
+	TTLMS        uint64
+}
+
+// Record is a device as /debug/presence shows it.
+type Record struct {
+	Event
+	HeartbeatAtMS uint64 // sent_at_ms of the last online heartbeat
+	OfflineAtMS   uint64 // 0 while online
+	UpdatedAtMS   uint64
+}
