@@ -1,0 +1,301 @@
+package table
+
+import (
+	"encoding/binary"
+	"runtime"
+	"sync/atomic"
+
+	"github.com/google/uuid"
+)
+
+// entryBytes is the size of an Entry.
+const entryBytes = 96
+
+// MaxInteger is the largest seq, sent-at and TTL that an entry holds: what a JSON number carries exactly.
+const MaxInteger = 1<<53 - 1
+
+// maxUpdatedAt is the largest UpdatedAtMS: 48 bits of milliseconds end in the year 10889. Later times saturate.
+const maxUpdatedAt = 1<<48 - 1
+
+// The head word: bit 0 says that the entry is claimed, 9 bits of version change with every release that changed a word,
+// and 54 bits hold seq+1, where 0 says that nothing was accepted yet.
+const (
+	claimBit    uint64 = 1
+	versionUnit uint64 = 1 << 1
+	versionMask uint64 = (1<<9 - 1) << 1
+	seqShift           = 10
+)
+
+// The low bits of the ttl word; the TTL stands above them.
+const (
+	onlineBit  uint64 = 1 << 0
+	expiredBit uint64 = 1 << 1
+	ttlShift          = 2
+)
+
+// spinsBeforeYield is how often a claimed entry is looked at before the processor is offered to others. A claim is held for
+// some tens of nanoseconds, so that a few looks are enough when its owner runs on another processor, and no number of looks
+// is enough when the owner was preempted: it needs this very processor, perhaps.
+const spinsBeforeYield = 16
+
+// State is what an entry knows of its device, unpacked. All times in milliseconds are wall time.
+type State struct {
+	Seq           uint64 // last accepted seq, at most MaxInteger
+	SentAtMS      uint64 // of the last event, by the device's clock, or by ours when it expired; at most MaxInteger
+	HeartbeatAtMS uint64 // sent-at of the last online heartbeat
+	UpdatedAtMS   uint64 // receipt of the last change by our clock; 48 bits
+	TTLMS         uint64 // at most MaxInteger
+	LSN           uint64 // of the last change; 0: no state yet
+	DeadlineNanos int64  // monotonic
+	Source        uint16 // id of the interned source
+	Online        bool
+	Expired       bool // went offline by silence, not by its own word
+}
+
+// Entry is one device's state: twelve words, 96 bytes, never moved while the table is open. Any goroutine may call its methods,
+// except those that say "owner": they belong to the goroutine whose Claim returned true, until its Commit, Unclaim or Table.Remove.
+//
+// The layout is fixed (tested) so that what an accepted heartbeat touches lies in two neighbouring cache lines.
+type Entry struct {
+	// user and device are the owner's ids as two words each, all zero in a free slot. They change only under the shard's
+	// mutex together with the claim: who holds either sees them whole. Find reads them without: the index word that led it
+	// here was stored after them, and a slot that was reused since is found out by Claim or Is.
+	user   [2]atomic.Uint64
+	device [2]atomic.Uint64
+
+	// head is claim, version and seq (see the constants). The compare-and-swap in tryClaim acquires every word below, the store
+	// in release publishes them (T2). While somebody owns the claim the old seq stays, so that LastSeq never has to wait.
+	head atomic.Uint64
+
+	// lsn is the LSN of the last change, 0 before the first. Written by the claim's owner only, after the other words: a reader
+	// that finds the same lsn before and after has read words of one commit, however often version went round meanwhile (T3).
+	lsn atomic.Uint64
+
+	// The rest of the state: written by the claim's owner only, published by head.
+	deadline      atomic.Int64  // monotonic nanoseconds; also read alone, by the wheel's loop
+	ttl           atomic.Uint64 // TTL << 2 | expired | online
+	sentAt        atomic.Uint64
+	heartbeatAt   atomic.Uint64
+	updatedSource atomic.Uint64 // updated-at << 16 | source
+
+	// armed is the tick of the wheel item that counts, 0 for none. Not part of the state: it pairs with nothing but itself.
+	armed atomic.Uint32
+
+	// next is the user's next device by first sight, the last one's next being the first; in a free slot the next free slot.
+	// Guarded by the shard's mu.
+	next Ref
+}
+
+// IDs returns whose entry this is: both nil in a free slot. Under the claim, and within Table.Devices, they hold; anywhere else they may
+// be torn by a removal or stale at once, so that Read is the method to use there.
+func (e *Entry) IDs() (user, device uuid.UUID) {
+	return unwords(e.user[0].Load(), e.user[1].Load()), unwords(e.device[0].Load(), e.device[1].Load())
+}
+
+// Is reports whether the entry belongs to the device now. A goroutine without the claim learns from it that what it loaded
+// before, LastSeq say, was the device's: the entry belonged to it when it was found and still does.
+func (e *Entry) Is(user, device uuid.UUID) bool {
+	return e.holds(wordsOf(user), wordsOf(device))
+}
+
+func (e *Entry) holds(user, device words) bool {
+	return e.device[0].Load() == device[0] && e.device[1].Load() == device[1] &&
+		e.user[0].Load() == user[0] && e.user[1].Load() == user[1]
+}
+
+// LastSeq returns the last accepted seq by one atomic load, claimed or not; ok is false when nothing was accepted yet. Refuse a
+// heartbeat on it only when Is holds afterwards, since the slot may have become another device's. The LSN that accepted this seq
+// is not above what a later call of LSN returns.
+func (e *Entry) LastSeq() (seq uint64, ok bool) {
+	next := e.head.Load() >> seqShift
+	return next - 1, next != 0
+}
+
+// LSN returns the LSN of the last change, 0 before the first. It may run ahead of LastSeq and Load while somebody owns the claim.
+func (e *Entry) LSN() uint64 { return e.lsn.Load() }
+
+// DeadlineNanos returns the deadline by one atomic load. It may be newer than what a Load before it returned.
+func (e *Entry) DeadlineNanos() int64 { return e.deadline.Load() }
+
+// Armed returns the tick (its low 32 bits) of the wheel item that counts for this entry, 0 for none.
+func (e *Entry) Armed() uint32 { return e.armed.Load() }
+
+// ArmedCAS replaces the armed tick if it is still old.
+func (e *Entry) ArmedCAS(old, new uint32) bool { return e.armed.CompareAndSwap(old, new) }
+
+// Claim makes the caller the owner of the entry if it belongs to the device. It spins while another goroutine owns it and yields in
+// between; the owner, in turn, must neither block nor do I/O (I1). False means that the slot was removed or reused: look up again.
+//
+// The ids are compared after the claim is held, because a lookup holds nothing:
+//
+//	heartbeat of A                  forgetting A                    first heartbeat of B
+//	Find(A) = slot 7
+//	                                Remove(slot 7)
+//	                                                                FindOrInsert(B) = slot 7
+//	Claim(A) takes slot 7,
+//	sees B's ids, gives it back
+func (e *Entry) Claim(user, device uuid.UUID) bool {
+	e.acquire()
+	if e.Is(user, device) {
+		return true
+	}
+	e.Unclaim()
+	return false
+}
+
+// acquire takes the claim whoever the entry belongs to.
+func (e *Entry) acquire() {
+	for spins := 1; !e.tryClaim(); spins++ {
+		pause(spins)
+	}
+}
+
+func (e *Entry) tryClaim() bool {
+	h := e.head.Load()
+	return h&claimBit == 0 && e.head.CompareAndSwap(h, h|claimBit)
+}
+
+// pause lets others run after every few spins.
+func pause(spins int) {
+	if spins%spinsBeforeYield == 0 {
+		runtime.Gosched()
+	}
+}
+
+// Held returns the state to its owner. Owner only.
+func (e *Entry) Held() State { return e.unpack(e.head.Load(), e.lsn.Load()) }
+
+// Commit stores s and gives the claim back: readers see all of s or nothing of it. s.LSN must not be 0 nor below the entry's LSN (I1).
+// Owner only.
+func (e *Entry) Commit(s State) {
+	if s.Seq > MaxInteger || s.SentAtMS > MaxInteger || s.HeartbeatAtMS > MaxInteger || s.TTLMS > MaxInteger {
+		panic("bug: table: commit of a number above 2^53-1")
+	}
+	if s.LSN < max(1, e.lsn.Load()) {
+		panic("bug: table: commit with an LSN that does not grow")
+	}
+	e.pack(s)
+	e.release(s.Seq + 1)
+}
+
+// Unclaim gives the claim back and leaves the state as it was, version included: no word has changed, so that a reader that
+// looked before and looks after has read one state. Owner only.
+func (e *Entry) Unclaim() {
+	h := e.head.Load()
+	if h&claimBit == 0 {
+		panic("bug: table: release of an entry that nobody owns")
+	}
+	e.head.Store(h &^ claimBit)
+}
+
+// release gives the claim back with seq+1 (0: none) and the next version. Owner only.
+func (e *Entry) release(next uint64) {
+	h := e.head.Load()
+	if h&claimBit == 0 {
+		panic("bug: table: release of an entry that nobody owns")
+	}
+	e.head.Store(next<<seqShift | (h+versionUnit)&versionMask)
+}
+
+// clear makes the entry one that was never accepted anything and gives the claim back. Owner only.
+func (e *Entry) clear() {
+	e.armed.Store(0)
+	e.pack(State{})
+	e.release(0)
+}
+
+// own gives the entry, which must be free of state and claimed, to a device, or with zero ids to nobody, and gives the claim
+// back. Shard's mu held. Owner only.
+func (e *Entry) own(user, device words) {
+	for i := range 2 {
+		e.user[i].Store(user[i])
+		e.device[i].Store(device[i])
+	}
+	e.release(0)
+}
+
+// pack stores every word that differs, lsn last (T3). An atomic store costs some 5 ns, a load and a comparison nearly nothing, and from
+// heartbeat to heartbeat TTL and flags stay.
+func (e *Entry) pack(s State) {
+	if e.deadline.Load() != s.DeadlineNanos {
+		e.deadline.Store(s.DeadlineNanos)
+	}
+	set(&e.ttl, s.TTLMS<<ttlShift|bit(s.Online, onlineBit)|bit(s.Expired, expiredBit))
+	set(&e.sentAt, s.SentAtMS)
+	set(&e.heartbeatAt, s.HeartbeatAtMS)
+	set(&e.updatedSource, min(s.UpdatedAtMS, maxUpdatedAt)<<16|uint64(s.Source))
+	set(&e.lsn, s.LSN)
+}
+
+func set(w *atomic.Uint64, v uint64) {
+	if w.Load() != v {
+		w.Store(v)
+	}
+}
+
+func bit(on bool, b uint64) uint64 {
+	if on {
+		return b
+	}
+	return 0
+}
+
+// unpack loads the words that go with head h and lsn. Without the claim they may be of several commits: Read tells.
+func (e *Entry) unpack(h, lsn uint64) State {
+	if lsn == 0 {
+		return State{}
+	}
+	ttl, updated := e.ttl.Load(), e.updatedSource.Load()
+	return State{
+		Seq:           h>>seqShift - 1,
+		SentAtMS:      e.sentAt.Load(),
+		HeartbeatAtMS: e.heartbeatAt.Load(),
+		UpdatedAtMS:   updated >> 16,
+		TTLMS:         ttl >> ttlShift,
+		LSN:           lsn,
+		DeadlineNanos: e.deadline.Load(),
+		Source:        uint16(updated),
+		Online:        ttl&onlineBit != 0,
+		Expired:       ttl&expiredBit != 0,
+	}
+}
+
+// Load returns the state of one moment; false: no state yet. The caller knows that the entry is the device's because it is within
+// Table.Devices or asks Is afterwards; else Read is the method to use. It waits while somebody owns the claim.
+func (e *Entry) Load() (State, bool) {
+	_, _, s, ok := e.Read()
+	return s, ok
+}
+
+// Read returns ids and state of one moment; false: no state yet, or the slot is free. It takes no claim (a sequence lock) but waits while
+// somebody owns it, yielding, and starts again when the entry changed under it.
+//
+// Equal heads before and after are not enough for a reader that is preempted in between: version has 9 bits, and 512 commits
+// later it is the same. Equal LSNs close that: they only grow (T3).
+func (e *Entry) Read() (user, device uuid.UUID, s State, ok bool) {
+	for spins := 1; ; spins++ {
+		h := e.head.Load()
+		lsn := e.lsn.Load()
+		if h&claimBit == 0 {
+			user, device = e.IDs()
+			s = e.unpack(h, lsn)
+			if e.head.Load() == h && e.lsn.Load() == lsn {
+				return user, device, s, lsn != 0
+			}
+		}
+		pause(spins)
+	}
+}
+
+// words is an id as the two words in which entries compare it.
+type words [2]uint64
+
+func wordsOf(id uuid.UUID) words {
+	return words{binary.LittleEndian.Uint64(id[:8]), binary.LittleEndian.Uint64(id[8:])}
+}
+
+func unwords(low, high uint64) (id uuid.UUID) {
+	binary.LittleEndian.PutUint64(id[:8], low)
+	binary.LittleEndian.PutUint64(id[8:], high)
+	return id
+}

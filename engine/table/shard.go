@@ -1,0 +1,170 @@
+package table
+
+import (
+	"sync"
+	"sync/atomic"
+)
+
+// shard is the part of the table that holds some users with all their devices.
+type shard struct {
+	// devices leads from (user, device) to an entry. Probed by any goroutine without a lock; changed and replaced under mu. A
+	// replacement is complete when it is stored; whoever still probes its predecessor misses what was inserted since, no more.
+	devices atomic.Pointer[index]
+
+	mu sync.Mutex
+
+	// users leads from a user to the device that was seen last, whose next is the one seen first. Guarded by mu.
+	users *index
+
+	free      Ref // first free slot, linked by next; guarded by mu
+	freeSlots int // length of that list; guarded by mu
+	run       Ref // next slot of the run that was not used yet; guarded by mu
+	runSlots  int // how many of it are left; guarded by mu
+
+	_ [8]byte // 64 bytes: the mutex of one shard and the index pointer of the next do not share a cache line
+}
+
+// find looks the device up without a lock.
+func (s *shard) find(slab *slab, k *key) (Ref, *Entry) {
+	ix := s.devices.Load()
+	tag := k.deviceTag()
+	for i := tag & ix.mask; ; i = (i + 1) & ix.mask {
+		w := ix.words[i].Load()
+		if w == vacant {
+			return 0, nil
+		}
+		if t, r := split(w); t == tag && r != 0 {
+			if e := slab.entry(r); e.holds(k.user, k.device) {
+				return r, e
+			}
+		}
+	}
+}
+
+// insertLocked gives the device, which must be absent, a slot, and publishes it.
+func (s *shard) insertLocked(t *Table, k *key) (Ref, *Entry, error) {
+	if t.devices.Add(1) > t.maxDevices {
+		t.devices.Add(-1)
+		return 0, nil, ErrFull
+	}
+	r, err := s.takeSlotLocked(t.slab)
+	if err != nil {
+		t.devices.Add(-1)
+		return 0, nil, err
+	}
+	e := t.slab.entry(r)
+	e.acquire() // a goroutine that looked up the slot's former device may try it just now
+	e.own(k.user, k.device)
+	s.linkLocked(t, k, r, e)
+
+	ix := s.devices.Load()
+	if ix.full() {
+		ix = ix.rebuilt()
+		s.devices.Store(ix)
+	}
+	ix.insert(k.deviceTag(), r) // the ids are stored: now it may be found (T1)
+	return r, e, nil
+}
+
+// takeSlotLocked returns a free slot: one that was used before, else one of the run, else the first of a new run.
+func (s *shard) takeSlotLocked(slab *slab) (Ref, error) {
+	if r := s.free; r != 0 {
+		s.free = slab.entry(r).next
+		s.freeSlots--
+		return r, nil
+	}
+	if s.runSlots == 0 {
+		first, err := slab.take()
+		if err != nil {
+			return 0, err
+		}
+		s.run, s.runSlots = first, runSlots
+	}
+	r := s.run
+	s.run++
+	s.runSlots--
+	return r, nil
+}
+
+// removeLocked takes the device out unless it has a state again, and frees its slot.
+func (s *shard) removeLocked(t *Table, k *key, r Ref, e *Entry) {
+	e.acquire()
+	if !e.holds(k.user, k.device) || e.lsn.Load() != 0 {
+		e.Unclaim()
+		return
+	}
+	ix := s.devices.Load()
+	ix.remove(ix.locate(k.deviceTag(), r))
+	s.unlinkLocked(t, k, r, e)
+	e.armed.Store(0)
+	e.own(words{}, words{})
+	e.next = s.free
+	s.free = r
+	s.freeSlots++
+	t.devices.Add(-1)
+}
+
+// linkLocked puts the device behind the user's last one: the links are a ring, of which the user's word names the last.
+func (s *shard) linkLocked(t *Table, k *key, r Ref, e *Entry) {
+	i, last := s.lastLocked(t.slab, k)
+	if last != nil {
+		e.next = last.next
+		last.next = r
+		s.users.replace(i, r)
+		return
+	}
+	e.next = r
+	if s.users.full() {
+		s.users = s.users.rebuilt()
+	}
+	s.users.insert(k.userTag(), r)
+	t.users.Add(1)
+}
+
+// unlinkLocked takes the device out of its user's ring. It walks the ring for the one before: a user's devices are few.
+func (s *shard) unlinkLocked(t *Table, k *key, r Ref, e *Entry) {
+	i, last := s.lastLocked(t.slab, k)
+	_, before := split(s.users.words[i].Load())
+	p := last
+	for p.next != r {
+		before = p.next
+		p = t.slab.entry(before)
+	}
+	if p == e {
+		s.users.remove(i)
+		t.users.Add(-1)
+		return
+	}
+	p.next = e.next
+	if e == last {
+		s.users.replace(i, before)
+	}
+}
+
+// lastLocked returns the user's last device and the position of the user's word; nil: the user has none.
+func (s *shard) lastLocked(slab *slab, k *key) (uint32, *Entry) {
+	tag := k.userTag()
+	for i := tag & s.users.mask; ; i = (i + 1) & s.users.mask {
+		w := s.users.words[i].Load()
+		if w == vacant {
+			return 0, nil
+		}
+		if t, r := split(w); t == tag && r != 0 {
+			e := slab.entry(r)
+			if e.user[0].Load() == k.user[0] && e.user[1].Load() == k.user[1] {
+				return i, e
+			}
+		}
+	}
+}
+
+// refsLocked appends every device's ref.
+func (s *shard) refsLocked(refs []Ref) []Ref {
+	ix := s.devices.Load()
+	for i := range ix.words {
+		if _, r := split(ix.words[i].Load()); r != 0 {
+			refs = append(refs, r)
+		}
+	}
+	return refs
+}

@@ -1,0 +1,222 @@
+package table
+
+import (
+	"errors"
+	"fmt"
+	"hash/maphash"
+	"math/bits"
+	"sync/atomic"
+
+	"github.com/google/uuid"
+)
+
+// ErrFull says that the table holds MaxDevices already, or that no slot number is left.
+var ErrFull = errors.New("table: full")
+
+// Ref names a slot: its number + 1, so that 0 is none. It stays the device's until the device is removed.
+type Ref uint32
+
+// Options configure a table. The zero value works.
+type Options struct {
+	// Shards is a power of two, 1024 by default. More shards make growth of one shorter and first sights of different users meet less;
+	// each costs 64 bytes and up to 63 unused slots.
+	Shards int
+
+	// MaxDevices bounds the devices, 1<<31 by default and at most. One more: ErrFull.
+	MaxDevices int
+
+	// Hash replaces the keyed hash, for tests. userHash must depend on the user alone.
+	Hash func(user, device uuid.UUID) (userHash, deviceHash uint64)
+}
+
+const (
+	defaultShards     = 1024
+	defaultMaxDevices = 1 << 31
+)
+
+// Table holds the state of every known device. Any goroutine may call its methods.
+type Table struct {
+	hash       func(user, device uuid.UUID) (userHash, deviceHash uint64)
+	shards     []shard
+	shardShift int
+	slab       *slab
+	maxDevices int64
+
+	devices atomic.Int64 // entries that belong to a device; insertLocked takes a place here before it takes a slot
+	users   atomic.Int64 // users with at least one device
+}
+
+// New makes an empty table. It panics when Shards is not a power of two.
+func New(o Options) *Table {
+	if o.Shards == 0 {
+		o.Shards = defaultShards
+	}
+	if o.Shards < 0 || bits.OnesCount(uint(o.Shards)) != 1 {
+		panic(fmt.Sprintf("bug: table: %d shards, not a power of two", o.Shards))
+	}
+	limit := int64(defaultMaxDevices)
+	if o.MaxDevices > 0 {
+		limit = min(limit, int64(o.MaxDevices))
+	}
+	if o.Hash == nil {
+		o.Hash = keyedHash()
+	}
+	t := &Table{
+		hash:       o.Hash,
+		shards:     make([]shard, o.Shards),
+		shardShift: 64 - bits.TrailingZeros(uint(o.Shards)),
+		slab:       newSlab(uint64(limit) + uint64(o.Shards)*runSlots),
+		maxDevices: limit,
+	}
+	for i := range t.shards {
+		t.shards[i].devices.Store(noWords)
+		t.shards[i].users = noWords
+	}
+	return t
+}
+
+// Close gives the entries' memory back. Nobody may use the table or an entry of it any more.
+func (t *Table) Close() { t.slab.close() }
+
+// keyedHash hashes with a random key of this process: ids are chosen by their senders, who must not be able to choose collisions.
+func keyedHash() func(user, device uuid.UUID) (userHash, deviceHash uint64) {
+	seed := maphash.MakeSeed()
+	return func(user, device uuid.UUID) (userHash, deviceHash uint64) {
+		var both [32]byte
+		copy(both[:16], user[:])
+		copy(both[16:], device[:])
+		return maphash.Bytes(seed, both[:16]), maphash.Bytes(seed, both[:])
+	}
+}
+
+// key is a device's ids as entries hold them, with their hashes.
+type key struct {
+	user, device         words
+	userHash, deviceHash uint64
+}
+
+func (k *key) deviceTag() uint32 { return uint32(k.deviceHash) }
+func (k *key) userTag() uint32   { return uint32(k.userHash) }
+
+func (t *Table) key(user, device uuid.UUID) key {
+	k := key{user: wordsOf(user), device: wordsOf(device)}
+	k.userHash, k.deviceHash = t.hash(user, device)
+	return k
+}
+
+// shard returns the shard of a user. Only the user decides, by the upper bits of its hash; tags are made of lower ones.
+func (t *Table) shard(k *key) *shard { return &t.shards[k.userHash>>t.shardShift] }
+
+// Find returns the device's entry, or 0 and nil when it is unknown. It takes no lock. An insert that runs at the same time may be missed, one
+// that returned before is not.
+func (t *Table) Find(user, device uuid.UUID) (Ref, *Entry) {
+	k := t.key(user, device)
+	return t.shard(&k).find(t.slab, &k)
+}
+
+// FindOrInsert returns the device's entry and makes one at first sight: it has no state yet and readers skip it. Only first sight takes the
+// shard's mutex. ErrFull over MaxDevices or out of slot numbers; any other error says that the system gave no memory.
+func (t *Table) FindOrInsert(user, device uuid.UUID) (Ref, *Entry, error) {
+	k := t.key(user, device)
+	s := t.shard(&k)
+	if r, e := s.find(t.slab, &k); e != nil {
+		return r, e, nil
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	// Again, since the look without the mutex may have gone to an index that was just replaced, or been overtaken.
+	if r, e := s.find(t.slab, &k); e != nil {
+		return r, e, nil
+	}
+	return s.insertLocked(t, &k)
+}
+
+// Entry returns the entry of a ref that this table handed out. It may belong to another device by now.
+func (t *Table) Entry(r Ref) *Entry { return t.slab.entry(r) }
+
+// Devices calls fn for the user's devices that have a state, in the order of first sight, until it returns false. It holds the shard's
+// mutex meanwhile, so that ids cannot change; fn must not block, nor call anything of the table that takes the mutex.
+func (t *Table) Devices(user uuid.UUID, fn func(Ref, *Entry) bool) {
+	k := t.key(user, uuid.Nil)
+	s := t.shard(&k)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	_, last := s.lastLocked(t.slab, &k)
+	if last == nil {
+		return
+	}
+	for e := last; ; {
+		r := e.next
+		e = t.slab.entry(r)
+		if e.LSN() != 0 && !fn(r, e) {
+			return
+		}
+		if e == last {
+			return
+		}
+	}
+}
+
+// Range calls fn for every entry, in no order, until it returns false. It takes one shard's mutex at a time and not while it calls fn, which may use
+// the table as it likes. A device that is there all the while is seen once, one that comes meanwhile perhaps, and one that goes
+// may be replaced by another in its slot: fn uses Read, or Claim.
+func (t *Table) Range(fn func(Ref, *Entry) bool) {
+	var refs []Ref
+	for i := range t.shards {
+		s := &t.shards[i]
+		s.mu.Lock()
+		refs = s.refsLocked(refs[:0])
+		s.mu.Unlock()
+		for _, r := range refs {
+			if !fn(r, t.slab.entry(r)) {
+				return
+			}
+		}
+	}
+}
+
+// Remove forgets the device of an entry whose claim the caller owns, and gives the claim back. The slot is used again.
+//
+// The state goes under the claim, the entry under the mutex, and the claim is given back in between: who waits for a claim may hold the mutex (T4). A
+// heartbeat that gets in between finds an entry without a state, as at first sight, and if it is accepted the entry stays.
+func (t *Table) Remove(r Ref, e *Entry) {
+	user, device := e.IDs()
+	e.clear()
+	k := t.key(user, device)
+	s := t.shard(&k)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.removeLocked(t, &k, r, e)
+}
+
+// Len returns the number of devices, those without a state included.
+func (t *Table) Len() int { return int(t.devices.Load()) }
+
+// Users returns the number of users that have a device.
+func (t *Table) Users() int { return int(t.users.Load()) }
+
+// Stats is what a table takes.
+type Stats struct {
+	Devices    int
+	Users      int
+	Slots      int   // handed to shards
+	FreeSlots  int   // of these, in no use: the rest of a run, or removed
+	SlabBytes  int64 // mapped for entries
+	IndexBytes int64 // on the Go heap
+}
+
+// Stats counts. It takes each shard's mutex for a moment.
+func (t *Table) Stats() Stats {
+	st := Stats{Devices: t.Len(), Users: t.Users()}
+	slots, chunks := t.slab.handedOut()
+	st.Slots = slots
+	st.SlabBytes = int64(chunks) * int64(chunkSlots) * entryBytes
+	for i := range t.shards {
+		s := &t.shards[i]
+		s.mu.Lock()
+		st.FreeSlots += s.freeSlots + s.runSlots
+		st.IndexBytes += 8 * int64(len(s.devices.Load().words)+len(s.users.words))
+		s.mu.Unlock()
+	}
+	return st
+}

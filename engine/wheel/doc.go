@@ -1,0 +1,2 @@
+// Package wheel brings up references when their tick has come.
+package wheel
