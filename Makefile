@@ -1,0 +1,47 @@
+# `make run` starts the server with throw-away secrets; `make test` runs every test. `make help` lists the rest.
+
+GO          ?= go
+VERSION     := $(shell git describe --tags --always --dirty 2>/dev/null)
+LDFLAGS     := -X main.version=$(VERSION)
+STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.7.0
+FUZZTIME    ?= 10s
+
+.PHONY: help run build test race lint fuzz crash interop clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+run: build ## start the server with throw-away secrets and print curl lines to paste
+	./bin/rollcall serve --dev
+
+build: ## build bin/rollcall
+	$(GO) build -ldflags '$(LDFLAGS)' -o bin/rollcall ./cmd/rollcall
+
+test: ## run every test
+	$(GO) test ./...
+
+race: ## run the tests under the race detector; the slabs lie on the Go heap then, where it can see them
+	$(GO) test -race -short ./...
+
+lint: ## gofmt, vet, staticcheck
+	@unformatted=$$(gofmt -l $$(git ls-files '*.go')); test -z "$$unformatted" || { echo "gofmt: $$unformatted"; exit 1; }
+	$(GO) vet ./...
+	GOOS=darwin $(GO) vet ./...
+	$(GO) run $(STATICCHECK) ./...
+
+fuzz: ## run every fuzz target for FUZZTIME each
+	@for pkg in $$($(GO) list ./...); do \
+	  for target in $$($(GO) test -list '^Fuzz' $$pkg | grep '^Fuzz'); do \
+	    echo "fuzz $$pkg $$target"; \
+	    $(GO) test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) $$pkg || exit 1; \
+	  done; \
+	done
+
+crash: build ## kill the server 25 times under load and look for lost heartbeats
+	ROLLCALL_CRASH_ROUNDS=25 $(GO) test -count=1 -run '^TestCrash$$' -v ./cmd/rollcall
+
+interop: ## install the npm client that the interoperability test uses
+	npm ci --silent --no-audit --no-fund --prefix cmd/rollcall/testdata/interop
+
+clean: ## remove what the targets above made; data/ stays
+	rm -rf bin cmd/rollcall/testdata/interop/node_modules

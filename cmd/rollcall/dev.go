@@ -1,0 +1,41 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/google/uuid"
+)
+
+// The pair that the printed lines use. They are examples, not special.
+var (
+	devUser   = uuid.MustParse("6a0f5a1e-2b7c-4c55-9f10-0c5a3c1d7e01")
+	devDevice = uuid.MustParse("b3c1d2e4-8f9a-4b6c-a7d8-1e2f3a4b5c6d")
+)
+
+const devTTL = 5 * time.Second
+
+// printCurlLines tells a newcomer what to paste: follow a user in one terminal, send a heartbeat in another.
+func printCurlLines(w io.Writer, base, ingestToken, signingKey string) error {
+	token, err := streamToken(signingKey, devUser, devDevice, 24*time.Hour)
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(w, `
+rollcall is running with throw-away secrets (--dev). Paste this to follow a user's devices:
+
+curl -N -H 'Authorization: Bearer %[2]s' \
+  '%[1]s/api/v1/mobile/presence/stream?user_id=%[4]s'
+
+and this in a second terminal, as often as you like: the device shows online, and offline %[6]s after the last one:
+
+curl -i -X POST -H 'Authorization: Bearer %[3]s' \
+  -d '{"schema_version":1,"user_id":"%[4]s","device_id":"%[5]s","status":"online","source":"curl","sent_at_ms":'$(date +%%s)000',"seq":'$(date +%%s)',"ttl_ms":%[7]d}' \
+  '%[1]s/api/v1/daemon/presence/heartbeat'
+
+Ctrl-C stops the server.
+
+`, base, token, ingestToken, devUser, devDevice, devTTL, devTTL.Milliseconds())
+	return err
+}

@@ -1,0 +1,265 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+	"time"
+
+	"rollcall/engine"
+	"rollcall/engine/broadcast"
+	"rollcall/server"
+	"rollcall/wal"
+)
+
+type serveCmd struct {
+	Listen      string `group:"Addresses" default:"127.0.0.1:8787" placeholder:"HOST:PORT" help:"Where daemons and clients connect (${default})."`
+	AdminListen string `group:"Addresses" default:"127.0.0.1:8788" placeholder:"HOST:PORT" help:"Where operators connect: health, metrics, profiles, debug. Keep it off the internet (${default})."`
+
+	DataDir      string        `group:"Durability" default:"./data" type:"path" placeholder:"DIR" help:"Where the log lives. One process at a time (./data)."`
+	Sync         string        `group:"Durability" default:"always" enum:"always,interval,never" help:"What a 204 promises. always: the heartbeat is on stable storage. interval: it will be within --sync-interval; a crash may lose that much. never: whenever the system writes it (${default})."`
+	SyncInterval time.Duration `group:"Durability" default:"100ms" help:"How often --sync=interval syncs (${default})."`
+	SegmentBytes int64         `group:"Durability" default:"67108864" help:"Size of the largest log segment, in bytes. Segments begin small and double (${default})."`
+
+	SeqPolicy     string        `group:"Presence" default:"strict" enum:"strict,restart" help:"strict: seq must grow. restart: a lower one is accepted too when sent_at_ms is newer, for daemons that count from 1 after a restart (${default})."`
+	RecoveryGrace time.Duration `group:"Presence" default:"15s" help:"After a restart or a stall no device goes offline before it had this long, or its TTL if shorter, to be heard again (${default})."`
+	MaxDevices    int           `group:"Presence" default:"0" help:"Most devices to keep; a new one over it is refused with 503. 0: as many as memory holds."`
+	RatePerIP     float64       `group:"Presence" name:"rate-per-ip" default:"0" help:"Heartbeats per second that one address may send; more are answered 429. 0: no limit. Leave it off behind a proxy, where all come from one address."`
+
+	StreamKeepalive    time.Duration `group:"Streams" default:"15s" help:"Send a comment after this much silence, so that proxies keep the connection and dead peers are noticed. 0: never (${default})."`
+	StreamWriteTimeout time.Duration `group:"Streams" default:"30s" help:"Close a stream that takes nothing for this long (${default})."`
+	StreamTokenExpiry  string        `group:"Streams" default:"enforce" enum:"enforce,ignore" help:"enforce: a stream ends when its token expires. ignore: it goes on, as with the original service (${default})."`
+	StreamBacklog      int           `group:"Streams" default:"65536" help:"Bytes kept for a slow stream; past them it gets only the newest state of each device (${default})."`
+	MaxStreams         int           `group:"Streams" default:"0" help:"Most streams at a time; over it 503. 0: as many as the descriptor limit allows."`
+	DrainTimeout       time.Duration `group:"Streams" default:"5s" help:"On SIGTERM, spread the end of the streams over this long. A second signal stops at once (${default})."`
+
+	IngestTokenFile string `group:"Secrets" type:"path" placeholder:"FILE" help:"Read the heartbeat tokens from FILE instead of PRESENCE_DO_INGEST_TOKEN. Several, separated by commas or lines: any is accepted."`
+	SigningKeyFile  string `group:"Secrets" type:"path" placeholder:"FILE" help:"Read the keys of stream tokens from FILE instead of PRESENCE_DO_TOKEN_SIGNING_KEY. Several: any verifies, the first signs."`
+	Environment     string `group:"Secrets" env:"ENVIRONMENT" placeholder:"NAME" help:"production switches /debug/presence off (ENVIRONMENT)."`
+
+	LogFormat string `group:"Logs" default:"text" enum:"text,json" help:"text or json, to standard error (${default})."`
+	LogLevel  string `group:"Logs" default:"info" enum:"debug,info,warn,error" help:"debug, info, warn or error (${default})."`
+
+	Dev bool `help:"Make throw-away secrets where none are set, and print curl lines to paste."`
+}
+
+// Help is what `rollcall serve --help` says beyond the flags.
+func (serveCmd) Help() string {
+	return `Secrets come from the environment or from files:
+  ` + ingestTokenEnv + `       bearer token of the daemons' heartbeats
+  ` + signingKeyEnv + `  HMAC key of the clients' stream tokens (see "rollcall token")
+With only one of them set, the other route answers 503.
+
+It is ready when http://ADMIN/readyz answers 200; until then, and when it cannot take heartbeats, that page says why.
+SIGTERM and SIGINT drain: readyz turns 503, streams are told when to come back, heartbeats in flight are answered, exit 0.
+Exit is 1 when the server cannot start or when the log fails; the last line on standard error says what to do.`
+}
+
+// Run serves until a signal or a failure.
+func (c serveCmd) Run() error {
+	logger := c.logger(os.Stderr)
+	secrets, err := c.secrets()
+	if err != nil {
+		return err
+	}
+	s, err := c.start(logger, secrets)
+	if err != nil {
+		return err
+	}
+	if c.Dev {
+		if err := printCurlLines(os.Stdout, "http://"+s.public.Addr().String(), secrets.ingest[0], secrets.signing[0]); err != nil {
+			return err
+		}
+	}
+	return s.untilDone(c.DrainTimeout)
+}
+
+type secrets struct{ ingest, signing []string }
+
+func (c serveCmd) secrets() (s secrets, err error) {
+	if s.ingest, err = readSecrets(ingestTokenEnv, c.IngestTokenFile); err != nil {
+		return s, err
+	}
+	if s.signing, err = readSecrets(signingKeyEnv, c.SigningKeyFile); err != nil {
+		return s, err
+	}
+	if c.Dev {
+		if len(s.ingest) == 0 {
+			s.ingest = []string{throwAwaySecret()}
+		}
+		if len(s.signing) == 0 {
+			s.signing = []string{throwAwaySecret()}
+		}
+	}
+	if len(s.ingest) == 0 && len(s.signing) == 0 {
+		return s, fmt.Errorf("no secrets: set %s for heartbeats and %s for streams (or their --…-file flags), or try --dev",
+			ingestTokenEnv, signingKeyEnv)
+	}
+	return s, nil
+}
+
+func (c serveCmd) logger(w io.Writer) *slog.Logger {
+	var level slog.Level
+	if err := level.UnmarshalText([]byte(c.LogLevel)); err != nil {
+		panic("bug: the enum of --log-level allows " + c.LogLevel)
+	}
+	o := &slog.HandlerOptions{Level: level}
+	if c.LogFormat == "json" {
+		return slog.New(slog.NewJSONHandler(w, o))
+	}
+	return slog.New(slog.NewTextHandler(w, o))
+}
+
+// running is a server that was started.
+type running struct {
+	logger        *slog.Logger
+	log           *wal.Log
+	engine        *engine.Engine
+	server        *server.Server
+	public, admin net.Listener
+	served        chan error // one for each listener, when it ends
+}
+
+// start opens the admin listener first, so that /readyz can tell of the recovery, and the public one last, so that nobody
+// waits on a connection that cannot be answered yet.
+func (c serveCmd) start(logger *slog.Logger, sec secrets) (*running, error) {
+	r := &running{logger: logger, served: make(chan error, 2)}
+	if err := c.open(r, sec); err != nil {
+		r.close()
+		return nil, err
+	}
+	return r, nil
+}
+
+func (c serveCmd) open(r *running, sec secrets) (err error) {
+	syncMode, err := wal.ParseSyncMode(c.Sync)
+	if err != nil {
+		return err
+	}
+	if r.log, err = wal.Open(c.DataDir, wal.Options{
+		Sync: syncMode, SyncInterval: c.SyncInterval, SegmentBytes: c.SegmentBytes, Logger: r.logger,
+	}); err != nil {
+		return err
+	}
+	if r.engine, err = engine.New(r.log, c.engineOptions(r.logger)); err != nil {
+		return err
+	}
+	if r.server, err = server.New(r.engine, c.serverOptions(r.logger, sec, r.engine)); err != nil {
+		return err
+	}
+	if r.admin, err = net.Listen("tcp", c.AdminListen); err != nil {
+		return fmt.Errorf("--admin-listen: %w", err)
+	}
+	go func() { r.served <- r.server.ServeAdmin(r.admin) }()
+
+	began := time.Now()
+	if err = r.engine.Start(); err != nil {
+		return err
+	}
+	if r.public, err = net.Listen("tcp", c.Listen); err != nil {
+		return fmt.Errorf("--listen: %w", err)
+	}
+	go func() { r.served <- r.server.Serve(r.public) }()
+	r.logger.Info("serving", "version", buildVersion(), "listen", r.public.Addr().String(), "admin", r.admin.Addr().String(),
+		"data", c.DataDir, "sync", c.Sync, "devices", r.engine.Stats().Devices, "recovery", time.Since(began).Round(time.Millisecond))
+	return nil
+}
+
+func (c serveCmd) engineOptions(logger *slog.Logger) engine.Options {
+	policy, err := engine.ParseSeqPolicy(c.SeqPolicy)
+	if err != nil {
+		panic("bug: the enum of --seq-policy allows " + c.SeqPolicy)
+	}
+	return engine.Options{
+		AppendFrame:   server.AppendFrame,
+		SeqPolicy:     policy,
+		RecoveryGrace: c.RecoveryGrace,
+		MaxDevices:    c.MaxDevices,
+		Logger:        logger,
+		Broadcast: broadcast.Options{
+			Keepalive:    c.StreamKeepalive,
+			WriteTimeout: c.StreamWriteTimeout,
+			BacklogBytes: c.StreamBacklog,
+			MaxStreams:   c.MaxStreams,
+		},
+	}
+}
+
+func (c serveCmd) serverOptions(logger *slog.Logger, sec secrets, e *engine.Engine) server.Options {
+	return server.Options{
+		IngestTokens:      sec.ingest,
+		SigningKeys:       sec.signing,
+		Production:        strings.EqualFold(strings.TrimSpace(c.Environment), "production"),
+		RatePerIP:         c.RatePerIP,
+		TokenExpiryIgnore: c.StreamTokenExpiry == "ignore",
+		NowNanos:          e.NowNanos,
+		Logger:            logger,
+	}
+}
+
+// untilDone serves until the first of: a signal (drain, nil), the log's failure, a listener's end.
+func (r *running) untilDone(drain time.Duration) error {
+	signals := make(chan os.Signal, 2)
+	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT)
+	select {
+	case s := <-signals:
+		r.logger.Info("draining; a second signal stops at once", "signal", s.String(), "streams", r.engine.Stats().Streams.Open)
+		return r.drain(drain, signals)
+	case <-r.log.Failed():
+		err := r.log.Err()
+		r.close()
+		return fmt.Errorf("the log failed, so nothing can be promised any more: %w; check the disk, then start again: "+
+			"recovery begins from what was acknowledged", err)
+	case err := <-r.served:
+		r.close()
+		return fmt.Errorf("a listener ended: %w", err)
+	}
+}
+
+// drain ends the streams over the given time, answers what is in flight and closes the log.
+func (r *running) drain(over time.Duration, signals <-chan os.Signal) error {
+	ctx, cancel := context.WithTimeout(context.Background(), over+5*time.Second)
+	defer cancel()
+	done := make(chan error, 1)
+	go func() {
+		select {
+		case <-r.engine.Drain(over):
+		case <-ctx.Done():
+		}
+		done <- r.server.Shutdown(ctx)
+	}()
+	select {
+	case err := <-done:
+		if errors.Is(err, context.DeadlineExceeded) {
+			r.logger.Warn("some connections were still busy and were cut")
+			err = nil
+		}
+		return errors.Join(err, r.close())
+	case <-signals:
+		r.close()
+		return errors.New("stopped at once by a second signal")
+	}
+}
+
+// close takes down whatever was started, in reverse.
+func (r *running) close() error {
+	for _, ln := range []net.Listener{r.public, r.admin} {
+		if ln != nil {
+			ln.Close()
+		}
+	}
+	if r.engine != nil {
+		r.engine.Close()
+	}
+	if r.log != nil {
+		return r.log.Close()
+	}
+	return nil
+}
