@@ -1,0 +1,109 @@
+package wal
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+)
+
+// SyncMode says when a record counts as committed.
+type SyncMode int
+
+const (
+	// SyncAlways syncs every batch before its waiters are told. A crash loses nothing acknowledged. The default.
+	SyncAlways SyncMode = iota
+	// SyncInterval writes every batch and syncs every Options.SyncInterval. A crash of the machine, not of the
+	// process, loses about that much.
+	SyncInterval
+	// SyncNever leaves syncing to the operating system, except between segments and at Close. A crash of the machine
+	// loses what it had not written back, typically some 30 s.
+	SyncNever
+)
+
+var syncModeNames = [...]string{SyncAlways: "always", SyncInterval: "interval", SyncNever: "never"}
+
+// String returns the name that ParseSyncMode reads.
+func (m SyncMode) String() string {
+	if m < 0 || int(m) >= len(syncModeNames) {
+		return fmt.Sprintf("SyncMode(%d)", int(m))
+	}
+	return syncModeNames[m]
+}
+
+// ParseSyncMode reads always, interval or never.
+func ParseSyncMode(s string) (SyncMode, error) {
+	for m, name := range syncModeNames {
+		if s == name {
+			return SyncMode(m), nil
+		}
+	}
+	return 0, fmt.Errorf("wal: sync mode %q is not always, interval or never", s)
+}
+
+// Options of Open. The zero value works.
+type Options struct {
+	// FS holds the log's directory. Default vfs.Default; tests pass a crashable or a failing one.
+	FS vfs.FS
+	// Sync says when a record counts as committed. Default SyncAlways.
+	Sync SyncMode
+	// SyncInterval is the longest time that a written record stays unsynced in mode SyncInterval. Default 100ms.
+	SyncInterval time.Duration
+	// SegmentBytes is the size to which segments grow, at least 4 times BufferBytes. Smaller segments give disk space
+	// back sooner after a checkpoint, larger ones roll less often. Default 64 MiB.
+	SegmentBytes int64
+	// BufferBytes is the size of each of the two commit buffers: the most that can be appended during one sync, so it
+	// bounds the throughput of a slow disk. 4 KiB to 256 MiB. Default 2 MiB.
+	BufferBytes int
+	// Logger gets what an operator should know: a torn tail, a full disk. Default slog.Default().
+	Logger *slog.Logger
+
+	prepareRetry time.Duration // between attempts to prepare the next segment; tests shorten it
+}
+
+const (
+	defaultSyncInterval = 100 * time.Millisecond
+	defaultSegmentBytes = 64 << 20
+	defaultBufferBytes  = 2 << 20
+	defaultPrepareRetry = time.Second
+
+	minBufferBytes = 4 << 10
+	maxBufferBytes = 256 << 20
+)
+
+// withDefaults returns a copy with every zero field filled in, or all that is wrong with it.
+func (o Options) withDefaults() (Options, error) {
+	if o.FS == nil {
+		o.FS = vfs.Default
+	}
+	if o.Logger == nil {
+		o.Logger = slog.Default()
+	}
+	setDefault(&o.SyncInterval, defaultSyncInterval)
+	setDefault(&o.BufferBytes, defaultBufferBytes)
+	setDefault(&o.SegmentBytes, max(defaultSegmentBytes, segmentBuffers*int64(o.BufferBytes)))
+	setDefault(&o.prepareRetry, defaultPrepareRetry)
+
+	var problems []error
+	if o.Sync < SyncAlways || o.Sync > SyncNever {
+		problems = append(problems, fmt.Errorf("wal: unknown sync mode %d", o.Sync))
+	}
+	if o.SyncInterval < 0 {
+		problems = append(problems, fmt.Errorf("wal: sync interval %v is negative", o.SyncInterval))
+	}
+	if o.BufferBytes < minBufferBytes || o.BufferBytes > maxBufferBytes {
+		problems = append(problems, fmt.Errorf("wal: buffer of %d bytes is not within %d and %d", o.BufferBytes, minBufferBytes, maxBufferBytes))
+	} else if o.SegmentBytes < segmentBuffers*int64(o.BufferBytes) {
+		problems = append(problems, fmt.Errorf("wal: segment of %d bytes is less than %d buffers of %d", o.SegmentBytes, segmentBuffers, o.BufferBytes))
+	}
+	return o, errors.Join(problems...)
+}
+
+func setDefault[T comparable](field *T, value T) {
+	var zero T
+	if *field == zero {
+		*field = value
+	}
+}

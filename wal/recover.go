@@ -1,0 +1,363 @@
+package wal
+
+import (
+	"errors"
+	"fmt"
+	"iter"
+	"slices"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+)
+
+// tail is the end of the log as Replay found it.
+type tail struct {
+	next   uint64 // LSN of the next record
+	number uint64 // last segment with a valid header; 0: none
+	first  uint64 // its first LSN
+	end    int64  // where its readable blocks end
+
+	// unproven is where the blocks begin that no later block or header calls durable: after a failed sync the kernel
+	// may have dropped them while its cache still shows them. Start writes them again.
+	unproven int64
+	torn     bool // bytes behind end were cut
+}
+
+// findSegments lists the directory and reads every segment header. Segments at the end whose header was never written
+// or not finished hold nothing; they are removed by Start.
+func (l *Log) findSegments() error {
+	names, err := l.o.FS.List(l.dir)
+	if err != nil {
+		return fmt.Errorf("wal: list %s: %w", l.dir, err)
+	}
+	var numbers []uint64
+	for _, name := range names {
+		if n, ok := parseSegmentName(name); ok {
+			numbers = append(numbers, n)
+		}
+	}
+	slices.Sort(numbers)
+	var lost error // what is wrong with the header before this one
+	for i, n := range numbers {
+		if i > 0 && n != numbers[i-1]+1 {
+			return l.corrupt(numbers[i-1]+1, 0, 0, fmt.Errorf("segment %d is missing: the next one is %d", numbers[i-1]+1, n))
+		}
+		s, wrong, err := l.findSegment(n)
+		switch {
+		case err != nil:
+			return err
+		case wrong != nil:
+			l.unused = append(l.unused, n)
+			lost = wrong
+		case len(l.unused) > 0:
+			return l.corrupt(l.unused[0], 0, 0, fmt.Errorf("%w, though segment %d was begun after it", lost, n))
+		default:
+			if last := len(l.segments) - 1; last >= 0 && s.first < l.segments[last].first {
+				return l.corrupt(n, 0, s.first, fmt.Errorf("the segment begins before the previous one, at %d", l.segments[last].first))
+			}
+			l.segments = append(l.segments, s)
+		}
+	}
+	return nil
+}
+
+// findSegment reads one header. What is wrong with it comes as the second result when the segment may be unused: it
+// has no block. Any block would have been written after the header was durable (W4).
+func (l *Log) findSegment(number uint64) (s segmentName, wrong, err error) {
+	r, err := l.openSegment(number)
+	if err != nil {
+		return segmentName{}, nil, err
+	}
+	defer func() { err = errors.Join(err, r.close()) }()
+	h, err := r.header(l.segmentPath(number))
+	var version *VersionError
+	switch {
+	case err == nil:
+		return segmentName{number: number, first: h.first, size: r.size}, nil, nil
+	case !isHeaderDamage(err):
+		if errors.As(err, &version) {
+			return segmentName{}, nil, version
+		}
+		return segmentName{}, nil, err
+	}
+	wrong = err
+	found, err := r.scan(segmentHeaderBytes)
+	if err != nil {
+		return segmentName{}, nil, err
+	}
+	if found.blocks > 0 {
+		return segmentName{}, nil, l.corrupt(number, 0, 0, fmt.Errorf("%w: %w", errLostHeader, wrong))
+	}
+	if wrong != errHeaderBlank {
+		l.o.Logger.Warn("log segment was never begun: its header is unfinished and it holds no block",
+			"dir", l.dir, "segment", number, "err", wrong)
+	}
+	return segmentName{}, wrong, nil
+}
+
+func isHeaderDamage(err error) bool {
+	return err == errHeaderBlank || err == errHeaderMagic || err == errHeaderSum || err == errHeaderPlace
+}
+
+func (l *Log) corrupt(segment uint64, offset int64, lsn uint64, err error) error {
+	return &CorruptionError{Dir: l.dir, Segment: segment, Path: l.segmentPath(segment), Offset: offset, LSN: lsn, Err: err}
+}
+
+// Replay calls apply with every record whose LSN is above after, in order, and stops at its first error. The record is
+// valid during the call only. Damage is a *CorruptionError; the unfinished end that a crash leaves is cut and logged.
+// What apply sees may still be only in the operating system's cache: serve nothing from it before Start returned.
+// Call it before Start, after Open, from one goroutine.
+func (l *Log) Replay(after uint64, apply func(lsn uint64, record []byte) error) error {
+	if len(l.segments) == 0 {
+		l.replayed = &tail{next: after + 1}
+		return nil
+	}
+	if first := l.segments[0].first; first > after+1 {
+		return l.corrupt(l.segments[0].number, 0, after+1, fmt.Errorf("the log begins at record %d: an older segment is missing", first))
+	}
+	end, err := l.replay(after, apply)
+	if err != nil {
+		return err
+	}
+	if end.next <= after {
+		return l.corrupt(end.number, end.end, end.next, fmt.Errorf("the log ends before record %d, which was durable: it is older than what it is replayed onto", after))
+	}
+	l.replayed = end
+	return nil
+}
+
+// replay reads the segments that hold records above after.
+func (l *Log) replay(after uint64, apply func(uint64, []byte) error) (*tail, error) {
+	start := 0
+	for start+1 < len(l.segments) && l.segments[start+1].first <= after+1 {
+		start++
+	}
+	t := &tail{next: l.segments[start].first}
+	for i := start; i < len(l.segments); i++ {
+		s := l.segments[i]
+		var next *segmentName
+		if i+1 < len(l.segments) {
+			next = &l.segments[i+1]
+		}
+		t.number, t.first, t.end, t.unproven = s.number, s.first, segmentHeaderBytes, segmentHeaderBytes
+		if err := l.replaySegment(t, next, after, apply); err != nil {
+			return nil, err
+		}
+	}
+	return t, nil
+}
+
+// replaySegment reads one segment's blocks and judges where they end.
+func (l *Log) replaySegment(t *tail, next *segmentName, after uint64, apply func(uint64, []byte) error) (err error) {
+	r, err := l.openSegment(t.number)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, r.close()) }()
+	var proof prover
+	for {
+		b, wrong, err := r.block(t.end)
+		if err != nil {
+			return err
+		}
+		if wrong != nil {
+			t.unproven = proof.first(t.end)
+			return l.judgeEnd(r, t, next, wrong)
+		}
+		if b.first != t.next {
+			return l.corrupt(t.number, b.offset, t.next, fmt.Errorf("the block there begins with record %d", b.first))
+		}
+		proof.add(b)
+		t.end += b.bytes()
+		for record := range recordsIn(b.payload) {
+			lsn := t.next
+			t.next++
+			if lsn <= after {
+				continue
+			}
+			if err := apply(lsn, record); err != nil {
+				return fmt.Errorf("wal: replay record %d: %w", lsn, err)
+			}
+		}
+	}
+}
+
+// judgeEnd decides what it means that no block of record t.next could be read at t.end.
+func (l *Log) judgeEnd(r *segmentReader, t *tail, next *segmentName, wrong error) error {
+	if next != nil {
+		if next.first == t.next {
+			return nil // the segment was full, or an earlier recovery cut it here
+		}
+		return l.corrupt(t.number, t.end, t.next, fmt.Errorf("%w, and segment %d begins with record %d", wrong, next.number, next.first))
+	}
+	found, err := r.scan(t.end)
+	if err != nil {
+		return err
+	}
+	switch {
+	case wrong != errNoBlock && wrong != errPayload && wrong != errTruncated:
+		return l.corrupt(t.number, t.end, t.next, wrong) // the checksums match: no crash does that
+	case found.promised >= t.next:
+		return l.corrupt(t.number, t.end, t.next, fmt.Errorf("%w: %w, through record %d", wrong, errPromised, found.promised))
+	case found.end > t.end:
+		t.torn = true
+		l.o.Logger.Warn("cut the torn tail of the log: an unfinished write of a crash, never acknowledged",
+			"dir", l.dir, "segment", t.number, "offset", t.end, "bytes", found.end-t.end, "next", t.next)
+	}
+	return nil
+}
+
+// prover keeps the blocks that no later block calls durable yet.
+type prover struct {
+	blocks []struct {
+		offset int64
+		last   uint64
+	}
+}
+
+func (p *prover) add(b block) {
+	proven := 0
+	for proven < len(p.blocks) && p.blocks[proven].last <= b.durable {
+		proven++
+	}
+	p.blocks = append(p.blocks[proven:], struct {
+		offset int64
+		last   uint64
+	}{b.offset, b.last()})
+}
+
+// first returns where the unproven blocks begin, end if there are none.
+func (p *prover) first(end int64) int64 {
+	if len(p.blocks) == 0 {
+		return end
+	}
+	return p.blocks[0].offset
+}
+
+// Start makes what was replayed durable, begins a new segment and starts the commit loop; it replays by itself what
+// was not. The commit loop calls committed, which may be nil, after each batch with its LSNs, its records, valid during
+// the call only, and the time that sealing, writing and syncing took: in LSN order, after waiters were woken. It must
+// not block: the next batch waits for it.
+func (l *Log) Start(committed func(first, last uint64, records iter.Seq[[]byte], took time.Duration)) error {
+	l.mu.Lock()
+	life := l.life
+	l.mu.Unlock()
+	if life != opened {
+		return ErrClosed
+	}
+	if l.replayed == nil {
+		if err := l.Replay(max(l.First(), 1)-1, func(uint64, []byte) error { return nil }); err != nil {
+			return err
+		}
+	}
+	t := l.replayed
+	if err := l.settleTail(t); err != nil {
+		return err
+	}
+	if err := l.removeUnused(t); err != nil {
+		return err
+	}
+	s, err := l.createSegment(t.number+1, segmentBuffers*int64(l.o.BufferBytes))
+	if err != nil {
+		return err
+	}
+	l.writer = writer{segment: s, timer: newStoppedTimer()}
+	l.prepared++
+	if err := l.begin(s, t.next); err != nil {
+		return errors.Join(err, s.file.Close())
+	}
+	l.committedFunc = committed
+	l.startAt(t.next - 1)
+	return nil
+}
+
+// settleTail makes the end of the last segment durable, header and all, before anything is served from it or written
+// after it. The unproven part is written again, with the same bytes: a sync alone would not help where an earlier one
+// failed, since the kernel then calls pages clean that never reached the disk.
+func (l *Log) settleTail(t *tail) (err error) {
+	if t.number == 0 {
+		return nil
+	}
+	f, err := l.o.FS.OpenReadWrite(l.segmentPath(t.number), vfs.WriteCategoryUnspecified)
+	if err != nil {
+		return fmt.Errorf("wal: open segment %d: %w", t.number, err)
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	if err := rewrite(f, 0, segmentHeaderBytes); err != nil {
+		return fmt.Errorf("wal: rewrite header of segment %d: %w", t.number, err)
+	}
+	if err := rewrite(f, t.unproven, t.end); err != nil {
+		return fmt.Errorf("wal: rewrite tail of segment %d: %w", t.number, err)
+	}
+	if err := f.Sync(); err != nil {
+		return fmt.Errorf("wal: sync segment %d: %w", t.number, err)
+	}
+	if err := syncDir(l.o.FS, l.dir); err != nil {
+		return fmt.Errorf("wal: sync %s: %w", l.dir, err)
+	}
+	return nil
+}
+
+// rewrite writes the bytes of a file from one offset to another in their place.
+func rewrite(f vfs.File, from, to int64) error {
+	b := make([]byte, min(windowBytes, to-from))
+	for from < to {
+		n := min(int64(len(b)), to-from)
+		if _, err := f.ReadAt(b[:n], from); err != nil {
+			return err
+		}
+		if _, err := f.WriteAt(b[:n], from); err != nil {
+			return err
+		}
+		from += n
+	}
+	return nil
+}
+
+// removeUnused removes segments that were prepared in vain, and the last one if nothing was ever appended to it:
+// else a server that is restarted again and again would pile up empty files.
+func (l *Log) removeUnused(t *tail) error {
+	numbers := l.unused
+	if t.number != 0 && t.next == t.first && !t.torn {
+		numbers = append(numbers, t.number)
+		t.number--
+		l.segments = l.segments[:len(l.segments)-1]
+	}
+	l.unused = nil
+	slices.Sort(numbers)
+	for _, n := range slices.Backward(numbers) {
+		if err := l.o.FS.Remove(l.segmentPath(n)); err != nil {
+			return fmt.Errorf("wal: remove unused segment %d: %w", n, err)
+		}
+	}
+	if len(numbers) == 0 {
+		return nil
+	}
+	if err := syncDir(l.o.FS, l.dir); err != nil {
+		return fmt.Errorf("wal: sync %s: %w", l.dir, err)
+	}
+	return nil
+}
+
+// startAt lets appenders in behind the given last LSN.
+func (l *Log) startAt(last uint64) {
+	l.batches = [2]*batch{newBatch(l.o.BufferBytes), newBatch(l.o.BufferBytes)}
+	l.sealed = last
+	l.state.Store(last << countShift)
+	l.committed.Store(last)
+	l.durable.Store(last)
+	l.batches[0].done = make(chan struct{})
+	l.waiting.Store(&waiting{sealed: last, inFlight: make(chan struct{}), filling: l.batches[0].done})
+	l.mu.Lock()
+	l.life = started
+	l.mu.Unlock()
+	go l.prepareLoop(l.writer.segment.number+1, l.nextSize(l.writer.segment.size))
+	go l.commitLoop()
+	l.credit.Add(biasClosed)
+}
+
+func newStoppedTimer() *time.Timer {
+	t := time.NewTimer(time.Hour)
+	t.Stop()
+	return t
+}

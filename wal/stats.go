@@ -1,0 +1,60 @@
+package wal
+
+import (
+	"sync/atomic"
+	"time"
+)
+
+// counters are written by the commit loop and read by Stats.
+type counters struct {
+	batches, records, payloadBytes  atomic.Uint64
+	syncs, syncNanos, lastSyncNanos atomic.Uint64
+}
+
+// Stats is what the log has done since Start and how it stands, for metrics. The fields are read one after the other,
+// not at one instant.
+type Stats struct {
+	Batches      uint64        // batches committed
+	Records      uint64        // records committed
+	PayloadBytes uint64        // bytes of these with their lengths, without headers and padding
+	Syncs        uint64        // syncs of segments
+	SyncTime     time.Duration // all of them together
+	LastSync     time.Duration // the last one
+
+	Segments     int   // segments with records, the current one included
+	SegmentBytes int64 // size of their files
+	RoomLeft     int64 // bytes left in the current segment
+
+	Appended, Committed, Durable uint64 // LSNs
+
+	BufferBytes     int  // capacity for records that are reserved or filling
+	BufferUsedBytes int  // of it in use
+	NoSpace         bool // see Log.NoSpace
+	Failed          bool // see Log.Failed
+}
+
+// Stats returns the log's figures. Any goroutine.
+func (l *Log) Stats() Stats {
+	s := Stats{
+		Batches:         l.stats.batches.Load(),
+		Records:         l.stats.records.Load(),
+		PayloadBytes:    l.stats.payloadBytes.Load(),
+		Syncs:           l.stats.syncs.Load(),
+		SyncTime:        time.Duration(l.stats.syncNanos.Load()),
+		LastSync:        time.Duration(l.stats.lastSyncNanos.Load()),
+		Appended:        l.Appended(),
+		Committed:       l.Committed(),
+		Durable:         l.Durable(),
+		BufferBytes:     l.o.BufferBytes,
+		BufferUsedBytes: l.o.BufferBytes - int(credits(l.credit.Load())),
+		NoSpace:         l.NoSpace(),
+		Failed:          l.Err() != nil,
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	s.Segments, s.RoomLeft = len(l.segments), l.roomLeft
+	for _, segment := range l.segments {
+		s.SegmentBytes += segment.size
+	}
+	return s
+}
