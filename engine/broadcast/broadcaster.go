@@ -1,0 +1,215 @@
+package broadcast
+
+import (
+	"hash/maphash"
+	"math/rand/v2"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/google/uuid"
+)
+
+// Broadcaster tells every stream of a user what happens to the user's devices. See the package comment.
+type Broadcaster struct {
+	options Options
+	seed    maphash.Seed
+	workers []*worker
+	stages  []batch // of each worker, what Publish has collected since Flush; single writer: commit loop
+	poller  *poller // nil: sockets are held with goroutines
+
+	// live counts the streams that Subscribe let in and that have not been freed.
+	live atomic.Int64
+
+	// draining is set once every worker refuses new streams. Drain stores it and then loads live; leave
+	// decrements live and then loads it: one of the two sees that the last stream is gone.
+	draining    atomic.Bool
+	drainOnce   sync.Once
+	drainedOnce sync.Once
+	drained     chan struct{}
+
+	startOnce, closeOnce sync.Once
+	running              sync.WaitGroup // the workers
+	conns                sync.WaitGroup // goroutines of connections without a poller; only workers add to it
+}
+
+// Subscription asks for a stream.
+type Subscription struct {
+	User uuid.UUID
+	Conn Conn
+
+	// Head is written first: the response head. It belongs to the stream.
+	Head []byte
+
+	// Chunked frames the body for HTTP/1.1; an HTTP/1.0 client gets it plain.
+	Chunked bool
+
+	// ExpiresNanos is the instant, on the clock of Tick, at which the stream ends. 0: never.
+	ExpiresNanos int64
+}
+
+// New makes a Broadcaster. Streams may be subscribed from now on; they are answered after Start.
+func New(o Options) (*Broadcaster, error) {
+	o, err := o.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	if o.Seed == 0 {
+		o.Seed = rand.Uint64()
+	}
+	b := &Broadcaster{
+		options: o,
+		seed:    maphash.MakeSeed(),
+		workers: make([]*worker, o.Workers),
+		stages:  make([]batch, o.Workers),
+		drained: make(chan struct{}),
+	}
+	for i := range b.workers {
+		b.workers[i] = newWorker(b, i)
+	}
+	if !o.portable {
+		if b.poller, err = newPoller(b); err != nil {
+			return nil, err
+		}
+	}
+	return b, nil
+}
+
+// Start tells the workers that the table holds every change through this LSN, and the time. Call it once, before
+// Publish, Flush and Tick.
+func (b *Broadcaster) Start(through uint64, nowNanos int64) {
+	b.startOnce.Do(func() {
+		for _, w := range b.workers {
+			w.start(through, nowNanos)
+			b.running.Go(w.run)
+		}
+	})
+}
+
+// Publish queues an event for the user's streams; it leaves with the next Flush. LSNs only grow. The event is
+// copied. It never blocks: a full queue is conflated. Commit loop only.
+func (b *Broadcaster) Publish(user uuid.UUID, lsn uint64, event []byte) {
+	b.stages[b.workerIndex(user)].add(user, lsn, event, b.options.QueueBytes)
+}
+
+// Flush ends a batch: all events with an LSN at or below through have been published. Each worker gets the batch's
+// events and through in one step, those without an event too (B1). It never blocks. Commit loop only.
+func (b *Broadcaster) Flush(through uint64) {
+	for i, w := range b.workers {
+		w.in.flush(&b.stages[i], through, b.options.QueueBytes)
+	}
+}
+
+// Tick tells the time, in nanoseconds of the clock of Start. It is due about four times a second: keepalives, write
+// timeouts, token expiry and draining happen as Ticks go by. Any goroutine, one at a time.
+func (b *Broadcaster) Tick(nowNanos int64) {
+	for _, w := range b.workers {
+		w.in.tick(nowNanos)
+	}
+}
+
+// Subscribe opens a stream: Head, a snapshot, then every event that follows it. When it returns nil the Conn is the
+// broadcaster's, which always ends it; after ErrDraining and ErrTooMany it still belongs to the caller.
+// Any goroutine.
+func (b *Broadcaster) Subscribe(s Subscription) error {
+	if b.live.Add(1) > int64(b.options.MaxStreams) {
+		b.leave()
+		return ErrTooMany
+	}
+	if !b.workerOf(s.User).in.subscribe(s) {
+		b.leave()
+		return ErrDraining
+	}
+	return nil
+}
+
+// Take makes a Conn of an accepted connection. On Linux the descriptor of a TCP or Unix connection is duplicated and
+// c closed, so that the stream costs no goroutine; anything else is held with goroutines. On error c is still the
+// caller's. Any goroutine.
+func (b *Broadcaster) Take(c net.Conn) (Conn, error) {
+	if b.poller != nil {
+		conn, ok, err := b.poller.take(c, b.options.WriteTimeout)
+		if ok || err != nil {
+			return conn, err
+		}
+	}
+	return newGoConn(c, &b.conns), nil
+}
+
+// Ready implements Notifier, for Conns.
+func (b *Broadcaster) Ready(id StreamID, r Readiness) {
+	if i := id.worker(); i < len(b.workers) {
+		b.workers[i].in.notify(id, r)
+	}
+}
+
+// Streams is how many streams a user has. It asks the worker, and waits for it: between Start and Close only.
+// Any goroutine.
+func (b *Broadcaster) Streams(user uuid.UUID) int {
+	reply := make(chan int, 1)
+	if !b.workerOf(user).in.ask(query{user, reply}) {
+		return 0
+	}
+	return <-reply
+}
+
+// Drain refuses new streams from now on and ends those there are, each at a random instant of the time given, as
+// Ticks go by, after telling it when to reconnect. done is closed when the last connection is. A second call changes
+// nothing. Any goroutine.
+func (b *Broadcaster) Drain(over time.Duration) (done <-chan struct{}) {
+	b.drainOnce.Do(func() {
+		for _, w := range b.workers {
+			w.in.startDrain(over)
+		}
+		b.draining.Store(true)
+		if b.live.Load() == 0 {
+			b.lastLeft()
+		}
+	})
+	return b.drained
+}
+
+// leave takes a stream off the count.
+func (b *Broadcaster) leave() {
+	if b.live.Add(-1) == 0 && b.draining.Load() {
+		b.lastLeft()
+	}
+}
+
+func (b *Broadcaster) lastLeft() { b.drainedOnce.Do(func() { close(b.drained) }) }
+
+// Close ends every stream now, with one attempt to say so, and waits until all goroutines and descriptors are gone.
+// Publish, Flush and Tick have no effect afterwards. Any goroutine, any number of times.
+func (b *Broadcaster) Close() {
+	b.closeOnce.Do(func() {
+		b.Start(0, 0) // a worker that never ran has subscriptions to end, too
+		for _, w := range b.workers {
+			w.in.close()
+		}
+		b.running.Wait()
+		if b.poller != nil {
+			b.poller.close()
+		}
+		b.conns.Wait()
+	})
+}
+
+// Stats sums what the workers published at the start of their last turn. Any goroutine.
+func (b *Broadcaster) Stats() Stats {
+	var sum Stats
+	for _, w := range b.workers {
+		s := w.in.figures()
+		sum.add(&s)
+	}
+	return sum
+}
+
+func (b *Broadcaster) workerIndex(user uuid.UUID) int {
+	if len(b.workers) == 1 {
+		return 0
+	}
+	return int(maphash.Bytes(b.seed, user[:]) % uint64(len(b.workers)))
+}
+
+func (b *Broadcaster) workerOf(user uuid.UUID) *worker { return b.workers[b.workerIndex(user)] }

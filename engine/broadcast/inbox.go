@@ -1,0 +1,212 @@
+package broadcast
+
+import (
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+)
+
+// event is one queued event; its bytes end at end, and begin where those of the event before it end.
+type event struct {
+	user uuid.UUID
+	lsn  uint64
+	end  int
+}
+
+const eventBytes = 32 // of an event, in a batch's size
+
+// batch is a run of events in LSN order, up to a bound of bytes. Past the bound it holds none and knows that it lost
+// some: whoever works it off makes up for them with snapshots.
+type batch struct {
+	events  []event
+	bytes   []byte
+	lost    bool
+	dropped uint64 // events lost
+}
+
+func (q *batch) size() int { return len(q.bytes) + eventBytes*len(q.events) }
+
+func (q *batch) add(user uuid.UUID, lsn uint64, bytes []byte, limit int) {
+	if q.lost || q.size()+len(bytes)+eventBytes > limit {
+		q.lose(1)
+		return
+	}
+	q.bytes = append(q.bytes, bytes...)
+	q.events = append(q.events, event{user, lsn, len(q.bytes)})
+}
+
+// lose drops all events, and more that never came in.
+func (q *batch) lose(more int) {
+	q.lost = true
+	q.dropped += uint64(len(q.events) + more)
+	q.events, q.bytes = q.events[:0], q.bytes[:0]
+}
+
+// take appends another batch and empties it.
+func (q *batch) take(o *batch, limit int) {
+	switch {
+	case q.lost || o.lost || q.size()+o.size() > limit:
+		q.lose(len(o.events))
+		q.dropped += o.dropped
+	case len(q.events) == 0:
+		*q, *o = *o, *q
+	default:
+		base := len(q.bytes)
+		q.bytes = append(q.bytes, o.bytes...)
+		for _, e := range o.events {
+			e.end += base
+			q.events = append(q.events, e)
+		}
+	}
+	o.reset()
+}
+
+func (q *batch) reset() {
+	q.events, q.bytes, q.lost, q.dropped = q.events[:0], q.bytes[:0], false, 0
+}
+
+type query struct {
+	user  uuid.UUID
+	reply chan<- int // has room for the answer
+}
+
+// report is a stream's readiness on its way to the worker.
+type report struct {
+	slot, reuse uint32
+	ready       Readiness
+}
+
+// inbox is the one way into a worker. The mutex is held for copying only, never during a write to a connection.
+type inbox struct {
+	mu   sync.Mutex
+	cond sync.Cond // the worker waits here for mail
+
+	// All below is guarded by mu.
+
+	mail     bool   // something that the worker should wake up for
+	batch    batch  // events at or below through
+	through  uint64 // the last Flush
+	subs     []Subscription
+	ready    []uint32 // slots with something in stream.ready, each listed once at most
+	queries  []query
+	nowNanos int64
+	drain    time.Duration // how long draining takes, when draining
+	draining bool          // no more subscriptions
+	closed   bool          // neither subscriptions nor queries nor events
+	streams  int           // subscriptions taken and not freed yet
+	slots    []*slotChunk  // the worker alone changes the directory; Ready reads it
+	stats    Stats         // as of the worker's last turn
+	dropped  uint64        // events dropped by full queues
+	overflow uint64        // full queues
+}
+
+// post runs put under the lock and wakes the worker when it says so.
+func (in *inbox) post(put func() bool) bool {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	if !put() {
+		return false
+	}
+	in.mail = true
+	in.cond.Signal()
+	return true
+}
+
+// flush takes the events of a batch and its through in one step (B1). A worker without events need not wake up: it
+// reads through before it does anything else that depends on it. A worker without streams needs no events: a
+// subscription that comes later is answered at through or above.
+func (in *inbox) flush(stage *batch, through uint64, limit int) {
+	if n := len(stage.events); n > 0 && stage.events[n-1].lsn > through {
+		panic("bug: an event was published above the LSN of its Flush") // I3 would not hold
+	}
+	in.post(func() bool {
+		in.through = max(in.through, through)
+		if in.closed || in.streams == 0 {
+			stage.reset()
+			return false
+		}
+		if len(stage.events) == 0 && !stage.lost {
+			return false
+		}
+		before := in.batch.lost
+		in.batch.take(stage, limit)
+		if in.batch.lost && !before {
+			in.overflow++
+		}
+		return true
+	})
+}
+
+func (in *inbox) tick(nowNanos int64) {
+	in.post(func() bool {
+		in.nowNanos = max(in.nowNanos, nowNanos)
+		return true
+	})
+}
+
+func (in *inbox) subscribe(s Subscription) bool {
+	return in.post(func() bool {
+		if in.closed || in.draining {
+			return false
+		}
+		in.subs = append(in.subs, s)
+		in.streams++
+		return true
+	})
+}
+
+// notify notes what a stream is ready for. A stream that waits in the list already only gains bits there, so the list
+// is never longer than there are streams.
+func (in *inbox) notify(id StreamID, r Readiness) {
+	in.post(func() bool {
+		slot := id.slot()
+		if in.closed || r == 0 || int(slot/chunkSlots) >= len(in.slots) {
+			return false
+		}
+		s := &in.slots[slot/chunkSlots][slot%chunkSlots]
+		if s.reuse != id.reuse() {
+			return false
+		}
+		if !s.listed {
+			s.listed = true
+			in.ready = append(in.ready, slot)
+		}
+		s.ready |= r
+		return true
+	})
+}
+
+func (in *inbox) ask(q query) bool {
+	return in.post(func() bool {
+		if in.closed {
+			return false
+		}
+		in.queries = append(in.queries, q)
+		return true
+	})
+}
+
+func (in *inbox) startDrain(over time.Duration) {
+	in.post(func() bool {
+		in.draining, in.drain = true, over
+		return true
+	})
+}
+
+func (in *inbox) close() {
+	in.post(func() bool {
+		in.closed = true
+		return true
+	})
+}
+
+func (in *inbox) figures() Stats {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	s := in.stats
+	s.Streams = in.streams
+	s.QueueBytes += in.batch.size()
+	s.Overflows, s.DroppedEvents = in.overflow, in.dropped+in.batch.dropped
+	return s
+}

@@ -1,0 +1,76 @@
+package broadcast
+
+// Reason is why a stream ended.
+type Reason uint8
+
+// The reasons, in the order of Stats.Closed.
+const (
+	ClientGone   Reason = iota // the client closed, or its connection broke
+	Slow                       // it took nothing for WriteTimeout
+	TokenExpired               // ExpiresNanos has passed
+	Drained                    // Drain or Close
+	ServerLimit                // it sent more than inputLimit
+	Overload                   // PendingBytes were in use
+	Failed                     // its connection could not be watched, or failed in a way that is not the client's doing
+	reasons
+)
+
+var reasonNames = [reasons]string{"client_gone", "slow", "token_expired", "drained", "server_limit", "overload", "failed"}
+
+// Reasons is how many reasons there are.
+const Reasons = int(reasons)
+
+// String is the reason as metrics name it.
+func (r Reason) String() string {
+	if r >= reasons {
+		return "unknown"
+	}
+	return reasonNames[r]
+}
+
+// Stats are counts since Start, and gauges of now. Workers publish theirs once a turn.
+type Stats struct {
+	Opened uint64          // streams
+	Closed [Reasons]uint64 // streams, by reason
+
+	Frames    uint64 // events' frames given to streams; snapshots are not in it
+	Snapshots uint64 // first snapshots given to streams
+	Conflated uint64 // times that a stream got the newest state of its devices instead of each event
+	Writes    uint64 // calls of Conn.Write
+	Bytes     uint64 // written
+	Blocked   uint64 // writes that did not fit
+	Turns     uint64 // turns of workers
+
+	Overflows     uint64 // times that a worker's queue was full
+	DroppedEvents uint64 // events that were in it; conflated, not lost
+
+	Streams      int // now, those that are ending included
+	Users        int // with streams
+	Lagging      int // streams whose backlog is full
+	BlockedNow   int // streams with a backlog
+	QueueBytes   int // events waiting for workers
+	PendingBytes int // backlogs of streams
+}
+
+// add sums the figures of the workers.
+func (s *Stats) add(o *Stats) {
+	for i := range s.Closed {
+		s.Closed[i] += o.Closed[i]
+	}
+	s.Opened += o.Opened
+	s.Frames += o.Frames
+	s.Snapshots += o.Snapshots
+	s.Conflated += o.Conflated
+	s.Writes += o.Writes
+	s.Bytes += o.Bytes
+	s.Blocked += o.Blocked
+	s.Turns += o.Turns
+	s.Overflows += o.Overflows
+	s.DroppedEvents += o.DroppedEvents
+	s.Streams += o.Streams
+	s.Users += o.Users
+	s.Lagging += o.Lagging
+	s.BlockedNow += o.BlockedNow
+	s.QueueBytes += o.QueueBytes
+	s.PendingBytes += o.PendingBytes
+}
