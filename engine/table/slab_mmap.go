@@ -11,6 +11,7 @@ import (
 // Chunks are anonymous mappings that ask for huge pages: a lookup in a large table misses the TLB less often, and the
 // collector neither scans nor counts them.
 const (
+	mapped        = true // chunks are outside the Go heap and aligned
 	chunkBytes    = int(unsafe.Sizeof(chunk{}))
 	hugePageBytes = 2 << 20
 )

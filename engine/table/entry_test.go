@@ -1,0 +1,150 @@
+package table
+
+import (
+	"math"
+	"testing"
+	"unsafe"
+)
+
+// TestLayout fixes what docs and sizing count on. Change the constants with it, and the arithmetic of the cache lines in doc.go.
+func TestLayout(t *testing.T) {
+	var e Entry
+	for name, c := range map[string]struct{ got, want uintptr }{
+		"Entry":         {unsafe.Sizeof(e), entryBytes},
+		"shard":         {unsafe.Sizeof(shard{}), 64},
+		"user":          {unsafe.Offsetof(e.user), 0},
+		"device":        {unsafe.Offsetof(e.device), 16},
+		"head":          {unsafe.Offsetof(e.head), 32},
+		"lsn":           {unsafe.Offsetof(e.lsn), 40},
+		"deadline":      {unsafe.Offsetof(e.deadline), 48},
+		"ttl":           {unsafe.Offsetof(e.ttl), 56},
+		"sentAt":        {unsafe.Offsetof(e.sentAt), 64},
+		"heartbeatAt":   {unsafe.Offsetof(e.heartbeatAt), 72},
+		"updatedSource": {unsafe.Offsetof(e.updatedSource), 80},
+		"armed":         {unsafe.Offsetof(e.armed), 88},
+		"next":          {unsafe.Offsetof(e.next), 92},
+	} {
+		if c.got != c.want {
+			t.Errorf("%s: %d, want %d", name, c.got, c.want)
+		}
+	}
+}
+
+func TestChunksAreAlignedToHugePages(t *testing.T) {
+	c, err := newChunk()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer freeChunk(c)
+	if unsafe.Sizeof(*c)%(2<<20) != 0 {
+		t.Errorf("a chunk has %d bytes, not a number of huge pages", unsafe.Sizeof(*c))
+	}
+	if at := uintptr(unsafe.Pointer(c)); at%unsafe.Alignof(*c) != 0 || (mapped && at%(2<<20) != 0) {
+		t.Errorf("a chunk begins at %#x", at)
+	}
+	if first, last := &c[0], &c[chunkSlots-1]; first.LSN() != 0 || last.LSN() != 0 {
+		t.Error("a new chunk is not zero")
+	}
+}
+
+// owned returns an entry of user 1, device 1 that the caller owns.
+func owned() *Entry {
+	e := new(Entry)
+	e.acquire()
+	e.own(wordsOf(user(1)), wordsOf(device(1)))
+	e.acquire()
+	return e
+}
+
+func TestCommittedStateComesBack(t *testing.T) {
+	for name, s := range map[string]State{
+		"smallest": {LSN: 1},
+		"largest": {
+			Seq: MaxInteger, SentAtMS: MaxInteger, HeartbeatAtMS: MaxInteger, UpdatedAtMS: maxUpdatedAt, TTLMS: MaxInteger,
+			LSN: math.MaxUint64, DeadlineNanos: math.MaxInt64, Source: math.MaxUint16, Online: true, Expired: true,
+		},
+		"online":   {LSN: 2, Online: true},
+		"expired":  {LSN: 3, Expired: true, DeadlineNanos: -1},
+		"each own": {Seq: 1, SentAtMS: 2, HeartbeatAtMS: 3, UpdatedAtMS: 4, TTLMS: 5, LSN: 6, DeadlineNanos: 7, Source: 8},
+	} {
+		e := owned()
+		e.Commit(s)
+		if got, ok := e.Load(); !ok || got != s {
+			t.Errorf("%s: got %+v, want %+v", name, got, s)
+		}
+		if seq, ok := e.LastSeq(); !ok || seq != s.Seq {
+			t.Errorf("%s: LastSeq %d, %v", name, seq, ok)
+		}
+		if e.LSN() != s.LSN || e.DeadlineNanos() != s.DeadlineNanos {
+			t.Errorf("%s: LSN %d, deadline %d", name, e.LSN(), e.DeadlineNanos())
+		}
+		u, d, got, ok := e.Read()
+		if u != user(1) || d != device(1) || got != s || !ok {
+			t.Errorf("%s: Read: %v %v %+v %v", name, u, d, got, ok)
+		}
+	}
+}
+
+func TestUpdatedAtSaturates(t *testing.T) {
+	e := owned()
+	e.Commit(State{LSN: 1, UpdatedAtMS: math.MaxUint64, Source: 3})
+	if s, _ := e.Load(); s.UpdatedAtMS != maxUpdatedAt || s.Source != 3 {
+		t.Errorf("%+v", s)
+	}
+}
+
+func TestLastSeqHoldsWhileClaimed(t *testing.T) {
+	e := owned()
+	if _, ok := e.LastSeq(); ok {
+		t.Error("a seq before the first")
+	}
+	e.Commit(State{LSN: 1, Seq: 41})
+	e.Claim(user(1), device(1))
+	if seq, ok := e.LastSeq(); seq != 41 || !ok {
+		t.Errorf("LastSeq %d, %v while claimed", seq, ok)
+	}
+	e.Commit(State{LSN: 2, Seq: 42})
+	if seq, _ := e.LastSeq(); seq != 42 {
+		t.Errorf("LastSeq %d", seq)
+	}
+}
+
+func TestVersionChangesWithEveryCommitAndNotWithUnclaim(t *testing.T) {
+	e := owned()
+	for lsn := range uint64(1100) {
+		before := e.head.Load()
+		e.Commit(State{LSN: lsn + 1, Seq: 7})
+		if after := e.head.Load(); after == before || after&versionMask == before&versionMask {
+			t.Fatalf("commit %d: head %x is followed by %x", lsn, before, after)
+		}
+		committed := e.head.Load()
+		e.Claim(user(1), device(1))
+		e.Unclaim()
+		if e.head.Load() != committed {
+			t.Fatal("an Unclaim changed head")
+		}
+		e.Claim(user(1), device(1))
+	}
+}
+
+func TestMisuseIsABug(t *testing.T) {
+	free := func() *Entry { e := owned(); e.Unclaim(); return e }
+	old := func() *Entry { e := owned(); e.Commit(State{LSN: 9}); e.acquire(); return e }
+	for name, misuse := range map[string]func(){
+		"commit without a claim":   func() { free().Commit(State{LSN: 1}) },
+		"unclaim without a claim":  func() { free().Unclaim() },
+		"commit without an LSN":    func() { owned().Commit(State{}) },
+		"commit of an older LSN":   func() { old().Commit(State{LSN: 8}) },
+		"commit of a seq too high": func() { owned().Commit(State{LSN: 1, Seq: MaxInteger + 1}) },
+		"commit of a TTL too high": func() { owned().Commit(State{LSN: 1, TTLMS: MaxInteger + 1}) },
+	} {
+		func() {
+			defer func() {
+				if recover() == nil {
+					t.Errorf("%s: no panic", name)
+				}
+			}()
+			misuse()
+		}()
+	}
+}

@@ -1,0 +1,400 @@
+package table
+
+import (
+	"encoding/binary"
+	"errors"
+	"math/rand/v2"
+	"os"
+	"slices"
+	"strconv"
+	"testing"
+
+	"github.com/google/uuid"
+)
+
+// seed returns the seed of a random test, printed when the test fails and taken back from ROLLCALL_SEED.
+func seed(t testing.TB) uint64 {
+	s := rand.Uint64()
+	if v := os.Getenv("ROLLCALL_SEED"); v != "" {
+		var err error
+		if s, err = strconv.ParseUint(v, 10, 64); err != nil {
+			t.Fatalf("ROLLCALL_SEED: %v", err)
+		}
+	}
+	t.Logf("ROLLCALL_SEED=%d", s)
+	return s
+}
+
+func random(t testing.TB) *rand.Rand { return rand.New(rand.NewPCG(seed(t), 0)) }
+
+// id makes an id that is unique for (kind, n).
+func id(kind byte, n int) (u uuid.UUID) {
+	u[0] = kind
+	binary.BigEndian.PutUint64(u[8:], uint64(n)+1)
+	return u
+}
+
+func user(n int) uuid.UUID   { return id('u', n) }
+func device(n int) uuid.UUID { return id('d', n) }
+
+// hashes are what the suite runs with: the real one, and such as real ids meet only by accident.
+var hashes = map[string]func(user, device uuid.UUID) (uint64, uint64){
+	"keyed":    nil,
+	"constant": func(_, _ uuid.UUID) (uint64, uint64) { return 0, 0 },
+	// One shard of several, few homes, one tag per home.
+	"truncated": func(u, d uuid.UUID) (uint64, uint64) { return uint64(u[15] % 3), uint64(d[15] % 5) },
+	// All homes are the last word, so that every probe wraps around.
+	"last": func(u, d uuid.UUID) (uint64, uint64) { return 1<<64 - 1 - uint64(u[15]%2)<<60, 1<<32 - 1 },
+}
+
+// eachHash runs the test with a table for each hash.
+func eachHash(t *testing.T, o Options, test func(t *testing.T, tab *Table)) {
+	for name, hash := range hashes {
+		t.Run("hash="+name, func(t *testing.T) {
+			o := o
+			o.Hash = hash
+			tab := New(o)
+			defer tab.Close()
+			test(t, tab)
+			checkTable(t, tab)
+		})
+	}
+}
+
+// stateOf returns the state that tests give a device: every word follows from device and LSN, so that a torn read shows.
+func stateOf(device uuid.UUID, seq, lsn uint64) State {
+	n := uint64(device[15])
+	return State{
+		Seq: seq, LSN: lsn, SentAtMS: lsn*256 + n, HeartbeatAtMS: lsn*512 + n, UpdatedAtMS: lsn*1024 + n, TTLMS: lsn*2048 + n,
+		DeadlineNanos: int64(lsn*4096 + n), Source: uint16(lsn), Online: lsn%2 == 0, Expired: lsn%3 == 0,
+	}
+}
+
+// put commits a state for the device.
+func put(t testing.TB, tab *Table, u, d uuid.UUID, seq, lsn uint64) (Ref, *Entry) {
+	t.Helper()
+	r, e, err := tab.FindOrInsert(u, d)
+	if err != nil {
+		t.Fatalf("FindOrInsert: %v", err)
+	}
+	if !e.Claim(u, d) {
+		t.Fatalf("Claim of an entry that nobody removes: false")
+	}
+	e.Commit(stateOf(d, seq, lsn))
+	return r, e
+}
+
+// forget removes the device, which must be there.
+func forget(t testing.TB, tab *Table, u, d uuid.UUID) {
+	t.Helper()
+	r, e := tab.Find(u, d)
+	if e == nil || !e.Claim(u, d) {
+		t.Fatalf("the device to be removed is not there")
+	}
+	tab.Remove(r, e)
+}
+
+// devicesOf returns the user's devices as Devices tells them.
+func devicesOf(tab *Table, u uuid.UUID) (ids []uuid.UUID) {
+	tab.Devices(u, func(_ Ref, e *Entry) bool {
+		_, d := e.IDs()
+		ids = append(ids, d)
+		return true
+	})
+	return ids
+}
+
+// checkTable checks what must hold between the parts of a table when nobody uses it.
+func checkTable(t testing.TB, tab *Table) {
+	t.Helper()
+	seen := map[Ref]string{}
+	see := func(r Ref, where string) {
+		if was, twice := seen[r]; twice {
+			t.Fatalf("slot %d is %s and %s", r, was, where)
+		}
+		seen[r] = where
+	}
+	devices, users, free := 0, 0, 0
+	for i := range tab.shards {
+		s := &tab.shards[i]
+		ix := s.devices.Load()
+		checkIndex(t, ix)
+		checkIndex(t, s.users)
+		for _, r := range s.refsLocked(nil) {
+			see(r, "a device's")
+			u, d := tab.Entry(r).IDs()
+			if got, _ := tab.Find(u, d); got != r {
+				t.Fatalf("slot %d holds %v, which leads to %d", r, d, got)
+			}
+			devices++
+		}
+		linked := 0
+		for w := range s.users.words {
+			_, last := split(s.users.words[w].Load())
+			if last == 0 {
+				continue
+			}
+			users++
+			linked += checkRing(t, tab, last)
+		}
+		if linked != ix.live {
+			t.Fatalf("shard %d: %d devices are linked to users, %d are in the index", i, linked, ix.live)
+		}
+		n := 0
+		for r := s.free; r != 0; r = tab.Entry(r).next {
+			see(r, "free")
+			if u, d := tab.Entry(r).IDs(); u != uuid.Nil || d != uuid.Nil || tab.Entry(r).Armed() != 0 {
+				t.Fatalf("free slot %d is not empty", r)
+			}
+			n++
+		}
+		if n != s.freeSlots {
+			t.Fatalf("shard %d: %d free slots, counted as %d", i, n, s.freeSlots)
+		}
+		free += n + s.runSlots
+	}
+	st := tab.Stats()
+	if devices != tab.Len() || users != tab.Users() || free != st.FreeSlots || devices+free != st.Slots {
+		t.Fatalf("found %d devices, %d users, %d free slots: %+v", devices, users, free, st)
+	}
+}
+
+func checkIndex(t testing.TB, ix *index) {
+	t.Helper()
+	live, used := 0, 0
+	for i := range ix.words {
+		w := ix.words[i].Load()
+		if _, r := split(w); r != 0 {
+			live++
+		}
+		if w != vacant {
+			used++
+		}
+	}
+	if live != ix.live || used != ix.used || used == len(ix.words) {
+		t.Fatalf("index of %d words has %d live, %d used: counted as %d and %d", len(ix.words), live, used, ix.live, ix.used)
+	}
+}
+
+// checkRing returns the number of devices in the ring that ends with last: all of one user.
+func checkRing(t testing.TB, tab *Table, last Ref) int {
+	t.Helper()
+	u, _ := tab.Entry(last).IDs()
+	n := 1
+	for r := tab.Entry(last).next; r != last; r = tab.Entry(r).next {
+		if other, _ := tab.Entry(r).IDs(); other != u {
+			t.Fatalf("slot %d of %v is linked to %v", r, other, u)
+		}
+		n++
+	}
+	return n
+}
+
+func TestFirstSightHasNoState(t *testing.T) {
+	eachHash(t, Options{Shards: 4}, func(t *testing.T, tab *Table) {
+		if r, e := tab.Find(user(1), device(1)); r != 0 || e != nil {
+			t.Fatalf("Find in an empty table: %d", r)
+		}
+		r, e, err := tab.FindOrInsert(user(1), device(1))
+		if err != nil || tab.Entry(r) != e {
+			t.Fatalf("FindOrInsert: %d, %v", r, err)
+		}
+		if _, ok := e.LastSeq(); ok {
+			t.Errorf("LastSeq of a new entry: ok")
+		}
+		if s, ok := e.Load(); ok || s != (State{}) {
+			t.Errorf("Load of a new entry: %+v", s)
+		}
+		if got := devicesOf(tab, user(1)); got != nil {
+			t.Errorf("Devices tells an entry without a state: %v", got)
+		}
+		if again, _, _ := tab.FindOrInsert(user(1), device(1)); again != r {
+			t.Errorf("FindOrInsert again: %d, want %d", again, r)
+		}
+	})
+}
+
+func TestOneDeviceIDUnderTwoUsersIsTwoDevices(t *testing.T) {
+	eachHash(t, Options{Shards: 4}, func(t *testing.T, tab *Table) {
+		a, _ := put(t, tab, user(1), device(1), 1, 1)
+		b, _ := put(t, tab, user(2), device(1), 2, 2)
+		if a == b || tab.Len() != 2 || tab.Users() != 2 {
+			t.Errorf("refs %d and %d, %d devices, %d users", a, b, tab.Len(), tab.Users())
+		}
+	})
+}
+
+func TestDevicesComeInOrderOfFirstSight(t *testing.T) {
+	eachHash(t, Options{Shards: 2}, func(t *testing.T, tab *Table) {
+		rng := random(t)
+		var want []uuid.UUID
+		for lsn := range uint64(400) {
+			if n := len(want); n > 0 && (rng.IntN(3) == 0 || n > 20) {
+				i := []int{0, n / 2, n - 1, rng.IntN(n)}[rng.IntN(4)] // the first, a middle, the last one
+				forget(t, tab, user(1), want[i])
+				want = slices.Delete(want, i, i+1)
+			} else {
+				d := device(rng.IntN(1000))
+				put(t, tab, user(1), d, lsn, lsn+1)
+				if !slices.Contains(want, d) {
+					want = append(want, d)
+				}
+			}
+			put(t, tab, user(2), device(int(lsn%7)), lsn, lsn+1)
+			if got := devicesOf(tab, user(1)); !slices.Equal(got, want) {
+				t.Fatalf("after %d steps: got %v, want %v", lsn+1, got, want)
+			}
+		}
+	})
+}
+
+func TestDevicesAndRangeStopWhenTold(t *testing.T) {
+	tab := New(Options{})
+	defer tab.Close()
+	for n := range 10 {
+		put(t, tab, user(1), device(n), 1, 1)
+	}
+	calls := 0
+	stop := func(Ref, *Entry) bool { calls++; return calls%3 != 0 }
+	tab.Devices(user(1), stop)
+	tab.Range(stop)
+	if calls != 6 {
+		t.Errorf("%d calls, want 3 and 3", calls)
+	}
+}
+
+func TestRangeMayRemove(t *testing.T) {
+	eachHash(t, Options{Shards: 8}, func(t *testing.T, tab *Table) {
+		for n := range 200 {
+			put(t, tab, user(n%20), device(n), 1, 1)
+		}
+		tab.Range(func(r Ref, e *Entry) bool {
+			u, d, _, ok := e.Read()
+			if !ok || !e.Claim(u, d) {
+				t.Fatal("an entry that nobody else removes has no state or cannot be claimed")
+			}
+			tab.Remove(r, e)
+			return true
+		})
+		if tab.Len() != 0 || tab.Users() != 0 {
+			t.Errorf("%d devices, %d users are left", tab.Len(), tab.Users())
+		}
+	})
+}
+
+func TestFullTableRefusesAndTakesAgainAfterRemoval(t *testing.T) {
+	eachHash(t, Options{Shards: 2, MaxDevices: 100}, func(t *testing.T, tab *Table) {
+		for n := range 100 {
+			put(t, tab, user(n), device(n), 1, 1)
+		}
+		if _, _, err := tab.FindOrInsert(user(100), device(100)); !errors.Is(err, ErrFull) {
+			t.Fatalf("device 101 of 100: %v", err)
+		}
+		if _, _, err := tab.FindOrInsert(user(99), device(99)); err != nil {
+			t.Fatalf("a known device in a full table: %v", err)
+		}
+		forget(t, tab, user(7), device(7))
+		put(t, tab, user(7), device(100), 1, 1)
+	})
+}
+
+// TestRefsRunOut fills the whole slab: here the last chunk, since the real end is 400 GB away.
+func TestRefsRunOut(t *testing.T) {
+	tab := New(Options{Shards: 1, MaxDevices: 1 << 20})
+	defer tab.Close()
+	tab.slab.chunks = tab.slab.chunks[:1]
+	tab.slab.slots = chunkSlots - runSlots
+	for n := range runSlots {
+		put(t, tab, user(1), device(n), 1, 1)
+	}
+	if _, _, err := tab.FindOrInsert(user(1), device(runSlots)); !errors.Is(err, ErrFull) || tab.Len() != runSlots {
+		t.Errorf("no slot left: %v, %d devices", err, tab.Len())
+	}
+	forget(t, tab, user(1), device(3))
+	put(t, tab, user(1), device(runSlots), 1, 1)
+}
+
+func TestRemovedSlotIsUsedAgainAndOldClaimsFail(t *testing.T) {
+	eachHash(t, Options{Shards: 1}, func(t *testing.T, tab *Table) {
+		r, e := put(t, tab, user(1), device(1), 5, 1)
+		if !e.ArmedCAS(0, 77) {
+			t.Fatal("ArmedCAS")
+		}
+		forget(t, tab, user(1), device(1))
+		if e.Claim(user(1), device(1)) || e.Is(user(1), device(1)) || e.Armed() != 0 {
+			t.Fatal("a removed device still has its entry")
+		}
+		again, _ := put(t, tab, user(2), device(2), 3, 2)
+		if again != r {
+			t.Fatalf("slot %d was not used again, but %d", r, again)
+		}
+		if e.Claim(user(1), device(1)) {
+			t.Fatal("the slot's former device claims it")
+		}
+		if seq, ok := e.LastSeq(); seq != 3 || !ok {
+			t.Fatalf("LastSeq %d, %v", seq, ok)
+		}
+	})
+}
+
+// TestHeartbeatBetweenTheHalvesOfRemove steps into the moment in which Remove holds neither the claim nor the mutex.
+func TestHeartbeatBetweenTheHalvesOfRemove(t *testing.T) {
+	tab := New(Options{})
+	defer tab.Close()
+	r, e := put(t, tab, user(1), device(1), 5, 1)
+	e.Claim(user(1), device(1))
+	e.clear()
+	put(t, tab, user(1), device(1), 1, 2) // its seq may start anew: it was forgotten
+	k := tab.key(user(1), device(1))
+	s := tab.shard(&k)
+	s.mu.Lock()
+	s.removeLocked(tab, &k, r, e)
+	s.mu.Unlock()
+	if got, ok := e.Load(); !ok || got.LSN != 2 || tab.Len() != 1 {
+		t.Errorf("the heartbeat that got in between is lost: %+v, %v", got, ok)
+	}
+	checkTable(t, tab)
+}
+
+func TestIndexGivesTombstonesBack(t *testing.T) {
+	eachHash(t, Options{Shards: 1}, func(t *testing.T, tab *Table) {
+		for n := range 2000 {
+			put(t, tab, user(n%3), device(n), 1, 1)
+			if n >= 5 {
+				forget(t, tab, user((n-5)%3), device(n-5))
+			}
+		}
+		if words := len(tab.shards[0].devices.Load().words); words > 4*minWords {
+			t.Errorf("an index of 5 devices has %d words", words)
+		}
+	})
+}
+
+func TestHotPathDoesNotAllocate(t *testing.T) {
+	tab := New(Options{})
+	defer tab.Close()
+	u, d := user(1), device(1)
+	put(t, tab, u, d, 1, 1)
+	lsn := uint64(1)
+	if n := testing.AllocsPerRun(100, func() {
+		_, e := tab.Find(u, d)
+		lsn++
+		e.Claim(u, d)
+		e.Commit(stateOf(d, lsn, lsn))
+	}); n != 0 {
+		t.Errorf("%v allocations per heartbeat", n)
+	}
+}
+
+func TestShardsMustBeAPowerOfTwo(t *testing.T) {
+	for _, n := range []int{-1, 3, 1000} {
+		func() {
+			defer func() {
+				if recover() == nil {
+					t.Errorf("%d shards were taken", n)
+				}
+			}()
+			New(Options{Shards: n})
+		}()
+	}
+}
