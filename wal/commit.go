@@ -10,6 +10,7 @@ import (
 type writer struct {
 	segment  *segment
 	sums     summer
+	written  uint64      // last LSN handed to the operating system; the batch being written is above it
 	unsynced time.Time   // when the oldest unsynced block was written; zero: all is synced
 	timer    *time.Timer // SyncInterval: fires when the oldest unsynced block is due; stopped otherwise
 }
@@ -131,6 +132,7 @@ func (l *Log) write(b *batch) error {
 	if err := w.segment.write(block); err != nil {
 		return err
 	}
+	w.written = b.last()
 	l.noteUnsynced()
 	l.updateGate(w.segment.left())
 	return nil
@@ -162,7 +164,7 @@ func (l *Log) sync() error {
 	l.stats.lastSyncNanos.Store(uint64(took))
 	w.unsynced = time.Time{}
 	w.timer.Stop()
-	l.durable.Store(l.sealed)
+	l.durable.Store(w.written)
 	return nil
 }
 
@@ -199,7 +201,7 @@ func (l *Log) roll(size int64) error {
 		return fmt.Errorf("wal: close segment %d: %w", w.segment.number, err)
 	}
 	w.segment = next
-	return l.begin(next, l.durable.Load()+1)
+	return l.begin(next, w.written+1)
 }
 
 // begin writes and syncs a segment's header. It is durable before the first block, so a block in a segment without
@@ -271,7 +273,7 @@ func (l *Log) finish() error {
 	}
 	w := &l.writer
 	block := make([]byte, blockHeaderBytes)
-	w.sums.encode(block, blockHeader{first: l.sealed + 1, durable: l.durable.Load()}, w.segment.number, w.segment.used)
+	w.sums.encode(block, blockHeader{first: w.written + 1, durable: l.durable.Load()}, w.segment.number, w.segment.used)
 	if err := w.segment.write(block); err != nil {
 		return err
 	}

@@ -261,7 +261,7 @@ func (l *Log) Start(committed func(first, last uint64, records iter.Seq[[]byte],
 	if err != nil {
 		return err
 	}
-	l.writer = writer{segment: s, timer: newStoppedTimer()}
+	l.writer = writer{segment: s, written: t.next - 1, timer: newStoppedTimer()}
 	l.prepared++
 	if err := l.begin(s, t.next); err != nil {
 		return errors.Join(err, s.file.Close())

@@ -1,0 +1,78 @@
+package wal
+
+import (
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+)
+
+// BenchmarkCommit is a closed loop of appenders that wait for durability, on the disk that holds the temporary
+// directory. Each op is one record of 64 bytes.
+func BenchmarkCommit(b *testing.B) {
+	for _, appenders := range []int{1, 64, 1000, 10000} {
+		b.Run(fmt.Sprintf("sync=always/record=64/appenders=%d", appenders), func(b *testing.B) {
+			l := benchLog(b, vfs.Default, Options{})
+			var next atomic.Int64
+			var wg sync.WaitGroup
+			b.ReportAllocs()
+			b.ResetTimer()
+			for range appenders {
+				wg.Go(func() {
+					record := make([]byte, 64)
+					for next.Add(1) <= int64(b.N) {
+						if err := l.Reserve(len(record), time.Minute); err != nil {
+							b.Error(err)
+							return
+						}
+						if err := l.Wait(l.Append(record)); err != nil {
+							b.Error(err)
+							return
+						}
+					}
+				})
+			}
+			wg.Wait()
+			b.StopTimer()
+			s := l.Stats()
+			b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "records/s")
+			b.ReportMetric(float64(s.Records)/float64(max(1, s.Batches)), "records/batch")
+		})
+	}
+}
+
+// BenchmarkAppend is the appender's own cost, Reserve included, with nobody waiting and no disk.
+func BenchmarkAppend(b *testing.B) {
+	l := benchLog(b, vfs.NewMem(), Options{Sync: SyncNever})
+	b.ReportAllocs()
+	b.RunParallel(func(pb *testing.PB) {
+		record := make([]byte, 64)
+		for pb.Next() {
+			if err := l.Reserve(len(record), time.Minute); err != nil {
+				b.Error(err)
+				return
+			}
+			l.Append(record)
+		}
+	})
+}
+
+func benchLog(b *testing.B, fs vfs.FS, o Options) *Log {
+	o.FS = fs
+	l, err := Open(b.TempDir(), o)
+	if err != nil {
+		b.Fatal(err)
+	}
+	if err := l.Start(nil); err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() {
+		if err := l.Close(); err != nil {
+			b.Error(err)
+		}
+	})
+	return l
+}

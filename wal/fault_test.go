@@ -1,0 +1,261 @@
+package wal
+
+import (
+	"errors"
+	"io"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
+)
+
+// stallFS holds up the syncs of segments while it is told to.
+type stallFS struct {
+	vfs.FS
+	mu      sync.Mutex
+	gate    chan struct{} // syncs wait until it is closed; nil: they pass
+	stalled chan struct{} // one token when a sync waits
+}
+
+func newStallFS(fs vfs.FS) *stallFS {
+	s := &stallFS{stalled: make(chan struct{}, 1)}
+	s.FS = errorfs.Wrap(fs, errorfs.InjectorFunc(func(op errorfs.Op) error {
+		if op.Kind == errorfs.OpFileSyncData {
+			s.pass()
+		}
+		return nil
+	}))
+	return s
+}
+
+func (s *stallFS) pass() {
+	s.mu.Lock()
+	gate := s.gate
+	s.mu.Unlock()
+	if gate != nil {
+		select {
+		case s.stalled <- struct{}{}:
+		default:
+		}
+		<-gate
+	}
+}
+
+func (s *stallFS) stall() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.gate = make(chan struct{})
+}
+
+func (s *stallFS) awaitStalled() { <-s.stalled }
+
+func (s *stallFS) resume() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	close(s.gate)
+	s.gate = nil
+}
+
+// failOn returns a file system whose operations of one kind on segments fail with err while on is true.
+func failOn(fs vfs.FS, kind errorfs.OpKind, err error) (_ vfs.FS, on *atomic.Bool) {
+	on = new(atomic.Bool)
+	return errorfs.Wrap(fs, errorfs.InjectorFunc(func(op errorfs.Op) error {
+		if on.Load() && op.Kind == kind && strings.HasSuffix(op.Path, segmentSuffix) {
+			return err
+		}
+		return nil
+	})), on
+}
+
+// A failed write or sync is final (W5): its waiters and all later ones get the failure, nothing is retried, and a
+// restart finds what had been acknowledged.
+func TestFailStop(t *testing.T) {
+	for name, kind := range map[string]errorfs.OpKind{"write": errorfs.OpFileWriteAt, "sync": errorfs.OpFileSyncData} {
+		t.Run(name, func(t *testing.T) {
+			mem := vfs.NewCrashableMem()
+			cause := errors.New("the disk is on fire")
+			fs, broken := failOn(mem, kind, cause)
+			l := start(t, small(fs))
+			good := commit(t, l, "good")
+			if err := l.Reserve(4, 0); err != nil { // to be used after the failure
+				t.Fatal(err)
+			}
+			broken.Store(true)
+			bad := add(t, l, "bad")
+			var wg sync.WaitGroup
+			for range 10 {
+				wg.Go(func() {
+					if err := l.Wait(bad); !errors.Is(err, ErrFailed) || !errors.Is(err, cause) {
+						t.Errorf("Wait = %v", err)
+					}
+				})
+			}
+			wg.Wait()
+			<-l.Failed()
+			broken.Store(false) // the disk comes back; the log must not
+			late := l.Append([]byte("late"))
+			for _, lsn := range []uint64{bad, late} {
+				if err := l.Wait(lsn); !errors.Is(err, ErrFailed) {
+					t.Errorf("Wait(%d) after the failure = %v", lsn, err)
+				}
+			}
+			if err := l.Wait(good); err != nil {
+				t.Errorf("Wait for what was durable before = %v", err)
+			}
+			if err := l.Reserve(1, time.Minute); !errors.Is(err, ErrFailed) {
+				t.Errorf("Reserve = %v", err)
+			}
+			if err := l.Err(); !errors.Is(err, cause) || l.Durable() != good {
+				t.Errorf("Err = %v, durable %d", err, l.Durable())
+			}
+			if err := l.Close(); !errors.Is(err, ErrFailed) {
+				t.Errorf("Close = %v", err)
+			}
+			records, err := read(mem.CrashClone(vfs.CrashCloneCfg{}), 0)
+			if err != nil || len(records) != 1 || records[0] != "good" {
+				t.Errorf("after a restart: %q, %v", records, err)
+			}
+		})
+	}
+}
+
+func TestFailStopInOtherModes(t *testing.T) {
+	fs, broken := failOn(vfs.NewMem(), errorfs.OpFileSyncData, errors.New("gone"))
+	o := small(fs)
+	o.Sync, o.SyncInterval = SyncInterval, time.Millisecond
+	l := start(t, o)
+	broken.Store(true)
+	lsn := commit(t, l, "x")
+	<-l.Failed()
+	if err := l.Wait(lsn); !errors.Is(err, ErrFailed) {
+		t.Errorf("Wait = %v", err)
+	}
+	if err := l.Sync(lsn); !errors.Is(err, ErrFailed) {
+		t.Errorf("Sync = %v", err)
+	}
+	if err := l.Close(); !errors.Is(err, ErrFailed) {
+		t.Errorf("Close = %v", err)
+	}
+}
+
+// A full disk is backpressure, not a failure (I6): what has its credit is committed, then Reserve refuses, and it goes
+// on by itself.
+func TestNoSpace(t *testing.T) {
+	for name, test := range map[string]struct {
+		kind   errorfs.OpKind
+		err    error
+		logged string
+	}{
+		"full":  {errorfs.OpFilePreallocate, syscall.ENOSPC, "level=WARN"},
+		"other": {errorfs.OpCreate, errors.New("too many open files"), "level=ERROR"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			mem := vfs.NewMem()
+			fs, full := failOn(mem, test.kind, test.err)
+			var out logged
+			o := small(fs)
+			o.Logger = out.logger()
+			l := open(t, o)
+			full.Store(false)
+			if err := l.Start(nil); err != nil {
+				t.Fatal(err)
+			}
+			full.Store(true)
+			n := 0
+			for ; ; n++ {
+				record := tagged(0, n, 100)
+				err := l.Reserve(len(record), time.Second)
+				if err == ErrNoSpace {
+					break
+				}
+				if err != nil {
+					t.Fatal(err)
+				}
+				if err := l.Wait(l.Append(record)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if !l.NoSpace() || l.Err() != nil {
+				t.Errorf("NoSpace = %v, Err = %v", l.NoSpace(), l.Err())
+			}
+			if room := l.Stats().RoomLeft; room < 2*minBufferBytes {
+				t.Errorf("only %d bytes left when it began to refuse", room)
+			}
+			if c := strings.Count(out.String(), test.logged); c != 1 {
+				t.Errorf("logged %d times:\n%s", c, out.String())
+			}
+			full.Store(false)
+			for ; n < 1000; n++ {
+				record := tagged(0, n, 100)
+				if err := l.Reserve(len(record), time.Minute); err != nil {
+					t.Fatalf("there is room again, but: %v", err)
+				}
+				l.Append(record)
+			}
+			closeLog(t, l)
+			if l.NoSpace() {
+				t.Error("NoSpace stays")
+			}
+			if records, err := read(mem, 0); err != nil || len(records) != n {
+				t.Errorf("%d records, want %d: %v", len(records), n, err)
+			}
+			names, err := mem.List(dir)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, name := range names {
+				if b := load(t, mem, dir+"/"+name); name != "LOCK" && allZero(b) {
+					t.Errorf("%s was left behind", name)
+				}
+			}
+		})
+	}
+}
+
+// Every operation of the file system fails once, one after the other. Whatever happens, what was acknowledged is there.
+func TestEveryOperationFailing(t *testing.T) {
+	for index := int32(0); ; index++ {
+		mem := vfs.NewCrashableMem()
+		counter := &errorfs.Counter{Injector: errorfs.OnIndex(index)}
+		acked := runUntilFailure(small(errorfs.Wrap(mem, counter)))
+		if counter.Load() == 0 && index > 100 {
+			t.Logf("%d operations", index)
+			break
+		}
+		records, err := read(mem.CrashClone(vfs.CrashCloneCfg{}), 0)
+		if err != nil || len(records) < acked {
+			t.Fatalf("operation %d failed: %d acknowledged, %d there, %v", index, acked, len(records), err)
+		}
+	}
+}
+
+// runUntilFailure opens a log, commits records over several segments and a restart, and returns how many were
+// acknowledged.
+func runUntilFailure(o Options) (acked int) {
+	for range 2 {
+		l, err := Open(dir, o)
+		if err != nil {
+			return acked
+		}
+		if l.Start(nil) != nil {
+			l.Close()
+			return acked
+		}
+		for n := range 12 {
+			record := tagged(0, n, 1500)
+			if l.Reserve(len(record), time.Second) != nil || l.Wait(l.Append(record)) != nil {
+				break
+			}
+			acked++
+		}
+		l.Close()
+	}
+	return acked
+}
+
+var _ io.Closer = (*Log)(nil)

@@ -1,0 +1,208 @@
+package wal
+
+import (
+	"encoding/binary"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+)
+
+// dir is the log's directory in every in-memory test.
+const dir = "data/wal"
+
+// small are options with which a few hundred records roll segments.
+func small(fs vfs.FS) Options {
+	return Options{FS: fs, BufferBytes: minBufferBytes, SegmentBytes: segmentBuffers * minBufferBytes,
+		Logger: slog.New(slog.DiscardHandler), prepareRetry: time.Millisecond}
+}
+
+func open(t testing.TB, o Options) *Log {
+	t.Helper()
+	l, err := Open(dir, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l
+}
+
+func start(t testing.TB, o Options) *Log {
+	t.Helper()
+	l := open(t, o)
+	if err := l.Start(nil); err != nil {
+		t.Fatal(err)
+	}
+	return l
+}
+
+func closeLog(t testing.TB, l *Log) {
+	t.Helper()
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// add appends one record.
+func add(t testing.TB, l *Log, record string) uint64 {
+	t.Helper()
+	if err := l.Reserve(len(record), time.Minute); err != nil {
+		t.Fatal(err)
+	}
+	return l.Append([]byte(record))
+}
+
+// commit appends one record and waits for it, so that it becomes a block of its own.
+func commit(t testing.TB, l *Log, record string) uint64 {
+	t.Helper()
+	lsn := add(t, l, record)
+	if err := l.Wait(lsn); err != nil {
+		t.Fatal(err)
+	}
+	return lsn
+}
+
+// read opens and replays the log of a file system and checks that LSNs have no gap. The records come back joined with
+// the error that ended them.
+func read(fs vfs.FS, after uint64) (records []string, err error) {
+	return readWith(small(fs), after)
+}
+
+func readWith(o Options, after uint64) (records []string, err error) {
+	l, err := Open(dir, o)
+	if err != nil {
+		return nil, err
+	}
+	defer l.Close()
+	next := after + 1
+	err = l.Replay(after, func(lsn uint64, record []byte) error {
+		if lsn != next {
+			return fmt.Errorf("test: lsn %d after %d", lsn, next-1)
+		}
+		next++
+		records = append(records, string(record))
+		return nil
+	})
+	return records, err
+}
+
+func segmentFile(number uint64) string {
+	return fmt.Sprintf("%s/%020d.wal", dir, number)
+}
+
+func load(t testing.TB, fs *vfs.MemFS, path string) []byte {
+	t.Helper()
+	b, err := fs.UnsafeGetFileDataBuffer(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return append([]byte(nil), b...)
+}
+
+func store(t testing.TB, fs vfs.FS, path string, b []byte) {
+	t.Helper()
+	if err := fs.MkdirAll(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	f, err := fs.Create(path, vfs.WriteCategoryUnspecified)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.Write(append([]byte(nil), b...)); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// files returns the segments of a file system by number.
+func files(t testing.TB, fs *vfs.MemFS) map[uint64][]byte {
+	t.Helper()
+	names, err := fs.List(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := map[uint64][]byte{}
+	for _, name := range names {
+		if n, ok := parseSegmentName(name); ok {
+			found[n] = load(t, fs, segmentFile(n))
+		}
+	}
+	return found
+}
+
+// disk makes a file system that holds just these segments.
+func disk(t testing.TB, segments map[uint64][]byte) *vfs.MemFS {
+	t.Helper()
+	fs := vfs.NewMem()
+	if err := fs.MkdirAll("data", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for n, b := range segments {
+		store(t, fs, segmentFile(n), b)
+	}
+	return fs
+}
+
+// blocksIn returns the offsets of the blocks of a segment and where the last one ends.
+func blocksIn(b []byte, number uint64) (offsets []int64, end int64) {
+	var s summer
+	at := int64(segmentHeaderBytes)
+	for at+blockHeaderBytes <= int64(len(b)) {
+		h, ok := s.decode(b[at:], number, at)
+		if !ok {
+			break
+		}
+		offsets = append(offsets, at)
+		at += h.bytes()
+	}
+	return offsets, at
+}
+
+// seeded returns a random source whose seed is printed and taken back from ROLLCALL_SEED.
+func seeded(t testing.TB) *rand.Rand {
+	seed := uint64(time.Now().UnixNano())
+	if s := os.Getenv("ROLLCALL_SEED"); s != "" {
+		var err error
+		if seed, err = strconv.ParseUint(s, 10, 64); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Logf("ROLLCALL_SEED=%d", seed)
+	return rand.New(rand.NewPCG(seed, 0))
+}
+
+// tagged returns a record that names its writer and its number there, with some bytes behind.
+func tagged(writer, n, padding int) []byte {
+	b := make([]byte, 8+padding)
+	binary.LittleEndian.PutUint32(b, uint32(writer))
+	binary.LittleEndian.PutUint32(b[4:], uint32(n))
+	return b
+}
+
+// logged collects what a Log logs.
+type logged struct {
+	mu   sync.Mutex
+	text strings.Builder
+}
+
+func (g *logged) Write(p []byte) (int, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.text.Write(p)
+}
+
+func (g *logged) String() string {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.text.String()
+}
+
+func (g *logged) logger() *slog.Logger { return slog.New(slog.NewTextHandler(g, nil)) }
