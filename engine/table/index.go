@@ -35,7 +35,7 @@ func (ix *index) full() bool { return (ix.used+1)*8 > len(ix.words)*7 }
 // when they were removed. So a rebuild is paid for by at least 7/16 of its size in inserts since the last.
 func (ix *index) rebuilt() *index {
 	size := minWords
-	for (ix.live+1)*16 > size*7 {
+	for ix.live*16 > size*7 {
 		size *= 2
 	}
 	to := &index{words: make([]atomic.Uint64, size), mask: uint32(size - 1)}

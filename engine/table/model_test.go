@@ -104,7 +104,7 @@ func (m *model) compare(t *testing.T, tab *Table) {
 func TestTableAgainstMap(t *testing.T) {
 	eachHash(t, Options{Shards: 4}, func(t *testing.T, tab *Table) {
 		rng := random(t)
-		commands := make([]byte, 8000)
+		commands := make([]byte, max(2000, rounds(20_000)))
 		for i := range commands {
 			commands[i] = byte(rng.Uint32())
 		}

@@ -74,11 +74,13 @@ func (s *shard) takeSlotLocked(slab *slab) (Ref, error) {
 		return r, nil
 	}
 	if s.runSlots == 0 {
-		first, err := slab.take()
+		// As many as it has, so that the entries of a small table lie close together in the caches.
+		n := max(1, min(maxRun, s.devices.Load().live))
+		first, err := slab.take(n)
 		if err != nil {
 			return 0, err
 		}
-		s.run, s.runSlots = first, runSlots
+		s.run, s.runSlots = first, n
 	}
 	r := s.run
 	s.run++

@@ -10,7 +10,7 @@ import (
 const (
 	chunkBits  = 16
 	chunkSlots = 1 << chunkBits // 65,536 entries of 96 bytes: 6 MiB, three huge pages
-	runSlots   = 64             // slots handed to a shard at a time
+	maxRun     = 64             // slots handed to a shard at a time, at most
 	maxSlots   = math.MaxUint32 // a Ref is a slot number + 1 in 32 bits
 )
 
@@ -40,22 +40,25 @@ func (s *slab) entry(r Ref) *Entry {
 	return &s.chunks[slot>>chunkBits].Load()[slot%chunkSlots]
 }
 
-// take hands out the next run of slots and returns the ref of its first. ErrFull: no ref is left.
-func (s *slab) take() (Ref, error) {
+// take hands out the next n slots, at most maxRun, and returns the ref of the first. ErrFull: not so many refs are left.
+func (s *slab) take(n int) (Ref, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.slots+runSlots > min(maxSlots, uint64(len(s.chunks))*chunkSlots) {
+	end := s.slots + uint64(n)
+	if end > min(maxSlots, uint64(len(s.chunks))*chunkSlots) {
 		return 0, ErrFull
 	}
-	if c := &s.chunks[s.slots>>chunkBits]; c.Load() == nil {
-		fresh, err := newChunk()
-		if err != nil {
-			return 0, fmt.Errorf("table: map a chunk of entries: %w", err)
+	for at := s.slots; at < end; at = (at/chunkSlots + 1) * chunkSlots { // one chunk or, across a boundary, two
+		if c := &s.chunks[at/chunkSlots]; c.Load() == nil {
+			fresh, err := newChunk()
+			if err != nil {
+				return 0, fmt.Errorf("table: map a chunk of entries: %w", err)
+			}
+			c.Store(fresh)
 		}
-		c.Store(fresh)
 	}
 	first := Ref(s.slots + 1)
-	s.slots += runSlots
+	s.slots = end
 	return first, nil
 }
 

@@ -65,7 +65,7 @@ func New(o Options) *Table {
 		hash:       o.Hash,
 		shards:     make([]shard, o.Shards),
 		shardShift: 64 - bits.TrailingZeros(uint(o.Shards)),
-		slab:       newSlab(uint64(limit) + uint64(o.Shards)*runSlots),
+		slab:       newSlab(uint64(limit) + uint64(o.Shards)*maxRun),
 		maxDevices: limit,
 	}
 	for i := range t.shards {

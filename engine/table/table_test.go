@@ -303,15 +303,37 @@ func TestRefsRunOut(t *testing.T) {
 	tab := New(Options{Shards: 1, MaxDevices: 1 << 20})
 	defer tab.Close()
 	tab.slab.chunks = tab.slab.chunks[:1]
-	tab.slab.slots = chunkSlots - runSlots
-	for n := range runSlots {
+	tab.slab.slots = chunkSlots - 64
+	const room = 1 + 1 + 2 + 4 + 8 + 16 + 32 // in runs; the next run would be one too many
+	for n := range room {
 		put(t, tab, user(1), device(n), 1, 1)
 	}
-	if _, _, err := tab.FindOrInsert(user(1), device(runSlots)); !errors.Is(err, ErrFull) || tab.Len() != runSlots {
+	if _, _, err := tab.FindOrInsert(user(1), device(room)); !errors.Is(err, ErrFull) || tab.Len() != room {
 		t.Errorf("no slot left: %v, %d devices", err, tab.Len())
 	}
 	forget(t, tab, user(1), device(3))
-	put(t, tab, user(1), device(runSlots), 1, 1)
+	put(t, tab, user(1), device(room), 1, 1)
+}
+
+// TestRunMayCrossChunks hands out slots on both sides of a boundary.
+func TestRunMayCrossChunks(t *testing.T) {
+	s := newSlab(2 * chunkSlots)
+	defer s.close()
+	s.slots = chunkSlots - 10
+	first, err := s.take(maxRun)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for r := first; r < first+maxRun; r++ {
+		e := s.entry(r)
+		e.acquire()
+		e.own(words{uint64(r)}, words{})
+	}
+	for r := first; r < first+maxRun; r++ {
+		if got := s.entry(r).user[0].Load(); got != uint64(r) {
+			t.Fatalf("slot %d holds %d", r, got)
+		}
+	}
 }
 
 func TestRemovedSlotIsUsedAgainAndOldClaimsFail(t *testing.T) {
@@ -354,6 +376,18 @@ func TestHeartbeatBetweenTheHalvesOfRemove(t *testing.T) {
 		t.Errorf("the heartbeat that got in between is lost: %+v, %v", got, ok)
 	}
 	checkTable(t, tab)
+}
+
+func TestIndexDoublesWhenSevenEighthsAreFull(t *testing.T) {
+	tab := New(Options{Shards: 1})
+	defer tab.Close()
+	for n := range 10_000 {
+		put(t, tab, user(1), device(n), 1, 1)
+		words := len(tab.shards[0].devices.Load().words)
+		if live := n + 1; live*8 > words*7 || (words > minWords && live*16 < words*7) {
+			t.Fatalf("%d devices in %d words", live, words)
+		}
+	}
 }
 
 func TestIndexGivesTombstonesBack(t *testing.T) {

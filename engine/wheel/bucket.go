@@ -38,11 +38,12 @@ func (b *bucket) pop() *block {
 	return first
 }
 
-// spareBlocks is how many drained blocks are kept however few are in use: 256 KiB.
-const spareBlocks = 64
+// spareBlocks is how many drained blocks are kept however few are in use: one for each bucket, 768 KiB, so that a small wheel whose
+// items are spread over all ticks does not allocate.
+const spareBlocks = levels * buckets
 
 // pool keeps drained blocks for the next buckets: at most half as many as are in use, and spareBlocks. The rest goes to the collector, so
-// that a burst does not hold its memory for ever.
+// that a burst does not hold its memory for ever (W5).
 type pool struct {
 	free  *block
 	frees int // length of free

@@ -12,7 +12,7 @@ type Item struct {
 
 // Wheel files items by tick and hands them over when their tick has come. One goroutine owns it.
 type Wheel struct {
-	cursor  uint64 // the next tick to be handed over: everything filed for an earlier one is overdue (W1)
+	cursor  uint64 // the next tick to be handed over: everything filed for an earlier one is overdue (W1, W2)
 	levels  [levels]level
 	overdue bucket // filed for a tick that had passed; comes up first
 	count   int
@@ -49,14 +49,14 @@ func (w *Wheel) Add(ref uint32, tick uint64) {
 	w.file(item, tick)
 }
 
-// file puts an item that is not overdue into its bucket.
+// file puts an item that is not overdue into its bucket (W3).
 func (w *Wheel) file(item Item, tick uint64) {
 	l, b := place(w.cursor, tick)
 	w.levels[l].occupied |= 1 << b
 	w.levels[l].buckets[b].push(&w.pool, item)
 }
 
-// tickOf returns the whole tick of an item that is not overdue.
+// tickOf returns the whole tick of an item that is not overdue (W4).
 func (w *Wheel) tickOf(item Item) uint64 {
 	return w.cursor + uint64(item.Tick-uint32(w.cursor))
 }
