@@ -1,0 +1,350 @@
+package server
+
+import (
+	"math"
+	"unicode/utf16"
+	"unicode/utf8"
+)
+
+// maxInteger is the largest integer that a JavaScript number holds exactly, 2^53-1; no number of a heartbeat is larger.
+const maxInteger = 1<<53 - 1
+
+// noInteger stands for a number field that is missing or not an integer in plain digits. It is over maxInteger, so the
+// range check that every number field has refuses it.
+const noInteger = math.MaxUint64
+
+// notText stands for a string field that holds some other type. One byte of invalid UTF-8 is not blank, no id, no status
+// and no source, so every check of a string field refuses it.
+var notText = []byte{0xff}
+
+// maxDepth bounds the nesting of values that are skipped, the top-level object included.
+const maxDepth = 64
+
+// fields is the body of a heartbeat, read but not judged. A string field is nil when it is missing or null.
+// The strings point into the body.
+type fields struct {
+	schemaVersion, sentAtMS, seq, ttlMS uint64
+	userID, deviceID, status, source    []byte
+}
+
+// decode reads body, which must be one JSON object and nothing after it; else it returns false and f means nothing.
+// Escaped strings are unescaped in place: body is changed, and stays the caller's.
+func (f *fields) decode(body []byte) bool {
+	*f = fields{schemaVersion: noInteger, sentAtMS: noInteger, seq: noInteger, ttlMS: noInteger}
+	p := parser{json: body}
+	p.space()
+	if !p.take('{') {
+		return false
+	}
+	for p.space(); !p.take('}'); p.space() {
+		key, ok := p.key()
+		if !ok || !f.member(&p, key) || !p.more('}') {
+			return false
+		}
+	}
+	p.space()
+	return p.at == len(p.json)
+}
+
+// member reads the value of one member of the top-level object. An unknown one is skipped.
+func (f *fields) member(p *parser, key []byte) (ok bool) {
+	switch string(key) {
+	case "schema_version":
+		f.schemaVersion, ok = p.integer()
+	case "user_id":
+		f.userID, ok = p.string()
+	case "device_id":
+		f.deviceID, ok = p.string()
+	case "status":
+		f.status, ok = p.string()
+	case "source":
+		f.source, ok = p.string()
+	case "sent_at_ms":
+		f.sentAtMS, ok = p.integer()
+	case "seq":
+		f.seq, ok = p.integer()
+	case "ttl_ms":
+		f.ttlMS, ok = p.integer()
+	default:
+		ok = p.skip(1)
+	}
+	return ok
+}
+
+// parser is a place in a JSON text (json[at] is next). Its methods return false, or ok=false, where the text leaves the grammar of RFC 8259.
+type parser struct {
+	json []byte
+	at   int
+}
+
+// peek returns the next byte, 0 at the end. A 0 in the text is no token either.
+func (p *parser) peek() byte {
+	if p.at < len(p.json) {
+		return p.json[p.at]
+	}
+	return 0
+}
+
+// take steps over c if it is next.
+func (p *parser) take(c byte) bool {
+	if p.peek() != c || c == 0 {
+		return false
+	}
+	p.at++
+	return true
+}
+
+func (p *parser) space() {
+	for p.at < len(p.json) && p.json[p.at] <= ' ' {
+		switch p.json[p.at] {
+		case ' ', '\t', '\n', '\r':
+			p.at++
+		default:
+			return
+		}
+	}
+}
+
+// more reads what follows an element: a comma and then another element, or the closing byte, which it leaves.
+func (p *parser) more(closing byte) bool {
+	p.space()
+	if !p.take(',') {
+		return p.peek() == closing
+	}
+	p.space()
+	return p.peek() != closing
+}
+
+// key reads a member's name and its colon.
+func (p *parser) key() (key []byte, ok bool) {
+	if key, ok = p.quoted(); !ok {
+		return nil, false
+	}
+	p.space()
+	if !p.take(':') {
+		return nil, false
+	}
+	p.space()
+	return key, true
+}
+
+// string reads the value of a string field: nil for null, notText for any other type.
+func (p *parser) string() (s []byte, ok bool) {
+	switch p.peek() {
+	case '"':
+		return p.quoted()
+	case 'n':
+		return nil, p.literal("null")
+	default:
+		return notText, p.skip(1)
+	}
+}
+
+// integer reads the value of a number field: noInteger for any other type.
+func (p *parser) integer() (n uint64, ok bool) {
+	if c := p.peek(); c == '-' || '0' <= c && c <= '9' {
+		return p.number()
+	}
+	return noInteger, p.skip(1)
+}
+
+// skip reads any value; depth is the number of arrays and objects that it stands in.
+func (p *parser) skip(depth int) (ok bool) {
+	switch p.peek() {
+	case '"':
+		_, ok = p.quoted()
+	case '{':
+		ok = p.skipNested('}', depth+1)
+	case '[':
+		ok = p.skipNested(']', depth+1)
+	case 't':
+		ok = p.literal("true")
+	case 'f':
+		ok = p.literal("false")
+	case 'n':
+		ok = p.literal("null")
+	default:
+		_, ok = p.number()
+	}
+	return ok
+}
+
+// skipNested reads an array or an object, told by its closing byte.
+func (p *parser) skipNested(closing byte, depth int) bool {
+	if depth > maxDepth {
+		return false
+	}
+	p.at++
+	for p.space(); !p.take(closing); p.space() {
+		if closing == '}' {
+			if _, ok := p.key(); !ok {
+				return false
+			}
+		}
+		if !p.skip(depth) || !p.more(closing) {
+			return false
+		}
+	}
+	return true
+}
+
+func (p *parser) literal(word string) bool {
+	end := p.at + len(word)
+	if end > len(p.json) || string(p.json[p.at:end]) != word {
+		return false
+	}
+	p.at = end
+	return true
+}
+
+// number reads a number. One with a fraction or an exponent, below zero or over maxInteger yields some value over
+// maxInteger; -0 is 0.
+func (p *parser) number() (n uint64, ok bool) {
+	negative := p.take('-')
+	if n, ok = p.digits(); !ok {
+		return 0, false
+	}
+	if negative && n > 0 {
+		n = noInteger
+	}
+	if p.take('.') {
+		n = noInteger
+		if !p.skipDigits() {
+			return 0, false
+		}
+	}
+	if p.take('e') || p.take('E') {
+		n = noInteger
+		_ = p.take('+') || p.take('-')
+		if !p.skipDigits() {
+			return 0, false
+		}
+	}
+	return n, true
+}
+
+// digits reads the integer part of a number: no digit stands behind a leading zero. A value over maxInteger stays so
+// and does not wrap around.
+func (p *parser) digits() (n uint64, ok bool) {
+	start := p.at
+	for ; p.at < len(p.json); p.at++ {
+		d := p.json[p.at] - '0'
+		if d > 9 {
+			break
+		}
+		if n <= maxInteger {
+			n = n*10 + uint64(d)
+		}
+	}
+	length := p.at - start
+	return n, length == 1 || length > 1 && p.json[start] != '0'
+}
+
+func (p *parser) skipDigits() bool {
+	start := p.at
+	for p.at < len(p.json) && p.json[p.at]-'0' <= 9 {
+		p.at++
+	}
+	return p.at > start
+}
+
+// quoted reads a string. The result is never nil when ok.
+func (p *parser) quoted() (s []byte, ok bool) {
+	if !p.take('"') {
+		return nil, false
+	}
+	start := p.at
+	for ; p.at < len(p.json); p.at++ {
+		switch c := p.json[p.at]; {
+		case c == '"':
+			p.at++
+			return p.json[start : p.at-1], true
+		case c == '\\':
+			return p.unescape(start)
+		case c < ' ':
+			return nil, false
+		}
+	}
+	return nil, false
+}
+
+// unescape reads the rest of a string that began at start, from its first backslash on, and writes the unescaped bytes
+// over it: they are never more than the escaped ones, so the writing never overtakes the reading.
+func (p *parser) unescape(start int) (s []byte, ok bool) {
+	end := p.at
+	for p.at < len(p.json) {
+		c := p.json[p.at]
+		p.at++
+		switch {
+		case c == '"':
+			return p.json[start:end], true
+		case c < ' ':
+			return nil, false
+		case c != '\\':
+			p.json[end] = c
+			end++
+		case p.take('u'):
+			r, ok := p.codePoint()
+			if !ok {
+				return nil, false
+			}
+			end += encode(p.json[end:], r)
+		default:
+			plain := unescaped[p.peek()]
+			if plain == 0 {
+				return nil, false
+			}
+			p.at++
+			p.json[end] = plain
+			end++
+		}
+	}
+	return nil, false
+}
+
+// unescaped is what a backslash and this byte stand for; 0 where that is no escape.
+var unescaped = [256]byte{
+	'"': '"', '\\': '\\', '/': '/', 'b': '\b', 'f': '\f', 'n': '\n', 'r': '\r', 't': '\t',
+}
+
+// codePoint reads the digits behind \u, and a second escape when the two make a surrogate pair.
+func (p *parser) codePoint() (r rune, ok bool) {
+	if r, ok = p.hex4(); !ok || !utf16.IsSurrogate(r) {
+		return r, ok
+	}
+	second := *p
+	if second.take('\\') && second.take('u') {
+		if low, ok := second.hex4(); ok {
+			if pair := utf16.DecodeRune(r, low); pair != utf8.RuneError {
+				*p = second
+				return pair, true
+			}
+		}
+	}
+	return r, true // a lone surrogate
+}
+
+func (p *parser) hex4() (r rune, ok bool) {
+	if p.at+4 > len(p.json) {
+		return 0, false
+	}
+	for _, c := range p.json[p.at : p.at+4] {
+		nibble := hexValue[c]
+		if nibble == hexNone {
+			return 0, false
+		}
+		r = r<<4 | rune(nibble&0x0f)
+	}
+	p.at += 4
+	return r, true
+}
+
+// encode writes r as UTF-8. A lone surrogate becomes the three bytes that UTF-8 would use for it, which utf8.Valid
+// refuses: whoever needs valid text sees it there.
+func encode(dst []byte, r rune) int {
+	if !utf16.IsSurrogate(r) {
+		return utf8.EncodeRune(dst, r)
+	}
+	dst[0], dst[1], dst[2] = byte(0xe0|r>>12), byte(0x80|r>>6&0x3f), byte(0x80|r&0x3f)
+	return 3
+}

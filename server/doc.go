@@ -1,0 +1,54 @@
+// Package server is the HTTP side of rollcall: it turns requests into calls of the engine and the engine's answers into
+// bytes. It keeps no presence of its own.
+//
+//	           public listener (fasthttp)                              admin listener (net/http)
+//	accept ► route ► token ► body ► checks ► engine.Heartbeat           /livez /healthz /readyz /metrics
+//	           │                                  │                     /debug/pprof/ /debug/presence
+//	           │                                  └► one reply of the table in reply.go
+//	           └► stream token ► hijack ► engine.Take ► engine.Subscribe: from here the broadcaster owns the socket
+//
+// # Terms
+//
+// A request is answered by one reply: a row of the table in reply.go, which is the whole list of what this package can
+// say. A refusal is a reply that says no. A heartbeat's checks run in a fixed order and the first that fails answers, so
+// that a client sees the same refusal from every version of the server.
+//
+// # What is kept
+//
+//   - S1 Nothing of a request outlives its handler. A heartbeat's source points into the request's buffer, which is used
+//     again; the engine copies what it keeps before it returns.
+//   - S2 The order of checks is the wire contract's: route, token, size, syntax, fields, seq, rate, durability. So the
+//     handler reads the body, not fasthttp (StreamRequestBody): fasthttp would refuse an oversize one before the route
+//     is known. A connection whose request was answered without its body is closed, in a way that lets the client read
+//     the answer (listener.go, Close).
+//   - S3 Every answer carries the CORS headers, those to malformed requests included, and every error is JSON with a
+//     code and a text. No text is taken from the request.
+//   - S4 Secrets are compared in constant time, all of the list each time, so that neither a token's bytes nor its place
+//     in the list can be timed. A stream token's payload is not parsed before its signature holds.
+//   - S5 Handling a heartbeat allocates nothing in the steady state; a test counts. (fasthttp itself makes one allocation
+//     of 24 bytes per request with a streamed body.)
+//   - S6 Everything is bounded: connections (Options.MaxConns, answered 503 above), headers, bodies, the time to read and
+//     to write them, addresses of the rate limiter, nesting of JSON. A metric counts each refusal.
+//   - S7 Accept never ends for want of descriptors or memory: the listener waits and tries again (listener.go), since
+//     fasthttp's own loop ends the server on any such error.
+//
+// # The body of a heartbeat
+//
+// decode.go is a strict single pass over the bytes: exact JSON grammar, exact field names, the last duplicate counts,
+// integers written plainly. It does not judge; it remembers each field as a value that no check accepts when it was
+// missing or of the wrong type, and heartbeat.go judges in the order of the contract. General decoders were tried first:
+// they match names in any case, replace bad UTF-8 silently, cannot tell missing from null from zero without pointers, and
+// cost two to six times as much and five to thirteen allocations.
+//
+// # The takeover of a stream
+//
+// A stream leaves fasthttp by Hijack without a response, so that neither a goroutine nor a request context stays behind.
+// The hijack handler runs outside fasthttp's accounting, and may not run at all when the connection breaks first:
+// therefore it alone takes the connection from the engine, and limits and draining are checked inside Take and Subscribe,
+// never before. The response head is handed to the broadcaster, which writes it first.
+//
+// # Identifiers
+//
+// An id is the canonical 36 characters of an RFC 9562 UUID of version 1 to 8 and the RFC's variant, lowercase. The nil
+// and the max UUID have no version and are refused.
+package server

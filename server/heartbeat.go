@@ -1,0 +1,141 @@
+package server
+
+import (
+	"io"
+	"slices"
+	"sync"
+	"unicode/utf8"
+
+	"github.com/valyala/fasthttp"
+
+	"rollcall/engine"
+)
+
+const (
+	// maxBodyBytes bounds a request's body.
+	maxBodyBytes = 16 << 10
+	// maxSourceBytes bounds a heartbeat's source, trimmed.
+	maxSourceBytes = 128
+)
+
+// request is what one heartbeat needs; pooled, so that the handler does not allocate (S5).
+type request struct {
+	body   []byte // read by readBody, changed by fields.decode; hb.Source points into it (S1)
+	fields fields
+	hb     engine.Heartbeat
+}
+
+var requests = sync.Pool{New: func() any { return &request{body: make([]byte, 0, 1024)} }}
+
+// heartbeat answers POST heartbeatPath.
+func (s *Server) heartbeat(ctx *fasthttp.RequestCtx) {
+	if refusal := s.ingest(ctx); refusal != none {
+		s.answer(ctx, refusal)
+		return
+	}
+	r := requests.Get().(*request)
+	refusal := r.readBody(ctx)
+	if refusal == none {
+		refusal = r.read()
+	}
+	if refusal == none {
+		s.apply(ctx, &r.hb)
+	} else {
+		s.answer(ctx, refusal)
+	}
+	requests.Put(r)
+}
+
+// readBody reads the request's body, which fasthttp has begun to read at most. A body that it read to the end it takes
+// off the request, so that the connection can be used again.
+func (r *request) readBody(ctx *fasthttp.RequestCtx) reply {
+	r.body = r.body[:0]
+	stream := ctx.RequestBodyStream()
+	if stream == nil {
+		return none // without a body
+	}
+	if ctx.Request.Header.ContentLength() > maxBodyBytes {
+		return bodyTooLarge
+	}
+	for len(r.body) <= maxBodyBytes {
+		r.body = slices.Grow(r.body, 512)
+		n, err := stream.Read(r.body[len(r.body):cap(r.body)])
+		r.body = r.body[:len(r.body)+n]
+		if err == io.EOF && len(r.body) <= maxBodyBytes {
+			_ = ctx.Request.CloseBodyStream()
+			return none
+		}
+		if err != nil && err != io.EOF {
+			return unreadable(err)
+		}
+	}
+	return bodyTooLarge
+}
+
+// apply hands a valid heartbeat to the engine and answers with what came of it.
+func (s *Server) apply(ctx *fasthttp.RequestCtx, hb *engine.Heartbeat) {
+	// A stale heartbeat is told so even over the rate, and does not count.
+	if s.limiter != nil && !s.presence.Stale(hb) && !s.limiter.allow(ctx.RemoteAddr()) {
+		s.answer(ctx, rateLimited)
+		return
+	}
+	switch result := s.presence.Heartbeat(hb); result.Outcome {
+	case engine.Accepted:
+		s.answer(ctx, accepted)
+	case engine.Stale:
+		s.answerStale(ctx, result.LastSeq)
+	default:
+		s.answerUnavailable(ctx, result.Err)
+	}
+}
+
+// read fills r.hb from the body and judges it; the checks stand in the order of the wire contract (S2).
+func (r *request) read() reply {
+	f, hb := &r.fields, &r.hb
+	if !f.decode(r.body) {
+		return invalidJSON
+	}
+	if len(trim(f.userID)) == 0 {
+		return missingUserID
+	}
+	if f.schemaVersion != 1 {
+		return invalidSchemaVersion
+	}
+	if refusal := r.readIDs(); refusal != none {
+		return refusal
+	}
+	switch string(f.status) {
+	case "online":
+		hb.Status = engine.Online
+	case "offline":
+		hb.Status = engine.Offline
+	default:
+		return invalidStatus
+	}
+	hb.Source, hb.SentAtMS, hb.Seq, hb.TTLMS = trim(f.source), f.sentAtMS, f.seq, f.ttlMS
+	switch {
+	case len(hb.Source) == 0 || len(hb.Source) > maxSourceBytes || !utf8.Valid(hb.Source):
+		return invalidSource
+	case hb.SentAtMS > maxInteger:
+		return invalidSentAtMS
+	case hb.Seq > maxInteger:
+		return invalidSeq
+	case hb.TTLMS < 1 || hb.TTLMS > maxInteger:
+		return invalidTTLMS
+	}
+	return none
+}
+
+// readIDs judges the two ids together: both must be ids before either must be lowercase.
+func (r *request) readIDs() reply {
+	user, userForm := parseID(r.fields.userID)
+	device, deviceForm := parseID(r.fields.deviceID)
+	switch {
+	case userForm == idInvalid || deviceForm == idInvalid:
+		return invalidIDs
+	case userForm != idCanonical || deviceForm != idCanonical:
+		return upperCaseIDs
+	}
+	r.hb.User, r.hb.Device = user, device
+	return none
+}

@@ -1,0 +1,87 @@
+package server
+
+import (
+	"bytes"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/google/uuid"
+)
+
+// idForm is how an identifier is written.
+type idForm uint8
+
+const (
+	idInvalid    idForm = iota // not a UUID in the canonical form
+	idOtherForm                // one but for upper case or space around it
+	idCanonical                // 36 characters, lowercase
+	idTextLength = 36
+)
+
+// hexValue is the value of a hexadecimal digit, with hexUpper set for A to F; hexNone for all else.
+var hexValue = func() (values [256]byte) {
+	for c := range values {
+		values[c] = hexNone
+	}
+	for d := range byte(10) {
+		values['0'+d] = d
+	}
+	for d := range byte(6) {
+		values['a'+d] = 10 + d
+		values['A'+d] = 10 + d | hexUpper
+	}
+	return values
+}()
+
+const (
+	hexUpper = 0x10
+	hexNone  = 0x80
+)
+
+// hexPairs is where the sixteen bytes of a UUID stand in its text.
+var hexPairs = [16]uint8{0, 2, 4, 6, 9, 11, 14, 16, 19, 21, 24, 26, 28, 30, 32, 34}
+
+// parseID reads an identifier. The id is valid unless the form is idInvalid.
+func parseID(text []byte) (id uuid.UUID, form idForm) {
+	t := trim(text)
+	if len(t) != idTextLength || t[8] != '-' || t[13] != '-' || t[18] != '-' || t[23] != '-' {
+		return id, idInvalid
+	}
+	var seen byte
+	for i, at := range hexPairs {
+		high, low := hexValue[t[at]], hexValue[t[at+1]]
+		seen |= high | low
+		id[i] = high<<4 | low&0x0f
+	}
+	version, variant := id[6]>>4, id[8]>>6
+	switch {
+	case seen&hexNone != 0 || version < 1 || version > 8 || variant != 0b10:
+		return id, idInvalid
+	case seen&hexUpper != 0 || len(t) != len(text):
+		return id, idOtherForm
+	}
+	return id, idCanonical
+}
+
+// trim cuts white space off both ends, as JavaScript's String.prototype.trim understands it.
+func trim(text []byte) []byte {
+	if len(text) > 0 && graphic(text[0]) && graphic(text[len(text)-1]) {
+		return text
+	}
+	return bytes.TrimFunc(text, jsSpace)
+}
+
+// graphic reports whether c is a visible ASCII character: no white space begins or ends with it.
+func graphic(c byte) bool { return ' ' < c && c < 0x7f }
+
+// jsSpace reports whether r is white space or a line end in ECMAScript: unlike unicode.IsSpace, with the byte order mark
+// and without U+0085.
+func jsSpace(r rune) bool {
+	switch {
+	case r < utf8.RuneSelf:
+		return r == ' ' || '\t' <= r && r <= '\r'
+	case r == '\ufeff' || r == '\u2028' || r == '\u2029':
+		return true
+	}
+	return unicode.Is(unicode.Zs, r)
+}

@@ -1,0 +1,154 @@
+package server
+
+import (
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+)
+
+const (
+	// acceptPause is the first pause after a failed accept; each further one is twice as long, up to maxAcceptPause.
+	acceptPause    = 5 * time.Millisecond
+	maxAcceptPause = time.Second
+
+	// lingerTime bounds how long input is read and dropped behind the answer to a request that was not read.
+	lingerTime = time.Second
+
+	// answerPatience bounds an answer written outside fasthttp. It fits into a socket's empty buffer: no wait is normal.
+	answerPatience = 100 * time.Millisecond
+)
+
+// passing are the errors of accept that say nothing of the listener: the process or the kernel is short of something, or
+// the client has gone again.
+var passing = []error{
+	syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM, syscall.ECONNABORTED,
+}
+
+// retrying is a listener whose Accept outlives passing errors (S7). One goroutine accepts; any may close.
+type retrying struct {
+	net.Listener
+	logger *slog.Logger
+	seldom seldom
+	failed atomic.Uint64 // accepts that were tried again
+
+	closing sync.Once
+	closed  chan struct{}
+	err     error // of the first Close
+}
+
+func retryListener(ln net.Listener, logger *slog.Logger) *retrying {
+	return &retrying{Listener: ln, logger: logger, closed: make(chan struct{})}
+}
+
+// Accept waits for the next connection. After a passing error it pauses and tries again: connections wait in the
+// kernel's queue meanwhile.
+func (l *retrying) Accept() (net.Conn, error) {
+	for pause := acceptPause; ; pause = min(2*pause, maxAcceptPause) {
+		c, err := l.Listener.Accept()
+		if err == nil || !isPassing(err) {
+			return c, err
+		}
+		l.failed.Add(1)
+		if l.seldom.now() {
+			l.logger.Error("cannot accept connections, trying again", "error", err, "pause", pause)
+		}
+		select {
+		case <-time.After(pause):
+		case <-l.closed:
+			return nil, net.ErrClosed
+		}
+	}
+}
+
+func isPassing(err error) bool {
+	for _, e := range passing {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
+}
+
+// Close closes the listener once; Shutdown and fasthttp both do.
+func (l *retrying) Close() error {
+	l.closing.Do(func() {
+		close(l.closed)
+		l.err = l.Listener.Close()
+	})
+	return l.err
+}
+
+// listener counts the connections of the public side and turns away those over Options.MaxConns (S6).
+type listener struct {
+	*retrying
+	server *Server
+}
+
+func newListener(ln net.Listener, s *Server) *listener {
+	return &listener{retrying: retryListener(ln, s.opts.Logger), server: s}
+}
+
+func (l *listener) Accept() (net.Conn, error) {
+	for {
+		c, err := l.retrying.Accept()
+		if err != nil {
+			return nil, err
+		}
+		if l.server.conns.Add(1) <= int64(l.server.opts.MaxConns) {
+			return &conn{Conn: c, server: l.server}, nil
+		}
+		l.server.conns.Add(-1)
+		l.server.turnAwayConn(c)
+	}
+}
+
+// turnAwayConn answers a connection over the limit. It runs in the accept loop and must not wait: the answer fits into
+// the socket's buffer, and a client that has already sent may see a reset instead.
+func (s *Server) turnAwayConn(c net.Conn) {
+	s.metrics.answers[tooManyConns].Add(1)
+	_ = c.SetWriteDeadline(time.Now().Add(answerPatience))
+	_, _ = c.Write(s.wholeAnswer(tooManyConns))
+	_ = c.Close()
+}
+
+// conn is one connection of the public side while it is fasthttp's. It is closed, or released to become a stream, once;
+// fasthttp's Shutdown closes idle ones from another goroutine.
+type conn struct {
+	net.Conn
+	server *Server
+	linger atomic.Bool // see Close
+	gone   atomic.Bool // closed or released, and no longer counted
+}
+
+// Close closes the connection. When linger is set, the client may still be sending what nobody reads: the answer goes out
+// with a FIN behind it, and input is dropped for a while, because closing at once would send a reset, which may destroy
+// the answer before the client has read it (RFC 9112, section 9.6).
+func (c *conn) Close() error {
+	if !c.leave() {
+		return net.ErrClosed
+	}
+	if half, ok := c.Conn.(interface{ CloseWrite() error }); ok && c.linger.Load() && half.CloseWrite() == nil {
+		_ = c.SetReadDeadline(time.Now().Add(lingerTime))
+		_, _ = io.Copy(io.Discard, c.Conn)
+	}
+	return c.Conn.Close()
+}
+
+// release returns the connection below, which is the caller's from now on and no longer counted.
+func (c *conn) release() net.Conn {
+	c.leave()
+	return c.Conn
+}
+
+func (c *conn) leave() bool {
+	if c.gone.Swap(true) {
+		return false
+	}
+	c.server.conns.Add(-1)
+	return true
+}

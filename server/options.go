@@ -1,0 +1,112 @@
+package server
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// Options of a Server. Every zero value is the default that its comment names.
+type Options struct {
+	// IngestTokens are the bearer tokens that a heartbeat may carry; several while a token is rotated. None: heartbeats
+	// are answered 503.
+	IngestTokens []string
+	// SigningKeys verify stream tokens; any may have signed. None: streams are answered 503.
+	SigningKeys []string
+	// TokenExpiryIgnore lets a stream outlive its token. An expired token still opens none.
+	TokenExpiryIgnore bool
+	// NowNanos is the engine's clock, monotonic nanoseconds, for the instant at which a stream's token ends. Required
+	// with SigningKeys unless TokenExpiryIgnore is set.
+	NowNanos func() int64
+	// Now is the wall clock that tokens are judged by: time.Now.
+	Now func() time.Time
+
+	// Production switches /debug/presence off.
+	Production bool
+
+	// RatePerIP is how many heartbeats per second one source address may send, an IPv6 /64 being one address: 0, any
+	// number. Leave it off behind a proxy, which is the source of everything.
+	RatePerIP float64
+	// RateBurst is how many heartbeats an address may send at once: RatePerIP rounded up. Raise it where many daemons
+	// share an address.
+	RateBurst int
+	// RateAddresses is how many addresses the limiter remembers; the least recently seen one is forgotten first and
+	// begins anew: 65,536, some 10 MB.
+	RateAddresses int
+
+	// MaxConns is how many connections may wait for or have a request, streams not included; one more is answered 503:
+	// 262,144. Each costs some 15 KB once it was used.
+	MaxConns int
+	// MaxHeaderBytes bounds a request's line and headers, and is each connection's read buffer: 4,096. Raise it when a
+	// proxy adds more.
+	MaxHeaderBytes int
+	// ReadTimeout bounds the reading of one request, from its first byte on (of a new connection from the accept on):
+	// 10 s.
+	ReadTimeout time.Duration
+	// WriteTimeout bounds the writing of one answer; it does not concern streams: 10 s.
+	WriteTimeout time.Duration
+	// IdleTimeout is how long a connection may wait for its next request: 3 min. Set it above the daemons' interval.
+	IdleTimeout time.Duration
+
+	// Registry gets the server's metrics and is what /metrics shows: a new one.
+	Registry *prometheus.Registry
+	// Logger: slog.Default().
+	Logger *slog.Logger
+}
+
+// withDefaults fills what is unset and reports every problem at once.
+func (o Options) withDefaults() (Options, error) {
+	err := o.check()
+	setDefault(&o.Now, time.Now, o.Now == nil)
+	setDefault(&o.RateBurst, int(o.RatePerIP)+1, o.RateBurst == 0)
+	setDefault(&o.RateAddresses, 1<<16, o.RateAddresses == 0)
+	setDefault(&o.MaxConns, 1<<18, o.MaxConns == 0)
+	setDefault(&o.MaxHeaderBytes, 4096, o.MaxHeaderBytes == 0)
+	setDefault(&o.ReadTimeout, 10*time.Second, o.ReadTimeout == 0)
+	setDefault(&o.WriteTimeout, 10*time.Second, o.WriteTimeout == 0)
+	setDefault(&o.IdleTimeout, 3*time.Minute, o.IdleTimeout == 0)
+	setDefault(&o.Registry, prometheus.NewRegistry(), o.Registry == nil)
+	setDefault(&o.Logger, slog.Default(), o.Logger == nil)
+	return o, err
+}
+
+func setDefault[T any](field *T, value T, unset bool) {
+	if unset {
+		*field = value
+	}
+}
+
+func (o *Options) check() error {
+	var errs []error
+	refuse := func(bad bool, format string, args ...any) {
+		if bad {
+			errs = append(errs, fmt.Errorf("server: "+format, args...))
+		}
+	}
+	for i, token := range o.IngestTokens {
+		refuse(token == "" || strings.ContainsFunc(token, notInToken), "ingest token %d can never match: it is empty or has "+
+			"white space or a character outside visible ASCII", i+1)
+	}
+	for i, key := range o.SigningKeys {
+		refuse(key == "", "signing key %d is empty", i+1)
+	}
+	refuse(len(o.SigningKeys) > 0 && o.NowNanos == nil && !o.TokenExpiryIgnore, "Options.NowNanos is missing")
+	refuse(o.RatePerIP < 0 || o.RatePerIP != o.RatePerIP, "RatePerIP cannot be %v", o.RatePerIP)
+	for _, f := range []struct {
+		name  string
+		value int64
+	}{
+		{"RateBurst", int64(o.RateBurst)}, {"RateAddresses", int64(o.RateAddresses)}, {"MaxConns", int64(o.MaxConns)},
+		{"MaxHeaderBytes", int64(o.MaxHeaderBytes)}, {"ReadTimeout", int64(o.ReadTimeout)},
+		{"WriteTimeout", int64(o.WriteTimeout)}, {"IdleTimeout", int64(o.IdleTimeout)},
+	} {
+		refuse(f.value < 0, "%s cannot be negative", f.name)
+	}
+	return errors.Join(errs...)
+}
+
+func notInToken(r rune) bool { return r <= ' ' || r >= 0x7f }

@@ -1,0 +1,185 @@
+package server
+
+import (
+	"strconv"
+
+	"github.com/valyala/fasthttp"
+)
+
+// reply is a row of the table of everything that this package answers.
+type reply uint8
+
+const (
+	none reply = iota // no refusal: go on
+
+	accepted
+	preflight
+	streaming
+	routeNotFound
+	methodNotAllowed
+
+	ingestNotConfigured
+	unauthorized
+	bodyTooLarge
+	invalidJSON
+	missingUserID
+	invalidSchemaVersion
+	invalidIDs
+	upperCaseIDs
+	invalidStatus
+	invalidSource
+	invalidSentAtMS
+	invalidSeq
+	invalidTTLMS
+	staleSeq
+	rateLimited
+	unavailable
+
+	invalidUserID
+	signingNotConfigured
+	invalidToken
+	tokenExpired
+	insufficientScope
+	tokenUserMismatch
+	draining
+	streamUnavailable
+	tooManyStreams
+	tooManyConns
+
+	malformedRequest
+	headerTooLarge
+	requestTimeout
+
+	missingUserIDParam
+	debugDisabled
+
+	replyCount
+)
+
+// The codes of the wire contract.
+const (
+	codeUnauthorized = "unauthorized"
+	codeForbidden    = "forbidden"
+	codeRateLimited  = "rate_limited"
+	codeUnavailable  = "unavailable"
+	codeInvalid      = "invalid_payload"
+)
+
+// answers is the table. A row without a code has no body. The details also name the row in the metrics.
+var answers = [replyCount]answer{
+	accepted:         {204, "", "Accepted", nil},
+	preflight:        {204, "", "Preflight", nil},
+	streaming:        {200, "", "Streaming", nil}, // its head is in stream.go
+	routeNotFound:    {404, codeUnavailable, "Route not found", nil},
+	methodNotAllowed: {405, codeUnavailable, "Method not allowed", nil},
+
+	ingestNotConfigured:  {503, codeUnavailable, "Ingest token not configured", nil},
+	unauthorized:         {401, codeUnauthorized, "Unauthorized", nil},
+	bodyTooLarge:         {413, codeInvalid, "Payload too large", nil},
+	invalidJSON:          {400, codeInvalid, "Invalid JSON payload", nil},
+	missingUserID:        {400, codeInvalid, "Missing user_id", nil},
+	invalidSchemaVersion: {400, codeInvalid, "Invalid schema_version", nil},
+	invalidIDs:           {400, codeInvalid, "Invalid user_id or device_id", nil},
+	upperCaseIDs:         {400, codeInvalid, "Identifiers must be lowercase", nil},
+	invalidStatus:        {400, codeInvalid, "Invalid status", nil},
+	invalidSource:        {400, codeInvalid, "Invalid source", nil},
+	invalidSentAtMS:      {400, codeInvalid, "Invalid sent_at_ms", nil},
+	invalidSeq:           {400, codeInvalid, "Invalid seq", nil},
+	invalidTTLMS:         {400, codeInvalid, "Invalid ttl_ms", nil},
+	staleSeq:             {409, codeInvalid, "Non-monotonic seq", nil}, // with last_seq, see answerStale
+	rateLimited:          {429, codeRateLimited, "Too many heartbeats from this address", nil},
+	unavailable:          {503, codeUnavailable, "Heartbeat not stored", nil},
+
+	invalidUserID:        {400, codeInvalid, "Invalid user_id", nil},
+	signingNotConfigured: {503, codeUnavailable, "Token signing key not configured", nil},
+	invalidToken:         {403, codeForbidden, "Invalid token", nil},
+	tokenExpired:         {403, codeForbidden, "Token expired", nil},
+	insufficientScope:    {403, codeForbidden, "Insufficient scope", nil},
+	tokenUserMismatch:    {403, codeForbidden, "Token user mismatch", nil},
+	draining:             {503, codeUnavailable, "Server is about to stop", nil},
+	streamUnavailable:    {503, codeUnavailable, "Stream not available", nil},
+	tooManyStreams:       {503, codeUnavailable, "Too many streams", nil},
+	tooManyConns:         {503, codeUnavailable, "Too many connections", nil},
+
+	malformedRequest: {400, codeInvalid, "Malformed request", nil},
+	headerTooLarge:   {431, codeInvalid, "Request header too large", nil},
+	requestTimeout:   {408, codeUnavailable, "Request timeout", nil},
+
+	missingUserIDParam: {400, codeInvalid, "Missing user_id query param", nil},
+	debugDisabled:      {403, codeForbidden, "Not available in production", nil},
+}
+
+type answer struct {
+	status        int
+	code, details string
+	body          []byte // from code and details, shared by all answers: never written to
+}
+
+func init() {
+	for i := range answers {
+		if a := &answers[i]; a.code != "" {
+			a.body = appendError(nil, a.code, a.details)
+		}
+	}
+}
+
+// appendError appends the body of an error.
+func appendError(dst []byte, code, details string) []byte {
+	dst = append(dst, `{"error":`...)
+	dst = appendString(dst, code)
+	dst = append(dst, `,"details":`...)
+	dst = appendString(dst, details)
+	return append(dst, '}')
+}
+
+// The headers of every answer (S3), and of an error, in fasthttp's canonical spelling.
+var (
+	allowOrigin, anyOrigin   = []byte("Access-Control-Allow-Origin"), []byte("*")
+	allowMethods, allMethods = []byte("Access-Control-Allow-Methods"), []byte("GET, POST, OPTIONS")
+	allowHeaders, allHeaders = []byte("Access-Control-Allow-Headers"), []byte("Content-Type, Authorization")
+	jsonType                 = []byte("application/json")
+)
+
+// allowAll sets the CORS headers.
+func allowAll(ctx *fasthttp.RequestCtx) {
+	h := &ctx.Response.Header
+	h.SetCanonical(allowOrigin, anyOrigin)
+	h.SetCanonical(allowMethods, allMethods)
+	h.SetCanonical(allowHeaders, allHeaders)
+}
+
+// answer answers with a row of the table.
+func (s *Server) answer(ctx *fasthttp.RequestCtx, r reply) {
+	a := &answers[r]
+	s.metrics.answers[r].Add(1)
+	ctx.SetStatusCode(a.status)
+	if a.code == "" {
+		return
+	}
+	ctx.Response.Header.SetContentTypeBytes(jsonType)
+	ctx.Response.SetBodyRaw(a.body)
+	switch r {
+	case unauthorized:
+		ctx.Response.Header.Set(fasthttp.HeaderWWWAuthenticate, "Bearer")
+	case rateLimited:
+		ctx.Response.Header.Set(fasthttp.HeaderRetryAfter, s.retryAfter)
+	}
+}
+
+// answerStale answers a heartbeat whose seq is not above lastSeq, so that a restarted daemon can go on from lastSeq+1.
+func (s *Server) answerStale(ctx *fasthttp.RequestCtx, lastSeq uint64) {
+	s.answer(ctx, staleSeq)
+	var scratch [128]byte
+	body := append(scratch[:0], answers[staleSeq].body...)
+	body = append(body[:len(body)-1], `,"last_seq":`...)
+	body = append(strconv.AppendUint(body, lastSeq, 10), '}')
+	ctx.Response.SetBody(body)
+}
+
+// answerUnavailable answers a heartbeat that the engine could not take, and says why.
+func (s *Server) answerUnavailable(ctx *fasthttp.RequestCtx, why error) {
+	s.answer(ctx, unavailable)
+	if why != nil {
+		ctx.Response.SetBodyRaw(appendError(nil, codeUnavailable, why.Error()))
+	}
+}

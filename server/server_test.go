@@ -1,0 +1,457 @@
+package server
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/valyala/fasthttp/fasthttputil"
+
+	"rollcall/engine"
+	"rollcall/engine/broadcast"
+)
+
+const (
+	testUser   = "11111111-2222-4222-8222-333333333333"
+	testDevice = "aaaaaaaa-bbbb-4ccc-8ddd-eeeeeeeeeeee"
+	testIngest = "ingest"
+	testKey    = "signing"
+)
+
+// testNow is the wall clock of the tests.
+var testNow = time.UnixMilli(1_700_000_000_000)
+
+// fakePresence answers as it is told and remembers what it was asked.
+type fakePresence struct {
+	heartbeat func(*engine.Heartbeat) engine.Result // nil: Accepted
+	take      func(net.Conn) (broadcast.Conn, error)
+	subscribe error
+	stale     bool
+	ready     error
+	records   []engine.Record
+	streams   int
+
+	mu         sync.Mutex
+	heartbeats []engine.Heartbeat // guarded by mu
+
+	subscriptions chan broadcast.Subscription
+}
+
+func newFake() *fakePresence {
+	return &fakePresence{subscriptions: make(chan broadcast.Subscription, 16)}
+}
+
+func (f *fakePresence) Heartbeat(hb *engine.Heartbeat) engine.Result {
+	if f.heartbeat != nil {
+		return f.heartbeat(hb)
+	}
+	kept := *hb
+	kept.Source = slices.Clone(hb.Source)
+	f.mu.Lock()
+	f.heartbeats = append(f.heartbeats, kept)
+	f.mu.Unlock()
+	return engine.Result{}
+}
+
+// last returns the last heartbeat that was applied and forgets all.
+func (f *fakePresence) last() (hb engine.Heartbeat, ok bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if n := len(f.heartbeats); n > 0 {
+		hb, ok, f.heartbeats = f.heartbeats[n-1], true, nil
+	}
+	return hb, ok
+}
+
+func (f *fakePresence) Stale(*engine.Heartbeat) bool { return f.stale }
+
+func (f *fakePresence) Take(c net.Conn) (broadcast.Conn, error) {
+	if f.take != nil {
+		return f.take(c)
+	}
+	return fakeConn{conn: c}, nil
+}
+
+func (f *fakePresence) Subscribe(s broadcast.Subscription) error {
+	if f.subscribe != nil {
+		return f.subscribe
+	}
+	if _, err := s.Conn.Write(s.Head); err != nil {
+		return err
+	}
+	f.subscriptions <- s
+	return nil
+}
+
+func (f *fakePresence) Records(uuid.UUID) ([]engine.Record, error) { return f.records, f.ready }
+func (f *fakePresence) Streams(uuid.UUID) int                      { return f.streams }
+func (f *fakePresence) Ready() error                               { return f.ready }
+
+// fakeConn is a broadcast.Conn over any net.Conn; it only writes and closes.
+type fakeConn struct {
+	broadcast.Conn
+	conn net.Conn
+}
+
+func (c fakeConn) Write(p []byte) (int, error) { return c.conn.Write(p) }
+func (c fakeConn) CloseWrite() error           { return nil }
+func (c fakeConn) Close() error                { return c.conn.Close() }
+
+// running is a server on listeners in memory.
+type running struct {
+	*Server
+	presence *fakePresence
+	public   *fasthttputil.InmemoryListener
+}
+
+func testOptions() Options {
+	return Options{
+		IngestTokens: []string{"older", testIngest},
+		SigningKeys:  []string{testKey, "older"},
+		Now:          func() time.Time { return testNow },
+		NowNanos:     func() int64 { return 1_000 },
+		Logger:       slog.New(slog.DiscardHandler),
+	}
+}
+
+func start(t testing.TB, change func(*Options, *fakePresence)) *running {
+	t.Helper()
+	o, fake := testOptions(), newFake()
+	if change != nil {
+		change(&o, fake)
+	}
+	s, err := New(fake, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := &running{Server: s, presence: fake, public: fasthttputil.NewInmemoryListener()}
+	served := make(chan error, 1)
+	go func() { served <- s.Serve(r.public) }()
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		defer cancel()
+		if err := s.Shutdown(ctx); err != nil {
+			t.Errorf("Shutdown: %v", err)
+		}
+		if err := <-served; !errors.Is(err, ErrClosed) {
+			t.Errorf("Serve: %v", err)
+		}
+	})
+	return r
+}
+
+// response is an answer as a client sees it.
+type response struct {
+	closes bool // the connection closes behind it
+	status int
+	header http.Header
+	body   string
+}
+
+// send writes a whole request, given as text, on a new connection and reads one answer.
+func (r *running) send(t testing.TB, request string) response {
+	t.Helper()
+	c, err := r.public.Dial()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	go func() { _, _ = io.WriteString(c, request) }() // the server may answer before it has read all
+	_ = c.SetReadDeadline(time.Now().Add(10 * time.Second))
+	return readResponse(t, bufio.NewReader(c), method(request))
+}
+
+func method(request string) string {
+	m, _, _ := strings.Cut(request, " ")
+	return m
+}
+
+func readResponse(t testing.TB, r *bufio.Reader, method string) response {
+	t.Helper()
+	res, err := http.ReadResponse(r, &http.Request{Method: method})
+	if err != nil {
+		t.Fatalf("read the answer: %v", err)
+	}
+	if res.StatusCode == 100 {
+		return readResponse(t, r, method)
+	}
+	body, err := io.ReadAll(res.Body)
+	if err != nil {
+		t.Fatalf("read the body: %v", err)
+	}
+	return response{res.Close, res.StatusCode, res.Header, string(body)}
+}
+
+// text writes a request. A header line may be given with each argument.
+func text(line, body string, headers ...string) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s HTTP/1.1\r\nHost: test\r\n", line)
+	for _, h := range headers {
+		fmt.Fprintf(&b, "%s\r\n", h)
+	}
+	if body != "" {
+		fmt.Fprintf(&b, "Content-Length: %d\r\n", len(body))
+	}
+	return b.String() + "\r\n" + body
+}
+
+func errorBody(code, details string) string {
+	return fmt.Sprintf(`{"error":%q,"details":%q}`, code, details)
+}
+
+// checkCommon checks what every answer has.
+func checkCommon(t testing.TB, r response) {
+	t.Helper()
+	for name, want := range map[string]string{
+		"Access-Control-Allow-Origin":  "*",
+		"Access-Control-Allow-Methods": "GET, POST, OPTIONS",
+		"Access-Control-Allow-Headers": "Content-Type, Authorization",
+		"Server":                       "",
+	} {
+		if got := r.header.Get(name); got != want {
+			t.Errorf("header %s = %q, want %q", name, got, want)
+		}
+	}
+	wantType := ""
+	if r.status >= 400 {
+		wantType = "application/json"
+	}
+	if got := r.header.Get("Content-Type"); got != wantType {
+		t.Errorf("Content-Type = %q, want %q", got, wantType)
+	}
+	if r.status == 401 && r.header.Get("WWW-Authenticate") != "Bearer" {
+		t.Error("a 401 without WWW-Authenticate: Bearer")
+	}
+}
+
+func (r response) check(t testing.TB, status int, body string) {
+	t.Helper()
+	checkCommon(t, r)
+	if r.status != status || r.body != body {
+		t.Errorf("answer %d %s\n  want %d %s", r.status, r.body, status, body)
+	}
+}
+
+func TestRoutes(t *testing.T) {
+	r := start(t, nil)
+	notFound := errorBody("unavailable", "Route not found")
+	wrongMethod := errorBody("unavailable", "Method not allowed")
+	for _, test := range []struct {
+		line, allow string
+		status      int
+		body        string
+	}{
+		{"GET /", "", 404, notFound},
+		{"GET /nope", "", 404, notFound},
+		{"HEAD /nope", "", 404, ""},
+		{"POST " + heartbeatPath + "/", "", 404, notFound},
+		{"POST " + strings.ToUpper(heartbeatPath), "", 404, notFound},
+		{"POST /" + heartbeatPath, "", 404, notFound},
+		{"POST /api/v1/x/../daemon/presence/heartbeat", "", 404, notFound},
+		{"POST /api/v1/daemon/presence/%68eartbeat", "", 404, notFound},
+		{"GET /debug/presence", "", 404, notFound},
+		{"GET /metrics", "", 404, notFound},
+		{"GET " + heartbeatPath, "OPTIONS, POST", 405, wrongMethod},
+		{"HEAD " + heartbeatPath, "OPTIONS, POST", 405, ""},
+		{"PUT " + heartbeatPath, "OPTIONS, POST", 405, wrongMethod},
+		{"BREW " + heartbeatPath, "OPTIONS, POST", 405, wrongMethod},
+		{"POST " + streamPath, "GET, OPTIONS", 405, wrongMethod},
+		{"HEAD " + streamPath, "GET, OPTIONS", 405, ""},
+		{"OPTIONS " + heartbeatPath, "", 204, ""},
+		{"OPTIONS " + streamPath, "", 204, ""},
+		{"OPTIONS /nope", "", 204, ""},
+		{"OPTIONS *", "", 204, ""},
+	} {
+		t.Run(test.line, func(t *testing.T) {
+			got := r.send(t, text(test.line, ""))
+			got.check(t, test.status, test.body)
+			if allow := got.header.Get("Allow"); allow != test.allow {
+				t.Errorf("Allow = %q, want %q", allow, test.allow)
+			}
+		})
+	}
+}
+
+func TestUnreadableRequests(t *testing.T) {
+	r := start(t, func(o *Options, _ *fakePresence) { o.ReadTimeout = 200 * time.Millisecond })
+	huge := strings.Repeat("x", 17<<10)
+	tooLarge := errorBody("invalid_payload", "Payload too large")
+	auth := "Authorization: Bearer " + testIngest
+	chunked := "POST " + heartbeatPath + " HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n" + auth + "\r\n\r\n"
+	for _, test := range []struct {
+		name, request string
+		status        int
+		body          string
+	}{
+		{"no HTTP", "\x16\x03\x01 hello\r\n\r\n", 400, errorBody("invalid_payload", "Malformed request")},
+		{"no host", "GET / HTTP/1.1\r\n\r\n", 400, errorBody("invalid_payload", "Malformed request")},
+		{"bad chunk", chunked + "zz\r\n", 400, errorBody("invalid_payload", "Malformed request")},
+		{"header too large", text("GET /", "", "X: "+huge), 431, errorBody("invalid_payload", "Request header too large")},
+		{"body, token", text("POST "+heartbeatPath, huge, auth), 413, tooLarge},
+		{"body, token, chunked", chunked + fmt.Sprintf("%x\r\n%s\r\n0\r\n\r\n", len(huge), huge), 413, tooLarge},
+		{"body, token, expecting 100", text("POST "+heartbeatPath, huge, auth, "Expect: 100-continue"), 413, tooLarge},
+		{"body, no token", text("POST "+heartbeatPath, huge), 401, errorBody("unauthorized", "Unauthorized")},
+		{"body, other method", text("PUT "+heartbeatPath, huge, auth), 405, errorBody("unavailable", "Method not allowed")},
+		{"body, no route", text("POST /nope", huge, auth), 404, errorBody("unavailable", "Route not found")},
+		{"body, preflight", text("OPTIONS /nope", huge), 204, ""},
+		{"body, stream", text("GET "+streamPath, huge), 400, errorBody("invalid_payload", "Missing user_id")},
+		{"never ends", "POST " + heartbeatPath + " HTTP/1.1\r\n", 408, errorBody("unavailable", "Request timeout")},
+		{"body never ends", text("POST "+heartbeatPath, "", auth, "Content-Length: 9"), 408,
+			errorBody("unavailable", "Request timeout")},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			got := r.send(t, test.request)
+			got.check(t, test.status, test.body)
+			if !got.closes {
+				t.Error("the connection is not announced to close")
+			}
+		})
+	}
+}
+
+func TestBodyOfExactlyTheLimit(t *testing.T) {
+	r := start(t, nil)
+	body := validBody + strings.Repeat(" ", maxBodyBytes-len(validBody))
+	r.send(t, heartbeatText(body)).check(t, 204, "")
+	r.send(t, heartbeatText(body+" ")).check(t, 413, errorBody("invalid_payload", "Payload too large"))
+}
+
+// A client still sends its body when the refusal comes: it must be able to read it.
+func TestRefusalOutlivesUnreadInput(t *testing.T) {
+	r := start(t, nil)
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	go func() { _ = r.Serve(ln) }()
+	for range 20 {
+		c, err := net.Dial("tcp", ln.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.WriteString(c, heartbeatText(strings.Repeat("x", 2<<20))); err != nil {
+			t.Fatalf("the server reset the connection: %v", err)
+		}
+		readResponse(t, bufio.NewReader(c), "POST").check(t, 413, errorBody("invalid_payload", "Payload too large"))
+		_ = c.Close()
+	}
+}
+
+func TestMaxConns(t *testing.T) {
+	r := start(t, func(o *Options, _ *fakePresence) { o.MaxConns = 1 })
+	first, err := r.public.Dial()
+	if err != nil {
+		t.Fatal(err)
+	}
+	in := bufio.NewReader(first)
+	exchange := func() {
+		t.Helper()
+		_, _ = io.WriteString(first, heartbeatText(validBody))
+		readResponse(t, in, "POST").check(t, 204, "")
+	}
+	exchange()
+	second, err := r.public.Dial()
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := readResponse(t, bufio.NewReader(second), "POST")
+	got.check(t, 503, errorBody("unavailable", "Too many connections"))
+	if got.header.Get("Retry-After") == "" {
+		t.Error("no Retry-After")
+	}
+	exchange()
+	first.Close()
+	for r.conns.Load() != 0 { // the close is another goroutine's
+		time.Sleep(time.Millisecond)
+	}
+	r.send(t, heartbeatText(validBody)).check(t, 204, "")
+}
+
+func TestShutdownAnswersHeartbeatsInFlight(t *testing.T) {
+	arrived, proceed := make(chan struct{}), make(chan struct{})
+	r := start(t, func(_ *Options, f *fakePresence) {
+		f.heartbeat = func(*engine.Heartbeat) engine.Result {
+			close(arrived)
+			<-proceed
+			return engine.Result{}
+		}
+	})
+	c, err := r.public.Dial()
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, _ = io.WriteString(c, heartbeatText(validBody))
+	<-arrived
+	stopped := make(chan error, 1)
+	go func() { stopped <- r.Shutdown(context.Background()) }()
+	for !r.Server.draining.Load() {
+		time.Sleep(time.Millisecond)
+	}
+	select {
+	case err := <-stopped:
+		t.Fatalf("Shutdown returned (%v) with a heartbeat in flight", err)
+	case <-time.After(20 * time.Millisecond):
+	}
+	close(proceed)
+	readResponse(t, bufio.NewReader(c), "POST").check(t, 204, "")
+	if err := <-stopped; err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.public.Dial(); err == nil {
+		t.Error("the listener is still open")
+	}
+	if err := r.Serve(fasthttputil.NewInmemoryListener()); !errors.Is(err, ErrClosed) {
+		t.Errorf("Serve after Shutdown: %v", err)
+	}
+}
+
+func TestShutdownGivesUpWithItsContext(t *testing.T) {
+	arrived, proceed := make(chan struct{}), make(chan struct{})
+	r := start(t, func(_ *Options, f *fakePresence) {
+		f.heartbeat = func(*engine.Heartbeat) engine.Result {
+			close(arrived)
+			<-proceed
+			return engine.Result{}
+		}
+	})
+	c, err := r.public.Dial()
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, _ = io.WriteString(c, heartbeatText(validBody))
+	<-arrived
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	if err := r.Shutdown(ctx); !errors.Is(err, context.Canceled) {
+		t.Errorf("Shutdown: %v", err)
+	}
+	close(proceed)
+}
+
+func TestOptionsReportEveryProblem(t *testing.T) {
+	_, err := New(newFake(), Options{
+		IngestTokens: []string{"fine", "two words", ""},
+		SigningKeys:  []string{""},
+		RatePerIP:    -1,
+		MaxConns:     -1,
+	})
+	for _, want := range []string{"ingest token 2", "ingest token 3", "signing key 1", "NowNanos", "RatePerIP", "MaxConns"} {
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("the error does not mention %s: %v", want, err)
+		}
+	}
+	if _, err := New(newFake(), Options{}); err != nil {
+		t.Errorf("the zero Options: %v", err)
+	}
+}
