@@ -43,6 +43,7 @@ type Stats struct {
 
 	Overflows     uint64 // times that a worker's queue was full
 	DroppedEvents uint64 // events that were in it; conflated, not lost
+	FanOverflows  uint64 // times that the frames of a user, or of all users of a worker, became too many
 
 	Streams      int // now, those that are ending included
 	Users        int // with streams
@@ -67,6 +68,7 @@ func (s *Stats) add(o *Stats) {
 	s.Turns += o.Turns
 	s.Overflows += o.Overflows
 	s.DroppedEvents += o.DroppedEvents
+	s.FanOverflows += o.FanOverflows
 	s.Streams += o.Streams
 	s.Users += o.Users
 	s.Lagging += o.Lagging

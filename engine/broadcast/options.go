@@ -62,6 +62,9 @@ type Options struct {
 	// Logger gets what an operator should know. Default slog.Default().
 	Logger *slog.Logger
 
+	// visits is how many streams of one user a turn visits. Tests make it small.
+	visits int
+
 	// portable holds sockets with goroutines even where there is a poller.
 	portable bool
 }
@@ -76,6 +79,7 @@ func (o Options) withDefaults() (Options, error) {
 	setDefault(&o.RetryMin, min(time.Second, positiveOr(o.RetryMax, time.Second)))
 	setDefault(&o.RetryMax, max(10*time.Second, o.RetryMin))
 	setDefault(&o.MaxStreams, 1<<20)
+	setDefault(&o.visits, visitsPerUser)
 	if o.Logger == nil {
 		o.Logger = slog.Default()
 	}

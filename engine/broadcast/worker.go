@@ -183,6 +183,7 @@ func (w *worker) collect(u *user, lsn uint64, event []byte) {
 	w.fanBytes += len(f.text) - before
 	u.last = lsn
 	if len(f.text) > fanFactor*w.b.options.BacklogBytes || w.fanBytes > w.b.options.PendingBytes {
+		w.stats.FanOverflows++
 		w.conflate(u, lsn)
 	}
 	w.enqueue(u)
@@ -257,7 +258,7 @@ func (w *worker) lap(u *user) (visited int, done bool) {
 		u.cursor, u.lap = u.first, u.last
 	}
 	for u.cursor != 0 {
-		if visited == visitsPerUser {
+		if visited == w.b.options.visits {
 			return visited, false
 		}
 		s := w.at(u.cursor)
@@ -266,7 +267,7 @@ func (w *worker) lap(u *user) (visited int, done bool) {
 		visited++
 	}
 	w.release(u, u.lap)
-	return visited, u.count == 0 || u.base == u.last
+	return visited, u.count == 0 || u.lap >= u.last // not base == last: conflation moves base in the middle of a lap
 }
 
 // visit gives a stream what it is owed: writes it, or adds it to the backlog.

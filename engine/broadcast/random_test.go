@@ -1,0 +1,251 @@
+package broadcast
+
+import (
+	"math/rand/v2"
+	"strconv"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/uuid"
+)
+
+// story is one random run: changes, batches, subscriptions, connections that block, go and come back.
+type story struct {
+	t       *testing.T
+	rng     *rand.Rand
+	m       *model
+	b       *Broadcaster
+	users   int
+	now     int64
+	streams []*storyStream
+	gate    sync.Mutex // held: the worker waits in its next write, and mail piles up
+	gated   bool
+}
+
+type storyStream struct {
+	user    uuid.UUID
+	conn    *fakeConn
+	chunked bool
+	left    bool // by its own will
+}
+
+// TestStreamsFollowTheTable: whatever happens, no stream is told a step back or a double, one that never blocked while
+// no queue was full is told every event, and once all has been said every stream's last word on each device is the truth.
+func TestStreamsFollowTheTable(t *testing.T) {
+	seed := seedOf(t)
+	runs := 60
+	if testing.Short() {
+		runs = 10
+	}
+	for run := range runs {
+		synctest.Test(t, func(t *testing.T) { tellStory(t, seed+uint64(run)) })
+		if t.Failed() {
+			t.Fatalf("ROLLCALL_SEED=%d", seed+uint64(run))
+		}
+	}
+}
+
+func tellStory(t *testing.T, seed uint64) {
+	rng := rand.New(rand.NewPCG(seed, 0))
+	m := newModel()
+	o := testOptions(m)
+	o.Workers = 1 + rng.IntN(3)
+	o.visits = 1 + rng.IntN(5)
+	o.BacklogBytes = 40 + rng.IntN(400)
+	if rng.IntN(2) == 0 {
+		o.QueueBytes = 100 + rng.IntN(1500)
+	}
+	if rng.IntN(3) == 0 {
+		o.PendingBytes = 500 + rng.IntN(4000)
+	}
+	s := &story{t: t, rng: rng, m: m, b: mustNew(t, o), users: 1 + rng.IntN(4), now: second}
+	defer s.b.Close()
+	for range rng.IntN(20) { // what recovery would have found
+		m.change(userOf(rng.IntN(s.users)), rng.IntN(3))
+	}
+	m.queued = nil
+	s.b.Start(m.lsn, s.now)
+	for range 600 {
+		s.step()
+	}
+	s.finish()
+}
+
+func (s *story) step() {
+	switch r := s.rng.IntN(100); {
+	case r < 45:
+		s.m.change(userOf(s.rng.IntN(s.users)), s.rng.IntN(4))
+	case r < 65:
+		s.m.flush(s.b, s.rng.IntN(len(s.m.queued)+1))
+	case r < 73:
+		s.subscribe()
+	case r < 88 && len(s.streams) > 0:
+		s.disturb(s.streams[s.rng.IntN(len(s.streams))])
+	case r < 92:
+		if s.gated {
+			s.gate.Unlock()
+		} else {
+			s.gate.Lock()
+		}
+		s.gated = !s.gated
+	case r < 97:
+		s.now += int64(s.rng.IntN(300)) * int64(time.Millisecond)
+		s.b.Tick(s.now)
+	case !s.gated:
+		synctest.Wait()
+	}
+}
+
+func (s *story) subscribe() {
+	st := &storyStream{user: userOf(s.rng.IntN(s.users)), conn: newFakeConn(s.t), chunked: s.rng.IntN(4) > 0}
+	st.conn.onWrite = func() { s.gate.Lock(); s.gate.Unlock() }
+	if s.rng.IntN(4) == 0 {
+		st.conn.room = s.rng.IntN(200)
+	}
+	mustSubscribe(s.t, s.b, Subscription{User: st.user, Conn: st.conn, Head: []byte(testHead), Chunked: st.chunked})
+	s.streams = append(s.streams, st)
+}
+
+func (s *story) disturb(st *storyStream) {
+	st.conn.mu.Lock()
+	attached := st.conn.notifier != nil
+	st.conn.mu.Unlock()
+	switch r := s.rng.IntN(20); {
+	case r < 5:
+		st.conn.allow(0)
+	case r < 10:
+		st.conn.allow(s.rng.IntN(150))
+	case r < 17:
+		st.conn.allow(-1)
+	case r == 17 && attached:
+		st.conn.send(s.rng.IntN(100))
+	case r == 18 && attached:
+		st.conn.hangUp()
+		st.left = true
+	}
+}
+
+// finish lets everybody read, waits until all is said, and checks.
+func (s *story) finish() {
+	if s.gated {
+		s.gate.Unlock()
+	}
+	s.m.flushAll(s.b)
+	for range 2 { // a stream is opened, then refused, then let go on
+		synctest.Wait()
+		for _, st := range s.streams {
+			st.conn.allow(-1)
+		}
+	}
+	synctest.Wait()
+	stats := s.b.Stats()
+	alive := 0
+	for i, st := range s.streams {
+		seen := st.conn.seen()
+		told := readTold(s.t, seen.received, testHead, st.chunked)
+		if seen.closed > 0 {
+			continue
+		}
+		alive++
+		if st.left {
+			s.t.Errorf("stream %d hung up and is still open", i)
+		}
+		s.m.checkLast(s.t, st.user, told)
+		if told.gaps > 0 && !seen.starved && stats.Overflows == 0 && stats.FanOverflows == 0 {
+			s.t.Errorf("stream %d kept up, and was not told %d events", i, told.gaps)
+		}
+	}
+	s.checkFigures(stats, alive)
+}
+
+func (s *story) checkFigures(stats Stats, alive int) {
+	if stats.Streams != alive || stats.Lagging != 0 || stats.BlockedNow != 0 || stats.PendingBytes != 0 || stats.QueueBytes != 0 {
+		s.t.Errorf("%d streams are open, nothing is owed, and the figures are %+v", alive, stats)
+	}
+	perUser := 0
+	for u := range s.users {
+		perUser += s.b.Streams(userOf(u))
+	}
+	if perUser != alive {
+		s.t.Errorf("users have %d streams, %d are open", perUser, alive)
+	}
+	s.b.Close()
+	for i, st := range s.streams {
+		if seen := st.conn.seen(); seen.closed != 1 {
+			s.t.Errorf("stream %d was closed %d times", i, seen.closed)
+		}
+	}
+	for _, w := range s.b.workers {
+		if w.fanBytes != 0 || len(w.users) != 0 {
+			s.t.Errorf("worker keeps %d bytes of frames and %d users", w.fanBytes, len(w.users))
+		}
+	}
+}
+
+// TestSubscribeDrainCloseRace: a connection that Subscribe took is closed once, one that it refused never.
+func TestSubscribeDrainCloseRace(t *testing.T) {
+	for run := range 30 {
+		t.Run(strconv.Itoa(run), func(t *testing.T) {
+			m := newModel()
+			o := testOptions(m)
+			o.Workers, o.MaxStreams = 2, 300
+			b := mustNew(t, o)
+			var taken, refused [4][]*fakeConn
+			var group, loop sync.WaitGroup
+			stop := make(chan struct{})
+			loop.Go(func() {
+				b.Start(0, second)
+				for now := second; ; now += second / 4 {
+					select {
+					case <-stop:
+						return
+					default:
+					}
+					m.change(userOf(int(now)%5), 0)
+					m.flushAll(b)
+					b.Tick(now)
+				}
+			})
+			for g := range taken {
+				group.Go(func() {
+					for i := range 100 {
+						c := newFakeConn(t)
+						if err := b.Subscribe(Subscription{User: userOf(i % 5), Conn: c, Chunked: true}); err != nil {
+							refused[g] = append(refused[g], c)
+						} else {
+							taken[g] = append(taken[g], c)
+						}
+					}
+				})
+			}
+			if run%3 > 0 {
+				group.Go(func() { b.Drain(time.Duration(run) * 10 * time.Millisecond) })
+			}
+			if run%3 < 2 {
+				group.Go(b.Close)
+			}
+			group.Wait()
+			if run%3 == 1 {
+				<-b.Drain(0) // Close ended what draining had not
+			}
+			b.Close()
+			<-b.Drain(0)
+			close(stop)
+			loop.Wait()
+			for g := range taken {
+				for _, c := range taken[g] {
+					if n := c.seen().closed; n != 1 {
+						t.Errorf("a stream's connection was closed %d times", n)
+					}
+				}
+				for _, c := range refused[g] {
+					if s := c.seen(); s.closed != 0 || s.writes != 0 {
+						t.Error("a refused connection was touched")
+					}
+				}
+			}
+		})
+	}
+}

@@ -1,0 +1,536 @@
+package broadcast
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// stage is a broadcaster of one worker on fake time, inside a synctest bubble.
+type stage struct {
+	t   *testing.T
+	m   *model
+	b   *Broadcaster
+	now int64
+}
+
+func onStage(t *testing.T, change func(*Options), play func(*testing.T, *stage)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		m := newModel()
+		o := testOptions(m)
+		if change != nil {
+			change(&o)
+		}
+		s := &stage{t: t, m: m, b: mustNew(t, o), now: 100 * second}
+		defer s.b.Close()
+		s.b.Start(0, s.now)
+		play(t, s)
+	})
+}
+
+// pass lets time go by, tick after tick.
+func (s *stage) pass(d time.Duration) {
+	for end := s.now + int64(d); s.now < end; {
+		s.now = min(s.now+int64(tickTime), end)
+		s.b.Tick(s.now)
+		synctest.Wait()
+	}
+}
+
+func (s *stage) tell(user, device int) {
+	s.m.change(userOf(user), device)
+	s.m.flushAll(s.b)
+	synctest.Wait()
+}
+
+func (s *stage) subscribe(user int) *fakeConn {
+	s.t.Helper()
+	c := subscribe(s.t, s.b, userOf(user))
+	synctest.Wait()
+	return c
+}
+
+func (s *stage) closed(reason Reason) uint64 { return s.b.Stats().Closed[reason] }
+
+func TestBytesOfAStream(t *testing.T) {
+	for _, chunked := range []bool{true, false} {
+		onStage(t, func(o *Options) { o.RetryMin, o.RetryMax = 1500*time.Millisecond, 1500*time.Millisecond }, func(t *testing.T, s *stage) {
+			s.tell(0, 0)
+			c := newFakeConn(t)
+			mustSubscribe(t, s.b, Subscription{User: userOf(0), Conn: c, Head: []byte("HEAD\r\n\r\n"), Chunked: chunked})
+			synctest.Wait()
+			s.m.change(userOf(0), 0)
+			s.m.change(userOf(0), 0)
+			s.m.flushAll(s.b)
+			synctest.Wait()
+			s.b.Drain(0)
+			s.pass(tickTime)
+			want := []string{"HEAD\r\n\r\n", "data: 0 1 1\n\n", "data: 0 2 2\n\ndata: 0 3 3\n\n", "retry: 1500\n\n", ""}
+			if chunked {
+				for i, text := range want[1:] {
+					want[i+1] = fmt.Sprintf("%x\r\n%s\r\n", len(text), text)
+				}
+			}
+			seen := c.seen()
+			if got := string(seen.received); got != strings.Join(want, "") {
+				t.Errorf("chunked %v: received %q, want %q", chunked, got, want)
+			}
+			if seen.writes != 3 || !seen.fin || seen.closed != 0 {
+				t.Errorf("%d writes, not one per batch; fin %v; closed %d times before the client's own end", seen.writes, seen.fin, seen.closed)
+			}
+			c.hangUp()
+			synctest.Wait()
+			if c.seen().closed != 1 || s.closed(Drained) != 1 {
+				t.Errorf("not closed as drained once the client had closed: %+v", s.b.Stats())
+			}
+		})
+	}
+}
+
+func TestStreamWithoutDevicesGetsItsHead(t *testing.T) {
+	onStage(t, nil, func(t *testing.T, s *stage) {
+		if c := s.subscribe(0); string(c.seen().received) != testHead {
+			t.Errorf("received %q, want the head alone: an empty chunk would end the body", c.seen().received)
+		}
+	})
+}
+
+func TestFlushMovesWorkersWithoutEvents(t *testing.T) {
+	onStage(t, func(o *Options) { o.Workers = 4 }, func(t *testing.T, s *stage) {
+		s.subscribe(0)
+		s.tell(1, 0) // a user without streams, on a worker without events for others
+		for user := range 20 {
+			s.m.change(userOf(user), 1)
+		}
+		s.m.flushAll(s.b)
+		for user := range 20 {
+			if r := s.subscribe(user).told(); r.last[1].seq != 1 {
+				t.Errorf("user %d: the snapshot does not reach the last Flush", user)
+			}
+		}
+	})
+}
+
+func TestKeepaliveAfterSilence(t *testing.T) {
+	onStage(t, func(o *Options) { o.Keepalive = 15 * time.Second }, func(t *testing.T, s *stage) {
+		c := s.subscribe(0)
+		s.pass(14 * time.Second)
+		s.tell(0, 0) // not silent
+		s.pass(14 * time.Second)
+		if n := c.told().comments; n != 0 {
+			t.Fatalf("%d keepalives before 15 s of silence", n)
+		}
+		s.pass(1500 * time.Millisecond)
+		if n := c.told().comments; n != 1 {
+			t.Fatalf("%d keepalives after 15 s of silence", n)
+		}
+		s.pass(10 * time.Minute)
+		if n := c.told().comments; n < 38 || n > 41 {
+			t.Errorf("%d keepalives in ten minutes", n)
+		}
+	})
+}
+
+func TestTokenExpires(t *testing.T) {
+	onStage(t, nil, func(t *testing.T, s *stage) {
+		c, never := newFakeConn(t), s.subscribe(0)
+		expires := s.now + 400*second
+		mustSubscribe(t, s.b, Subscription{User: userOf(0), Conn: c, Head: []byte(testHead), Chunked: true, ExpiresNanos: expires})
+		s.pass(400*time.Second - 1)
+		if r := c.told(); r.ended {
+			t.Fatal("ended before its token")
+		}
+		s.pass(tickTime + 1)
+		if r := c.told(); !r.ended || r.retry != "" {
+			t.Errorf("after its token: %+v, want the end and no retry line", r)
+		}
+		s.pass(lingerTime + tickTime)
+		if c.seen().closed != 1 || never.seen().closed != 0 || s.closed(TokenExpired) != 1 {
+			t.Errorf("a client that does not close has its time: %+v", s.b.Stats())
+		}
+		gone := newFakeConn(t)
+		mustSubscribe(t, s.b, Subscription{User: userOf(0), Conn: gone, ExpiresNanos: 1})
+		s.pass(2 * tickTime)
+		if !gone.seen().fin {
+			t.Error("a token that expired before the stream began does not end it")
+		}
+	})
+}
+
+func TestSlowStreamIsClosed(t *testing.T) {
+	onStage(t, nil, func(t *testing.T, s *stage) {
+		stuck, drip := s.subscribe(0), s.subscribe(0)
+		s.pass(time.Minute)
+		stuck.allow(0)
+		drip.allow(0)
+		for device := range 10 {
+			s.tell(0, device)
+		}
+		for range 8 {
+			s.pass(14 * time.Second)
+			drip.allow(1)
+			synctest.Wait()
+			if stuck.seen().closed == 0 && s.now > 100*second+int64(92*time.Second) {
+				t.Fatal("a stream that took nothing for 30 s is open")
+			}
+		}
+		if stuck.seen().closed != 1 || drip.seen().closed != 0 || s.closed(Slow) != 1 {
+			t.Errorf("stuck closed %d times, drip %d times, as slow %d", stuck.seen().closed, drip.seen().closed, s.closed(Slow))
+		}
+	})
+}
+
+func TestSlowStreamHasItsTime(t *testing.T) {
+	onStage(t, nil, func(t *testing.T, s *stage) {
+		c := s.subscribe(0)
+		s.pass(45 * time.Second)
+		c.allow(0)
+		s.tell(0, 0)
+		s.pass(30 * time.Second)
+		if c.seen().closed != 0 {
+			t.Error("closed before WriteTimeout was over")
+		}
+		c.mu.Lock()
+		c.room = -1 // without a report: the server was the one who slept
+		c.mu.Unlock()
+		s.now += int64(time.Hour)
+		s.b.Tick(s.now)
+		synctest.Wait()
+		if c.seen().closed != 0 || c.told().last[0].seq != 1 {
+			t.Error("closed although it takes again")
+		}
+	})
+}
+
+func TestDrainSpreadsEnds(t *testing.T) {
+	onStage(t, func(o *Options) { o.RetryMin, o.RetryMax = 1*time.Second, 10*time.Second }, func(t *testing.T, s *stage) {
+		conns := make([]*fakeConn, 400)
+		for i := range conns {
+			conns[i] = s.subscribe(i % 7)
+		}
+		done := s.b.Drain(10 * time.Second)
+		if err := s.b.Subscribe(Subscription{Conn: newFakeConn(t)}); err != ErrDraining {
+			t.Errorf("Subscribe while draining: %v", err)
+		}
+		ended := func() (n int) {
+			for _, c := range conns {
+				if c.told().ended {
+					n++
+				}
+			}
+			return n
+		}
+		s.pass(5 * time.Second)
+		if n := ended(); n < 120 || n > 280 {
+			t.Errorf("%d of 400 ended in the first half", n)
+		}
+		s.tell(0, 0) // those who stay are told
+		s.pass(5*time.Second + 2*tickTime)
+		if n := ended(); n != 400 {
+			t.Errorf("%d of 400 ended in time", n)
+		}
+		var low, high int64 = 1 << 60, 0
+		for _, c := range conns {
+			retry, err := strconv.ParseInt(c.told().retry, 10, 64)
+			if err != nil || retry < 1000 || retry > 10000 {
+				t.Fatalf("retry: %q", c.told().retry)
+			}
+			low, high = min(low, retry), max(high, retry)
+		}
+		if low > 2000 || high < 9000 {
+			t.Errorf("reconnects are spread over %d..%d ms", low, high)
+		}
+		select {
+		case <-done:
+			t.Error("done before the connections are closed")
+		default:
+		}
+		for _, c := range conns {
+			c.mu.Lock()
+			open := c.closed == 0
+			c.mu.Unlock()
+			if open {
+				c.hangUp()
+			}
+		}
+		<-done
+	})
+}
+
+func TestCloseTellsStreams(t *testing.T) {
+	onStage(t, nil, func(t *testing.T, s *stage) {
+		c, blocked := s.subscribe(0), s.subscribe(0)
+		blocked.allow(0)
+		s.tell(0, 0)
+		s.b.Close()
+		if r := c.told(); !r.ended || r.retry == "" || c.seen().closed != 1 {
+			t.Errorf("Close: %+v", r)
+		}
+		if blocked.seen().closed != 1 {
+			t.Error("Close left a blocked stream open")
+		}
+		if err := s.b.Subscribe(Subscription{Conn: newFakeConn(t)}); err != ErrDraining {
+			t.Errorf("Subscribe after Close: %v", err)
+		}
+		s.tell(0, 1) // no effect
+		s.b.Tick(s.now)
+		s.b.Ready(c.id, HangUp)
+		if n := s.b.Streams(userOf(0)); n != 0 {
+			t.Errorf("%d streams after Close", n)
+		}
+	})
+}
+
+func TestCloseBeforeStart(t *testing.T) {
+	b := mustNew(t, testOptions(newModel()))
+	c := subscribe(t, b, userOf(0))
+	b.Close()
+	if r := c.told(); !r.ended || c.seen().closed != 1 {
+		t.Errorf("told %+v, closed %d times", r, c.seen().closed)
+	}
+}
+
+func TestInputIsBounded(t *testing.T) {
+	onStage(t, nil, func(t *testing.T, s *stage) {
+		c := s.subscribe(0)
+		for range inputLimit / 1024 {
+			c.send(1024)
+			synctest.Wait()
+		}
+		if c.seen().closed != 0 {
+			t.Error("closed for input within the limit")
+		}
+		c.send(1)
+		synctest.Wait()
+		if c.seen().closed != 1 || s.closed(ServerLimit) != 1 {
+			t.Error("not closed for too much input")
+		}
+	})
+}
+
+func TestMaxStreams(t *testing.T) {
+	onStage(t, func(o *Options) { o.MaxStreams = 2 }, func(t *testing.T, s *stage) {
+		c := s.subscribe(0)
+		s.subscribe(1)
+		if err := s.b.Subscribe(Subscription{Conn: newFakeConn(t)}); err != ErrTooMany {
+			t.Errorf("a third stream: %v", err)
+		}
+		c.hangUp()
+		synctest.Wait()
+		s.subscribe(2)
+	})
+}
+
+func TestLateReportDoesNotReachTheNextStream(t *testing.T) {
+	onStage(t, nil, func(t *testing.T, s *stage) {
+		first := s.subscribe(0)
+		first.hangUp()
+		synctest.Wait()
+		next := s.subscribe(0)
+		if first.id.slot() != next.id.slot() || first.id == next.id {
+			t.Fatalf("ids %x and %x: want one slot, used twice", first.id, next.id)
+		}
+		first.hangUp()
+		synctest.Wait()
+		if next.seen().closed != 0 {
+			t.Error("closed by a report about the stream before it")
+		}
+	})
+}
+
+func TestFailedConnections(t *testing.T) {
+	onStage(t, nil, func(t *testing.T, s *stage) {
+		unwatched := newFakeConn(t)
+		unwatched.attach = syscall.ENOSPC
+		mustSubscribe(t, s.b, Subscription{User: userOf(0), Conn: unwatched})
+		reset, odd, well := s.subscribe(0), s.subscribe(0), s.subscribe(0)
+		reset.err, odd.err = syscall.ECONNRESET, syscall.EINVAL
+		s.tell(0, 0)
+		if unwatched.seen().closed != 1 || reset.seen().closed != 1 || odd.seen().closed != 1 || well.seen().closed != 0 {
+			t.Error("not the failed connections were closed")
+		}
+		if s.closed(Failed) != 2 || s.closed(ClientGone) != 1 || well.told().last[0].seq != 1 {
+			t.Errorf("closed: %v", s.b.Stats().Closed)
+		}
+	})
+}
+
+// TestConflation: a stream that cannot take all gets the newest state of each device that changed, once, and nothing of
+// those that did not.
+func TestConflation(t *testing.T) {
+	onStage(t, func(o *Options) { o.BacklogBytes = 100 }, func(t *testing.T, s *stage) {
+		s.tell(0, 7) // does not change again
+		c, other := s.subscribe(0), s.subscribe(0)
+		c.allow(3)
+		for range 50 {
+			s.tell(0, 0)
+			s.tell(0, 1)
+		}
+		if stats := s.b.Stats(); stats.Lagging != 1 || stats.BlockedNow != 1 || stats.PendingBytes > 300 {
+			t.Errorf("while lagging: %+v", stats)
+		}
+		c.allow(-1)
+		synctest.Wait()
+		r := c.told()
+		s.m.checkLast(t, userOf(0), r)
+		if r.frames > 15 || r.gaps != 2 {
+			t.Errorf("%d frames, %d gaps: want some old ones and the newest of two devices", r.frames, r.gaps)
+		}
+		if r := other.told(); r.frames != 101 || r.gaps != 0 {
+			t.Errorf("a stream that kept up was told %d of 101 events", r.frames)
+		}
+		if n := s.b.Stats().Conflated; n != 1 {
+			t.Errorf("conflated %d times", n)
+		}
+		s.tell(0, 0)
+		s.m.checkLast(t, userOf(0), c.told())
+	})
+}
+
+func TestPendingIsBounded(t *testing.T) {
+	onStage(t, func(o *Options) { o.PendingBytes, o.BacklogBytes = 4000, 400 }, func(t *testing.T, s *stage) {
+		conns := make([]*fakeConn, 200)
+		for i := range conns {
+			conns[i] = s.subscribe(0)
+			conns[i].allow(0)
+		}
+		for range 100 {
+			s.tell(0, 0)
+			if p := s.b.Stats().PendingBytes; p > 5000 {
+				t.Fatalf("%d bytes pending", p)
+			}
+		}
+		if s.closed(Overload) == 0 {
+			t.Fatal("nobody was closed")
+		}
+		for _, c := range conns {
+			if c.seen().closed == 0 {
+				c.allow(-1)
+				synctest.Wait()
+				s.m.checkLast(t, userOf(0), c.told())
+			}
+		}
+	})
+}
+
+// TestQueueOverflow: the events of a full queue are made up for, for users with events in it and for those without.
+func TestQueueOverflow(t *testing.T) {
+	var gate sync.Mutex
+	onStage(t, func(o *Options) { o.QueueBytes = 2000 }, func(t *testing.T, s *stage) {
+		conns := make([]*fakeConn, 3)
+		for i := range conns {
+			conns[i] = s.subscribe(i)
+			conns[i].onWrite = func() { gate.Lock(); gate.Unlock() }
+		}
+		gate.Lock()
+		s.m.change(userOf(0), 0)
+		s.m.flushAll(s.b)
+		for range 500 {
+			s.m.change(userOf(0), 0)
+			s.m.change(userOf(1), 1)
+			s.m.flushAll(s.b)
+			if q := s.b.Stats().QueueBytes; q > 2*2000 {
+				t.Fatalf("%d bytes queued", q)
+			}
+		}
+		gate.Unlock()
+		synctest.Wait()
+		for i, c := range conns {
+			s.m.checkLast(t, userOf(i), c.told())
+		}
+		if st := s.b.Stats(); st.Overflows == 0 || st.DroppedEvents < 800 || st.Conflated == 0 {
+			t.Errorf("%+v", st)
+		}
+		if n := conns[2].seen().writes; n != 1 {
+			t.Errorf("a user without events was written to %d times", n)
+		}
+	})
+}
+
+// TestCrowdDoesNotHoldUpOthers: a user's many streams are visited in portions, and what comes meanwhile is joined.
+func TestCrowdDoesNotHoldUpOthers(t *testing.T) {
+	const crowd = 3000
+	onStage(t, nil, func(t *testing.T, s *stage) {
+		var gate sync.Mutex
+		var mu sync.Mutex
+		writes, atFew := 0, 0
+		count := func(few bool) func() {
+			return func() {
+				gate.Lock()
+				gate.Unlock()
+				mu.Lock()
+				defer mu.Unlock()
+				if writes++; few {
+					atFew = writes
+				}
+			}
+		}
+		conns := make([]*fakeConn, crowd)
+		for i := range conns {
+			conns[i] = s.subscribe(0)
+			conns[i].onWrite = count(false)
+		}
+		few := s.subscribe(1)
+		few.onWrite = count(true)
+		gate.Lock()
+		s.m.change(userOf(0), 0)
+		s.m.change(userOf(1), 0)
+		s.m.flushAll(s.b)
+		s.m.change(userOf(0), 0)
+		s.m.flushAll(s.b)
+		gate.Unlock()
+		synctest.Wait()
+		if atFew == 0 || atFew > visitsPerUser+1 {
+			t.Errorf("another user's frame was write number %d", atFew)
+		}
+		if writes > 1+crowd+visitsPerUser {
+			t.Errorf("%d writes for two batches to %d streams: batches were not joined", writes, crowd)
+		}
+		for _, c := range conns {
+			if r := c.told(); r.gaps != 0 || r.last[0].seq != 2 {
+				t.Fatalf("a stream of the crowd was told %+v", r)
+			}
+		}
+	})
+}
+
+func TestStreamsOfAUser(t *testing.T) {
+	onStage(t, nil, func(t *testing.T, s *stage) {
+		s.subscribe(3)
+		c := s.subscribe(3)
+		if n := s.b.Streams(userOf(3)); n != 2 {
+			t.Errorf("%d streams", n)
+		}
+		c.hangUp()
+		if n := s.b.Streams(userOf(3)); n != 1 {
+			t.Errorf("%d streams after a hang-up", n)
+		}
+	})
+}
+
+func TestOptionsAreChecked(t *testing.T) {
+	_, err := New(Options{Workers: 1000, QueueBytes: -1, RetryMin: 2, RetryMax: 1})
+	for _, want := range []string{"Codec", "Workers", "QueueBytes", "RetryMin"} {
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("error %v does not name %s", err, want)
+		}
+	}
+}
+
+func TestPublishAboveFlushPanics(t *testing.T) {
+	b := mustNew(t, testOptions(newModel()))
+	defer b.Close()
+	defer func() {
+		if recover() == nil {
+			t.Error("an event above its batch's through went in")
+		}
+	}()
+	b.Publish(userOf(0), 2, []byte("event"))
+	b.Flush(1)
+}
