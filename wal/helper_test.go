@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"os"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -164,6 +165,16 @@ func blocksIn(b []byte, number uint64) (offsets []int64, end int64) {
 		at += h.bytes()
 	}
 	return offsets, at
+}
+
+// until yields to the others until a condition holds.
+func until(t testing.TB, what string, holds func() bool) {
+	t.Helper()
+	for end := time.Now().Add(time.Minute); !holds(); runtime.Gosched() {
+		if time.Now().After(end) {
+			t.Fatalf("never: %s", what)
+		}
+	}
 }
 
 // seeded returns a random source whose seed is printed and taken back from ROLLCALL_SEED.

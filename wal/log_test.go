@@ -250,9 +250,7 @@ func TestReserveLimits(t *testing.T) {
 	// A released credit wakes who waits for it.
 	got := make(chan error)
 	go func() { got <- l.Reserve(10, time.Minute) }()
-	for l.reservers.Load() == 0 {
-		time.Sleep(time.Microsecond) // until it is in the slow path; released any earlier it would not have to wait
-	}
+	until(t, "it waits", func() bool { return l.reservers.Load() > 0 })
 	l.Release(len(full))
 	if err := <-got; err != nil {
 		t.Error(err)
@@ -301,9 +299,7 @@ func TestCloseRacesWithAppend(t *testing.T) {
 				}
 			})
 		}
-		for l.Committed() < 100 {
-			time.Sleep(time.Microsecond) // let some through
-		}
+		until(t, "some are through", func() bool { return l.Committed() >= 100 })
 		closeLog(t, l)
 		wg.Wait()
 		records, err := read(fs, 0)
@@ -318,9 +314,7 @@ func TestSyncInterval(t *testing.T) {
 	o.Sync, o.SyncInterval = SyncInterval, time.Millisecond
 	l := start(t, o)
 	lsn := commit(t, l, "x")
-	for l.Durable() < lsn { // by the interval alone: nothing else is appended
-		time.Sleep(100 * time.Microsecond)
-	}
+	until(t, "the interval is over", func() bool { return l.Durable() >= lsn }) // nothing else is appended
 	closeLog(t, l)
 }
 

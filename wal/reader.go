@@ -60,7 +60,9 @@ func (r *segmentReader) close() error { return r.file.Close() }
 
 // bytes returns n bytes at an offset, fewer at the end of the file. They are valid until the next call.
 func (r *segmentReader) bytes(offset, n int64) ([]byte, error) {
-	n = max(0, min(n, r.size-offset))
+	if n = min(n, r.size-offset); n <= 0 {
+		return nil, nil
+	}
 	if offset < r.start || offset+n > r.start+int64(len(r.window)) {
 		want := min(max(n, windowBytes), r.size-offset)
 		if int64(cap(r.buffer)) < want {

@@ -69,18 +69,16 @@ func (l *Log) findSegment(number uint64) (s segmentName, wrong, err error) {
 		return segmentName{}, nil, err
 	}
 	defer func() { err = errors.Join(err, r.close()) }()
-	h, err := r.header(l.segmentPath(number))
-	var version *VersionError
-	switch {
-	case err == nil:
+	h, wrong := r.header(l.segmentPath(number))
+	switch wrong {
+	case nil:
 		return segmentName{number: number, first: h.first, size: r.size}, nil, nil
-	case !isHeaderDamage(err):
-		if errors.As(err, &version) {
-			return segmentName{}, nil, version
-		}
-		return segmentName{}, nil, err
+	case errHeaderPlace: // its checksum matches: somebody renamed it
+		return segmentName{}, nil, l.corrupt(number, 0, 0, wrong)
+	case errHeaderBlank, errHeaderMagic, errHeaderSum:
+	default: // a later version, or it cannot be read
+		return segmentName{}, nil, wrong
 	}
-	wrong = err
 	found, err := r.scan(segmentHeaderBytes)
 	if err != nil {
 		return segmentName{}, nil, err
@@ -93,10 +91,6 @@ func (l *Log) findSegment(number uint64) (s segmentName, wrong, err error) {
 			"dir", l.dir, "segment", number, "err", wrong)
 	}
 	return segmentName{}, wrong, nil
-}
-
-func isHeaderDamage(err error) bool {
-	return err == errHeaderBlank || err == errHeaderMagic || err == errHeaderSum || err == errHeaderPlace
 }
 
 func (l *Log) corrupt(segment uint64, offset int64, lsn uint64, err error) error {
@@ -161,6 +155,7 @@ func (l *Log) replaySegment(t *tail, next *segmentName, after uint64, apply func
 			return err
 		}
 		if wrong != nil {
+			t.end = min(t.end, r.size) // the last block's padding may be cut off
 			t.unproven = proof.first(t.end)
 			return l.judgeEnd(r, t, next, wrong)
 		}

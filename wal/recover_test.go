@@ -1,0 +1,444 @@
+package wal
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+)
+
+// written returns the segments of a log with these records, each a block of its own, as Close leaves them or, unclosed,
+// as a crash does. It rolls as often as they need.
+func written(t testing.TB, closed bool, records ...string) map[uint64][]byte {
+	t.Helper()
+	fs := vfs.NewCrashableMem()
+	l := start(t, small(fs))
+	for _, r := range records {
+		commit(t, l, r)
+	}
+	if closed {
+		closeLog(t, l)
+		return files(t, fs)
+	}
+	crashed := files(t, fs.CrashClone(vfs.CrashCloneCfg{}))
+	closeLog(t, l)
+	return crashed
+}
+
+func numbered(n, padding int) []string {
+	var records []string
+	for i := range n {
+		records = append(records, string(tagged(0, i, padding)))
+	}
+	return records
+}
+
+func isCorruption(err error) bool {
+	var corruption *CorruptionError
+	return errors.As(err, &corruption)
+}
+
+// A crash leaves any prefix of the last segment. What lies wholly before the cut is read, the rest is a torn tail: never
+// an error, never half a block. And the log can be started on what is left, and read again.
+func TestCutAtEveryByte(t *testing.T) {
+	records := []string{"first", "", "third record", "4"}
+	whole := written(t, false, records...)[1]
+	offsets, end := blocksIn(whole, 1)
+	if len(offsets) != len(records) {
+		t.Fatalf("%d blocks", len(offsets))
+	}
+	for cut := range end + 1 {
+		complete := 0 // blocks whose payload is before the cut
+		for i, at := range offsets {
+			if at+blockHeaderBytes+recordOverhead+int64(len(records[i])) <= cut {
+				complete = i + 1
+			}
+		}
+		zeroed := bytes.Clone(whole)
+		clear(zeroed[cut:])
+		for name, b := range map[string][]byte{"truncated": whole[:cut], "zeroed": zeroed} {
+			fs := disk(t, map[uint64][]byte{1: b})
+			l := open(t, small(fs))
+			var got []string
+			if err := l.Replay(0, func(_ uint64, r []byte) error { got = append(got, string(r)); return nil }); err != nil {
+				t.Fatalf("%s at %d: %v", name, cut, err)
+			}
+			// Zeroing may leave a block whole that ends with zeros.
+			if len(got) < complete || !slices.Equal(got, records[:len(got)]) || name == "truncated" && len(got) != complete {
+				t.Fatalf("%s at %d: got %q, want %d", name, cut, got, complete)
+			}
+			if err := l.Start(nil); err != nil {
+				t.Fatalf("%s at %d: Start: %v", name, cut, err)
+			}
+			if lsn := commit(t, l, "more"); lsn != uint64(len(got)+1) {
+				t.Fatalf("%s at %d: went on with %d", name, cut, lsn)
+			}
+			closeLog(t, l)
+			if again, err := read(fs, 0); err != nil || !slices.Equal(again, append(got, "more")) {
+				t.Fatalf("%s at %d: second recovery: %q, %v", name, cut, again, err)
+			}
+		}
+	}
+}
+
+// The rule for a flipped bit in a log that was closed: an error, or every record. The closing block's promise makes it
+// so: without it, damage to the last batch would look like a torn tail.
+func TestFlipEveryBitOfAClosedLog(t *testing.T) {
+	records := []string{"first", "", "third record", "4"}
+	segments := written(t, true, records...)
+	_, end := blocksIn(segments[1], 1)
+	segments[1] = segments[1][:end+64]
+	checkFlips(t, segments, records, func(yield func(uint64, int) bool) {
+		for bit := range len(segments[1]) * 8 {
+			if !yield(1, bit) {
+				return
+			}
+		}
+	})
+}
+
+func TestFlipBitsOfManySegments(t *testing.T) {
+	rng := seeded(t)
+	records := numbered(30, 1200)
+	segments := written(t, true, records...)
+	if len(segments) < 2 {
+		t.Fatalf("%d segments", len(segments))
+	}
+	checkFlips(t, segments, records, func(yield func(uint64, int) bool) {
+		for number, b := range segments {
+			for bit := range (segmentHeaderBytes + blockHeaderBytes) * 8 {
+				if !yield(number, bit) {
+					return
+				}
+			}
+			for range 300 {
+				if !yield(number, rng.IntN(len(b)*8)) {
+					return
+				}
+			}
+		}
+	})
+}
+
+func checkFlips(t *testing.T, segments map[uint64][]byte, records []string, flips func(func(uint64, int) bool)) {
+	found := 0
+	for number, bit := range flips {
+		damaged := maps.Clone(segments)
+		damaged[number] = bytes.Clone(damaged[number])
+		damaged[number][bit/8] ^= 1 << (bit % 8)
+		got, err := read(disk(t, damaged), 0)
+		var version *VersionError
+		switch {
+		case err == nil && !slices.Equal(got, records):
+			t.Fatalf("segment %d bit %d: silently %d of %d records", number, bit, len(got), len(records))
+		case err != nil && !isCorruption(err) && !errors.As(err, &version):
+			t.Fatalf("segment %d bit %d: %v", number, bit, err)
+		case err != nil:
+			found++
+		}
+	}
+	if found == 0 {
+		t.Error("no flip was ever noticed")
+	}
+}
+
+// Without Close, a flip in the last block cannot be told from a crash; one in any earlier block can.
+func TestFlipAfterCrash(t *testing.T) {
+	records := []string{"a", "b", "c"}
+	segments := written(t, false, records...)
+	offsets, end := blocksIn(segments[1], 1)
+	for bit := offsets[0] * 8; bit < end*8; bit++ {
+		b := bytes.Clone(segments[1])
+		b[bit/8] ^= 1 << (bit % 8)
+		got, err := read(disk(t, map[uint64][]byte{1: b}), 0)
+		last := bit/8 >= offsets[2]
+		switch {
+		case err == nil && slices.Equal(got, records): // padding
+		case last && err == nil && slices.Equal(got, records[:2]):
+		case !last && isCorruption(err):
+		default:
+			t.Fatalf("bit %d: %q, %v", bit, got, err)
+		}
+	}
+}
+
+func TestCorruptionSaysWhatToDo(t *testing.T) {
+	segments := written(t, true, "a", "b", "c")
+	offsets, _ := blocksIn(segments[1], 1)
+	segments[1][offsets[1]+blockHeaderBytes] ^= 1
+	got, err := read(disk(t, segments), 0)
+	var c *CorruptionError
+	if !errors.As(err, &c) || c.Segment != 1 || c.Offset != offsets[1] || c.LSN != 2 || c.Path != segmentFile(1) || c.Dir != dir {
+		t.Fatalf("%v", err)
+	}
+	if !errors.Is(err, errPayload) || !errors.Is(err, errPromised) || len(got) != 1 {
+		t.Errorf("%q, %v", got, err)
+	}
+	for _, want := range []string{segmentFile(1), "Restore", "move"} {
+		if !strings.Contains(err.Error(), want) {
+			t.Errorf("%q is not in: %v", want, err)
+		}
+	}
+}
+
+func TestTornTailIsLoggedOnce(t *testing.T) {
+	segments := written(t, false, "a", "b")
+	_, end := blocksIn(segments[1], 1)
+	segments[1][end+3] = 1 // the first sector of a block that never arrived whole
+	fs := disk(t, segments)
+	var out logged
+	o := small(fs)
+	o.Logger = out.logger()
+	for range 2 {
+		l := start(t, o)
+		closeLog(t, l)
+	}
+	if n := strings.Count(out.String(), "torn tail"); n != 1 {
+		t.Errorf("logged %d times:\n%s", n, out.String())
+	}
+	for _, want := range []string{"segment=1", fmt.Sprintf("offset=%d", end), "bytes=4"} {
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("%s is not in %s", want, out.String())
+		}
+	}
+}
+
+func TestMissingSegments(t *testing.T) {
+	records := numbered(60, 1200)
+	segments := written(t, true, records...)
+	if len(segments) < 3 {
+		t.Fatalf("%d segments", len(segments))
+	}
+	without := func(n uint64) map[uint64][]byte {
+		s := maps.Clone(segments)
+		delete(s, n)
+		return s
+	}
+	if _, err := read(disk(t, without(2)), 0); !isCorruption(err) || !strings.Contains(err.Error(), "segment 2 is missing") {
+		t.Errorf("without the second: %v", err)
+	}
+	if _, err := read(disk(t, without(1)), 0); !isCorruption(err) {
+		t.Errorf("without the first, from the start: %v", err)
+	}
+	// What a checkpoint covers may be missing.
+	l := open(t, small(disk(t, without(1))))
+	first := l.First()
+	closeLog(t, l)
+	if got, err := read(disk(t, without(1)), first-1); err != nil || !slices.Equal(got, records[first-1:]) {
+		t.Errorf("without the first, behind it: %d records, %v", len(got), err)
+	}
+	// A log that ends before what the checkpoint holds is not the checkpoint's log.
+	if _, err := read(disk(t, segments), uint64(len(records))+1); !isCorruption(err) {
+		t.Errorf("replayed onto something newer: %v", err)
+	}
+}
+
+func TestFreshLogGoesOnBehindCheckpoint(t *testing.T) {
+	l := open(t, small(vfs.NewMem()))
+	if err := l.Replay(41, nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Start(nil); err != nil {
+		t.Fatal(err)
+	}
+	if lsn := commit(t, l, "x"); lsn != 42 {
+		t.Errorf("LSN %d", lsn)
+	}
+	closeLog(t, l)
+}
+
+// A valid block that belongs to another place or time is no block here (W6).
+func TestStaleBlocks(t *testing.T) {
+	old := written(t, true, "old a", "old b", "old c")[1]
+	fresh := written(t, false, "new a")[1]
+	_, end := blocksIn(fresh, 1)
+	t.Run("of another segment", func(t *testing.T) {
+		recycled := segmentHeader{number: 2, first: 4, durable: 3}.encode()
+		recycled = append(recycled, old[segmentHeaderBytes:]...)
+		if got, err := read(disk(t, map[uint64][]byte{1: old, 2: recycled}), 0); err != nil || len(got) != 3 {
+			t.Errorf("%q, %v", got, err)
+		}
+	})
+	t.Run("of another offset", func(t *testing.T) {
+		offsets, _ := blocksIn(old, 1)
+		moved := bytes.Clone(fresh)
+		copy(moved[end+8:], old[offsets[1]:])
+		if got, err := read(disk(t, map[uint64][]byte{1: moved}), 0); err != nil || len(got) != 1 {
+			t.Errorf("%q, %v", got, err)
+		}
+	})
+	t.Run("with another LSN", func(t *testing.T) {
+		offsets, oldEnd := blocksIn(old, 1)
+		doubled := bytes.Clone(old)
+		var s summer
+		h, _ := s.decode(old[offsets[2]:], 1, offsets[2])
+		h.first++
+		s.encode(doubled[offsets[2]:], h, 1, offsets[2])
+		if _, err := read(disk(t, map[uint64][]byte{1: doubled[:oldEnd]}), 0); !isCorruption(err) {
+			t.Errorf("a gap in the LSNs: %v", err)
+		}
+	})
+}
+
+func TestLostHeader(t *testing.T) {
+	segments := written(t, false, "a")
+	for name, damage := range map[string]func(b []byte){
+		"blank":   func(b []byte) { clear(b[:segmentHeaderBytes]) },
+		"flipped": func(b []byte) { b[20] ^= 1 },
+	} {
+		b := bytes.Clone(segments[1])
+		damage(b)
+		if _, err := read(disk(t, map[uint64][]byte{1: b}), 0); !errors.Is(err, errLostHeader) {
+			t.Errorf("%s, with a block behind it: %v", name, err)
+		}
+		clear(b[segmentHeaderBytes:])
+		if got, err := read(disk(t, map[uint64][]byte{1: segments[1], 2: b}), 0); name == "blank" && (err != nil || len(got) != 1) {
+			t.Errorf("%s, never begun: %q, %v", name, got, err)
+		}
+		if _, err := read(disk(t, map[uint64][]byte{1: b, 2: segmentHeader{number: 2, first: 1}.encode()}), 0); !isCorruption(err) {
+			t.Errorf("%s, in the middle: %v", name, err)
+		}
+	}
+}
+
+func TestRenamedSegment(t *testing.T) {
+	segments := written(t, false, "a")
+	if _, err := read(disk(t, map[uint64][]byte{2: segments[1]}), 0); !isCorruption(err) || !errors.Is(err, errHeaderPlace) {
+		t.Errorf("%v", err)
+	}
+}
+
+// Restarting again and again must not pile up empty segments.
+func TestRestartsReuseTheEmptySegment(t *testing.T) {
+	fs := vfs.NewMem()
+	for range 10 {
+		l := start(t, small(fs))
+		closeLog(t, l)
+	}
+	if n := len(files(t, fs)); n != 1 {
+		t.Errorf("%d segments", n)
+	}
+}
+
+func TestTruncateBefore(t *testing.T) {
+	fs := vfs.NewMem()
+	l := start(t, small(fs))
+	records := numbered(60, 1200)
+	for _, r := range records {
+		commit(t, l, r)
+	}
+	before := l.Stats().Segments
+	if err := l.TruncateBefore(l.First() + 1); err != nil || l.First() != 1 || l.Stats().Segments != before {
+		t.Errorf("removed a segment that still has record %d: %v", l.First(), err)
+	}
+	if err := l.TruncateBefore(30); err != nil {
+		t.Fatal(err)
+	}
+	first := l.First()
+	if first <= 1 || first > 30 {
+		t.Errorf("begins with %d", first)
+	}
+	if err := l.TruncateBefore(1 << 40); err != nil || l.Stats().Segments != 1 {
+		t.Errorf("%d segments left, %v", l.Stats().Segments, err)
+	}
+	first = l.First()
+	commit(t, l, "more")
+	closeLog(t, l)
+	if got, err := read(fs, first-1); err != nil || !slices.Equal(got, append(records[first-1:], "more")) {
+		t.Errorf("%d records from %d, %v", len(got), first, err)
+	}
+}
+
+// After a crash at any moment every acknowledged record is there, in its place, and nothing that was never appended.
+// Whatever of the rest survives, the log starts again and the same holds for the next crash.
+func TestCrash(t *testing.T) {
+	rng := seeded(t)
+	for _, percent := range []int{0, 30, 100} {
+		t.Run(fmt.Sprintf("unsynced=%d%%", percent), func(t *testing.T) {
+			fs := vfs.NewCrashableMem()
+			var known []string // replayed at the last start
+			for range 6 {
+				fs, known = crashOnce(t, fs, known, vfs.CrashCloneCfg{UnsyncedDataPercent: percent, RNG: rand.New(rand.NewPCG(rng.Uint64(), 0))})
+			}
+			t.Logf("%d records at the end", len(known))
+		})
+	}
+}
+
+// crashOnce starts a log that must hold known, lets writers append, and crashes it in the middle. It returns the file
+// system after the crash and the records in it.
+func crashOnce(t *testing.T, fs *vfs.MemFS, known []string, cfg vfs.CrashCloneCfg) (*vfs.MemFS, []string) {
+	const writers = 8
+	l := start(t, small(fs))
+	var acked [writers]atomic.Int64 // how many of each writer's records
+	var lsns [writers][1 << 12]uint64
+	var stop atomic.Bool
+	var wg sync.WaitGroup
+	for w := range writers {
+		wg.Go(func() {
+			for n := 0; n < len(lsns[w]) && !stop.Load(); n++ {
+				record := tagged(w, n, n%300)
+				if l.Reserve(len(record), 1e9) != nil {
+					return
+				}
+				lsn := l.Append(record)
+				if l.Wait(lsn) != nil {
+					return
+				}
+				lsns[w][n] = lsn
+				acked[w].Store(int64(n + 1))
+			}
+		})
+	}
+	until(t, "there are some records", func() bool { return l.Stats().Records >= 500 })
+	var before [writers]int64
+	for w := range writers {
+		before[w] = acked[w].Load()
+	}
+	crashed := fs.CrashClone(cfg)
+	stop.Store(true)
+	wg.Wait()
+	closeLog(t, l)
+
+	got, err := read(crashed, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(got) < len(known) || !slices.Equal(got[:len(known)], known) {
+		t.Fatal("records of an earlier run are gone or changed")
+	}
+	for w := range writers {
+		for n := range before[w] {
+			if lsn := lsns[w][n]; lsn > uint64(len(got)) || tagOf([]byte(got[lsn-1])) != [2]uint32{uint32(w), uint32(n)} {
+				t.Fatalf("acknowledged record %d of writer %d (LSN %d of %d) is lost", n, w, lsn, len(got))
+			}
+		}
+	}
+	return crashed, got
+}
+
+// After a failed sync the kernel may show pages that never reached the disk, and call them clean. Start writes them
+// again, so that what was replayed is durable when Start returns.
+func TestStartMakesTheReplayedDurable(t *testing.T) {
+	fs := vfs.NewCrashableMem()
+	segments := written(t, false, "a", "b", "c")
+	closeLog(t, open(t, small(fs)))           // makes the directories durable
+	store(t, fs, segmentFile(1), segments[1]) // in the cache only: neither file nor directory is synced
+	l := start(t, small(fs))
+	if l.Durable() != 3 {
+		t.Errorf("durable %d", l.Durable())
+	}
+	crashed := fs.CrashClone(vfs.CrashCloneCfg{})
+	closeLog(t, l)
+	if got, err := read(crashed, 0); err != nil || len(got) != 3 {
+		t.Errorf("%q, %v", got, err)
+	}
+}
