@@ -25,7 +25,7 @@ type Engine struct {
 	sources *sources
 	streams *broadcast.Broadcaster
 	expiry  expiry
-	started time.Time // the zero of every instant
+	clock   func() instant // tests pass their own
 
 	// phase guards what Ready answers: recovering, then serving, then closing.
 	phase atomic.Int32
@@ -61,7 +61,7 @@ func New(log Log, o Options) (*Engine, error) {
 		opts:    o,
 		log:     log,
 		sources: newSources(),
-		started: time.Now(),
+		clock:   newClock(),
 		stop:    make(chan struct{}),
 	}
 	o.Broadcast.Codec = codec{e}
@@ -76,6 +76,17 @@ func New(log Log, o Options) (*Engine, error) {
 
 // Start replays the log and begins to serve. It is called once and returns when recovery is done.
 func (e *Engine) Start() error {
+	if err := e.open(); err != nil {
+		return err
+	}
+	e.loops.Go(func() { e.expireLoop(e.stop) })
+	e.loops.Go(func() { e.tickLoop(e.stop) })
+	e.phase.Store(serving)
+	return nil
+}
+
+// open does all of Start but the loops.
+func (e *Engine) open() error {
 	if err := e.recoverLog(); err != nil {
 		return err
 	}
@@ -83,16 +94,6 @@ func (e *Engine) Start() error {
 	if err := e.log.Start(e.committed); err != nil {
 		return fmt.Errorf("engine: start the log: %w", err)
 	}
-	e.loops.Add(2)
-	go func() {
-		defer e.loops.Done()
-		e.expireLoop(e.stop)
-	}()
-	go func() {
-		defer e.loops.Done()
-		e.tickLoop(e.stop)
-	}()
-	e.phase.Store(serving)
 	return nil
 }
 
@@ -198,9 +199,13 @@ type instant struct {
 	wallMS uint64 // unix milliseconds
 }
 
-func (e *Engine) clock() instant {
-	now := time.Now()
-	return instant{nanos: int64(now.Sub(e.started)) + 1, wallMS: uint64(max(now.UnixMilli(), 0))}
+// newClock returns a clock whose monotonic reading begins now.
+func newClock() func() instant {
+	zero := time.Now()
+	return func() instant {
+		now := time.Now()
+		return instant{nanos: int64(now.Sub(zero)) + 1, wallMS: uint64(max(now.UnixMilli(), 0))}
+	}
 }
 
 // Stats is a reading of the engine's counters since New.

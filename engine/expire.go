@@ -8,6 +8,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/google/uuid"
+
 	"rollcall/engine/table"
 	"rollcall/engine/wheel"
 )
@@ -41,7 +43,8 @@ const (
 // All of these are sequentially consistent, so either the heartbeat sees tick(D1) and files for D2 itself, or the loop's
 // second load sees D2.
 type expiry struct {
-	wheel *wheel.Wheel // single owner: the expire loop, and Start before it runs
+	wheel   *wheel.Wheel // single owner: the expire loop, and Start before it runs
+	horizon uint64       // single owner: the expire loop; the tick up to which this turn drains the wheel
 
 	mu    sync.Mutex
 	filed []wheel.Item // guarded by mu: armed by heartbeats, not yet in the wheel
@@ -162,7 +165,8 @@ func (e *Engine) expireTurn(now int64) int64 {
 	x := &e.expiry
 	e.fileAll()
 	// Buckets are drained one tick early; what is due in them then fires by deadline.
-	caughtUp := x.wheel.Advance(tickOf(now)+1, sliceItems, func(items []wheel.Item) {
+	x.horizon = tickOf(now) + 1
+	caughtUp := x.wheel.Advance(x.horizon, sliceItems, func(items []wheel.Item) {
 		for _, it := range items {
 			e.comeUp(it)
 		}
@@ -216,7 +220,7 @@ func (e *Engine) comeUp(it wheel.Item) {
 		return
 	}
 	deadline := entry.DeadlineNanos()
-	if tickOf(deadline) <= e.expiry.wheel.Now() {
+	if tickOf(deadline) <= e.expiry.horizon {
 		s, ok := entry.Load()
 		if !ok || !s.Online {
 			e.disarm(it, entry)
@@ -224,7 +228,7 @@ func (e *Engine) comeUp(it wheel.Item) {
 		}
 		deadline = e.dueAt(s.DeadlineNanos, s.TTLMS)
 	}
-	if tickOf(deadline) > e.expiry.wheel.Now() {
+	if tickOf(deadline) > e.expiry.horizon {
 		e.refile(it, entry, deadline)
 		return
 	}
@@ -243,8 +247,8 @@ func (e *Engine) disarm(it wheel.Item, entry *table.Entry) {
 	}
 }
 
-// wheelNanos is the instant that the wheel has reached.
-func (e *Engine) wheelNanos() int64 { return int64(e.expiry.wheel.Now()) * tickNanos }
+// wheelNanos is the instant that the expire loop has reached.
+func (e *Engine) wheelNanos() int64 { return int64(e.expiry.horizon) * tickNanos }
 
 // refile moves the item to a later tick; see expiry for the second look at the deadline.
 func (e *Engine) refile(it wheel.Item, entry *table.Entry, deadline int64) {
@@ -282,7 +286,7 @@ func (e *Engine) fireDue(now int64) {
 func (e *Engine) fire(d dueItem, now int64) {
 	entry := e.table.Entry(table.Ref(d.item.Ref))
 	for entry.Armed() == d.item.Tick {
-		s, ok := entry.Load()
+		user, device, s, ok := entry.Read()
 		if !ok || !s.Online {
 			e.disarm(d.item, entry)
 			return
@@ -291,7 +295,7 @@ func (e *Engine) fire(d dueItem, now int64) {
 			e.refile(d.item, entry, at)
 			return
 		}
-		if e.expire(entry, &s) {
+		if e.expire(entry, user, device, &s) {
 			e.disarm(d.item, entry)
 			e.counters.expired.Add(1)
 			return
@@ -302,7 +306,7 @@ func (e *Engine) fire(d dueItem, now int64) {
 
 // expire takes a device offline as seen: the same way in as a heartbeat's, with nobody waiting. It returns false when the
 // log refused, or when a heartbeat was faster (I4).
-func (e *Engine) expire(entry *table.Entry, seen *table.State) bool {
+func (e *Engine) expire(entry *table.Entry, user, device uuid.UUID, seen *table.State) bool {
 	source := e.sources.name(seen.Source)
 	if entry.LSN() != seen.LSN {
 		return false // the source's id may have been swept since
@@ -312,7 +316,6 @@ func (e *Engine) expire(entry *table.Entry, seen *table.State) bool {
 		e.deaf(e.clock().nanos + 1)
 		return false
 	}
-	user, device := entry.IDs()
 	if !entry.Claim(user, device) {
 		e.log.Release(size)
 		return false

@@ -14,7 +14,9 @@ func (e *Engine) Heartbeat(hb *Heartbeat) Result {
 	ref, entry := e.table.Find(hb.User, hb.Device)
 	if entry != nil && e.opts.SeqPolicy == Strict {
 		if seq, ok := entry.LastSeq(); ok && hb.Seq <= seq {
-			return e.stale(entry)
+			if r, ok := e.stale(hb, entry); ok {
+				return r
+			}
 		}
 	}
 	size := recordBytes(len(hb.Source))
@@ -38,8 +40,11 @@ func (e *Engine) Heartbeat(hb *Heartbeat) Result {
 		case applied:
 			return e.acknowledge(lsn)
 		case tooOld:
-			e.log.Release(size)
-			return e.stale(entry)
+			if r, ok := e.stale(hb, entry); ok {
+				e.log.Release(size)
+				return r
+			}
+			ref, entry = e.table.Find(hb.User, hb.Device)
 		case refused:
 			e.log.Release(size)
 			return e.refuse(err)
@@ -138,14 +143,17 @@ func (e *Engine) acknowledge(lsn uint64) Result {
 	return Result{Outcome: Accepted}
 }
 
-// stale answers with the last accepted seq, once that one may be told (I2).
-func (e *Engine) stale(entry *table.Entry) Result {
-	s, _ := entry.Load()
+// stale answers with the last accepted seq, once that one may be told (I2). False: the slot is another device's by now.
+func (e *Engine) stale(hb *Heartbeat, entry *table.Entry) (Result, bool) {
+	user, device, s, ok := entry.Read()
+	if !ok || user != hb.User || device != hb.Device {
+		return Result{}, false
+	}
 	if err := e.log.Wait(s.LSN); err != nil {
-		return e.refuse(err)
+		return e.refuse(err), true
 	}
 	e.counters.stale.Add(1)
-	return Result{Outcome: Stale, LastSeq: s.Seq}
+	return Result{Outcome: Stale, LastSeq: s.Seq}, true
 }
 
 func (e *Engine) refuse(err error) Result {
@@ -160,8 +168,8 @@ func (e *Engine) Stale(hb *Heartbeat) bool {
 	if entry == nil {
 		return false
 	}
-	s, ok := entry.Load()
-	return ok && !e.accepts(hb, &s)
+	user, device, s, ok := entry.Read()
+	return ok && user == hb.User && device == hb.Device && !e.accepts(hb, &s)
 }
 
 // after returns the instant ttlMS milliseconds after nanos; it saturates, since a ttl of 2^53-1 ms is 285,000 years.

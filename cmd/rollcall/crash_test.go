@@ -55,7 +55,7 @@ type crashDevice struct {
 func TestCrash(t *testing.T) {
 	const writers, devicesPerWriter = 8, 5
 	rng := rand.New(rand.NewPCG(seed(t), 0))
-	r := startServer(t, "--segment-bytes=1")
+	r := startServer(t, "--segment-bytes=8388608")
 	user := uuid.NewString()
 	devices := make([][]*crashDevice, writers)
 	for w := range devices {

@@ -1,0 +1,65 @@
+package engine
+
+import (
+	"encoding/hex"
+	"errors"
+	"strings"
+	"testing"
+
+	"github.com/google/uuid"
+
+	"rollcall/engine/table"
+)
+
+// goldenRecord is the only place, beside docs/wal-format.md, that fixes the bytes of a record.
+const goldenRecord = `
+	01 03 06 00
+	6a0f5a1e2b7c4c559f100c5a3c1d7e01
+	b3c1d2e48f9a4b6ca7d81e2f3a4b5c6d
+	2a00000000000000
+	00e4eae494010000
+	e0dfeae494010000
+	e02e000000000000
+	05e4eae494010000
+	6461656d6f6e`
+
+func goldenState() (user, device uuid.UUID, s table.State) {
+	return uuid.MustParse("6a0f5a1e-2b7c-4c55-9f10-0c5a3c1d7e01"), uuid.MustParse("b3c1d2e4-8f9a-4b6c-a7d8-1e2f3a4b5c6d"), table.State{
+		Online: true, Expired: true, Seq: 42, SentAtMS: 0x194e4eae400, HeartbeatAtMS: 0x194e4eadfe0, TTLMS: 12000, UpdatedAtMS: 0x194e4eae405,
+	}
+}
+
+func TestRecordGolden(t *testing.T) {
+	user, device, s := goldenState()
+	want, err := hex.DecodeString(strings.Join(strings.Fields(goldenRecord), ""))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := appendRecord(nil, user, device, &s, []byte("daemon")); hex.EncodeToString(got) != hex.EncodeToString(want) {
+		t.Errorf("record\n%x, want\n%x", got, want)
+	}
+	r, err := viewRecord(want)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r.user() != user || r.device() != device || r.state() != s || string(r.source()) != "daemon" {
+		t.Errorf("read back: %v %v %+v %q", r.user(), r.device(), r.state(), r.source())
+	}
+	if len(want) != recordBytes(len("daemon")) || recordFixedBytes != 76 {
+		t.Errorf("a record of a 6-byte source is %d bytes", len(want))
+	}
+}
+
+func TestRecordRefused(t *testing.T) {
+	user, device, s := goldenState()
+	good := appendRecord(nil, user, device, &s, []byte("daemon"))
+	newer := append([]byte{9}, good[1:]...)
+	for name, b := range map[string][]byte{"empty": nil, "short": good[:75], "cut": good[:len(good)-1], "long": append(good[:len(good):len(good)], 0), "kind": newer} {
+		if _, err := viewRecord(b); !errors.Is(err, errRecord) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if _, err := viewRecord(newer); !strings.Contains(err.Error(), "newer version") {
+		t.Errorf("unknown kind: %v", err)
+	}
+}

@@ -1,0 +1,353 @@
+package engine
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"iter"
+	"log/slog"
+	"math/rand/v2"
+	"os"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+
+	"rollcall/engine/broadcast"
+)
+
+// memLog is a Log in memory. Unless it is held, it commits each record as soon as it can, from its own goroutine.
+type memLog struct {
+	mu        sync.Mutex
+	cond      *sync.Cond
+	records   [][]byte // guarded by mu
+	committed uint64   // guarded by mu
+	handed    uint64   // guarded by mu: the committed callback has returned for it
+	reserved  int      // guarded by mu: credits out
+	full      bool     // guarded by mu: Reserve refuses
+	held      bool     // guarded by mu: nothing is committed
+	closed    bool     // guarded by mu
+	noSpace   atomic.Bool
+	done      chan struct{}
+}
+
+var errFull = errors.New("memLog: full")
+
+func newMemLog() *memLog {
+	l := &memLog{done: make(chan struct{})}
+	l.cond = sync.NewCond(&l.mu)
+	return l
+}
+
+func (l *memLog) Replay(after uint64, apply func(uint64, []byte) error) error {
+	for i, r := range l.records {
+		if lsn := uint64(i + 1); lsn > after {
+			if err := apply(lsn, r); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (l *memLog) Start(committed func(first, last uint64, records iter.Seq[[]byte], took time.Duration)) error {
+	l.committed = uint64(len(l.records))
+	l.handed = l.committed
+	go func() {
+		defer close(l.done)
+		for {
+			l.mu.Lock()
+			for !l.closed && (l.held || l.committed == uint64(len(l.records))) {
+				l.cond.Wait()
+			}
+			if l.closed {
+				l.mu.Unlock()
+				return
+			}
+			first, batch := l.committed+1, l.records[l.committed:]
+			l.committed = uint64(len(l.records))
+			last := l.committed
+			l.cond.Broadcast()
+			l.mu.Unlock()
+			committed(first, last, func(yield func([]byte) bool) {
+				for _, r := range batch {
+					if !yield(r) {
+						return
+					}
+				}
+			}, 0)
+			l.mu.Lock()
+			l.handed = last
+			l.cond.Broadcast()
+			l.mu.Unlock()
+		}
+	}()
+	return nil
+}
+
+func (l *memLog) Reserve(int, time.Duration) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.full {
+		return errFull
+	}
+	l.reserved++
+	return nil
+}
+
+func (l *memLog) Release(int) {
+	l.mu.Lock()
+	l.reserved--
+	l.mu.Unlock()
+}
+
+func (l *memLog) Append(record []byte) uint64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.reserved--; l.reserved < 0 {
+		panic("append without a credit")
+	}
+	l.records = append(l.records, bytes.Clone(record))
+	l.cond.Broadcast()
+	return uint64(len(l.records))
+}
+
+func (l *memLog) Wait(lsn uint64) error { l.await(lsn, &l.committed); return nil }
+
+// settle returns when the events of all records have been handed to the broadcaster.
+func (l *memLog) settle() { l.await(uint64(len(l.records)), &l.handed) }
+
+func (l *memLog) await(lsn uint64, mark *uint64) {
+	l.mu.Lock()
+	for *mark < lsn {
+		l.cond.Wait()
+	}
+	l.mu.Unlock()
+}
+
+func (l *memLog) set(change func()) {
+	l.mu.Lock()
+	change()
+	l.cond.Broadcast()
+	l.mu.Unlock()
+}
+
+func (l *memLog) Committed() uint64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return max(l.committed, uint64(len(l.records))*b2u(l.handed == 0))
+}
+
+func b2u(b bool) uint64 {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+func (l *memLog) NoSpace() bool           { return l.noSpace.Load() }
+func (l *memLog) Failed() <-chan struct{} { return nil }
+func (l *memLog) Err() error              { return nil }
+
+func (l *memLog) close() {
+	l.set(func() { l.closed = true })
+	<-l.done
+}
+
+// rig is an engine whose clock stands still until a test moves it. Its loops do not run: turn does their work.
+type rig struct {
+	*Engine
+	t   *testing.T
+	log *memLog
+	now atomic.Int64 // nanoseconds
+}
+
+// wallZero is the wall clock at nanosecond 0 of a rig.
+const wallZero = 1_700_000_000_000
+
+func newRig(t *testing.T, log *memLog, o Options) *rig {
+	t.Helper()
+	if o.AppendFrame == nil {
+		o.AppendFrame = appendTestFrame
+	}
+	o.Shards = 4
+	o.Logger = slog.New(slog.DiscardHandler)
+	e, err := New(log, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := &rig{Engine: e, t: t, log: log}
+	r.now.Store(1)
+	e.clock = func() instant {
+		n := r.now.Load()
+		return instant{nanos: n, wallMS: uint64(wallZero + n/int64(time.Millisecond))}
+	}
+	return r
+}
+
+// startRig makes a rig that serves; it is closed with the test.
+func startRig(t *testing.T, log *memLog, o Options) *rig {
+	t.Helper()
+	r := newRig(t, log, o)
+	if err := r.open(); err != nil {
+		t.Fatal(err)
+	}
+	r.phase.Store(serving)
+	t.Cleanup(r.shut)
+	return r
+}
+
+func (r *rig) shut() {
+	r.log.close()
+	r.Close()
+	r.Release()
+}
+
+// advance moves the clock and runs the expire loop's turns that a timer would have run, one for each tick.
+func (r *rig) advance(d time.Duration) {
+	r.t.Helper()
+	for end := r.now.Load() + int64(d); ; {
+		for r.expireTurn(r.now.Load()) <= 0 {
+		}
+		if r.now.Load() == end {
+			return
+		}
+		r.now.Store(min(end, r.now.Load()+tickNanos/2))
+	}
+}
+
+// status returns the device's status, its seq and whether it is known.
+func (r *rig) device(user, device uuid.UUID) (Record, bool) {
+	r.t.Helper()
+	records, err := r.Records(user)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	for _, rec := range records {
+		if rec.Device == device {
+			return rec, true
+		}
+	}
+	return Record{}, false
+}
+
+func (r *rig) wantStatus(hb *Heartbeat, want Status) Record {
+	r.t.Helper()
+	rec, ok := r.device(hb.User, hb.Device)
+	if !ok || rec.Status != want {
+		r.t.Fatalf("at %v: status %d (known %v), want %d", time.Duration(r.now.Load()), rec.Status, ok, want)
+	}
+	return rec
+}
+
+func (r *rig) mustAccept(hb *Heartbeat) {
+	r.t.Helper()
+	if res := r.Heartbeat(hb); res.Outcome != Accepted {
+		r.t.Fatalf("seq %d: %+v", hb.Seq, res)
+	}
+}
+
+func newHeartbeat(seq, ttlMS uint64) *Heartbeat {
+	return &Heartbeat{User: uuid.New(), Device: uuid.New(), Status: Online, Source: []byte("test"), SentAtMS: 1000 + seq, Seq: seq, TTLMS: ttlMS}
+}
+
+// appendTestFrame is a frame that tests can read back with parseFrames.
+func appendTestFrame(dst []byte, ev *Event) []byte {
+	return fmt.Appendf(dst, "%s %d %d %d %s\n\n", ev.Device, ev.Seq, ev.Status, ev.SentAtMS, ev.Source)
+}
+
+// frame is one parsed test frame and when it was written.
+type frame struct {
+	device uuid.UUID
+	seq    uint64
+	status Status
+	sentAt uint64
+	source string
+	at     time.Time
+}
+
+// testConn is a connection that takes everything at once and remembers it.
+type testConn struct {
+	mu     sync.Mutex
+	buf    []byte
+	frames []frame
+	more   chan struct{}
+}
+
+func newTestConn() *testConn { return &testConn{more: make(chan struct{}, 1)} }
+
+func (c *testConn) Attach(broadcast.Notifier, broadcast.StreamID) error { return nil }
+func (c *testConn) Discard([]byte) (int, bool)                          { return 0, false }
+func (c *testConn) CloseWrite() error                                   { return nil }
+func (c *testConn) Close() error                                        { return nil }
+
+func (c *testConn) Write(p []byte) (int, error) {
+	now := time.Now()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.buf = append(c.buf, p...)
+	for {
+		text, rest, ok := bytes.Cut(c.buf, []byte("\n\n"))
+		if !ok {
+			break
+		}
+		c.buf = rest
+		f := frame{at: now}
+		var device string
+		if n, _ := fmt.Sscanf(string(text), "%s %d %d %d %s", &device, &f.seq, &f.status, &f.sentAt, &f.source); n == 5 {
+			f.device = uuid.MustParse(device)
+			c.frames = append(c.frames, f)
+		}
+	}
+	select {
+	case c.more <- struct{}{}:
+	default:
+	}
+	return len(p), nil
+}
+
+// waitFrames returns once n frames have arrived.
+func (c *testConn) waitFrames(t *testing.T, n int) []frame {
+	t.Helper()
+	deadline := time.After(20 * time.Second)
+	for {
+		c.mu.Lock()
+		frames := c.frames
+		c.mu.Unlock()
+		if len(frames) >= n {
+			return frames
+		}
+		select {
+		case <-c.more:
+		case <-deadline:
+			t.Fatalf("%d frames arrived, want %d", len(frames), n)
+		}
+	}
+}
+
+// follow subscribes to a user without framing.
+func follow(t *testing.T, e *Engine, user uuid.UUID) *testConn {
+	t.Helper()
+	c := newTestConn()
+	if err := e.Subscribe(broadcast.Subscription{User: user, Conn: c}); err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// testRand returns a generator whose seed is ROLLCALL_SEED, or a new one, which is logged.
+func testRand(t *testing.T) *rand.Rand {
+	seed := rand.Uint64()
+	if s := os.Getenv("ROLLCALL_SEED"); s != "" {
+		n, err := strconv.ParseUint(s, 10, 64)
+		if err != nil {
+			t.Fatal(err)
+		}
+		seed = n
+	}
+	t.Logf("ROLLCALL_SEED=%d", seed)
+	return rand.New(rand.NewPCG(seed, 0))
+}
