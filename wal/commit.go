@@ -197,10 +197,11 @@ func (l *Log) roll(size int64) error {
 	if err != nil {
 		return err
 	}
-	if err := w.segment.file.Close(); err != nil {
-		return fmt.Errorf("wal: close segment %d: %w", w.segment.number, err)
-	}
+	old := w.segment
 	w.segment = next
+	if err := old.file.Close(); err != nil {
+		return fmt.Errorf("wal: close segment %d: %w", old.number, err)
+	}
 	return l.begin(next, w.written+1)
 }
 
