@@ -1,0 +1,149 @@
+package server
+
+import (
+	"bytes"
+	"encoding/json"
+	"strings"
+	"testing"
+	"unicode/utf8"
+
+	goccy "github.com/goccy/go-json"
+)
+
+// FuzzHeartbeatBody compares the decoder with two others: the same verdict on the syntax as encoding/json, but for what
+// this one bounds, and the same values as both.
+func FuzzHeartbeatBody(f *testing.F) {
+	for _, body := range []string{
+		validBody, "{}", "[]", "null", "", " { } ", `{"seq":-0,"seq":1e400}`, `{"s\u0065q":1,"ttl_ms":null}`,
+		`{"source":"\ud83d\ude00\ud800\"\\\/\b\f\n\r\t"}`, "{\"source\":\"\xff\"}", `{"a":[1,{"b":[true,false,null,"x"]},-1.5e+3]}`,
+		`{"user_id":{"x":1},"status":["online"],"source":true,"device_id":5}`, `{"a":1,}`, `{"a":01}`, `{"a" :1 , "b":2}`,
+		`{"seq":9007199254740991,"sent_at_ms":9007199254740992,"ttl_ms":18446744073709551617}`,
+		strings.Repeat(`{"a":`, 70) + "1" + strings.Repeat("}", 70),
+	} {
+		f.Add([]byte(body))
+	}
+	f.Fuzz(func(t *testing.T, body []byte) {
+		var got fields
+		ok := got.decode(bytes.Clone(body)) // it changes what it reads
+		want, wantOK := reference(body)
+		if ok != wantOK && !(wantOK && tooDeep(body)) {
+			t.Fatalf("decode(%q) = %v, encoding/json says %v", body, ok, wantOK)
+		}
+		if !ok {
+			return
+		}
+		compare(t, body, "schema_version", want, got.schemaVersion)
+		compare(t, body, "sent_at_ms", want, got.sentAtMS)
+		compare(t, body, "seq", want, got.seq)
+		compare(t, body, "ttl_ms", want, got.ttlMS)
+		compareText(t, body, "user_id", want, got.userID)
+		compareText(t, body, "device_id", want, got.deviceID)
+		compareText(t, body, "status", want, got.status)
+		compareText(t, body, "source", want, got.source)
+
+		// goccy is not strict, so it only confirms: what passes here passes there, with the same strings.
+		var other map[string]any
+		if err := goccy.Unmarshal(bytes.Clone(body), &other); err == nil && utf8.Valid(body) {
+			if s, isText := other["source"].(string); isText && utf8.Valid(got.source) && s != string(got.source) {
+				t.Fatalf("decode(%q): source = %q, goccy says %q", body, got.source, s)
+			}
+		}
+	})
+}
+
+// reference decodes with encoding/json. The numbers keep their text.
+func reference(body []byte) (members map[string]json.RawMessage, ok bool) {
+	if !json.Valid(body) || !strings.HasPrefix(strings.TrimLeft(string(body), " \t\r\n"), "{") {
+		return nil, false
+	}
+	return members, json.Unmarshal(body, &members) == nil
+}
+
+// tooDeep counts brackets outside strings.
+func tooDeep(body []byte) bool {
+	depth, deepest := 0, 0
+	for d := json.NewDecoder(bytes.NewReader(body)); ; {
+		token, err := d.Token()
+		if err != nil {
+			return deepest > maxDepth
+		}
+		switch token {
+		case json.Delim('{'), json.Delim('['):
+			depth++
+			deepest = max(deepest, depth)
+		case json.Delim('}'), json.Delim(']'):
+			depth--
+		}
+	}
+}
+
+func compare(t *testing.T, body []byte, field string, want map[string]json.RawMessage, got uint64) {
+	t.Helper()
+	var n uint64
+	raw := want[field]
+	integer := len(raw) > 0 && json.Unmarshal(raw, &n) == nil && string(raw) != "null" && n <= maxInteger
+	if string(raw) == "-0" {
+		integer, n = true, 0
+	}
+	if integer != (got <= maxInteger) || integer && got != n {
+		t.Fatalf("decode(%q): %s = %d, want %s", body, field, got, raw)
+	}
+}
+
+func compareText(t *testing.T, body []byte, field string, want map[string]json.RawMessage, got []byte) {
+	t.Helper()
+	raw := want[field]
+	switch {
+	case raw == nil || string(raw) == "null":
+		if got != nil {
+			t.Fatalf("decode(%q): %s = %q, want none", body, field, got)
+		}
+	case raw[0] != '"':
+		if !bytes.Equal(got, notText) {
+			t.Fatalf("decode(%q): %s = %q, want notText", body, field, got)
+		}
+	default:
+		var s string
+		if err := json.Unmarshal(raw, &s); err != nil {
+			t.Fatal(err)
+		}
+		if replaced := replaceInvalid(got); replaced != s {
+			t.Fatalf("decode(%q): %s = %q, want %q", body, field, replaced, s)
+		}
+		if lossless := !strings.ContainsRune(s, utf8.RuneError); lossless && !utf8.Valid(got) {
+			t.Fatalf("decode(%q): %s = %q is not valid, but nothing in it is amiss", body, field, got)
+		}
+	}
+}
+
+// replaceInvalid does to raw bytes what encoding/json does: U+FFFD for each invalid byte, and one for a lone surrogate.
+func replaceInvalid(s []byte) string {
+	var b strings.Builder
+	for len(s) > 0 {
+		r, size := utf8.DecodeRune(s)
+		if len(s) >= 3 && s[0] == 0xed && s[1] >= 0xa0 && s[1] <= 0xbf && s[2]&0xc0 == 0x80 {
+			size = 3 // a surrogate
+		}
+		b.WriteRune(r)
+		s = s[size:]
+	}
+	return b.String()
+}
+
+func FuzzID(f *testing.F) {
+	for _, id := range []string{testUser, testDevice, strings.ToUpper(testDevice), " " + testUser, "{" + testUser + "}"} {
+		f.Add([]byte(id))
+	}
+	f.Fuzz(func(t *testing.T, text []byte) {
+		id, form := parseID(text)
+		if got := string(appendID(nil, id)); form == idCanonical && got != string(text) {
+			t.Fatalf("parseID(%q) is written as %q", text, got)
+		}
+		if got := string(appendID(nil, id)); form == idOtherForm && !strings.EqualFold(got, string(trim(text))) {
+			t.Fatalf("parseID(%q) is written as %q", text, got)
+		}
+		if version := id.Version(); form != idInvalid && (version < 1 || version > 8) {
+			t.Fatalf("parseID(%q) has version %d", text, version)
+		}
+	})
+}

@@ -1,0 +1,330 @@
+package server
+
+import (
+	"bufio"
+	"bytes"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"net"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+
+	"rollcall/engine/broadcast"
+)
+
+func sign(t testing.TB, key, payload string) string {
+	t.Helper()
+	token, err := SignPayload(key, []byte(payload))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return token
+}
+
+// payload is a good token's with some JSON added behind, where a duplicate name replaces the good value.
+func payload(more string) string {
+	return fmt.Sprintf(`{"token_id":"t","user_id":%q,"device_id":"d","scope":["presence:read"],"exp_ms":%d,"issued_at_ms":1%s}`,
+		testUser, testNow.UnixMilli()+60_000, more)
+}
+
+func streamText(query, token string) string {
+	return text("GET "+streamPath+query, "", "Authorization: Bearer "+token)
+}
+
+func TestStreamRefusals(t *testing.T) {
+	r := start(t, nil)
+	good := sign(t, testKey, payload(""))
+	parts := strings.Split(good, ".")
+	const query = "?user_id=" + testUser
+	forbidden := func(details string) string { return errorBody("forbidden", details) }
+	signed := func(more string) string { return sign(t, testKey, payload(more)) }
+	bad := forbidden("Invalid token")
+	expired := forbidden("Token expired")
+	scope := forbidden("Insufficient scope")
+	user := forbidden("Token user mismatch")
+	for _, test := range []struct {
+		name, query, token string
+		status             int
+		body               string
+	}{
+		{"no user_id", "", good, 400, errorBody("invalid_payload", "Missing user_id")},
+		{"user_id empty", "?user_id=", good, 400, errorBody("invalid_payload", "Missing user_id")},
+		{"user_id blank", "?user_id=%20%C2%A0", good, 400, errorBody("invalid_payload", "Missing user_id")},
+		{"no user_id, no token", "", "", 400, errorBody("invalid_payload", "Missing user_id")},
+		{"user_id no UUID", "?user_id=bob", good, 400, errorBody("invalid_payload", "Invalid user_id")},
+		{"user_id nil", "?user_id=" + uuid.Nil.String(), good, 400, errorBody("invalid_payload", "Invalid user_id")},
+		{"token empty", query, "", 401, errorBody("unauthorized", "Unauthorized")},
+		{"no dot", query, "abc", 403, bad},
+		{"signature no base64", query, "a.b", 403, bad},
+		{"signature of other characters", query, parts[0] + ".!!!!", 403, bad},
+		{"signature empty", query, parts[0] + ".", 403, bad},
+		{"payload empty", query, "." + parts[1], 403, bad},
+		{"payload empty, signed", query, sign(t, testKey, ""), 403, bad},
+		{"three parts", query, good + "." + parts[1], 403, bad},
+		{"dot behind", query, good + ".", 403, bad},
+		{"padded", query, good + "=", 403, bad},
+		{"signature cut", query, good[:len(good)-1], 403, bad},
+		{"signature with other last bits", query, good[:len(good)-1] + nextDigit(good[len(good)-1]), 403, bad},
+		{"another key", query, sign(t, "other", payload("")), 403, bad},
+		{"payload changed", query, base64.RawURLEncoding.EncodeToString([]byte(payload(" "))) + "." + parts[1], 403, bad},
+		{"payload null", query, sign(t, testKey, "null"), 403, bad},
+		{"payload 5", query, sign(t, testKey, "5"), 403, bad},
+		{"payload []", query, sign(t, testKey, "[]"), 403, bad},
+		{"payload no JSON", query, sign(t, testKey, "{"), 403, bad},
+		{"exp_ms past", query, signed(`,"exp_ms":1699999999999`), 403, expired},
+		{"exp_ms now", query, signed(`,"exp_ms":1700000000000`), 403, expired},
+		{"exp_ms missing", query, sign(t, testKey, `{"user_id":"`+testUser+`","scope":["presence:read"]}`), 403, expired},
+		{"exp_ms null", query, signed(`,"exp_ms":null`), 403, expired},
+		{"exp_ms text", query, signed(`,"exp_ms":"99999999999999"`), 403, expired},
+		{"EXP_MS is no exp_ms", query, sign(t, testKey, `{"EXP_MS":99999999999999}`), 403, expired},
+		{"scope other", query, signed(`,"scope":["presence:write"]`), 403, scope},
+		{"scope within another", query, signed(`,"scope":["xpresence:readx"]`), 403, scope},
+		{"scope empty", query, signed(`,"scope":[]`), 403, scope},
+		{"scope text", query, signed(`,"scope":"presence:read"`), 403, scope},
+		{"scope number", query, signed(`,"scope":5`), 403, scope},
+		{"scope object", query, signed(`,"scope":{"presence:read":1}`), 403, scope},
+		{"scope of arrays", query, signed(`,"scope":[["presence:read"],{},null,5]`), 403, scope},
+		{"user other", "?user_id=" + testDevice, good, 403, user},
+		{"user missing", query, signed(`,"user_id":null`), 403, user},
+		{"user array", query, signed(`,"user_id":["` + testUser + `"]`), 403, user},
+		{"user upper case in the token", "?user_id=" + testDevice, signed(`,"user_id":"` + strings.ToUpper(testDevice) + `"`), 403, user},
+		{"two users, own second", "?user_id=" + testDevice + "&user_id=" + testUser, good, 403, user},
+		{"expired, scope, user", "?user_id=" + testDevice, signed(`,"exp_ms":1,"scope":[]`), 403, expired},
+		{"scope, user", "?user_id=" + testDevice, signed(`,"scope":[]`), 403, scope},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			r.send(t, streamText(test.query, test.token)).check(t, test.status, test.body)
+		})
+	}
+	t.Run("token in the query", func(t *testing.T) {
+		r.send(t, text("GET "+streamPath+query+"&token="+good, "")).check(t, 401, errorBody("unauthorized", "Unauthorized"))
+	})
+	t.Run("no key", func(t *testing.T) {
+		r := start(t, func(o *Options, _ *fakePresence) { o.SigningKeys = nil })
+		r.send(t, text("GET "+streamPath+query, "")).check(t, 503, errorBody("unavailable", "Token signing key not configured"))
+		r.send(t, text("GET "+streamPath, "")).check(t, 400, errorBody("invalid_payload", "Missing user_id"))
+	})
+	if n := len(r.presence.subscriptions); n != 0 {
+		t.Errorf("%d refused streams were opened", n)
+	}
+}
+
+// nextDigit returns the base64url digit behind digit, which differs in the last bit if digit is even.
+func nextDigit(digit byte) string {
+	const digits = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+	return string(digits[strings.IndexByte(digits, digit)+1])
+}
+
+// follow sends a request for a stream, and returns the head, what follows it, and what the engine was asked for. The
+// requests before it are answered first.
+func (r *running) follow(t *testing.T, request string, before ...string) (string, *bufio.Reader, broadcast.Subscription) {
+	t.Helper()
+	c, err := r.public.Dial()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = c.Close() })
+	if _, err := io.WriteString(c, strings.Join(before, "")+request); err != nil {
+		t.Fatal(err)
+	}
+	_ = c.SetReadDeadline(time.Now().Add(10 * time.Second))
+	in := bufio.NewReader(c)
+	for range before {
+		readResponse(t, in, "POST").check(t, 204, "")
+	}
+	head := ""
+	for !strings.HasSuffix(head, "\r\n\r\n") {
+		line, err := in.ReadString('\n')
+		if err != nil {
+			t.Fatalf("head %q: %v", head, err)
+		}
+		head += line
+	}
+	return head, in, <-r.presence.subscriptions
+}
+
+func TestStreamTakeover(t *testing.T) {
+	r := start(t, nil)
+	good := sign(t, testKey, payload(""))
+	const user = "?user_id=" + testUser
+	head := func(chunked bool) string {
+		framing := ""
+		if chunked {
+			framing = "Transfer-Encoding: chunked\r\n"
+		}
+		return "HTTP/1.1 200 OK\r\n" + framing + "Content-Type: text/event-stream\r\nCache-Control: no-cache\r\n" +
+			"X-Accel-Buffering: no\r\nDate: Tue, 14 Nov 2023 22:13:20 GMT\r\nAccess-Control-Allow-Origin: *\r\n" +
+			"Access-Control-Allow-Methods: GET, POST, OPTIONS\r\nAccess-Control-Allow-Headers: Content-Type, Authorization\r\n" +
+			"Connection: close\r\n\r\n"
+	}
+	for _, test := range []struct {
+		name, request string
+		chunked       bool
+	}{
+		{"plain", streamText(user, good), true},
+		{"second key", streamText(user, sign(t, "older", payload(""))), true},
+		{"more scopes", streamText(user, sign(t, testKey, payload(`,"scope":["x","presence:read"]`))), true},
+		{"fraction in exp_ms", streamText(user, sign(t, testKey, payload(`,"exp_ms":1700000060000.0`))), true},
+		{"upper case in the query", streamText("?user_id="+strings.ToUpper(testUser), good), true},
+		{"spaces around", streamText("?user_id=%20"+testUser+"%20", good), true},
+		{"two users, own first", streamText(user+"&user_id="+testDevice, good), true},
+		{"lower-case bearer", text("GET "+streamPath+user, "", "authorization: bearer "+good), true},
+		{"a body", text("GET "+streamPath+user, "{}", "Authorization: Bearer "+good), true},
+		{"HTTP/1.0", strings.Replace(streamText(user, good), "HTTP/1.1", "HTTP/1.0", 1), false},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			got, in, s := r.follow(t, test.request)
+			if want := head(test.chunked); got != want {
+				t.Errorf("head\n     %q\nwant %q", got, want)
+			}
+			if s.User != uuid.MustParse(testUser) || s.Chunked != test.chunked || s.ExpiresNanos != 1_000+60_000*1e6 {
+				t.Errorf("subscription %+v", s)
+			}
+			r.checkStream(t, in, s)
+		})
+	}
+	t.Run("heartbeats before it", func(t *testing.T) {
+		_, in, s := r.follow(t, streamText(user, good), heartbeatText(validBody), heartbeatText(validBody))
+		r.checkStream(t, in, s)
+	})
+}
+
+// checkStream checks that a stream was given away: it works without the server's wrapper, and is not counted here.
+func (r *running) checkStream(t *testing.T, in io.Reader, s broadcast.Subscription) {
+	t.Helper()
+	if _, ours := s.Conn.(fakeConn).conn.(*conn); ours {
+		t.Error("the stream keeps the server's connection")
+	}
+	if n := r.conns.Load(); n != 0 {
+		t.Errorf("%d connections are still counted", n)
+	}
+	go func() { _, _ = s.Conn.Write([]byte("live")) }()
+	live := make([]byte, 4)
+	if _, err := io.ReadFull(in, live); err != nil || string(live) != "live" {
+		t.Errorf("behind the head: %q, %v", live, err)
+	}
+}
+
+func TestStreamExpiry(t *testing.T) {
+	r := start(t, nil)
+	for until, want := range map[float64]int64{
+		float64(testNow.UnixMilli()) + 1: 1_000 + 1e6,
+		1e300:                            math.MaxInt64,
+		math.MaxInt64:                    math.MaxInt64,
+	} {
+		if got := r.expiresNanos(until, testNow); got != want {
+			t.Errorf("a token until %g ends at %d, want %d", until, got, want)
+		}
+	}
+	r.opts.TokenExpiryIgnore = true
+	if got := r.expiresNanos(1, testNow); got != 0 {
+		t.Errorf("with the expiry ignored it ends at %d", got)
+	}
+}
+
+func TestStreamTurnedAway(t *testing.T) {
+	r := start(t, nil)
+	request := streamText("?user_id="+testUser, sign(t, testKey, payload("")))
+	notTaken := func(net.Conn) (broadcast.Conn, error) { return nil, errors.New("not a socket") }
+	for _, test := range []struct {
+		take      func(net.Conn) (broadcast.Conn, error)
+		subscribe error
+		details   string
+	}{
+		{nil, broadcast.ErrDraining, "Server is about to stop"},
+		{nil, fmt.Errorf("wrapped: %w", broadcast.ErrTooMany), "Too many streams"},
+		{nil, errors.New("other"), "Stream not available"},
+		{notTaken, nil, "Stream not available"},
+	} {
+		r.presence.take, r.presence.subscribe = test.take, test.subscribe
+		got := r.send(t, request)
+		got.check(t, 503, errorBody("unavailable", test.details))
+		if n, err := strconv.Atoi(got.header.Get("Retry-After")); err != nil || n < 1 || n > 10 || !got.closes {
+			t.Errorf("Retry-After = %q, closes: %v", got.header.Get("Retry-After"), got.closes)
+		}
+	}
+	if n := r.conns.Load(); n != 0 {
+		t.Errorf("%d connections are still counted", n)
+	}
+}
+
+func TestSignToken(t *testing.T) {
+	exp := testNow.UnixMilli() + 1000
+	token, err := SignToken(testKey, Token{TokenID: "t", UserID: testUser, DeviceID: testDevice, ExpMS: exp, IssuedAtMS: 5})
+	if err != nil {
+		t.Fatal(err)
+	}
+	first, second, _ := strings.Cut(token, ".")
+	got, err := base64.RawURLEncoding.DecodeString(first)
+	want := fmt.Sprintf(`{"token_id":"t","user_id":%q,"device_id":%q,"scope":["presence:read"],"exp_ms":%d,"issued_at_ms":5}`,
+		testUser, testDevice, exp)
+	if err != nil || string(got) != want {
+		t.Errorf("payload %s (%v)\n   want %s", got, err, want)
+	}
+	mac := hmac.New(sha256.New, []byte(testKey))
+	mac.Write([]byte(first))
+	if want := base64.RawURLEncoding.EncodeToString(mac.Sum(nil)); second != want {
+		t.Errorf("signature %s, want %s", second, want)
+	}
+	r := start(t, nil)
+	r.follow(t, streamText("?user_id="+testUser, token))
+
+	for key, user := range map[string]string{"": testUser, "k": strings.ToUpper(testDevice), "k2": "bob"} {
+		if _, err := SignToken(key, Token{UserID: user}); err == nil {
+			t.Errorf("SignToken(%q, %q) is no error", key, user)
+		}
+	}
+}
+
+// FuzzStreamToken: no token passes but those that a key signed, and nothing makes the check panic.
+func FuzzStreamToken(f *testing.F) {
+	o := testOptions()
+	s, err := New(newFake(), o)
+	if err != nil {
+		f.Fatal(err)
+	}
+	good := sign(f, testKey, payload(""))
+	for _, token := range []string{good, good + ".", "a.b", ".", "", good[:len(good)-2] + "\r\n", sign(f, testKey, "null")} {
+		f.Add([]byte(token), []byte(payload("")))
+	}
+	f.Add([]byte(good), []byte(`{"exp_ms":1e999,"scope":[[],{}],"user_id":{}}`))
+	f.Fuzz(func(t *testing.T, token, text []byte) {
+		first, second, _ := bytes.Cut(token, []byte("."))
+		signed := base64.RawURLEncoding.EncodeToString(signature(testKey, first)) == string(second)
+		if _, refusal := s.verify(token, testUser, testNow); refusal == none && !signed {
+			t.Fatalf("%q passes", token)
+		}
+		own := []byte(sign(t, testKey, string(text)))
+		until, refusal := s.verify(own, testUser, testNow)
+		if refusal == none && !(until > float64(testNow.UnixMilli())) {
+			t.Fatalf("%q passes, but ended at %g", text, until)
+		}
+		if refusal == invalidToken && bytes.HasPrefix(text, []byte(`{"token_id":"t","user_id"`)) && string(text) == payload("") {
+			t.Fatalf("%q is refused", text)
+		}
+	})
+}
+
+// A stream's connection must not keep fasthttp's reader, nor ours.
+func TestReleaseUnwraps(t *testing.T) {
+	inner, _ := net.Pipe()
+	own := &conn{Conn: inner, server: &Server{}}
+	if got := release(own); got != inner {
+		t.Errorf("release returns %T", got)
+	}
+	if got := own.server.conns.Load(); got != -1 {
+		t.Errorf("the connection is counted %d times", got+1)
+	}
+	if err := own.Close(); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("Close of a released connection: %v", err)
+	}
+}
