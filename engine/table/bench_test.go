@@ -38,7 +38,8 @@ func eachSize(b *testing.B, run func(b *testing.B, devices int)) {
 	}
 }
 
-// BenchmarkHeartbeat is the table's part of a heartbeat of a device picked at random: lookup, check of the seq, claim, commit.
+// BenchmarkHeartbeat is the table's part of a heartbeat of a device picked at random: lookup, check of the seq, claim,
+// commit.
 func BenchmarkHeartbeat(b *testing.B) {
 	eachSize(b, func(b *testing.B, devices int) {
 		tab := benchTable(b, devices)

@@ -6,7 +6,8 @@ import (
 	"unsafe"
 )
 
-// TestLayout fixes what docs and sizing count on. Change the constants with it, and the arithmetic of the cache lines in doc.go.
+// TestLayout fixes what docs and sizing count on. Change the constants with it, and the arithmetic of the cache lines
+// in doc.go.
 func TestLayout(t *testing.T) {
 	var e Entry
 	for name, c := range map[string]struct{ got, want uintptr }{
@@ -124,6 +125,42 @@ func TestVersionChangesWithEveryCommitAndNotWithUnclaim(t *testing.T) {
 			t.Fatal("an Unclaim changed head")
 		}
 		e.Claim(user(1), device(1))
+	}
+}
+
+// TestPreemptedReaderStartsAgain lets as many commits go by between a reader's two looks at head as make version come
+// round, with one seq, so that head is the same again (T3).
+func TestPreemptedReaderStartsAgain(t *testing.T) {
+	e := owned()
+	e.Commit(State{LSN: 1, Seq: 7})
+	g := e.glance()
+	if !g.holds(e) {
+		t.Fatal("nothing happened, but the reader starts again")
+	}
+	for lsn := range uint64(512) {
+		e.Claim(user(1), device(1))
+		if g.holds(e) {
+			t.Fatalf("%d commits and a claim went by unnoticed", lsn)
+		}
+		e.Commit(State{LSN: lsn + 2, Seq: 7})
+	}
+	if e.head.Load() != g.head {
+		t.Fatalf("head %x, want %x again", e.head.Load(), g.head)
+	}
+	if g.holds(e) {
+		t.Error("512 commits went by unnoticed")
+	}
+}
+
+// TestCommitThatKeepsItsLSNIsSeen changes a deadline only, as a restart does.
+func TestCommitThatKeepsItsLSNIsSeen(t *testing.T) {
+	e := owned()
+	e.Commit(State{LSN: 5, Seq: 7, DeadlineNanos: 1})
+	g := e.glance()
+	e.Claim(user(1), device(1))
+	e.Commit(State{LSN: 5, Seq: 7, DeadlineNanos: 2})
+	if g.holds(e) {
+		t.Error("the commit went by unnoticed")
 	}
 }
 

@@ -97,7 +97,8 @@ func (m *model) compare(t *testing.T, tab *Table) {
 		return true
 	})
 	if ranged != len(m.states) || tab.Len() != ranged || tab.Users() != users {
-		t.Fatalf("%d devices and %d users in the model; Range told %d, Len %d, Users %d", len(m.states), users, ranged, tab.Len(), tab.Users())
+		t.Fatalf("%d devices and %d users in the model; Range told %d, Len %d, Users %d",
+			len(m.states), users, ranged, tab.Len(), tab.Users())
 	}
 }
 

@@ -139,8 +139,8 @@ func TestClaimsExclude(t *testing.T) {
 	readers.Wait()
 }
 
-// TestNoTornReadWhenVersionComesRound commits with one seq, so that the head words of two commits 512 apart are equal, while a
-// reader of every word is preempted as the scheduler likes. Only the LSN tells such commits apart (T3).
+// TestNoTornReadWhenVersionComesRound commits with one seq, so that the head words of two commits 512 apart are equal,
+// while a reader of every word is preempted as the scheduler likes. Only the LSN tells such commits apart (T3).
 func TestNoTornReadWhenVersionComesRound(t *testing.T) {
 	tab := New(Options{})
 	defer tab.Close()
@@ -166,8 +166,8 @@ func TestNoTornReadWhenVersionComesRound(t *testing.T) {
 	readers.Wait()
 }
 
-// TestRemovalAndReuse lets a few devices come and go in a few slots of one shard while others look at them. Nobody ever sees a state
-// under another device's ids, and the claim excludes by device whatever slot it is in.
+// TestRemovalAndReuse lets a few devices come and go in a few slots of one shard while others look at them. Nobody ever
+// sees a state under another device's ids, and the claim excludes by device whatever slot it is in.
 func TestRemovalAndReuse(t *testing.T) {
 	for _, name := range []string{"keyed", "constant", "last"} {
 		t.Run("hash="+name, func(t *testing.T) {

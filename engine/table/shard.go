@@ -7,8 +7,9 @@ import (
 
 // shard is the part of the table that holds some users with all their devices.
 type shard struct {
-	// devices leads from (user, device) to an entry. Probed by any goroutine without a lock; changed and replaced under mu. A
-	// replacement is complete when it is stored; whoever still probes its predecessor misses what was inserted since, no more.
+	// devices leads from (user, device) to an entry. Probed by any goroutine without a lock; changed and replaced under
+	// mu. A replacement is complete when it is stored; whoever still probes its predecessor misses what was inserted
+	// since, no more.
 	devices atomic.Pointer[index]
 
 	mu sync.Mutex

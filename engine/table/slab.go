@@ -14,14 +14,14 @@ const (
 	maxSlots   = math.MaxUint32 // a Ref is a slot number + 1 in 32 bits
 )
 
-// chunk is a part of the slab. It never moves; it is memory outside the Go heap where the platform has it (slab_mmap.go) and
-// without pointers everywhere, so that the garbage collector never looks inside.
+// chunk is a part of the slab. It never moves; it is memory outside the Go heap where the platform has it
+// (slab_mmap.go) and without pointers everywhere, so that the garbage collector never looks inside.
 type chunk [chunkSlots]Entry
 
 // slab is all entries of a table by slot number.
 type slab struct {
-	// chunks is the directory, of fixed length. take stores a chunk under mu before any slot of it is handed out; entry loads it. The
-	// ref it is asked for came through an index word or the mutex, so that the chunk is there.
+	// chunks is the directory, of fixed length. take stores a chunk under mu before any slot of it is handed out; entry
+	// loads it. The ref it is asked for came through an index word or the mutex, so that the chunk is there.
 	chunks []atomic.Pointer[chunk]
 
 	mu    sync.Mutex
@@ -40,7 +40,8 @@ func (s *slab) entry(r Ref) *Entry {
 	return &s.chunks[slot>>chunkBits].Load()[slot%chunkSlots]
 }
 
-// take hands out the next n slots, at most maxRun, and returns the ref of the first. ErrFull: not so many refs are left.
+// take hands out the next n slots, at most maxRun, and returns the ref of the first. ErrFull: not so many refs are
+// left.
 func (s *slab) take(n int) (Ref, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -18,7 +18,8 @@ const (
 
 // newChunk maps zeroed memory, aligned to huge pages: it maps one page too many and gives back what sticks out.
 func newChunk() (*chunk, error) {
-	p, err := unix.MmapPtr(-1, 0, nil, uintptr(chunkBytes+hugePageBytes), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE)
+	const size, access, kind = chunkBytes + hugePageBytes, unix.PROT_READ | unix.PROT_WRITE, unix.MAP_ANON | unix.MAP_PRIVATE
+	p, err := unix.MmapPtr(-1, 0, nil, uintptr(size), access, kind)
 	if err != nil {
 		return nil, err
 	}
@@ -33,8 +34,8 @@ func newChunk() (*chunk, error) {
 
 func freeChunk(c *chunk) { unmap(unsafe.Pointer(c), chunkBytes) }
 
-// unmap gives back memory of ours. It fails only for a range that is not page-aligned, and when the kernel has no room for
-// one more mapping: then the address space is lost, not the memory.
+// unmap gives back memory of ours. It fails only for a range that is not page-aligned, and when the kernel has no room
+// for one more mapping: then the address space is lost, not the memory.
 func unmap(p unsafe.Pointer, n int) {
 	if n == 0 {
 		return

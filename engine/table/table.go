@@ -18,8 +18,8 @@ type Ref uint32
 
 // Options configure a table. The zero value works.
 type Options struct {
-	// Shards is a power of two, 1024 by default. More shards make growth of one shorter and first sights of different users meet less;
-	// each costs 64 bytes and up to 63 unused slots.
+	// Shards is a power of two, 1024 by default. More shards make growth of one shorter and first sights of different
+	// users meet less; each costs 64 bytes and up to 63 unused slots.
 	Shards int
 
 	// MaxDevices bounds the devices, 1<<31 by default and at most. One more: ErrFull.
@@ -78,7 +78,8 @@ func New(o Options) *Table {
 // Close gives the entries' memory back. Nobody may use the table or an entry of it any more.
 func (t *Table) Close() { t.slab.close() }
 
-// keyedHash hashes with a random key of this process: ids are chosen by their senders, who must not be able to choose collisions.
+// keyedHash hashes with a random key of this process: ids are chosen by their senders, who must not be able to choose
+// collisions.
 func keyedHash() func(user, device uuid.UUID) (userHash, deviceHash uint64) {
 	seed := maphash.MakeSeed()
 	return func(user, device uuid.UUID) (userHash, deviceHash uint64) {
@@ -107,15 +108,16 @@ func (t *Table) key(user, device uuid.UUID) key {
 // shard returns the shard of a user. Only the user decides, by the upper bits of its hash; tags are made of lower ones.
 func (t *Table) shard(k *key) *shard { return &t.shards[k.userHash>>t.shardShift] }
 
-// Find returns the device's entry, or 0 and nil when it is unknown. It takes no lock. An insert that runs at the same time may be missed, one
-// that returned before is not.
+// Find returns the device's entry, or 0 and nil when it is unknown. It takes no lock. An insert that runs at the same
+// time may be missed, one that returned before is not.
 func (t *Table) Find(user, device uuid.UUID) (Ref, *Entry) {
 	k := t.key(user, device)
 	return t.shard(&k).find(t.slab, &k)
 }
 
-// FindOrInsert returns the device's entry and makes one at first sight: it has no state yet and readers skip it. Only first sight takes the
-// shard's mutex. ErrFull over MaxDevices or out of slot numbers; any other error says that the system gave no memory.
+// FindOrInsert returns the device's entry and makes one at first sight: it has no state yet and readers skip it. Only
+// first sight takes the shard's mutex. ErrFull over MaxDevices or out of slot numbers; any other error says that the
+// system gave no memory.
 func (t *Table) FindOrInsert(user, device uuid.UUID) (Ref, *Entry, error) {
 	k := t.key(user, device)
 	s := t.shard(&k)
@@ -134,8 +136,9 @@ func (t *Table) FindOrInsert(user, device uuid.UUID) (Ref, *Entry, error) {
 // Entry returns the entry of a ref that this table handed out. It may belong to another device by now.
 func (t *Table) Entry(r Ref) *Entry { return t.slab.entry(r) }
 
-// Devices calls fn for the user's devices that have a state, in the order of first sight, until it returns false. It holds the shard's
-// mutex meanwhile, so that ids cannot change; fn must not block, nor call anything of the table that takes the mutex.
+// Devices calls fn for the user's devices that have a state, in the order of first sight, until it returns false. It
+// holds the shard's mutex meanwhile, so that ids cannot change; fn must not block, nor call anything of the table that
+// takes the mutex.
 func (t *Table) Devices(user uuid.UUID, fn func(Ref, *Entry) bool) {
 	k := t.key(user, uuid.Nil)
 	s := t.shard(&k)
@@ -157,9 +160,9 @@ func (t *Table) Devices(user uuid.UUID, fn func(Ref, *Entry) bool) {
 	}
 }
 
-// Range calls fn for every entry, in no order, until it returns false. It takes one shard's mutex at a time and not while it calls fn, which may use
-// the table as it likes. A device that is there all the while is seen once, one that comes meanwhile perhaps, and one that goes
-// may be replaced by another in its slot: fn uses Read, or Claim.
+// Range calls fn for every entry, in no order, until it returns false. It takes one shard's mutex at a time and not
+// while it calls fn, which may use the table as it likes. A device that is there all the while is seen once, one that
+// comes meanwhile perhaps, and one that goes may be replaced by another in its slot: fn uses Read, or Claim.
 func (t *Table) Range(fn func(Ref, *Entry) bool) {
 	var refs []Ref
 	for i := range t.shards {
@@ -177,8 +180,9 @@ func (t *Table) Range(fn func(Ref, *Entry) bool) {
 
 // Remove forgets the device of an entry whose claim the caller owns, and gives the claim back. The slot is used again.
 //
-// The state goes under the claim, the entry under the mutex, and the claim is given back in between: who waits for a claim may hold the mutex (T4). A
-// heartbeat that gets in between finds an entry without a state, as at first sight, and if it is accepted the entry stays.
+// The state goes under the claim, the entry under the mutex, and the claim is given back in between: who waits for a
+// claim may hold the mutex (T4). A heartbeat that gets in between finds an entry without a state, as at first sight,
+// and if it is accepted the entry stays.
 func (t *Table) Remove(r Ref, e *Entry) {
 	user, device := e.IDs()
 	e.clear()

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"math/rand/v2"
 	"os"
+	"runtime"
 	"slices"
 	"strconv"
 	"testing"
@@ -61,7 +62,8 @@ func eachHash(t *testing.T, o Options, test func(t *testing.T, tab *Table)) {
 	}
 }
 
-// stateOf returns the state that tests give a device: every word follows from device and LSN, so that a torn read shows.
+// stateOf returns the state that tests give a device: every word follows from device and LSN, so that a torn read
+// shows.
 func stateOf(device uuid.UUID, seq, lsn uint64) State {
 	n := uint64(device[15])
 	return State{
@@ -402,6 +404,50 @@ func TestIndexGivesTombstonesBack(t *testing.T) {
 			t.Errorf("an index of 5 devices has %d words", words)
 		}
 	})
+}
+
+// TestEmptiedIndexHasNoTombstones removes everything in random order: the last one out vacates what is left.
+func TestEmptiedIndexHasNoTombstones(t *testing.T) {
+	eachHash(t, Options{Shards: 1}, func(t *testing.T, tab *Table) {
+		for n := range 100 {
+			put(t, tab, user(n), device(n), 1, 1)
+		}
+		for _, n := range random(t).Perm(100) {
+			forget(t, tab, user(n), device(n))
+		}
+		if s := &tab.shards[0]; s.devices.Load().used != 0 || s.users.used != 0 {
+			t.Errorf("%d and %d tombstones are left", s.devices.Load().used, s.users.used)
+		}
+	})
+}
+
+// TestReuseWaitsForALateClaim lets a goroutine that still takes the slot for its former device hold the claim while the
+// slot is given to another.
+func TestReuseWaitsForALateClaim(t *testing.T) {
+	tab := New(Options{Shards: 1})
+	defer tab.Close()
+	_, e := put(t, tab, user(1), device(1), 1, 1)
+	forget(t, tab, user(1), device(1))
+	e.acquire()
+	inserted := make(chan struct{})
+	go func() {
+		defer close(inserted)
+		tab.FindOrInsert(user(2), device(2))
+	}()
+	for tab.Len() == 0 {
+		runtime.Gosched() // until the insert is on its way to the slot
+	}
+	for range 1000 {
+		runtime.Gosched()
+	}
+	if e.Is(user(2), device(2)) {
+		t.Error("the slot changed hands while its claim was held")
+	}
+	e.Unclaim()
+	<-inserted
+	if !e.Is(user(2), device(2)) {
+		t.Error("the slot was not used again")
+	}
 }
 
 func TestHotPathDoesNotAllocate(t *testing.T) {

@@ -5,8 +5,8 @@ import (
 	"testing"
 )
 
-// cursors are the next ticks from which the arithmetic is tried: around every boundary of every level, with the upper bits clear,
-// set and about to overflow into 33 bits.
+// cursors are the next ticks from which the arithmetic is tried: around every boundary of every level, with the upper
+// bits clear, set and about to overflow into 33 bits.
 func cursors() (all []uint64) {
 	for _, base := range []uint64{0, 1 << 18, 5<<18 | 3<<12 | 9<<6, 1<<32 - 1<<18, 1<<32 - 1<<12, 1<<40 - 64} {
 		for _, at := range []uint64{0, 1, 63, 64, 65, 127, 128, 4032, 4095, 4096, 4097, 8191, 1<<18 - 65, 1<<18 - 64, 1<<18 - 1} {
@@ -16,8 +16,8 @@ func cursors() (all []uint64) {
 	return all
 }
 
-// TestPlaceEveryTick tries every distance that the levels tell apart, from every kind of cursor: the bucket must come due no
-// later than the tick, and not before everything that is closer.
+// TestPlaceEveryTick tries every distance that the levels tell apart, from every kind of cursor: the bucket must come
+// due no later than the tick, and not before everything that is closer.
 func TestPlaceEveryTick(t *testing.T) {
 	for _, cursor := range cursors() {
 		var last uint64
@@ -82,7 +82,8 @@ func TestLowestLevelServes(t *testing.T) {
 	}
 }
 
-// TestDueEveryBucket tries every pair of an occupied bucket and a cursor's bucket, on every level, alone and with a farther one.
+// TestDueEveryBucket tries every pair of an occupied bucket and a cursor's bucket, on every level, alone and with a
+// farther one.
 func TestDueEveryBucket(t *testing.T) {
 	for level := range levels {
 		for own := range uint64(buckets) {

@@ -1,7 +1,8 @@
 package wheel
 
-// Horizon is how many ticks ahead an item may be filed: 2^31, 248 days of 10 ms ticks. Within it an item's 32 bits of tick tell its
-// tick. Below 258,048 ticks (63 * 64^2) an item comes up after at most two cascades; beyond, it is filed anew that often.
+// Horizon is how many ticks ahead an item may be filed: 2^31, 248 days of 10 ms ticks. Within it an item's 32 bits of
+// tick tell its tick. Below 258,048 ticks (63 * 64^2) an item comes up after at most two cascades; beyond, it is filed
+// anew that often.
 const Horizon = 1 << 31
 
 // Item is one filed reference.
@@ -34,8 +35,8 @@ func (w *Wheel) Len() int { return w.count }
 // Now returns the last tick that was handed over in full.
 func (w *Wheel) Now() uint64 { return w.cursor - 1 }
 
-// Add files an item for a tick. One that has passed comes up at the next Advance, or within the one whose fire calls Add. More than
-// Horizon ahead is filed for Horizon ahead, and its Item says so.
+// Add files an item for a tick. One that has passed comes up at the next Advance, or within the one whose fire calls
+// Add. More than Horizon ahead is filed for Horizon ahead, and its Item says so.
 func (w *Wheel) Add(ref uint32, tick uint64) {
 	if tick > w.Now() && tick-w.Now() > Horizon {
 		tick = w.Now() + Horizon
@@ -61,7 +62,8 @@ func (w *Wheel) tickOf(item Item) uint64 {
 	return w.cursor + uint64(item.Tick-uint32(w.cursor))
 }
 
-// Next returns a tick before which nothing comes up or cascades; false: the wheel is empty. With overdue items it is Now.
+// Next returns a tick before which nothing comes up or cascades; false: the wheel is empty. With overdue items it is
+// Now.
 func (w *Wheel) Next() (tick uint64, ok bool) {
 	if w.overdue.head != nil {
 		return w.Now(), true
@@ -70,10 +72,10 @@ func (w *Wheel) Next() (tick uint64, ok bool) {
 	return tick, ok
 }
 
-// first returns the level whose first occupied bucket comes first. Of two that come at the same tick the higher one counts, because
-// what it holds for that tick must reach level 0 before level 0's bucket is handed over (W2).
+// first returns the level whose first occupied bucket comes first, and its tick. A bucket that the cursor has reached
+// and that is not empty yet is due at the cursor itself, so that the cursor never leaves it behind (W2).
 func (w *Wheel) first() (l int, tick uint64, ok bool) {
-	for i := top; i >= 0; i-- {
+	for i := range levels {
 		if t, occupied := due(i, w.levels[i].occupied, w.cursor); occupied && (!ok || t < tick) {
 			l, tick, ok = i, t, true
 		}
@@ -81,9 +83,10 @@ func (w *Wheel) first() (l int, tick uint64, ok bool) {
 	return l, tick, ok
 }
 
-// Advance hands over the items filed for ticks up to and including to, in the order of their ticks, in runs of one tick each (of several for
-// overdue items). The run is fire's until it returns; fire may call Add. After about limit items handed over or cascaded (less
-// than a block more) it returns false: call again. True: all of to is done and Now is at least to.
+// Advance hands over the items filed for ticks up to and including to, in the order of their ticks, in runs of one tick
+// each (of several for overdue items). The run is fire's until it returns; fire may call Add. After about limit items
+// handed over or cascaded (less than a block more) it returns false: call again. True: all of to is done and Now is at
+// least to.
 func (w *Wheel) Advance(to uint64, limit int, fire func([]Item)) bool {
 	for budget := max(limit, 1); ; {
 		if w.overdue.head != nil {
@@ -125,8 +128,8 @@ func (w *Wheel) take(l int) *block {
 	return b
 }
 
-// handOver gives a block's items to fire and returns how many they were. The cursor stays on the tick: what fire adds for it is handed
-// over too.
+// handOver gives a block's items to fire and returns how many they were. The cursor stays on the tick: what fire adds
+// for it is handed over too.
 func (w *Wheel) handOver(b *block, fire func([]Item)) int {
 	n := b.n
 	w.count -= n
@@ -135,8 +138,8 @@ func (w *Wheel) handOver(b *block, fire func([]Item)) int {
 	return n
 }
 
-// cascade files a block's items anew, now that the cursor has reached their bucket, and returns how many they were. None comes
-// back to the same bucket: within it, place finds a lower level, and beyond the ring's end another bucket.
+// cascade files a block's items anew, now that the cursor has reached their bucket, and returns how many they were.
+// None comes back to the same bucket: within it, place finds a lower level, and beyond the ring's end another bucket.
 func (w *Wheel) cascade(l int) int {
 	b := w.take(l)
 	for _, item := range b.items[:b.n] {

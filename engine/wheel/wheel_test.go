@@ -69,8 +69,8 @@ func (h *harness) insert(f filed) {
 	h.m.items = slices.Insert(h.m.items, i, f)
 }
 
-// advance goes to a tick in slices and checks that what comes up is what the model holds for ticks up to it: whole, in order,
-// none of them early, none late.
+// advance goes to a tick in slices and checks that what comes up is what the model holds for ticks up to it: whole, in
+// order, none of them early, none late.
 func (h *harness) advance(to uint64, limit int) {
 	h.t.Helper()
 	h.checkNext()
@@ -204,8 +204,8 @@ func TestTimeNeverGoesBack(t *testing.T) {
 	}
 }
 
-// TestNothingHappensBeforeNext goes from Next to Next: each time right before it nothing comes up, and the number of steps
-// shows that Next does not merely count ticks.
+// TestNothingHappensBeforeNext goes from Next to Next: each time right before it nothing comes up, and the number of
+// steps shows that Next does not merely count ticks.
 func TestNothingHappensBeforeNext(t *testing.T) {
 	rng := random(t)
 	for _, start := range starts(rng) {
