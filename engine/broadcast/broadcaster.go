@@ -134,7 +134,7 @@ func (b *Broadcaster) Take(c net.Conn) (Conn, error) {
 			return conn, err
 		}
 	}
-	return newGoConn(c, &b.conns), nil
+	return newGoConn(c, &b.conns, b.options.WriteTimeout), nil
 }
 
 // Ready implements Notifier, for Conns.

@@ -7,8 +7,8 @@ import (
 )
 
 const (
-	goWriteBytes = 16 << 10        // longest write on its way
-	goLinger     = 1 * time.Second // that a write on its way may take after Close
+	goWriteBytes = 16 << 10    // longest write on its way
+	goLinger     = time.Second // that a write on its way may take after Close, at most
 )
 
 // goConn is a Conn on any net.Conn, held with goroutines: one that reads, and one for as long as a write is on its way,
@@ -16,6 +16,7 @@ const (
 type goConn struct {
 	conn    net.Conn
 	running *sync.WaitGroup
+	linger  time.Duration
 	id      StreamID // set before the reader starts
 
 	mu       sync.Mutex
@@ -30,8 +31,8 @@ type goConn struct {
 	out      []byte
 }
 
-func newGoConn(c net.Conn, running *sync.WaitGroup) *goConn {
-	return &goConn{conn: c, running: running}
+func newGoConn(c net.Conn, running *sync.WaitGroup, timeout time.Duration) *goConn {
+	return &goConn{conn: c, running: running, linger: min(goLinger, timeout)}
 }
 
 func (c *goConn) Attach(n Notifier, id StreamID) error {
@@ -161,7 +162,7 @@ func (c *goConn) Close() error {
 	defer c.mu.Unlock()
 	c.closed = true
 	if c.writing {
-		c.conn.SetWriteDeadline(time.Now().Add(goLinger))
+		c.conn.SetWriteDeadline(time.Now().Add(c.linger))
 	}
 	c.startWriterLocked()
 	return nil

@@ -111,12 +111,27 @@ func (s *sockets) connect(t *testing.T) net.Conn {
 	if c == nil {
 		t.Fatal("no connection was accepted")
 	}
+	shrink(c)
+	shrink(client)
 	conn, err := s.b.Take(c)
 	if err != nil {
 		t.Fatal(err)
 	}
 	mustSubscribe(t, s.b, Subscription{User: userOf(0), Conn: conn, Head: []byte(testHead), Chunked: true})
 	return client
+}
+
+// shrink makes the kernel's buffers small, so that a stream is blocked soon.
+func shrink(c net.Conn) {
+	if t, ok := c.(*tls.Conn); ok {
+		c = t.NetConn()
+	}
+	b := c.(interface {
+		SetReadBuffer(int) error
+		SetWriteBuffer(int) error
+	})
+	b.SetReadBuffer(8 << 10)
+	b.SetWriteBuffer(8 << 10)
 }
 
 // until waits for what other goroutines and the kernel are about to do.
@@ -264,7 +279,7 @@ func TestSocketTooMuchInput(t *testing.T) {
 }
 
 func TestSocketCloseWhileBlocked(t *testing.T) {
-	onSockets(t, nil, func(t *testing.T, s *sockets) {
+	onSockets(t, func(o *Options) { o.WriteTimeout = 20 * time.Millisecond }, func(t *testing.T, s *sockets) {
 		s.connect(t)
 		for s.b.Stats().BlockedNow == 0 {
 			for range 500 {

@@ -1,0 +1,213 @@
+package broadcast
+
+import (
+	"bytes"
+	"fmt"
+	"net"
+	"runtime"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"golang.org/x/sys/unix"
+)
+
+// sameFrame is a codec of one frame for everything, of the usual length.
+type sameFrame struct{ text []byte }
+
+const frameFill = 251 // bytes of a frame between "data: " and its end
+
+func newSameFrame() sameFrame {
+	return sameFrame{append(append([]byte("data: "), bytes.Repeat([]byte("x"), frameFill)...), "\n\n"...)}
+}
+
+func (c sameFrame) AppendFrame(dst, event []byte) []byte { return append(dst, c.text...) }
+
+func (c sameFrame) AppendSnapshot(dst []byte, user uuid.UUID, after, through uint64) []byte {
+	return dst
+}
+
+// crowd is many clients that read and discard, held by one epoll.
+type crowd struct {
+	l     net.Listener
+	epoll int
+	fds   []int
+	read  int64        // frames' bytes; the discarding goroutine's own
+	want  atomic.Int64 // of read: then reached gets a token
+	done  chan struct{}
+
+	reached chan struct{}
+}
+
+func newCrowd(b testing.TB) *crowd {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		b.Fatal(err)
+	}
+	epoll, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
+	if err != nil {
+		b.Fatal(err)
+	}
+	c := &crowd{l: l, epoll: epoll, done: make(chan struct{}), reached: make(chan struct{}, 1)}
+	b.Cleanup(c.close)
+	go c.discard()
+	return c
+}
+
+func (c *crowd) discard() {
+	defer close(c.done)
+	events := make([]unix.EpollEvent, 512)
+	buf := make([]byte, 64<<10)
+	for {
+		n, err := unix.EpollWait(c.epoll, events, 100)
+		if err != nil && err != unix.EINTR {
+			return
+		}
+		for i := range max(n, 0) {
+			if events[i].Fd < 0 {
+				return
+			}
+			if n, _ := unix.Read(int(events[i].Fd), buf); n > 0 {
+				c.read += int64(bytes.Count(buf[:n], []byte("x"))) // not the framing, which depends on the batches
+			}
+		}
+		if want := c.want.Load(); want > 0 && c.read >= want {
+			c.want.Store(0)
+			c.reached <- struct{}{}
+		}
+	}
+}
+
+// join connects one client and returns the server's end.
+func (c *crowd) join(b testing.TB) net.Conn {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		b.Fatal(err)
+	}
+	c.fds = append(c.fds, fd)
+	if err := unix.Connect(fd, &unix.SockaddrInet4{Port: c.l.Addr().(*net.TCPAddr).Port, Addr: [4]byte{127, 0, 0, 1}}); err != nil {
+		b.Fatal(err)
+	}
+	if err := unix.EpollCtl(c.epoll, unix.EPOLL_CTL_ADD, fd, &unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(fd)}); err != nil {
+		b.Fatal(err)
+	}
+	server, err := c.l.Accept()
+	if err != nil {
+		b.Fatal(err)
+	}
+	return server
+}
+
+func (c *crowd) close() {
+	p := make([]int, 2)
+	unix.Pipe(p)
+	unix.Close(p[1])
+	unix.EpollCtl(c.epoll, unix.EPOLL_CTL_ADD, p[0], &unix.EpollEvent{Events: unix.EPOLLIN, Fd: -1})
+	<-c.done
+	for _, fd := range append(c.fds, p[0], c.epoll) {
+		unix.Close(fd)
+	}
+	c.l.Close()
+}
+
+// expect says how many frames the clients will have read when wait returns.
+func (c *crowd) expect(frames int) { c.want.Store(int64(frames) * frameFill) }
+
+func (c *crowd) wait() { <-c.reached }
+
+// BenchmarkFanOut tells many streams of one event each, and compares with what the kernel takes for the writes alone. A
+// round ends when every client has read its frame.
+func BenchmarkFanOut(b *testing.B) {
+	const streams = 4000
+	frame := newSameFrame()
+	b.Run(fmt.Sprintf("streams=%d/by=write", streams), func(b *testing.B) {
+		c := newCrowd(b)
+		chunk := appendChunk(nil, string(frame.text), true)
+		conns := make([]Conn, streams)
+		host := mustNew(b, Options{Codec: frame, Workers: 1})
+		defer host.Close()
+		for i := range conns {
+			conns[i], _ = host.Take(c.join(b))
+			defer conns[i].Close()
+		}
+		b.ResetTimer()
+		for round := range b.N {
+			c.expect((round + 1) * streams)
+			for _, conn := range conns {
+				conn.Write(chunk)
+			}
+			c.wait()
+		}
+		b.ReportMetric(float64(b.N*streams)/b.Elapsed().Seconds(), "frames/s")
+	})
+	for _, users := range []int{1, streams} {
+		for _, batches := range []int{1, 8} {
+			b.Run(fmt.Sprintf("streams=%d/by=broadcaster/users=%d/batches=%d", streams, users, batches), func(b *testing.B) {
+				c := newCrowd(b)
+				s := mustNew(b, Options{Codec: frame})
+				defer s.Close()
+				s.Start(0, 0)
+				for i := range streams {
+					conn, err := s.Take(c.join(b))
+					if err != nil {
+						b.Fatal(err)
+					}
+					mustSubscribe(b, s, Subscription{User: userOf(i % users), Conn: conn, Chunked: true})
+				}
+				for s.Stats().Opened < streams {
+					runtime.Gosched()
+				}
+				b.ResetTimer()
+				lsn := uint64(0)
+				for round := range b.N {
+					c.expect((round + 1) * batches * streams)
+					for range batches {
+						for u := range users {
+							lsn++
+							s.Publish(userOf(u), lsn, frame.text[:100])
+						}
+						s.Flush(lsn)
+					}
+					c.wait()
+				}
+				b.ReportMetric(float64(b.N*batches*streams)/b.Elapsed().Seconds(), "frames/s")
+				b.ReportMetric(float64(s.Stats().Writes)/float64(b.N*streams), "writes/stream")
+			})
+		}
+	}
+}
+
+// BenchmarkIdleStream reports the memory of a stream on a socket, one per user, the kernel's own aside.
+func BenchmarkIdleStream(b *testing.B) {
+	const streams = 8000
+	for range b.N {
+		c := newCrowd(b)
+		s := mustNew(b, Options{Codec: newSameFrame(), Keepalive: 15 * time.Second})
+		s.Start(0, 0)
+		before := inUse()
+		goroutines := runtime.NumGoroutine()
+		for i := range streams {
+			conn, err := s.Take(c.join(b))
+			if err != nil {
+				b.Fatal(err)
+			}
+			mustSubscribe(b, s, Subscription{User: userOf(i), Conn: conn, Head: []byte(testHead), Chunked: true})
+		}
+		for s.Stats().Opened < streams {
+			runtime.Gosched()
+		}
+		b.ReportMetric(float64(inUse()-before)/streams, "B/stream")
+		b.ReportMetric(float64(runtime.NumGoroutine()-goroutines)/streams, "goroutines/stream")
+		s.Close()
+	}
+}
+
+// inUse is the memory of the heap and of stacks after a collection.
+func inUse() int64 {
+	runtime.GC()
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return int64(m.HeapAlloc + m.StackInuse)
+}
