@@ -1,7 +1,9 @@
 package server
 
 import (
+	"encoding/binary"
 	"math"
+	"math/bits"
 	"unicode/utf16"
 	"unicode/utf8"
 )
@@ -255,6 +257,9 @@ func (p *parser) quoted() (s []byte, ok bool) {
 	}
 	start := p.at
 	for ; p.at < len(p.json); p.at++ {
+		if p.at += plainBytes(p.json[p.at:]); p.at == len(p.json) {
+			return nil, false
+		}
 		switch c := p.json[p.at]; {
 		case c == '"':
 			p.at++
@@ -266,6 +271,23 @@ func (p *parser) quoted() (s []byte, ok bool) {
 		}
 	}
 	return nil, false
+}
+
+// plainBytes counts bytes that a string holds as they are, eight at a time; it may stop short of the first other one by
+// less than eight.
+func plainBytes(text []byte) int {
+	const each, high = 0x0101010101010101, 0x8080808080808080
+	n := 0
+	for ; len(text)-n >= 8; n += 8 {
+		w := binary.LittleEndian.Uint64(text[n:])
+		quote, backslash := w^each*'"', w^each*'\\' // a byte is 0 where it was found
+		// x-each borrows into a byte's high bit when the byte is 0, and w-each*' ' when it is under a space; bytes that
+		// had the bit before are none. A borrow may mark a byte too many, but only above a marked one.
+		if found := ((quote-each)&^quote | (backslash-each)&^backslash | (w-each*' ')&^w) & high; found != 0 {
+			return n + bits.TrailingZeros64(found)/8
+		}
+	}
+	return n
 }
 
 // unescape reads the rest of a string that began at start, from its first backslash on, and writes the unescaped bytes
