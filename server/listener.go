@@ -129,9 +129,10 @@ type conn struct {
 // with a FIN behind it, and input is dropped for a while, because closing at once would send a reset, which may destroy
 // the answer before the client has read it (RFC 9112, section 9.6).
 func (c *conn) Close() error {
-	if !c.leave() {
+	if c.gone.Swap(true) {
 		return net.ErrClosed
 	}
+	defer c.server.conns.Add(-1) // a lingering connection still counts
 	if half, ok := c.Conn.(interface{ CloseWrite() error }); ok && c.linger.Load() && half.CloseWrite() == nil {
 		_ = c.SetReadDeadline(time.Now().Add(lingerTime))
 		_, _ = io.Copy(io.Discard, c.Conn)
@@ -141,14 +142,8 @@ func (c *conn) Close() error {
 
 // release returns the connection below, which is the caller's from now on and no longer counted.
 func (c *conn) release() net.Conn {
-	c.leave()
-	return c.Conn
-}
-
-func (c *conn) leave() bool {
-	if c.gone.Swap(true) {
-		return false
+	if !c.gone.Swap(true) {
+		c.server.conns.Add(-1)
 	}
-	c.server.conns.Add(-1)
-	return true
+	return c.Conn
 }

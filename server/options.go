@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"strings"
 	"time"
 
@@ -35,7 +36,7 @@ type Options struct {
 	// share an address.
 	RateBurst int
 	// RateAddresses is how many addresses the limiter remembers; the least recently seen one is forgotten first and
-	// begins anew: 65,536, some 10 MB.
+	// begins anew: 65,536, some 20 MB.
 	RateAddresses int
 
 	// MaxConns is how many connections may wait for or have a request, streams not included; one more is answered 503:
@@ -62,7 +63,7 @@ type Options struct {
 func (o Options) withDefaults() (Options, error) {
 	err := o.check()
 	setDefault(&o.Now, time.Now, o.Now == nil)
-	setDefault(&o.RateBurst, int(o.RatePerIP)+1, o.RateBurst == 0)
+	setDefault(&o.RateBurst, int(math.Ceil(min(o.RatePerIP, math.MaxInt32))), o.RateBurst == 0)
 	setDefault(&o.RateAddresses, 1<<16, o.RateAddresses == 0)
 	setDefault(&o.MaxConns, 1<<18, o.MaxConns == 0)
 	setDefault(&o.MaxHeaderBytes, 4096, o.MaxHeaderBytes == 0)
@@ -95,7 +96,7 @@ func (o *Options) check() error {
 		refuse(key == "", "signing key %d is empty", i+1)
 	}
 	refuse(len(o.SigningKeys) > 0 && o.NowNanos == nil && !o.TokenExpiryIgnore, "Options.NowNanos is missing")
-	refuse(o.RatePerIP < 0 || o.RatePerIP != o.RatePerIP, "RatePerIP cannot be %v", o.RatePerIP)
+	refuse(!(o.RatePerIP >= 0) || math.IsInf(o.RatePerIP, 1), "RatePerIP cannot be %v", o.RatePerIP)
 	for _, f := range []struct {
 		name  string
 		value int64

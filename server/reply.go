@@ -179,7 +179,11 @@ func (s *Server) answerStale(ctx *fasthttp.RequestCtx, lastSeq uint64) {
 // answerUnavailable answers a heartbeat that the engine could not take, and says why.
 func (s *Server) answerUnavailable(ctx *fasthttp.RequestCtx, why error) {
 	s.answer(ctx, unavailable)
-	if why != nil {
-		ctx.Response.SetBodyRaw(appendError(nil, codeUnavailable, why.Error()))
+	if why == nil {
+		return
 	}
+	if s.refusals.now() {
+		s.opts.Logger.Warn("heartbeats are refused", "error", why)
+	}
+	ctx.Response.SetBodyRaw(appendError(nil, codeUnavailable, why.Error()))
 }

@@ -52,6 +52,7 @@ type Server struct {
 	limiter      *limiter // nil: no limit
 	retryAfter   string   // of a heartbeat over the rate, seconds
 	metrics      metrics
+	refusals     seldom // when the last refused heartbeat was logged
 
 	public *fasthttp.Server
 	admin  *http.Server

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -206,6 +207,16 @@ func text(line, body string, headers ...string) string {
 	return b.String() + "\r\n" + body
 }
 
+// eventually yields until cond holds.
+func eventually(t testing.TB, cond func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(10 * time.Second); !cond(); runtime.Gosched() {
+		if time.Now().After(deadline) {
+			t.Fatal("it did not come about within 10 s")
+		}
+	}
+}
+
 func errorBody(code, details string) string {
 	return fmt.Sprintf(`{"error":%q,"details":%q}`, code, details)
 }
@@ -372,9 +383,7 @@ func TestMaxConns(t *testing.T) {
 	}
 	exchange()
 	first.Close()
-	for r.conns.Load() != 0 { // the close is another goroutine's
-		time.Sleep(time.Millisecond)
-	}
+	eventually(t, func() bool { return r.conns.Load() == 0 }) // the close is another goroutine's
 	r.send(t, heartbeatText(validBody)).check(t, 204, "")
 }
 
@@ -395,21 +404,22 @@ func TestShutdownAnswersHeartbeatsInFlight(t *testing.T) {
 	<-arrived
 	stopped := make(chan error, 1)
 	go func() { stopped <- r.Shutdown(context.Background()) }()
-	for !r.Server.draining.Load() {
-		time.Sleep(time.Millisecond)
-	}
+	eventually(t, func() bool { // Shutdown has begun when nobody accepts
+		c, err := r.public.Dial()
+		if err == nil {
+			_ = c.Close()
+		}
+		return err != nil
+	})
 	select {
 	case err := <-stopped:
 		t.Fatalf("Shutdown returned (%v) with a heartbeat in flight", err)
-	case <-time.After(20 * time.Millisecond):
+	default:
 	}
 	close(proceed)
 	readResponse(t, bufio.NewReader(c), "POST").check(t, 204, "")
 	if err := <-stopped; err != nil {
 		t.Fatal(err)
-	}
-	if _, err := r.public.Dial(); err == nil {
-		t.Error("the listener is still open")
 	}
 	if err := r.Serve(fasthttputil.NewInmemoryListener()); !errors.Is(err, ErrClosed) {
 		t.Errorf("Serve after Shutdown: %v", err)
