@@ -2,7 +2,6 @@ package wal
 
 import (
 	"errors"
-	"io"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -161,7 +160,6 @@ func TestNoSpace(t *testing.T) {
 			o := small(fs)
 			o.Logger = out.logger()
 			l := open(t, o)
-			full.Store(false)
 			if err := l.Start(nil); err != nil {
 				t.Fatal(err)
 			}
@@ -169,7 +167,7 @@ func TestNoSpace(t *testing.T) {
 			n := 0
 			for ; ; n++ {
 				record := tagged(0, n, 100)
-				err := l.Reserve(len(record), time.Second)
+				err := l.Reserve(len(record), 300*time.Millisecond)
 				if err == ErrNoSpace {
 					break
 				}
@@ -257,5 +255,3 @@ func runUntilFailure(o Options) (acked int) {
 	}
 	return acked
 }
-
-var _ io.Closer = (*Log)(nil)

@@ -3,6 +3,7 @@ package wal
 import (
 	"errors"
 	"iter"
+	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -179,6 +180,74 @@ func TestWait(t *testing.T) {
 		<-results
 	}
 	closeLog(t, l)
+}
+
+// A waiter that comes when its batch is already in flight must not wait for the next one: there may be none.
+func TestWaitForTheLastBatch(t *testing.T) {
+	disk := newStallFS(vfs.NewMem())
+	l := start(t, small(disk))
+	for range 50 {
+		disk.stall()
+		lsn := add(t, l, "x")
+		disk.awaitStalled()
+		done := make(chan error)
+		go func() { done <- l.Wait(lsn) }()
+		runtime.Gosched()
+		disk.resume()
+		if err := <-done; err != nil {
+			t.Fatal(err)
+		}
+	}
+	closeLog(t, l)
+}
+
+// An appender that is preempted in its copy holds its batch back, and only that.
+func TestCommitWaitsForCopies(t *testing.T) {
+	fs := vfs.NewMem()
+	l := start(t, small(fs))
+	if err := l.Reserve(4, 0); err != nil {
+		t.Fatal(err)
+	}
+	const size = recordOverhead + 4
+	l.state.Add(oneRecord + size) // the first half of Append("slow")
+	lsn := add(t, l, "fast")
+	l.wakeLoop() // which Append does only for the first of a batch
+	until(t, "the batch is sealed", func() bool { return l.state.Load()&bytesMask == 0 })
+	next := add(t, l, "next")
+	for range 1000 {
+		runtime.Gosched()
+	}
+	if l.Committed() != 0 || l.Appended() != next {
+		t.Errorf("committed %d without the first record's copy", l.Committed())
+	}
+	putRecord(l.batches[0].payload, []byte("slow")) // the second half
+	l.batches[0].finished.Add(1)
+	if err := l.Wait(max(lsn, next)); err != nil {
+		t.Error(err)
+	}
+	closeLog(t, l)
+	if got, err := read(fs, 0); err != nil || !slices.Equal(got, []string{"slow", "fast", "next"}) {
+		t.Errorf("%q, %v", got, err)
+	}
+}
+
+func TestCloseWaitsForCredits(t *testing.T) {
+	for range 50 {
+		l := start(t, small(vfs.NewMem()))
+		if err := l.Reserve(4, 0); err != nil {
+			t.Fatal(err)
+		}
+		done := make(chan error)
+		go func() { done <- l.Close() }()
+		until(t, "Close has begun", func() bool { return l.credit.Load() < 0 })
+		for range 20 {
+			runtime.Gosched() // mostly, the commit loop parks
+		}
+		l.Release(4)
+		if err := <-done; err != nil {
+			t.Fatal(err)
+		}
+	}
 }
 
 func TestHotPathDoesNotAllocate(t *testing.T) {

@@ -11,8 +11,10 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
 )
 
 // written returns the segments of a log with these records, each a block of its own, as Close leaves them or, unclosed,
@@ -92,8 +94,22 @@ func TestCutAtEveryByte(t *testing.T) {
 // The rule for a flipped bit in a log that was closed: an error, or every record. The closing block's promise makes it
 // so: without it, damage to the last batch would look like a torn tail.
 func TestFlipEveryBitOfAClosedLog(t *testing.T) {
+	for _, mode := range []SyncMode{SyncAlways, SyncNever} {
+		t.Run(mode.String(), func(t *testing.T) { flipEveryBit(t, mode) })
+	}
+}
+
+func flipEveryBit(t *testing.T, mode SyncMode) {
 	records := []string{"first", "", "third record", "4"}
-	segments := written(t, true, records...)
+	fs := vfs.NewMem()
+	o := small(fs)
+	o.Sync = mode
+	l := start(t, o)
+	for _, r := range records {
+		commit(t, l, r)
+	}
+	closeLog(t, l)
+	segments := files(t, fs)
 	_, end := blocksIn(segments[1], 1)
 	segments[1] = segments[1][:end+64]
 	checkFlips(t, segments, records, func(yield func(uint64, int) bool) {
@@ -357,51 +373,57 @@ func TestTruncateBefore(t *testing.T) {
 	}
 }
 
-// After a crash at any moment every acknowledged record is there, in its place, and nothing that was never appended.
-// Whatever of the rest survives, the log starts again and the same holds for the next crash.
+// After a crash at any moment everything that was durable is there, in its place, and what else is there is what was
+// appended. Whatever survives, the log starts again and the same holds for the next crash. In SyncAlways what was
+// acknowledged was durable; in no mode is the trace of a crash taken for damage.
 func TestCrash(t *testing.T) {
 	rng := seeded(t)
-	for _, percent := range []int{0, 30, 100} {
-		t.Run(fmt.Sprintf("unsynced=%d%%", percent), func(t *testing.T) {
-			fs := vfs.NewCrashableMem()
-			var known []string // replayed at the last start
-			for range 6 {
-				fs, known = crashOnce(t, fs, known, vfs.CrashCloneCfg{UnsyncedDataPercent: percent, RNG: rand.New(rand.NewPCG(rng.Uint64(), 0))})
-			}
-			t.Logf("%d records at the end", len(known))
-		})
+	for _, mode := range []SyncMode{SyncAlways, SyncInterval, SyncNever} {
+		for _, percent := range []int{0, 30, 100} {
+			t.Run(fmt.Sprintf("sync=%v/unsynced=%d%%", mode, percent), func(t *testing.T) {
+				fs := vfs.NewCrashableMem()
+				var known []string // replayed at the last start
+				for range 6 {
+					cfg := vfs.CrashCloneCfg{UnsyncedDataPercent: percent, RNG: rand.New(rand.NewPCG(rng.Uint64(), 0))}
+					fs, known = crashOnce(t, fs, mode, known, cfg)
+				}
+				t.Logf("%d records at the end", len(known))
+			})
+		}
 	}
 }
 
 // crashOnce starts a log that must hold known, lets writers append, and crashes it in the middle. It returns the file
 // system after the crash and the records in it.
-func crashOnce(t *testing.T, fs *vfs.MemFS, known []string, cfg vfs.CrashCloneCfg) (*vfs.MemFS, []string) {
+func crashOnce(t *testing.T, fs *vfs.MemFS, mode SyncMode, known []string, cfg vfs.CrashCloneCfg) (*vfs.MemFS, []string) {
 	const writers = 8
-	l := start(t, small(fs))
-	var acked [writers]atomic.Int64 // how many of each writer's records
-	var lsns [writers][1 << 12]uint64
+	o := small(fs)
+	o.Sync, o.SyncInterval = mode, time.Millisecond
+	l := start(t, o)
+	var appended [writers][]uint64 // LSN of each record
+	var acked atomic.Uint64        // highest LSN that Wait returned nil for
 	var stop atomic.Bool
 	var wg sync.WaitGroup
 	for w := range writers {
 		wg.Go(func() {
-			for n := 0; n < len(lsns[w]) && !stop.Load(); n++ {
+			for n := 0; !stop.Load(); n++ {
 				record := tagged(w, n, n%300)
-				if l.Reserve(len(record), 1e9) != nil {
+				if l.Reserve(len(record), time.Minute) != nil {
 					return
 				}
 				lsn := l.Append(record)
-				if l.Wait(lsn) != nil {
-					return
+				appended[w] = append(appended[w], lsn)
+				if n%5 != 0 && l.Wait(lsn) == nil {
+					for old := acked.Load(); old < lsn && !acked.CompareAndSwap(old, lsn); old = acked.Load() {
+					}
 				}
-				lsns[w][n] = lsn
-				acked[w].Store(int64(n + 1))
 			}
 		})
 	}
 	until(t, "there are some records", func() bool { return l.Stats().Records >= 500 })
-	var before [writers]int64
-	for w := range writers {
-		before[w] = acked[w].Load()
+	durable := l.Durable()
+	if mode == SyncAlways {
+		durable = max(durable, acked.Load())
 	}
 	crashed := fs.CrashClone(cfg)
 	stop.Store(true)
@@ -415,10 +437,13 @@ func crashOnce(t *testing.T, fs *vfs.MemFS, known []string, cfg vfs.CrashCloneCf
 	if len(got) < len(known) || !slices.Equal(got[:len(known)], known) {
 		t.Fatal("records of an earlier run are gone or changed")
 	}
+	if durable > uint64(len(got)) {
+		t.Fatalf("record %d was durable, only %d are left", durable, len(got))
+	}
 	for w := range writers {
-		for n := range before[w] {
-			if lsn := lsns[w][n]; lsn > uint64(len(got)) || tagOf([]byte(got[lsn-1])) != [2]uint32{uint32(w), uint32(n)} {
-				t.Fatalf("acknowledged record %d of writer %d (LSN %d of %d) is lost", n, w, lsn, len(got))
+		for n, lsn := range appended[w] {
+			if lsn <= uint64(len(got)) && tagOf([]byte(got[lsn-1])) != [2]uint32{uint32(w), uint32(n)} {
+				t.Fatalf("record %d is not record %d of writer %d, which got that LSN", lsn, n, w)
 			}
 		}
 	}
@@ -440,5 +465,25 @@ func TestStartMakesTheReplayedDurable(t *testing.T) {
 	closeLog(t, l)
 	if got, err := read(crashed, 0); err != nil || len(got) != 3 {
 		t.Errorf("%q, %v", got, err)
+	}
+}
+
+// The same, seen from the operations: what no later block proves durable is written again, no more than that.
+func TestStartRewritesTheUnproven(t *testing.T) {
+	segments := written(t, false, "a", "b", "c")
+	offsets, _ := blocksIn(segments[1], 1)
+	var mu sync.Mutex
+	var rewritten []int64
+	fs := errorfs.Wrap(disk(t, segments), errorfs.InjectorFunc(func(op errorfs.Op) error {
+		if op.Kind == errorfs.OpFileWriteAt && op.Path == segmentFile(1) {
+			mu.Lock()
+			defer mu.Unlock()
+			rewritten = append(rewritten, op.Offset)
+		}
+		return nil
+	}))
+	closeLog(t, start(t, small(fs)))
+	if want := []int64{0, offsets[2]}; !slices.Equal(rewritten, want) {
+		t.Errorf("wrote at %v, want %v: the header and the last block", rewritten, want)
 	}
 }
