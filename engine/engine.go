@@ -30,8 +30,9 @@ type Engine struct {
 	// phase guards what Ready answers: recovering, then serving, then closing.
 	phase atomic.Int32
 
-	stop  chan struct{}
-	loops sync.WaitGroup
+	stop     chan struct{}
+	stopOnce sync.Once
+	loops    sync.WaitGroup
 
 	counters struct {
 		accepted, stale, unavailable, expired atomic.Uint64
@@ -79,6 +80,7 @@ func (e *Engine) Start() error {
 	if err := e.open(); err != nil {
 		return err
 	}
+	e.deaf(e.clock().nanos) // the grace begins now, not before a long replay
 	e.loops.Go(func() { e.expireLoop(e.stop) })
 	e.loops.Go(func() { e.tickLoop(e.stop) })
 	e.phase.Store(serving)
@@ -90,10 +92,11 @@ func (e *Engine) open() error {
 	if err := e.recoverLog(); err != nil {
 		return err
 	}
-	e.streams.Start(e.log.Committed(), e.clock().nanos)
 	if err := e.log.Start(e.committed); err != nil {
 		return fmt.Errorf("engine: start the log: %w", err)
 	}
+	// Nothing is appended before Start returns, so committed has not run and this is the last LSN that was replayed.
+	e.streams.Start(e.log.Committed(), e.clock().nanos)
 	return nil
 }
 
@@ -125,12 +128,17 @@ func (e *Engine) tickLoop(stop <-chan struct{}) {
 	}
 }
 
+// StopExpiry ends the loops. It is called before the server stops listening: silence from then on is not the devices' (I8).
+func (e *Engine) StopExpiry() {
+	e.stopOnce.Do(func() { close(e.stop) })
+	e.loops.Wait()
+}
+
 // Close ends every stream now and stops the loops. The log stays open: it belongs to whoever opened it, and heartbeats in
 // flight still wait for it.
 func (e *Engine) Close() {
 	e.phase.Store(draining)
-	close(e.stop)
-	e.loops.Wait()
+	e.StopExpiry()
 	e.streams.Close()
 }
 

@@ -20,7 +20,8 @@ type Log interface {
 	Append(record []byte) uint64
 	// Wait returns when the record is as durable as the log promises, or with the log's failure.
 	Wait(lsn uint64) error
-	// Committed is the highest LSN that committed was called for, or that was replayed.
+	// Committed is the highest LSN that is as durable as the log promises. After Start and before the first Append it is
+	// the last one that was replayed.
 	Committed() uint64
 	// NoSpace tells that there is no room to prepare the next segment.
 	NoSpace() bool

@@ -138,14 +138,7 @@ func (l *memLog) set(change func()) {
 func (l *memLog) Committed() uint64 {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return max(l.committed, uint64(len(l.records))*b2u(l.handed == 0))
-}
-
-func b2u(b bool) uint64 {
-	if b {
-		return 1
-	}
-	return 0
+	return l.committed
 }
 
 func (l *memLog) NoSpace() bool           { return l.noSpace.Load() }
@@ -334,6 +327,9 @@ func follow(t *testing.T, e *Engine, user uuid.UUID) *testConn {
 	c := newTestConn()
 	if err := e.Subscribe(broadcast.Subscription{User: user, Conn: c}); err != nil {
 		t.Fatal(err)
+	}
+	if e.Streams(user) == 0 { // asks the worker, so that it has dealt with the subscription when this returns
+		t.Fatal("the stream is not there")
 	}
 	return c
 }

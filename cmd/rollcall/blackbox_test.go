@@ -300,6 +300,9 @@ func (r *rig) followRaw(raw string) *follower {
 		r.t.Fatal(err)
 	}
 	s.head = answer{status: resp.StatusCode, header: resp.Header}
+	if resp.Close {
+		s.head.header.Set("Connection", "close") // which ReadResponse takes out
+	}
 	s.body = bufio.NewReader(resp.Body)
 	return s
 }

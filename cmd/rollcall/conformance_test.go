@@ -608,7 +608,7 @@ func TestTTLChanges(t *testing.T) {
 func TestRestart(t *testing.T) {
 	for name, stop := range map[string]func(*rig){"SIGTERM": (*rig).terminate, "SIGKILL": (*rig).kill} {
 		t.Run(name, func(t *testing.T) {
-			r := startServer(t, "--recovery-grace=400ms")
+			r := startServer(t, "--recovery-grace=400ms", "--drain-timeout=10ms")
 			user := uuid.NewString()
 			long := newBeat().with("user_id", user).with("seq", 41)
 			short := newBeat().with("user_id", user).with("ttl_ms", 700)
@@ -620,9 +620,10 @@ func TestRestart(t *testing.T) {
 			var expired beat
 			for expired = s.event(); expired["status"] != "offline"; expired = s.event() {
 			}
+			s.conn.Close() // else the drain waits for it, and the short ttl ends meanwhile
 			stop(r)
-			r.start()
 			began := time.Now()
+			r.start()
 			s = r.follow(user)
 			frames := map[string]bool{}
 			for range 3 {
@@ -632,14 +633,14 @@ func TestRestart(t *testing.T) {
 			wantGone := gone.with("status", "offline").with("sent_at_ms", expired["sent_at_ms"])
 			for _, want := range []beat{long, short, wantGone} {
 				if !frames[want.frame()] {
-					t.Errorf("after the restart the snapshot lacks %q: %q", want.frame(), frames)
+					t.Errorf("after the restart the snapshot lacks %q: %v", want.frame(), frames)
 				}
 			}
 			if a := r.beat(long); a.status != 409 || !strings.Contains(a.body, `"last_seq":41`) {
 				t.Errorf("an acknowledged seq again: %d %s", a.status, a.body)
 			}
 			ev := s.event()
-			if since := time.Since(began); ev["device_id"] != short["device_id"] || ev["status"] != "offline" || since < 300*time.Millisecond {
+			if since := time.Since(began); ev["device_id"] != short["device_id"] || ev["status"] != "offline" || since < 400*time.Millisecond {
 				t.Errorf("%v after the restart: %v; want the silent device, not before its grace", since, ev)
 			}
 			r.mustBeat(long.with("seq", 42))
@@ -658,13 +659,13 @@ func TestRecoveryGrace(t *testing.T) {
 	r.mustBeat(a)
 	r.mustBeat(b)
 	r.kill()
-	r.start()
 	began := time.Now()
+	r.start()
 	s := r.follow(user)
 	s.event()
 	s.event()
 	ev := s.event()
-	if since := time.Since(began); ev["device_id"] != a["device_id"] || since < 350*time.Millisecond {
+	if since := time.Since(began); ev["device_id"] != a["device_id"] || since < 500*time.Millisecond {
 		t.Errorf("first offline %v after the restart: %v", since, ev)
 	}
 	if ev := s.event(); ev["device_id"] != b["device_id"] || ev["status"] != "offline" {

@@ -210,7 +210,7 @@ func (r *running) untilDone(drain time.Duration) error {
 	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT)
 	select {
 	case s := <-signals:
-		r.logger.Info("draining; a second signal stops at once", "signal", s.String(), "streams", r.engine.Stats().Streams.Open)
+		r.logger.Info("draining; a second signal stops at once", "signal", s.String(), "streams", r.engine.Stats().Streams.Streams)
 		return r.drain(drain, signals)
 	case <-r.log.Failed():
 		err := r.log.Err()
@@ -233,6 +233,7 @@ func (r *running) drain(over time.Duration, signals <-chan os.Signal) error {
 		case <-r.engine.Drain(over):
 		case <-ctx.Done():
 		}
+		r.engine.StopExpiry()
 		done <- r.server.Shutdown(ctx)
 	}()
 	select {
