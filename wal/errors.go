@@ -35,8 +35,8 @@ type CorruptionError struct {
 
 func (e *CorruptionError) Error() string {
 	return fmt.Sprintf("wal: %s: corrupt at offset %d, first unreadable record %d: %v; "+
-		"records before it are intact. Restore %s from a backup or a healthy disk; to go on without the lost records, "+
-		"move %s and every later segment out of the directory (they stay readable there) and start again",
+		"records before it are intact. Restore %s from a backup or a healthy disk. To go on without the lost records, "+
+		"move %s and every later segment out of the directory and start again: that gives up every record in them",
 		e.Path, e.Offset, e.LSN, e.Err, e.Dir, e.Path)
 }
 
