@@ -128,8 +128,9 @@ func (p *poller) take(c net.Conn, timeout time.Duration) (conn Conn, ok bool, er
 		return nil, false, fmt.Errorf("broadcast: duplicate a descriptor: %w", err)
 	}
 	if _, tcp := c.(*net.TCPConn); tcp {
-		// The kernel's own end for a peer that acknowledges nothing. A kernel that cannot leaves it to WriteTimeout.
-		_ = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(timeout.Milliseconds()))
+		// For a peer that is dead while what it was sent still fits the kernel's buffer, so that no write is ever refused.
+		// A little later than WriteTimeout, lest slow streams be counted as gone. A kernel that cannot, does without.
+		_ = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int((timeout + lingerTime).Milliseconds()))
 	}
 	c.Close() // of a descriptor that is open elsewhere: nothing is sent, and there is nothing to do about an error
 	return &socket{fd: fd, poller: p}, true, nil

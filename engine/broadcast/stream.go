@@ -1,9 +1,5 @@
 package broadcast
 
-import (
-	"github.com/google/uuid"
-)
-
 // stream is one client following one user. Single writer: its worker, except where noted.
 type stream struct {
 	conn    Conn
@@ -59,74 +55,3 @@ func (b *backlog) add(p []byte) {
 const chunkSlots = 256
 
 type slotChunk [chunkSlots]stream
-
-// user is one user with streams. Single writer: its worker.
-//
-// What its streams are told lies in fan: the frames of the events in (base, last]. A stream with through >= base is
-// owed the frames above through; one below base is owed the newest state of what changed above through, since the
-// frames in between are gone (B4).
-type user struct {
-	id         uuid.UUID
-	base, last uint64
-	lap        uint64 // every stream that the present lap has passed was visited when last was at least this
-	fan        *fan   // nil: no frames
-	first      uint32 // its streams
-	count      uint32
-	cursor     uint32 // the stream that the lap visits next; 0: no lap has begun
-	queued     bool   // it is in worker.laps
-}
-
-// fan is the text of a user's frames.
-type fan struct {
-	text   []byte
-	frames []frame // in LSN order
-}
-
-// frame is one event's text, which ends at end and begins where the one before ends.
-type frame struct {
-	lsn uint64
-	end int
-}
-
-// span finds the text of the frames above an LSN: as many as fit into limit bytes, but at least one. There must be
-// one. through is the LSN of the last of them.
-func (f *fan) span(after uint64, limit int) (text []byte, count int, through uint64) {
-	i := f.above(after)
-	start := f.start(i)
-	j := i + 1
-	for j < len(f.frames) && f.frames[j].end-start <= limit {
-		j++
-	}
-	return f.text[start:f.frames[j-1].end], j - i, f.frames[j-1].lsn
-}
-
-// above is the index of the first frame above an LSN.
-func (f *fan) above(lsn uint64) int {
-	low, high := 0, len(f.frames)
-	for low < high {
-		if mid := int(uint(low+high) / 2); f.frames[mid].lsn > lsn {
-			high = mid
-		} else {
-			low = mid + 1
-		}
-	}
-	return low
-}
-
-func (f *fan) start(i int) int {
-	if i == 0 {
-		return 0
-	}
-	return f.frames[i-1].end
-}
-
-// cut drops the frames at or below an LSN.
-func (f *fan) cut(lsn uint64) {
-	i := f.above(lsn)
-	start := f.start(i)
-	f.text = f.text[:copy(f.text, f.text[start:])]
-	f.frames = f.frames[:copy(f.frames, f.frames[i:])]
-	for k := range f.frames {
-		f.frames[k].end -= start
-	}
-}

@@ -534,3 +534,45 @@ func TestPublishAboveFlushPanics(t *testing.T) {
 	b.Publish(userOf(0), 2, []byte("event"))
 	b.Flush(1)
 }
+
+// TestLapGoesOnWhenItsNextStreamLeaves: the stream that a lap would visit next may go between two turns.
+func TestLapGoesOnWhenItsNextStreamLeaves(t *testing.T) {
+	onStage(t, func(o *Options) { o.visits = 2 }, func(t *testing.T, s *stage) {
+		conns := make([]*fakeConn, 9)
+		for i := range conns {
+			conns[i] = s.subscribe(0)
+		}
+		var gate sync.Mutex
+		gate.Lock()
+		conns[8].onWrite = func() { gate.Lock(); gate.Unlock() } // the newest is visited first
+		s.m.change(userOf(0), 0)
+		s.m.flushAll(s.b)
+		conns[6].hangUp() // the third, and so the first of the second turn
+		gate.Unlock()
+		synctest.Wait()
+		for i, c := range conns {
+			if i != 6 && c.told().last[0].seq != 1 {
+				t.Errorf("stream %d was not told", i)
+			}
+		}
+	})
+}
+
+// TestDrainReachesStreamsOpenedAfterIt: subscriptions that were taken before Drain, and are answered after it.
+func TestDrainReachesStreamsOpenedAfterIt(t *testing.T) {
+	onStage(t, nil, func(t *testing.T, s *stage) {
+		conns := make([]*fakeConn, 3*opensPerTurn)
+		for i := range conns {
+			conns[i] = subscribe(t, s.b, userOf(i))
+		}
+		done := s.b.Drain(time.Second)
+		s.pass(time.Second + 2*tickTime)
+		s.pass(lingerTime + tickTime)
+		<-done
+		for _, c := range conns {
+			if r := c.told(); !r.ended || r.retry == "" {
+				t.Fatalf("told %+v", r)
+			}
+		}
+	})
+}
