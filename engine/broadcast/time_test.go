@@ -542,14 +542,18 @@ func TestLapGoesOnWhenItsNextStreamLeaves(t *testing.T) {
 		for i := range conns {
 			conns[i] = s.subscribe(0)
 		}
-		var gate sync.Mutex
-		gate.Lock()
-		conns[8].onWrite = func() { gate.Lock(); gate.Unlock() } // the newest is visited first
+		began, goOn := make(chan struct{}), make(chan struct{})
+		conns[8].onWrite = func() { // the newest is visited first
+			began <- struct{}{}
+			<-goOn
+		}
 		s.m.change(userOf(0), 0)
 		s.m.flushAll(s.b)
+		<-began
 		conns[6].hangUp() // the third, and so the first of the second turn
-		gate.Unlock()
+		goOn <- struct{}{}
 		synctest.Wait()
+		conns[8].onWrite = nil
 		for i, c := range conns {
 			if i != 6 && c.told().last[0].seq != 1 {
 				t.Errorf("stream %d was not told", i)
