@@ -176,14 +176,11 @@ func (s *Server) answerStale(ctx *fasthttp.RequestCtx, lastSeq uint64) {
 	ctx.Response.SetBody(body)
 }
 
-// answerUnavailable answers a heartbeat that the engine could not take, and says why.
+// answerUnavailable answers a heartbeat that the engine could not take. Why is the operator's business: it goes to the log
+// and to /readyz, not to the daemon.
 func (s *Server) answerUnavailable(ctx *fasthttp.RequestCtx, why error) {
 	s.answer(ctx, unavailable)
-	if why == nil {
-		return
-	}
 	if s.refusals.now() {
 		s.opts.Logger.Warn("heartbeats are refused", "error", why)
 	}
-	ctx.Response.SetBodyRaw(appendError(nil, codeUnavailable, why.Error()))
 }
