@@ -25,7 +25,6 @@ type memLog struct {
 	cond      *sync.Cond
 	records   [][]byte // guarded by mu
 	committed uint64   // guarded by mu
-	handed    uint64   // guarded by mu: the committed callback has returned for it
 	reserved  int      // guarded by mu: credits out
 	full      bool     // guarded by mu: Reserve refuses
 	held      bool     // guarded by mu: nothing is committed
@@ -55,7 +54,6 @@ func (l *memLog) Replay(after uint64, apply func(uint64, []byte) error) error {
 
 func (l *memLog) Start(committed func(first, last uint64, records iter.Seq[[]byte], took time.Duration)) error {
 	l.committed = uint64(len(l.records))
-	l.handed = l.committed
 	go func() {
 		defer close(l.done)
 		for {
@@ -79,10 +77,6 @@ func (l *memLog) Start(committed func(first, last uint64, records iter.Seq[[]byt
 					}
 				}
 			}, 0)
-			l.mu.Lock()
-			l.handed = last
-			l.cond.Broadcast()
-			l.mu.Unlock()
 		}
 	}()
 	return nil
@@ -115,17 +109,13 @@ func (l *memLog) Append(record []byte) uint64 {
 	return uint64(len(l.records))
 }
 
-func (l *memLog) Wait(lsn uint64) error { l.await(lsn, &l.committed); return nil }
-
-// settle returns when the events of all records have been handed to the broadcaster.
-func (l *memLog) settle() { l.await(uint64(len(l.records)), &l.handed) }
-
-func (l *memLog) await(lsn uint64, mark *uint64) {
+func (l *memLog) Wait(lsn uint64) error {
 	l.mu.Lock()
-	for *mark < lsn {
+	defer l.mu.Unlock()
+	for l.committed < lsn {
 		l.cond.Wait()
 	}
-	l.mu.Unlock()
+	return nil
 }
 
 func (l *memLog) set(change func()) {

@@ -100,7 +100,7 @@ func (s *story) step() {
 
 func (s *story) subscribe() {
 	st := &storyStream{user: userOf(s.rng.IntN(s.users)), conn: newFakeConn(s.t), chunked: s.rng.IntN(4) > 0}
-	st.conn.onWrite = func() { s.gate.Lock(); s.gate.Unlock() }
+	st.conn.onWrite = func() { pass(&s.gate) }
 	if s.rng.IntN(4) == 0 {
 		st.conn.room = s.rng.IntN(200)
 	}

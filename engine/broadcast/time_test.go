@@ -426,7 +426,7 @@ func TestQueueOverflow(t *testing.T) {
 		conns := make([]*fakeConn, 3)
 		for i := range conns {
 			conns[i] = s.subscribe(i)
-			conns[i].onWrite = func() { gate.Lock(); gate.Unlock() }
+			conns[i].onWrite = func() { pass(&gate) }
 		}
 		gate.Lock()
 		s.m.change(userOf(0), 0)
@@ -462,8 +462,7 @@ func TestCrowdDoesNotHoldUpOthers(t *testing.T) {
 		writes, atFew := 0, 0
 		count := func(few bool) func() {
 			return func() {
-				gate.Lock()
-				gate.Unlock()
+				pass(&gate)
 				mu.Lock()
 				defer mu.Unlock()
 				if writes++; few {
@@ -579,4 +578,10 @@ func TestDrainReachesStreamsOpenedAfterIt(t *testing.T) {
 			}
 		}
 	})
+}
+
+// pass waits until the test leaves the gate open.
+func pass(gate *sync.Mutex) {
+	gate.Lock()
+	defer gate.Unlock()
 }
