@@ -151,7 +151,7 @@ func (c serveCmd) open(r *running, sec secrets) (err error) {
 	if r.engine, err = engine.New(r.log, c.engineOptions(r.logger)); err != nil {
 		return err
 	}
-	if r.server, err = server.New(r.engine, c.serverOptions(r.logger, sec, r.engine)); err != nil {
+	if r.server, err = server.New(r.engine, c.serverOptions(r, sec)); err != nil {
 		return err
 	}
 	if r.admin, err = net.Listen("tcp", c.AdminListen); err != nil {
@@ -192,15 +192,16 @@ func (c serveCmd) engineOptions(logger *slog.Logger) engine.Options {
 	}
 }
 
-func (c serveCmd) serverOptions(logger *slog.Logger, sec secrets, e *engine.Engine) server.Options {
+func (c serveCmd) serverOptions(r *running, sec secrets) server.Options {
 	return server.Options{
 		IngestTokens:      sec.ingest,
 		SigningKeys:       sec.signing,
 		Production:        strings.EqualFold(strings.TrimSpace(c.Environment), "production"),
 		RatePerIP:         c.RatePerIP,
 		TokenExpiryIgnore: c.StreamTokenExpiry == "ignore",
-		NowNanos:          e.NowNanos,
-		Logger:            logger,
+		NowNanos:          r.engine.NowNanos,
+		Registry:          registry(r.log, r.engine),
+		Logger:            r.logger,
 	}
 }
 
