@@ -11,6 +11,7 @@ import (
 type cli struct {
 	Serve   serveCmd   `cmd:"" help:"Run the server."`
 	Token   tokenCmd   `cmd:"" help:"Mint a token that lets a client follow one user's stream."`
+	Load    loadCmd    `cmd:"" help:"Load a server, judge what it did, and report."`
 	Version versionCmd `cmd:"" help:"Print the version and exit."`
 }
 

@@ -1,0 +1,125 @@
+package loadgen
+
+import (
+	"encoding/hex"
+	"fmt"
+	"math/rand/v2"
+	"strconv"
+	"time"
+)
+
+// source is what the simulated daemons call themselves.
+const source = "loadgen"
+
+// uuid is an id in binary. Users and devices are random version 4 ones, but the last four bytes of a device's id are its
+// index among its user's devices: a stream finds the device of a frame without a map.
+type uuid [16]byte
+
+func newUUID(rng *rand.Rand) (id uuid) {
+	for i := 0; i < 16; i += 8 {
+		bits := rng.Uint64()
+		for j := range 8 {
+			id[i+j] = byte(bits >> (8 * j))
+		}
+	}
+	id[6] = id[6]&0x0f | 0x40
+	id[8] = id[8]&0x3f | 0x80
+	return id
+}
+
+// put writes the canonical text into dst[:36].
+func (id *uuid) put(dst []byte) {
+	_ = dst[35]
+	hex.Encode(dst[0:], id[:4])
+	dst[8] = '-'
+	hex.Encode(dst[9:], id[4:6])
+	dst[13] = '-'
+	hex.Encode(dst[14:], id[6:8])
+	dst[18] = '-'
+	hex.Encode(dst[19:], id[8:10])
+	dst[23] = '-'
+	hex.Encode(dst[24:], id[10:])
+}
+
+func (id uuid) String() string {
+	var text [36]byte
+	id.put(text[:])
+	return string(text[:])
+}
+
+// user is one simulated user: some devices, some streams that follow them.
+type user struct {
+	id      uuid
+	text    string
+	token   string   // of its streams; minted at the first connect
+	first   uint32   // its devices are worker.devices[first : first+count]
+	count   uint32   //
+	turn    uint32   // under skew: which of its devices sends next
+	streams []*watch //
+}
+
+// device is one simulated daemon. Its heartbeats are numbered 1, 2, …; on the wire seq is the run's base plus the number.
+// A number is used until it is known to be accepted, so accepted numbers have no gaps and a gap on a stream is a finding.
+type device struct {
+	id     uuid
+	user   uint32
+	acked  uint32 // number of the last heartbeat that is known to be accepted; 0: none
+	sent   uint32 // highest number that was written to a socket
+	ring   uint32 // its moments are worker.moments[ring : ring+mask+1], by number
+	mask   uint32
+	busy   bool  // a heartbeat is outstanding or waits for its retry
+	silent int64 // from this instant of the run's clock on it sends nothing
+}
+
+// moment is when a heartbeat was due and when it was first written. The last few of each device are kept, for the latency
+// of frames and the lateness of expiries.
+type moment struct{ due, written int64 }
+
+// template is the bytes of a heartbeat with constant length; stamp fills in what changes.
+type template struct {
+	request                  []byte
+	user, device, sent, seqs int // offsets in request
+}
+
+const (
+	msDigits  = 13 // of unix milliseconds, until the year 2286
+	seqDigits = 16
+)
+
+func newTemplate(host, path, token string, ttl time.Duration) template {
+	const zeros = "00000000-0000-0000-0000-000000000000"
+	head := `{"schema_version":1,"user_id":"`
+	body := head + zeros + `","device_id":"` + zeros + `","status":"online","source":"` + source + `","sent_at_ms":`
+	t := template{user: len(head), device: len(head) + 36 + len(`","device_id":"`)}
+	t.sent = len(body)
+	body += fmt.Sprintf("%0*d", msDigits, 0) + `,"seq":`
+	t.seqs = len(body)
+	body += fmt.Sprintf("%0*d", seqDigits, 0) + `,"ttl_ms":` + strconv.FormatInt(ttl.Milliseconds(), 10) + `}`
+	request := fmt.Sprintf("POST %s HTTP/1.1\r\nHost: %s\r\nAuthorization: Bearer %s\r\nContent-Type: application/json\r\n"+
+		"Content-Length: %d\r\n\r\n", path, host, token, len(body))
+	for _, at := range []*int{&t.user, &t.device, &t.sent, &t.seqs} {
+		*at += len(request)
+	}
+	t.request = []byte(request + body)
+	return t
+}
+
+// stamp appends the request of one heartbeat to dst.
+func (t *template) stamp(dst []byte, user, device *uuid, sentAtMS, seq int64) []byte {
+	at := len(dst)
+	dst = append(dst, t.request...)
+	r := dst[at:]
+	user.put(r[t.user:])
+	device.put(r[t.device:])
+	putDigits(r[t.sent:t.sent+msDigits], sentAtMS)
+	putDigits(r[t.seqs:t.seqs+seqDigits], seq)
+	return dst
+}
+
+// putDigits fills dst with the decimal digits of v, which must fit exactly: JSON knows no leading zeros.
+func putDigits(dst []byte, v int64) {
+	for i := len(dst) - 1; i >= 0; i-- {
+		dst[i] = byte('0' + v%10)
+		v /= 10
+	}
+}

@@ -1,0 +1,5 @@
+//go:build !linux
+
+package loadgen
+
+func newSockets() (sockets, error) { return newPortableSockets(), nil }
