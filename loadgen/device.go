@@ -49,13 +49,13 @@ func (id uuid) String() string {
 
 // user is one simulated user: some devices, some streams that follow them.
 type user struct {
-	id      uuid
-	text    string
-	token   string   // of its streams; minted at the first connect
-	first   uint32   // its devices are worker.devices[first : first+count]
-	count   uint32   //
-	turn    uint32   // under skew: which of its devices sends next
-	streams []*watch //
+	id     uuid
+	text   string
+	token  string // of its streams; minted at the first connect
+	prefix []byte // of its frames; set with the token
+	first  uint32 // its devices are worker.devices[first : first+count]
+	count  uint32 //
+	turn   uint32 // under skew: which of its devices sends next
 }
 
 // device is one simulated daemon. Its heartbeats are numbered 1, 2, …; on the wire seq is the run's base plus the number.

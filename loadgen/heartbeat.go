@@ -34,6 +34,7 @@ const (
 	linkDown linkState = iota // a timer will connect it
 	linkConnecting
 	linkUp
+	linkGone // the load is over
 )
 
 // flight is a heartbeat that was written and not answered.
@@ -45,6 +46,9 @@ type flight struct {
 
 func (l *link) open() {
 	w := l.w
+	if l.state == linkGone {
+		return
+	}
 	s, id, err := w.connect(l, l.source, 0)
 	if err != nil {
 		l.failed(fmt.Errorf("loadgen: connect: %w", err))
@@ -198,7 +202,10 @@ func (l *link) send(b beat) {
 		d.sent = number
 		w.moments[d.ring+number&d.mask] = moment{b.due, w.now}
 	}
-	d.busy = true
+	if !d.busy {
+		d.busy = true
+		w.busy++
+	}
 	w.count(written, 1)
 	if b.kind == again {
 		w.count(retries, 1)
@@ -312,6 +319,7 @@ func (w *worker) accept(f flight) {
 // settle lets the device send its next heartbeat.
 func (w *worker) settle(f flight) {
 	w.devices[f.device].busy = false
+	w.busy--
 	if len(w.waiting) == 0 {
 		return
 	}
@@ -333,7 +341,12 @@ func (w *worker) retry(f flight, delay int64) {
 		return
 	}
 	f.kind = again
+	w.retrying[f.device] = f.due
 	w.timers.after(w.now+delay, func() {
+		delete(w.retrying, f.device)
+		if w.stage > draining {
+			return
+		}
 		w.queue.unshift(f.beat)
 		if w.o.Closed && w.free.len() > 0 {
 			l := w.free.pop()
@@ -366,6 +379,40 @@ func (l *link) close() {
 }
 
 func (l *link) drop() { l.close() }
+
+// abandon gives up on heartbeats that were not answered in time after the load. They count with the latency that they have
+// by now: leaving them out would leave out the slowest.
+func (w *worker) abandon() {
+	give := func(due int64) {
+		t := w.phaseTally(due)
+		t.n[abandoned]++
+		t.record(toAnswer, w.now-due)
+	}
+	for ; w.queue.len() > 0; w.queue.pop() {
+		if b := w.queue.front(); b.kind != repeat {
+			give(b.due)
+		}
+	}
+	for _, dues := range w.waiting {
+		for _, due := range dues {
+			give(due)
+		}
+	}
+	clear(w.waiting)
+	for _, due := range w.retrying {
+		give(due)
+	}
+	clear(w.retrying)
+	for _, l := range w.links {
+		for i := range l.flights.len() {
+			if f := l.flights.at(i); f.kind != repeat {
+				give(f.due)
+			}
+		}
+		l.close()
+		l.state = linkGone
+	}
+}
 
 // checkTimeouts breaks connections whose server does not answer.
 func (w *worker) checkTimeouts() {

@@ -64,10 +64,11 @@ type Options struct {
 	// Restart runs in the middle of the scenario restart. Without one the generator waits for an outage by itself.
 	Restart func() error `json:"-"`
 
-	Timeout  time.Duration `json:"timeout_ns"`  // a heartbeat unanswered for so long is sent again on a new connection: 10s
-	Patience time.Duration `json:"patience_ns"` // how long the server may take to show what it acknowledged, and how late an expiry may be: 5s
-	Grace    time.Duration `json:"grace_ns"`    // the server's --recovery-grace: 15s
-	MaxLag   time.Duration `json:"max_lag_ns"`  // the run is invalid when the generator's own p99 delay is above it: 10ms
+	Timeout     time.Duration `json:"timeout_ns"`   // a heartbeat unanswered for so long is sent again on a new connection: 10s
+	Patience    time.Duration `json:"patience_ns"`  // how long the server may take to show what it acknowledged, and how late an expiry may be: 5s
+	Grace       time.Duration `json:"grace_ns"`     // the server's --recovery-grace: 15s
+	MaxLag      time.Duration `json:"max_lag_ns"`   // the run is invalid when the generator's own p99 delay is above it: 10ms
+	VerifyUsers int           `json:"verify_users"` // users whose snapshot is compared at the end, spread evenly: 20,000
 	// NoVerify leaves out the check of every user's snapshot at the end.
 	NoVerify bool `json:"no_verify"`
 	// NoOracle leaves out every check: for servers that forget, like Bare.
@@ -106,6 +107,7 @@ func (o Options) resolve() (Options, error) {
 	setDefault(&o.Seed, uint64(time.Now().UnixNano()))
 	setDefault(&o.SlowBytes, 512)
 	setDefault(&o.SpikeBy, 5)
+	setDefault(&o.VerifyUsers, 20000)
 	setDefault(&o.KneeP99, 100*time.Millisecond)
 	setDefault(&o.Timeout, 10*time.Second)
 	setDefault(&o.Patience, 5*time.Second)

@@ -14,6 +14,7 @@ import (
 // Report is everything that a run found. Its JSON is what --json writes and --compare reads.
 type Report struct {
 	Began     time.Time           `json:"began"`
+	Version   string              `json:"version,omitempty"` // of the program
 	Machine   Machine             `json:"machine"`
 	Options   Options             `json:"options"`
 	Verdict   Verdict             `json:"verdict"`
@@ -116,6 +117,26 @@ func (v *Verdict) Passed() bool { return len(v.Violations) == 0 }
 // Valid says that the figures may be used.
 func (v *Verdict) Valid() bool { return len(v.Invalid) == 0 }
 
+// add joins what one worker's oracle found.
+func (v *Verdict) add(o *oracle) {
+	for r, n := range o.counts {
+		if n == 0 {
+			continue
+		}
+		if v.Violations == nil {
+			v.Violations = map[string]int64{}
+		}
+		v.Violations[ruleNames[r]] += n
+	}
+	v.Examples = append(v.Examples, o.examples...)
+	c := &v.Checked
+	c.Acknowledged += o.checked.Acknowledged
+	c.Frames += o.checked.Frames
+	c.Streams += o.checked.Streams
+	c.Snapshots += o.checked.Snapshots
+	c.Devices += o.checked.Devices
+}
+
 func (h *histogram) latency(curve bool) *Latency {
 	l := &Latency{Count: h.count()}
 	if l.Count == 0 {
@@ -175,6 +196,11 @@ func (r *runner) report() *Report {
 	}
 	rep.Generator = Generator{CPU: r.cpu.used.Seconds() / r.cpu.elapsed.Seconds(), Lag: *total.hist[ownLag].latency(true),
 		Max: float64(o.MaxLag) / 1e6, At: o.Connections}
+	check := newHistogram()
+	for _, w := range r.workers {
+		check.add(w.checks.histogram)
+	}
+	rep.Latency["snapshot_check"] = check.latency(true)
 	r.judge(rep)
 	r.outcome(rep)
 	return rep
@@ -195,6 +221,18 @@ func (r *runner) judge(rep *Report) {
 	if lag := rep.Generator.Lag.P99; lag > rep.Generator.Max {
 		v.Invalid = append(v.Invalid, fmt.Sprintf("the generator was late itself: %.1f ms at p99, bound %.1f ms; offer less, or give "+
 			"it cores of its own", lag, rep.Generator.Max))
+	}
+	down, unchecked := 0, 0
+	for _, w := range r.workers {
+		v.add(&w.oracle)
+		down += w.down
+		unchecked += w.unchecked
+	}
+	if down > 0 {
+		v.Invalid = append(v.Invalid, fmt.Sprintf("%d streams were not connected at the end", down))
+	}
+	if unchecked > 0 {
+		v.Invalid = append(v.Invalid, fmt.Sprintf("%d users' final snapshots could not be fetched", unchecked))
 	}
 	if rep.Latency["answer"].Count == 0 {
 		v.Invalid = append(v.Invalid, "no heartbeat was accepted in the measured time")

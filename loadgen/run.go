@@ -72,8 +72,9 @@ func (r *runner) populate() error {
 	}
 	request := newTemplate(host, heartbeatPath, o.IngestToken, o.TTL)
 	for i := range o.Workers {
-		w := &worker{index: i, o: o, run: r.orders, addr: addr, request: request, nextDue: never,
-			rng: rand.New(rand.NewPCG(o.Seed, uint64(i+1))), waiting: map[uint32][]int64{},
+		w := &worker{index: i, o: o, run: r.orders, addr: addr, request: request, host: host, plot: r.scenario,
+			suffix: frameSuffix(o.TTL.Milliseconds()), nextDue: never,
+			rng: rand.New(rand.NewPCG(o.Seed, uint64(i+1))), waiting: map[uint32][]int64{}, retrying: map[uint32]int64{},
 			phases: append([]phase(nil), r.plan...), tallies: make([]tally, len(r.plan)), input: make([]byte, 256<<10)}
 		w.oracle.rules = o
 		if o.portable {
@@ -128,7 +129,10 @@ func (w *worker) addUser(rng *rand.Rand, rate float64, streams int) {
 	}
 	w.users = append(w.users, u)
 	for range streams {
-		w.watches = append(w.watches, newWatch(w, uint32(len(w.users)-1)))
+		s := newWatch(w, uint32(len(w.users)-1))
+		s.source = o.source(len(w.watches)*o.Workers + w.index)
+		s.slow = o.SlowShare > 0 && w.rng.Float64() < o.SlowShare
+		w.watches = append(w.watches, s)
 	}
 }
 

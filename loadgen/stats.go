@@ -57,29 +57,31 @@ const (
 
 // The counts of a run.
 const (
-	offered   = iota // heartbeats that fell due
-	written          // requests written, retries and deliberate repeats included
-	accepted         // heartbeats known to be accepted
-	conflicts        // 409s, all kinds
-	retries          // written again after a cut, a timeout or a 503
-	cuts             // connections that ended with a heartbeat outstanding
-	refused          // connects that failed
-	refusals         // 503s
-	limited          // 429s
-	timeouts         // heartbeats unanswered for too long
-	frames           // live and snapshot frames
-	skipped          // frames that a stream skipped: conflated
-	offlines         // offline frames of expiries, one per stream that showed it
-	connects         // streams connected
-	ended            // streams that the server ended
-	comments         // keepalives
+	offered        = iota // heartbeats that fell due
+	written               // requests written, retries and deliberate repeats included
+	accepted              // heartbeats known to be accepted
+	conflicts             // 409s, all kinds
+	retries               // written again after a cut, a timeout or a 503
+	cuts                  // connections that ended with a heartbeat outstanding
+	refused               // connects that failed
+	refusals              // 503s
+	limited               // 429s
+	timeouts              // heartbeats unanswered for too long
+	abandoned             // heartbeats without an answer when the run gave up on them
+	frames                // live and snapshot frames
+	skipped               // frames that a stream skipped: conflated
+	offlines              // offline frames of expiries, one per stream that showed it
+	connects              // streams connected
+	streamFailures        // streams that could not be connected, or were answered 503
+	ended                 // streams that the server ended
+	comments              // keepalives
 	counts
 )
 
 var countNames = [counts]string{
 	offered: "offered", written: "requests", accepted: "accepted", conflicts: "conflicts", retries: "retries", cuts: "cut",
-	refused: "connect_failures", refusals: "unavailable", limited: "rate_limited", timeouts: "timeouts", frames: "frames",
-	skipped: "conflated", offlines: "expiries_shown", connects: "stream_connects", ended: "streams_ended", comments: "keepalives",
+	refused: "connect_failures", refusals: "unavailable", limited: "rate_limited", timeouts: "timeouts", abandoned: "abandoned", frames: "frames",
+	skipped: "conflated", offlines: "expiries_shown", connects: "stream_connects", streamFailures: "stream_failures", ended: "streams_ended", comments: "keepalives",
 }
 
 // tally is what was counted and measured over some stretch of the run. Its owner is one goroutine at a time.

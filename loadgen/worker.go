@@ -23,6 +23,10 @@ type worker struct {
 	net     sockets
 	addr    netip.AddrPort
 	request template
+	host    string
+	plot    *scenario
+	suffix  []byte // of frames
+	scratch []byte
 	rng     *rand.Rand
 
 	users   []user
@@ -35,15 +39,20 @@ type worker struct {
 	nextDue  int64 // math.MaxInt64: nothing more
 	pick     picker
 	queue    fifo[beat]         // due and without a connection
+	retrying map[uint32]int64   // due time of those that wait for their next try, by device
 	waiting  map[uint32][]int64 // due while the device's last heartbeat is outstanding
 
 	links   []*link     // heartbeat connections
 	free    fifo[*link] // those that can take another heartbeat, each once
 	dirty   []*link     // have something to write
 	opening int         // links not connected so far
+	busy    int         // devices with a heartbeat on its way or to be sent again
 
-	watches   []*watch // streams
-	verifiers verifier
+	watches   []*watch     // streams
+	toOpen    fifo[*watch] // streams that are due to connect
+	checks    checks
+	down      int // streams that were not up at the end
+	unchecked int // users whose final snapshot did not come
 
 	places  []place // of sockets, by socketID
 	vacant  []uint32
@@ -71,7 +80,6 @@ type orders struct {
 	seconds chan handover
 	seqBase int64 // seq of heartbeat number 0
 	sentMS  int64 // unix milliseconds of the epoch
-	verdict oracleRules
 }
 
 func (r *orders) clock() int64 { return int64(time.Since(r.epoch)) }
@@ -133,6 +141,7 @@ func (w *worker) loop() {
 		w.fire()
 		w.timers.runDue(w.now)
 		w.dispatch()
+		w.openStreams()
 		w.flush()
 		w.housekeep()
 		if err := w.serve(); err != nil {
@@ -166,7 +175,8 @@ func (w *worker) advance() {
 			return
 		}
 		w.scanned = w.now
-		if w.settled() || w.now-w.since > int64(w.o.Patience+w.outage.allowance(w)) {
+		if w.settled() || w.now > w.drainLimit() {
+			w.abandon()
 			w.judgeStreams()
 			w.enter(verifying)
 			w.beginVerify()
@@ -244,12 +254,20 @@ func (w *worker) fire() {
 // serve waits for sockets until the next thing is due.
 func (w *worker) serve() (err error) {
 	until := min(w.nextDue, w.timers.next(), w.now+int64(20*time.Millisecond))
+	if w.toOpen.len() > 0 || w.stage == verifying {
+		until = min(until, w.now+int64(time.Millisecond))
+	}
 	w.ready, err = w.net.wait(time.Duration(until-w.run.clock()), w.ready[:0])
 	w.now = w.run.clock()
 	for _, r := range w.ready {
 		p := &w.places[uint32(r.id)]
 		if p.tenant != nil && p.used == uint32(r.id>>32) {
 			p.tenant.ready(r.in, r.out)
+		}
+		if w.nextDue <= w.now {
+			w.fire()
+			w.dispatch()
+			w.flush()
 		}
 	}
 	return err
@@ -425,6 +443,9 @@ func (f *fifo[T]) pop() T {
 	f.size--
 	return x
 }
+
+// at is the i-th oldest.
+func (f *fifo[T]) at(i int) *T { return &f.ring[(f.head+i)&(len(f.ring)-1)] }
 
 // front is the oldest; the fifo must not be empty.
 func (f *fifo[T]) front() *T { return &f.ring[f.head] }
