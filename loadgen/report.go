@@ -254,7 +254,7 @@ func (r *runner) outcome(rep *Report) {
 			rep.Verdict.Invalid = append(rep.Verdict.Invalid, "the restart command failed: "+out.Restart)
 		}
 	}
-	if r.scenario.event == restartEvent && out.Seconds == 0 {
+	if r.scenario.event == restartEvent && out.Seconds == 0 && rep.Counts[countNames[ended]] == 0 {
 		rep.Verdict.Invalid = append(rep.Verdict.Invalid, "no outage was seen, so nothing is known about a restart")
 	}
 	if out.Seconds > 0 {

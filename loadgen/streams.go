@@ -162,9 +162,12 @@ func (s *watch) request() {
 	for i := range s.shown {
 		sh := &s.shown[i]
 		sh.flags &= shownOffline
-		if w.devices[u.first+uint32(i)].acked > 0 {
+		switch d := &w.devices[u.first+uint32(i)]; {
+		case d.acked > 0:
 			sh.flags |= shownOwed
 			s.owed++
+		case d.sent == 0:
+			sh.flags |= shownBefore // no snapshot can have it, so its first frame is a live one
 		}
 	}
 	w.scratch = append(w.scratch[:0], "GET "+streamPath+"?user_id="...)

@@ -1,0 +1,422 @@
+package loadgen
+
+import (
+	"bytes"
+	"context"
+	"flag"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+// testSeed is the seed of random tests; ROLLCALL_SEED repeats one.
+func testSeed(t testing.TB) uint64 {
+	seed := uint64(time.Now().UnixNano())
+	if text := os.Getenv("ROLLCALL_SEED"); text != "" {
+		var err error
+		if seed, err = strconv.ParseUint(text, 10, 64); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Logf("ROLLCALL_SEED=%d", seed)
+	return seed
+}
+
+// TestMain lets many tests run at a time: they wait for schedules, not for the processor.
+func TestMain(m *testing.M) {
+	flag.Parse()
+	if err := flag.Set("test.parallel", "8"); err != nil {
+		panic(err)
+	}
+	os.Exit(m.Run())
+}
+
+// smallRun is a crowd of 4 users with 3 devices and 2 streams each, for a second. The judgement of the generator's own
+// lateness is off: these tests run on busy machines.
+func smallRun(t testing.TB, s *fakeServer) Options {
+	return Options{
+		Target: s.url, IngestToken: "ingest",
+		StreamToken: func(user string, _ time.Duration) (string, error) { return "token-" + user, nil },
+		Users:       4, DevicesPerUser: 3, StreamsPerUser: 2, Rate: 60, TTL: 5 * time.Second, Connections: 4,
+		Warmup: 200 * time.Millisecond, Duration: 800 * time.Millisecond, Patience: time.Second, MaxLag: time.Minute,
+		Seed: testSeed(t),
+	}
+}
+
+func mustRun(t *testing.T, o Options) *Report {
+	t.Helper()
+	rep, err := Run(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if t.Failed() || testing.Verbose() {
+		var b bytes.Buffer
+		rep.WriteTable(&b)
+		t.Log(b.String())
+	}
+	return rep
+}
+
+// wantClean fails unless the oracle found nothing and looked at something.
+func wantClean(t *testing.T, rep *Report) {
+	t.Helper()
+	if v := &rep.Verdict; !v.Passed() || !v.Valid() {
+		t.Fatalf("violations %v, invalid %v\n%s", v.Violations, v.Invalid, strings.Join(v.Examples, "\n"))
+	}
+	if c := rep.Verdict.Checked; c.Acknowledged == 0 || c.Frames == 0 || c.Snapshots == 0 {
+		t.Fatalf("nothing was checked: %+v", c)
+	}
+}
+
+// TestGoodServerPasses runs every feature against a server without faults: nothing may be found. Both kinds of sockets.
+func TestGoodServerPasses(t *testing.T) {
+	for _, portable := range []bool{false, true} {
+		for name, change := range map[string]func(*Options){
+			"steady":  func(o *Options) {},
+			"poisson": func(o *Options) { o.Arrivals = "poisson" },
+			"closed":  func(o *Options) { o.Closed, o.Connections, o.Pipeline = true, 2, 2 },
+			"skew":    func(o *Options) { o.Skew, o.Users = 1.2, 20 },
+			"workers": func(o *Options) { o.Workers, o.Pipeline = 3, 4 },
+			"repeats": func(o *Options) { o.RepeatShare = 0.3 },
+			"churn":   func(o *Options) { o.Churn = 40 },
+			"silent":  func(o *Options) { o.Scenario, o.SilentShare, o.TTL = "silent", 0.5, 300*time.Millisecond },
+			"storm":   func(o *Options) { o.Scenario = "reconnect-storm" },
+			"slow":    func(o *Options) { o.Scenario, o.SlowShare = "slow-readers", 0.5 },
+			"spike":   func(o *Options) { o.Scenario = "spike" },
+			"short":   func(o *Options) { o.TTL = 100 * time.Millisecond }, // many expiries and returns
+		} {
+			t.Run(fmt.Sprintf("%s/portable=%t", name, portable), func(t *testing.T) {
+				t.Parallel()
+				o := smallRun(t, startFake(t, fault{}))
+				o.portable = portable
+				change(&o)
+				wantClean(t, mustRun(t, o))
+			})
+		}
+	}
+}
+
+// TestOracleFindsEachFault shows for each rule a server that breaks it, and that no other rule is blamed.
+func TestOracleFindsEachFault(t *testing.T) {
+	silent := func(o *Options) { o.Scenario, o.SilentShare, o.TTL = "silent", 0.5, 300*time.Millisecond }
+	for _, c := range []struct {
+		name   string
+		fault  fault
+		change func(*Options)
+		want   rule
+		and    rule // follows from it
+	}{
+		{"drops the last frames", fault{dropLast: true}, nil, lost, lost},
+		{"drops a frame", fault{dropOne: true}, func(o *Options) { o.NoConflation = true }, skippedFrame, skippedFrame},
+		{"doubles frames", fault{double: true}, nil, doubled, doubled},
+		{"goes back", fault{back: true}, nil, backwards, backwards},
+		{"acknowledges and forgets", fault{forget: true}, nil, lost, lost},
+		{"acknowledges and forgets, nobody watching", fault{forget: true}, func(o *Options) { o.StreamsPerUser = 0 }, lost, lost},
+		{"leaves a device out of snapshots", fault{forgetSome: true}, func(o *Options) { o.StreamsPerUser = 0 }, lost, lost},
+		{"expires twice", fault{expireTwice: true}, silent, expiredTwice, expiredTwice},
+		{"expires early", fault{expireEarly: true}, silent, expiredEarly, expiredEarly},
+		{"never expires", fault{expireNever: true}, silent, notExpired, notExpired},
+		{"revives the dead", fault{revive: true}, silent, backwards, notExpired},
+		{"409 for a fresh heartbeat", fault{conflict: true}, nil, unearnedConflict, unearnedConflict},
+		{"204 for a stale heartbeat", fault{acceptAll: true}, func(o *Options) { o.RepeatShare, o.StreamsPerUser = 0.5, 0 }, acceptedAgain, acceptedAgain},
+		{"invents heartbeats", fault{invent: true}, nil, invented, lost},
+		{"writes frames in its own way", fault{spaces: true}, nil, brokenProtocol, lost},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			o := smallRun(t, startFake(t, c.fault))
+			if c.change != nil {
+				c.change(&o)
+			}
+			rep := mustRun(t, o)
+			v := rep.Verdict
+			if v.Violations[ruleNames[c.want]] == 0 || len(v.Examples) == 0 {
+				t.Fatalf("%s was not found: %v", ruleNames[c.want], v.Violations)
+			}
+			for name := range v.Violations {
+				if name != ruleNames[c.want] && name != ruleNames[c.and] {
+					t.Errorf("%s was blamed too: %v\n%s", name, v.Violations, strings.Join(v.Examples, "\n"))
+				}
+			}
+		})
+	}
+}
+
+// TestSkippedFramesAreCountedApart: without --no-conflation a gap is the server's right.
+func TestSkippedFramesAreCountedApart(t *testing.T) {
+	t.Parallel()
+	o := smallRun(t, startFake(t, fault{dropOne: true}))
+	o.Warmup = time.Millisecond // so that all is counted as measured
+	rep := mustRun(t, o)
+	wantClean(t, rep)
+	if rep.Counts["conflated"] == 0 {
+		t.Fatal("no conflation was counted")
+	}
+}
+
+// TestResendsAreForgiven: a 409 for a heartbeat whose answer was lost means that it was accepted, and a 503 that it was not.
+func TestResendsAreForgiven(t *testing.T) {
+	t.Parallel()
+	o := smallRun(t, startFake(t, fault{cutEvery: 7, busy: 5}))
+	rep := mustRun(t, o)
+	wantClean(t, rep)
+	for _, name := range []string{"conflicts", "unavailable", "cut", "retries"} {
+		if rep.Counts[name] == 0 {
+			t.Errorf("no %s: %v", name, rep.Counts)
+		}
+	}
+}
+
+// TestStallShows is the point of an open loop: a server that stalls for a second under a constant rate delays everything
+// that was due in that second, and the percentiles must say so.
+func TestStallShows(t *testing.T) {
+	t.Parallel()
+	const stall = time.Second
+	var once sync.Once
+	var until time.Time
+	var mu sync.Mutex
+	s := startFake(t, fault{gate: func(served int) {
+		if served < 500 {
+			return
+		}
+		mu.Lock()
+		once.Do(func() { until = time.Now().Add(stall) })
+		left := time.Until(until)
+		mu.Unlock()
+		if left > 0 {
+			<-time.After(left)
+		}
+	}})
+	o := smallRun(t, s)
+	o.Users, o.StreamsPerUser, o.Rate, o.Connections = 100, 0, 300, 8
+	o.Duration, o.TTL, o.Patience = 4*time.Second, time.Minute, 5*time.Second
+	rep := mustRun(t, o)
+	wantClean(t, rep)
+	// 300 of 1200 heartbeats were due in the stall and waited for the rest of it: the slowest 1 % waited 0.96 s and more, a
+	// tenth 0.6 s and more, half of them all hardly.
+	l := rep.Latency["answer"]
+	if l.Max < 990 || l.Max > 2000 || l.P99 < 900 || l.P90 < 500 || l.P90 > 1500 || l.P50 > 450 {
+		t.Errorf("a stall of one second shows as %+v", *l)
+	}
+	if l.Count != 1200 {
+		t.Errorf("%d heartbeats were measured, 1200 were due", l.Count)
+	}
+}
+
+// TestClosedLoopHidesIt documents why --closed says nothing about latency: the same stall is a handful of samples.
+func TestClosedLoopHidesIt(t *testing.T) {
+	t.Parallel()
+	var once sync.Once
+	gate := make(chan struct{})
+	s := startFake(t, fault{gate: func(served int) {
+		if served >= 200 {
+			once.Do(func() { time.AfterFunc(time.Second, func() { close(gate) }) })
+			<-gate
+		}
+	}})
+	o := smallRun(t, s)
+	o.Closed, o.StreamsPerUser, o.Connections, o.TTL, o.Duration = true, 0, 4, time.Minute, 2*time.Second
+	rep := mustRun(t, o)
+	wantClean(t, rep)
+	if l := rep.Latency["answer"]; l.P90 > 500 {
+		t.Errorf("%+v", *l)
+	}
+}
+
+// TestKnownDelayIsMeasured: an injected delay comes out as it went in.
+func TestKnownDelayIsMeasured(t *testing.T) {
+	t.Parallel()
+	const delay = 80 * time.Millisecond
+	o := smallRun(t, startFake(t, fault{delay: delay}))
+	o.Rate, o.Connections, o.Users = 100, 64, 40
+	rep := mustRun(t, o)
+	wantClean(t, rep)
+	for _, key := range []string{"answer", "frame"} {
+		if l := rep.Latency[key]; l.Count == 0 || l.P50 < 80 || l.P50 > 140 {
+			t.Errorf("a delay of 80 ms shows in %s as %+v", key, *l)
+		}
+	}
+}
+
+// TestUnansweredHeartbeatsCount: what the server never answers is not left out of the percentiles.
+func TestUnansweredHeartbeatsCount(t *testing.T) {
+	t.Parallel()
+	block := make(chan struct{})
+	s := startFake(t, fault{gate: func(served int) {
+		if served > 20 {
+			<-block
+		}
+	}})
+	t.Cleanup(func() { close(block) })
+	o := smallRun(t, s)
+	o.StreamsPerUser, o.NoVerify = 0, true
+	rep := mustRun(t, o)
+	if rep.Counts["accepted"] > 25 || rep.Latency["answer"].Count != rep.Counts["offered"] || rep.Latency["answer"].P90 < 1000 {
+		t.Errorf("%v %+v", rep.Counts, *rep.Latency["answer"])
+	}
+}
+
+// TestLateGeneratorIsInvalid: nobody's lag is below a nanosecond.
+func TestLateGeneratorIsInvalid(t *testing.T) {
+	t.Parallel()
+	o := smallRun(t, startFake(t, fault{}))
+	o.MaxLag = 1
+	if rep := mustRun(t, o); rep.Verdict.Valid() || !rep.Verdict.Passed() {
+		t.Errorf("%+v", rep.Verdict)
+	}
+}
+
+// TestRestartIsSurvived restarts the listener under the run; the server's memory stays.
+func TestRestartIsSurvived(t *testing.T) {
+	t.Parallel()
+	s := startFake(t, fault{})
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr := ln.Addr().String()
+	server := &http.Server{Handler: s}
+	go server.Serve(ln)
+	o := smallRun(t, s)
+	o.Target, o.Scenario = "http://"+addr, "restart"
+	o.Restart = func() error {
+		server.Close()
+		<-time.After(300 * time.Millisecond) // the outage
+		ln, err := net.Listen("tcp", addr)
+		if err != nil {
+			return err
+		}
+		server = &http.Server{Handler: s}
+		go server.Serve(ln)
+		return nil
+	}
+	rep := mustRun(t, o)
+	server.Close()
+	wantClean(t, rep)
+	if rep.Outage == nil || rep.Counts["streams_ended"] == 0 {
+		t.Errorf("outage %v, counts %v", rep.Outage, rep.Counts)
+	}
+}
+
+func TestRestartThatDidNotHappenIsInvalid(t *testing.T) {
+	t.Parallel()
+	o := smallRun(t, startFake(t, fault{}))
+	o.Scenario = "restart"
+	if rep := mustRun(t, o); rep.Verdict.Valid() {
+		t.Error("valid")
+	}
+}
+
+// TestRampFindsTheKnee: a server that answers one heartbeat at a time, 5 ms each, takes 200 a second.
+func TestRampFindsTheKnee(t *testing.T) {
+	t.Parallel()
+	turn := make(chan struct{}, 1)
+	s := startFake(t, fault{gate: func(int) {
+		turn <- struct{}{}
+		<-time.After(5 * time.Millisecond)
+		<-turn
+	}})
+	o := smallRun(t, s)
+	o.Scenario, o.Rate, o.RampTo, o.StreamsPerUser, o.Duration = "ramp", 40, 1000, 0, 6500*time.Millisecond
+	o.TTL, o.Patience, o.Users = time.Minute, 10*time.Second, 100
+	rep := mustRun(t, o)
+	wantClean(t, rep)
+	if k := rep.Knee; k == nil || !k.Reached || k.Offered < 40 || k.Offered > 210 || rep.Verdict.Early == "" {
+		t.Errorf("knee %+v, early %q", rep.Knee, rep.Verdict.Early)
+	}
+}
+
+// TestWrongTokenEndsTheRun: no report is better than one about refusals.
+func TestWrongTokenEndsTheRun(t *testing.T) {
+	t.Parallel()
+	o := smallRun(t, startFake(t, fault{}))
+	o.IngestToken = "wrong"
+	if _, err := Run(t.Context(), o); err == nil || !strings.Contains(err.Error(), "401") {
+		t.Error(err)
+	}
+	o = smallRun(t, startFake(t, fault{}))
+	o.StreamToken = func(string, time.Duration) (string, error) { return "wrong", nil }
+	if _, err := Run(t.Context(), o); err == nil || !strings.Contains(err.Error(), "401") {
+		t.Error(err)
+	}
+}
+
+func TestNoServerEndsTheRun(t *testing.T) {
+	t.Parallel()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ln.Close()
+	o := smallRun(t, &fakeServer{url: "http://" + ln.Addr().String()})
+	if _, err := Run(t.Context(), o); err == nil || !strings.Contains(err.Error(), "refused") {
+		t.Error(err)
+	}
+}
+
+// TestInterruptedRunIsJudged: Ctrl-C ends the load, not the report.
+func TestInterruptedRunIsJudged(t *testing.T) {
+	t.Parallel()
+	o := smallRun(t, startFake(t, fault{}))
+	o.Duration = time.Hour
+	o.Interval, o.Rate = 0, 60
+	ctx, cancel := context.WithCancel(t.Context())
+	o.Progress = func(p Progress) {
+		if p.Stage == "steady" && p.Seconds > 0.5 {
+			cancel()
+		}
+	}
+	rep, err := Run(ctx, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	wantClean(t, rep)
+	if rep.Verdict.Early == "" || rep.Seconds > 600 {
+		t.Errorf("%q after %v", rep.Verdict.Early, rep.Seconds)
+	}
+}
+
+// TestSourcesAreUsed: connections leave from the addresses that were asked for.
+func TestSourcesAreUsed(t *testing.T) {
+	t.Parallel()
+	var mu sync.Mutex
+	from := map[string]bool{}
+	s := startFake(t, fault{answer: func(_ http.ResponseWriter, r *http.Request) bool {
+		host, _, _ := net.SplitHostPort(r.RemoteAddr)
+		mu.Lock()
+		defer mu.Unlock()
+		from[host] = true
+		return false
+	}})
+	o := smallRun(t, s)
+	o.Sources = 3
+	if ln, err := net.Listen("tcp", "127.0.1.1:0"); err != nil {
+		t.Skip("this system has one loopback address: ", err)
+	} else {
+		ln.Close()
+	}
+	wantClean(t, mustRun(t, o))
+	for i := range 3 {
+		if !from[o.source(i).String()] {
+			t.Errorf("nothing came from %v: %v", o.source(i), from)
+		}
+	}
+}
+
+func TestOptionsReportEveryProblem(t *testing.T) {
+	_, err := Options{Target: "https://example.com", SilentShare: 2, Arrivals: "never", TTL: time.Microsecond}.resolve()
+	for _, want := range []string{"http://HOST:PORT", "silent share", "arrivals", "TTL", "ingest token"} {
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v: does not mention %q", err, want)
+		}
+	}
+	if _, err := (Options{Scenario: "x"}).resolve(); err == nil || !strings.Contains(err.Error(), "reconnect-storm") {
+		t.Errorf("%v: does not name the scenarios", err)
+	}
+}
