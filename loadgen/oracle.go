@@ -50,6 +50,9 @@ func (o *oracle) found(r rule, format string, args ...any) {
 	}
 }
 
+// clean says that nothing was found.
+func (o *oracle) clean() bool { return o.counts == [ruleCount]int64{} }
+
 func (o *oracle) protocol(format string, args ...any) { o.found(brokenProtocol, format, args...) }
 
 // conflict judges a 409 and says whether the heartbeat counts as accepted: it does when an earlier try, whose answer was
