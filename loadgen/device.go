@@ -75,8 +75,8 @@ type device struct {
 // of frames and the lateness of expiries.
 type moment struct{ due, written int64 }
 
-// template is the bytes of a heartbeat with constant length; stamp fills in what changes.
-type template struct {
+// requestTemplate is the bytes of a heartbeat with constant length; stamp fills in what changes.
+type requestTemplate struct {
 	request                  []byte
 	user, device, sent, seqs int // offsets in request
 }
@@ -86,11 +86,11 @@ const (
 	seqDigits = 16
 )
 
-func newTemplate(host, path, token string, ttl time.Duration) template {
+func newTemplate(host, path, token string, ttl time.Duration) requestTemplate {
 	const zeros = "00000000-0000-0000-0000-000000000000"
 	head := `{"schema_version":1,"user_id":"`
 	body := head + zeros + `","device_id":"` + zeros + `","status":"online","source":"` + source + `","sent_at_ms":`
-	t := template{user: len(head), device: len(head) + 36 + len(`","device_id":"`)}
+	t := requestTemplate{user: len(head), device: len(head) + 36 + len(`","device_id":"`)}
 	t.sent = len(body)
 	body += fmt.Sprintf("%0*d", msDigits, 0) + `,"seq":`
 	t.seqs = len(body)
@@ -105,7 +105,7 @@ func newTemplate(host, path, token string, ttl time.Duration) template {
 }
 
 // stamp appends the request of one heartbeat to dst.
-func (t *template) stamp(dst []byte, user, device *uuid, sentAtMS, seq int64) []byte {
+func (t *requestTemplate) stamp(dst []byte, user, device *uuid, sentAtMS, seq int64) []byte {
 	at := len(dst)
 	dst = append(dst, t.request...)
 	r := dst[at:]

@@ -22,7 +22,7 @@ type worker struct {
 	run     *orders
 	net     sockets
 	addr    netip.AddrPort
-	request template
+	request requestTemplate
 	host    string
 	plot    *scenario
 	suffix  []byte // of frames
