@@ -23,7 +23,7 @@ type line struct {
 	Name   string       `json:"name"`
 	Color  int          `json:"color"` // of the page's palette
 	Points [][2]float64 `json:"points"`
-	dashed bool
+	Dashed bool         `json:"-"`
 	steps  bool
 }
 
@@ -58,7 +58,7 @@ func linearAxis(label, unit string, most float64) axis {
 	step := niceStep(most / 5)
 	a := axis{label: label, Unit: unit, to: math.Max(step, math.Ceil(most/step-1e-9)*step)}
 	for v := 0.0; v <= a.to+step/2; v += step {
-		a.ticks = append(a.ticks, tick{v, compact(v)})
+		a.ticks = append(a.ticks, tick{v, compact(v, a.to)})
 	}
 	a.at = func(v float64) float64 { return v / a.to }
 	return a
@@ -126,15 +126,19 @@ func niceStep(rough float64) float64 {
 	return 10 * unit
 }
 
-// compact writes a number for a tick.
-func compact(v float64) string {
+// compact writes a number for a tick, in the unit that suits the axis.
+func compact(v, most float64) string {
+	unit := ""
 	switch {
-	case v >= 1e6:
-		return strings.TrimSuffix(fmt.Sprintf("%.1f", v/1e6), ".0") + " M"
-	case v >= 1e4:
-		return strings.TrimSuffix(fmt.Sprintf("%.1f", v/1e3), ".0") + " k"
+	case most >= 1e6:
+		v, unit = v/1e6, " M"
+	case most >= 1e4:
+		v, unit = v/1e3, " k"
 	}
-	return strings.TrimSuffix(fmt.Sprintf("%.1f", v), ".0")
+	if v == 0 {
+		return "0"
+	}
+	return strings.TrimSuffix(fmt.Sprintf("%.1f", v), ".0") + unit
 }
 
 func (c *chart) px(x float64) float64 {
@@ -169,7 +173,7 @@ func (c *chart) SVG() template.HTML {
 	fmt.Fprintf(&b, `<text class="x label" transform="translate(12 %.1f) rotate(-90)">%s</text>`, (plotTop+low)/2, html.EscapeString(c.y.label))
 	for _, l := range c.lines {
 		dash := ""
-		if l.dashed {
+		if l.Dashed {
 			dash = ` stroke-dasharray="5 4"`
 		}
 		fmt.Fprintf(&b, `<path class="line c%d"%s d="%s"/>`, l.Color, dash, c.path(&l))

@@ -16,7 +16,11 @@ import (
 var reportPage string
 
 var reportTemplate = template.Must(template.New("report").Funcs(template.FuncMap{
-	"ms": func(ms float64) string { return strings.Replace(millis(ms), "ms", " ms", 1) },
+	"ms": func(ms float64) string {
+		text := millis(ms)
+		unit := strings.TrimLeft(text, "0123456789.")
+		return strings.TrimSuffix(text, unit) + "\u202f" + unit
+	},
 	"whole": func(v any) string {
 		if f, ok := v.(float64); ok {
 			return groupDigits(int64(math.Round(f)))
@@ -27,11 +31,20 @@ var reportTemplate = template.Must(template.New("report").Funcs(template.FuncMap
 
 // WriteHTML writes the report as one page that needs nothing else.
 func (rep *Report) WriteHTML(w io.Writer) error {
-	return reportTemplate.Execute(w, page{Report: rep})
+	p := page{Report: rep}
+	load := 0.0
+	for _, ph := range rep.Phases {
+		load += ph.Seconds
+	}
+	p.whole = rep.Series[:min(len(rep.Series), int(load+0.01))]
+	return reportTemplate.Execute(w, p)
 }
 
 // page is the report as the template sees it.
-type page struct{ *Report }
+type page struct {
+	*Report
+	whole []Second // of the load; what comes after it is no whole second
+}
 
 // Row is one line of a table.
 type Row struct {
@@ -110,7 +123,7 @@ func (p page) Settings() (rows []Row) {
 func (p page) Charts() []*chart {
 	charts := []*chart{p.percentiles(), p.rates(), p.latencies()}
 	frames := false
-	for _, s := range p.Series {
+	for _, s := range p.whole {
 		frames = frames || s.Frames > 0
 	}
 	if frames {
@@ -131,7 +144,7 @@ func (p page) percentiles() *chart {
 		if l == nil || l.Count == 0 {
 			continue
 		}
-		ln := line{Name: k.Title, Color: i, dashed: k.Key == ""}
+		ln := line{Name: k.Title, Color: i, Dashed: k.Key == ""}
 		for _, pt := range l.Curve {
 			x := -math.Log10(1 - pt[0]/100)
 			if pt[0] == 100 {
@@ -148,7 +161,7 @@ func (p page) percentiles() *chart {
 
 // overTime makes a chart whose x axis is the run.
 func (p page) overTime(title, note string) *chart {
-	c := &chart{Title: title, Note: note, x: timeAxis(float64(len(p.Series)))}
+	c := &chart{Title: title, Note: note, x: timeAxis(float64(len(p.whole)))}
 	at := 0.0
 	for _, ph := range p.Phases {
 		c.bands = append(c.bands, band{ph.Name, at, at + ph.Seconds})
@@ -160,10 +173,10 @@ func (p page) overTime(title, note string) *chart {
 // curve takes one figure of each second, at the second's middle.
 func (p page) curve(name string, color int, value func(*Second) float64) (l line, most float64) {
 	l = line{Name: name, Color: color}
-	for i := range p.Series {
-		v := value(&p.Series[i])
+	for i := range p.whole {
+		v := value(&p.whole[i])
 		most = math.Max(most, v)
-		l.Points = append(l.Points, [2]float64{float64(p.Series[i].At) + 0.5, v})
+		l.Points = append(l.Points, [2]float64{float64(p.whole[i].At) + 0.5, v})
 	}
 	return l, most
 }
@@ -171,7 +184,7 @@ func (p page) curve(name string, color int, value func(*Second) float64) (l line
 func (p page) rates() *chart {
 	c := p.overTime("Heartbeats per second", "Offered is what fell due; achieved is what was answered 204. A gap between them is a backlog.")
 	off, most := p.curve("offered", 4, func(s *Second) float64 { return float64(s.Offered) })
-	off.dashed = true
+	off.Dashed = true
 	got, m := p.curve("achieved", 0, func(s *Second) float64 { return float64(s.Accepted) })
 	bad, n := p.curve("errors", 3, func(s *Second) float64 { return float64(s.Errors) })
 	c.lines = []line{off, got}
@@ -197,7 +210,7 @@ func (p page) latencies() *chart {
 				least = math.Min(least, pt[1])
 			}
 		}
-		l.Points, l.dashed = kept, dashed
+		l.Points, l.Dashed = kept, dashed
 		most = math.Max(most, m)
 		c.lines = append(c.lines, l)
 	}
