@@ -82,6 +82,7 @@
 // the previous one is sealed, which is after the new one became current, so an appender had to spin in between. One
 // word for both has no such moment. A checksum over header and payload together: the scan behind a torn tail would
 // then have to checksum a payload for whatever looks like a header, which somebody could put into many records; and
-// a block whose payload is damaged could not be believed its promise. Not yielding before sealing: with nothing but appenders that is as good, but behind the HTTP server a sync then carries half as many
-// records, and processor time is what the server is short of.
+// a block whose payload is damaged could not be believed its promise. Not yielding before sealing: with nothing but
+// appenders that is as good, but behind the HTTP server a sync then carries half as many records, and processor time is
+// what the server is short of.
 package wal
