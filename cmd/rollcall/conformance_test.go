@@ -868,3 +868,18 @@ func TestTokenCommand(t *testing.T) {
 		t.Errorf("without a key: %v %s", err, out)
 	}
 }
+
+// TestBadFlags: a value that cannot be meant is refused with the flag's name, before anything is opened.
+func TestBadFlags(t *testing.T) {
+	for _, flag := range []string{"--sync-interval=0s", "--recovery-grace=-1s", "--stream-write-timeout=0s", "--stream-keepalive=-1s",
+		"--drain-timeout=-1s", "--max-devices=-1", "--max-streams=-1", "--rate-per-ip=-1", "--stream-backlog=0", "--sync=sometimes",
+		"--seq-policy=lax", "--segment-bytes=1", "--listen=nowhere:x", "--log-level=loud"} {
+		r := &rig{t: t, dir: t.TempDir(), flags: []string{flag}, env: []string{ingestTokenEnv + "=" + ingestToken}}
+		out, err := r.command().CombinedOutput()
+		name, _, _ := strings.Cut(strings.TrimLeft(flag, "-"), "=")
+		mention := strings.Contains(string(out), name) || name == "segment-bytes" && strings.Contains(string(out), "segment of 1 bytes")
+		if err == nil || !mention {
+			t.Errorf("%s: %v\n%s", flag, err, out)
+		}
+	}
+}

@@ -37,7 +37,7 @@ type serveCmd struct {
 	StreamWriteTimeout time.Duration `group:"Streams" default:"30s" help:"Close a stream that takes nothing for this long (${default})."`
 	StreamTokenExpiry  string        `group:"Streams" default:"enforce" enum:"enforce,ignore" help:"enforce: a stream ends when its token expires. ignore: it goes on, as with the original service (${default})."`
 	StreamBacklog      int           `group:"Streams" default:"65536" help:"Bytes kept for a slow stream; past them it gets only the newest state of each device (${default})."`
-	MaxStreams         int           `group:"Streams" default:"0" help:"Most streams at a time; over it 503. 0: as many as the descriptor limit allows."`
+	MaxStreams         int           `group:"Streams" default:"0" help:"Most streams at a time; one more is answered 503. 0: 1,048,576, which the descriptor limit usually undercuts."`
 	DrainTimeout       time.Duration `group:"Streams" default:"5s" help:"On SIGTERM, spread the end of the streams over this long. A second signal stops at once (${default})."`
 
 	IngestTokenFile string `group:"Secrets" type:"path" placeholder:"FILE" help:"Read the heartbeat tokens from FILE instead of PRESENCE_DO_INGEST_TOKEN. Several, separated by commas or lines: any is accepted."`
@@ -60,6 +60,33 @@ With only one of them set, the other route answers 503.
 It is ready when http://ADMIN/readyz answers 200; until then, and when it cannot take heartbeats, that page says why.
 SIGTERM and SIGINT drain: readyz turns 503, streams are told when to come back, heartbeats in flight are answered, exit 0.
 Exit is 1 when the server cannot start or when the log fails; the last line on standard error says what to do.`
+}
+
+// Validate refuses values that would silently mean something else. Kong calls it.
+func (c serveCmd) Validate() error {
+	var errs []error
+	positive := func(flag string, d time.Duration) {
+		if d <= 0 {
+			errs = append(errs, fmt.Errorf("--%s must be above 0, not %v", flag, d))
+		}
+	}
+	positive("sync-interval", c.SyncInterval)
+	positive("recovery-grace", c.RecoveryGrace)
+	positive("stream-write-timeout", c.StreamWriteTimeout)
+	notNegative := func(flag string, n float64) {
+		if n < 0 {
+			errs = append(errs, fmt.Errorf("--%s cannot be negative, not %v", flag, n))
+		}
+	}
+	notNegative("stream-keepalive", float64(c.StreamKeepalive))
+	notNegative("drain-timeout", float64(c.DrainTimeout))
+	notNegative("max-devices", float64(c.MaxDevices))
+	notNegative("max-streams", float64(c.MaxStreams))
+	notNegative("rate-per-ip", c.RatePerIP)
+	if c.StreamBacklog <= 0 {
+		errs = append(errs, fmt.Errorf("--stream-backlog must be above 0, not %d", c.StreamBacklog))
+	}
+	return errors.Join(errs...)
 }
 
 // Run serves until a signal or a failure.
