@@ -30,6 +30,9 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 	r.orders = &orders{epoch: r.began, seconds: make(chan handover, 64*o.Workers),
 		seqBase: r.began.UnixMilli() * 1000, sentMS: r.began.UnixMilli()}
 	r.orders.stopAt.Store(never)
+	if err := o.checkDescriptors(); err != nil {
+		return nil, err
+	}
 	if err := r.populate(); err != nil {
 		return nil, err
 	}

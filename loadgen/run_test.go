@@ -31,22 +31,43 @@ func testSeed(t testing.TB) uint64 {
 // TestMain lets many tests run at a time: they wait for schedules, not for the processor.
 func TestMain(m *testing.M) {
 	flag.Parse()
-	if err := flag.Set("test.parallel", "8"); err != nil {
+	if err := flag.Set("test.parallel", "6"); err != nil {
 		panic(err)
 	}
 	os.Exit(m.Run())
 }
 
 // smallRun is a crowd of 4 users with 3 devices and 2 streams each, for a second. The judgement of the generator's own
-// lateness is off: these tests run on busy machines.
+// lateness is off and patience is long, since these tests run on busy machines; a good server needs none of it.
 func smallRun(t testing.TB, s *fakeServer) Options {
 	return Options{
 		Target: s.url, IngestToken: "ingest",
 		StreamToken: func(user string, _ time.Duration) (string, error) { return "token-" + user, nil },
 		Users:       4, DevicesPerUser: 3, StreamsPerUser: 2, Rate: 60, TTL: 5 * time.Second, Connections: 4,
-		Warmup: 200 * time.Millisecond, Duration: 800 * time.Millisecond, Patience: time.Second, MaxLag: time.Minute,
+		Warmup: 200 * time.Millisecond, Duration: 800 * time.Millisecond, Patience: 10 * time.Second, MaxLag: time.Minute,
 		Seed: testSeed(t),
 	}
+}
+
+// onQuietMachine runs a test that measures time: alone, never under the race detector, and up to three times, because
+// somebody else on the machine may take the time away. The test returns what is wrong.
+func onQuietMachine(t *testing.T, try func() (wrong string)) {
+	t.Helper()
+	if underRace {
+		t.Skip("the race detector makes the server of the tests too slow to measure time with")
+	}
+	wrong := ""
+	for range 3 {
+		if wrong = try(); wrong == "" {
+			return
+		}
+		t.Log("once more: ", wrong)
+	}
+	t.Error(wrong)
+}
+
+func brief(l *Latency) string {
+	return fmt.Sprintf("count %d, p50 %.1f, p90 %.1f, p99 %.1f, max %.1f ms", l.Count, l.P50, l.P90, l.P99, l.Max)
 }
 
 func mustRun(t *testing.T, o Options) *Report {
@@ -77,6 +98,9 @@ func wantClean(t *testing.T, rep *Report) {
 // TestGoodServerPasses runs every feature against a server without faults: nothing may be found. Both kinds of sockets.
 func TestGoodServerPasses(t *testing.T) {
 	for _, portable := range []bool{false, true} {
+		if portable && testing.Short() {
+			continue
+		}
 		for name, change := range map[string]func(*Options){
 			"steady":  func(o *Options) {},
 			"poisson": func(o *Options) { o.Arrivals = "poisson" },
@@ -131,6 +155,9 @@ func TestOracleFindsEachFault(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
 			o := smallRun(t, startFake(t, c.fault))
+			if c.want == lost || c.want == notExpired || c.and == lost {
+				o.Patience = 2 * time.Second // that much is waited for what does not come
+			}
 			if c.change != nil {
 				c.change(&o)
 			}
@@ -152,7 +179,7 @@ func TestOracleFindsEachFault(t *testing.T) {
 func TestSkippedFramesAreCountedApart(t *testing.T) {
 	t.Parallel()
 	o := smallRun(t, startFake(t, fault{dropOne: true}))
-	o.Warmup = time.Millisecond // so that all is counted as measured
+	o.Warmup, o.Duration = time.Millisecond, 2*time.Second // so that all is counted as measured
 	rep := mustRun(t, o)
 	wantClean(t, rep)
 	if rep.Counts["conflated"] == 0 {
@@ -164,6 +191,7 @@ func TestSkippedFramesAreCountedApart(t *testing.T) {
 func TestResendsAreForgiven(t *testing.T) {
 	t.Parallel()
 	o := smallRun(t, startFake(t, fault{cutEvery: 7, busy: 5}))
+	o.Duration = 2 * time.Second
 	rep := mustRun(t, o)
 	wantClean(t, rep)
 	for _, name := range []string{"conflicts", "unavailable", "cut", "retries"} {
@@ -176,7 +204,18 @@ func TestResendsAreForgiven(t *testing.T) {
 // TestStallShows is the point of an open loop: a server that stalls for a second under a constant rate delays everything
 // that was due in that second, and the percentiles must say so.
 func TestStallShows(t *testing.T) {
-	t.Parallel()
+	onQuietMachine(t, func() string {
+		l := stalledRun(t)
+		// 300 of 1200 heartbeats were due in the stall and waited for the rest of it: the slowest 1 % waited 0.96 s and more,
+		// a tenth 0.6 s and more, half of them all hardly.
+		if l.Count != 1200 || l.Max < 990 || l.Max > 1500 || l.P99 < 900 || l.P90 < 500 || l.P90 > 900 || l.P50 > 100 {
+			return "a stall of one second shows as " + brief(l)
+		}
+		return ""
+	})
+}
+
+func stalledRun(t *testing.T) *Latency {
 	const stall = time.Second
 	var once sync.Once
 	var until time.Time
@@ -195,18 +234,10 @@ func TestStallShows(t *testing.T) {
 	}})
 	o := smallRun(t, s)
 	o.Users, o.StreamsPerUser, o.Rate, o.Connections = 100, 0, 300, 8
-	o.Duration, o.TTL, o.Patience = 4*time.Second, time.Minute, 5*time.Second
+	o.Duration, o.TTL = 4*time.Second, time.Minute
 	rep := mustRun(t, o)
 	wantClean(t, rep)
-	// 300 of 1200 heartbeats were due in the stall and waited for the rest of it: the slowest 1 % waited 0.96 s and more, a
-	// tenth 0.6 s and more, half of them all hardly.
-	l := rep.Latency["answer"]
-	if l.Max < 990 || l.Max > 2000 || l.P99 < 900 || l.P90 < 500 || l.P90 > 1500 || l.P50 > 450 {
-		t.Errorf("a stall of one second shows as %+v", *l)
-	}
-	if l.Count != 1200 {
-		t.Errorf("%d heartbeats were measured, 1200 were due", l.Count)
-	}
+	return rep.Latency["answer"]
 }
 
 // TestClosedLoopHidesIt documents why --closed says nothing about latency: the same stall is a handful of samples.
@@ -225,23 +256,25 @@ func TestClosedLoopHidesIt(t *testing.T) {
 	rep := mustRun(t, o)
 	wantClean(t, rep)
 	if l := rep.Latency["answer"]; l.P90 > 500 {
-		t.Errorf("%+v", *l)
+		t.Error(brief(l))
 	}
 }
 
 // TestKnownDelayIsMeasured: an injected delay comes out as it went in.
 func TestKnownDelayIsMeasured(t *testing.T) {
-	t.Parallel()
 	const delay = 80 * time.Millisecond
-	o := smallRun(t, startFake(t, fault{delay: delay}))
-	o.Rate, o.Connections, o.Users = 100, 64, 40
-	rep := mustRun(t, o)
-	wantClean(t, rep)
-	for _, key := range []string{"answer", "frame"} {
-		if l := rep.Latency[key]; l.Count == 0 || l.P50 < 80 || l.P50 > 140 {
-			t.Errorf("a delay of 80 ms shows in %s as %+v", key, *l)
+	onQuietMachine(t, func() string {
+		o := smallRun(t, startFake(t, fault{delay: delay}))
+		o.Rate, o.Connections, o.Users = 100, 64, 40
+		rep := mustRun(t, o)
+		wantClean(t, rep)
+		for _, key := range []string{"answer", "frame"} {
+			if l := rep.Latency[key]; l.Count == 0 || l.P50 < 80 || l.P50 > 90 {
+				return "a delay of 80 ms shows in " + key + " as " + brief(l)
+			}
 		}
-	}
+		return ""
+	})
 }
 
 // TestUnansweredHeartbeatsCount: what the server never answers is not left out of the percentiles.
@@ -255,10 +288,10 @@ func TestUnansweredHeartbeatsCount(t *testing.T) {
 	}})
 	t.Cleanup(func() { close(block) })
 	o := smallRun(t, s)
-	o.StreamsPerUser, o.NoVerify = 0, true
+	o.StreamsPerUser, o.NoVerify, o.Patience = 0, true, time.Second
 	rep := mustRun(t, o)
 	if rep.Counts["accepted"] > 25 || rep.Latency["answer"].Count != rep.Counts["offered"] || rep.Latency["answer"].P90 < 1000 {
-		t.Errorf("%v %+v", rep.Counts, *rep.Latency["answer"])
+		t.Errorf("%v %s", rep.Counts, brief(rep.Latency["answer"]))
 	}
 }
 
@@ -315,7 +348,16 @@ func TestRestartThatDidNotHappenIsInvalid(t *testing.T) {
 
 // TestRampFindsTheKnee: a server that answers one heartbeat at a time, 5 ms each, takes 200 a second.
 func TestRampFindsTheKnee(t *testing.T) {
-	t.Parallel()
+	onQuietMachine(t, func() string {
+		rep := rampedRun(t)
+		if k := rep.Knee; k == nil || !k.Reached || k.Offered < 100 || k.Offered > 210 || rep.Verdict.Early == "" {
+			return fmt.Sprintf("knee %+v, early %q", rep.Knee, rep.Verdict.Early)
+		}
+		return ""
+	})
+}
+
+func rampedRun(t *testing.T) *Report {
 	turn := make(chan struct{}, 1)
 	s := startFake(t, fault{gate: func(int) {
 		turn <- struct{}{}
@@ -324,12 +366,10 @@ func TestRampFindsTheKnee(t *testing.T) {
 	}})
 	o := smallRun(t, s)
 	o.Scenario, o.Rate, o.RampTo, o.StreamsPerUser, o.Duration = "ramp", 40, 1000, 0, 6500*time.Millisecond
-	o.TTL, o.Patience, o.Users = time.Minute, 10*time.Second, 100
+	o.TTL, o.Users = time.Minute, 100
 	rep := mustRun(t, o)
 	wantClean(t, rep)
-	if k := rep.Knee; k == nil || !k.Reached || k.Offered < 40 || k.Offered > 210 || rep.Verdict.Early == "" {
-		t.Errorf("knee %+v, early %q", rep.Knee, rep.Verdict.Early)
-	}
+	return rep
 }
 
 // TestWrongTokenEndsTheRun: no report is better than one about refusals.

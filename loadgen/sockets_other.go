@@ -3,3 +3,6 @@
 package loadgen
 
 func newSockets() (sockets, error) { return newPortableSockets(), nil }
+
+// fineTimers is for systems whose timers are coarse unless told otherwise.
+func fineTimers() {}
