@@ -3,14 +3,14 @@
 //
 // # Shape
 //
-//	        Run: phases, start, end, tallies by the second          cmd
-//	         │ orders (atomics)            ▲ handover (channel)      │
-//	   ┌─────▼─────────────────────────────┴──────────┐              ▼
-//	   │ worker: one event loop, one thread            │          Report ── table, JSON, page, Compare
-//	   │   pacer ─► queue ─► links ═══ heartbeats ═══► │ server
-//	   │   devices, moments ◄──────── answers ──────── │
-//	   │   oracle ◄── watches ◄══════ frames ═════════ │
-//	   └───────────────────────────────────────────────┘
+//	     Run: phases, start, end, tallies by the second          cmd
+//	      │ orders (atomics)            ▲ handover (channel)      │
+//	┌─────▼─────────────────────────────┴──────────┐              ▼
+//	│ worker: one event loop, one thread            │          Report ── table, JSON, page, Compare
+//	│   pacer ─► queue ─► links ═══ heartbeats ═══► │ server
+//	│   devices, moments ◄──────── answers ──────── │
+//	│   oracle ◄── watches ◄══════ frames ═════════ │
+//	└───────────────────────────────────────────────┘
 //
 // Users are dealt to workers, and everything of a user stays there: its devices, their heartbeats and answers, its streams
 // and what they show. So the oracle compares acknowledged with shown on one goroutine, without locks and without asking
@@ -35,7 +35,7 @@
 //     missed, but does not go back.
 //   - G5: a frame is read by position. The contract fixes its bytes, so one that differs is a finding.
 //   - G6: a late generator is noticed. Every beat's lag is measured, and a p99 above MaxLag makes the run invalid.
-//   - G7: nothing allocates per heartbeat or per frame, and a stream costs a descriptor and 8 bytes a device.
+//   - G7: in the steady state nothing allocates per heartbeat or per frame, and a stream costs a descriptor and 8 bytes a device.
 //
 // # Time
 //

@@ -428,37 +428,3 @@ func (w *worker) checkTimeouts() {
 	}
 	w.checkWatches(limit)
 }
-
-// outages are the stretches in which a worker's heartbeats were refused or cut.
-type outages struct {
-	open    bool
-	from    int64
-	last    int64 // end of the latest one; 0: there was none
-	longest int64
-}
-
-func (u *outages) begin(now int64) {
-	if !u.open {
-		u.open, u.from = true, now
-	}
-}
-
-func (u *outages) end(now int64) {
-	if u.open {
-		u.open, u.last = false, now
-		u.longest = max(u.longest, now-u.from)
-	}
-}
-
-// near says whether the server may have been away within the given time before now, so that it owes its grace.
-func (u *outages) near(now, within int64) bool {
-	return u.open || u.last > 0 && now-u.last < within
-}
-
-// allowance is how much longer than usual the server may take to flag the silent: it may have been deaf.
-func (u *outages) allowance(w *worker) time.Duration {
-	if u.open || u.last > 0 {
-		return min(w.o.TTL, w.o.Grace)
-	}
-	return 0
-}

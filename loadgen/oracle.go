@@ -157,12 +157,11 @@ func (w *worker) truth(d *device, sh *shown) (r rule, text string) {
 	return 0, ""
 }
 
-// settled says whether nothing is owed any more: every heartbeat is answered, every stream is up and at the truth, and who
-// fell silent is offline.
+// answered says whether every heartbeat is.
+func (w *worker) answered() bool { return w.queue.len() == 0 && len(w.waiting) == 0 && w.busy == 0 }
+
+// settled says whether no frame is owed any more: every stream is up and at the truth, and who fell silent is offline.
 func (w *worker) settled() bool {
-	if w.queue.len() > 0 || len(w.waiting) > 0 || w.busy > 0 {
-		return false
-	}
 	for _, s := range w.watches {
 		if s.state != watchLive {
 			return false
@@ -178,8 +177,8 @@ func (w *worker) settled() bool {
 	return true
 }
 
-// drainLimit is when waiting for that ends: patience, or what the last silent device still has.
-func (w *worker) drainLimit() int64 {
+// settleLimit is when waiting for that ends: patience, counted from the last heartbeat, or what the last silent device still has.
+func (w *worker) settleLimit() int64 {
 	limit := w.since + int64(w.o.Patience)
 	if len(w.watches) > 0 {
 		for i := range w.devices {

@@ -114,13 +114,13 @@ func (r *runner) tell() {
 		stop := r.orders.stopAt.Load()
 		p.Stage, p.Left = r.phaseName(now), time.Duration(max(0, stop-now))
 		p.Seconds = float64(now-start) / 1e9
+		slowest := finished
 		for _, h := range r.series.latest {
 			switch {
 			case now < stop:
-			case h.stage == draining:
-				p.Stage = "draining"
-			case h.stage == verifying && p.Stage != "draining":
-				p.Stage = "verifying"
+			case h.stage >= draining:
+				p.Stage = stageNames[min(slowest, h.stage)]
+				slowest = min(slowest, h.stage)
 			}
 		}
 	}

@@ -1,7 +1,6 @@
 package loadgen
 
 import (
-	"container/heap"
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
@@ -102,10 +101,13 @@ type stage int
 const (
 	connecting stage = iota // until startAt
 	loading                 // the schedule runs
-	draining                // answers and frames that are still owed
+	draining                // answers that are still owed; the backlog goes out
+	settling                // nothing is sent; frames that are still owed
 	verifying               // every user's snapshot against what was acknowledged
 	finished
 )
+
+var stageNames = [...]string{"connecting", "loading", "draining", "settling", "verifying", "finished"}
 
 // beat is one heartbeat that fell due.
 type beat struct {
@@ -171,12 +173,16 @@ func (w *worker) advance() {
 			w.enter(draining)
 		}
 	case draining:
+		if w.answered() || w.now-w.since > int64(w.o.Patience+w.outage.allowance(w)) {
+			w.abandon()
+			w.enter(settling)
+		}
+	case settling:
 		if w.now-w.scanned < int64(20*time.Millisecond) {
 			return
 		}
 		w.scanned = w.now
-		if w.settled() || w.now > w.drainLimit() {
-			w.abandon()
+		if w.settled() || w.now > w.settleLimit() {
 			w.judgeStreams()
 			w.enter(verifying)
 			w.beginVerify()
@@ -348,115 +354,4 @@ func (w *worker) count(kind int, n int64) {
 func (w *worker) record(kind int, due int64) {
 	w.phaseTally(due).record(kind, w.now-due)
 	w.second.record(kind, w.now-due)
-}
-
-// picker chooses whose heartbeat is next.
-type picker struct {
-	order []uint32 // even load: devices in random order, round and round, so that each is heard at its interval
-	at    int
-	users *alias // skewed load: a user by weight, then its devices in turn
-	part  float64
-}
-
-// share of the whole load that falls to this worker.
-func (p *picker) share() float64 { return p.part }
-
-// device chooses; ok is false when it is silent by then.
-func (p *picker) device(w *worker, due int64) (index uint32, ok bool) {
-	if p.users == nil {
-		index = p.order[p.at]
-		if p.at++; p.at == len(p.order) {
-			p.at = 0
-		}
-	} else {
-		u := &w.users[p.users.draw(w.rng)]
-		index = u.first + u.turn
-		if u.turn++; u.turn == u.count {
-			u.turn = 0
-		}
-	}
-	return index, due < w.devices[index].silent
-}
-
-// timers is a heap of things to do later.
-type timers []timer
-
-type timer struct {
-	at int64
-	do func()
-}
-
-func (t timers) Len() int           { return len(t) }
-func (t timers) Less(i, j int) bool { return t[i].at < t[j].at }
-func (t timers) Swap(i, j int)      { t[i], t[j] = t[j], t[i] }
-func (t *timers) Push(x any)        { *t = append(*t, x.(timer)) }
-func (t *timers) Pop() any {
-	last := len(*t) - 1
-	x := (*t)[last]
-	(*t)[last] = timer{}
-	*t = (*t)[:last]
-	return x
-}
-
-func (t *timers) after(at int64, do func()) { heap.Push(t, timer{at, do}) }
-
-func (t timers) next() int64 {
-	if len(t) == 0 {
-		return never
-	}
-	return t[0].at
-}
-
-func (t *timers) runDue(now int64) {
-	for len(*t) > 0 && (*t)[0].at <= now {
-		heap.Pop(t).(timer).do()
-	}
-}
-
-// fifo is a growing ring.
-type fifo[T any] struct {
-	ring       []T
-	head, size int
-}
-
-func (f *fifo[T]) len() int { return f.size }
-
-func (f *fifo[T]) push(x T) {
-	f.grow()
-	f.ring[(f.head+f.size)&(len(f.ring)-1)] = x
-	f.size++
-}
-
-// unshift puts x in front.
-func (f *fifo[T]) unshift(x T) {
-	f.grow()
-	f.head = (f.head - 1) & (len(f.ring) - 1)
-	f.ring[f.head] = x
-	f.size++
-}
-
-func (f *fifo[T]) pop() T {
-	var zero T
-	x := f.ring[f.head]
-	f.ring[f.head] = zero
-	f.head = (f.head + 1) & (len(f.ring) - 1)
-	f.size--
-	return x
-}
-
-// at is the i-th oldest.
-func (f *fifo[T]) at(i int) *T { return &f.ring[(f.head+i)&(len(f.ring)-1)] }
-
-// front is the oldest; the fifo must not be empty.
-func (f *fifo[T]) front() *T { return &f.ring[f.head] }
-
-func (f *fifo[T]) grow() {
-	if f.size < len(f.ring) {
-		return
-	}
-	bigger := make([]T, max(8, 2*len(f.ring)))
-	for i := range f.size {
-		bigger[i] = f.ring[(f.head+i)&(len(f.ring)-1)]
-	}
-	f.ring, f.head = bigger, 0
 }
