@@ -7,9 +7,11 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 )
 
 // sampleReport is a run with something in every part of the report.
@@ -145,12 +147,22 @@ func TestHistogramCurve(t *testing.T) {
 	}
 }
 
+func lengths(text string) (n []int) {
+	for line := range strings.SplitSeq(text, "\r") {
+		n = append(n, utf8.RuneCountInString(line))
+	}
+	return n
+}
+
 func TestProgressOnATerminalAndElsewhere(t *testing.T) {
 	var terminal, plain bytes.Buffer
-	a, b := NewProgressLine(&terminal, true), NewProgressLine(&plain, false)
+	a, b := NewProgressLine(&terminal, 100), NewProgressLine(&plain, 0)
 	for _, p := range []Progress{{Stage: "warm-up", Achieved: 1000, P99: 0.5, Streams: 10, Backlog: 12345}, {Stage: "warm-up"}, {Stage: "steady"}} {
 		a.Show(p)
 		b.Show(p)
+	}
+	if longest := slices.Max(lengths(terminal.String())); longest > 99 {
+		t.Errorf("a line of %d columns on a terminal of 100", longest)
 	}
 	a.Close()
 	b.Close()

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"golang.org/x/sys/unix"
 
 	"rollcall/loadgen"
 )
@@ -25,7 +26,7 @@ type loadCmd struct {
 
 type loadRunCmd struct {
 	Target         string        `group:"What" default:"http://127.0.0.1:8787" placeholder:"URL" help:"The server (${default})."`
-	Scenario       string        `group:"What" default:"steady" placeholder:"NAME" help:"What happens; the names are below (${default})."`
+	Scenario       string        `group:"What" default:"steady" placeholder:"NAME" help:"What happens: one of the names above (${default})."`
 	Closed         bool          `group:"What" help:"Closed loop: send when the last one is answered. Finds the peak; says nothing about latency."`
 	RampTo         float64       `group:"What" placeholder:"N" help:"ramp: heartbeats per second of the last step (30 × the rate)."`
 	KneeP99        time.Duration `group:"What" name:"knee-p99" placeholder:"TIME" help:"ramp: the slowest p99 that counts as keeping up (100ms)."`
@@ -100,12 +101,12 @@ func (c loadRunCmd) Run() error {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
+	line := loadgen.NewProgressLine(os.Stderr, terminalWidth(os.Stderr))
 	if !c.Quiet {
-		line := loadgen.NewProgressLine(os.Stderr, isTerminal(os.Stderr))
-		defer line.Close()
 		o.Progress = line.Show
 	}
 	rep, err := loadgen.Run(ctx, o)
+	line.Close()
 	if err != nil {
 		return err
 	}
@@ -218,9 +219,13 @@ func (c loadRunCmd) verdict(rep, old *loadgen.Report) error {
 	return nil
 }
 
-func isTerminal(f *os.File) bool {
-	info, err := f.Stat()
-	return err == nil && info.Mode()&os.ModeCharDevice != 0 && os.Getenv("TERM") != "dumb"
+// terminalWidth is 0 for what is no terminal, or none that a line can be written over on.
+func terminalWidth(f *os.File) int {
+	size, err := unix.IoctlGetWinsize(int(f.Fd()), unix.TIOCGWINSZ)
+	if err != nil || os.Getenv("TERM") == "dumb" {
+		return 0
+	}
+	return int(size.Col)
 }
 
 type loadBareCmd struct {
