@@ -1,0 +1,111 @@
+package bench
+
+import (
+	"errors"
+	"fmt"
+	"iter"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"rollcall/engine"
+	"rollcall/server"
+	"rollcall/wal"
+)
+
+// BenchmarkHeartbeat is a whole heartbeat in the process: find, check, append, commit, arm, wait. Without a log it shows what
+// the engine itself takes; with one, its ceiling is BenchmarkLog/by=rollcall with as many appenders, the log alone.
+func BenchmarkHeartbeat(b *testing.B) {
+	eachSize(b, func(b *testing.B, size int) {
+		b.Run("sync=none", func(b *testing.B) {
+			l := &noLog{}
+			benchEngine(b, size, l, 1)
+		})
+		b.Run("sync=always", func(b *testing.B) {
+			if size > 1_000_000 {
+				b.Skip("filling the log takes minutes, and its cost does not depend on the devices")
+			}
+			l, err := wal.Open(tempDir(b), wal.Options{})
+			if err != nil {
+				b.Fatal(err)
+			}
+			defer l.Close()
+			benchEngine(b, size, l, 1000)
+		})
+	})
+}
+
+func benchEngine(b *testing.B, size int, l engine.Log, appenders int) {
+	e, err := engine.New(l, engine.Options{AppendFrame: server.AppendFrame, Logger: slog.New(slog.DiscardHandler)})
+	if err == nil {
+		err = e.Start()
+	}
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer e.Release()
+	defer e.Close()
+	fill(b, e, size)
+	next := uint64(2) // seq
+	b.Run(fmt.Sprintf("appenders=%d/by=rollcall", appenders), func(b *testing.B) {
+		b.ReportAllocs()
+		reports := make([]engine.Heartbeat, appenders)
+		base := next
+		next += uint64(b.N)
+		closedLoop(b, appenders, func(proc, op int) error {
+			// The goroutines' devices differ, and each goroutine jumps through its own.
+			mine := max(1, size/appenders)
+			n := uint64(op*stride%mine*appenders+proc) % uint64(size)
+			return beat(e, &reports[proc], n, base+uint64(op))
+		})
+	})
+}
+
+// fill makes every device known.
+func fill(b *testing.B, e *engine.Engine, size int) {
+	const procs = 4000
+	var wg sync.WaitGroup
+	for proc := range procs {
+		wg.Go(func() {
+			var hb engine.Heartbeat
+			for n := proc; n < size; n += procs {
+				if err := beat(e, &hb, uint64(n), 1); err != nil {
+					b.Error(err)
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
+}
+
+var source = []byte("daemon-of-twenty-chr")
+
+var errRefused = errors.New("a heartbeat was refused")
+
+func beat(e *engine.Engine, hb *engine.Heartbeat, n, seq uint64) error {
+	hb.User, hb.Device, hb.Status, hb.Source = userOf(n), id(n), engine.Online, source
+	hb.SentAtMS, hb.Seq, hb.TTLMS = 1739030400000+seq, seq, uint64(forever.Milliseconds())
+	if r := e.Heartbeat(hb); r.Outcome != engine.Accepted {
+		return fmt.Errorf("%w: %+v", errRefused, r)
+	}
+	return nil
+}
+
+// noLog numbers records and forgets them.
+type noLog struct{ lsn atomic.Uint64 }
+
+func (l *noLog) Replay(uint64, func(uint64, []byte) error) error { return nil }
+func (l *noLog) Start(func(first, last uint64, records iter.Seq[[]byte], took time.Duration)) error {
+	return nil
+}
+func (l *noLog) Reserve(int, time.Duration) error { return nil }
+func (l *noLog) Release(int)                      {}
+func (l *noLog) Append([]byte) uint64             { return l.lsn.Add(1) }
+func (l *noLog) Wait(uint64) error                { return nil }
+func (l *noLog) Committed() uint64                { return l.lsn.Load() }
+func (l *noLog) NoSpace() bool                    { return false }
+func (l *noLog) Failed() <-chan struct{}          { return nil }
+func (l *noLog) Err() error                       { return nil }
