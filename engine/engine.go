@@ -174,6 +174,9 @@ func (e *Engine) Take(c net.Conn) (broadcast.Conn, error) { return e.streams.Tak
 // Subscribe starts a stream. On an error the connection still belongs to the caller.
 func (e *Engine) Subscribe(s broadcast.Subscription) error { return e.streams.Subscribe(s) }
 
+// OpenStreams is how many streams there are now, of all users.
+func (e *Engine) OpenStreams() int { return e.streams.Open() }
+
 // Streams is how many streams follow the user now.
 func (e *Engine) Streams(user uuid.UUID) int { return e.streams.Streams(user) }
 

@@ -282,3 +282,70 @@ func TestConcurrentHeartbeats(t *testing.T) {
 		last[v.device()] = v.state().Seq
 	}
 }
+
+// TestRecoverManySources: over the life of a log a device may have had more sources than there are ids.
+func TestRecoverManySources(t *testing.T) {
+	log := newMemLog()
+	r := newRig(t, log, Options{})
+	if err := r.open(); err != nil {
+		t.Fatal(err)
+	}
+	hb := newHeartbeat(0, 60000)
+	for i := range 2*maxSources + 1000 {
+		hb.Seq, hb.Source = uint64(i), fmt.Appendf(nil, "source %d", i)
+		if i%50_000 == 0 {
+			r.now.Add(int64(sweepEvery) + 1)
+		}
+		r.mustAccept(hb)
+	}
+	r.shut()
+	log.closed, log.done = false, make(chan struct{})
+	again := newRig(t, log, Options{})
+	if err := again.open(); err != nil {
+		t.Fatalf("cannot start again: %v", err)
+	}
+	defer again.shut()
+	if rec := again.wantStatus(hb, Online); rec.Source != string(hb.Source) {
+		t.Errorf("source %q, want %q", rec.Source, hb.Source)
+	}
+}
+
+// TestSourcesFullSparesKnownDevice: a device that speaks, but is refused for its source, does not go offline meanwhile.
+func TestSourcesFullSparesKnownDevice(t *testing.T) {
+	r := startRig(t, newMemLog(), Options{})
+	hb := newHeartbeat(0, 1000)
+	r.mustAccept(hb)
+	for i := range maxSources - 1 { // all the other ids, pinned
+		if _, err := r.sources.intern(fmt.Appendf(nil, "source %d", i), r.table, 1); err != nil {
+			t.Fatal(err)
+		}
+	}
+	hb.Source = []byte("one more")
+	for range 10 {
+		hb.Seq++
+		if res := r.Heartbeat(hb); res.Outcome != Unavailable || !errors.Is(res.Err, errSourcesFull) {
+			t.Fatalf("%+v", res)
+		}
+		r.advance(300 * time.Millisecond)
+	}
+	if rec := r.wantStatus(hb, Online); rec.Seq != 0 || rec.Source != "test" {
+		t.Errorf("a refused heartbeat changed the record: %+v", rec)
+	}
+	r.advance(time.Second)
+	r.wantStatus(hb, Offline)
+}
+
+// TestStalledCommitGivesGrace: while a commit hangs, daemons wait for their answers; that is not silence.
+func TestStalledCommitGivesGrace(t *testing.T) {
+	r := startRig(t, newMemLog(), Options{RecoveryGrace: 2 * time.Second})
+	hb := newHeartbeat(1, 5000)
+	r.mustAccept(hb)
+	r.log.stalled.Store(int64(3 * time.Second))
+	r.advance(10 * time.Second)
+	r.wantStatus(hb, Online)
+	r.log.stalled.Store(0)
+	r.advance(1990 * time.Millisecond)
+	r.wantStatus(hb, Online)
+	r.advance(20 * time.Millisecond)
+	r.wantStatus(hb, Offline)
+}

@@ -25,6 +25,8 @@ const (
 	stallNanos = int64(time.Second)
 	// longestSleep of the expire loop, well under stallNanos, so that an idle loop never takes itself for a stalled one.
 	longestSleep = int64(250 * time.Millisecond)
+	// expiryPatience is how long an expiry waits for room in the log; well under stallNanos, too.
+	expiryPatience = 100 * time.Millisecond
 )
 
 // expiry is the expire loop's own state. The wheel is lazy: a heartbeat stores its deadline in the entry and leaves the
@@ -163,6 +165,9 @@ func (e *Engine) expireLoop(stop <-chan struct{}) {
 // expireTurn does what is due at now and returns how many nanoseconds the loop may sleep.
 func (e *Engine) expireTurn(now int64) int64 {
 	x := &e.expiry
+	if int64(e.log.Committing()) > stallNanos {
+		e.deaf(now) // daemons wait for an answer, or repeat what waits for one
+	}
 	e.fileAll()
 	// Buckets are drained one tick early; what is due in them then fires by deadline.
 	x.horizon = tickOf(now) + 1
@@ -312,7 +317,7 @@ func (e *Engine) expire(entry *table.Entry, user, device uuid.UUID, seen *table.
 		return false // the source's id may have been swept since
 	}
 	size := recordBytes(len(source))
-	if err := e.log.Reserve(size, e.opts.Patience); err != nil {
+	if err := e.log.Reserve(size, expiryPatience); err != nil {
 		e.deaf(e.clock().nanos + 1)
 		return false
 	}

@@ -47,6 +47,9 @@ func (e *Engine) Heartbeat(hb *Heartbeat) Result {
 			ref, entry = e.table.Find(hb.User, hb.Device)
 		case refused:
 			e.log.Release(size)
+			if entry != nil {
+				e.spare(hb, ref, entry, t.nanos)
+			}
 			return e.refuse(err)
 		case moved:
 			ref, entry = e.table.Find(hb.User, hb.Device)
@@ -75,8 +78,8 @@ func (e *Engine) apply(hb *Heartbeat, ref table.Ref, entry *table.Entry, source 
 		entry.Unclaim()
 		return tooOld, 0
 	}
-	if !pinned && held.Source != source {
-		// Another heartbeat changed the source after we compared it: the id that we hold may be swept.
+	if !pinned && !e.sources.holds(source, hb.Source) || !pinned && held.Source != source {
+		// Another heartbeat changed the source after we compared it: the id may have been swept, and given to another text.
 		entry.Unclaim()
 		return moved, 0
 	}
@@ -99,6 +102,23 @@ func (e *Engine) apply(hb *Heartbeat, ref table.Ref, entry *table.Entry, source 
 		e.arm(ref, entry, next.DeadlineNanos, t.nanos)
 	}
 	return applied, next.LSN
+}
+
+// spare gives a known device whose heartbeat had to be refused, though the log took others, the time to be heard again: its
+// silence is not its own (I8). The state stays what the log has; deadlines are not logged.
+func (e *Engine) spare(hb *Heartbeat, ref table.Ref, entry *table.Entry, now int64) {
+	if !entry.Claim(hb.User, hb.Device) {
+		return
+	}
+	held := entry.Held()
+	later := now + min(ttlNanos(held.TTLMS), int64(e.opts.RecoveryGrace))
+	if !held.Online || held.DeadlineNanos >= later {
+		entry.Unclaim()
+		return
+	}
+	held.DeadlineNanos = later
+	entry.Commit(held)
+	e.arm(ref, entry, later, now)
 }
 
 // accepts is the check of the seq, under the claim.

@@ -23,6 +23,8 @@ type Log interface {
 	// Committed is the highest LSN that is as durable as the log promises. After Start and before the first Append it is
 	// the last one that was replayed.
 	Committed() uint64
+	// Committing is how long the commit in flight has lasted; 0: none is.
+	Committing() time.Duration
 	// NoSpace tells that there is no room to prepare the next segment.
 	NoSpace() bool
 	// Failed is closed after a failed write or sync; Err says which.

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"errors"
 	"fmt"
 
 	"rollcall/engine/table"
@@ -9,6 +10,8 @@ import (
 // recoverLog fills the table from the log. It runs alone, before the loops.
 func (e *Engine) recoverLog() error {
 	now := e.clock()
+	e.sources.recovering = true
+	defer func() { e.sources.recovering = false }()
 	err := e.log.Replay(0, func(lsn uint64, record []byte) error {
 		r, err := viewRecord(record)
 		if err != nil {
@@ -28,6 +31,9 @@ func (e *Engine) recoverLog() error {
 func (e *Engine) replay(lsn uint64, r recordView, now instant) error {
 	user, device := r.user(), r.device()
 	_, entry, err := e.table.FindOrInsert(user, device)
+	if errors.Is(err, table.ErrFull) {
+		return fmt.Errorf("the log holds more devices than the table may (--max-devices): %w", err)
+	}
 	if err != nil {
 		return err
 	}

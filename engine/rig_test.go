@@ -30,6 +30,7 @@ type memLog struct {
 	held      bool     // guarded by mu: nothing is committed
 	closed    bool     // guarded by mu
 	noSpace   atomic.Bool
+	stalled   atomic.Int64 // what Committing answers, nanoseconds
 	done      chan struct{}
 }
 
@@ -131,9 +132,10 @@ func (l *memLog) Committed() uint64 {
 	return l.committed
 }
 
-func (l *memLog) NoSpace() bool           { return l.noSpace.Load() }
-func (l *memLog) Failed() <-chan struct{} { return nil }
-func (l *memLog) Err() error              { return nil }
+func (l *memLog) Committing() time.Duration { return time.Duration(l.stalled.Load()) }
+func (l *memLog) NoSpace() bool             { return l.noSpace.Load() }
+func (l *memLog) Failed() <-chan struct{}   { return nil }
+func (l *memLog) Err() error                { return nil }
 
 func (l *memLog) close() {
 	l.set(func() { l.closed = true })

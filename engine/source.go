@@ -34,6 +34,10 @@ type sources struct {
 	free    []uint16          // guarded by mu
 	used    int               // guarded by mu: ids ever handed out
 	sweptAt int64             // guarded by mu: nanoseconds
+
+	// recovering lifts sweepEvery: replay takes up in a second what heartbeats brought in a year, and what was accepted
+	// then must fit now. Set while recovery runs alone.
+	recovering bool
 }
 
 func newSources() *sources {
@@ -88,7 +92,7 @@ func (s *sources) unpin(id uint16) {
 // sweepLocked frees the ids that no entry holds. An entry takes up an id that it does not already hold only while that id
 // is pinned, and intern is shut out meanwhile: so an id that is neither pinned nor found in the walk stays unheld.
 func (s *sources) sweepLocked(t *table.Table, nowNanos int64) {
-	if s.sweptAt != 0 && nowNanos-s.sweptAt < int64(sweepEvery) {
+	if !s.recovering && s.sweptAt != 0 && nowNanos-s.sweptAt < int64(sweepEvery) {
 		return
 	}
 	s.sweptAt = nowNanos

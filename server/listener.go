@@ -99,7 +99,7 @@ func (l *listener) Accept() (net.Conn, error) {
 		if err != nil {
 			return nil, err
 		}
-		if l.server.conns.Add(1) <= int64(l.server.opts.MaxConns) {
+		if l.server.conns.Add(1)+int64(l.server.opts.OpenStreams()) <= int64(l.server.opts.MaxConns) {
 			return &conn{Conn: c, server: l.server}, nil
 		}
 		l.server.conns.Add(-1)

@@ -39,9 +39,12 @@ type Options struct {
 	// begins anew: 65,536, some 20 MB.
 	RateAddresses int
 
-	// MaxConns is how many connections may wait for or have a request, streams not included; one more is answered 503:
-	// 262,144. Each costs some 15 KB once it was used.
+	// MaxConns is how many connections there may be, streams included if OpenStreams is set; one more is answered 503:
+	// 262,144. One that is not a stream costs some 15 KB once it was used. Keep it below the descriptor limit: what the
+	// log needs must be left.
 	MaxConns int
+	// OpenStreams is how many streams there are now. Nil: they are not counted.
+	OpenStreams func() int
 	// MaxHeaderBytes bounds a request's line and headers, and is each connection's read buffer: 4,096. Raise it when a
 	// proxy adds more.
 	MaxHeaderBytes int
@@ -65,6 +68,7 @@ func (o Options) withDefaults() (Options, error) {
 	setDefault(&o.Now, time.Now, o.Now == nil)
 	setDefault(&o.RateBurst, int(math.Ceil(min(o.RatePerIP, math.MaxInt32))), o.RateBurst == 0)
 	setDefault(&o.RateAddresses, 1<<16, o.RateAddresses == 0)
+	setDefault(&o.OpenStreams, func() int { return 0 }, o.OpenStreams == nil)
 	setDefault(&o.MaxConns, 1<<18, o.MaxConns == 0)
 	setDefault(&o.MaxHeaderBytes, 4096, o.MaxHeaderBytes == 0)
 	setDefault(&o.ReadTimeout, 10*time.Second, o.ReadTimeout == 0)

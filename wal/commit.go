@@ -83,8 +83,10 @@ func (l *Log) syncDue() bool {
 func (l *Log) turn() error {
 	// Taken before sealing: what they appended before they asked is in this batch or an earlier one.
 	syncers := l.takeSyncers()
-	began := time.Now()
 	l.gather()
+	began := time.Now()
+	l.committing.Store(int64(began.Sub(l.epoch)) | 1)
+	defer l.committing.Store(0)
 	b := l.seal()
 	if b != nil {
 		if err := l.write(b); err != nil {

@@ -65,6 +65,8 @@ type Log struct {
 	truncateMu sync.Mutex    // held by TruncateBefore
 	noSpace    atomic.Bool   // the last attempt to prepare a segment failed
 	stats      counters
+	epoch      time.Time    // the zero of committing
+	committing atomic.Int64 // nanoseconds since epoch when the commit in flight began; 0: none
 
 	// Before Start only, by its caller.
 	unused   []uint64 // segments without a header
@@ -104,6 +106,7 @@ func Open(dir string, o Options) (_ *Log, err error) {
 		}
 	}()
 	l := &Log{dir: dir, o: o, lock: lock,
+		epoch:       time.Now(),
 		wake:        make(chan struct{}, 1),
 		failed:      make(chan struct{}),
 		closing:     make(chan struct{}),
@@ -310,6 +313,15 @@ func (l *Log) Err() error {
 		return end.err
 	}
 	return nil
+}
+
+// Committing returns how long the write and sync in flight have lasted, 0 when there is none. A stalled disk shows here
+// while it stalls. Any goroutine.
+func (l *Log) Committing() time.Duration {
+	if began := l.committing.Load(); began != 0 {
+		return time.Since(l.epoch) - time.Duration(began)
+	}
+	return 0
 }
 
 // NoSpace says that the next segment cannot be prepared now. Appends go on as long as the current segment lasts;

@@ -316,7 +316,9 @@ func (l *Log) removeUnused(t *tail) error {
 	if t.number != 0 && t.next == t.first && !t.torn {
 		numbers = append(numbers, t.number)
 		t.number--
+		l.mu.Lock() // Stats may look already
 		l.segments = l.segments[:len(l.segments)-1]
+		l.mu.Unlock()
 	}
 	l.unused = nil
 	slices.Sort(numbers)
@@ -342,7 +344,9 @@ func (l *Log) startAt(last uint64) {
 	l.committed.Store(last)
 	l.durable.Store(last)
 	l.batches[0].done = make(chan struct{})
-	l.waiting.Store(&waiting{sealed: last, inFlight: make(chan struct{}), filling: l.batches[0].done})
+	before := l.waiting.Swap(&waiting{sealed: last, inFlight: make(chan struct{}), filling: l.batches[0].done})
+	close(before.inFlight) // who waited for a record that was being replayed looks again
+	close(before.filling)
 	l.mu.Lock()
 	l.life = started
 	l.mu.Unlock()

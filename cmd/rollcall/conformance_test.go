@@ -5,11 +5,13 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"os/exec"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -882,4 +884,57 @@ func TestBadFlags(t *testing.T) {
 			t.Errorf("%s: %v\n%s", flag, err, out)
 		}
 	}
+}
+
+// TestDrainAnswersWhatIsInFlight: clients of streams that never hang up do not cost the last heartbeat its answer.
+func TestDrainAnswersWhatIsInFlight(t *testing.T) {
+	r := startServer(t, "--drain-timeout=0s")
+	user := uuid.NewString()
+	for range 5 {
+		r.follow(user) // never closed
+	}
+	body := newBeat().json()
+	c := r.dial()
+	defer c.Close()
+	raw := request("POST", heartbeatPath, body, bearer(ingestToken))
+	io.WriteString(c, raw[:len(raw)-20])
+	r.cmd.Process.Signal(syscall.SIGTERM)
+	// The listener closes only after the streams have had their time: until then the second half is still awaited.
+	for deadline := time.Now().Add(patience); ; {
+		probe, err := net.Dial("tcp", r.addr)
+		if err != nil {
+			break
+		}
+		probe.Close()
+		if time.Now().After(deadline) {
+			t.Fatal("the listener stays open")
+		}
+		time.Sleep(20 * time.Millisecond) // polls
+	}
+	io.WriteString(c, raw[len(raw)-20:])
+	expect(t, readAnswer(t, bufio.NewReader(c), false), 204, "")
+	<-r.exited
+	if r.exit != nil {
+		t.Errorf("%v\n%s", r.exit, r.logs())
+	}
+}
+
+// TestSecondSignal: stops at once, whatever is still open.
+func TestSecondSignal(t *testing.T) {
+	r := startServer(t, "--drain-timeout=1h")
+	s := r.follow(uuid.NewString())
+	r.cmd.Process.Signal(syscall.SIGTERM)
+	for !strings.Contains(r.logs(), "draining") {
+		time.Sleep(5 * time.Millisecond) // polls
+	}
+	r.cmd.Process.Signal(syscall.SIGTERM)
+	select {
+	case <-r.exited:
+	case <-time.After(patience):
+		t.Fatal("still there")
+	}
+	if r.exit == nil {
+		t.Error("exit status 0")
+	}
+	s.conn.Close()
 }

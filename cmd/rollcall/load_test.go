@@ -83,7 +83,9 @@ func TestLoadExitCodes(t *testing.T) {
 func TestLoadSeesAKilledServerRecover(t *testing.T) {
 	r := startServer(t)
 	pids := filepath.Join(t.TempDir(), "pid")
-	command := fmt.Sprintf(`kill -9 %d; %s serve --listen=%s --admin-listen=127.0.0.1:0 --data-dir=%s & echo $! >%s`,
+	// The old process holds the port and the directory until it is gone.
+	command := fmt.Sprintf(`kill -9 %[1]d; while kill -0 %[1]d 2>/dev/null; do sleep 0.02; done
+		%[2]s serve --listen=%[3]s --admin-listen=127.0.0.1:0 --data-dir=%[4]s & echo $! >%[5]s`,
 		r.cmd.Process.Pid, binary, r.addr, r.dir, pids)
 	t.Cleanup(func() {
 		if text, err := os.ReadFile(pids); err == nil {

@@ -37,7 +37,7 @@ type serveCmd struct {
 	StreamWriteTimeout time.Duration `group:"Streams" default:"30s" help:"Close a stream that takes nothing for this long (${default})."`
 	StreamTokenExpiry  string        `group:"Streams" default:"enforce" enum:"enforce,ignore" help:"enforce: a stream ends when its token expires. ignore: it goes on, as with the original service (${default})."`
 	StreamBacklog      int           `group:"Streams" default:"65536" help:"Bytes kept for a slow stream; past them it gets only the newest state of each device (${default})."`
-	MaxStreams         int           `group:"Streams" default:"0" help:"Most streams at a time; one more is answered 503. 0: 1,048,576, which the descriptor limit usually undercuts."`
+	MaxStreams         int           `group:"Streams" default:"0" help:"Most streams at a time; one more is answered 503. Never more than nine tenths of the descriptor limit, which is what 0 stands for."`
 	DrainTimeout       time.Duration `group:"Streams" default:"5s" help:"On SIGTERM, spread the end of the streams over this long. A second signal stops at once (${default})."`
 
 	IngestTokenFile string `group:"Secrets" type:"path" placeholder:"FILE" help:"Read the heartbeat tokens from FILE instead of PRESENCE_DO_INGEST_TOKEN. Several, separated by commas or lines: any is accepted."`
@@ -195,7 +195,7 @@ func (c serveCmd) open(r *running, sec secrets) (err error) {
 	}
 	go func() { r.served <- r.server.Serve(r.public) }()
 	r.logger.Info("serving", "version", buildVersion(), "listen", r.public.Addr().String(), "admin", r.admin.Addr().String(),
-		"data", c.DataDir, "sync", c.Sync, "devices", r.engine.Stats().Devices, "recovery", time.Since(began).Round(time.Millisecond))
+		"data", c.DataDir, "sync", c.Sync, "max_connections", maxConns(), "max_streams", c.maxStreams(), "devices", r.engine.Stats().Devices, "recovery", time.Since(began).Round(time.Millisecond))
 	return nil
 }
 
@@ -214,7 +214,7 @@ func (c serveCmd) engineOptions(logger *slog.Logger) engine.Options {
 			Keepalive:    c.StreamKeepalive,
 			WriteTimeout: c.StreamWriteTimeout,
 			BacklogBytes: c.StreamBacklog,
-			MaxStreams:   c.MaxStreams,
+			MaxStreams:   c.maxStreams(),
 		},
 	}
 }
@@ -226,10 +226,35 @@ func (c serveCmd) serverOptions(r *running, sec secrets) server.Options {
 		Production:        strings.EqualFold(strings.TrimSpace(c.Environment), "production"),
 		RatePerIP:         c.RatePerIP,
 		TokenExpiryIgnore: c.StreamTokenExpiry == "ignore",
+		MaxConns:          maxConns(),
+		OpenStreams:       r.engine.OpenStreams,
 		NowNanos:          r.engine.NowNanos,
 		Registry:          registry(r.log, r.engine),
 		Logger:            r.logger,
 	}
+}
+
+// reservedDescriptors are left for the log, the admin listener and what the runtime needs: clients must never take the
+// descriptor that the next log segment wants.
+const reservedDescriptors = 100
+
+// maxConns is how many connections the descriptor limit allows, which Go has raised as far as it may.
+func maxConns() int {
+	limit, ok := descriptorLimit()
+	if !ok {
+		return 0 // the server's default
+	}
+	return max(1, int(min(limit, 1<<20))-reservedDescriptors)
+}
+
+// maxStreams leaves a tenth of the connections to daemons.
+func (c serveCmd) maxStreams() int {
+	if limit := maxConns(); limit > 0 {
+		if limit -= limit / 10; c.MaxStreams == 0 || c.MaxStreams > limit {
+			return limit
+		}
+	}
+	return c.MaxStreams
 }
 
 // untilDone serves until the first of: a signal (drain, nil), the log's failure, a listener's end.
@@ -241,27 +266,50 @@ func (r *running) untilDone(drain time.Duration) error {
 		r.logger.Info("draining; a second signal stops at once", "signal", s.String(), "streams", r.engine.Stats().Streams.Streams)
 		return r.drain(drain, signals)
 	case <-r.log.Failed():
-		err := r.log.Err()
-		r.close()
-		return fmt.Errorf("the log failed, so nothing can be promised any more: %w; check the disk, then start again: "+
-			"recovery begins from what was acknowledged", err)
+		return r.logFailed()
 	case err := <-r.served:
-		r.close()
+		r.hangUp()
 		return fmt.Errorf("a listener ended: %w", err)
 	}
 }
 
+// logFailed answers those who wait with 503 and ends: nothing can be promised any more.
+func (r *running) logFailed() error {
+	err := r.log.Err()
+	r.hangUp()
+	return fmt.Errorf("the log failed, so nothing can be promised any more: %w; check the disk, then start again: "+
+		"recovery begins from what was acknowledged", err)
+}
+
+// hangUp writes the answers that are due, within a second, and takes everything down.
+func (r *running) hangUp() {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	r.engine.StopExpiry()
+	if err := r.server.Shutdown(ctx); err != nil {
+		r.logger.Warn("some connections were cut", "error", err)
+	}
+	r.close()
+}
+
+const (
+	// streamPatience is how long after the drain the clients of ended streams have to hang up.
+	streamPatience = 6 * time.Second
+	// answerPatience is how long requests in flight have after that.
+	answerPatience = 5 * time.Second
+)
+
 // drain ends the streams over the given time, answers what is in flight and closes the log.
 func (r *running) drain(over time.Duration, signals <-chan os.Signal) error {
-	ctx, cancel := context.WithTimeout(context.Background(), over+5*time.Second)
-	defer cancel()
 	done := make(chan error, 1)
 	go func() {
 		select {
 		case <-r.engine.Drain(over):
-		case <-ctx.Done():
+		case <-time.After(over + streamPatience):
 		}
 		r.engine.StopExpiry()
+		ctx, cancel := context.WithTimeout(context.Background(), answerPatience)
+		defer cancel()
 		done <- r.server.Shutdown(ctx)
 	}()
 	select {
@@ -271,8 +319,10 @@ func (r *running) drain(over time.Duration, signals <-chan os.Signal) error {
 			err = nil
 		}
 		return errors.Join(err, r.close())
+	case <-r.log.Failed():
+		return r.logFailed()
 	case <-signals:
-		r.close()
+		// At once: not even the log is closed, which would wait for the disk. What was acknowledged is on it.
 		return errors.New("stopped at once by a second signal")
 	}
 }

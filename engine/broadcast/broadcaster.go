@@ -195,6 +195,9 @@ func (b *Broadcaster) Close() {
 	})
 }
 
+// Open is how many streams there are now, those that are ending included. Any goroutine.
+func (b *Broadcaster) Open() int { return int(b.live.Load()) }
+
 // Stats sums what the workers published at the start of their last turn. Any goroutine.
 func (b *Broadcaster) Stats() Stats {
 	var sum Stats

@@ -104,7 +104,7 @@ func (c *goConn) write() {
 			c.refused = false
 			c.mu.Unlock()
 			if report {
-				c.notifier.Ready(c.id, Writable)
+				c.report(Writable)
 			}
 			return
 		}
@@ -129,7 +129,14 @@ func (c *goConn) do(deed func() error) {
 	c.mu.Lock()
 	c.gone = true
 	c.mu.Unlock()
-	c.notifier.Ready(c.id, HangUp)
+	c.report(HangUp)
+}
+
+// report tells the broadcaster. A connection that was turned away was never attached: nobody wants to know.
+func (c *goConn) report(r Readiness) {
+	if c.notifier != nil {
+		c.notifier.Ready(c.id, r)
+	}
 }
 
 func (c *goConn) closeWrite() error {
