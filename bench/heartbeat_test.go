@@ -106,6 +106,7 @@ func (l *noLog) Release(int)                      {}
 func (l *noLog) Append([]byte) uint64             { return l.lsn.Add(1) }
 func (l *noLog) Wait(uint64) error                { return nil }
 func (l *noLog) Committed() uint64                { return l.lsn.Load() }
+func (l *noLog) Committing() time.Duration        { return 0 }
 func (l *noLog) NoSpace() bool                    { return false }
 func (l *noLog) Failed() <-chan struct{}          { return nil }
 func (l *noLog) Err() error                       { return nil }
