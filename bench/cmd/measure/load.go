@@ -1,0 +1,246 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"rollcall/bench/raw"
+)
+
+const address = "127.0.0.1:8797"
+
+// secrets of servers that live as long as a run.
+var secrets = []string{"PRESENCE_DO_INGEST_TOKEN=bench", "PRESENCE_DO_TOKEN_SIGNING_KEY=bench"}
+
+// load is the runs over loopback: server and generator share the processors, as the ceiling's do.
+func (m *measurement) load() error {
+	rounds, seconds := 3, 4
+	if m.full {
+		rounds, seconds = 10, 10
+	}
+	closed := []string{"--closed", "--connections", "256", "--users", "10000", "--devices-per-user", "10",
+		"--warmup", "1s", "--duration", fmt.Sprintf("%ds", seconds)}
+	var peak float64
+	if m.wanted("http-closed") {
+		var runs []raw.Run
+		for range rounds {
+			for _, by := range []string{"bare-fasthttp", "net-http", "rollcall"} {
+				r, err := m.loadRun(by, closed)
+				if err != nil {
+					return err
+				}
+				runs = append(runs, r)
+			}
+		}
+		if err := m.writeRuns("http-closed", runs); err != nil {
+			return err
+		}
+		peak = medianRate(runs, "bare-fasthttp")
+	}
+	if peak > 0 && m.wanted("http-open") {
+		open := []string{"--rate", fmt.Sprintf("%.0f", peak/2), "--connections", "256", "--users", "10000", "--devices-per-user", "10",
+			"--warmup", "2s", "--duration", fmt.Sprintf("%ds", 2*seconds)}
+		var runs []raw.Run
+		for range rounds {
+			for _, by := range []string{"bare-fasthttp", "rollcall"} {
+				r, err := m.loadRun(by, open)
+				if err != nil {
+					return err
+				}
+				runs = append(runs, r)
+			}
+		}
+		if err := m.writeRuns("http-open", runs); err != nil {
+			return err
+		}
+	}
+	for _, s := range []struct{ name, args string }{
+		{"lateness", "--scenario silent --users 100 --devices-per-user 10 --interval 1s --ttl 2s --silent-share 1 --warmup 2s --duration 8s"},
+		{"capacity", "--users 20000 --devices-per-user 10 --rate 10000 --streams-per-user 0.2 --warmup 5s --duration 20s"},
+	} {
+		if !m.wanted(s.name) {
+			continue
+		}
+		r, err := m.loadRun("rollcall", strings.Fields(s.args))
+		if err != nil {
+			return err
+		}
+		if err := m.writeRuns(s.name, []raw.Run{r}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func medianRate(runs []raw.Run, by string) float64 {
+	var rates []float64
+	for _, r := range runs {
+		if r.Server.By == by {
+			rates = append(rates, r.Load.Achieved)
+		}
+	}
+	slices.Sort(rates)
+	return rates[len(rates)/2]
+}
+
+// loadRun starts a server of its own, drives it and stops it.
+func (m *measurement) loadRun(by string, args []string) (r raw.Run, err error) {
+	dir, err := os.MkdirTemp("", "rollcall-bench-")
+	if err != nil {
+		return r, err
+	}
+	defer os.RemoveAll(dir)
+	s, err := m.start(by, dir)
+	if err != nil {
+		return r, err
+	}
+	defer func() { err = errors.Join(err, s.stop()) }()
+
+	r.Server = raw.Server{By: by, Command: s.shown, StartMiB: s.resident()}
+	if by != "rollcall" {
+		args = append(slices.Clone(args), "--no-oracle", "--no-verify")
+	}
+	report := filepath.Join(dir, "report.json")
+	cmd := exec.Command(m.rollcall, slices.Concat([]string{"load", "--target", "http://" + address, "--quiet", "--json", report}, args)...)
+	cmd.Env = append(os.Environ(), secrets...)
+	before := s.cpu()
+	out, err := cmd.CombinedOutput()
+	r.Server.CPUSeconds, r.Server.EndMiB = s.cpu()-before, s.resident()
+	r.Head = m.head
+	r.Head.Command = commandLine("rollcall", append([]string{"load", "--target", "http://" + address}, args...))
+	text, readErr := os.ReadFile(report)
+	if readErr != nil {
+		return r, fmt.Errorf("%s: %w\n%s", r.Head.Command, errors.Join(err, readErr), out)
+	}
+	// Violations and an invalid run stand in the report; cmd/report shows them.
+	if err := json.Unmarshal(text, &r.Load); err != nil {
+		return r, err
+	}
+	fmt.Fprintf(os.Stderr, "          %-14s %8.0f/s, p99 %.3f ms %v %v\n", by, r.Load.Achieved, r.Load.Latency["answer"].P99,
+		r.Load.Verdict.Violations, r.Load.Verdict.Invalid)
+	return r, nil
+}
+
+// writeRuns writes the runs, and as benchmark lines what benchstat compares.
+func (m *measurement) writeRuns(name string, runs []raw.Run) error {
+	if err := m.write(name+".json", func(f *os.File) error { return raw.WriteRuns(f, runs) }); err != nil {
+		return err
+	}
+	return m.write(name+".txt", func(f *os.File) error {
+		if _, err := runs[0].Head.WriteTo(f); err != nil {
+			return err
+		}
+		for _, r := range runs {
+			l := r.Load.Latency["answer"]
+			if name == "lateness" {
+				l = r.Load.Latency["offline"]
+			}
+			if _, err := fmt.Fprintf(f, "BenchmarkLoad/run=%s/by=%s 1 %.0f ops/s %.0f p50-ns %.0f p99-ns %.0f max-ns\n",
+				name, r.Server.By, r.Load.Achieved, l.P50*1e6, l.P99*1e6, l.Max*1e6); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// server is a child process that answers heartbeats.
+type server struct {
+	cmd   *exec.Cmd
+	shown string
+	log   *os.File
+}
+
+func (m *measurement) start(by, dir string) (*server, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	s := &server{}
+	switch by {
+	case "rollcall":
+		s.cmd = exec.Command(m.rollcall, "serve", "--listen", address, "--admin-listen", "127.0.0.1:8798", "--data-dir", filepath.Join(dir, "data"))
+		s.shown = "rollcall serve --listen " + address
+	case "bare-fasthttp":
+		s.cmd = exec.Command(m.rollcall, "load", "bare", "--listen", address)
+		s.shown = "rollcall load bare --listen " + address
+	case "net-http":
+		s.cmd = exec.Command(self, "-serve-net-http", address)
+		s.shown = "go run ./cmd/measure -serve-net-http " + address
+	}
+	s.cmd.Env = append(os.Environ(), secrets...)
+	if s.log, err = os.Create(filepath.Join(dir, "server.log")); err != nil {
+		return nil, err
+	}
+	s.cmd.Stdout, s.cmd.Stderr = s.log, s.log
+	if err := s.cmd.Start(); err != nil {
+		return nil, err
+	}
+	return s, s.ready()
+}
+
+// ready waits until the server takes connections.
+func (s *server) ready() error {
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	for {
+		c, err := (&net.Dialer{}).DialContext(ctx, "tcp", address)
+		if err == nil {
+			return c.Close()
+		}
+		select {
+		case <-ctx.Done():
+			text, _ := os.ReadFile(s.log.Name())
+			return errors.Join(fmt.Errorf("%s: %w\n%s", s.shown, err, text), s.stop())
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}
+
+func (s *server) stop() error {
+	defer s.log.Close()
+	_ = s.cmd.Process.Signal(syscall.SIGTERM) // it may be gone
+	err := s.cmd.Wait()
+	var exit *exec.ExitError
+	if errors.As(err, &exit) && exit.ExitCode() == -1 {
+		return nil // the bare servers die of the signal
+	}
+	return err
+}
+
+// cpu is the processor time that the server has used, in seconds.
+func (s *server) cpu() float64 {
+	text, _ := os.ReadFile(fmt.Sprintf("/proc/%d/stat", s.cmd.Process.Pid))
+	_, rest, _ := strings.Cut(string(text), ") ")
+	words := strings.Fields(rest)
+	if len(words) < 13 {
+		return 0
+	}
+	user, _ := strconv.ParseFloat(words[11], 64)
+	system, _ := strconv.ParseFloat(words[12], 64)
+	return (user + system) / 100 // the unit of /proc on every Linux
+}
+
+// resident is the server's memory in MiB.
+func (s *server) resident() float64 {
+	var kb float64
+	_, _ = fmt.Sscanf(fieldOf(fmt.Sprintf("/proc/%d/status", s.cmd.Process.Pid), "VmRSS"), "%f", &kb)
+	return kb / 1024
+}
+
+// serveNetHTTP is what rollcall load bare is, on the standard library.
+func serveNetHTTP(addr string) error {
+	return http.ListenAndServe(addr, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(http.StatusNoContent) }))
+}

@@ -1,0 +1,156 @@
+// Measure runs the benchmarks and the load runs and writes raw files: what they printed, behind commit, machine, Go version
+// and the command that was run.
+//
+//	measure [-full] [-only WORD] -rollcall ../bin/rollcall -results results/short
+package main
+
+import (
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"rollcall/bench/raw"
+)
+
+func main() {
+	m := measurement{}
+	var serve string
+	flag.BoolVar(&m.full, "full", false, "10 million devices, longer runs")
+	flag.StringVar(&m.only, "only", "", "run only the steps whose name contains this")
+	flag.StringVar(&m.rollcall, "rollcall", "../bin/rollcall", "the program")
+	flag.StringVar(&m.results, "results", "results/short", "directory for the raw files")
+	flag.StringVar(&serve, "serve-net-http", "", "do nothing but answer 204 to everything on this address, with net/http")
+	flag.Parse()
+	if serve != "" {
+		fail(serveNetHTTP(serve))
+	}
+	fail(m.run())
+}
+
+func fail(err error) {
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "measure:", err)
+		os.Exit(1)
+	}
+}
+
+type measurement struct {
+	full              bool
+	only              string
+	rollcall, results string
+	head              raw.Head
+}
+
+func (m *measurement) run() error {
+	if err := os.MkdirAll(m.results, 0o755); err != nil {
+		return err
+	}
+	m.head = machine()
+	began := time.Now()
+	if err := m.micro(); err != nil {
+		return err
+	}
+	if err := m.load(); err != nil {
+		return err
+	}
+	fmt.Fprintf(os.Stderr, "measured in %v\n", time.Since(began).Round(time.Second))
+	return nil
+}
+
+// wanted says that a step is to be run, and that it begins.
+func (m *measurement) wanted(step string) bool {
+	if !strings.Contains(step, m.only) {
+		return false
+	}
+	fmt.Fprintf(os.Stderr, "%s  %s\n", time.Now().Format(time.TimeOnly), step)
+	return true
+}
+
+// micro is the microbenchmarks, one file for each.
+func (m *measurement) micro() error {
+	sizes := "1k,1M"
+	if m.full {
+		sizes = "1k,1M,10M"
+	}
+	for _, s := range []struct {
+		file, pattern, pkg string
+		count              int
+		time               string
+		sized              bool
+	}{
+		{"table", "^BenchmarkTable$", ".", 10, "100ms", true},
+		{"wheel", "^BenchmarkWheel$", ".", 10, "100ms", true},
+		{"log", "^BenchmarkLog$", ".", 10, "150ms", false},
+		{"sync", "^BenchmarkSync$", ".", 10, "100ms", false},
+		{"decode", "^BenchmarkDecode$", ".", 10, "100ms", false},
+		{"decode-server", "^BenchmarkHeartbeat$/^decode$", "rollcall/server", 10, "100ms", false},
+		{"frame", "^BenchmarkFrame$", ".", 10, "100ms", false},
+		{"fanout", "^BenchmarkFanOut$", ".", 10, "200ms", false},
+		{"stream", "^BenchmarkIdleStream$", ".", 3, "1x", false},
+		{"heartbeat", "^BenchmarkHeartbeat$", ".", 10, "150ms", true},
+	} {
+		if !m.wanted(s.file) {
+			continue
+		}
+		if m.full {
+			s.time = "500ms"
+			if s.file == "stream" {
+				s.time = "1x"
+			}
+		}
+		args := []string{"test", "-run", "^$", "-bench", s.pattern, "-count", fmt.Sprint(s.count), "-benchtime", s.time, "-timeout", "1h", s.pkg}
+		if s.sized {
+			args = append(args, "-devices", sizes)
+		}
+		if err := m.goTest(s.file, args); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (m *measurement) goTest(file string, args []string) error {
+	cmd := exec.Command("go", args...)
+	cmd.Stderr = os.Stderr
+	out, err := cmd.Output()
+	if err != nil {
+		return fmt.Errorf("%s: %w\n%s", file, err, out)
+	}
+	head := m.head
+	head.Command = "cd bench && " + commandLine("go", args)
+	return m.write(file+".txt", func(f *os.File) error {
+		if _, err := head.WriteTo(f); err != nil {
+			return err
+		}
+		_, err := f.Write(out)
+		return err
+	})
+}
+
+func (m *measurement) write(name string, write func(*os.File) error) error {
+	f, err := os.Create(filepath.Join(m.results, name))
+	if err != nil {
+		return err
+	}
+	if err := write(f); err != nil {
+		f.Close()
+		return err
+	}
+	return f.Close()
+}
+
+// commandLine is a command as one types it.
+func commandLine(name string, args []string) string {
+	words := []string{name}
+	for _, a := range args {
+		if strings.ContainsAny(a, "^$ *'") {
+			a = "'" + a + "'"
+		}
+		words = append(words, a)
+	}
+	return strings.Join(words, " ")
+}
