@@ -35,8 +35,13 @@ type Engine struct {
 	loops    sync.WaitGroup
 
 	counters struct {
-		accepted, stale, unavailable, expired atomic.Uint64
+		accepted, stale, unavailable, expired, forgotten atomic.Uint64
 	}
+
+	logged atomic.Int64 // bytes of records since the last checkpoint
+	// forgot is the LSN of the last device forgotten in each range: the table does not show that the range changed. Single
+	// owner: Start, then the checkpoint loop.
+	forgot [maxRanges]uint64
 }
 
 const (
@@ -66,10 +71,15 @@ func New(log Log, o Options) (*Engine, error) {
 		stop:    make(chan struct{}),
 	}
 	o.Broadcast.Codec = codec{e}
-	if e.streams, err = broadcast.New(o.Broadcast); err != nil {
+	key, err := e.hashKey()
+	if err != nil {
 		return nil, err
 	}
-	e.table = table.New(table.Options{Shards: o.Shards, MaxDevices: o.MaxDevices})
+	e.table = table.New(table.Options{Shards: o.Shards, MaxDevices: o.MaxDevices, Key: key})
+	if e.streams, err = broadcast.New(o.Broadcast); err != nil {
+		e.table.Close()
+		return nil, err
+	}
 	e.expiry.wheel = wheel.New(tickOf(0))
 	e.expiry.wake = make(chan struct{}, 1)
 	return e, nil
@@ -83,6 +93,9 @@ func (e *Engine) Start() error {
 	e.deaf(e.clock().nanos) // the grace begins now, not before a long replay
 	e.loops.Go(func() { e.expireLoop(e.stop) })
 	e.loops.Go(func() { e.tickLoop(e.stop) })
+	if e.opts.Store != nil {
+		e.loops.Go(func() { e.checkpointLoop(e.stop) })
+	}
 	e.phase.Store(serving)
 	return nil
 }
@@ -103,10 +116,15 @@ func (e *Engine) open() error {
 // committed hands a batch's events to the streams. The log's commit loop calls it; nothing in it blocks.
 func (e *Engine) committed(first, last uint64, records iter.Seq[[]byte], took time.Duration) {
 	lsn := first
+	bytes := 0
 	for record := range records {
-		e.streams.Publish(recordView(record).user(), lsn, record)
+		bytes += len(record)
+		if r := recordView(record); !r.forget() { // a stream was told offline before
+			e.streams.Publish(r.user(), lsn, record)
+		}
 		lsn++
 	}
+	e.logged.Add(int64(bytes))
 	e.streams.Flush(last)
 	if int64(took) > stallNanos {
 		e.opts.Logger.Warn("the disk stalled; silence meanwhile does not count", "commit", took)
@@ -222,7 +240,7 @@ func newClock() func() instant {
 // Stats is a reading of the engine's counters since New.
 type Stats struct {
 	Accepted, Stale, Unavailable uint64 // heartbeats by outcome
-	Expired                      uint64
+	Expired, Forgotten           uint64
 	Devices, Users               int
 	Streams                      broadcast.Stats
 }
@@ -231,7 +249,7 @@ type Stats struct {
 func (e *Engine) Stats() Stats {
 	c := &e.counters
 	return Stats{
-		Accepted: c.accepted.Load(), Stale: c.stale.Load(), Unavailable: c.unavailable.Load(), Expired: c.expired.Load(),
+		Accepted: c.accepted.Load(), Stale: c.stale.Load(), Unavailable: c.unavailable.Load(), Expired: c.expired.Load(), Forgotten: c.forgotten.Load(),
 		Devices: e.table.Len(), Users: e.table.Users(), Streams: e.streams.Stats(),
 	}
 }

@@ -25,9 +25,26 @@ type Log interface {
 	Committed() uint64
 	// Committing is how long the commit in flight has lasted; 0: none is.
 	Committing() time.Duration
+	// Appended is the highest LSN given out.
+	Appended() uint64
+	// Sync returns when everything up to lsn is on stable storage, whatever the sync mode.
+	Sync(lsn uint64) error
+	// TruncateBefore gives back the disk space of records below lsn.
+	TruncateBefore(lsn uint64) error
 	// NoSpace tells that there is no room to prepare the next segment.
 	NoSpace() bool
 	// Failed is closed after a failed write or sync; Err says which.
 	Failed() <-chan struct{}
 	Err() error
+}
+
+// Store keeps a checkpoint: keys and values as of an LSN. Package wal's Checkpoint satisfies it; the methods mean what they
+// mean there. A nil Store: the log is never shortened.
+type Store interface {
+	LSN() uint64
+	Secret(fresh func() []byte) ([]byte, error)
+	Load(lo, hi []byte, fn func(key, value []byte) error) error
+	Room(n int64) error
+	Replace(lo, hi []byte, items func(yield func(key, value []byte) bool)) error
+	Commit(lsn uint64) error
 }

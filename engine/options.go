@@ -44,6 +44,15 @@ type Options struct {
 	Patience time.Duration
 	// MaxDevices bounds the table; a new device over it is refused, known ones go on: 0, what the table can address.
 	MaxDevices int
+	// Store keeps checkpoints. Nil: none, and the log only grows.
+	Store Store
+	// ForgetAfter is how long a device stays known after it went offline: 30 days. Forgetting is part of a checkpoint.
+	ForgetAfter time.Duration
+	// CheckpointBytes is how much the log grows before a checkpoint is taken: 256 MiB. Less makes a restart faster and the
+	// log smaller; each checkpoint writes every part of the table that changed.
+	CheckpointBytes int64
+	// CheckpointEvery is the longest time between two checkpoints, when anything changed: 5 min.
+	CheckpointEvery time.Duration
 	// Shards of the table, a power of two: 1024.
 	Shards int
 	// Broadcast tunes the streams; its Codec is the engine's own.
@@ -62,6 +71,18 @@ func (o Options) withDefaults() (Options, error) {
 	}
 	if o.RecoveryGrace == 0 {
 		o.RecoveryGrace = 15 * time.Second
+	}
+	if o.ForgetAfter < 0 || o.CheckpointBytes < 0 || o.CheckpointEvery < 0 {
+		errs = append(errs, errors.New("engine: ForgetAfter, CheckpointBytes and CheckpointEvery cannot be negative"))
+	}
+	if o.ForgetAfter == 0 {
+		o.ForgetAfter = 30 * 24 * time.Hour
+	}
+	if o.CheckpointBytes == 0 {
+		o.CheckpointBytes = 256 << 20
+	}
+	if o.CheckpointEvery == 0 {
+		o.CheckpointEvery = 5 * time.Minute
 	}
 	if o.Patience == 0 {
 		o.Patience = time.Second

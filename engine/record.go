@@ -16,7 +16,8 @@ import (
 //	offset  0   1      2           3  4     20      36   44       52             60      68            76
 //	        kind flags  source len  0  user  device  seq  sent_at  heartbeat_at   ttl     updated_at    source
 const (
-	recordKindState = 1 // the only kind of format 1
+	recordKindState  = 1
+	recordKindForget = 2 // the device is no longer known; the rest is its last state
 
 	recordFlagOnline  = 1 << 0
 	recordFlagExpired = 1 << 1 // offline because of silence: sent_at is the server's time
@@ -60,12 +61,13 @@ func viewRecord(b []byte) (recordView, error) {
 	if len(b) < recordFixedBytes || len(b) != recordFixedBytes+int(b[2]) || int(b[2]) > maxSourceBytes {
 		return nil, fmt.Errorf("%w: %d bytes do not make a record", errRecord, len(b))
 	}
-	if b[0] != recordKindState {
+	if b[0] != recordKindState && b[0] != recordKindForget {
 		return nil, fmt.Errorf("%w: kind %d is unknown, so a newer version of rollcall wrote it; start that version", errRecord, b[0])
 	}
 	return recordView(b), nil
 }
 
+func (r recordView) forget() bool       { return r[0] == recordKindForget }
 func (r recordView) user() uuid.UUID    { return uuid.UUID(r[4:20]) }
 func (r recordView) device() uuid.UUID  { return uuid.UUID(r[20:36]) }
 func (r recordView) source() []byte     { return r[recordFixedBytes:] }

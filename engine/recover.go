@@ -1,23 +1,33 @@
 package engine
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"runtime"
+	"sync"
+	"sync/atomic"
+
+	"github.com/google/uuid"
 
 	"rollcall/engine/table"
 )
 
-// recoverLog fills the table from the log. It runs alone, before the loops.
+// recoverLog fills the table from the checkpoint and what the log has beyond it. It runs alone, before the loops.
 func (e *Engine) recoverLog() error {
 	now := e.clock()
 	e.sources.recovering = true
 	defer func() { e.sources.recovering = false }()
-	err := e.log.Replay(0, func(lsn uint64, record []byte) error {
-		r, err := viewRecord(record)
-		if err != nil {
-			return fmt.Errorf("LSN %d: %w", lsn, err)
+	through := uint64(0)
+	if e.opts.Store != nil {
+		through = e.opts.Store.LSN()
+		if err := e.loadCheckpoint(now); err != nil {
+			return fmt.Errorf("engine: recovery from the checkpoint: %w", err)
 		}
-		return e.replay(lsn, r, now)
+	}
+	err := e.log.Replay(through, func(lsn uint64, record []byte) error {
+		e.logged.Add(int64(len(record)))
+		return e.replay(lsn, record, now)
 	})
 	if err != nil {
 		return fmt.Errorf("engine: recovery: %w", err)
@@ -27,12 +37,43 @@ func (e *Engine) recoverLog() error {
 	return nil
 }
 
+// loadCheckpoint reads the store's ranges, as many at a time as there are processors: they lie in different shards.
+func (e *Engine) loadCheckpoint(now instant) error {
+	ranges := min(maxRanges, e.table.Shards())
+	var next atomic.Int64
+	var loaders sync.WaitGroup
+	errs := make([]error, runtime.GOMAXPROCS(0))
+	for i := range errs {
+		loaders.Go(func() {
+			for r := int(next.Add(1)) - 1; r < ranges && errs[i] == nil; r = int(next.Add(1)) - 1 {
+				lo, hi := rangeBounds(r, ranges)
+				errs[i] = e.opts.Store.Load(lo, hi, func(_, value []byte) error {
+					if len(value) < 8 {
+						return fmt.Errorf("%w: a value of %d bytes", errRecord, len(value))
+					}
+					return e.replay(binary.LittleEndian.Uint64(value), value[8:], now)
+				})
+			}
+		})
+	}
+	loaders.Wait()
+	return errors.Join(errs...)
+}
+
 // replay applies one record. It goes by LSN, never by seq: the log's order is the order of acceptance.
-func (e *Engine) replay(lsn uint64, r recordView, now instant) error {
+func (e *Engine) replay(lsn uint64, record []byte, now instant) error {
+	r, err := viewRecord(record)
+	if err != nil {
+		return fmt.Errorf("LSN %d: %w", lsn, err)
+	}
 	user, device := r.user(), r.device()
+	if r.forget() {
+		e.replayForget(lsn, user, device)
+		return nil
+	}
 	_, entry, err := e.table.FindOrInsert(user, device)
 	if errors.Is(err, table.ErrFull) {
-		return fmt.Errorf("the log holds more devices than the table may (--max-devices): %w", err)
+		return fmt.Errorf("there are more devices on disk than the table may hold (--max-devices): %w", err)
 	}
 	if err != nil {
 		return err
@@ -53,6 +94,18 @@ func (e *Engine) replay(lsn uint64, r recordView, now instant) error {
 	}
 	entry.Commit(next)
 	return nil
+}
+
+func (e *Engine) replayForget(lsn uint64, user, device uuid.UUID) {
+	e.forgot[e.rangeOf(user)] = lsn
+	ref, entry := e.table.Find(user, device)
+	if entry == nil || lsn <= entry.LSN() {
+		return
+	}
+	if !entry.Claim(user, device) {
+		panic("bug: an entry changed hands during recovery")
+	}
+	e.table.Remove(ref, entry)
 }
 
 // deadlineAfterRestart counts the silence before the restart; the grace comes on top of it in dueAt. A wall clock that

@@ -132,10 +132,18 @@ func (l *memLog) Committed() uint64 {
 	return l.committed
 }
 
-func (l *memLog) Committing() time.Duration { return time.Duration(l.stalled.Load()) }
-func (l *memLog) NoSpace() bool             { return l.noSpace.Load() }
-func (l *memLog) Failed() <-chan struct{}   { return nil }
-func (l *memLog) Err() error                { return nil }
+func (l *memLog) Appended() uint64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return uint64(len(l.records))
+}
+
+func (l *memLog) Sync(lsn uint64) error       { return l.Wait(lsn) }
+func (l *memLog) TruncateBefore(uint64) error { return nil }
+func (l *memLog) Committing() time.Duration   { return time.Duration(l.stalled.Load()) }
+func (l *memLog) NoSpace() bool               { return l.noSpace.Load() }
+func (l *memLog) Failed() <-chan struct{}     { return nil }
+func (l *memLog) Err() error                  { return nil }
 
 func (l *memLog) close() {
 	l.set(func() { l.closed = true })
@@ -147,13 +155,20 @@ type rig struct {
 	*Engine
 	t   *testing.T
 	log *memLog
-	now atomic.Int64 // nanoseconds
+	now *atomic.Int64 // nanoseconds
 }
 
 // wallZero is the wall clock at nanosecond 0 of a rig.
 const wallZero = 1_700_000_000_000
 
 func newRig(t *testing.T, log *memLog, o Options) *rig {
+	t.Helper()
+	e, now := newStill(t, log, o)
+	return &rig{Engine: e, t: t, log: log, now: now}
+}
+
+// newStill makes an engine on any log whose clock stands still until now is changed.
+func newStill(t *testing.T, log Log, o Options) (*Engine, *atomic.Int64) {
 	t.Helper()
 	if o.AppendFrame == nil {
 		o.AppendFrame = appendTestFrame
@@ -164,13 +179,13 @@ func newRig(t *testing.T, log *memLog, o Options) *rig {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := &rig{Engine: e, t: t, log: log}
-	r.now.Store(1)
+	now := new(atomic.Int64)
+	now.Store(1)
 	e.clock = func() instant {
-		n := r.now.Load()
+		n := now.Load()
 		return instant{nanos: n, wallMS: uint64(wallZero + n/int64(time.Millisecond))}
 	}
-	return r
+	return e, now
 }
 
 // startRig makes a rig that serves; it is closed with the test.

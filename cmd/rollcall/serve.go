@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"time"
@@ -27,6 +28,10 @@ type serveCmd struct {
 	Sync         string        `group:"Durability" default:"always" enum:"always,interval,never" help:"What a 204 promises. always: the heartbeat is on stable storage. interval: it will be within --sync-interval; a crash may lose that much. never: whenever the system writes it (${default})."`
 	SyncInterval time.Duration `group:"Durability" default:"100ms" help:"How often --sync=interval syncs (${default})."`
 	SegmentBytes int64         `group:"Durability" default:"67108864" help:"Size of the largest log segment, in bytes. Segments begin small and double (${default})."`
+
+	CheckpointBytes    int64         `group:"Durability" default:"268435456" help:"Take a checkpoint when the log has grown by this many bytes; the log before it is removed. Less: faster restarts, more writing (${default})."`
+	CheckpointInterval time.Duration `group:"Durability" default:"5m" help:"Take a checkpoint at least this often when anything changed (${default})."`
+	ForgetAfter        time.Duration `group:"Durability" default:"720h" help:"A device that was offline for this long is forgotten, in memory and on disk (${default})."`
 
 	SeqPolicy     string        `group:"Presence" default:"strict" enum:"strict,restart" help:"strict: seq must grow. restart: a lower one is accepted too when sent_at_ms is newer, for daemons that count from 1 after a restart (${default})."`
 	RecoveryGrace time.Duration `group:"Presence" default:"15s" help:"After a restart or a stall no device goes offline before it had this long, or its TTL if shorter, to be heard again (${default})."`
@@ -73,6 +78,8 @@ func (c serveCmd) Validate() error {
 	positive("sync-interval", c.SyncInterval)
 	positive("recovery-grace", c.RecoveryGrace)
 	positive("stream-write-timeout", c.StreamWriteTimeout)
+	positive("checkpoint-interval", c.CheckpointInterval)
+	positive("forget-after", c.ForgetAfter)
 	notNegative := func(flag string, n float64) {
 		if n < 0 {
 			errs = append(errs, fmt.Errorf("--%s cannot be negative, not %v", flag, n))
@@ -83,6 +90,9 @@ func (c serveCmd) Validate() error {
 	notNegative("max-devices", float64(c.MaxDevices))
 	notNegative("max-streams", float64(c.MaxStreams))
 	notNegative("rate-per-ip", c.RatePerIP)
+	if c.CheckpointBytes <= 0 {
+		errs = append(errs, fmt.Errorf("--checkpoint-bytes must be above 0, not %d", c.CheckpointBytes))
+	}
 	if c.StreamBacklog <= 0 {
 		errs = append(errs, fmt.Errorf("--stream-backlog must be above 0, not %d", c.StreamBacklog))
 	}
@@ -148,6 +158,7 @@ func (c serveCmd) logger(w io.Writer) *slog.Logger {
 type running struct {
 	logger        *slog.Logger
 	log           *wal.Log
+	checkpoint    *wal.Checkpoint
 	engine        *engine.Engine
 	server        *server.Server
 	public, admin net.Listener
@@ -175,7 +186,11 @@ func (c serveCmd) open(r *running, sec secrets) (err error) {
 	}); err != nil {
 		return err
 	}
-	if r.engine, err = engine.New(r.log, c.engineOptions(r.logger)); err != nil {
+	// After the log, whose lock it is that names the other process.
+	if r.checkpoint, err = wal.OpenCheckpoint(filepath.Join(c.DataDir, "checkpoint"), nil, r.logger); err != nil {
+		return err
+	}
+	if r.engine, err = engine.New(r.log, c.engineOptions(r)); err != nil {
 		return err
 	}
 	if r.server, err = server.New(r.engine, c.serverOptions(r, sec)); err != nil {
@@ -199,7 +214,7 @@ func (c serveCmd) open(r *running, sec secrets) (err error) {
 	return nil
 }
 
-func (c serveCmd) engineOptions(logger *slog.Logger) engine.Options {
+func (c serveCmd) engineOptions(r *running) engine.Options {
 	policy, err := engine.ParseSeqPolicy(c.SeqPolicy)
 	if err != nil {
 		panic("bug: the enum of --seq-policy allows " + c.SeqPolicy)
@@ -209,7 +224,13 @@ func (c serveCmd) engineOptions(logger *slog.Logger) engine.Options {
 		SeqPolicy:     policy,
 		RecoveryGrace: c.RecoveryGrace,
 		MaxDevices:    c.MaxDevices,
-		Logger:        logger,
+
+		Store:           r.checkpoint,
+		CheckpointBytes: c.CheckpointBytes,
+		CheckpointEvery: c.CheckpointInterval,
+		ForgetAfter:     c.ForgetAfter,
+
+		Logger: r.logger,
 		Broadcast: broadcast.Options{
 			Keepalive:    c.StreamKeepalive,
 			WriteTimeout: c.StreamWriteTimeout,
@@ -337,8 +358,12 @@ func (r *running) close() error {
 	if r.engine != nil {
 		r.engine.Close()
 	}
+	var errs []error
 	if r.log != nil {
-		return r.log.Close()
+		errs = append(errs, r.log.Close())
 	}
-	return nil
+	if r.checkpoint != nil {
+		errs = append(errs, r.checkpoint.Close())
+	}
+	return errors.Join(errs...)
 }

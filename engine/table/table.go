@@ -1,9 +1,10 @@
 package table
 
 import (
+	"crypto/rand"
+	"encoding/binary"
 	"errors"
 	"fmt"
-	"hash/maphash"
 	"math/bits"
 	"sync/atomic"
 
@@ -24,6 +25,9 @@ type Options struct {
 
 	// MaxDevices bounds the devices, 1<<31 by default and at most. One more: ErrFull.
 	MaxDevices int
+
+	// Key of the hash. The zero key stands for a random one. A key that is kept lets entries come back to their shards.
+	Key [4]uint64
 
 	// Hash replaces the keyed hash, for tests. userHash must depend on the user alone.
 	Hash func(user, device uuid.UUID) (userHash, deviceHash uint64)
@@ -59,7 +63,7 @@ func New(o Options) *Table {
 		limit = min(limit, int64(o.MaxDevices))
 	}
 	if o.Hash == nil {
-		o.Hash = keyedHash()
+		o.Hash = keyedHash(o.Key)
 	}
 	t := &Table{
 		hash:       o.Hash,
@@ -78,16 +82,32 @@ func New(o Options) *Table {
 // Close gives the entries' memory back. Nobody may use the table or an entry of it any more.
 func (t *Table) Close() { t.slab.close() }
 
-// keyedHash hashes with a random key of this process: ids are chosen by their senders, who must not be able to choose
-// collisions.
-func keyedHash() func(user, device uuid.UUID) (userHash, deviceHash uint64) {
-	seed := maphash.MakeSeed()
-	return func(user, device uuid.UUID) (userHash, deviceHash uint64) {
-		var both [32]byte
-		copy(both[:16], user[:])
-		copy(both[16:], device[:])
-		return maphash.Bytes(seed, both[:16]), maphash.Bytes(seed, both[:])
+// keyedHash hashes with a secret key: ids are chosen by their senders, who must not be able to choose collisions. It folds
+// 128-bit products, the construction of wyhash (Wang Yi, github.com/wangyi-fudan/wyhash).
+func keyedHash(key [4]uint64) func(user, device uuid.UUID) (userHash, deviceHash uint64) {
+	if key == ([4]uint64{}) {
+		key = RandomKey()
 	}
+	fold := func(a, b uint64) uint64 {
+		hi, lo := bits.Mul64(a, b)
+		return hi ^ lo
+	}
+	return func(user, device uuid.UUID) (userHash, deviceHash uint64) {
+		u, d := wordsOf(user), wordsOf(device)
+		userHash = fold(fold(u[0]^key[0], u[1]^key[1])^key[2], key[3]|1)
+		deviceHash = fold(fold(d[0]^key[2], d[1]^key[3])^userHash, key[1]|1)
+		return userHash, deviceHash
+	}
+}
+
+// RandomKey returns a new key for Options.Key.
+func RandomKey() (key [4]uint64) {
+	var b [32]byte
+	rand.Read(b[:]) // never fails
+	for i := range key {
+		key[i] = binary.LittleEndian.Uint64(b[8*i:])
+	}
+	return key
 }
 
 // key is a device's ids as entries hold them, with their hashes.
@@ -163,9 +183,21 @@ func (t *Table) Devices(user uuid.UUID, fn func(Ref, *Entry) bool) {
 // Range calls fn for every entry, in no order, until it returns false. It takes one shard's mutex at a time and not
 // while it calls fn, which may use the table as it likes. A device that is there all the while is seen once, one that
 // comes meanwhile perhaps, and one that goes may be replaced by another in its slot: fn uses Read, or Claim.
-func (t *Table) Range(fn func(Ref, *Entry) bool) {
+func (t *Table) Range(fn func(Ref, *Entry) bool) { t.RangeShards(0, len(t.shards), fn) }
+
+// Shards returns the number of shards. A user's shard is the upper bits of UserHash.
+func (t *Table) Shards() int { return len(t.shards) }
+
+// UserHash returns the hash that decides the user's shard.
+func (t *Table) UserHash(user uuid.UUID) uint64 {
+	h, _ := t.hash(user, uuid.Nil)
+	return h
+}
+
+// RangeShards is Range over the shards from up to, but not including, to.
+func (t *Table) RangeShards(from, to int, fn func(Ref, *Entry) bool) {
 	var refs []Ref
-	for i := range t.shards {
+	for i := from; i < to; i++ {
 		s := &t.shards[i]
 		s.mu.Lock()
 		refs = s.refsLocked(refs[:0])

@@ -1,0 +1,226 @@
+package engine
+
+import (
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/google/uuid"
+
+	"rollcall/wal"
+)
+
+// disk is an engine on a real log and a real store over a file system in memory that can crash.
+type disk struct {
+	*Engine
+	fs    *vfs.MemFS
+	log   *wal.Log
+	store *wal.Checkpoint
+	now   *atomic.Int64
+}
+
+func openDisk(t *testing.T, fs *vfs.MemFS, o Options, nanos int64) *disk {
+	t.Helper()
+	quiet := slog.New(slog.DiscardHandler)
+	log, err := wal.Open("data", wal.Options{FS: fs, BufferBytes: 4 << 10, SegmentBytes: 16 << 10, Logger: quiet})
+	if err != nil {
+		t.Fatal(err)
+	}
+	store, err := wal.OpenCheckpoint("data/checkpoint", fs, quiet)
+	if err != nil {
+		t.Fatal(err)
+	}
+	o.Store = store
+	e, now := newStill(t, log, o)
+	now.Store(nanos)
+	if err := e.open(); err != nil {
+		t.Fatal(err)
+	}
+	return &disk{e, fs, log, store, now}
+}
+
+func (d *disk) shut() {
+	d.Close()
+	d.log.Close()
+	d.store.Close()
+	d.Release()
+}
+
+func (d *disk) checkpoint(t *testing.T) int {
+	t.Helper()
+	n, err := d.Checkpoint(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+// describe is every device of a user, as debug shows it.
+func (d *disk) describe(t *testing.T, user uuid.UUID) string {
+	t.Helper()
+	records, err := d.Records(user)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := ""
+	for _, r := range records {
+		text += fmt.Sprintf("%+v\n", r)
+	}
+	return text
+}
+
+// TestCheckpointShortensTheLog: what is recovered is the same with the log gone, and a part that did not change is not
+// written again.
+func TestCheckpointShortensTheLog(t *testing.T) {
+	fs := vfs.NewCrashableMem()
+	d := openDisk(t, fs, Options{}, 1)
+	user := uuid.New()
+	for i := range 20 {
+		hb := newHeartbeat(1, 60_000)
+		hb.User = user
+		for hb.Seq = 1; hb.Seq < 30; hb.Seq++ {
+			if res := d.Heartbeat(hb); res.Outcome != Accepted {
+				t.Fatalf("device %d: %+v", i, res)
+			}
+		}
+	}
+	before := d.log.Stats()
+	if n := d.checkpoint(t); n != 20 {
+		t.Errorf("%d devices written, want 20", n)
+	}
+	if after := d.log.Stats(); after.Segments >= before.Segments || after.Segments > 2 {
+		t.Errorf("%d segments before the checkpoint, %d after", before.Segments, after.Segments)
+	}
+	if n := d.checkpoint(t); n != 0 {
+		t.Errorf("%d devices written again though none changed", n)
+	}
+	want := d.describe(t, user)
+	now := d.now.Load()
+	d.shut()
+	again := openDisk(t, fs, Options{}, now)
+	defer again.shut()
+	if got := again.describe(t, user); got == "" || !sameLines(got, want) {
+		t.Errorf("recovered\n%swant\n%s", got, want)
+	}
+}
+
+// sameLines compares sets of lines: the order of first sight is not kept over a checkpoint.
+func sameLines(a, b string) bool {
+	count := map[rune]int{}
+	for _, r := range a {
+		count[r]++
+	}
+	for _, r := range b {
+		count[r]--
+	}
+	for _, n := range count {
+		if n != 0 {
+			return false
+		}
+	}
+	return len(a) == len(b)
+}
+
+// TestForget: a device that was offline for long enough is gone from memory and disk, also after restarts before and after
+// the checkpoint that forgot it; one that came back is not.
+func TestForget(t *testing.T) {
+	fs := vfs.NewCrashableMem()
+	o := Options{ForgetAfter: time.Hour}
+	d := openDisk(t, fs, o, 1)
+	user := uuid.New()
+	gone, kept := newHeartbeat(5, 1), newHeartbeat(5, 1)
+	for _, hb := range []*Heartbeat{gone, kept} {
+		hb.User, hb.Status = user, Offline
+		if res := d.Heartbeat(hb); res.Outcome != Accepted {
+			t.Fatal(res)
+		}
+	}
+	d.checkpoint(t)
+	d.now.Add(int64(2 * time.Hour))
+	kept.Seq++
+	if res := d.Heartbeat(kept); res.Outcome != Accepted {
+		t.Fatal(res)
+	}
+	d.checkpoint(t)
+	if n := d.table.Len(); n != 1 || d.Stats().Forgotten != 1 {
+		t.Errorf("%d devices are left, %d forgotten", n, d.Stats().Forgotten)
+	}
+	for range 2 { // recovery, then recovery after one more checkpoint
+		now := d.now.Load()
+		d.shut()
+		d = openDisk(t, fs, o, now)
+		if n := d.table.Len(); n != 1 {
+			t.Errorf("after a restart: %d devices", n)
+		}
+		d.checkpoint(t)
+	}
+	gone.Seq = 1 // a forgotten device may begin again
+	if res := d.Heartbeat(gone); res.Outcome != Accepted {
+		t.Errorf("a forgotten device begins again: %+v", res)
+	}
+	d.shut()
+}
+
+// TestCheckpointCrashes drives heartbeats, expiries, checkpoints and crashes at random: after each crash every device stands
+// at what was acknowledged last. ROLLCALL_SEED replays one seed.
+func TestCheckpointCrashes(t *testing.T) {
+	rng := testRand(t)
+	rounds := 150
+	if testing.Short() {
+		rounds = 20
+	}
+	for range rounds {
+		checkpointCrashRound(t, rng.Uint64())
+	}
+}
+
+func checkpointCrashRound(t *testing.T, seed uint64) {
+	rng := rand.New(rand.NewPCG(seed, 0))
+	d := openDisk(t, vfs.NewCrashableMem(), Options{ForgetAfter: time.Hour}, 1)
+	defer func() { d.shut() }()
+	users := []uuid.UUID{uuid.New(), uuid.New(), uuid.New()}
+	devices := make([]*Heartbeat, 8)
+	for i := range devices {
+		devices[i] = newHeartbeat(0, 1)
+		devices[i].User = users[i%len(users)]
+	}
+	for range 3 {
+		for range rng.IntN(120) {
+			switch rng.IntN(12) {
+			case 0:
+				d.now.Add(rng.Int64N(int64(50 * time.Minute)))
+				d.deaf(0)
+				for d.expireTurn(d.now.Load()) <= 0 {
+				}
+			case 1:
+				d.checkpoint(t)
+			default:
+				hb := devices[rng.IntN(len(devices))]
+				hb.Seq++
+				hb.TTLMS = 1 + rng.Uint64N(10_000)
+				hb.Status = Status(rng.IntN(2))
+				hb.Source = fmt.Appendf(nil, "s%d", rng.IntN(3))
+				if res := d.Heartbeat(hb); res.Outcome != Accepted {
+					t.Fatalf("seed %d: %+v", seed, res)
+				}
+			}
+		}
+		var want []string
+		for _, u := range users {
+			want = append(want, d.describe(t, u)) // waits until all of it is durable
+		}
+		crashed := d.fs.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: rng.IntN(101), RNG: rng})
+		now := d.now.Load()
+		d.shut()
+		d = openDisk(t, crashed, Options{ForgetAfter: time.Hour}, now)
+		for i, u := range users {
+			if got := d.describe(t, u); !sameLines(got, want[i]) {
+				t.Fatalf("seed %d: after the crash\n%swant\n%s", seed, got, want[i])
+			}
+		}
+	}
+}

@@ -1,0 +1,233 @@
+package wal
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync/atomic"
+
+	"github.com/cockroachdb/pebble/v2"
+	"github.com/cockroachdb/pebble/v2/objstorage/objstorageprovider"
+	"github.com/cockroachdb/pebble/v2/sstable"
+	"github.com/cockroachdb/pebble/v2/vfs"
+)
+
+// Checkpoint is a store of opaque keys and values as of an LSN: Pebble in a directory of its own. What it holds may be newer
+// than its LSN, never older; the log from LSN+1 on brings it up to date.
+//
+// It is written a range of keys at a time: the range's content becomes one sorted table, which takes the place of all that
+// was there (Pebble's ingest with excise). Nothing is compacted, and a range costs one sequential write however much of it
+// changed. Pebble's own log is off: a table is synced before it is ingested, and the LSN is flushed last.
+//
+// One goroutine writes; any may read.
+type Checkpoint struct {
+	fs  vfs.FS
+	dir string
+	db  *pebble.DB
+	lsn atomic.Uint64
+}
+
+// The keys of the store: what it is as of, and the owner's keys behind their prefix.
+var (
+	checkpointVersionKey = []byte("\x00version")
+	checkpointLSNKey     = []byte("\x00lsn")
+	checkpointSecretKey  = []byte("\x00secret")
+)
+
+const (
+	checkpointPrefix  = 1
+	checkpointVersion = 1
+)
+
+// OpenCheckpoint opens the store in dir, or makes an empty one as of LSN 0. A *VersionError says that a later format wrote it.
+func OpenCheckpoint(dir string, fs vfs.FS, logger *slog.Logger) (_ *Checkpoint, err error) {
+	if fs == nil {
+		fs = vfs.Default
+	}
+	db, err := pebble.Open(dir, &pebble.Options{
+		FS:                 fs,
+		DisableWAL:         true,
+		FormatMajorVersion: pebble.FormatNewest,
+		Logger:             pebbleLogger{logger},
+	})
+	if err != nil {
+		return nil, fmt.Errorf("wal: open the checkpoint in %s: %w", dir, err)
+	}
+	c := &Checkpoint{fs: fs, dir: dir, db: db}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, db.Close())
+		}
+	}()
+	version, found, err := c.number(checkpointVersionKey)
+	switch {
+	case err != nil:
+		return nil, err
+	case found && version > checkpointVersion:
+		return nil, &VersionError{Path: dir, Found: uint32(version), Reads: checkpointVersion}
+	case !found:
+		if err := c.set(checkpointVersionKey, binary.LittleEndian.AppendUint64(nil, checkpointVersion)); err != nil {
+			return nil, err
+		}
+	}
+	lsn, _, err := c.number(checkpointLSNKey)
+	if err != nil {
+		return nil, err
+	}
+	c.lsn.Store(lsn)
+	return c, nil
+}
+
+// LSN is what the store is as of: every change up to it is in there.
+func (c *Checkpoint) LSN() uint64 { return c.lsn.Load() }
+
+// Secret returns bytes that the owner keeps with the store: what fresh returns the first time, the same ever after.
+func (c *Checkpoint) Secret(fresh func() []byte) ([]byte, error) {
+	value, err := c.get(checkpointSecretKey)
+	if err != nil || value != nil {
+		return value, err
+	}
+	value = fresh()
+	return value, c.set(checkpointSecretKey, value)
+}
+
+// Load calls fn for each key in [lo, hi) in ascending order; hi nil means to the end. Key and value are valid during the call.
+func (c *Checkpoint) Load(lo, hi []byte, fn func(key, value []byte) error) error {
+	it, err := c.db.NewIter(&pebble.IterOptions{LowerBound: inner(lo), UpperBound: innerEnd(hi)})
+	if err != nil {
+		return fmt.Errorf("wal: read the checkpoint: %w", err)
+	}
+	for valid := it.First(); valid && err == nil; valid = it.Next() {
+		err = fn(it.Key()[1:], it.Value())
+	}
+	return errors.Join(err, it.Close())
+}
+
+// Replace makes [lo, hi) hold exactly what items yields, which must be in ascending order of keys and within the range. It is
+// durable when it returns, but not part of a checkpoint before Commit.
+func (c *Checkpoint) Replace(lo, hi []byte, items func(yield func(key, value []byte) bool)) error {
+	path := c.fs.PathJoin(c.dir, "range.tmp")
+	n, err := c.writeTable(path, items)
+	if err != nil {
+		return fmt.Errorf("wal: write a range of the checkpoint: %w", errors.Join(err, c.fs.Remove(path)))
+	}
+	span := pebble.KeyRange{Start: inner(lo), End: innerEnd(hi)}
+	if n == 0 {
+		err = errors.Join(c.fs.Remove(path), c.db.Excise(context.Background(), span))
+	} else {
+		_, err = c.db.IngestAndExcise(context.Background(), []string{path}, nil, nil, span)
+	}
+	if err != nil {
+		return fmt.Errorf("wal: replace a range of the checkpoint: %w", err)
+	}
+	return nil
+}
+
+// writeTable writes a sorted table and syncs it.
+func (c *Checkpoint) writeTable(path string, items func(yield func(key, value []byte) bool)) (n int, err error) {
+	file, err := c.fs.Create(path, vfs.WriteCategoryUnspecified)
+	if err != nil {
+		return 0, err
+	}
+	table := sstable.NewWriter(objstorageprovider.NewFileWritable(file), sstable.WriterOptions{TableFormat: c.db.TableFormat()})
+	var key []byte
+	items(func(k, v []byte) bool {
+		key = append(append(key[:0], checkpointPrefix), k...)
+		err = table.Set(key, v)
+		n++
+		return err == nil
+	})
+	return n, errors.Join(err, table.Close())
+}
+
+// Room reports whether the disk has room for a range of n bytes and some more. Pebble cannot go on when its own bookkeeping
+// meets a full disk, so a checkpoint is not begun without.
+func (c *Checkpoint) Room(n int64) error {
+	const spare = 64 << 20
+	usage, err := c.fs.GetDiskUsage(c.dir)
+	if errors.Is(err, vfs.ErrUnsupported) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("wal: free space for the checkpoint: %w", err)
+	}
+	if usage.AvailBytes < uint64(n)+spare {
+		return fmt.Errorf("%w: %d bytes are left for the checkpoint, which wants %d", ErrNoSpace, usage.AvailBytes, n+spare)
+	}
+	return nil
+}
+
+// Commit makes the store the checkpoint as of lsn: what was replaced since the last Commit must hold every change up to it, as
+// must what was left alone. It is durable when Commit returns.
+func (c *Checkpoint) Commit(lsn uint64) error {
+	if err := c.set(checkpointLSNKey, binary.LittleEndian.AppendUint64(nil, lsn)); err != nil {
+		return err
+	}
+	c.lsn.Store(lsn)
+	return nil
+}
+
+// Bytes is the size of the store on disk.
+func (c *Checkpoint) Bytes() uint64 { return c.db.Metrics().DiskSpaceUsage() }
+
+// Close closes the store.
+func (c *Checkpoint) Close() error { return c.db.Close() }
+
+func (c *Checkpoint) set(key, value []byte) error {
+	if err := c.db.Set(key, value, pebble.NoSync); err != nil {
+		return fmt.Errorf("wal: write the checkpoint: %w", err)
+	}
+	if err := c.db.Flush(); err != nil {
+		return fmt.Errorf("wal: flush the checkpoint: %w", err)
+	}
+	return nil
+}
+
+func (c *Checkpoint) get(key []byte) ([]byte, error) {
+	value, closer, err := c.db.Get(key)
+	if errors.Is(err, pebble.ErrNotFound) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("wal: read the checkpoint: %w", err)
+	}
+	return append([]byte(nil), value...), closer.Close()
+}
+
+func (c *Checkpoint) number(key []byte) (n uint64, found bool, err error) {
+	value, err := c.get(key)
+	if err != nil || value == nil {
+		return 0, false, err
+	}
+	if len(value) != 8 {
+		return 0, false, fmt.Errorf("wal: the checkpoint's %q has %d bytes, not 8", key, len(value))
+	}
+	return binary.LittleEndian.Uint64(value), true, nil
+}
+
+func inner(key []byte) []byte { return append([]byte{checkpointPrefix}, key...) }
+
+func innerEnd(key []byte) []byte {
+	if key == nil {
+		return []byte{checkpointPrefix + 1}
+	}
+	return inner(key)
+}
+
+// pebbleLogger sends Pebble's words to the server's log. What Pebble calls fatal it cannot go on after; what was acknowledged
+// is in the log.
+type pebbleLogger struct{ logger *slog.Logger }
+
+func (l pebbleLogger) Infof(format string, args ...any) {
+	l.logger.Debug(fmt.Sprintf(format, args...), "from", "pebble")
+}
+
+func (l pebbleLogger) Errorf(format string, args ...any) {
+	l.logger.Error(fmt.Sprintf(format, args...), "from", "pebble")
+}
+
+func (l pebbleLogger) Fatalf(format string, args ...any) {
+	panic("the checkpoint's disk failed; check it and start again, nothing acknowledged is lost: " + fmt.Sprintf(format, args...))
+}

@@ -1,0 +1,157 @@
+package wal
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"slices"
+	"testing"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+)
+
+func openCheckpoint(t *testing.T, fs vfs.FS) *Checkpoint {
+	t.Helper()
+	c, err := OpenCheckpoint("checkpoint", fs, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// replace fills [lo, hi) with keys of one letter each.
+func replace(t *testing.T, c *Checkpoint, lo, hi string, pairs ...string) {
+	t.Helper()
+	err := c.Replace([]byte(lo), end(hi), func(yield func(k, v []byte) bool) {
+		for i := 0; i < len(pairs); i += 2 {
+			if !yield([]byte(pairs[i]), []byte(pairs[i+1])) {
+				return
+			}
+		}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func end(hi string) []byte {
+	if hi == "" {
+		return nil
+	}
+	return []byte(hi)
+}
+
+func content(t *testing.T, c *Checkpoint, lo, hi string) (pairs []string) {
+	t.Helper()
+	err := c.Load([]byte(lo), end(hi), func(k, v []byte) error {
+		pairs = append(pairs, string(k), string(v))
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pairs
+}
+
+func want(t *testing.T, c *Checkpoint, pairs ...string) {
+	t.Helper()
+	if got := content(t, c, "", ""); !slices.Equal(got, pairs) {
+		t.Errorf("content %q, want %q", got, pairs)
+	}
+}
+
+func TestCheckpointReplace(t *testing.T) {
+	fs := vfs.NewMem()
+	c := openCheckpoint(t, fs)
+	if c.LSN() != 0 {
+		t.Errorf("a new checkpoint is as of %d", c.LSN())
+	}
+	want(t, c)
+	replace(t, c, "a", "c", "a", "1", "b", "2")
+	replace(t, c, "c", "", "c", "3", "d", "4")
+	if err := c.Commit(7); err != nil {
+		t.Fatal(err)
+	}
+	want(t, c, "a", "1", "b", "2", "c", "3", "d", "4")
+	replace(t, c, "a", "c", "b", "5")
+	replace(t, c, "c", "")
+	want(t, c, "b", "5")
+	if got := content(t, c, "c", ""); got != nil {
+		t.Errorf("range beyond: %q", got)
+	}
+	if err := c.Commit(9); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Close(); err != nil {
+		t.Fatal(err)
+	}
+	c = openCheckpoint(t, fs)
+	defer c.Close()
+	want(t, c, "b", "5")
+	if c.LSN() != 9 {
+		t.Errorf("as of %d, want 9", c.LSN())
+	}
+}
+
+func TestCheckpointSecret(t *testing.T) {
+	fs := vfs.NewMem()
+	c := openCheckpoint(t, fs)
+	first, err := c.Secret(func() []byte { return []byte("first") })
+	if err != nil || string(first) != "first" {
+		t.Fatalf("%q %v", first, err)
+	}
+	c.Close()
+	c = openCheckpoint(t, fs)
+	defer c.Close()
+	if again, err := c.Secret(func() []byte { return []byte("second") }); err != nil || string(again) != "first" {
+		t.Errorf("after a restart: %q %v", again, err)
+	}
+}
+
+func TestCheckpointNewerVersion(t *testing.T) {
+	fs := vfs.NewMem()
+	c := openCheckpoint(t, fs)
+	if err := c.set(checkpointVersionKey, []byte{checkpointVersion + 1, 0, 0, 0, 0, 0, 0, 0}); err != nil {
+		t.Fatal(err)
+	}
+	c.Close()
+	var newer *VersionError
+	if _, err := OpenCheckpoint("checkpoint", fs, slog.New(slog.DiscardHandler)); !errors.As(err, &newer) {
+		t.Errorf("error %v", err)
+	}
+}
+
+// TestCheckpointCrash loses everything unsynced at random moments: what was committed is there, as of its LSN.
+func TestCheckpointCrash(t *testing.T) {
+	for seed := range uint64(30) {
+		rng := rand.New(rand.NewPCG(seed, 0))
+		fs := vfs.NewCrashableMem()
+		c := openCheckpoint(t, fs)
+		rounds := rng.IntN(4)
+		for lsn := 1; lsn <= rounds; lsn++ {
+			replace(t, c, "a", "b", "a", fmt.Sprint(lsn))
+			replace(t, c, "b", "", "b", fmt.Sprint(lsn))
+			if err := c.Commit(uint64(lsn)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		half := rng.IntN(2) == 0
+		if half {
+			replace(t, c, "a", "b", "a", "half") // newer than the LSN says, which is allowed
+		}
+		crashed := openCheckpoint(t, fs.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: rng.IntN(101), RNG: rng}))
+		if crashed.LSN() != uint64(rounds) {
+			t.Fatalf("seed %d: as of %d, want %d", seed, crashed.LSN(), rounds)
+		}
+		a, b := fmt.Sprint(rounds), fmt.Sprint(rounds)
+		if half {
+			a = "half"
+		}
+		if rounds > 0 {
+			want(t, crashed, "a", a, "b", b)
+		}
+		crashed.Close()
+		c.Close()
+	}
+}
