@@ -37,8 +37,8 @@ fuzz: ## run every fuzz target for FUZZTIME each
 	  done; \
 	done
 
-crash: build ## kill the server 25 times under load and look for lost heartbeats
-	ROLLCALL_CRASH_ROUNDS=25 $(GO) test -count=1 -run '^TestCrash$$' -v ./cmd/rollcall
+crash: build ## kill the server 25 times under load, 25 times in checkpoints, and look for lost heartbeats
+	ROLLCALL_CRASH_ROUNDS=25 $(GO) test -count=1 -run '^TestCrash' -v ./cmd/rollcall
 
 interop: ## install the npm client that the interoperability test uses
 	npm ci --silent --no-audit --no-fund --prefix cmd/rollcall/testdata/interop

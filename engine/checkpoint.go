@@ -26,10 +26,12 @@ import (
 // the store, so that devices come back to their shards.
 
 const (
-	// maxRanges is how many parts a checkpoint is written in: memory for one part is needed at a time.
+	// maxRanges is the most parts that a checkpoint is written in: memory for one part is needed at a time.
 	maxRanges = 256
+	// rangeDevices is what a part should hold at least: each costs some milliseconds however small it is.
+	rangeDevices = 4096
 	// checkpointCheck is how often the loop looks whether a checkpoint is due.
-	checkpointCheck = time.Second
+	checkpointCheck = 100 * time.Millisecond
 	// deviceBytes is about what a device takes in the store.
 	deviceBytes = 128
 )
@@ -73,7 +75,7 @@ func (e *Engine) Checkpoint(stop <-chan struct{}) (written int, err error) {
 	store := e.opts.Store
 	before := e.logged.Load()
 	through := e.log.Appended()
-	ranges := min(maxRanges, e.table.Shards())
+	ranges := e.ranges()
 	var buf rangeBuffer
 	for r := range ranges {
 		select {
@@ -126,10 +128,11 @@ func (b *rangeBuffer) value(it rangeItem) []byte { return b.bytes[it.at+keyBytes
 func (e *Engine) writeRange(b *rangeBuffer, r, ranges int, since uint64) (int, error) {
 	per := e.table.Shards() / ranges
 	newest := e.collect(b, r*per, (r+1)*per)
-	if err := e.forgetOld(b, r); err != nil {
+	if err := e.forgetOld(b); err != nil {
 		return 0, err
 	}
-	if newest = max(newest, e.forgot[r]); newest <= since {
+	fine := maxRanges / ranges
+	if newest = max(newest, slices.Max(e.forgot[r*fine:(r+1)*fine])); newest <= since {
 		return 0, nil
 	}
 	if err := e.opts.Store.Room(int64(len(b.items)) * deviceBytes); err != nil {
@@ -195,9 +198,8 @@ func rangeBounds(r, ranges int) (lo, hi []byte) {
 	return lo, hi
 }
 
-// forgetOld forgets the devices in b, the r-th range, that have been offline for longer than ForgetAfter, and takes them out
-// of b.
-func (e *Engine) forgetOld(b *rangeBuffer, r int) error {
+// forgetOld forgets the devices in b that have been offline for longer than ForgetAfter, and takes them out of b.
+func (e *Engine) forgetOld(b *rangeBuffer) error {
 	horizon := uint64(max(0, int64(e.clock().wallMS)-e.opts.ForgetAfter.Milliseconds()))
 	kept := b.items[:0]
 	for _, it := range b.items {
@@ -214,7 +216,7 @@ func (e *Engine) forgetOld(b *rangeBuffer, r int) error {
 			kept = append(kept, it)
 			continue
 		}
-		e.forgot[r] = lsn
+		e.forgot[e.rangeOf(record.user())] = lsn
 	}
 	b.items = kept
 	return nil
@@ -245,11 +247,18 @@ func (e *Engine) forget(r recordView, at uint64) (lsn uint64, err error) {
 	return lsn, nil
 }
 
-// rangeOf is the range in which a user's devices lie.
-func (e *Engine) rangeOf(user uuid.UUID) int {
-	ranges := uint64(min(maxRanges, e.table.Shards()))
-	return int(e.table.UserHash(user) >> 48 * ranges >> 16)
+// ranges is in how many parts the next checkpoint is written, a power of two. It may differ from one to the next: each covers
+// all keys.
+func (e *Engine) ranges() int {
+	n := 1
+	for most := min(maxRanges, e.table.Shards()); n < most && n*rangeDevices < e.table.Len(); {
+		n *= 2
+	}
+	return n
 }
+
+// rangeOf is the finest range in which a user's devices lie.
+func (e *Engine) rangeOf(user uuid.UUID) int { return int(e.table.UserHash(user) >> 56) }
 
 // hashKey returns the key of the table's hash, which the store keeps.
 func (e *Engine) hashKey() (key [4]uint64, err error) {

@@ -39,7 +39,7 @@ type Engine struct {
 	}
 
 	logged atomic.Int64 // bytes of records since the last checkpoint
-	// forgot is the LSN of the last device forgotten in each range: the table does not show that the range changed. Single
+	// forgot is the LSN of the last device forgotten in each of the finest ranges: the table does not show that the range changed. Single
 	// owner: Start, then the checkpoint loop.
 	forgot [maxRanges]uint64
 }

@@ -114,12 +114,30 @@ func (l *Log) fill(f vfs.File, size int64) error {
 			return err
 		}
 		done += int64(n)
-		// Start the write-back now, in pieces, so that the final sync does not hold up the commit loop's.
-		if _, err := f.SyncTo(done); err != nil {
+		// In pieces, and not all of the time: tens of megabytes handed to the disk at once would stand in the way of the
+		// commit loop's syncs, for a second or more.
+		began := time.Now()
+		if err := f.SyncData(); err != nil {
 			return err
 		}
+		l.restFromFilling(time.Since(began))
 	}
 	return f.Sync()
+}
+
+// restFromFilling leaves the disk to the commit loop for as long as it was taken, unless the segment is wanted soon: before
+// Start, when the log closes, or when the current segment is three quarters full.
+func (l *Log) restFromFilling(took time.Duration) {
+	l.mu.Lock()
+	soon := l.life != started || len(l.segments) == 0 || l.roomLeft < l.segments[len(l.segments)-1].size/4
+	l.mu.Unlock()
+	if soon {
+		return
+	}
+	select {
+	case <-time.After(min(took, 100*time.Millisecond)):
+	case <-l.closing:
+	}
 }
 
 // prepareLoop keeps one segment ready beyond the current one. A failure is no failure of the log (I6): it is logged

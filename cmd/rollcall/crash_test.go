@@ -52,10 +52,15 @@ type crashDevice struct {
 
 // TestCrash kills the server with SIGKILL under concurrent load, again and again over the same data directory. After each
 // restart every device must stand at a seq that was acknowledged or later, and none at one that was never sent.
-func TestCrash(t *testing.T) {
+func TestCrash(t *testing.T) { crash(t, "--segment-bytes=8388608") }
+
+// TestCrashInCheckpoint is the same while one checkpoint follows the other.
+func TestCrashInCheckpoint(t *testing.T) { crash(t, "--checkpoint-bytes=1") }
+
+func crash(t *testing.T, flags ...string) {
 	const writers, devicesPerWriter = 8, 5
 	rng := rand.New(rand.NewPCG(seed(t), 0))
-	r := startServer(t, "--segment-bytes=8388608")
+	r := startServer(t, flags...)
 	user := uuid.NewString()
 	devices := make([][]*crashDevice, writers)
 	for w := range devices {

@@ -10,25 +10,27 @@ import (
 )
 
 // registry returns what /metrics shows beside the server's own: the Go runtime, the process, the engine and the log.
-func registry(log *wal.Log, e *engine.Engine) *prometheus.Registry {
+func registry(log *wal.Log, checkpoint *wal.Checkpoint, e *engine.Engine) *prometheus.Registry {
 	r := prometheus.NewRegistry()
 	r.MustRegister(
 		collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
-		figures{log, e},
+		figures{log, checkpoint, e},
 	)
 	return r
 }
 
 // figures reads the counters of engine and log when Prometheus asks: the hot path pays for nothing but the counters.
 type figures struct {
-	log    *wal.Log
-	engine *engine.Engine
+	log        *wal.Log
+	checkpoint *wal.Checkpoint
+	engine     *engine.Engine
 }
 
 var (
 	heartbeatsDesc = desc("heartbeats_total", "Heartbeats that reached the engine, by outcome.", "outcome")
 	expiriesDesc   = desc("expiries_total", "Devices that went offline because they were silent for their TTL.")
+	forgottenDesc  = desc("forgotten_total", "Devices forgotten because they were offline for longer than --forget-after.")
 	devicesDesc    = desc("devices", "Devices in memory.")
 	usersDesc      = desc("users", "Users with a device in memory.")
 
@@ -44,15 +46,19 @@ var (
 	overflowsDesc     = desc("broadcast_queue_overflows_total", "Times that a worker's queue was full and its streams were conflated.")
 	pendingDesc       = desc("stream_pending_bytes", "Backlogs of all streams.")
 
-	batchesDesc   = desc("log_batches_total", "Batches committed: writes to the log, and with --sync=always syncs.")
-	recordsDesc   = desc("log_records_total", "Records committed.")
-	syncsDesc     = desc("log_syncs_total", "Syncs of the log.")
-	syncTimeDesc  = desc("log_sync_seconds_total", "Time spent in syncs.")
-	segmentsDesc  = desc("log_segments", "Log segments on disk.")
-	logBytesDesc  = desc("log_bytes", "Size of the log on disk.")
-	bufferDesc    = desc("log_buffer_bytes", "Capacity of the commit buffer; heartbeats are refused when it stays full.")
-	bufferUseDesc = desc("log_buffer_used_bytes", "Bytes of the commit buffer in use.")
-	noSpaceDesc   = desc("log_no_space", "1 while the next segment cannot be prepared.")
+	batchesDesc         = desc("log_batches_total", "Batches committed: writes to the log, and with --sync=always syncs.")
+	recordsDesc         = desc("log_records_total", "Records committed.")
+	syncsDesc           = desc("log_syncs_total", "Syncs of the log.")
+	syncTimeDesc        = desc("log_sync_seconds_total", "Time spent in syncs.")
+	segmentsDesc        = desc("log_segments", "Log segments on disk.")
+	logBytesDesc        = desc("log_bytes", "Size of the log on disk.")
+	bufferDesc          = desc("log_buffer_bytes", "Capacity of the commit buffer; heartbeats are refused when it stays full.")
+	bufferUseDesc       = desc("log_buffer_used_bytes", "Bytes of the commit buffer in use.")
+	checkpointLSNDesc   = desc("checkpoint_lsn", "What the last checkpoint is as of; log_appended_lsn minus this is what a restart replays.")
+	checkpointBytesDesc = desc("checkpoint_bytes", "Size of the checkpoint on disk.")
+	appendedDesc        = desc("log_appended_lsn", "The last record's number.")
+
+	noSpaceDesc = desc("log_no_space", "1 while the next segment cannot be prepared.")
 )
 
 func desc(name, help string, labels ...string) *prometheus.Desc {
@@ -75,6 +81,7 @@ func (f figures) Collect(out chan<- prometheus.Metric) {
 	counter(heartbeatsDesc, float64(e.Stale), "stale")
 	counter(heartbeatsDesc, float64(e.Unavailable), "unavailable")
 	counter(expiriesDesc, float64(e.Expired))
+	counter(forgottenDesc, float64(e.Forgotten))
 	gauge(devicesDesc, float64(e.Devices))
 	gauge(usersDesc, float64(e.Users))
 
@@ -102,6 +109,9 @@ func (f figures) Collect(out chan<- prometheus.Metric) {
 	gauge(logBytesDesc, float64(l.SegmentBytes))
 	gauge(bufferDesc, float64(l.BufferBytes))
 	gauge(bufferUseDesc, float64(l.BufferUsedBytes))
+	gauge(appendedDesc, float64(l.Appended))
+	gauge(checkpointLSNDesc, float64(f.checkpoint.LSN()))
+	gauge(checkpointBytesDesc, float64(f.checkpoint.Bytes()))
 	noSpace := 0.0
 	if l.NoSpace {
 		noSpace = 1

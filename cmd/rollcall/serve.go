@@ -250,7 +250,7 @@ func (c serveCmd) serverOptions(r *running, sec secrets) server.Options {
 		MaxConns:          maxConns(),
 		OpenStreams:       r.engine.OpenStreams,
 		NowNanos:          r.engine.NowNanos,
-		Registry:          registry(r.log, r.engine),
+		Registry:          registry(r.log, r.checkpoint, r.engine),
 		Logger:            r.logger,
 	}
 }
