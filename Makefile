@@ -5,8 +5,10 @@ VERSION     := $(shell git describe --tags --always --dirty 2>/dev/null)
 LDFLAGS     := -X main.version=$(VERSION)
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 FUZZTIME    ?= 10s
+BENCHSTAT   := golang.org/x/perf/cmd/benchstat@v0.0.0-20260908200009-22c9c6c9d4da
+BASE        ?= HEAD
 
-.PHONY: help run build test race lint fuzz crash interop clean
+.PHONY: help run build test race lint fuzz crash interop clean bench bench-full bench-compare
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -45,3 +47,18 @@ interop: ## install the npm client that the interoperability test uses
 
 clean: ## remove what the targets above made; data/ stays
 	rm -rf bin cmd/rollcall/testdata/interop/node_modules
+
+bench: build ## measure for some minutes; raw files to bench/results/short, docs/benchmarks.md and docs/capacity.md from them
+	cd bench && $(GO) run ./cmd/measure -rollcall ../bin/rollcall -results results/short
+	cd bench && $(GO) run ./cmd/report -results results/short -docs ../docs
+
+bench-full: build ## the same with 10 million devices and longer runs, about an hour and 24 GiB; to bench/results/full
+	cd bench && $(GO) run ./cmd/measure -full -rollcall ../bin/rollcall -results results/full
+	cd bench && $(GO) run ./cmd/report -results results/full -docs ../docs
+
+bench-compare: ## compare the files of bench/results/short with those of the commit BASE, with benchstat
+	@base=$$(mktemp -d) && trap 'rm -rf "$$base"' EXIT && \
+	git archive $(BASE) bench/results/short | tar -x -C "$$base" && \
+	for f in bench/results/short/*.txt; do \
+	  echo "== $$f" && $(GO) run $(BENCHSTAT) -table pkg "base=$$base/$$f" "now=$$f" || exit 1; \
+	done

@@ -94,8 +94,11 @@ func beat(e *engine.Engine, hb *engine.Heartbeat, n, seq uint64) error {
 	return nil
 }
 
-// noLog numbers records and forgets them.
-type noLog struct{ lsn atomic.Uint64 }
+// noLog numbers records and forgets them. What the engine asks of a log besides is for checkpoints, which are not taken.
+type noLog struct {
+	engine.Log
+	lsn atomic.Uint64
+}
 
 func (l *noLog) Replay(uint64, func(uint64, []byte) error) error { return nil }
 func (l *noLog) Start(func(first, last uint64, records iter.Seq[[]byte], took time.Duration)) error {
@@ -104,6 +107,7 @@ func (l *noLog) Start(func(first, last uint64, records iter.Seq[[]byte], took ti
 func (l *noLog) Reserve(int, time.Duration) error { return nil }
 func (l *noLog) Release(int)                      {}
 func (l *noLog) Append([]byte) uint64             { return l.lsn.Add(1) }
+func (l *noLog) Appended() uint64                 { return l.lsn.Load() }
 func (l *noLog) Wait(uint64) error                { return nil }
 func (l *noLog) Committed() uint64                { return l.lsn.Load() }
 func (l *noLog) Committing() time.Duration        { return 0 }

@@ -121,6 +121,11 @@ type Server struct {
 
 // Load is what is used of a report of rollcall load.
 type Load struct {
+	Options struct {
+		Users          int     `json:"users"`
+		DevicesPerUser int     `json:"devices_per_user"`
+		StreamsPerUser float64 `json:"streams_per_user"`
+	} `json:"options"`
 	Offered   float64            `json:"offered_per_second"`
 	Achieved  float64            `json:"achieved_per_second"`
 	Latency   map[string]Latency `json:"latency"`

@@ -30,6 +30,9 @@ func (m *measurement) load() error {
 	if m.full {
 		rounds, seconds = 10, 10
 	}
+	if m.smoke {
+		rounds, seconds = 1, 1
+	}
 	closed := []string{"--closed", "--connections", "256", "--users", "10000", "--devices-per-user", "10",
 		"--warmup", "1s", "--duration", fmt.Sprintf("%ds", seconds)}
 	var peak float64

@@ -1,7 +1,7 @@
 // Measure runs the benchmarks and the load runs and writes raw files: what they printed, behind commit, machine, Go version
 // and the command that was run.
 //
-//	measure [-full] [-only WORD] -rollcall ../bin/rollcall -results results/short
+//	measure [-full | -smoke] [-only WORD] -rollcall ../bin/rollcall -results results/short
 package main
 
 import (
@@ -20,6 +20,7 @@ func main() {
 	m := measurement{}
 	var serve string
 	flag.BoolVar(&m.full, "full", false, "10 million devices, longer runs")
+	flag.BoolVar(&m.smoke, "smoke", false, "once and as short as possible, to see that everything runs; the figures mean nothing")
 	flag.StringVar(&m.only, "only", "", "run only the steps whose name contains this")
 	flag.StringVar(&m.rollcall, "rollcall", "../bin/rollcall", "the program")
 	flag.StringVar(&m.results, "results", "results/short", "directory for the raw files")
@@ -39,7 +40,7 @@ func fail(err error) {
 }
 
 type measurement struct {
-	full              bool
+	full, smoke       bool
 	only              string
 	rollcall, results string
 	head              raw.Head
@@ -101,6 +102,9 @@ func (m *measurement) micro() error {
 			if s.file == "stream" {
 				s.time = "1x"
 			}
+		}
+		if m.smoke {
+			sizes, s.count, s.time = "1k", 1, "5x"
 		}
 		args := []string{"test", "-run", "^$", "-bench", s.pattern, "-count", fmt.Sprint(s.count), "-benchtime", s.time, "-timeout", "1h", s.pkg}
 		if s.sized {

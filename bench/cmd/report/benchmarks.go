@@ -1,0 +1,313 @@
+package main
+
+import (
+	"cmp"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+)
+
+// page writes the pages.
+type page struct {
+	m      *measured
+	groups []*group
+	docs   string
+	source string // where the raw files are, for readers
+	b      strings.Builder
+}
+
+func (p *page) f(format string, args ...any) { fmt.Fprintf(&p.b, format, args...) }
+
+func (p *page) save(name string) error {
+	text := p.b.String()
+	p.b.Reset()
+	return os.WriteFile(filepath.Join(p.docs, name), []byte(text), 0o644)
+}
+
+// sections are the parts of the page, each of one file of raw results.
+var sections = []struct{ file, title, text string }{
+	{"table", "Table", "One heartbeat of a device picked at random: lookup, check of the seq, store. The ceiling is one random read-modify-write in an array of entries of the same size."},
+	{"wheel", "Wheel", "What a heartbeat costs whoever watches deadlines: each device sends every 4 s and lives for 12 s. The ceiling is the store of the new deadline alone."},
+	{"log", "Log", "Appenders that wait until their 96 bytes are on stable storage, in a closed loop. The ceiling is one thread that writes and syncs so many records at once and wakes nobody. A closed loop splits into two groups, one in flight while the other is woken, so half of it is the most that waiters can reach."},
+	{"heartbeat", "Heartbeat in the process", "Find, check, append, commit, arm, wait; no HTTP. `sync=none` has no log behind it."},
+	{"decode", "Decode", "The body of a heartbeat, 245 bytes or so, into fields. `goccy-present` and `encoding-json` use pointers, which tell a missing field from a zero, as the wire contract asks; `goccy-plain` cannot. The ceiling looks at every byte once."},
+	{"frame", "Frame", "The text of one event. The ceiling copies it."},
+	{"fanout", "Fan-out", "One event for each of 4,000 streams over loopback TCP, to clients on the same processors; a round ends when all have read. The plain loop writes each frame by itself; the broadcaster joins what is waiting for a stream into one write."},
+	{"http-closed", "Over HTTP, closed loop", "The peak: 256 connections, each sending when it was answered. The generator runs on the same processors. rollcall's heartbeats are durable before they are answered, and checked by the generator's oracle; the others answer 204 to everything."},
+	{"http-open", "Over HTTP, open loop", "A fixed schedule at half of the bare server's peak; latency counts from when a heartbeat was due."},
+}
+
+func (p *page) benchmarks() error {
+	p.f("# Benchmarks\n\nMade by `bench/cmd/report` from the raw files in `%s`; do not edit. `make bench` measures again and writes this page, in some\nminutes; `make bench-full` adds ten million devices and longer runs.\n\n", p.source)
+	p.machine()
+	p.f("A figure is the median of the runs, with the lowest and the highest behind it. *Ratio* is how many times better rollcall is: 2.00 is\ntwice as fast, or half the memory. A ceiling leaves out work that cannot be left out; the ratio to it is the share of it that is reached.\n\n")
+	p.claims()
+	p.losses()
+	for _, s := range sections {
+		if err := p.section(s.file, s.title, s.text); err != nil {
+			return err
+		}
+	}
+	p.generator()
+	return p.save("benchmarks.md")
+}
+
+// machine says where it was measured. All files of a pass have the same head.
+func (p *page) machine() {
+	for _, file := range files {
+		if h, ok := p.m.heads[file]; ok {
+			p.f("| | |\n| --- | --- |\n| commit | %s |\n| date | %s |\n| machine | %d cores, %s, %s |\n| system | %s, %s |\n| Go | %s |\n\n",
+				h.Commit, h.Date, h.Cores, h.CPU, h.Memory, h.Kernel, h.FileSystem, h.Go)
+			return
+		}
+	}
+}
+
+// claims are the figures that a user of the whole server looks for.
+func (p *page) claims() {
+	p.f("## In short\n\n| claim | measured | beside it | ratio |\n| --- | --- | --- | --- |\n")
+	row := func(claim, name, unit, other string) {
+		a, b := p.m.find(name), p.m.find(other)
+		if a == nil || b == nil || len(a.metrics[unit]) == 0 || len(b.metrics[unit]) == 0 {
+			return
+		}
+		m := compared[slices.IndexFunc(compared, func(m metric) bool { return m.unit == unit })]
+		r, _ := m.ratio(a, b)
+		p.f("| %s | %s %s | %s: %s | %s |\n", claim, number(median(a.metrics[unit])), m.title, title(b.by), number(median(b.metrics[unit])), ratio(r))
+	}
+	row("durable heartbeats over HTTP, peak", "Load/run=http-closed/by=rollcall", "ops/s", "Load/run=http-closed/by=bare-fasthttp")
+	row("the same", "Load/run=http-closed/by=rollcall", "ops/s", "Load/run=http-closed/by=net-http")
+	row("durable heartbeats in the process, 1M devices", "Heartbeat/devices=1M/sync=always/appenders=1000/by=rollcall", "ops/s", "Heartbeat/devices=1M/sync=always/appenders=1000/by=log-alone")
+	for _, n := range []string{"64", "1000", "10000"} {
+		row("log, "+n+" appenders", "Log/appenders="+n+"/by=rollcall/bytes=96", "ops/s", "Log/appenders="+n+"/by=ceiling/bytes=96")
+	}
+	row("table, 1M devices", "Table/devices=1M/by=rollcall/procs=1", "ns/op", "Table/devices=1M/by=ceiling/procs=1")
+	row("table, 10M devices", "Table/devices=10M/by=rollcall/procs=1", "ns/op", "Table/devices=10M/by=ceiling/procs=1")
+	row("wheel, 1M devices", "Wheel/devices=1M/by=rollcall/procs=1", "ns/op", "Wheel/devices=1M/by=ceiling/procs=1")
+	row("wheel, 10M devices", "Wheel/devices=10M/by=rollcall/procs=1", "ns/op", "Wheel/devices=10M/by=ceiling/procs=1")
+	row("decode", "Decode/by=rollcall", "ns/op", "Decode/by=goccy-present")
+	row("fan-out, one event", "FanOut/streams=4000/users=4000/batches=1/by=rollcall", "frames/s", "FanOut/streams=4000/users=4000/batches=1/by=write")
+	row("fan-out, eight events", "FanOut/streams=4000/users=4000/batches=8/by=rollcall", "frames/s", "FanOut/streams=4000/users=4000/batches=8/by=write")
+	p.p99Claim()
+	p.lateness()
+	p.f("\n")
+}
+
+// p99Claim: at half of the bare server's peak, p99 is at most the bare server's and three syncs' p99.
+func (p *page) p99Claim() {
+	ours, bare, sync := p.m.find("Load/run=http-open/by=rollcall"), p.m.find("Load/run=http-open/by=bare-fasthttp"), p.m.find("Sync/by=ceiling/bytes=4096")
+	if ours == nil || bare == nil || sync == nil {
+		return
+	}
+	got, base, s := median(ours.metrics["p99-ns"])/1e6, median(bare.metrics["p99-ns"])/1e6, median(sync.metrics["p99-ns"])/1e6
+	p.f("| p99 at half of the bare server's peak (%s/s offered) | %.2f ms | bare p99 %.2f ms + 3 × sync p99 %.2f ms = %.2f ms | %.2f |\n",
+		number(median(bare.metrics["ops/s"])), got, base, s, base+3*s, (base+3*s)/got)
+}
+
+func (p *page) lateness() {
+	for _, r := range p.m.runs["lateness"] {
+		l := r.Load.Latency["offline"]
+		p.f("| lateness: %d devices whose TTLs end spread over a second | median %.2f ms, p99 %.2f ms, worst %.2f ms | a tick of the wheel: 10 ms | %.2f |\n",
+			l.Count, l.P50, l.P99, l.Max, 10/l.Max)
+	}
+}
+
+// losses lists every alternative that is better in something.
+func (p *page) losses() {
+	type loss struct {
+		text  string
+		ratio float64
+	}
+	var clear, unclear []loss
+	for _, g := range p.groups {
+		for _, m := range g.metrics() {
+			for _, o := range g.other {
+				r, ok := m.ratio(g.ours, o)
+				if _, ceiling := ceilings[o.by]; ceiling || !ok || r >= 1 {
+					continue
+				}
+				l := loss{fmt.Sprintf("- `%s`, %s: %s against %s of **%s**, ratio %s\n", g.rest, m.title, number(median(g.ours.metrics[m.unit])),
+					number(median(o.metrics[m.unit])), o.by, ratio(r)), r}
+				if m.clear(g.ours, o) {
+					clear = append(clear, l)
+				} else {
+					unclear = append(unclear, l)
+				}
+			}
+		}
+	}
+	p.f("## Where we lose\n\nEvery comparison with an alternative in which rollcall is behind, worst first.\n\n")
+	list := func(all []loss, none string) {
+		slices.SortFunc(all, func(a, b loss) int { return cmp.Compare(a.ratio, b.ratio) })
+		for _, l := range all {
+			p.f("%s", l.text)
+		}
+		if len(all) == 0 {
+			p.f("%s\n", none)
+		}
+		p.f("\n")
+	}
+	list(clear, "None clearly.")
+	p.f("Behind, but the ranges of the runs overlap, so that it may be chance:\n\n")
+	list(unclear, "None.")
+	p.f("A table of a thousand devices takes a whole chunk of 65,536 entries, mapped at once; its bytes per device say nothing about\nlarger ones.\n\n")
+}
+
+func (p *page) section(file, title, text string) error {
+	head, ok := p.m.heads[file]
+	if !ok {
+		return nil
+	}
+	p.f("## %s\n\n%s\n\n```\n%s\n```\n\n", title, text, head.Command)
+	if file == "decode" {
+		p.f("```\n%s\n```\n\n", p.m.heads["decode-server"].Command)
+	}
+	for _, r := range p.m.runs[file] {
+		if r.Server.By == "rollcall" {
+			p.f("against `%s`.\n\n", r.Server.Command)
+			break
+		}
+	}
+	for _, g := range p.groups {
+		if g.file == file {
+			if err := p.group(g); err != nil {
+				return err
+			}
+		}
+	}
+	if file == "http-open" || file == "http-closed" {
+		p.verdicts(file)
+	}
+	if file == "http-open" {
+		return p.curves(file)
+	}
+	return nil
+}
+
+// group is a table and a picture of what did the same work.
+func (p *page) group(g *group) error {
+	_, keys, _ := strings.Cut(g.rest, "/")
+	if keys != "" {
+		p.f("**%s**\n\n", strings.ReplaceAll(keys, "/", ", "))
+	}
+	metrics := g.metrics()
+	rows := append([]*series{g.ours}, g.other...)
+	p.f("| |")
+	for _, m := range metrics {
+		p.f(" %s | ratio |", m.title)
+	}
+	p.f("\n| --- |%s\n", strings.Repeat(" ---: | ---: |", len(metrics)))
+	for _, s := range rows {
+		p.f("| %s |", title(s.by))
+		for _, m := range metrics {
+			v := s.metrics[m.unit]
+			if len(v) == 0 {
+				p.f(" | |")
+				continue
+			}
+			p.f(" %s", number(median(v)))
+			if lo, hi := slices.Min(v), slices.Max(v); lo != hi {
+				p.f(" (%s–%s)", number(lo), number(hi))
+			}
+			if r, ok := m.ratio(g.ours, s); s != g.ours && ok {
+				p.f(" | %s |", ratio(r))
+			} else {
+				p.f(" | |")
+			}
+		}
+		p.f("\n")
+	}
+	p.f("\n")
+	name := picture(g.rest)
+	if len(rows) < 2 {
+		return nil
+	}
+	if err := p.write(name, bars(g.rest, metrics[0], rows)); err != nil {
+		return err
+	}
+	p.f("![%s](bench/%s)\n\n", g.rest, name)
+	return nil
+}
+
+func picture(name string) string {
+	return strings.Map(func(r rune) rune {
+		if r == '/' || r == '=' || r == '.' {
+			return '-'
+		}
+		return r
+	}, strings.ToLower(name)) + ".svg"
+}
+
+func (p *page) write(name, svg string) error {
+	dir := filepath.Join(p.docs, "bench")
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(dir, name), []byte(svg), 0o644)
+}
+
+// verdicts says what the generator thought of the runs.
+func (p *page) verdicts(file string) {
+	p.f("| run | offered/s | achieved/s | p50 ms | p99 ms | p99.9 ms | max ms | server µs of CPU each | generator cores | verdict |\n| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- |\n")
+	for _, r := range p.m.runs[file] {
+		l := r.Load.Latency["answer"]
+		p.f("| %s | %s | %s | %.2f | %.2f | %.2f | %.2f | %.1f | %.2f | %s |\n", r.Server.By, number(r.Load.Offered), number(r.Load.Achieved),
+			l.P50, l.P99, l.P999, l.Max, 1e6*r.Server.CPUSeconds/r.Load.Answered(), r.Load.Generator.CPU, verdict(r.Load.Verdict.Violations, r.Load.Verdict.Invalid))
+	}
+	p.f("\n")
+}
+
+func verdict(violations map[string]int64, invalid []string) string {
+	var all []string
+	for rule, n := range violations {
+		all = append(all, fmt.Sprintf("violation: %s %d", rule, n))
+	}
+	slices.Sort(all)
+	for _, why := range invalid {
+		all = append(all, "invalid: "+why)
+	}
+	if len(all) == 0 {
+		return "valid"
+	}
+	return strings.Join(all, "; ")
+}
+
+// curves draws latency over percentile, the median run of each server.
+func (p *page) curves(file string) error {
+	var lines []line
+	for _, by := range []string{"bare-fasthttp", "rollcall"} {
+		var best []line
+		for _, r := range p.m.runs[file] {
+			if l := r.Load.Latency["answer"]; r.Server.By == by && len(l.Curve) > 0 {
+				best = append(best, line{title(by), l.Curve, l.P99})
+			}
+		}
+		if len(best) > 0 {
+			slices.SortFunc(best, func(a, b line) int { return cmp.Compare(a.p99, b.p99) })
+			lines = append(lines, best[len(best)/2])
+		}
+	}
+	if len(lines) == 0 {
+		return nil
+	}
+	if err := p.write("latency.svg", curvesSVG(lines)); err != nil {
+		return err
+	}
+	p.f("![latency over percentile](bench/latency.svg)\n\n")
+	return nil
+}
+
+// generator says what the instrument itself can drive.
+func (p *page) generator() {
+	var perCore []float64
+	for _, r := range p.m.runs["http-closed"] {
+		if r.Server.By == "bare-fasthttp" {
+			perCore = append(perCore, r.Load.Achieved/r.Load.Generator.CPU)
+		}
+	}
+	if len(perCore) > 0 {
+		p.f("## The generator itself\n\nAgainst the bare server `rollcall load` drives %s heartbeats per second and core of its own (median of the closed loop above).\n", number(median(perCore)))
+	}
+}

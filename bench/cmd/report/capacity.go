@@ -1,0 +1,147 @@
+package main
+
+import (
+	"rollcall/bench/raw"
+)
+
+// model is what a device, a heartbeat, a stream and a frame cost, each from one measurement.
+type model struct {
+	baseMiB      float64 // resident before anybody came
+	deviceBytes  float64 // table outside the heap, and twice what is on it
+	streamBytes  float64 // twice the heap
+	kernelBytes  float64 // of a stream's connection, this end
+	beatMicros   float64 // CPU of a heartbeat, HTTP, log and all
+	frameMicros  float64 // CPU of a frame, the client's included
+	beatsMeasure float64 // the rate at which beatMicros was measured
+}
+
+func (p *page) model() (c model, ok bool) {
+	table, wheel := p.m.find("Table/devices=1M/by=rollcall/procs=1"), p.m.find("Wheel/devices=1M/by=rollcall/procs=1")
+	fanout, stream := p.m.find("FanOut/streams=4000/users=4000/batches=1/by=rollcall"), p.m.find("IdleStream/streams=4000/by=rollcall")
+	if table == nil || wheel == nil || fanout == nil || stream == nil {
+		return c, false
+	}
+	var base, beat, rate []float64
+	for _, r := range p.m.runs["http-open"] {
+		if r.Server.By == "rollcall" {
+			base = append(base, r.Server.StartMiB)
+			beat = append(beat, 1e6*r.Server.CPUSeconds/r.Load.Answered())
+			rate = append(rate, r.Load.Achieved)
+		}
+	}
+	if len(base) == 0 {
+		return c, false
+	}
+	onHeap := median(table.metrics["heap-B/device"])
+	const deadline = 8 // the benchmark's own, an entry holds it in rollcall
+	c = model{
+		baseMiB:     median(base),
+		deviceBytes: median(table.metrics["B/device"]) - onHeap + 2*(onHeap+median(wheel.metrics["B/device"])-deadline),
+		streamBytes: 2 * median(stream.metrics["B/stream"]),
+		kernelBytes: median(stream.metrics["kernel-B/stream"]) / 2,
+		beatMicros:  median(beat), beatsMeasure: median(rate),
+		frameMicros: 1e6 * float64(p.cores()) / median(fanout.metrics["frames/s"]),
+	}
+	return c, true
+}
+
+func (p *page) cores() int { return p.m.heads["fanout"].Cores }
+
+// cpu is how many cores a load takes.
+func (c *model) cpu(beats, frames float64) float64 {
+	return (beats*c.beatMicros + frames*c.frameMicros) / 1e6
+}
+
+// mib is how much memory the process takes.
+func (c *model) mib(devices, streams float64) float64 {
+	return c.baseMiB + (devices*c.deviceBytes+streams*c.streamBytes)/(1<<20)
+}
+
+// What the tables assume.
+const (
+	use      = 0.5  // share of the processors that heartbeats and frames may take, so that bursts and a restart fit
+	room     = 0.7  // share of the memory that may be taken: the rest is the page cache's and the system's
+	interval = 10.0 // seconds between two heartbeats of a device
+	follow   = 0.1  // streams for each device: frames per heartbeat
+)
+
+func (p *page) capacity() error {
+	c, ok := p.model()
+	if !ok {
+		return nil
+	}
+	p.f("# Capacity\n\nMade by `bench/cmd/report` from the raw files in `%s`; do not edit. The figures are of the machine that `benchmarks.md` names;\nmeasure on yours with `make bench`.\n\n", p.source)
+	p.f("## What things cost\n\n| | | measured by |\n| --- | ---: | --- |\n")
+	p.f("| base | %.0f MiB | resident memory of the server before the open-loop runs |\n", c.baseMiB)
+	p.f("| a device | %.0f bytes | `BenchmarkTable`, `BenchmarkWheel`, 1M devices: what is outside the Go heap, and twice what is on it, since the heap may double between collections |\n", c.deviceBytes)
+	p.f("| a stream, in the process | %.0f bytes | `BenchmarkIdleStream`, twice the heap |\n", c.streamBytes)
+	p.f("| a stream, in the kernel | %.0f bytes | the same: half of both ends of the connection |\n", c.kernelBytes)
+	p.f("| a heartbeat | %.1f µs of a core | the open-loop runs, at %s/s: processor time of the server over heartbeats answered |\n", c.beatMicros, number(c.beatsMeasure))
+	p.f("| a frame | %.1f µs of a core | `BenchmarkFanOut`, one frame a write: all cores over frames per second, the client's reading included |\n\n", c.frameMicros)
+	p.f("Commands:\n\n```\n")
+	for _, file := range []string{"table", "wheel", "stream", "fanout", "http-open"} {
+		p.f("%s\n", p.m.heads[file].Command)
+	}
+	p.f("```\n\n")
+	p.formula()
+	p.machines(&c)
+	p.check(&c)
+	return p.save("capacity.md")
+}
+
+func (p *page) formula() {
+	p.f("## Formula\n\n```\n")
+	p.f("cores  = heartbeats/s × %s + frames/s × %s          at most %.0f %% of the machine's\n", "a heartbeat", "a frame", 100*use)
+	p.f("memory = base + devices × a device + streams × (a stream, in the process and in the kernel)   at most %.0f %%\n", 100*room)
+	p.f("```\n\nheartbeats/s is devices over their interval; frames/s is heartbeats/s times the streams that follow the device's user.\n\nAssumptions:\n\n")
+	p.f("- Costs grow in proportion to cores. It was measured on %d; nothing here shows that they do on many more.\n", p.cores())
+	p.f("- The disk is not the limit: a batch is what arrived during the last sync, so a slower disk costs latency first. Its room may be: a heartbeat logs 76 bytes,\n  its source and a frame of some bytes.\n")
+	p.f("- A heartbeat costs more at low rates, where fewer share a sync and a wake-up; the processors have time then.\n")
+	p.f("- Frames are not joined. Under load they are, and cost a fraction.\n- Every stream and connection needs a descriptor: raise the limit to their number.\n\n")
+}
+
+func (p *page) machines(c *model) {
+	p.f("## Machines\n\nDevices that send every %.0f s, %.1f streams for each device. The smaller of the two columns counts.\n\n", interval, follow)
+	p.f("| cores | memory | devices by cores | devices by memory | carries | streams with them |\n| ---: | ---: | ---: | ---: | ---: | ---: |\n")
+	for _, m := range []struct{ cores, gib float64 }{{1, 1}, {2, 4}, {4, 8}, {8, 16}, {16, 32}, {32, 64}} {
+		byCPU := use * m.cores * interval / c.cpu(1, follow)
+		byMemory := (room*m.gib*1024 - c.baseMiB) * (1 << 20) / (c.deviceBytes + follow*(c.streamBytes+c.kernelBytes))
+		carries := min(byCPU, byMemory)
+		p.f("| %.0f | %.0f GiB | %s | %s | %s | %s |\n", m.cores, m.gib, round(byCPU), round(byMemory), round(carries), round(carries*follow))
+	}
+	p.f("\nIdle streams alone are bounded by memory: %s in a GiB.\n\n", round((1<<30)/(c.streamBytes+c.kernelBytes)))
+}
+
+// round leaves two digits: more would be a claim.
+func round(v float64) string {
+	unit := 1.0
+	for v/unit >= 100 {
+		unit *= 10
+	}
+	return number(float64(int(v/unit)) * unit)
+}
+
+// check puts a prediction beside a run that had no part in the model.
+func (p *page) check(c *model) {
+	for _, r := range p.m.runs["capacity"] {
+		p.f("## Checked\n\nThe formula against a run whose figures are not in it:\n\n```\n%s\n%s\n```\n\n", r.Server.Command, r.Head.Command)
+		devices, streams, beats, frames, seconds := observed(&r)
+		p.f("%s devices, %s streams, %s heartbeats/s, %s frames/s; verdict: %s.\n\n", number(devices), number(streams), number(beats), number(frames),
+			verdict(r.Load.Verdict.Violations, r.Load.Verdict.Invalid))
+		cpu, mib := r.Server.CPUSeconds/seconds, r.Server.EndMiB
+		p.f("| | predicted | measured | measured / predicted |\n| --- | ---: | ---: | ---: |\n")
+		p.f("| cores of the server | %.2f | %.2f | %.2f |\n", c.cpu(beats, frames), cpu, cpu/c.cpu(beats, frames))
+		p.f("| resident memory of the server, MiB | %.0f | %.0f | %.2f |\n\n", c.mib(devices, streams), mib, mib/c.mib(devices, streams))
+	}
+}
+
+// observed is what the checked run did.
+func observed(r *raw.Run) (devices, streams, beats, frames, seconds float64) {
+	for _, ph := range r.Load.Phases {
+		seconds += ph.Seconds
+	}
+	measuredSeconds := float64(r.Load.Latency["answer"].Count) / r.Load.Achieved
+	o := &r.Load.Options
+	users := float64(o.Users)
+	return users * float64(o.DevicesPerUser), users * o.StreamsPerUser, r.Load.Answered() / seconds, float64(r.Load.Latency["frame"].Count) / measuredSeconds, seconds
+}
