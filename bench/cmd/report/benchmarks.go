@@ -42,7 +42,7 @@ var sections = []struct{ file, title, text string }{
 func (p *page) benchmarks() error {
 	p.f("# Benchmarks\n\nMade by `bench/cmd/report` from the raw files in `%s`; do not edit. `make bench` measures again and writes this page, in some\nminutes; `make bench-full` adds ten million devices and longer runs.\n\n", p.source)
 	p.machine()
-	p.f("A figure is the median of the runs, with the lowest and the highest behind it. *Ratio* is how many times better rollcall is: 2.00 is\ntwice as fast, or half the memory. A ceiling leaves out work that cannot be left out; the ratio to it is the share of it that is reached.\n\n")
+	p.f("A figure is the median of the runs, with the lowest and the highest behind it. *Ratio* is how many times better rollcall is: 2.00 is\ntwice as fast, or half the memory. A ceiling leaves out work that cannot be left out; the ratio to it is the share of it that is reached.\nBytes per device and the cost of a collection are measured once in a pass.\n\n")
 	p.claims()
 	p.losses()
 	for _, s := range sections {

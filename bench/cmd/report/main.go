@@ -9,6 +9,7 @@ import (
 	"flag"
 	"fmt"
 	"io/fs"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -234,9 +235,12 @@ func (m metric) ratio(ours, other *series) (float64, bool) {
 	return y / x, true
 }
 
-// clear says that the two ranges do not touch.
+// clear says that the two ranges do not touch. What was measured once and repeated has no range: a tenth must do.
 func (m metric) clear(ours, other *series) bool {
 	a, b := ours.metrics[m.unit], other.metrics[m.unit]
+	if slices.Min(a) == slices.Max(a) && slices.Min(b) == slices.Max(b) {
+		return math.Abs(a[0]-b[0]) > 0.1*max(a[0], b[0])
+	}
 	return len(a) > 1 && len(b) > 1 && (slices.Max(a) < slices.Min(b) || slices.Max(b) < slices.Min(a))
 }
 
