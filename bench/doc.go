@@ -3,7 +3,7 @@
 // product's go.mod.
 //
 //	go test -bench ─┐
-//	                ├─► results/MACHINE/*.txt, *.json ─► cmd/report ─► docs/benchmarks.md, docs/capacity.md, docs/img/*.svg
+//	                ├─► results/short/*.txt, *.json ─► cmd/report ─► docs/benchmarks.md, docs/capacity.md, docs/bench/*.svg
 //	rollcall load ──┘        raw: what was printed, behind commit, machine, Go version and command
 //	   cmd/measure runs both
 //
