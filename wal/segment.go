@@ -117,12 +117,12 @@ func (l *Log) fill(f vfs.File, size int64) error {
 		// In pieces, and not all of the time: tens of megabytes handed to the disk at once would stand in the way of the
 		// commit loop's syncs, for a second or more.
 		began := time.Now()
-		if err := f.SyncData(); err != nil {
+		if err := f.Sync(); err != nil {
 			return err
 		}
 		l.restFromFilling(time.Since(began))
 	}
-	return f.Sync()
+	return nil
 }
 
 // restFromFilling leaves the disk to the commit loop for as long as it was taken, unless the segment is wanted soon: before
