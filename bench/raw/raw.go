@@ -21,6 +21,7 @@ type Head struct {
 	Memory     string `json:"memory"`
 	Kernel     string `json:"kernel"`
 	FileSystem string `json:"file-system"`
+	Load       string `json:"load-average"` // of the minute before: others may have been at work
 	Command    string `json:"command"`
 }
 
@@ -33,7 +34,7 @@ func (h *Head) fields() []struct {
 		value *string
 	}{
 		{"commit", &h.Commit}, {"date", &h.Date}, {"go-version", &h.Go}, {"processor", &h.CPU}, {"memory", &h.Memory},
-		{"kernel", &h.Kernel}, {"file-system", &h.FileSystem}, {"command", &h.Command},
+		{"kernel", &h.Kernel}, {"file-system", &h.FileSystem}, {"load-average", &h.Load}, {"command", &h.Command},
 	}
 }
 

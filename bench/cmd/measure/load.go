@@ -118,10 +118,11 @@ func (m *measurement) loadRun(by string, args []string) (r raw.Run, err error) {
 	report := filepath.Join(dir, "report.json")
 	cmd := exec.Command(m.rollcall, slices.Concat([]string{"load", "--target", "http://" + address, "--quiet", "--json", report}, args)...)
 	cmd.Env = append(os.Environ(), secrets...)
-	before := s.cpu()
+	before, idle := s.cpu(), loadAverage()
 	out, err := cmd.CombinedOutput()
 	r.Server.CPUSeconds, r.Server.EndMiB = s.cpu()-before, s.resident()
 	r.Head = m.head
+	r.Head.Load = idle
 	r.Head.Command = commandLine("rollcall", append([]string{"load", "--target", "http://" + address}, args...))
 	text, readErr := os.ReadFile(report)
 	if readErr != nil {

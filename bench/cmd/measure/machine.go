@@ -34,6 +34,12 @@ func machine() raw.Head {
 	return h
 }
 
+// loadAverage is of the last minute.
+func loadAverage() string {
+	text, _ := os.ReadFile("/proc/loadavg")
+	return first(string(text), " ")
+}
+
 // output is what a command prints, or nothing where there is no such command.
 func output(name string, args ...string) string {
 	out, _ := exec.Command(name, args...).Output()

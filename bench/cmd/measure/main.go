@@ -83,8 +83,8 @@ func (m *measurement) micro() error {
 		time               string
 		sized              bool
 	}{
-		{"table", "^BenchmarkTable$", ".", 10, "100ms", true},
-		{"wheel", "^BenchmarkWheel$", ".", 10, "100ms", true},
+		{"table", "^BenchmarkTable$", ".", 10, "50ms", true},
+		{"wheel", "^BenchmarkWheel$", ".", 10, "50ms", true},
 		{"log", "^BenchmarkLog$", ".", 10, "150ms", false},
 		{"sync", "^BenchmarkSync$", ".", 10, "100ms", false},
 		{"decode", "^BenchmarkDecode$", ".", 10, "100ms", false},
@@ -120,11 +120,13 @@ func (m *measurement) micro() error {
 func (m *measurement) goTest(file string, args []string) error {
 	cmd := exec.Command("go", args...)
 	cmd.Stderr = os.Stderr
+	before := loadAverage()
 	out, err := cmd.Output()
 	if err != nil {
 		return fmt.Errorf("%s: %w\n%s", file, err, out)
 	}
 	head := m.head
+	head.Load = before
 	head.Command = "cd bench && " + commandLine("go", args)
 	return m.write(file+".txt", func(f *os.File) error {
 		if _, err := head.WriteTo(f); err != nil {

@@ -60,6 +60,13 @@ func (p *page) machine() {
 		if h, ok := p.m.heads[file]; ok {
 			p.f("| | |\n| --- | --- |\n| commit | %s |\n| date | %s |\n| machine | %d cores, %s, %s |\n| system | %s, %s |\n| Go | %s |\n\n",
 				h.Commit, h.Date, h.Cores, h.CPU, h.Memory, h.Kernel, h.FileSystem, h.Go)
+			p.f("The machine is shared. Load average in the minute before each part, which is the part before and whatever else ran:")
+			for _, file := range files {
+				if l := p.m.heads[file].Load; l != "" {
+					p.f(" %s %s;", file, l)
+				}
+			}
+			p.f(" more than %d is more than there are cores.\n\n", h.Cores)
 			return
 		}
 	}
