@@ -6,14 +6,18 @@ import (
 
 // model is what a device, a heartbeat, a stream and a frame cost, each from one measurement.
 type model struct {
-	baseMiB      float64 // resident before anybody came
-	deviceBytes  float64 // table outside the heap, and twice what is on it
-	streamBytes  float64 // twice the heap
-	kernelBytes  float64 // of a stream's connection, this end
-	beatMicros   float64 // CPU of a heartbeat, HTTP, log and all
-	frameMicros  float64 // CPU of a frame, the client's included
-	beatsMeasure float64 // the rate at which beatMicros was measured
+	baseMiB     float64 // resident before anybody came
+	deviceBytes float64 // table outside the heap, and twice what is on it
+	streamBytes float64 // twice the heap
+	kernelBytes float64 // of a stream's connection, this end
+	busyCores   float64 // CPU of the commit loop and of all that wakes up with it, however many heartbeats share a sync
+	beatMicros  float64 // CPU of one more heartbeat
+	frameMicros float64 // CPU of a frame, the client's included
+	half, peak  point   // what busyCores and beatMicros were fitted to
 }
+
+// point is a rate of heartbeats and the cores that the server took for it.
+type point struct{ rate, cores float64 }
 
 func (p *page) model() (c model, ok bool) {
 	table, wheel := p.m.find("Table/devices=1M/by=rollcall/procs=1"), p.m.find("Wheel/devices=1M/by=rollcall/procs=1")
@@ -21,16 +25,15 @@ func (p *page) model() (c model, ok bool) {
 	if table == nil || wheel == nil || fanout == nil || stream == nil {
 		return c, false
 	}
-	var base, beat, rate []float64
+	half, peak := p.point("http-open"), p.point("http-closed")
+	if half.rate == 0 || peak.rate == 0 {
+		return c, false
+	}
+	var base []float64
 	for _, r := range p.m.runs["http-open"] {
 		if r.Server.By == "rollcall" {
 			base = append(base, r.Server.StartMiB)
-			beat = append(beat, 1e6*r.Server.CPUSeconds/r.Load.Answered())
-			rate = append(rate, r.Load.Achieved)
 		}
-	}
-	if len(base) == 0 {
-		return c, false
 	}
 	onHeap := median(table.metrics["heap-B/device"])
 	const deadline = 8 // the benchmark's own, an entry holds it in rollcall
@@ -39,17 +42,50 @@ func (p *page) model() (c model, ok bool) {
 		deviceBytes: median(table.metrics["B/device"]) - onHeap + 2*(onHeap+median(wheel.metrics["B/device"])-deadline),
 		streamBytes: 2 * median(stream.metrics["B/stream"]),
 		kernelBytes: median(stream.metrics["kernel-B/stream"]) / 2,
-		beatMicros:  median(beat), beatsMeasure: median(rate),
 		frameMicros: 1e6 * float64(p.cores()) / median(fanout.metrics["frames/s"]),
+		half:        half,
+		peak:        peak,
 	}
+	c.busyCores, c.beatMicros = fit(half, peak)
 	return c, true
+}
+
+// point is the median rate and processor use of rollcall in the runs of a file.
+func (p *page) point(file string) point {
+	var rate, cores []float64
+	for _, r := range p.m.runs[file] {
+		if r.Server.By != "rollcall" {
+			continue
+		}
+		seconds := 0.0
+		for _, ph := range r.Load.Phases {
+			seconds += ph.Seconds
+		}
+		rate = append(rate, r.Load.Answered()/seconds)
+		cores = append(cores, r.Server.CPUSeconds/seconds)
+	}
+	if len(rate) == 0 {
+		return point{}
+	}
+	return point{median(rate), median(cores)}
+}
+
+// fit draws a line through two points: what is busy anyway, and what each heartbeat adds. Where the points are too close or
+// noise turns the line over, the cost is all the heartbeats'.
+func fit(a, b point) (busyCores, beatMicros float64) {
+	slope := (b.cores - a.cores) / (b.rate - a.rate)
+	busy := a.cores - slope*a.rate
+	if b.rate < 1.1*a.rate || slope <= 0 || busy < 0 {
+		return 0, 1e6 * a.cores / a.rate
+	}
+	return busy, 1e6 * slope
 }
 
 func (p *page) cores() int { return p.m.heads["fanout"].Cores }
 
 // cpu is how many cores a load takes.
 func (c *model) cpu(beats, frames float64) float64 {
-	return (beats*c.beatMicros + frames*c.frameMicros) / 1e6
+	return c.busyCores + (beats*c.beatMicros+frames*c.frameMicros)/1e6
 }
 
 // mib is how much memory the process takes.
@@ -76,11 +112,13 @@ func (p *page) capacity() error {
 	p.f("| a device | %.0f bytes | `BenchmarkTable`, `BenchmarkWheel`, 1M devices: what is outside the Go heap, and twice what is on it, since the heap may double between collections |\n", c.deviceBytes)
 	p.f("| a stream, in the process | %.0f bytes | `BenchmarkIdleStream`, twice the heap |\n", c.streamBytes)
 	p.f("| a stream, in the kernel | %.0f bytes | the same: half of both ends of the connection |\n", c.kernelBytes)
-	p.f("| a heartbeat | %.1f µs of a core | the open-loop runs, at %s/s: processor time of the server over heartbeats answered |\n", c.beatMicros, number(c.beatsMeasure))
+	p.f("| the commit loop | %.2f cores | a line through the server's processor use in the open loop (%s/s: %.2f cores) and the closed loop (%s/s: %.2f): its value at 0 |\n",
+		c.busyCores, number(c.half.rate), c.half.cores, number(c.peak.rate), c.peak.cores)
+	p.f("| a heartbeat | %.1f µs of a core | the same line's slope |\n", c.beatMicros)
 	p.f("| a frame | %.1f µs of a core | `BenchmarkFanOut`, one frame a write: all cores over frames per second, the client's reading included |\n\n", c.frameMicros)
 	p.f("Commands:\n\n```\n")
-	for _, file := range []string{"table", "wheel", "stream", "fanout", "http-open"} {
-		p.f("%s\n", p.m.heads[file].Command)
+	for _, file := range []string{"table", "wheel", "stream", "fanout", "http-open", "http-closed"} {
+		p.f("%s\n", p.m.command(file))
 	}
 	p.f("```\n\n")
 	p.formula()
@@ -91,20 +129,20 @@ func (p *page) capacity() error {
 
 func (p *page) formula() {
 	p.f("## Formula\n\n```\n")
-	p.f("cores  = heartbeats/s × %s + frames/s × %s          at most %.0f %% of the machine's\n", "a heartbeat", "a frame", 100*use)
+	p.f("cores  = the commit loop + heartbeats/s × %s + frames/s × %s          at most %.0f %% of the machine's\n", "a heartbeat", "a frame", 100*use)
 	p.f("memory = base + devices × a device + streams × (a stream, in the process and in the kernel)   at most %.0f %%\n", 100*room)
 	p.f("```\n\nheartbeats/s is devices over their interval; frames/s is heartbeats/s times the streams that follow the device's user.\n\nAssumptions:\n\n")
 	p.f("- Costs grow in proportion to cores. It was measured on %d; nothing here shows that they do on many more.\n", p.cores())
 	p.f("- The disk is not the limit: a batch is what arrived during the last sync, so a slower disk costs latency first. Its room may be: a heartbeat logs 76 bytes,\n  its source and a frame of some bytes.\n")
-	p.f("- A heartbeat costs more at low rates, where fewer share a sync and a wake-up; the processors have time then.\n")
+	p.f("- The commit loop syncs without a pause as soon as heartbeats come all the time, so that its cost does not depend on their number; a server\n  that hears from few devices takes less.\n- The line was measured with the generator on the same processors.\n")
 	p.f("- Frames are not joined. Under load they are, and cost a fraction.\n- Every stream and connection needs a descriptor: raise the limit to their number.\n\n")
 }
 
 func (p *page) machines(c *model) {
 	p.f("## Machines\n\nDevices that send every %.0f s, %.1f streams for each device. The smaller of the two columns counts.\n\n", interval, follow)
 	p.f("| cores | memory | devices by cores | devices by memory | carries | streams with them |\n| ---: | ---: | ---: | ---: | ---: | ---: |\n")
-	for _, m := range []struct{ cores, gib float64 }{{1, 1}, {2, 4}, {4, 8}, {8, 16}, {16, 32}, {32, 64}} {
-		byCPU := use * m.cores * interval / c.cpu(1, follow)
+	for _, m := range []struct{ cores, gib float64 }{{2, 4}, {4, 8}, {8, 16}, {16, 32}, {32, 64}} {
+		byCPU := max(0, use*m.cores-c.busyCores) * interval / (c.cpu(1, follow) - c.busyCores)
 		byMemory := (room*m.gib*1024 - c.baseMiB) * (1 << 20) / (c.deviceBytes + follow*(c.streamBytes+c.kernelBytes))
 		carries := min(byCPU, byMemory)
 		p.f("| %.0f | %.0f GiB | %s | %s | %s | %s |\n", m.cores, m.gib, round(byCPU), round(byMemory), round(carries), round(carries*follow))
@@ -131,6 +169,8 @@ func (p *page) check(c *model) {
 		cpu, mib := r.Server.CPUSeconds/seconds, r.Server.EndMiB
 		p.f("| | predicted | measured | measured / predicted |\n| --- | ---: | ---: | ---: |\n")
 		p.f("| cores of the server | %.2f | %.2f | %.2f |\n", c.cpu(beats, frames), cpu, cpu/c.cpu(beats, frames))
+		alone := beats*c.half.cores/c.half.rate + frames*c.frameMicros/1e6
+		p.f("| the same, if all of the cost grew with the heartbeats | %.2f | %.2f | %.2f |\n", alone, cpu, cpu/alone)
 		p.f("| resident memory of the server, MiB | %.0f | %.0f | %.2f |\n\n", c.mib(devices, streams), mib, mib/c.mib(devices, streams))
 	}
 }

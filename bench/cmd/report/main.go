@@ -124,6 +124,16 @@ func (m *measured) find(name string) *series {
 	return nil
 }
 
+// command is what was run: of several servers' runs rollcall's.
+func (m *measured) command(file string) string {
+	for _, r := range m.runs[file] {
+		if r.Server.By == "rollcall" {
+			return r.Head.Command
+		}
+	}
+	return m.heads[file].Command
+}
+
 // split takes the key by out of a name.
 func split(name string) (rest, by string) {
 	var keep []string
