@@ -72,14 +72,7 @@ func benchLog(b *testing.B, appenders int, open func(dir string) (logger, error)
 
 // benchPlainLoop writes and syncs; each time counts as some records.
 func benchPlainLoop(b *testing.B, bytes, records int) {
-	const fileBytes = 16 << 20
-	f, err := os.Create(filepath.Join(tempDir(b), "plain"))
-	if err == nil {
-		_, err = f.Write(make([]byte, fileBytes))
-	}
-	if err == nil {
-		err = f.Sync()
-	}
+	f, err := zeroFile(filepath.Join(tempDir(b), "plain"))
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -231,7 +224,8 @@ func (l *pebbleGroup) close() error {
 	return l.db.Close()
 }
 
-// pebbleRecord is the writer under Pebble's log, with the semaphore that Pebble puts before it.
+// pebbleRecord is the writer under Pebble's log, with the semaphore that Pebble puts before it, on a file of zeros as a
+// recycled log is: at the end of a growing one each sync would have a size to store.
 type pebbleRecord struct {
 	mu    sync.Mutex
 	w     *record.LogWriter // SyncRecord is guarded by mu
@@ -240,13 +234,13 @@ type pebbleRecord struct {
 }
 
 func openPebbleRecord(dir string) (logger, error) {
-	f, err := os.Create(filepath.Join(dir, "log"))
+	f, err := zeroFile(filepath.Join(dir, "log"))
 	if err != nil {
 		return nil, err
 	}
 	l := &pebbleRecord{slots: make(chan struct{}, record.SyncConcurrency)}
 	l.waits.New = func() any { return new(syncWait) }
-	l.w = record.NewLogWriter(dataSynced{f}, 1, record.LogWriterConfig{
+	l.w = record.NewLogWriter(&ringFile{File: f}, 1, record.LogWriterConfig{
 		QueueSemChan:        l.slots,
 		WriteWALSyncOffsets: func() bool { return false },
 	})
@@ -276,10 +270,36 @@ func (l *pebbleRecord) append(rec []byte) error {
 
 func (l *pebbleRecord) close() error { return l.w.Close() }
 
-// dataSynced syncs a file's data without its times, as everything else here does.
-type dataSynced struct{ *os.File }
+// ringFile begins again where its zeros end, and syncs data without times, as everything else here does.
+type ringFile struct {
+	*os.File
+	at int
+}
 
-func (f dataSynced) Sync() error { return fdatasync(f.File) }
+func (f *ringFile) Write(p []byte) (int, error) {
+	if f.at+len(p) > fileBytes {
+		f.at = 0
+	}
+	n, err := f.WriteAt(p, int64(f.at))
+	f.at += n
+	return n, err
+}
+
+func (f *ringFile) Sync() error { return fdatasync(f.File) }
+
+const fileBytes = 16 << 20
+
+// zeroFile makes a file of zeros that are on the disk.
+func zeroFile(name string) (*os.File, error) {
+	f, err := os.Create(name)
+	if err == nil {
+		_, err = f.Write(make([]byte, fileBytes))
+	}
+	if err == nil {
+		err = f.Sync()
+	}
+	return f, err
+}
 
 // retry repeats a call that a signal interrupted.
 func retry(call func() error) error {

@@ -54,12 +54,13 @@ func (p *page) benchmarks() error {
 	return p.save("benchmarks.md")
 }
 
-// machine says where it was measured. All files of a pass have the same head.
+// machine says where it was measured. All files of a pass have the same head; a part that was measured again by itself
+// may have another commit.
 func (p *page) machine() {
 	for _, file := range files {
 		if h, ok := p.m.heads[file]; ok {
 			p.f("| | |\n| --- | --- |\n| commit | %s |\n| date | %s |\n| machine | %d cores, %s, %s |\n| system | %s, %s |\n| Go | %s |\n\n",
-				h.Commit, h.Date, h.Cores, h.CPU, h.Memory, h.Kernel, h.FileSystem, h.Go)
+				p.m.commits(), h.Date, h.Cores, h.CPU, h.Memory, h.Kernel, h.FileSystem, h.Go)
 			p.f("The machine is shared. Load average in the minute before each part, which is the part before and whatever else ran:")
 			for _, file := range files {
 				if l := p.m.heads[file].Load; l != "" {

@@ -134,6 +134,21 @@ func (m *measured) command(file string) string {
 	return m.heads[file].Command
 }
 
+// commits names what was measured: the commit of the first file, and the others with their files.
+func (m *measured) commits() string {
+	first, text := "", ""
+	for _, file := range files {
+		switch h, ok := m.heads[file]; {
+		case !ok:
+		case first == "":
+			first, text = h.Commit, h.Commit
+		case h.Commit != first:
+			text += fmt.Sprintf("; %s: %s", file, h.Commit)
+		}
+	}
+	return text
+}
+
 // split takes the key by out of a name.
 func split(name string) (rest, by string) {
 	var keep []string
