@@ -3,6 +3,7 @@ package engine
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -28,8 +29,6 @@ import (
 const (
 	// maxRanges is the most parts that a checkpoint is written in: memory for one part is needed at a time.
 	maxRanges = 256
-	// rangeDevices is what a part should hold at least: each costs some milliseconds however small it is.
-	rangeDevices = 4096
 	// checkpointCheck is how often the loop looks whether a checkpoint is due.
 	checkpointCheck = 100 * time.Millisecond
 	// deviceBytes is about what a device takes in the store.
@@ -57,6 +56,9 @@ func (e *Engine) checkpointLoop(stop <-chan struct{}) {
 		began := time.Now()
 		written, err := e.Checkpoint(stop)
 		last = time.Now()
+		if errors.Is(err, errStopped) {
+			return
+		}
 		if err != nil {
 			e.opts.Logger.Error("no checkpoint: the log keeps growing until one succeeds; it is tried again",
 				"error", err, "log_bytes", e.logged.Load())
@@ -68,9 +70,12 @@ func (e *Engine) checkpointLoop(stop <-chan struct{}) {
 	}
 }
 
+// errStopped: a checkpoint ended early because it was asked to.
+var errStopped = errors.New("engine: the checkpoint was stopped")
+
 // Checkpoint writes what changed since the last checkpoint, forgets devices that were offline for too long and shortens the
-// log. One goroutine at a time. A closed stop ends it early, between two ranges, as if it had not begun. It returns how many
-// devices were written.
+// log. One goroutine at a time. A closed stop ends it early, between two ranges, as if it had not begun, with errStopped. It
+// returns how many devices were written.
 func (e *Engine) Checkpoint(stop <-chan struct{}) (written int, err error) {
 	store := e.opts.Store
 	before := e.logged.Load()
@@ -80,7 +85,7 @@ func (e *Engine) Checkpoint(stop <-chan struct{}) (written int, err error) {
 	for r := range ranges {
 		select {
 		case <-stop:
-			return written, nil
+			return written, errStopped
 		default:
 		}
 		began := time.Now()
@@ -92,6 +97,9 @@ func (e *Engine) Checkpoint(stop <-chan struct{}) (written int, err error) {
 		if n > 0 {
 			rest(time.Since(began), stop)
 		}
+	}
+	if err := store.Room(0); err != nil {
+		return written, err
 	}
 	// What the store is as of must never be ahead of the log after a crash.
 	if err := e.log.Sync(through); err != nil {
@@ -209,10 +217,10 @@ func (e *Engine) forgetOld(b *rangeBuffer) error {
 			continue
 		}
 		lsn, err := e.forget(record, binary.LittleEndian.Uint64(b.value(it)))
-		if err != nil {
+		if err != nil && e.log.Err() != nil {
 			return err
 		}
-		if lsn == 0 { // it came back meanwhile
+		if lsn == 0 { // it came back meanwhile, or the log has no room: the checkpoint that makes room must go on
 			kept = append(kept, it)
 			continue
 		}
@@ -251,7 +259,7 @@ func (e *Engine) forget(r recordView, at uint64) (lsn uint64, err error) {
 // all keys.
 func (e *Engine) ranges() int {
 	n := 1
-	for most := min(maxRanges, e.table.Shards()); n < most && n*rangeDevices < e.table.Len(); {
+	for most := min(maxRanges, e.table.Shards()); n < most && n*e.rangeDevices < e.table.Len(); {
 		n *= 2
 	}
 	return n

@@ -19,8 +19,24 @@ type disk struct {
 	*Engine
 	fs    *vfs.MemFS
 	log   *wal.Log
-	store *wal.Checkpoint
+	store *hookedStore
 	now   *atomic.Int64
+}
+
+// hookedStore lets a test act between two ranges of a checkpoint.
+type hookedStore struct {
+	*wal.Checkpoint
+	ranges int
+	after  func() // nil, or called when a range was replaced
+}
+
+func (h *hookedStore) Replace(lo, hi []byte, items func(yield func(k, v []byte) bool)) error {
+	err := h.Checkpoint.Replace(lo, hi, items)
+	h.ranges++
+	if h.after != nil {
+		h.after()
+	}
+	return err
 }
 
 func openDisk(t *testing.T, fs *vfs.MemFS, o Options, nanos int64) *disk {
@@ -30,17 +46,19 @@ func openDisk(t *testing.T, fs *vfs.MemFS, o Options, nanos int64) *disk {
 	if err != nil {
 		t.Fatal(err)
 	}
-	store, err := wal.OpenCheckpoint("data/checkpoint", fs, quiet)
+	store, err := wal.OpenCheckpoint("data/checkpoint", wal.CheckpointOptions{FS: fs, Logger: quiet})
 	if err != nil {
 		t.Fatal(err)
 	}
-	o.Store = store
+	hooked := &hookedStore{Checkpoint: store}
+	o.Store = hooked
 	e, now := newStill(t, log, o)
+	e.rangeDevices = 2 // so that a few devices make several ranges
 	now.Store(nanos)
 	if err := e.open(); err != nil {
 		t.Fatal(err)
 	}
-	return &disk{e, fs, log, store, now}
+	return &disk{e, fs, log, hooked, now}
 }
 
 func (d *disk) shut() {
@@ -182,14 +200,34 @@ func checkpointCrashRound(t *testing.T, seed uint64) {
 	rng := rand.New(rand.NewPCG(seed, 0))
 	d := openDisk(t, vfs.NewCrashableMem(), Options{ForgetAfter: time.Hour}, 1)
 	defer func() { d.shut() }()
-	users := []uuid.UUID{uuid.New(), uuid.New(), uuid.New()}
-	devices := make([]*Heartbeat, 8)
+	users := []uuid.UUID{uuid.New(), uuid.New(), uuid.New(), uuid.New(), uuid.New(), uuid.New()}
+	devices := make([]*Heartbeat, 12)
 	for i := range devices {
 		devices[i] = newHeartbeat(0, 1)
 		devices[i].User = users[i%len(users)]
 	}
+	beat := func() {
+		hb := devices[rng.IntN(len(devices))]
+		hb.Seq++
+		hb.TTLMS = 1 + rng.Uint64N(10_000)
+		hb.Status = Status(rng.IntN(2))
+		hb.Source = fmt.Appendf(nil, "s%d", rng.IntN(3))
+		if res := d.Heartbeat(hb); res.Outcome != Accepted {
+			t.Fatalf("seed %d: %+v", seed, res)
+		}
+	}
 	for range 3 {
+		crashed, want := (*vfs.MemFS)(nil), []string(nil)
+		crash := func() {
+			for _, u := range users {
+				want = append(want, d.describe(t, u)) // waits until all of it is durable
+			}
+			crashed = d.fs.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: rng.IntN(101), RNG: rng})
+		}
 		for range rng.IntN(120) {
+			if crashed != nil {
+				break
+			}
 			switch rng.IntN(12) {
 			case 0:
 				d.now.Add(rng.Int64N(int64(50 * time.Minute)))
@@ -197,23 +235,22 @@ func checkpointCrashRound(t *testing.T, seed uint64) {
 				for d.expireTurn(d.now.Load()) <= 0 {
 				}
 			case 1:
-				d.checkpoint(t)
-			default:
-				hb := devices[rng.IntN(len(devices))]
-				hb.Seq++
-				hb.TTLMS = 1 + rng.Uint64N(10_000)
-				hb.Status = Status(rng.IntN(2))
-				hb.Source = fmt.Appendf(nil, "s%d", rng.IntN(3))
-				if res := d.Heartbeat(hb); res.Outcome != Accepted {
-					t.Fatalf("seed %d: %+v", seed, res)
+				at := rng.IntN(12) // the crash falls after this range, or into no range
+				d.store.after = func() {
+					beat()
+					if at--; at == 0 {
+						crash()
+					}
 				}
+				d.checkpoint(t)
+				d.store.after = nil
+			default:
+				beat()
 			}
 		}
-		var want []string
-		for _, u := range users {
-			want = append(want, d.describe(t, u)) // waits until all of it is durable
+		if crashed == nil {
+			crash()
 		}
-		crashed := d.fs.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: rng.IntN(101), RNG: rng})
 		now := d.now.Load()
 		d.shut()
 		d = openDisk(t, crashed, Options{ForgetAfter: time.Hour}, now)
@@ -223,4 +260,48 @@ func checkpointCrashRound(t *testing.T, seed uint64) {
 			}
 		}
 	}
+}
+
+// TestCheckpointMixesMoments: ranges are copied one after the other, so together they may hold more sources than there ever
+// were at one time. Recovery must not mind.
+func TestCheckpointMixesMoments(t *testing.T) {
+	fs := vfs.NewCrashableMem()
+	d := openDisk(t, fs, Options{}, 1)
+	d.rangeDevices = 20_000
+	var early, late *Heartbeat // the first and the last range
+	for i := range maxSources {
+		hb := newHeartbeat(1, 60_000)
+		hb.Source = fmt.Appendf(nil, "source %d", i)
+		if res := d.Heartbeat(hb); res.Outcome != Accepted {
+			t.Fatal(res)
+		}
+		switch d.rangeOf(hb.User) * d.ranges() / maxRanges {
+		case 0:
+			early = hb
+		case d.ranges() - 1:
+			late = hb
+		}
+	}
+	shared := *late
+	shared.Device = uuid.New() // holds on to late's source
+	if res := d.Heartbeat(&shared); res.Outcome != Accepted {
+		t.Fatal(res)
+	}
+	d.store.after = func() {
+		d.store.after = nil
+		early.Seq, early.Source = 2, late.Source // one source goes out of use,
+		if res := d.Heartbeat(early); res.Outcome != Accepted {
+			t.Fatal(res)
+		}
+		d.now.Add(int64(2 * sweepEvery))
+		late.Seq, late.Source = 2, []byte("a new one") // and another takes its place
+		if res := d.Heartbeat(late); res.Outcome != Accepted {
+			t.Fatal(res)
+		}
+	}
+	d.checkpoint(t)
+	now := d.now.Load()
+	crashed := fs.CrashClone(vfs.CrashCloneCfg{})
+	d.shut()
+	openDisk(t, crashed, Options{}, now).shut()
 }

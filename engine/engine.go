@@ -39,6 +39,10 @@ type Engine struct {
 	}
 
 	logged atomic.Int64 // bytes of records since the last checkpoint
+	// stored is the highest LSN in the store above the store's own; the log must reach it. Written by recovery.
+	stored atomic.Uint64
+	// rangeDevices is what a range of a checkpoint should hold at least: each costs some milliseconds however small it is.
+	rangeDevices int
 	// forgot is the LSN of the last device forgotten in each of the finest ranges: the table does not show that the range changed. Single
 	// owner: Start, then the checkpoint loop.
 	forgot [maxRanges]uint64
@@ -69,6 +73,8 @@ func New(log Log, o Options) (*Engine, error) {
 		sources: newSources(),
 		clock:   newClock(),
 		stop:    make(chan struct{}),
+
+		rangeDevices: 4096,
 	}
 	o.Broadcast.Codec = codec{e}
 	key, err := e.hashKey()
@@ -107,6 +113,10 @@ func (e *Engine) open() error {
 	}
 	if err := e.log.Start(e.committed); err != nil {
 		return fmt.Errorf("engine: start the log: %w", err)
+	}
+	if end, stored := e.log.Committed(), e.stored.Load(); end < stored {
+		return fmt.Errorf("engine: the log ends at LSN %d, but the checkpoint has seen %d: the disk lost what it had confirmed; "+
+			"restore the data directory from a backup", end, stored)
 	}
 	// Nothing is appended before Start returns, so committed has not run and this is the last LSN that was replayed.
 	e.streams.Start(e.log.Committed(), e.clock().nanos)

@@ -47,17 +47,27 @@ func (e *Engine) loadCheckpoint(now instant) error {
 		loaders.Go(func() {
 			for r := int(next.Add(1)) - 1; r < ranges && errs[i] == nil; r = int(next.Add(1)) - 1 {
 				lo, hi := rangeBounds(r, ranges)
-				errs[i] = e.opts.Store.Load(lo, hi, func(_, value []byte) error {
-					if len(value) < 8 {
-						return fmt.Errorf("%w: a value of %d bytes", errRecord, len(value))
-					}
-					return e.replay(binary.LittleEndian.Uint64(value), value[8:], now)
-				})
+				errs[i] = e.opts.Store.Load(lo, hi, func(_, value []byte) error { return e.load(value, now) })
 			}
 		})
 	}
 	loaders.Wait()
 	return errors.Join(errs...)
+}
+
+// load takes up one value of the store. What is newer than the store's LSN is left to the log, which has it and everything
+// between: so the table holds, at each moment of a recovery, no more devices and sources than it held at some moment before.
+func (e *Engine) load(value []byte, now instant) error {
+	if len(value) < 8 {
+		return fmt.Errorf("%w: a value of %d bytes", errRecord, len(value))
+	}
+	lsn := binary.LittleEndian.Uint64(value)
+	if lsn > e.opts.Store.LSN() {
+		for old := e.stored.Load(); old < lsn && !e.stored.CompareAndSwap(old, lsn); old = e.stored.Load() {
+		}
+		return nil
+	}
+	return e.replay(lsn, value[8:], now)
 }
 
 // replay applies one record. It goes by LSN, never by seq: the log's order is the order of acceptance.

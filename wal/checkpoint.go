@@ -19,14 +19,16 @@ import (
 //
 // It is written a range of keys at a time: the range's content becomes one sorted table, which takes the place of all that
 // was there (Pebble's ingest with excise). Nothing is compacted, and a range costs one sequential write however much of it
-// changed. Pebble's own log is off: a table is synced before it is ingested, and the LSN is flushed last.
+// changed. The LSN is written the same way, last. Pebble's own log and memory are not used: what a full disk refuses is an
+// error here, where Pebble would try to flush its memory again and again.
 //
 // One goroutine writes; any may read.
 type Checkpoint struct {
-	fs  vfs.FS
-	dir string
-	db  *pebble.DB
-	lsn atomic.Uint64
+	fs    vfs.FS
+	dir   string
+	db    *pebble.DB
+	spare int64
+	lsn   atomic.Uint64
 }
 
 // The keys of the store: what it is as of, and the owner's keys behind their prefix.
@@ -41,21 +43,40 @@ const (
 	checkpointVersion = 1
 )
 
+// CheckpointOptions of OpenCheckpoint. The zero value works.
+type CheckpointOptions struct {
+	// FS holds the store. Default vfs.Default.
+	FS vfs.FS
+	// SpareBytes must be free on the disk, beside what is to be written, for a checkpoint to go on. Above the size of the
+	// segments that the log may prepare meanwhile. Default 256 MiB.
+	SpareBytes int64
+	// Logger: slog.Default().
+	Logger *slog.Logger
+}
+
+// maxOpenTables bounds the descriptors that the store holds: it is read from end to end at a start, and hardly ever after.
+const maxOpenTables = 74 // of which Pebble takes 10 for itself
+
 // OpenCheckpoint opens the store in dir, or makes an empty one as of LSN 0. A *VersionError says that a later format wrote it.
-func OpenCheckpoint(dir string, fs vfs.FS, logger *slog.Logger) (_ *Checkpoint, err error) {
-	if fs == nil {
-		fs = vfs.Default
+func OpenCheckpoint(dir string, o CheckpointOptions) (_ *Checkpoint, err error) {
+	if o.FS == nil {
+		o.FS = vfs.Default
 	}
+	if o.Logger == nil {
+		o.Logger = slog.Default()
+	}
+	setDefault(&o.SpareBytes, 256<<20)
 	db, err := pebble.Open(dir, &pebble.Options{
-		FS:                 fs,
+		FS:                 o.FS,
 		DisableWAL:         true,
+		MaxOpenFiles:       maxOpenTables,
 		FormatMajorVersion: pebble.FormatNewest,
-		Logger:             pebbleLogger{logger},
+		Logger:             pebbleLogger{o.Logger},
 	})
 	if err != nil {
 		return nil, fmt.Errorf("wal: open the checkpoint in %s: %w", dir, err)
 	}
-	c := &Checkpoint{fs: fs, dir: dir, db: db}
+	c := &Checkpoint{fs: o.FS, dir: dir, db: db, spare: o.SpareBytes}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, db.Close())
@@ -108,12 +129,22 @@ func (c *Checkpoint) Load(lo, hi []byte, fn func(key, value []byte) error) error
 // Replace makes [lo, hi) hold exactly what items yields, which must be in ascending order of keys and within the range. It is
 // durable when it returns, but not part of a checkpoint before Commit.
 func (c *Checkpoint) Replace(lo, hi []byte, items func(yield func(key, value []byte) bool)) error {
+	return c.replace(pebble.KeyRange{Start: inner(lo), End: innerEnd(hi)}, func(yield func(k, v []byte) bool) {
+		var key []byte
+		items(func(k, v []byte) bool {
+			key = append(append(key[:0], checkpointPrefix), k...)
+			return yield(key, v)
+		})
+	})
+}
+
+// replace is Replace with the store's own keys.
+func (c *Checkpoint) replace(span pebble.KeyRange, items func(yield func(key, value []byte) bool)) error {
 	path := c.fs.PathJoin(c.dir, "range.tmp")
 	n, err := c.writeTable(path, items)
 	if err != nil {
 		return fmt.Errorf("wal: write a range of the checkpoint: %w", errors.Join(err, c.fs.Remove(path)))
 	}
-	span := pebble.KeyRange{Start: inner(lo), End: innerEnd(hi)}
 	if n == 0 {
 		err = errors.Join(c.fs.Remove(path), c.db.Excise(context.Background(), span))
 	} else {
@@ -132,10 +163,8 @@ func (c *Checkpoint) writeTable(path string, items func(yield func(key, value []
 		return 0, err
 	}
 	table := sstable.NewWriter(objstorageprovider.NewFileWritable(file), sstable.WriterOptions{TableFormat: c.db.TableFormat()})
-	var key []byte
 	items(func(k, v []byte) bool {
-		key = append(append(key[:0], checkpointPrefix), k...)
-		err = table.Set(key, v)
+		err = table.Set(k, v)
 		n++
 		return err == nil
 	})
@@ -145,7 +174,6 @@ func (c *Checkpoint) writeTable(path string, items func(yield func(key, value []
 // Room reports whether the disk has room for a range of n bytes and some more. Pebble cannot go on when its own bookkeeping
 // meets a full disk, so a checkpoint is not begun without.
 func (c *Checkpoint) Room(n int64) error {
-	const spare = 64 << 20
 	usage, err := c.fs.GetDiskUsage(c.dir)
 	if errors.Is(err, vfs.ErrUnsupported) {
 		return nil
@@ -153,8 +181,8 @@ func (c *Checkpoint) Room(n int64) error {
 	if err != nil {
 		return fmt.Errorf("wal: free space for the checkpoint: %w", err)
 	}
-	if usage.AvailBytes < uint64(n)+spare {
-		return fmt.Errorf("%w: %d bytes are left for the checkpoint, which wants %d", ErrNoSpace, usage.AvailBytes, n+spare)
+	if usage.AvailBytes < uint64(n+c.spare) {
+		return fmt.Errorf("%w: %d bytes are left for the checkpoint, which wants %d", ErrNoSpace, usage.AvailBytes, n+c.spare)
 	}
 	return nil
 }
@@ -176,13 +204,8 @@ func (c *Checkpoint) Bytes() uint64 { return c.db.Metrics().DiskSpaceUsage() }
 func (c *Checkpoint) Close() error { return c.db.Close() }
 
 func (c *Checkpoint) set(key, value []byte) error {
-	if err := c.db.Set(key, value, pebble.NoSync); err != nil {
-		return fmt.Errorf("wal: write the checkpoint: %w", err)
-	}
-	if err := c.db.Flush(); err != nil {
-		return fmt.Errorf("wal: flush the checkpoint: %w", err)
-	}
-	return nil
+	after := append(key[:len(key):len(key)], 0)
+	return c.replace(pebble.KeyRange{Start: key, End: after}, func(yield func(k, v []byte) bool) { yield(key, value) })
 }
 
 func (c *Checkpoint) get(key []byte) ([]byte, error) {

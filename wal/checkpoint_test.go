@@ -6,14 +6,18 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"slices"
+	"strings"
+	"sync/atomic"
+	"syscall"
 	"testing"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
 )
 
 func openCheckpoint(t *testing.T, fs vfs.FS) *Checkpoint {
 	t.Helper()
-	c, err := OpenCheckpoint("checkpoint", fs, slog.New(slog.DiscardHandler))
+	c, err := OpenCheckpoint("checkpoint", CheckpointOptions{FS: fs, Logger: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -117,7 +121,7 @@ func TestCheckpointNewerVersion(t *testing.T) {
 	}
 	c.Close()
 	var newer *VersionError
-	if _, err := OpenCheckpoint("checkpoint", fs, slog.New(slog.DiscardHandler)); !errors.As(err, &newer) {
+	if _, err := OpenCheckpoint("checkpoint", CheckpointOptions{FS: fs, Logger: slog.New(slog.DiscardHandler)}); !errors.As(err, &newer) {
 		t.Errorf("error %v", err)
 	}
 }
@@ -153,5 +157,26 @@ func TestCheckpointCrash(t *testing.T) {
 		}
 		crashed.Close()
 		c.Close()
+	}
+}
+
+// TestCheckpointFullDisk: a full disk is an error, at once, and the next attempt succeeds.
+func TestCheckpointFullDisk(t *testing.T) {
+	full := new(atomic.Bool)
+	fs := errorfs.Wrap(vfs.NewMem(), errorfs.InjectorFunc(func(op errorfs.Op) error {
+		if full.Load() && op.Kind == errorfs.OpCreate && !strings.Contains(op.Path, "MANIFEST") {
+			return syscall.ENOSPC
+		}
+		return nil
+	}))
+	c := openCheckpoint(t, fs)
+	defer c.Close()
+	full.Store(true)
+	if err := c.Commit(5); !errors.Is(err, syscall.ENOSPC) || c.LSN() != 0 {
+		t.Errorf("Commit on a full disk: %v, as of %d", err, c.LSN())
+	}
+	full.Store(false)
+	if err := c.Commit(6); err != nil || c.LSN() != 6 {
+		t.Errorf("Commit afterwards: %v, as of %d", err, c.LSN())
 	}
 }

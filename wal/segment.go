@@ -234,7 +234,8 @@ func (l *Log) TruncateBefore(lsn uint64) error {
 		if !ok {
 			return nil
 		}
-		if err := l.o.FS.Remove(l.segmentPath(s.number)); err != nil {
+		// Gone already: an earlier call removed it and could not sync the directory.
+		if err := l.o.FS.Remove(l.segmentPath(s.number)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("wal: remove segment %d: %w", s.number, err)
 		}
 		// One by one: a crash must never bring back an older segment without the one after it.

@@ -187,7 +187,9 @@ func (c serveCmd) open(r *running, sec secrets) (err error) {
 		return err
 	}
 	// After the log, whose lock it is that names the other process.
-	if r.checkpoint, err = wal.OpenCheckpoint(filepath.Join(c.DataDir, "checkpoint"), nil, r.logger); err != nil {
+	if r.checkpoint, err = wal.OpenCheckpoint(filepath.Join(c.DataDir, "checkpoint"), wal.CheckpointOptions{
+		SpareBytes: 2*c.SegmentBytes + 64<<20, Logger: r.logger,
+	}); err != nil {
 		return err
 	}
 	if r.engine, err = engine.New(r.log, c.engineOptions(r)); err != nil {
@@ -257,7 +259,7 @@ func (c serveCmd) serverOptions(r *running, sec secrets) server.Options {
 
 // reservedDescriptors are left for the log, the admin listener and what the runtime needs: clients must never take the
 // descriptor that the next log segment wants.
-const reservedDescriptors = 100
+const reservedDescriptors = 200
 
 // maxConns is how many connections the descriptor limit allows, which Go has raised as far as it may.
 func maxConns() int {
@@ -359,11 +361,11 @@ func (r *running) close() error {
 		r.engine.Close()
 	}
 	var errs []error
-	if r.log != nil {
-		errs = append(errs, r.log.Close())
-	}
 	if r.checkpoint != nil {
 		errs = append(errs, r.checkpoint.Close())
+	}
+	if r.log != nil { // last: it holds the directory's lock
+		errs = append(errs, r.log.Close())
 	}
 	return errors.Join(errs...)
 }
