@@ -211,6 +211,9 @@ func (l *Log) publish(b *batch, took time.Duration) {
 	l.stats.batches.Add(1)
 	l.stats.records.Add(b.records)
 	l.stats.payloadBytes.Add(uint64(b.bytes))
+	if observe := l.o.ObserveCommit; observe != nil {
+		observe(b.records, took)
+	}
 	if l.committedFunc != nil {
 		l.committedFunc(b.first, last, b.all, took)
 	}

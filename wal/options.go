@@ -59,6 +59,9 @@ type Options struct {
 	BufferBytes int
 	// Logger gets what an operator should know: a torn tail, a full disk. Default slog.Default().
 	Logger *slog.Logger
+	// ObserveCommit is told of each committed batch how many records it has and how long its write and sync took. The commit
+	// loop calls it. Default: nobody.
+	ObserveCommit func(records uint64, took time.Duration)
 
 	prepareRetry time.Duration // between attempts to prepare the next segment; tests shorten it
 }
