@@ -60,12 +60,15 @@ func (e *Engine) checkpointLoop(stop <-chan struct{}) {
 			return
 		}
 		if err != nil {
+			e.counters.checkpointFailures.Add(1)
 			e.opts.Logger.Error("no checkpoint: the log keeps growing until one succeeds; it is tried again",
 				"error", err, "log_bytes", e.logged.Load())
 			last = last.Add(min(time.Minute, e.opts.CheckpointEvery) - e.opts.CheckpointEvery)
 			e.logged.Store(0)
 			continue
 		}
+		e.counters.checkpointed.Store(last.UnixNano())
+		e.counters.checkpointTook.Store(int64(last.Sub(began)))
 		e.opts.Logger.Info("checkpoint", "lsn", e.opts.Store.LSN(), "devices_written", written, "took", last.Sub(began).Round(time.Millisecond))
 	}
 }
@@ -252,6 +255,7 @@ func (e *Engine) forget(r recordView, at uint64) (lsn uint64, err error) {
 	lsn = e.log.Append(record)
 	e.table.Remove(ref, entry)
 	e.counters.forgotten.Add(1)
+	e.counters.lanes[0].devices[Offline].Add(-1)
 	return lsn, nil
 }
 

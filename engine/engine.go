@@ -34,9 +34,7 @@ type Engine struct {
 	stopOnce sync.Once
 	loops    sync.WaitGroup
 
-	counters struct {
-		accepted, stale, unavailable, expired, forgotten atomic.Uint64
-	}
+	counters counters
 
 	logged atomic.Int64 // bytes of records since the last checkpoint
 	// stored is the highest LSN in the store above the store's own; the log must reach it. Written by recovery.
@@ -77,6 +75,9 @@ func New(log Log, o Options) (*Engine, error) {
 		rangeDevices: 4096,
 	}
 	o.Broadcast.Codec = codec{e}
+	if o.ObserveDelivery != nil {
+		o.Broadcast.Delivered = func(received int64) { o.ObserveDelivery(time.Duration(e.clock().nanos - received).Seconds()) }
+	}
 	key, err := e.hashKey()
 	if err != nil {
 		return nil, err
@@ -88,6 +89,7 @@ func New(log Log, o Options) (*Engine, error) {
 	}
 	e.expiry.wheel = wheel.New(tickOf(0))
 	e.expiry.wake = make(chan struct{}, 1)
+	e.counters.checkpointed.Store(time.Now().UnixNano())
 	return e, nil
 }
 
@@ -127,14 +129,19 @@ func (e *Engine) open() error {
 func (e *Engine) committed(first, last uint64, records iter.Seq[[]byte], took time.Duration) {
 	lsn := first
 	bytes := 0
+	received := int64(0)
 	for record := range records {
 		bytes += len(record)
 		if r := recordView(record); !r.forget() { // a stream was told offline before
+			if received == 0 && e.opts.ObserveDelivery != nil {
+				received = e.received(r, lsn)
+			}
 			e.streams.Publish(r.user(), lsn, record)
 		}
 		lsn++
 	}
 	e.logged.Add(int64(bytes))
+	e.streams.Received(received)
 	e.streams.Flush(last)
 	if int64(took) > stallNanos {
 		e.opts.Logger.Warn("the disk stalled; silence meanwhile does not count", "commit", took)
@@ -244,22 +251,5 @@ func newClock() func() instant {
 	return func() instant {
 		now := time.Now()
 		return instant{nanos: int64(now.Sub(zero)) + 1, wallMS: uint64(max(now.UnixMilli(), 0))}
-	}
-}
-
-// Stats is a reading of the engine's counters since New.
-type Stats struct {
-	Accepted, Stale, Unavailable uint64 // heartbeats by outcome
-	Expired, Forgotten           uint64
-	Devices, Users               int
-	Streams                      broadcast.Stats
-}
-
-// Stats reads the counters; they are not one consistent cut.
-func (e *Engine) Stats() Stats {
-	c := &e.counters
-	return Stats{
-		Accepted: c.accepted.Load(), Stale: c.stale.Load(), Unavailable: c.unavailable.Load(), Expired: c.expired.Load(), Forgotten: c.forgotten.Load(),
-		Devices: e.table.Len(), Users: e.table.Users(), Streams: e.streams.Stats(),
 	}
 }

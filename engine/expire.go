@@ -296,11 +296,12 @@ func (e *Engine) fire(d dueItem, now int64) {
 			e.disarm(d.item, entry)
 			return
 		}
-		if at := e.dueAt(s.DeadlineNanos, s.TTLMS); at > now {
+		at := e.dueAt(s.DeadlineNanos, s.TTLMS)
+		if at > now {
 			e.refile(d.item, entry, at)
 			return
 		}
-		if e.expire(entry, user, device, &s) {
+		if e.expire(entry, user, device, &s, at) {
 			e.disarm(d.item, entry)
 			e.counters.expired.Add(1)
 			return
@@ -309,9 +310,9 @@ func (e *Engine) fire(d dueItem, now int64) {
 	}
 }
 
-// expire takes a device offline as seen: the same way in as a heartbeat's, with nobody waiting. It returns false when the
-// log refused, or when a heartbeat was faster (I4).
-func (e *Engine) expire(entry *table.Entry, user, device uuid.UUID, seen *table.State) bool {
+// expire takes a device offline as seen, which was due at an instant: the same way in as a heartbeat's, with nobody waiting.
+// It returns false when the log refused, or when a heartbeat was faster (I4).
+func (e *Engine) expire(entry *table.Entry, user, device uuid.UUID, seen *table.State, due int64) bool {
 	source := e.sources.name(seen.Source)
 	if entry.LSN() != seen.LSN {
 		return false // the source's id may have been swept since
@@ -337,5 +338,9 @@ func (e *Engine) expire(entry *table.Entry, user, device uuid.UUID, seen *table.
 	held.DeadlineNanos = math.MaxInt64
 	held.LSN = e.log.Append(appendRecord(e.expiry.record[:0], user, device, &held, []byte(source)))
 	entry.Commit(held)
+	e.counters.lanes[0].moved(seen, &held)
+	if observe := e.opts.ObserveLateness; observe != nil {
+		observe(time.Duration(max(0, now.nanos-due)).Seconds())
+	}
 	return true
 }

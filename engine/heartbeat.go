@@ -22,7 +22,7 @@ func (e *Engine) Heartbeat(hb *Heartbeat) Result {
 	size := recordBytes(len(hb.Source))
 	if err := e.log.Reserve(size, e.opts.Patience); err != nil {
 		e.deaf(e.clock().nanos)
-		return e.refuse(err)
+		return e.refuse(hb, err)
 	}
 	for {
 		source, pinned, err := e.sourceFor(hb, entry, t.nanos)
@@ -38,7 +38,7 @@ func (e *Engine) Heartbeat(hb *Heartbeat) Result {
 		}
 		switch v {
 		case applied:
-			return e.acknowledge(lsn)
+			return e.acknowledge(hb, lsn)
 		case tooOld:
 			if r, ok := e.stale(hb, entry); ok {
 				e.log.Release(size)
@@ -50,7 +50,7 @@ func (e *Engine) Heartbeat(hb *Heartbeat) Result {
 			if entry != nil {
 				e.spare(hb, ref, entry, t.nanos)
 			}
-			return e.refuse(err)
+			return e.refuse(hb, err)
 		case moved:
 			ref, entry = e.table.Find(hb.User, hb.Device)
 		}
@@ -98,6 +98,7 @@ func (e *Engine) apply(hb *Heartbeat, ref table.Ref, entry *table.Entry, source 
 	}
 	next.LSN = e.log.Append(appendRecord(hb.record[:0], hb.User, hb.Device, &next, hb.Source))
 	entry.Commit(next)
+	e.counters.lane(hb).moved(&held, &next)
 	if next.Online {
 		e.arm(ref, entry, next.DeadlineNanos, t.nanos)
 	}
@@ -155,11 +156,11 @@ func (s *sources) holds(id uint16, text []byte) bool {
 }
 
 // acknowledge waits until an applied change may be told (I2).
-func (e *Engine) acknowledge(lsn uint64) Result {
+func (e *Engine) acknowledge(hb *Heartbeat, lsn uint64) Result {
 	if err := e.log.Wait(lsn); err != nil {
-		return e.refuse(err)
+		return e.refuse(hb, err)
 	}
-	e.counters.accepted.Add(1)
+	e.counters.lane(hb).accepted.Add(1)
 	return Result{Outcome: Accepted}
 }
 
@@ -170,15 +171,10 @@ func (e *Engine) stale(hb *Heartbeat, entry *table.Entry) (Result, bool) {
 		return Result{}, false
 	}
 	if err := e.log.Wait(s.LSN); err != nil {
-		return e.refuse(err), true
+		return e.refuse(hb, err), true
 	}
-	e.counters.stale.Add(1)
+	e.counters.lane(hb).stale.Add(1)
 	return Result{Outcome: Stale, LastSeq: s.Seq}, true
-}
-
-func (e *Engine) refuse(err error) Result {
-	e.counters.unavailable.Add(1)
-	return Result{Outcome: Unavailable, Err: err}
 }
 
 // Stale tells whether the heartbeat would be refused as stale now. Nothing is applied, and the answer may be old when it

@@ -59,6 +59,13 @@ type Options struct {
 	Broadcast broadcast.Options
 	// Logger: slog.Default().
 	Logger *slog.Logger
+
+	// ObserveLateness is told of each expiry how many seconds after its deadline (see dueAt) it was applied: nobody. The
+	// expire loop calls it.
+	ObserveLateness func(seconds float64)
+	// ObserveDelivery is told of one heartbeat per batch and worker, the first of the batch, how many seconds lay between its
+	// receipt and the last write to the streams of the batch's last user: nobody. The broadcaster's workers call it.
+	ObserveDelivery func(seconds float64)
 }
 
 func (o Options) withDefaults() (Options, error) {

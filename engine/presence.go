@@ -23,6 +23,7 @@ type Heartbeat struct {
 	TTLMS        uint64 // at least 1
 
 	record [maxRecordBytes]byte // scratch for the encoded record, so that the hot path does not allocate
+	lane   uint8                // of the counters; 0: not chosen yet
 }
 
 // Outcome is the engine's answer to a heartbeat.

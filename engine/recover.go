@@ -128,12 +128,21 @@ func deadlineAfterRestart(s *table.State, now instant) int64 {
 	return after(now.nanos, s.TTLMS-silent)
 }
 
-// armAll files an item for every device that is online.
+// armAll files an item for every device that is online, and counts all.
 func (e *Engine) armAll(now int64) {
+	var devices [2]int64
 	e.table.Range(func(ref table.Ref, entry *table.Entry) bool {
-		if s, ok := entry.Load(); ok && s.Online {
+		s, ok := entry.Load()
+		if !ok {
+			return true
+		}
+		devices[statusOf(&s)]++
+		if s.Online {
 			e.arm(ref, entry, e.dueAt(s.DeadlineNanos, s.TTLMS), now)
 		}
 		return true
 	})
+	for status, n := range devices {
+		e.counters.lanes[0].devices[status].Store(n)
+	}
 }

@@ -17,6 +17,7 @@ type Broadcaster struct {
 	seed    maphash.Seed
 	workers []*worker
 	stages  []batch // of each worker, what Publish has collected since Flush; single writer: commit loop
+	since   int64   // see Received; single writer: commit loop
 	poller  *poller // nil: sockets are held with goroutines
 
 	// live counts the streams that Subscribe let in and that have not been freed.
@@ -93,12 +94,18 @@ func (b *Broadcaster) Publish(user uuid.UUID, lsn uint64, event []byte) {
 	b.stages[b.workerIndex(user)].add(user, lsn, event, b.options.QueueBytes)
 }
 
+// Received tells when the first event of the batch came in, on the clock of Tick, for Options.Delivered; 0: not known. It is
+// forgotten with the Flush. Commit loop only.
+func (b *Broadcaster) Received(nanos int64) { b.since = nanos }
+
 // Flush ends a batch: all events with an LSN at or below through have been published. Each worker gets the batch's
 // events and through in one step, those without an event too (B1). It never blocks. Commit loop only.
 func (b *Broadcaster) Flush(through uint64) {
 	for i, w := range b.workers {
+		b.stages[i].since = b.since
 		w.in.flush(&b.stages[i], through, b.options.QueueBytes)
 	}
+	b.since = 0
 }
 
 // Tick tells the time, in nanoseconds of the clock of Start. It is due about four times a second: keepalives, write
@@ -205,6 +212,8 @@ func (b *Broadcaster) Stats() Stats {
 		s := w.in.figures()
 		sum.add(&s)
 	}
+	sum.QueueLimitBytes, sum.PendingLimitBytes = len(b.workers)*b.options.QueueBytes, len(b.workers)*b.options.PendingBytes
+	sum.MaxStreams = b.options.MaxStreams
 	return sum
 }
 

@@ -22,13 +22,16 @@ type user struct {
 func (w *worker) takeBatch() {
 	w.peak = max(w.peak, w.batch.size())
 	start := 0
+	var last *user
 	for i := range w.batch.events {
 		e := &w.batch.events[i]
 		if u := w.users[e.user]; u != nil {
 			w.collect(u, e.lsn, w.batch.bytes[start:e.end])
+			last = u
 		}
 		start = e.end
 	}
+	w.watch(last, w.batch.since)
 	if w.batch.lost {
 		w.warnOverflow()
 		for _, u := range w.users {
@@ -134,6 +137,7 @@ func (w *worker) lap(u *user) (visited int, done bool) {
 		visited++
 	}
 	w.release(u, u.lap)
+	w.delivered(u)
 	return visited, u.count == 0 || u.lap >= u.last // not base == last: conflation moves base in the middle of a lap
 }
 

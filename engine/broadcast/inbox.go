@@ -23,6 +23,7 @@ type batch struct {
 	bytes   []byte
 	lost    bool
 	dropped uint64 // events lost
+	since   int64  // when its first event came in; 0: not known
 }
 
 func (q *batch) size() int { return len(q.bytes) + eventBytes*len(q.events) }
@@ -52,6 +53,9 @@ func (q *batch) take(o *batch, limit int) {
 	case len(q.events) == 0:
 		*q, *o = *o, *q
 	default:
+		if q.since == 0 {
+			q.since = o.since
+		}
 		base := len(q.bytes)
 		q.bytes = append(q.bytes, o.bytes...)
 		for _, e := range o.events {
@@ -63,7 +67,7 @@ func (q *batch) take(o *batch, limit int) {
 }
 
 func (q *batch) reset() {
-	q.events, q.bytes, q.lost, q.dropped = q.events[:0], q.bytes[:0], false, 0
+	q.events, q.bytes, q.lost, q.dropped, q.since = q.events[:0], q.bytes[:0], false, 0, 0
 }
 
 type query struct {

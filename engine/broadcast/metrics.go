@@ -51,6 +51,9 @@ type Stats struct {
 	BlockedNow   int // streams with a backlog
 	QueueBytes   int // events waiting for workers
 	PendingBytes int // backlogs of streams
+
+	QueueLimitBytes, PendingLimitBytes int // bounds of the two above
+	MaxStreams                         int
 }
 
 // add sums the figures of the workers.
@@ -75,4 +78,33 @@ func (s *Stats) add(o *Stats) {
 	s.BlockedNow += o.BlockedNow
 	s.QueueBytes += o.QueueBytes
 	s.PendingBytes += o.PendingBytes
+}
+
+// watched is the delivery that a worker measures. Single writer: the worker.
+type watched struct {
+	user  *user  // nil: none
+	lsn   uint64 // delivered once a lap has passed it
+	since int64
+}
+
+// watch begins to measure unless a measurement is on its way.
+func (w *worker) watch(u *user, since int64) {
+	if u != nil && since != 0 && w.watched.user == nil && w.b.options.Delivered != nil {
+		w.watched = watched{u, u.last, since}
+	}
+}
+
+// delivered ends a measurement when a lap of the user ends.
+func (w *worker) delivered(u *user) {
+	if w.watched.user == u && u.lap >= w.watched.lsn {
+		w.b.options.Delivered(w.watched.since)
+		w.watched = watched{}
+	}
+}
+
+// unwatch gives up a measurement: the user's last stream has gone.
+func (w *worker) unwatch(u *user) {
+	if w.watched.user == u {
+		w.watched = watched{}
+	}
 }

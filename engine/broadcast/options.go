@@ -59,6 +59,11 @@ type Options struct {
 	// Seed of the random choices: the order in which streams are drained, and their reconnect delays. 0: random.
 	Seed uint64
 
+	// Delivered is told, with the instant of Received, when every stream of a user has been given what it was owed of a batch:
+	// written, or added to its backlog. One user per worker is looked at at a time, the one of a batch's last event. Workers
+	// call it. Default: nobody.
+	Delivered func(receivedNanos int64)
+
 	// Logger gets what an operator should know. Default slog.Default().
 	Logger *slog.Logger
 

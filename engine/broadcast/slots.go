@@ -89,5 +89,6 @@ func (w *worker) unlink(s *stream) {
 	if u.count--; u.count == 0 {
 		w.release(u, u.last)
 		delete(w.users, u.id)
+		w.unwatch(u)
 	}
 }

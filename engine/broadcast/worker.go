@@ -56,6 +56,7 @@ type worker struct {
 
 	rand     *rand.Rand
 	parcel   parcel // the last one made
+	watched  watched
 	out      []byte // scratch: what one stream alone is sent
 	input    []byte // scratch: what Discard reads
 	fanBytes int    // in all users' fans

@@ -228,6 +228,9 @@ func (t *Table) Remove(r Ref, e *Entry) {
 // Len returns the number of devices, those without a state included.
 func (t *Table) Len() int { return int(t.devices.Load()) }
 
+// MaxDevices returns how many devices there may be.
+func (t *Table) MaxDevices() int { return int(t.maxDevices) }
+
 // Users returns the number of users that have a device.
 func (t *Table) Users() int { return int(t.users.Load()) }
 
