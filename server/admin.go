@@ -32,15 +32,22 @@ func alive(w http.ResponseWriter, _ *http.Request) { writeText(w, http.StatusOK,
 
 // ready answers whether heartbeats and streams should be sent here, and if not, why.
 func (s *Server) ready(w http.ResponseWriter, _ *http.Request) {
-	if err := s.presence.Ready(); err != nil {
+	if err := s.notReady(); err != nil {
 		writeText(w, http.StatusServiceUnavailable, err.Error()+"\n")
 		return
 	}
-	if s.draining.Load() {
-		writeText(w, http.StatusServiceUnavailable, "draining: the server is about to stop\n")
-		return
-	}
 	alive(w, nil)
+}
+
+// notReady is why /readyz answers 503, nil when it does not.
+func (s *Server) notReady() error {
+	if err := s.presence.Ready(); err != nil {
+		return err
+	}
+	if s.draining.Load() {
+		return engine.ErrDraining
+	}
+	return nil
 }
 
 func writeText(w http.ResponseWriter, status int, text string) {

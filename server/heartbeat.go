@@ -30,7 +30,7 @@ var requests = sync.Pool{New: func() any { return &request{body: make([]byte, 0,
 // heartbeat answers POST heartbeatPath.
 func (s *Server) heartbeat(ctx *fasthttp.RequestCtx) {
 	if refusal := s.ingest(ctx); refusal != none {
-		s.answer(ctx, refusal)
+		s.refuseHeartbeat(ctx, refusal)
 		return
 	}
 	r := requests.Get().(*request)
@@ -41,9 +41,15 @@ func (s *Server) heartbeat(ctx *fasthttp.RequestCtx) {
 	if refusal == none {
 		s.apply(ctx, &r.hb)
 	} else {
-		s.answer(ctx, refusal)
+		s.refuseHeartbeat(ctx, refusal)
 	}
 	requests.Put(r)
+}
+
+// refuseHeartbeat answers a heartbeat that the engine does not get to see.
+func (s *Server) refuseHeartbeat(ctx *fasthttp.RequestCtx, refusal reply) {
+	s.metrics.heartbeats[refusal].Add(1)
+	s.answer(ctx, refusal)
 }
 
 // readBody reads the request's body, which fasthttp has begun to read at most. A body that it read to the end it takes
@@ -76,7 +82,7 @@ func (r *request) readBody(ctx *fasthttp.RequestCtx) reply {
 func (s *Server) apply(ctx *fasthttp.RequestCtx, hb *engine.Heartbeat) {
 	// A stale heartbeat is told so even over the rate, and does not count.
 	if s.limiter != nil && !s.presence.Stale(hb) && !s.limiter.allow(ctx.RemoteAddr()) {
-		s.answer(ctx, rateLimited)
+		s.refuseHeartbeat(ctx, rateLimited)
 		return
 	}
 	switch result := s.presence.Heartbeat(hb); result.Outcome {

@@ -18,6 +18,7 @@ func (s *Server) stream(ctx *fasthttp.RequestCtx) {
 	now := s.opts.Now()
 	user, until, refusal := s.admit(ctx, now)
 	if refusal != none {
+		s.metrics.streams[refusal].Add(1)
 		s.answer(ctx, refusal)
 		return
 	}
@@ -57,6 +58,7 @@ func (s *Server) takeOver(c net.Conn, user uuid.UUID, chunked bool, expiresNanos
 	if err != nil {
 		s.opts.Logger.Warn("a stream's connection could not be taken over", "error", err)
 		s.metrics.answers[streamUnavailable].Add(1)
+		s.metrics.streams[streamUnavailable].Add(1)
 		_ = raw.SetWriteDeadline(time.Now().Add(answerPatience))
 		_, _ = raw.Write(s.wholeAnswer(streamUnavailable))
 		_ = raw.Close()
@@ -110,6 +112,7 @@ func (s *Server) turnAway(c broadcast.Conn, why error) {
 		r = tooManyStreams
 	}
 	s.metrics.answers[r].Add(1)
+	s.metrics.streams[r].Add(1)
 	_, _ = c.Write(s.wholeAnswer(r))
 	_ = c.CloseWrite()
 	_ = c.Close()
