@@ -1,40 +1,84 @@
 package main
 
 import (
+	"runtime"
+	"time"
+
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
 	"rollcall/engine"
 	"rollcall/engine/broadcast"
+	"rollcall/server"
 	"rollcall/wal"
 )
 
-// registry returns what /metrics shows beside the server's own: the Go runtime, the process, the engine and the log.
-func registry(log *wal.Log, checkpoint *wal.Checkpoint, e *engine.Engine) *prometheus.Registry {
+// registry returns what /metrics shows before there is anything of ours to show: the Go runtime, the process, the version.
+func registry() *prometheus.Registry {
 	r := prometheus.NewRegistry()
 	r.MustRegister(
 		collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
-		figures{log, checkpoint, e},
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name:        "rollcall_build_info",
+			Help:        "1; the labels say what runs.",
+			ConstLabels: prometheus.Labels{"version": buildVersion(), "go": runtime.Version()},
+		}, func() float64 { return 1 }),
 	)
 	return r
 }
 
-// figures reads the counters of engine and log when Prometheus asks: the hot path pays for nothing but the counters.
+// histograms are what the packages below are handed to tell of single events. Each call costs some tens of nanoseconds and
+// comes once per batch, or per expiry: never per heartbeat or frame.
+type histograms struct {
+	lateness, delivery, commitRecords, commitSeconds prometheus.Histogram
+}
+
+// fastSeconds are the bounds of what ends within a millisecond on an idle machine and must not take a second.
+var fastSeconds = []float64{.0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10}
+
+func newHistograms(r *prometheus.Registry) *histograms {
+	histogram := func(name, help string, bounds []float64) prometheus.Histogram {
+		h := prometheus.NewHistogram(prometheus.HistogramOpts{Name: "rollcall_" + name, Help: help, Buckets: bounds})
+		r.MustRegister(h)
+		return h
+	}
+	return &histograms{
+		lateness: histogram("expiry_lateness_seconds",
+			"How long after its deadline a silent device was taken offline.", fastSeconds),
+		delivery: histogram("delivery_seconds",
+			"From the receipt of a batch's first heartbeat to the last write of the batch to a user's streams.", fastSeconds),
+		commitRecords: histogram("log_commit_records",
+			"Records committed at once.", prometheus.ExponentialBuckets(1, 4, 9)),
+		commitSeconds: histogram("log_commit_seconds",
+			"How long the write of a batch, and with --sync=always its sync, took.", fastSeconds),
+	}
+}
+
+func (h *histograms) observeCommit(records uint64, took time.Duration) {
+	h.commitRecords.Observe(float64(records))
+	h.commitSeconds.Observe(took.Seconds())
+}
+
+// figures reads the counters of the other packages when Prometheus asks: the hot path pays for nothing but the counters.
 type figures struct {
 	log        *wal.Log
 	checkpoint *wal.Checkpoint
 	engine     *engine.Engine
+	server     *server.Server
 }
 
 var (
-	heartbeatsDesc = desc("heartbeats_total", "Heartbeats that reached the engine, by outcome.", "outcome")
-	expiriesDesc   = desc("expiries_total", "Devices that went offline because they were silent for their TTL.")
-	forgottenDesc  = desc("forgotten_total", "Devices forgotten because they were offline for longer than --forget-after.")
-	devicesDesc    = desc("devices", "Devices in memory.")
-	usersDesc      = desc("users", "Users with a device in memory.")
+	heartbeatsDesc     = desc("heartbeats_total", "Heartbeats, by outcome.", "outcome")
+	expiriesDesc       = desc("expiries_total", "Devices that went offline because they were silent for their TTL.")
+	forgottenDesc      = desc("forgotten_total", "Devices forgotten because they were offline for longer than --forget-after.")
+	devicesDesc        = desc("devices", "Known devices, by status.", "status")
+	devicesLimitDesc   = desc("devices_limit", "Most devices that are kept (--max-devices).")
+	devicesRefusedDesc = desc("devices_refused_total", "Heartbeats of new devices that were refused because of devices_limit.")
+	usersDesc          = desc("users", "Users with a known device.")
 
 	streamsDesc       = desc("streams", "Streams now.")
+	streamsLimitDesc  = desc("streams_limit", "Most streams at a time; one more is answered 503.")
 	streamsOpenDesc   = desc("streams_opened_total", "Streams ever opened.")
 	streamsClosedDesc = desc("streams_closed_total", "Streams ended, by reason.", "reason")
 	laggingDesc       = desc("streams_lagging", "Streams whose backlog is full: they get the newest state of each device when they take bytes again.")
@@ -43,22 +87,25 @@ var (
 	writesDesc        = desc("stream_writes_total", "Writes to streams.")
 	conflatedDesc     = desc("stream_conflations_total", "Times that a stream got the newest state of its devices instead of each event.")
 	queueDesc         = desc("broadcast_queue_bytes", "Events that wait for a worker.")
+	queueLimitDesc    = desc("broadcast_queue_limit_bytes", "Bound of the queues of all workers together.")
 	overflowsDesc     = desc("broadcast_queue_overflows_total", "Times that a worker's queue was full and its streams were conflated.")
 	pendingDesc       = desc("stream_pending_bytes", "Backlogs of all streams.")
+	pendingLimitDesc  = desc("stream_pending_limit_bytes", "Bound of the backlogs of all streams.")
 
-	batchesDesc         = desc("log_batches_total", "Batches committed: writes to the log, and with --sync=always syncs.")
-	recordsDesc         = desc("log_records_total", "Records committed.")
-	syncsDesc           = desc("log_syncs_total", "Syncs of the log.")
-	syncTimeDesc        = desc("log_sync_seconds_total", "Time spent in syncs.")
-	segmentsDesc        = desc("log_segments", "Log segments on disk.")
-	logBytesDesc        = desc("log_bytes", "Size of the log on disk.")
-	bufferDesc          = desc("log_buffer_bytes", "Capacity of the commit buffer; heartbeats are refused when it stays full.")
-	bufferUseDesc       = desc("log_buffer_used_bytes", "Bytes of the commit buffer in use.")
-	checkpointLSNDesc   = desc("checkpoint_lsn", "What the last checkpoint is as of; log_appended_lsn minus this is what a restart replays.")
-	checkpointBytesDesc = desc("checkpoint_bytes", "Size of the checkpoint on disk.")
-	appendedDesc        = desc("log_appended_lsn", "The last record's number.")
+	syncsDesc     = desc("log_syncs_total", "Syncs of the log.")
+	syncTimeDesc  = desc("log_sync_seconds_total", "Time spent in syncs.")
+	segmentsDesc  = desc("log_segments", "Log segments on disk.")
+	logBytesDesc  = desc("log_bytes", "Size of the log on disk.")
+	bufferDesc    = desc("log_buffer_bytes", "Capacity of the commit buffer; heartbeats are refused when it stays full.")
+	bufferUseDesc = desc("log_buffer_used_bytes", "Bytes of the commit buffer in use.")
+	appendedDesc  = desc("log_appended_lsn", "The last record's number.")
+	noSpaceDesc   = desc("log_no_space", "1 while the next segment cannot be prepared.")
 
-	noSpaceDesc = desc("log_no_space", "1 while the next segment cannot be prepared.")
+	checkpointLSNDesc      = desc("checkpoint_lsn", "What the last checkpoint is as of; log_appended_lsn minus this is what a restart replays.")
+	checkpointBytesDesc    = desc("checkpoint_bytes", "Size of the checkpoint on disk.")
+	checkpointTimeDesc     = desc("checkpoint_timestamp_seconds", "When the last checkpoint was done, unix time; the start of the process before the first.")
+	checkpointDurationDesc = desc("checkpoint_duration_seconds", "How long the last checkpoint since the start took.")
+	checkpointFailuresDesc = desc("checkpoint_failures_total", "Checkpoints that failed; the log keeps growing until one succeeds.")
 )
 
 func desc(name, help string, labels ...string) *prometheus.Desc {
@@ -70,51 +117,81 @@ func (figures) Describe(chan<- *prometheus.Desc) {}
 
 // Collect implements prometheus.Collector.
 func (f figures) Collect(out chan<- prometheus.Metric) {
-	counter := func(d *prometheus.Desc, v float64, labels ...string) {
-		out <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, v, labels...)
-	}
-	gauge := func(d *prometheus.Desc, v float64) {
-		out <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v)
-	}
+	to := sink(out)
 	e := f.engine.Stats()
-	counter(heartbeatsDesc, float64(e.Accepted), "accepted")
-	counter(heartbeatsDesc, float64(e.Stale), "stale")
-	counter(heartbeatsDesc, float64(e.Unavailable), "unavailable")
-	counter(expiriesDesc, float64(e.Expired))
-	counter(forgottenDesc, float64(e.Forgotten))
-	gauge(devicesDesc, float64(e.Devices))
-	gauge(usersDesc, float64(e.Users))
+	f.collectPresence(to, &e)
+	collectStreams(to, &e.Streams)
+	f.collectLog(to)
+	f.collectCheckpoint(to, &e)
+}
 
-	s := e.Streams
-	gauge(streamsDesc, float64(s.Streams))
-	counter(streamsOpenDesc, float64(s.Opened))
+// sink takes metrics.
+type sink chan<- prometheus.Metric
+
+func (s sink) counter(d *prometheus.Desc, v float64, labels ...string) {
+	s <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, v, labels...)
+}
+
+func (s sink) gauge(d *prometheus.Desc, v float64, labels ...string) {
+	s <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
+}
+
+func (f figures) collectPresence(to sink, e *engine.Stats) {
+	refused := f.server.Refused()
+	to.counter(heartbeatsDesc, float64(e.Accepted), "accepted")
+	to.counter(heartbeatsDesc, float64(e.Stale), "stale")
+	to.counter(heartbeatsDesc, float64(refused.Invalid), "invalid")
+	to.counter(heartbeatsDesc, float64(refused.Unauthorized), "unauthorized")
+	to.counter(heartbeatsDesc, float64(refused.RateLimited), "rate_limited")
+	to.counter(heartbeatsDesc, float64(e.Unavailable), "unavailable")
+	to.gauge(devicesDesc, float64(e.Online), "online")
+	to.gauge(devicesDesc, float64(e.Offline), "offline")
+	to.gauge(devicesLimitDesc, float64(e.MaxDevices))
+	to.counter(devicesRefusedDesc, float64(e.DevicesRefused))
+	to.gauge(usersDesc, float64(e.Users))
+	to.counter(expiriesDesc, float64(e.Expired))
+	to.counter(forgottenDesc, float64(e.Forgotten))
+}
+
+func collectStreams(to sink, s *broadcast.Stats) {
+	to.gauge(streamsDesc, float64(s.Streams))
+	to.gauge(streamsLimitDesc, float64(s.MaxStreams))
+	to.counter(streamsOpenDesc, float64(s.Opened))
 	for reason, n := range s.Closed {
-		counter(streamsClosedDesc, float64(n), broadcast.Reason(reason).String())
+		to.counter(streamsClosedDesc, float64(n), broadcast.Reason(reason).String())
 	}
-	gauge(laggingDesc, float64(s.Lagging))
-	counter(framesDesc, float64(s.Frames))
-	counter(streamBytesDesc, float64(s.Bytes))
-	counter(writesDesc, float64(s.Writes))
-	counter(conflatedDesc, float64(s.Conflated))
-	gauge(queueDesc, float64(s.QueueBytes))
-	counter(overflowsDesc, float64(s.Overflows))
-	gauge(pendingDesc, float64(s.PendingBytes))
+	to.gauge(laggingDesc, float64(s.Lagging))
+	to.counter(framesDesc, float64(s.Frames))
+	to.counter(streamBytesDesc, float64(s.Bytes))
+	to.counter(writesDesc, float64(s.Writes))
+	to.counter(conflatedDesc, float64(s.Conflated))
+	to.gauge(queueDesc, float64(s.QueueBytes))
+	to.gauge(queueLimitDesc, float64(s.QueueLimitBytes))
+	to.counter(overflowsDesc, float64(s.Overflows))
+	to.gauge(pendingDesc, float64(s.PendingBytes))
+	to.gauge(pendingLimitDesc, float64(s.PendingLimitBytes))
+}
 
+func (f figures) collectLog(to sink) {
 	l := f.log.Stats()
-	counter(batchesDesc, float64(l.Batches))
-	counter(recordsDesc, float64(l.Records))
-	counter(syncsDesc, float64(l.Syncs))
-	counter(syncTimeDesc, l.SyncTime.Seconds())
-	gauge(segmentsDesc, float64(l.Segments))
-	gauge(logBytesDesc, float64(l.SegmentBytes))
-	gauge(bufferDesc, float64(l.BufferBytes))
-	gauge(bufferUseDesc, float64(l.BufferUsedBytes))
-	gauge(appendedDesc, float64(l.Appended))
-	gauge(checkpointLSNDesc, float64(f.checkpoint.LSN()))
-	gauge(checkpointBytesDesc, float64(f.checkpoint.Bytes()))
+	to.counter(syncsDesc, float64(l.Syncs))
+	to.counter(syncTimeDesc, l.SyncTime.Seconds())
+	to.gauge(segmentsDesc, float64(l.Segments))
+	to.gauge(logBytesDesc, float64(l.SegmentBytes))
+	to.gauge(bufferDesc, float64(l.BufferBytes))
+	to.gauge(bufferUseDesc, float64(l.BufferUsedBytes))
+	to.gauge(appendedDesc, float64(l.Appended))
 	noSpace := 0.0
 	if l.NoSpace {
 		noSpace = 1
 	}
-	gauge(noSpaceDesc, noSpace)
+	to.gauge(noSpaceDesc, noSpace)
+}
+
+func (f figures) collectCheckpoint(to sink, e *engine.Stats) {
+	to.gauge(checkpointLSNDesc, float64(f.checkpoint.LSN()))
+	to.gauge(checkpointBytesDesc, float64(f.checkpoint.Bytes()))
+	to.gauge(checkpointTimeDesc, float64(e.Checkpointed.UnixMilli())/1000)
+	to.gauge(checkpointDurationDesc, e.CheckpointTook.Seconds())
+	to.counter(checkpointFailuresDesc, float64(e.CheckpointFailures))
 }

@@ -14,6 +14,8 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"rollcall/engine"
 	"rollcall/engine/broadcast"
 	"rollcall/server"
@@ -157,6 +159,8 @@ func (c serveCmd) logger(w io.Writer) *slog.Logger {
 // running is a server that was started.
 type running struct {
 	logger        *slog.Logger
+	metrics       *prometheus.Registry
+	histograms    *histograms
 	log           *wal.Log
 	checkpoint    *wal.Checkpoint
 	engine        *engine.Engine
@@ -181,8 +185,11 @@ func (c serveCmd) open(r *running, sec secrets) (err error) {
 	if err != nil {
 		return err
 	}
+	r.metrics = registry()
+	r.histograms = newHistograms(r.metrics)
 	if r.log, err = wal.Open(c.DataDir, wal.Options{
 		Sync: syncMode, SyncInterval: c.SyncInterval, SegmentBytes: c.SegmentBytes, Logger: r.logger,
+		ObserveCommit: r.histograms.observeCommit,
 	}); err != nil {
 		return err
 	}
@@ -198,6 +205,7 @@ func (c serveCmd) open(r *running, sec secrets) (err error) {
 	if r.server, err = server.New(r.engine, c.serverOptions(r, sec)); err != nil {
 		return err
 	}
+	r.metrics.MustRegister(figures{r.log, r.checkpoint, r.engine, r.server})
 	if r.admin, err = net.Listen("tcp", c.AdminListen); err != nil {
 		return fmt.Errorf("--admin-listen: %w", err)
 	}
@@ -232,7 +240,9 @@ func (c serveCmd) engineOptions(r *running) engine.Options {
 		CheckpointEvery: c.CheckpointInterval,
 		ForgetAfter:     c.ForgetAfter,
 
-		Logger: r.logger,
+		Logger:          r.logger,
+		ObserveLateness: r.histograms.lateness.Observe,
+		ObserveDelivery: r.histograms.delivery.Observe,
 		Broadcast: broadcast.Options{
 			Keepalive:    c.StreamKeepalive,
 			WriteTimeout: c.StreamWriteTimeout,
@@ -252,7 +262,7 @@ func (c serveCmd) serverOptions(r *running, sec secrets) server.Options {
 		MaxConns:          maxConns(),
 		OpenStreams:       r.engine.OpenStreams,
 		NowNanos:          r.engine.NowNanos,
-		Registry:          registry(r.log, r.checkpoint, r.engine),
+		Registry:          r.metrics,
 		Logger:            r.logger,
 	}
 }
