@@ -68,6 +68,13 @@ type Options struct {
 	ObserveDelivery func(seconds float64)
 }
 
+// Check reports every problem of the options at once, as New does.
+func (o Options) Check() error {
+	o, err := o.withDefaults()
+	o.Broadcast.Codec = codec{}
+	return errors.Join(err, o.Broadcast.Check())
+}
+
 func (o Options) withDefaults() (Options, error) {
 	var errs []error
 	if o.AppendFrame == nil {

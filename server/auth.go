@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/goccy/go-json"
@@ -19,13 +20,50 @@ import (
 // scopeRead is the scope that a stream needs.
 const scopeRead = "presence:read"
 
+// secrets are what requests are judged by. They are replaced as a whole, never changed: a request sees the old ones or the
+// new ones.
+type secrets struct {
+	ingestTokens tokenSet
+	signingKeys  []string
+}
+
+// SetSecrets replaces the ingest tokens and the signing keys for every request from now on. An open stream goes on until
+// its token ends, whoever signed it. On an error, which tells all that is wrong, the old ones stay. Any goroutine.
+func (s *Server) SetSecrets(ingestTokens, signingKeys []string) error {
+	if err := checkSecrets(ingestTokens, signingKeys); err != nil {
+		return err
+	}
+	s.secrets.Store(&secrets{newTokenSet(ingestTokens), slices.Clone(signingKeys)})
+	return nil
+}
+
+// checkSecrets reports every secret that could never match.
+func checkSecrets(ingestTokens, signingKeys []string) error {
+	var errs []error
+	for i, token := range ingestTokens {
+		if token == "" || strings.ContainsFunc(token, notInToken) {
+			errs = append(errs, fmt.Errorf("server: ingest token %d can never match: it is empty or has white space or a "+
+				"character outside visible ASCII", i+1))
+		}
+	}
+	for i, key := range signingKeys {
+		if key == "" {
+			errs = append(errs, fmt.Errorf("server: signing key %d is empty", i+1))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func notInToken(r rune) bool { return r <= ' ' || r >= 0x7f }
+
 // ingest checks the bearer token of a heartbeat.
 func (s *Server) ingest(ctx *fasthttp.RequestCtx) reply {
-	if len(s.ingestTokens) == 0 {
+	tokens := s.secrets.Load().ingestTokens
+	if len(tokens) == 0 {
 		return ingestNotConfigured
 	}
 	token, ok := bearer(ctx)
-	if !ok || !s.ingestTokens.has(token) {
+	if !ok || !tokens.has(token) {
 		return unauthorized
 	}
 	return none
@@ -137,7 +175,7 @@ func (s *Server) opened(token []byte) (payload map[string]any, ok bool) {
 		return nil, false
 	}
 	found := 0
-	for _, key := range s.signingKeys {
+	for _, key := range s.secrets.Load().signingKeys {
 		found |= subtle.ConstantTimeCompare(claimed, signature(key, signed))
 	}
 	if found == 0 {

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"crypto/tls"
 	"errors"
 	"io"
 	"log/slog"
@@ -111,6 +112,10 @@ func (l *listener) Accept() (net.Conn, error) {
 // the socket's buffer, and a client that has already sent may see a reset instead.
 func (s *Server) turnAwayConn(c net.Conn) {
 	s.metrics.answers[tooManyConns].Add(1)
+	if secure, ok := c.(*tls.Conn); ok { // to answer, it would have to wait for the handshake
+		_ = secure.NetConn().Close()
+		return
+	}
 	_ = c.SetWriteDeadline(time.Now().Add(answerPatience))
 	_, _ = c.Write(s.wholeAnswer(tooManyConns))
 	_ = c.Close()

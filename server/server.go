@@ -47,12 +47,12 @@ type Server struct {
 	opts     Options
 	presence Presence
 
-	ingestTokens tokenSet
-	signingKeys  []string
-	limiter      *limiter // nil: no limit
-	retryAfter   string   // of a heartbeat over the rate, seconds
-	metrics      metrics
-	refusals     seldom // when the last refused heartbeat was logged
+	// secrets is never nil. SetSecrets stores it; each check of a request loads it.
+	secrets    atomic.Pointer[secrets]
+	limiter    *limiter // nil: no limit
+	retryAfter string   // of a heartbeat over the rate, seconds
+	metrics    metrics
+	refusals   seldom // when the last refused heartbeat was logged
 
 	public *fasthttp.Server
 	admin  *http.Server
@@ -71,11 +71,9 @@ func New(p Presence, o Options) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{
-		opts:         o,
-		presence:     p,
-		ingestTokens: newTokenSet(o.IngestTokens),
-		signingKeys:  o.SigningKeys,
+	s := &Server{opts: o, presence: p}
+	if err := s.SetSecrets(o.IngestTokens, o.SigningKeys); err != nil {
+		return nil, err
 	}
 	if o.RatePerIP > 0 {
 		s.retryAfter = strconv.Itoa(int(math.Ceil(min(1/o.RatePerIP, 3600))))
@@ -115,7 +113,8 @@ func New(p Presence, o Options) (*Server, error) {
 	return s, nil
 }
 
-// Serve answers daemons and watchers on ln, which it closes, until Shutdown or a failure of the listener.
+// Serve answers daemons and watchers on ln, which it closes, until Shutdown or a failure of the listener. ln may be a
+// tls.Listener: handshakes are made by the connections' goroutines, under ReadTimeout.
 func (s *Server) Serve(ln net.Listener) error {
 	l := newListener(ln, s)
 	if !s.track(l) {

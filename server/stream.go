@@ -38,7 +38,7 @@ func (s *Server) admit(ctx *fasthttp.RequestCtx, now time.Time) (user uuid.UUID,
 	if form == idInvalid {
 		return user, 0, invalidUserID
 	}
-	if len(s.signingKeys) == 0 {
+	if len(s.secrets.Load().signingKeys) == 0 {
 		return user, 0, signingNotConfigured
 	}
 	token, ok := bearer(ctx)

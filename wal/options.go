@@ -76,6 +76,12 @@ const (
 	maxBufferBytes = 256 << 20
 )
 
+// Check reports every problem of the options at once, as Open does.
+func (o Options) Check() error {
+	_, err := o.withDefaults()
+	return err
+}
+
 // withDefaults returns a copy with every zero field filled in, or all that is wrong with it.
 func (o Options) withDefaults() (Options, error) {
 	if o.FS == nil {

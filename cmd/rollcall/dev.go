@@ -17,7 +17,11 @@ var (
 const devTTL = 5 * time.Second
 
 // printCurlLines tells a newcomer what to paste: follow a user in one terminal, send a heartbeat in another.
-func printCurlLines(w io.Writer, base, ingestToken, signingKey string) error {
+func printCurlLines(w io.Writer, scheme, address, ingestToken, signingKey string) error {
+	curl, base := "curl", scheme+"://"+address
+	if scheme == "https" {
+		curl = "curl -k" // the certificate is hardly for this address
+	}
 	token, err := streamToken(signingKey, devUser, devDevice, 24*time.Hour)
 	if err != nil {
 		return err
@@ -25,17 +29,17 @@ func printCurlLines(w io.Writer, base, ingestToken, signingKey string) error {
 	_, err = fmt.Fprintf(w, `
 rollcall is running with throw-away secrets (--dev). Paste this to follow a user's devices:
 
-curl -N -H 'Authorization: Bearer %[2]s' \
+%[8]s -N -H 'Authorization: Bearer %[2]s' \
   '%[1]s/api/v1/mobile/presence/stream?user_id=%[4]s'
 
 and this in a second terminal, as often as you like: the device shows online, and offline %[6]s after the last one:
 
-curl -i -X POST -H 'Authorization: Bearer %[3]s' \
+%[8]s -i -X POST -H 'Authorization: Bearer %[3]s' \
   -d '{"schema_version":1,"user_id":"%[4]s","device_id":"%[5]s","status":"online","source":"curl","sent_at_ms":'$(date +%%s)000',"seq":'$(date +%%s)',"ttl_ms":%[7]d}' \
   '%[1]s/api/v1/daemon/presence/heartbeat'
 
 Ctrl-C stops the server.
 
-`, base, token, ingestToken, devUser, devDevice, devTTL, devTTL.Milliseconds())
+`, base, token, ingestToken, devUser, devDevice, devTTL, devTTL.Milliseconds(), curl)
 	return err
 }

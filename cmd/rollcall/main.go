@@ -28,9 +28,21 @@ func main() {
 		kong.Description(description),
 		kong.DefaultEnvars("ROLLCALL"),
 		kong.UsageOnError(),
+		kong.Exit(exit),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true, WrapUpperBound: 100}),
 	)
 	ctx, err := parser.Parse(os.Args[1:])
 	parser.FatalIfErrorf(err)
 	ctx.FatalIfErrorf(ctx.Run())
 }
+
+// exit ends the process. A command line that cannot be understood is 1, as is all else that keeps a command from running.
+func exit(code int) {
+	if code == kongUsage {
+		code = 1
+	}
+	os.Exit(code)
+}
+
+// kongUsage is kong's code for a wrong command line.
+const kongUsage = 80

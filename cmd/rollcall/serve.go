@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -14,6 +15,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/alecthomas/kong"
 	"github.com/prometheus/client_golang/prometheus"
 
 	"rollcall/engine"
@@ -51,10 +53,14 @@ type serveCmd struct {
 	SigningKeyFile  string `group:"Secrets" type:"path" placeholder:"FILE" help:"Read the keys of stream tokens from FILE instead of PRESENCE_DO_TOKEN_SIGNING_KEY. Several: any verifies, the first signs."`
 	Environment     string `group:"Secrets" env:"ENVIRONMENT" placeholder:"NAME" help:"production switches /debug/presence off (ENVIRONMENT)."`
 
+	TLSCert string `group:"TLS" name:"tls-cert" type:"path" placeholder:"FILE" help:"Serve --listen over TLS (1.2 or later) with the certificate chain in FILE, PEM. SIGHUP reads it again."`
+	TLSKey  string `group:"TLS" name:"tls-key" type:"path" placeholder:"FILE" help:"The certificate's private key, PEM."`
+
 	LogFormat string `group:"Logs" default:"text" enum:"text,json" help:"text or json, to standard error (${default})."`
 	LogLevel  string `group:"Logs" default:"info" enum:"debug,info,warn,error" help:"debug, info, warn or error (${default})."`
 
-	Dev bool `help:"Make throw-away secrets where none are set, and print curl lines to paste."`
+	Dev   bool `help:"Make throw-away secrets where none are set, and print curl lines to paste."`
+	Check bool `env:"-" help:"Check the configuration, print it without secrets, and exit: 0 when the server could start with it, else 1. Nothing is opened or changed."`
 }
 
 // Help is what `rollcall serve --help` says beyond the flags.
@@ -66,6 +72,8 @@ With only one of them set, the other route answers 503.
 
 It is ready when http://ADMIN/readyz answers 200; until then, and when it cannot take heartbeats, that page says why.
 SIGTERM and SIGINT drain: readyz turns 503, streams are told when to come back, heartbeats in flight are answered, exit 0.
+SIGHUP reads the secret files and the certificate again: all of them, or when one cannot be used none. Nobody is cut off: a
+removed ingest token is refused from then on, an open stream lasts as long as its token, whoever signed it.
 Exit is 1 when the server cannot start or when the log fails; the last line on standard error says what to do.`
 }
 
@@ -98,26 +106,41 @@ func (c serveCmd) Validate() error {
 	if c.StreamBacklog <= 0 {
 		errs = append(errs, fmt.Errorf("--stream-backlog must be above 0, not %d", c.StreamBacklog))
 	}
+	if (c.TLSCert == "") != (c.TLSKey == "") {
+		errs = append(errs, errors.New("--tls-cert and --tls-key belong together: give both or none"))
+	}
 	return errors.Join(errs...)
 }
 
 // Run serves until a signal or a failure.
-func (c serveCmd) Run() error {
+func (c serveCmd) Run(line *kong.Context) error {
+	if c.Check {
+		return c.check(os.Stdout, settingsOf(line))
+	}
 	logger := c.logger(os.Stderr)
 	secrets, err := c.secrets()
 	if err != nil {
 		return err
 	}
+	logSettings(logger, settingsOf(line), secrets)
+	hangups := hangups()
 	s, err := c.start(logger, secrets)
 	if err != nil {
 		return err
 	}
 	if c.Dev {
-		if err := printCurlLines(os.Stdout, "http://"+s.public.Addr().String(), secrets.ingest[0], secrets.signing[0]); err != nil {
+		if err := printCurlLines(os.Stdout, c.scheme(), s.public.Addr().String(), secrets.ingest[0], secrets.signing[0]); err != nil {
 			return err
 		}
 	}
-	return s.untilDone(c.DrainTimeout)
+	return s.untilDone(c.DrainTimeout, hangups)
+}
+
+func (c serveCmd) scheme() string {
+	if c.TLSCert != "" {
+		return "https"
+	}
+	return "http"
 }
 
 type secrets struct{ ingest, signing []string }
@@ -161,6 +184,7 @@ type running struct {
 	logger        *slog.Logger
 	metrics       *prometheus.Registry
 	histograms    *histograms
+	reloader      *reloader
 	log           *wal.Log
 	checkpoint    *wal.Checkpoint
 	engine        *engine.Engine
@@ -173,6 +197,7 @@ type running struct {
 // waits on a connection that cannot be answered yet.
 func (c serveCmd) start(logger *slog.Logger, sec secrets) (*running, error) {
 	r := &running{logger: logger, served: make(chan error, 2)}
+	r.reloader = &reloader{cmd: &c, logger: logger, secrets: sec, certificate: c.certificate()}
 	if err := c.open(r, sec); err != nil {
 		r.close()
 		return nil, err
@@ -181,16 +206,13 @@ func (c serveCmd) start(logger *slog.Logger, sec secrets) (*running, error) {
 }
 
 func (c serveCmd) open(r *running, sec secrets) (err error) {
-	syncMode, err := wal.ParseSyncMode(c.Sync)
+	config, err := r.reloader.tlsConfig()
 	if err != nil {
 		return err
 	}
 	r.metrics = registry()
 	r.histograms = newHistograms(r.metrics)
-	if r.log, err = wal.Open(c.DataDir, wal.Options{
-		Sync: syncMode, SyncInterval: c.SyncInterval, SegmentBytes: c.SegmentBytes, Logger: r.logger,
-		ObserveCommit: r.histograms.observeCommit,
-	}); err != nil {
+	if r.log, err = wal.Open(c.DataDir, c.logOptions(r)); err != nil {
 		return err
 	}
 	// After the log, whose lock it is that names the other process.
@@ -205,6 +227,7 @@ func (c serveCmd) open(r *running, sec secrets) (err error) {
 	if r.server, err = server.New(r.engine, c.serverOptions(r, sec)); err != nil {
 		return err
 	}
+	r.reloader.server = r.server
 	r.metrics.MustRegister(figures{r.log, r.checkpoint, r.engine, r.server})
 	if r.admin, err = net.Listen("tcp", c.AdminListen); err != nil {
 		return fmt.Errorf("--admin-listen: %w", err)
@@ -218,10 +241,24 @@ func (c serveCmd) open(r *running, sec secrets) (err error) {
 	if r.public, err = net.Listen("tcp", c.Listen); err != nil {
 		return fmt.Errorf("--listen: %w", err)
 	}
+	if config != nil {
+		r.public = tls.NewListener(r.public, config)
+	}
 	go func() { r.served <- r.server.Serve(r.public) }()
 	r.logger.Info("serving", "version", buildVersion(), "listen", r.public.Addr().String(), "admin", r.admin.Addr().String(),
 		"data", c.DataDir, "sync", c.Sync, "max_connections", maxConns(), "max_streams", c.maxStreams(), "devices", r.engine.Stats().Devices, "recovery", time.Since(began).Round(time.Millisecond))
 	return nil
+}
+
+func (c serveCmd) logOptions(r *running) wal.Options {
+	mode, err := wal.ParseSyncMode(c.Sync)
+	if err != nil {
+		panic("bug: the enum of --sync allows " + c.Sync)
+	}
+	return wal.Options{
+		Sync: mode, SyncInterval: c.SyncInterval, SegmentBytes: c.SegmentBytes, Logger: r.logger,
+		ObserveCommit: r.histograms.observeCommit,
+	}
 }
 
 func (c serveCmd) engineOptions(r *running) engine.Options {
@@ -290,19 +327,23 @@ func (c serveCmd) maxStreams() int {
 	return c.MaxStreams
 }
 
-// untilDone serves until the first of: a signal (drain, nil), the log's failure, a listener's end.
-func (r *running) untilDone(drain time.Duration) error {
+// untilDone serves until the first of: a signal (drain, nil), the log's failure, a listener's end. Hangups reload meanwhile.
+func (r *running) untilDone(drain time.Duration, hangups <-chan os.Signal) error {
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT)
-	select {
-	case s := <-signals:
-		r.logger.Info("draining; a second signal stops at once", "signal", s.String(), "streams", r.engine.Stats().Streams.Streams)
-		return r.drain(drain, signals)
-	case <-r.log.Failed():
-		return r.logFailed()
-	case err := <-r.served:
-		r.hangUp()
-		return fmt.Errorf("a listener ended: %w", err)
+	for {
+		select {
+		case <-hangups:
+			r.reloader.reload()
+		case s := <-signals:
+			r.logger.Info("draining; a second signal stops at once", "signal", s.String(), "streams", r.engine.Stats().Streams.Streams)
+			return r.drain(drain, signals)
+		case <-r.log.Failed():
+			return r.logFailed()
+		case err := <-r.served:
+			r.hangUp()
+			return fmt.Errorf("a listener ended: %w", err)
+		}
 	}
 }
 

@@ -74,6 +74,12 @@ type Options struct {
 	portable bool
 }
 
+// Check reports every problem of the options at once, as New does.
+func (o Options) Check() error {
+	_, err := o.withDefaults()
+	return err
+}
+
 // withDefaults is a copy with every field set, or every problem at once.
 func (o Options) withDefaults() (Options, error) {
 	setDefault(&o.Workers, min(runtime.GOMAXPROCS(0), maxWorkers))

@@ -1,0 +1,179 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"text/tabwriter"
+
+	"github.com/alecthomas/kong"
+)
+
+// setting is one flag as it took effect. Secrets are never flags, so any of it may be shown.
+type setting struct{ group, flag, value, source string }
+
+const fromDefault = "default"
+
+// settingsOf returns the flags of the command that was given, in the order of --help.
+func settingsOf(line *kong.Context) []setting {
+	given := map[*kong.Flag]bool{}
+	for _, p := range line.Path {
+		if p.Flag != nil && !p.Resolved {
+			given[p.Flag] = true
+		}
+	}
+	var settings []setting
+	for _, f := range line.Selected().Flags {
+		if f.Name == "check" {
+			continue
+		}
+		s := setting{flag: f.Name, value: fmt.Sprint(line.FlagValue(f)), source: fromDefault}
+		if f.Group != nil {
+			s.group = f.Group.Title
+		}
+		if given[f] {
+			s.source = "command line"
+		} else if env := setIn(f.Envs); env != "" {
+			s.source = env
+		}
+		settings = append(settings, s)
+	}
+	return settings
+}
+
+// setIn returns the first of these variables that the environment has.
+func setIn(names []string) string {
+	for _, name := range names {
+		if _, ok := os.LookupEnv(name); ok {
+			return name
+		}
+	}
+	return ""
+}
+
+// logSettings says at the start what differs from the defaults, and at debug level all, in one line.
+func logSettings(logger *slog.Logger, settings []setting, sec secrets) {
+	all := logger.Enabled(context.Background(), slog.LevelDebug)
+	attrs := []any{"ingest_tokens", len(sec.ingest), "signing_keys", len(sec.signing)}
+	for _, s := range settings {
+		if all || s.source != fromDefault {
+			attrs = append(attrs, s.flag, s.value)
+		}
+	}
+	logger.Info("configuration", attrs...)
+}
+
+// check prints the configuration and returns every reason why the server could not start with it. It is meant to run beside
+// the server that will be replaced: so whether a port is taken or the data directory is locked is not looked at.
+func (c serveCmd) check(w io.Writer, settings []setting) error {
+	sec, secretsErr := c.secrets()
+	pair, tlsErr := "", error(nil)
+	if cert := c.certificate(); cert != nil {
+		read, err := cert.read()
+		if tlsErr = err; err == nil {
+			pair = describe(read)
+		}
+	}
+	if err := c.print(w, settings, sec, pair); err != nil {
+		return err
+	}
+	unopened := &running{logger: slog.New(slog.DiscardHandler), histograms: newHistograms(registry())}
+	return errors.Join(
+		secretsErr,
+		tlsErr,
+		checkAddresses(c.Listen, c.AdminListen),
+		checkDataDir(c.DataDir),
+		c.logOptions(unopened).Check(),
+		c.engineOptions(unopened).Check(),
+		c.serverOptions(unopened, sec).Check(),
+	)
+}
+
+// print writes the settings by group, the number of the secrets and whom the certificate is for.
+func (c serveCmd) print(w io.Writer, settings []setting, sec secrets, certificate string) error {
+	table := tabwriter.NewWriter(w, 0, 0, 3, ' ', 0)
+	row := func(what, source string) { fmt.Fprintf(table, "  %s\t%s\n", what, source) }
+	group := ""
+	for _, s := range settings {
+		if title := cmp.Or(s.group, "Other"); title != group {
+			group = title
+			fmt.Fprintln(table, group)
+		}
+		row("--"+s.flag+"="+s.value, s.source)
+	}
+	fmt.Fprintln(table, "Read")
+	row(counted(len(sec.ingest), "ingest token"), secretSource(ingestTokenEnv, c.IngestTokenFile, c.Dev))
+	row(counted(len(sec.signing), "signing key"), secretSource(signingKeyEnv, c.SigningKeyFile, c.Dev))
+	if certificate != "" {
+		row("certificate "+certificate, c.TLSCert)
+	}
+	return table.Flush()
+}
+
+func counted(n int, what string) string {
+	if n != 1 {
+		what += "s"
+	}
+	return strconv.Itoa(n) + " " + what
+}
+
+// secretSource says where a list of secrets comes from.
+func secretSource(env, file string, dev bool) string {
+	switch {
+	case file != "":
+		return file
+	case setIn([]string{env}) != "":
+		return env
+	case dev:
+		return "made by --dev"
+	}
+	return "not set"
+}
+
+// checkAddresses reads the addresses as listening does, names and all.
+func checkAddresses(public, admin string) error {
+	a, err := net.ResolveTCPAddr("tcp", public)
+	if err != nil {
+		err = fmt.Errorf("--listen: %w", err)
+	}
+	b, adminErr := net.ResolveTCPAddr("tcp", admin)
+	if adminErr != nil {
+		adminErr = fmt.Errorf("--admin-listen: %w", adminErr)
+	}
+	if err := errors.Join(err, adminErr); err != nil {
+		return err
+	}
+	if a.Port != 0 && a.Port == b.Port && a.IP.Equal(b.IP) {
+		return fmt.Errorf("--listen and --admin-listen are both %s: the operators' routes need an address of their own", a)
+	}
+	return nil
+}
+
+// checkDataDir finds out whether files can be made in the directory; where it does not exist, in the nearest one above it.
+func checkDataDir(dir string) error {
+	at := dir
+	info, err := os.Stat(at)
+	for errors.Is(err, fs.ErrNotExist) && at != filepath.Dir(at) {
+		at = filepath.Dir(at)
+		info, err = os.Stat(at)
+	}
+	if err != nil {
+		return fmt.Errorf("--data-dir: %w", err)
+	}
+	if !info.IsDir() {
+		return fmt.Errorf("--data-dir: %s is not a directory", at)
+	}
+	f, err := os.CreateTemp(at, ".rollcall-check-*")
+	if err != nil {
+		return fmt.Errorf("--data-dir: %w; the server's user needs to write there", err)
+	}
+	return errors.Join(f.Close(), os.Remove(f.Name()))
+}

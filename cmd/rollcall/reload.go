@@ -1,0 +1,83 @@
+package main
+
+import (
+	"crypto/tls"
+	"log/slog"
+	"os"
+	"os/signal"
+	"slices"
+	"syscall"
+
+	"rollcall/server"
+)
+
+// reloader replaces what can change while the server runs: the secrets that came from files and the certificate. The
+// environment of a process cannot change, so secrets from there stay, and throw-away ones too.
+type reloader struct {
+	cmd         *serveCmd
+	logger      *slog.Logger
+	server      *server.Server
+	secrets     secrets // in use; single owner: the goroutine that calls reload
+	certificate *certificate
+}
+
+// hangups returns SIGHUPs. It is asked for them before the start, since a SIGHUP that nobody waits for ends a process.
+func hangups() <-chan os.Signal {
+	c := make(chan os.Signal, 1) // one that waits stands for those that come meanwhile
+	signal.Notify(c, syscall.SIGHUP)
+	return c
+}
+
+// reload takes up the files as they are now: all of them, or when any cannot be used none. No connection or stream is
+// touched. One goroutine at a time.
+func (r *reloader) reload() {
+	next, pair, err := r.read()
+	if err == nil {
+		err = r.server.SetSecrets(next.ingest, next.signing)
+	}
+	if err != nil {
+		r.logger.Error("reload: nothing was changed, the server goes on with the secrets and the certificate that it has", "error", err)
+		return
+	}
+	if pair != nil {
+		r.certificate.use(pair)
+	}
+	attrs := []any{"ingest_tokens", change(r.secrets.ingest, next.ingest), "signing_keys", change(r.secrets.signing, next.signing)}
+	if pair != nil {
+		attrs = append(attrs, "certificate", describe(pair))
+	}
+	r.secrets = next
+	r.logger.Info("reloaded", attrs...)
+}
+
+// read reads every file anew.
+func (r *reloader) read() (next secrets, pair *tls.Certificate, err error) {
+	next = r.secrets
+	if file := r.cmd.IngestTokenFile; file != "" {
+		if next.ingest, err = readSecrets(ingestTokenEnv, file); err != nil {
+			return next, nil, err
+		}
+	}
+	if file := r.cmd.SigningKeyFile; file != "" {
+		if next.signing, err = readSecrets(signingKeyEnv, file); err != nil {
+			return next, nil, err
+		}
+	}
+	if r.certificate != nil {
+		pair, err = r.certificate.read()
+	}
+	return next, pair, err
+}
+
+// change counts what a reload did to a list of secrets, without a word of them.
+func change(old, next []string) slog.Value {
+	count := func(in, notIn []string) (n int) {
+		for _, s := range in {
+			if !slices.Contains(notIn, s) {
+				n++
+			}
+		}
+		return n
+	}
+	return slog.GroupValue(slog.Int("now", len(next)), slog.Int("added", count(next, old)), slog.Int("removed", count(old, next)))
+}
