@@ -1,0 +1,92 @@
+package broadcast
+
+import (
+	"slices"
+	"testing"
+	"testing/synctest"
+)
+
+// TestDeliveryIsToldOncePerBatch: with the instant of the batch, after the write, and only when there was a stream to tell.
+func TestDeliveryIsToldOncePerBatch(t *testing.T) {
+	var told []int64
+	written := func() int { return 0 }
+	onStage(t, func(o *Options) {
+		o.visits = 1
+		o.Delivered = func(received int64) {
+			told = append(told, received)
+			if n := written(); n != 2*len(told) {
+				t.Errorf("told of batch %d after %d writes of 2 for each", len(told), n)
+			}
+		}
+	}, func(t *testing.T, s *stage) {
+		batch := func(received int64, users ...int) {
+			s.b.Received(received)
+			for _, user := range users {
+				s.m.change(userOf(user), 0)
+			}
+			s.m.flushAll(s.b)
+			synctest.Wait()
+		}
+		batch(1, 0) // no streams yet
+		a, b := s.subscribe(0), s.subscribe(0)
+		before := a.seen().writes + b.seen().writes
+		written = func() int { return a.seen().writes + b.seen().writes - before }
+		batch(2, 0)
+		batch(3, 7, 0, 8) // 7 and 8 have no streams
+		batch(4, 7)
+		written = func() int { return 2 * len(told) } // of no interest from here on
+		batch(0, 0)                                   // not known when it came in
+		batch(5, 0)
+		s.tell(0, 0) // what was said of a batch does not count for the next
+		a.hangUp()
+		b.hangUp()
+		synctest.Wait()
+		batch(6, 0) // no streams any more
+		s.subscribe(0)
+		batch(7, 0)
+	})
+	if want := []int64{2, 3, 5, 7}; !slices.Equal(told, want) {
+		t.Errorf("told of %v, want %v", told, want)
+	}
+}
+
+// TestDeliveryIsGivenUp when the last stream of the user goes before all have been written to.
+func TestDeliveryIsGivenUp(t *testing.T) {
+	w := &worker{b: &Broadcaster{options: Options{Delivered: func(int64) { t.Error("told") }}}}
+	u := &user{last: 3, lap: 2}
+	w.watch(u, 1)
+	w.delivered(u) // a lap that began before the batch
+	w.watch(&user{}, 2)
+	if w.watched.user != u || w.watched.since != 1 {
+		t.Errorf("watched is %+v, want the first", w.watched)
+	}
+	w.unwatch(&user{})
+	w.unwatch(u)
+	u.lap = 3
+	w.delivered(u)
+	w.watch(u, 0)
+	w.watch(nil, 1)
+	if w.watched != (watched{}) {
+		t.Errorf("watched is %+v, want nothing", w.watched)
+	}
+}
+
+// TestBatchKeepsItsFirstInstant when a worker finds two batches in its queue.
+func TestBatchKeepsItsFirstInstant(t *testing.T) {
+	var q batch
+	for _, since := range []int64{0, 5, 7} {
+		stage := batch{since: since}
+		stage.add(userOf(0), 1, []byte("x"), 1<<20)
+		q.take(&stage, 1<<20)
+		if stage.since != 0 {
+			t.Errorf("the stage keeps %d", stage.since)
+		}
+	}
+	if q.since != 5 || len(q.events) != 3 {
+		t.Errorf("since %d of %d events, want 5 of 3", q.since, len(q.events))
+	}
+	q.reset()
+	if q.since != 0 {
+		t.Error("an empty batch came in at no time")
+	}
+}

@@ -1,0 +1,177 @@
+package engine
+
+import (
+	"runtime"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+
+	"rollcall/engine/table"
+)
+
+// wantDevices compares the counters with the table.
+func (r *rig) wantDevices(online, offline int) {
+	r.t.Helper()
+	s := r.Stats()
+	if s.Online != online || s.Offline != offline {
+		r.t.Errorf("%d devices are online and %d offline, want %d and %d", s.Online, s.Offline, online, offline)
+	}
+	counted := [2]int{}
+	r.table.Range(func(_ table.Ref, entry *table.Entry) bool {
+		if s, ok := entry.Load(); ok {
+			counted[statusOf(&s)]++
+		}
+		return true
+	})
+	if counted != [2]int{Offline: s.Offline, Online: s.Online} {
+		r.t.Errorf("counted %d online and %d offline, but the table has %d and %d", s.Online, s.Offline, counted[Online], counted[Offline])
+	}
+}
+
+// TestDevicesAreCountedByStatus through each way in which a status changes.
+func TestDevicesAreCountedByStatus(t *testing.T) {
+	log := newMemLog()
+	r := startRig(t, log, Options{MaxDevices: 4})
+	r.wantDevices(0, 0)
+	a, b, c := newHeartbeat(1, 1000), newHeartbeat(1, 60_000), newHeartbeat(1, 60_000)
+	b.Status = Offline
+	for _, hb := range []*Heartbeat{a, b, c} {
+		r.mustAccept(hb)
+	}
+	r.wantDevices(2, 1)
+	a.Seq++
+	r.mustAccept(a) // online stays online
+	if res := r.Heartbeat(a); res.Outcome != Stale {
+		t.Fatalf("%+v", res)
+	}
+	r.wantDevices(2, 1)
+	b.Seq, b.Status = 2, Online
+	c.Seq, c.Status = 2, Offline
+	r.mustAccept(b)
+	r.mustAccept(c)
+	r.wantDevices(2, 1)
+	r.advance(2 * time.Second)
+	r.wantStatus(a, Offline)
+	r.wantDevices(1, 2)
+	r.mustAccept(newHeartbeat(1, 60_000))
+	if res := r.Heartbeat(newHeartbeat(1, 1000)); res.Outcome != Unavailable {
+		t.Fatalf("a fifth device: %+v", res)
+	}
+	r.wantDevices(2, 2)
+	if s := r.Stats(); s.DevicesRefused != 1 || s.MaxDevices != 4 || s.Unavailable != 1 || s.Stale != 1 || s.Accepted != 7 {
+		t.Errorf("%+v", s)
+	}
+	// What is known after a restart is counted, too.
+	after := newMemLog()
+	log.set(func() { after.records = log.records })
+	startRig(t, after, Options{}).wantDevices(2, 2)
+}
+
+// TestDevicesAreCountedUnderRace: many goroutines flip a few devices and count in lanes of their own.
+func TestDevicesAreCountedUnderRace(t *testing.T) {
+	r := startRig(t, newMemLog(), Options{})
+	rng := testRand(t)
+	seeds := make([]uint64, 8)
+	for i := range seeds {
+		seeds[i] = rng.Uint64()
+	}
+	users := [4]uuid.UUID{uuid.New(), uuid.New(), uuid.New(), uuid.New()}
+	var writers sync.WaitGroup
+	for i := range seeds {
+		writers.Go(func() {
+			hb := newHeartbeat(0, 60_000)
+			hb.Device = uuid.UUID{15: 1}
+			for step := range 200 {
+				bits := seeds[i] >> (step % 56)
+				hb.User, hb.Status = users[bits&3], Status(bits>>2&1)
+				hb.Seq = uint64(step*len(seeds) + i)
+				r.Heartbeat(hb)
+				runtime.Gosched()
+			}
+		})
+	}
+	writers.Wait()
+	s := r.Stats()
+	if s.Online+s.Offline != 4 && s.Users == 4 {
+		t.Errorf("%d online and %d offline of %d", s.Online, s.Offline, s.Users)
+	}
+	r.wantDevices(s.Online, s.Offline)
+	if n := s.Accepted + s.Stale; n != uint64(200*len(seeds)) || s.Accepted < 4 {
+		t.Errorf("%d heartbeats counted, %d of them accepted, want %d", n, s.Accepted, 200*len(seeds))
+	}
+}
+
+// TestLatenessIsObserved from the deadline to the expiry, on the engine's clock.
+func TestLatenessIsObserved(t *testing.T) {
+	var seen []float64
+	r := startRig(t, newMemLog(), Options{ObserveLateness: func(s float64) { seen = append(seen, s) }})
+	r.mustAccept(newHeartbeat(1, 1000))
+	r.advance(900 * time.Millisecond)
+	if len(seen) != 0 {
+		t.Fatalf("observed %v before the deadline", seen)
+	}
+	r.now.Store(1 + int64(1300*time.Millisecond)) // the loop did not run at the deadline
+	for r.expireTurn(r.now.Load()) <= 0 {
+	}
+	if len(seen) != 1 || seen[0] != 0.3 {
+		t.Errorf("observed %v, want 0.3 s", seen)
+	}
+}
+
+// TestDeliveryIsObserved from the receipt of the first heartbeat of a commit.
+func TestDeliveryIsObserved(t *testing.T) {
+	seen := make(chan float64, 16)
+	log := newMemLog()
+	r := startRig(t, log, Options{ObserveDelivery: func(s float64) { seen <- s }})
+	first, second := newHeartbeat(1, 60_000), newHeartbeat(1, 60_000)
+	second.User = first.User
+	conn := follow(t, r.Engine, first.User)
+	log.set(func() { log.held = true })
+	var daemons sync.WaitGroup
+	for i, hb := range []*Heartbeat{first, second} {
+		daemons.Go(func() { r.mustAccept(hb) })
+		for r.log.Appended() != uint64(i+1) {
+			runtime.Gosched()
+		}
+		r.now.Add(int64(time.Second))
+	}
+	r.now.Add(int64(time.Second))
+	log.set(func() { log.held = false })
+	daemons.Wait()
+	conn.waitFrames(t, 2)
+	if got := <-seen; got != 3 {
+		t.Errorf("observed %v s, want the 3 since the first", got)
+	}
+	select {
+	case again := <-seen:
+		t.Errorf("observed %v s, too", again)
+	default:
+	}
+}
+
+// TestReceiptIsTheHeartbeats: known from the entry while the device stands where the record says, and only then.
+func TestReceiptIsTheHeartbeats(t *testing.T) {
+	r := startRig(t, newMemLog(), Options{})
+	hb := newHeartbeat(1, 1000)
+	r.now.Store(int64(5 * time.Second))
+	r.mustAccept(hb)
+	record := func(lsn int) recordView { return recordView(r.log.records[lsn-1]) }
+	if at := r.received(record(1), 1); at != int64(5*time.Second) {
+		t.Errorf("received at %v, want 5s", time.Duration(at))
+	}
+	r.advance(2 * time.Second)
+	r.wantStatus(hb, Offline)
+	if at := r.received(record(1), 1); at != 0 {
+		t.Errorf("the device has moved on, but the record was received at %v", time.Duration(at))
+	}
+	if at := r.received(record(2), 2); at != 0 {
+		t.Errorf("an expiry was received at %v", time.Duration(at))
+	}
+	long := newHeartbeat(1, 1<<53-1)
+	r.mustAccept(long)
+	if at := r.received(record(3), 3); at != 0 {
+		t.Errorf("the deadline is saturated, but the record was received at %v", time.Duration(at))
+	}
+}
