@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"crypto/tls"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -66,6 +67,11 @@ type rig struct {
 	mu         sync.Mutex
 	stderr     bytes.Buffer // guarded by mu
 	env, flags []string
+
+	tls *tls.Config // of the client's side; nil: without TLS
+
+	kept       net.Conn // see mustBeatOn
+	keptReader *bufio.Reader
 }
 
 var servingLine = regexp.MustCompile(`msg=serving .*listen=(\S+) admin=(\S+)`)
@@ -139,6 +145,12 @@ func (r *rig) kill() {
 func (r *rig) terminate() {
 	r.t.Helper()
 	r.cmd.Process.Signal(syscall.SIGTERM)
+	r.wantExit()
+}
+
+// wantExit waits for the end after a SIGTERM.
+func (r *rig) wantExit() {
+	r.t.Helper()
 	select {
 	case <-r.exited:
 	case <-time.After(patience):
@@ -167,7 +179,13 @@ func (r *rig) send(raw string) answer {
 
 func (r *rig) dial() net.Conn {
 	r.t.Helper()
-	c, err := net.Dial("tcp", r.addr)
+	var c net.Conn
+	var err error
+	if r.tls != nil {
+		c, err = tls.Dial("tcp", r.addr, r.tls)
+	} else {
+		c, err = net.Dial("tcp", r.addr)
+	}
 	if err != nil {
 		r.t.Fatal(err)
 	}
