@@ -202,4 +202,3 @@ func checkLabels(t *testing.T, f *dto.MetricFamily, cell string) {
 			slices.Sorted(maps.Keys(got)), slices.Sorted(maps.Keys(want)))
 	}
 }
-

@@ -111,17 +111,24 @@ func TestTLS(t *testing.T) {
 	r.wantExit()
 }
 
-// mustBeatOn keeps one connection for all heartbeats.
-func (r *rig) mustBeatOn(t *testing.T, b beat) {
+// mustBeatOn sends heartbeats one behind the other on a connection that it keeps.
+func (r *rig) mustBeatOn(t *testing.T, beats ...beat) {
 	t.Helper()
 	if r.kept == nil {
 		r.kept = r.dial()
 		r.keptReader = bufio.NewReader(r.kept)
 		t.Cleanup(func() { r.kept.Close() })
 	}
-	io.WriteString(r.kept, request("POST", heartbeatPath, b.json(), bearer(ingestToken)))
-	if a := readAnswer(t, r.keptReader, false); a.status != 204 {
-		t.Fatalf("heartbeat: %d %s", a.status, a.body)
+	r.kept.SetDeadline(time.Now().Add(patience))
+	var text strings.Builder
+	for _, b := range beats {
+		text.WriteString(request("POST", heartbeatPath, b.json(), bearer(ingestToken)))
+	}
+	io.WriteString(r.kept, text.String())
+	for range beats {
+		if a := readAnswer(t, r.keptReader, false); a.status != 204 {
+			t.Fatalf("heartbeat: %d %s", a.status, a.body)
+		}
 	}
 }
 
@@ -172,7 +179,7 @@ func TestTLSRefusesWhatItDoesNotSpeak(t *testing.T) {
 
 // TestTLSSlowReader: a client that takes nothing is closed, and another one gets its frames meanwhile.
 func TestTLSSlowReader(t *testing.T) {
-	r := startTLS(t, "--stream-write-timeout=500ms", "--stream-backlog=4096", "--sync=never")
+	r := startTLS(t, "--stream-write-timeout=2s", "--stream-backlog=4096", "--sync=never")
 	b := newBeat().with("source", strings.Repeat("x", 128))
 	user := b["user_id"].(string)
 	small, err := net.Dial("tcp", r.addr)
@@ -187,14 +194,16 @@ func TestTLSSlowReader(t *testing.T) {
 		t.Fatalf("stream: %v %v", a, err)
 	}
 	good := r.follow(user)
+	good.conn.SetDeadline(time.Time{})
 	go io.Copy(io.Discard, good.conn) // what it gets is judged by the metrics
 	closed := func() bool { return value(t, r.scrape(), "streams_closed_total", "reason=slow") == 1 }
-	for round := 0; !closed(); round++ { // until the buffers of two sockets are full, and a second more
-		for range 100 {
-			b["seq"] = b["seq"].(int) + 1
-			r.mustBeatOn(t, b)
+	beats := make([]beat, 100)
+	for round := 0; !closed(); round++ { // until the buffers of two sockets are full, and the timeout has passed
+		for i := range beats {
+			beats[i] = b.with("seq", len(beats)*round+i)
 		}
-		if round > 2000 {
+		r.mustBeatOn(t, beats...)
+		if round > 10_000 {
 			t.Fatalf("the slow client is still there\n%s", r.logs())
 		}
 	}

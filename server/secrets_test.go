@@ -1,0 +1,157 @@
+package server
+
+import (
+	"crypto/tls"
+	"errors"
+	"net"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+// TestSetSecrets: from the next request on the new ones count and the old ones do not; bad ones change nothing.
+func TestSetSecrets(t *testing.T) {
+	r := start(t, nil)
+	token := sign(t, "newer", payload(""))
+	heartbeat := func(token string) int {
+		return r.send(t, text("POST "+heartbeatPath, validBody, "Authorization: Bearer "+token)).status
+	}
+	want := func(got, want int) {
+		t.Helper()
+		if got != want {
+			t.Errorf("status %d, want %d", got, want)
+		}
+	}
+	want(heartbeat("newer"), 401)
+	want(r.send(t, streamText("?user_id="+testUser, token)).status, 403)
+	if err := r.SetSecrets([]string{"newer", "two words", ""}, []string{"newer", ""}); err == nil ||
+		strings.Count(err.Error(), "\n") != 2 || strings.Contains(err.Error(), "words") {
+		t.Errorf("bad secrets: %v", err)
+	}
+	want(heartbeat(testIngest), 204)
+	if err := r.SetSecrets([]string{"newer"}, []string{"newer"}); err != nil {
+		t.Fatal(err)
+	}
+	want(heartbeat("newer"), 204)
+	want(heartbeat(testIngest), 401)
+	want(r.send(t, streamText("?user_id="+testUser, sign(t, testKey, payload("")))).status, 403)
+	_, refusal := r.verify([]byte(token), testUser, testNow)
+	want(int(refusal), int(none))
+	if err := r.SetSecrets(nil, nil); err != nil {
+		t.Fatal(err)
+	}
+	want(heartbeat("newer"), 503)
+	want(r.send(t, streamText("?user_id="+testUser, token)).status, 503)
+}
+
+// TestSetSecretsUnderLoad: a secret that is in both lists is never refused.
+func TestSetSecretsUnderLoad(t *testing.T) {
+	r := start(t, nil)
+	token := []byte(sign(t, testKey, payload("")))
+	stop := make(chan struct{})
+	var setter sync.WaitGroup
+	setter.Go(func() {
+		for i := 0; ; i++ {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			tokens, keys := []string{testIngest, "a"}, []string{"b", testKey}
+			if i%2 == 0 {
+				tokens, keys = []string{"c", testIngest}, []string{testKey}
+			}
+			if err := r.SetSecrets(tokens, keys); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+	for range 200 {
+		if a := r.send(t, heartbeatText(validBody)); a.status != 204 {
+			t.Fatalf("status %d", a.status)
+		}
+		if _, refusal := r.verify(token, testUser, testNow); refusal != none {
+			t.Fatalf("refused: %s", answers[refusal].details)
+		}
+	}
+	close(stop)
+	setter.Wait()
+}
+
+// TestRefusalsAreCounted by what they were refused: the same row of the table for a heartbeat and for a stream.
+func TestRefusalsAreCounted(t *testing.T) {
+	r := start(t, nil)
+	r.send(t, heartbeatText("{"))
+	r.send(t, heartbeatText("{}"))
+	r.send(t, text("POST "+heartbeatPath, validBody))
+	r.send(t, streamText("", "x"))
+	r.send(t, streamText("?user_id="+testUser, ""))
+	r.send(t, streamText("?user_id="+testUser, "x"))
+	if got, want := r.Refused(), (Refused{Invalid: 2, Unauthorized: 1}); got != want {
+		t.Errorf("heartbeats: %+v, want %+v", got, want)
+	}
+	streams := r.streamsRefused()
+	for reason, n := range streams {
+		want := uint64(0)
+		switch reason {
+		case "invalid", "unauthorized", "invalid_token":
+			want = 1
+		}
+		if n != want {
+			t.Errorf("streams: %d for %s, want %d", n, reason, want)
+		}
+	}
+	if len(streams) != 10 {
+		t.Errorf("%d reasons: %v", len(streams), streams)
+	}
+	r.presence.ready = errors.New("recovering")
+	if got := r.get("/metrics").Body.String(); !strings.Contains(got, "rollcall_ready 0\n") {
+		t.Errorf("ready while recovering\n%s", got)
+	}
+}
+
+// TestTooManyConnectionsOverTLS: one over the limit is closed at once. An answer would take a handshake, which is up to the
+// client, in the loop that accepts for all.
+func TestTooManyConnectionsOverTLS(t *testing.T) {
+	o := testOptions()
+	o.MaxConns = 1
+	s, err := New(newFake(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	served := make(chan error, 1)
+	go func() {
+		served <- s.Serve(tls.NewListener(ln, &tls.Config{GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+			t.Error("a handshake")
+			return nil, errors.New("none")
+		}}))
+	}()
+	for i := range 3 {
+		c, err := net.Dial("tcp", ln.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		if i == 0 {
+			continue // within the limit, and silent
+		}
+		c.SetDeadline(time.Now().Add(10 * time.Second))
+		if n, err := c.Read(make([]byte, 1)); n != 0 || isTimeout(err) {
+			t.Errorf("connection %d: %d bytes, %v, want the end", i, n, err)
+		}
+	}
+	if err := s.Shutdown(t.Context()); err != nil {
+		t.Error(err)
+	}
+	<-served
+}
+
+func isTimeout(err error) bool {
+	var timeout interface{ Timeout() bool }
+	return errors.As(err, &timeout) && timeout.Timeout()
+}
