@@ -178,4 +178,8 @@ func TestReloadUnderLoad(t *testing.T) {
 		}
 		r.mustBeatOn(t, b.with("seq", seq))
 	}
+	r.until("a reload", func() bool { return strings.Contains(r.logs(), "msg=reloaded") })
+	if strings.Contains(r.logs(), "nothing was changed") {
+		t.Errorf("a reload failed\n%s", r.logs())
+	}
 }
