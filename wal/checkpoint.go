@@ -29,6 +29,8 @@ type Checkpoint struct {
 	db    *pebble.DB
 	spare int64
 	lsn   atomic.Uint64
+
+	readOnly bool // of a View
 }
 
 // The keys of the store: what it is as of, and the owner's keys behind their prefix.
@@ -58,7 +60,11 @@ type CheckpointOptions struct {
 const maxOpenTables = 74 // of which Pebble takes 10 for itself
 
 // OpenCheckpoint opens the store in dir, or makes an empty one as of LSN 0. A *VersionError says that a later format wrote it.
-func OpenCheckpoint(dir string, o CheckpointOptions) (_ *Checkpoint, err error) {
+func OpenCheckpoint(dir string, o CheckpointOptions) (*Checkpoint, error) {
+	return openCheckpoint(dir, o, false)
+}
+
+func openCheckpoint(dir string, o CheckpointOptions, readOnly bool) (_ *Checkpoint, err error) {
 	if o.FS == nil {
 		o.FS = vfs.Default
 	}
@@ -71,12 +77,13 @@ func OpenCheckpoint(dir string, o CheckpointOptions) (_ *Checkpoint, err error) 
 		DisableWAL:         true,
 		MaxOpenFiles:       maxOpenTables,
 		FormatMajorVersion: pebble.FormatNewest,
+		ReadOnly:           readOnly,
 		Logger:             pebbleLogger{o.Logger},
 	})
 	if err != nil {
 		return nil, fmt.Errorf("wal: open the checkpoint in %s: %w", dir, err)
 	}
-	c := &Checkpoint{fs: o.FS, dir: dir, db: db, spare: o.SpareBytes}
+	c := &Checkpoint{fs: o.FS, dir: dir, db: db, spare: o.SpareBytes, readOnly: readOnly}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, db.Close())
@@ -88,7 +95,7 @@ func OpenCheckpoint(dir string, o CheckpointOptions) (_ *Checkpoint, err error) 
 		return nil, err
 	case found && version > checkpointVersion:
 		return nil, &VersionError{Path: dir, Found: uint32(version), Reads: checkpointVersion}
-	case !found:
+	case !found && !readOnly:
 		if err := c.set(checkpointVersionKey, binary.LittleEndian.AppendUint64(nil, checkpointVersion)); err != nil {
 			return nil, err
 		}
@@ -110,7 +117,9 @@ func (c *Checkpoint) Secret(fresh func() []byte) ([]byte, error) {
 	if err != nil || value != nil {
 		return value, err
 	}
-	value = fresh()
+	if value = fresh(); c.readOnly {
+		return value, nil
+	}
 	return value, c.set(checkpointSecretKey, value)
 }
 

@@ -15,7 +15,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
 )
 
-func openCheckpoint(t *testing.T, fs vfs.FS) *Checkpoint {
+func openStore(t *testing.T, fs vfs.FS) *Checkpoint {
 	t.Helper()
 	c, err := OpenCheckpoint("checkpoint", CheckpointOptions{FS: fs, Logger: slog.New(slog.DiscardHandler)})
 	if err != nil {
@@ -67,7 +67,7 @@ func want(t *testing.T, c *Checkpoint, pairs ...string) {
 
 func TestCheckpointReplace(t *testing.T) {
 	fs := vfs.NewMem()
-	c := openCheckpoint(t, fs)
+	c := openStore(t, fs)
 	if c.LSN() != 0 {
 		t.Errorf("a new checkpoint is as of %d", c.LSN())
 	}
@@ -90,7 +90,7 @@ func TestCheckpointReplace(t *testing.T) {
 	if err := c.Close(); err != nil {
 		t.Fatal(err)
 	}
-	c = openCheckpoint(t, fs)
+	c = openStore(t, fs)
 	defer c.Close()
 	want(t, c, "b", "5")
 	if c.LSN() != 9 {
@@ -100,13 +100,13 @@ func TestCheckpointReplace(t *testing.T) {
 
 func TestCheckpointSecret(t *testing.T) {
 	fs := vfs.NewMem()
-	c := openCheckpoint(t, fs)
+	c := openStore(t, fs)
 	first, err := c.Secret(func() []byte { return []byte("first") })
 	if err != nil || string(first) != "first" {
 		t.Fatalf("%q %v", first, err)
 	}
 	c.Close()
-	c = openCheckpoint(t, fs)
+	c = openStore(t, fs)
 	defer c.Close()
 	if again, err := c.Secret(func() []byte { return []byte("second") }); err != nil || string(again) != "first" {
 		t.Errorf("after a restart: %q %v", again, err)
@@ -115,7 +115,7 @@ func TestCheckpointSecret(t *testing.T) {
 
 func TestCheckpointNewerVersion(t *testing.T) {
 	fs := vfs.NewMem()
-	c := openCheckpoint(t, fs)
+	c := openStore(t, fs)
 	if err := c.set(checkpointVersionKey, []byte{checkpointVersion + 1, 0, 0, 0, 0, 0, 0, 0}); err != nil {
 		t.Fatal(err)
 	}
@@ -131,7 +131,7 @@ func TestCheckpointCrash(t *testing.T) {
 	for seed := range uint64(30) {
 		rng := rand.New(rand.NewPCG(seed, 0))
 		fs := vfs.NewCrashableMem()
-		c := openCheckpoint(t, fs)
+		c := openStore(t, fs)
 		rounds := rng.IntN(4)
 		for lsn := 1; lsn <= rounds; lsn++ {
 			replace(t, c, "a", "b", "a", fmt.Sprint(lsn))
@@ -144,7 +144,7 @@ func TestCheckpointCrash(t *testing.T) {
 		if half {
 			replace(t, c, "a", "b", "a", "half") // newer than the LSN says, which is allowed
 		}
-		crashed := openCheckpoint(t, fs.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: rng.IntN(101), RNG: rng}))
+		crashed := openStore(t, fs.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: rng.IntN(101), RNG: rng}))
 		if crashed.LSN() != uint64(rounds) {
 			t.Fatalf("seed %d: as of %d, want %d", seed, crashed.LSN(), rounds)
 		}
@@ -169,7 +169,7 @@ func TestCheckpointFullDisk(t *testing.T) {
 		}
 		return nil
 	}))
-	c := openCheckpoint(t, fs)
+	c := openStore(t, fs)
 	defer c.Close()
 	full.Store(true)
 	if err := c.Commit(5); !errors.Is(err, syscall.ENOSPC) || c.LSN() != 0 {

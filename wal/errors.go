@@ -35,17 +35,32 @@ type CorruptionError struct {
 
 func (e *CorruptionError) Error() string {
 	return fmt.Sprintf("wal: %s: corrupt at offset %d, first unreadable record %d: %v; "+
-		"records before it are intact. Restore %s from a backup or a healthy disk. To go on without the lost records, "+
-		"move %s and every later segment out of the directory and start again: that gives up every record in them",
-		e.Path, e.Offset, e.LSN, e.Err, e.Dir, e.Path)
+		"records before it are intact. Restore %s from a backup. Without one, %s", e.Path, e.Offset, e.LSN, e.Err, e.Dir, startOver)
 }
+
+// startOver is the last resort, which always works. Taking single files out of the directory does not: the checkpoint has
+// seen what is in them.
+const startOver = "move the directory away and start on an empty one: devices are known again from their next heartbeat, " +
+	"with whatever seq it has"
 
 func (e *CorruptionError) Unwrap() error { return e.Err }
 
-// VersionError says that a segment was written in a format that this binary does not read.
+// MissingError says that a directory has a checkpoint but no segment. The log of a checkpoint is never without one, so
+// somebody took it away, and every record behind the checkpoint with it.
+type MissingError struct {
+	Dir   string
+	After uint64 // what the checkpoint is as of
+}
+
+func (e *MissingError) Error() string {
+	return fmt.Sprintf("wal: %s has no log segment (*%s), but its checkpoint is as of record %d: what was acknowledged after it "+
+		"is gone. Put the segments back, or restore the whole directory from a backup. Without either, %s", e.Dir, segmentSuffix, e.After, startOver)
+}
+
+// VersionError says that a segment or a checkpoint was written in a format that this binary does not read.
 type VersionError struct {
 	Path  string
-	Found uint32 // the segment's format version
+	Found uint32 // the format version of what is there
 	Reads uint32 // the only version that this binary reads
 }
 

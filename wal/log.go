@@ -71,6 +71,8 @@ type Log struct {
 	// Before Start only, by its caller.
 	unused   []uint64 // segments without a header
 	replayed *tail    // what Replay found
+	damage   error    // of a View's log: what findSegments met behind l.segments
+	survey   survey
 }
 
 // life is how far a Log has come.
@@ -96,7 +98,7 @@ func Open(dir string, o Options) (_ *Log, err error) {
 	if err := createDir(o.FS, dir); err != nil {
 		return nil, fmt.Errorf("wal: create %s: %w", dir, err)
 	}
-	lock, err := o.FS.Lock(o.FS.PathJoin(dir, "LOCK"))
+	lock, err := o.FS.Lock(o.FS.PathJoin(dir, lockName))
 	if err != nil {
 		return nil, lockError(dir, err)
 	}
@@ -105,6 +107,14 @@ func Open(dir string, o Options) (_ *Log, err error) {
 			err = errors.Join(err, lock.Close())
 		}
 	}()
+	l := newLog(dir, o, lock)
+	if err := l.findSegments(); err != nil {
+		return nil, err
+	}
+	return l, nil
+}
+
+func newLog(dir string, o Options, lock io.Closer) *Log {
 	l := &Log{dir: dir, o: o, lock: lock,
 		epoch:       time.Now(),
 		wake:        make(chan struct{}, 1),
@@ -118,10 +128,7 @@ func Open(dir string, o Options) (_ *Log, err error) {
 	}
 	l.credit.Store(int64(o.BufferBytes) - biasClosed)
 	l.waiting.Store(&waiting{inFlight: make(chan struct{}), filling: make(chan struct{})})
-	if err := l.findSegments(); err != nil {
-		return nil, err
-	}
-	return l, nil
+	return l
 }
 
 // lockError tells a directory in use from one that cannot be locked at all.

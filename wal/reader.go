@@ -58,6 +58,9 @@ func (l *Log) openSegment(number uint64) (*segmentReader, error) {
 
 func (r *segmentReader) close() error { return r.file.Close() }
 
+// reread forgets what was read of the file, so that the next look is a new one.
+func (r *segmentReader) reread() { r.window = nil }
+
 // bytes returns n bytes at an offset, fewer at the end of the file. They are valid until the next call.
 func (r *segmentReader) bytes(offset, n int64) ([]byte, error) {
 	if n = min(n, r.size-offset); n <= 0 {

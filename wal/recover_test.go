@@ -257,9 +257,10 @@ func TestMissingSegments(t *testing.T) {
 	}
 }
 
-func TestFreshLogGoesOnBehindCheckpoint(t *testing.T) {
-	l := open(t, small(vfs.NewMem()))
-	if err := l.Replay(41, nil); err != nil {
+func TestBegin(t *testing.T) {
+	fs := vfs.NewMem()
+	l := open(t, small(fs))
+	if err := l.Begin(41); err != nil {
 		t.Fatal(err)
 	}
 	if err := l.Start(nil); err != nil {
@@ -269,6 +270,95 @@ func TestFreshLogGoesOnBehindCheckpoint(t *testing.T) {
 		t.Errorf("LSN %d", lsn)
 	}
 	closeLog(t, l)
+	again := open(t, small(fs))
+	if err := again.Begin(50); err == nil {
+		t.Error("begun over a log that is there")
+	}
+	closeLog(t, again)
+}
+
+// A checkpoint without a segment is a log that somebody took away, not a new one.
+func TestLogGone(t *testing.T) {
+	unbegun := disk(t, map[uint64][]byte{7: make([]byte, 4096)})
+	for name, fs := range map[string]vfs.FS{"no segment": vfs.NewMem(), "none that was begun": unbegun} {
+		_, err := read(fs, 41)
+		var missing *MissingError
+		if !errors.As(err, &missing) || missing.After != 41 || missing.Dir != dir {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		for _, want := range []string{dir, "record 41", "backup", "empty one"} {
+			if !strings.Contains(err.Error(), want) {
+				t.Errorf("%s: %q is not in: %v", name, want, err)
+			}
+		}
+	}
+}
+
+// Start puts a new segment in the place of an empty one. A crash at any step of it leaves one of the two, and no gap.
+func TestStartAlwaysLeavesASegment(t *testing.T) {
+	records := numbered(60, 1200)
+	for name, prepare := range map[string]func(l *Log){
+		"the only one": func(l *Log) {},
+		"with records before": func(l *Log) {
+			for _, r := range records {
+				commit(t, l, r)
+			}
+		},
+		"truncated": func(l *Log) {
+			for _, r := range records {
+				commit(t, l, r)
+			}
+			if err := l.TruncateBefore(l.Appended() + 1); err != nil {
+				t.Fatal(err)
+			}
+		},
+	} {
+		mem := vfs.NewCrashableMem()
+		for range 2 { // the second one ends with an empty segment
+			l := start(t, small(mem))
+			if l.Appended() == 0 {
+				prepare(l)
+			}
+			closeLog(t, l)
+		}
+		want, err := read(mem, firstOf(t, mem)-1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		crashes := crashesOfStart(t, mem)
+		for i, fs := range crashes {
+			first := firstOf(t, fs)
+			if got, err := read(fs, first-1); first == 0 || err != nil || !slices.Equal(got, want) {
+				t.Fatalf("%s, crash %d: the log begins with %d, %d records of %d, %v", name, i, first, len(got), len(want), err)
+			}
+		}
+	}
+}
+
+// crashesOfStart starts the log of a file system and returns what a crash before each operation would have left.
+func crashesOfStart(t *testing.T, mem *vfs.MemFS) (crashes []*vfs.MemFS) {
+	t.Helper()
+	var mu sync.Mutex // the preparer works already when Start returns
+	l := start(t, small(errorfs.Wrap(mem, errorfs.InjectorFunc(func(errorfs.Op) error {
+		mu.Lock()
+		defer mu.Unlock()
+		for _, percent := range []int{0, 50, 100} {
+			rng := rand.New(rand.NewPCG(uint64(len(crashes)), 0))
+			crashes = append(crashes, mem.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: percent, RNG: rng}))
+		}
+		return nil
+	}))))
+	closeLog(t, l)
+	return crashes
+}
+
+// firstOf returns the LSN of the first record that a file system's log holds or would hold, 0 without a segment.
+func firstOf(t *testing.T, fs vfs.FS) uint64 {
+	t.Helper()
+	l := open(t, small(fs))
+	defer closeLog(t, l)
+	return l.First()
 }
 
 // A valid block that belongs to another place or time is no block here (W6).

@@ -80,8 +80,7 @@ func (s *segment) sync() error {
 
 // createSegment makes a file of zeros and its directory entry durable, so that later syncs have no metadata to write.
 // On failure it leaves nothing behind: half a segment would keep the disk full.
-func (l *Log) createSegment(number uint64, size int64) (_ *segment, err error) {
-	path := l.segmentPath(number)
+func (l *Log) createSegment(path string, number uint64, size int64) (_ *segment, err error) {
 	defer func() {
 		if err != nil {
 			err = fmt.Errorf("wal: prepare segment %d of %d bytes: %w", number, size, err)
@@ -145,7 +144,7 @@ func (l *Log) restFromFilling(took time.Duration) {
 func (l *Log) prepareLoop(number uint64, size int64) {
 	defer close(l.prepareDone)
 	for {
-		s, err := l.createSegment(number, size)
+		s, err := l.createSegment(l.segmentPath(number), number, size)
 		l.notePrepared(err)
 		if err != nil {
 			select {

@@ -1,0 +1,87 @@
+package wal
+
+import (
+	"slices"
+	"sync/atomic"
+)
+
+// Segment is what a segment of a log holds, as Replay found it.
+type Segment struct {
+	Number uint64 `json:"segment"`
+	Bytes  int64  `json:"bytes"` // size of the file
+	First  uint64 `json:"first_lsn"`
+	// Last is the LSN of its last record, First-1 when it has none.
+	Last uint64 `json:"last_lsn"`
+	// Read says that its blocks were looked at: not those of segments that a checkpoint covers whole.
+	Read    bool   `json:"read"`
+	Used    int64  `json:"used_bytes"` // where its readable blocks end
+	Blocks  int    `json:"blocks"`
+	Records uint64 `json:"records"`
+	Durable uint64 `json:"durable_lsn"` // highest LSN that its header or a block of it calls durable
+}
+
+// Survey is what Replay found in a log. After an error of Replay it ends at the damage.
+type Survey struct {
+	Segments  []Segment
+	Next      uint64   // LSN of the next record
+	TornBytes int64    // length of the torn tail in the last segment, where its readable blocks end
+	Prepared  []uint64 // numbers of segments that were never begun
+}
+
+// survey is filled by Replay: one goroutine, but for the atomics.
+type survey struct {
+	segments []Segment
+	reading  *Segment // one of segments
+	torn     int64
+
+	next        atomic.Uint64 // LSN of the next record
+	done, total atomic.Int64  // bytes of segments that were read, and that are to be read altogether
+	before      int64         // done when the segment that is being read was begun
+}
+
+// begin lists the segments; those from start on will be read.
+func (s *survey) begin(all []segmentName, start int) {
+	s.segments = make([]Segment, len(all))
+	for i, n := range all {
+		s.segments[i] = Segment{Number: n.number, Bytes: n.size, First: n.first, Last: n.first - 1, Used: segmentHeaderBytes, Durable: n.first - 1}
+		if i < start {
+			s.segments[i].Last = all[i+1].first - 1
+			continue
+		}
+		s.total.Add(n.size)
+	}
+	s.next.Store(all[start].first)
+}
+
+// enter begins to read a segment.
+func (s *survey) enter(i int) {
+	if s.reading != nil {
+		s.before += s.reading.Bytes
+	}
+	s.reading = &s.segments[i]
+	s.reading.Read = true
+}
+
+// add counts a block that was read.
+func (s *survey) add(b block) {
+	at := s.reading
+	at.Blocks++
+	at.Records += uint64(b.records)
+	at.Last = b.last()
+	at.Durable = max(at.Durable, b.durable)
+	at.Used = min(b.offset+b.bytes(), at.Bytes) // the last block's padding may be cut off
+	s.done.Store(s.before + at.Used)
+	s.next.Store(b.last() + 1)
+}
+
+// Replayed is how far Replay is: the LSN of the next record, and the bytes of segments that were read, of how many. Any
+// goroutine.
+func (l *Log) Replayed() (next uint64, done, total int64) {
+	s := &l.survey
+	return s.next.Load(), s.done.Load(), s.total.Load()
+}
+
+// Survey returns what Replay found. After Replay, before Start.
+func (l *Log) Survey() Survey {
+	return Survey{Segments: l.survey.segments, TornBytes: l.survey.torn, Next: l.survey.next.Load(), Prepared: slices.Clone(l.unused)}
+}
