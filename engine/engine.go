@@ -28,13 +28,15 @@ type Engine struct {
 	clock   func() instant // tests pass their own
 
 	// phase guards what Ready answers: recovering, then serving, then closing.
-	phase atomic.Int32
+	phase    atomic.Int32
+	recovery recovery
 
 	stop     chan struct{}
 	stopOnce sync.Once
 	loops    sync.WaitGroup
 
-	counters counters
+	counters  counters
+	refusedAt atomic.Int64 // when a refused device was last logged: nanoseconds; 0: never
 
 	logged atomic.Int64 // bytes of records since the last checkpoint
 	// stored is the highest LSN in the store above the store's own; the log must reach it. Written by recovery.
@@ -54,7 +56,7 @@ const (
 
 // Why the engine is not ready. The text is what /readyz answers.
 var (
-	ErrRecovering = errors.New("recovering: the log is being replayed")
+	ErrRecovering = errors.New("recovering")
 	ErrDraining   = errors.New("draining: the server is about to stop")
 	ErrNoSpace    = errors.New("no room for the next log segment: free disk space; heartbeats are refused until then")
 )
@@ -65,24 +67,14 @@ func New(log Log, o Options) (*Engine, error) {
 	if err != nil {
 		return nil, err
 	}
-	e := &Engine{
-		opts:    o,
-		log:     log,
-		sources: newSources(),
-		clock:   newClock(),
-		stop:    make(chan struct{}),
-
-		rangeDevices: 4096,
+	e, err := newEngine(log, o)
+	if err != nil {
+		return nil, err
 	}
 	o.Broadcast.Codec = codec{e}
 	if o.ObserveDelivery != nil {
 		o.Broadcast.Delivered = func(received int64) { o.ObserveDelivery(time.Duration(e.clock().nanos - received).Seconds()) }
 	}
-	key, err := e.hashKey()
-	if err != nil {
-		return nil, err
-	}
-	e.table = table.New(table.Options{Shards: o.Shards, MaxDevices: o.MaxDevices, Key: key})
 	if e.streams, err = broadcast.New(o.Broadcast); err != nil {
 		e.table.Close()
 		return nil, err
@@ -90,6 +82,26 @@ func New(log Log, o Options) (*Engine, error) {
 	e.expiry.wheel = wheel.New(tickOf(0))
 	e.expiry.wake = make(chan struct{}, 1)
 	e.counters.checkpointed.Store(time.Now().UnixNano())
+	return e, nil
+}
+
+// newEngine makes what recovery needs: a table, but no wheel and no streams.
+func newEngine(log Log, o Options) (*Engine, error) {
+	e := &Engine{
+		opts:    o,
+		log:     log,
+		sources: newSources(),
+		clock:   newClock(),
+		stop:    make(chan struct{}),
+
+		recovery:     recovery{every: time.Second},
+		rangeDevices: 4096,
+	}
+	key, err := e.hashKey()
+	if err != nil {
+		return nil, err
+	}
+	e.table = table.New(table.Options{Shards: o.Shards, MaxDevices: o.MaxDevices, Key: key})
 	return e, nil
 }
 
@@ -110,15 +122,15 @@ func (e *Engine) Start() error {
 
 // open does all of Start but the loops.
 func (e *Engine) open() error {
-	if err := e.recoverLog(); err != nil {
+	now := e.clock()
+	if err := e.recoverLog(now); err != nil {
 		return err
 	}
+	e.recovery.step.Store(stepTimers)
+	e.expiry.resume.Store(now.nanos)
+	e.armAll(now.nanos)
 	if err := e.log.Start(e.committed); err != nil {
 		return fmt.Errorf("engine: start the log: %w", err)
-	}
-	if end, stored := e.log.Committed(), e.stored.Load(); end < stored {
-		return fmt.Errorf("engine: the log ends at LSN %d, but the checkpoint has seen %d: the disk lost what it had confirmed; "+
-			"restore the data directory from a backup", end, stored)
 	}
 	// Nothing is appended before Start returns, so committed has not run and this is the last LSN that was replayed.
 	e.streams.Start(e.log.Committed(), e.clock().nanos)
@@ -190,7 +202,7 @@ func (e *Engine) Drain(over time.Duration) <-chan struct{} {
 func (e *Engine) Ready() error {
 	switch e.phase.Load() {
 	case recovering:
-		return ErrRecovering
+		return fmt.Errorf("%w: %s", ErrRecovering, e.progress())
 	case draining:
 		return ErrDraining
 	}
@@ -220,20 +232,26 @@ func (e *Engine) Records(user uuid.UUID) ([]Record, error) {
 	var records []Record
 	newest := uint64(0)
 	e.table.Devices(user, func(_ table.Ref, entry *table.Entry) bool {
-		s, source, ok := e.read(entry)
-		if !ok {
-			return true
+		if r, ok := e.record(entry); ok {
+			records = append(records, r)
+			newest = max(newest, r.LSN)
 		}
-		_, device := entry.IDs()
-		r := Record{Event: event(user, device, &s, source), HeartbeatAtMS: s.HeartbeatAtMS, UpdatedAtMS: s.UpdatedAtMS}
-		if !s.Online {
-			r.OfflineAtMS = s.SentAtMS
-		}
-		records = append(records, r)
-		newest = max(newest, s.LSN)
 		return true
 	})
 	return records, e.log.Wait(newest)
+}
+
+// record is a device as it is shown; false when it is gone.
+func (e *Engine) record(entry *table.Entry) (Record, bool) {
+	user, device, s, source, ok := e.readWhole(entry)
+	if !ok {
+		return Record{}, false
+	}
+	r := Record{Event: event(user, device, &s, source), HeartbeatAtMS: s.HeartbeatAtMS, UpdatedAtMS: s.UpdatedAtMS, LSN: s.LSN}
+	if !s.Online {
+		r.OfflineAtMS = s.SentAtMS
+	}
+	return r, true
 }
 
 // NowNanos is the engine's clock: monotonic nanoseconds since it was made.

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"errors"
 	"math"
 	"time"
 
@@ -27,7 +28,9 @@ func (e *Engine) Heartbeat(hb *Heartbeat) Result {
 	for {
 		source, pinned, err := e.sourceFor(hb, entry, t.nanos)
 		if err == nil && entry == nil {
-			ref, entry, err = e.table.FindOrInsert(hb.User, hb.Device)
+			if ref, entry, err = e.table.FindOrInsert(hb.User, hb.Device); errors.Is(err, table.ErrFull) {
+				err = e.refuseDevice(t.nanos)
+			}
 		}
 		v, lsn := refused, uint64(0)
 		if err == nil {
@@ -175,6 +178,19 @@ func (e *Engine) stale(hb *Heartbeat, entry *table.Entry) (Result, bool) {
 	}
 	e.counters.lane(hb).stale.Add(1)
 	return Result{Outcome: Stale, LastSeq: s.Seq}, true
+}
+
+// refuseDevice counts a new device that has no place any more, and says so at most once a minute.
+func (e *Engine) refuseDevice(now int64) error {
+	e.counters.devicesRefused.Add(1)
+	if last := e.refusedAt.Load(); last == 0 || now-last >= int64(time.Minute) {
+		if e.refusedAt.CompareAndSwap(last, now) {
+			e.opts.Logger.Warn("new devices are refused: as many are known as --max-devices allows; known ones go on. "+
+				"Raise it and restart, or let --forget-after forget devices sooner",
+				"devices", e.table.Len(), "refused", e.counters.devicesRefused.Load())
+		}
+	}
+	return ErrTooManyDevices
 }
 
 // Stale tells whether the heartbeat would be refused as stale now. Nothing is applied, and the answer may be old when it

@@ -9,6 +9,8 @@ import (
 type Log interface {
 	// Replay calls apply for every record above LSN after, in order. Only before Start.
 	Replay(after uint64, apply func(lsn uint64, record []byte) error) error
+	// Replayed is how far Replay is: the LSN of the next record, and bytes read, of how many. Any goroutine.
+	Replayed() (next uint64, done, total int64)
 	// Start makes the log ready for Append. It calls committed for each batch, in LSN order and from one goroutine, once
 	// the batch is as durable as the log promises; took is how long its write and sync lasted.
 	Start(committed func(first, last uint64, records iter.Seq[[]byte], took time.Duration)) error

@@ -1,7 +1,6 @@
 package engine
 
 import (
-	"errors"
 	"math"
 	"sync/atomic"
 	"time"
@@ -67,9 +66,6 @@ func statusOf(s *table.State) Status {
 // refuse answers a heartbeat that could not be taken.
 func (e *Engine) refuse(hb *Heartbeat, err error) Result {
 	e.counters.lane(hb).unavailable.Add(1)
-	if errors.Is(err, table.ErrFull) {
-		e.counters.devicesRefused.Add(1)
-	}
 	return Result{Outcome: Unavailable, Err: err}
 }
 

@@ -1,6 +1,8 @@
 package engine
 
 import (
+	"errors"
+
 	"github.com/google/uuid"
 )
 
@@ -38,6 +40,9 @@ const (
 	Unavailable
 )
 
+// ErrTooManyDevices is the Result.Err of a new device when Options.MaxDevices are known. The engine logs it itself.
+var ErrTooManyDevices = errors.New("as many devices are known as --max-devices allows")
+
 // Result is what Engine.Heartbeat returns.
 type Result struct {
 	Outcome Outcome
@@ -61,4 +66,5 @@ type Record struct {
 	HeartbeatAtMS uint64 // sent_at_ms of the last online heartbeat
 	OfflineAtMS   uint64 // 0 while online
 	UpdatedAtMS   uint64
+	LSN           uint64 // of its last change
 }

@@ -14,8 +14,8 @@ import (
 )
 
 // recoverLog fills the table from the checkpoint and what the log has beyond it. It runs alone, before the loops.
-func (e *Engine) recoverLog() error {
-	now := e.clock()
+func (e *Engine) recoverLog(now instant) error {
+	defer e.tellProgress()()
 	e.sources.recovering = true
 	defer func() { e.sources.recovering = false }()
 	through := uint64(0)
@@ -25,6 +25,7 @@ func (e *Engine) recoverLog() error {
 			return fmt.Errorf("engine: recovery from the checkpoint: %w", err)
 		}
 	}
+	e.recovery.step.Store(stepLog)
 	err := e.log.Replay(through, func(lsn uint64, record []byte) error {
 		e.logged.Add(int64(len(record)))
 		return e.replay(lsn, record, now)
@@ -32,14 +33,17 @@ func (e *Engine) recoverLog() error {
 	if err != nil {
 		return fmt.Errorf("engine: recovery: %w", err)
 	}
-	e.expiry.resume.Store(now.nanos)
-	e.armAll(now.nanos)
+	if next, _, _ := e.log.Replayed(); next <= e.stored.Load() {
+		return fmt.Errorf("engine: the log ends at record %d, but the checkpoint has seen %d: the disk lost what it had confirmed, or "+
+			"segments were taken away; restore the data directory from a backup", next-1, e.stored.Load())
+	}
 	return nil
 }
 
 // loadCheckpoint reads the store's ranges, as many at a time as there are processors: they lie in different shards.
 func (e *Engine) loadCheckpoint(now instant) error {
 	ranges := min(maxRanges, e.table.Shards())
+	e.recovery.ranges.Store(int64(ranges))
 	var next atomic.Int64
 	var loaders sync.WaitGroup
 	errs := make([]error, runtime.GOMAXPROCS(0))
@@ -47,7 +51,13 @@ func (e *Engine) loadCheckpoint(now instant) error {
 		loaders.Go(func() {
 			for r := int(next.Add(1)) - 1; r < ranges && errs[i] == nil; r = int(next.Add(1)) - 1 {
 				lo, hi := rangeBounds(r, ranges)
-				errs[i] = e.opts.Store.Load(lo, hi, func(_, value []byte) error { return e.load(value, now) })
+				stored := int64(0)
+				errs[i] = e.opts.Store.Load(lo, hi, func(_, value []byte) error {
+					stored++
+					return e.load(value, now)
+				})
+				e.recovery.stored.Add(stored)
+				e.recovery.parts.Add(1)
 			}
 		})
 	}
@@ -83,7 +93,7 @@ func (e *Engine) replay(lsn uint64, record []byte, now instant) error {
 	}
 	_, entry, err := e.table.FindOrInsert(user, device)
 	if errors.Is(err, table.ErrFull) {
-		return fmt.Errorf("there are more devices on disk than the table may hold (--max-devices): %w", err)
+		return fmt.Errorf("there are more devices on disk than --max-devices=%d allows: raise it, or set it to 0: %w", e.opts.MaxDevices, err)
 	}
 	if err != nil {
 		return err

@@ -53,6 +53,8 @@ func (l *memLog) Replay(after uint64, apply func(uint64, []byte) error) error {
 	return nil
 }
 
+func (l *memLog) Replayed() (uint64, int64, int64) { return uint64(len(l.records)) + 1, 0, 0 }
+
 func (l *memLog) Start(committed func(first, last uint64, records iter.Seq[[]byte], took time.Duration)) error {
 	l.committed = uint64(len(l.records))
 	go func() {

@@ -1,9 +1,12 @@
 package server
 
 import (
+	"errors"
 	"strconv"
 
 	"github.com/valyala/fasthttp"
+
+	"rollcall/engine"
 )
 
 // reply is a row of the table of everything that this package answers.
@@ -34,6 +37,7 @@ const (
 	staleSeq
 	rateLimited
 	unavailable
+	tooManyDevices
 
 	invalidUserID
 	signingNotConfigured
@@ -89,6 +93,7 @@ var answers = [replyCount]answer{
 	staleSeq:             {409, codeInvalid, "Non-monotonic seq", nil}, // with last_seq, see answerStale
 	rateLimited:          {429, codeRateLimited, "Too many heartbeats from this address", nil},
 	unavailable:          {503, codeUnavailable, "Heartbeat not stored", nil},
+	tooManyDevices:       {503, codeUnavailable, "Too many devices", nil},
 
 	invalidUserID:        {400, codeInvalid, "Invalid user_id", nil},
 	signingNotConfigured: {503, codeUnavailable, "Token signing key not configured", nil},
@@ -179,6 +184,10 @@ func (s *Server) answerStale(ctx *fasthttp.RequestCtx, lastSeq uint64) {
 // answerUnavailable answers a heartbeat that the engine could not take. Why is the operator's business: it goes to the log
 // and to /readyz, not to the daemon.
 func (s *Server) answerUnavailable(ctx *fasthttp.RequestCtx, why error) {
+	if errors.Is(why, engine.ErrTooManyDevices) {
+		s.answer(ctx, tooManyDevices)
+		return
+	}
 	s.answer(ctx, unavailable)
 	if s.refusals.now() {
 		s.opts.Logger.Warn("heartbeats are refused", "error", why)

@@ -16,6 +16,16 @@ type Copied struct {
 	Bytes   atomic.Int64  // of both
 }
 
+func (c *Copied) item(key, value []byte) {
+	c.Items.Add(1)
+	c.Bytes.Add(int64(len(key) + len(value)))
+}
+
+func (c *Copied) record(record []byte) {
+	c.Records.Add(1)
+	c.Bytes.Add(int64(len(record)))
+}
+
 const (
 	// copyBytes is how much of a checkpoint is copied as one sorted table, and held in memory for it.
 	copyBytes = 8 << 20
@@ -65,6 +75,28 @@ func Copy(v *View, dir string, logger *slog.Logger, done *Copied) (err error) {
 	return copyLog(old, fresh, through, done)
 }
 
+// Walk reads everything that Copy would copy, checksums and all, and counts it.
+func (v *View) Walk(logger *slog.Logger, done *Copied) (err error) {
+	through := uint64(0)
+	store, err := v.Checkpoint(logger)
+	if err != nil {
+		return err
+	}
+	if store != nil {
+		defer func() { err = errors.Join(err, store.Close()) }()
+		through = store.LSN()
+		if err := store.Load(nil, nil, func(key, value []byte) error { done.item(key, value); return nil }); err != nil {
+			return err
+		}
+	}
+	log, err := v.Log(logger)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, log.Close()) }()
+	return log.Replay(through, func(_ uint64, record []byte) error { done.record(record); return nil })
+}
+
 // copyCheckpoint copies a checkpoint a table at a time.
 func copyCheckpoint(from *Checkpoint, dir string, o CheckpointOptions, done *Copied) (err error) {
 	to, err := OpenCheckpoint(dir, o)
@@ -91,8 +123,7 @@ func copyCheckpoint(from *Checkpoint, dir string, o CheckpointOptions, done *Cop
 			lo = slices.Clone(key)
 		}
 		table.add(key, value)
-		done.Items.Add(1)
-		done.Bytes.Add(int64(len(key) + len(value)))
+		done.item(key, value)
 		return nil
 	})
 	if err != nil {
@@ -140,8 +171,7 @@ func copyLog(from, to *Log, after uint64, done *Copied) error {
 		if got := to.Append(record); got != lsn {
 			return fmt.Errorf("wal: record %d became record %d in the copy", lsn, got)
 		}
-		done.Records.Add(1)
-		done.Bytes.Add(int64(len(record)))
+		done.record(record)
 		return nil
 	})
 }

@@ -23,7 +23,7 @@ type Segment struct {
 // Survey is what Replay found in a log. After an error of Replay it ends at the damage.
 type Survey struct {
 	Segments  []Segment
-	Next      uint64   // LSN of the next record
+	Next      uint64   // LSN of the next record; 0 when none was looked for
 	TornBytes int64    // length of the torn tail in the last segment, where its readable blocks end
 	Prepared  []uint64 // numbers of segments that were never begun
 }
@@ -41,16 +41,23 @@ type survey struct {
 
 // begin lists the segments; those from start on will be read.
 func (s *survey) begin(all []segmentName, start int) {
-	s.segments = make([]Segment, len(all))
-	for i, n := range all {
-		s.segments[i] = Segment{Number: n.number, Bytes: n.size, First: n.first, Last: n.first - 1, Used: segmentHeaderBytes, Durable: n.first - 1}
-		if i < start {
-			s.segments[i].Last = all[i+1].first - 1
-			continue
-		}
+	s.segments = unread(all)
+	for _, n := range all[start:] {
 		s.total.Add(n.size)
 	}
 	s.next.Store(all[start].first)
+}
+
+// unread is what the headers tell of segments.
+func unread(all []segmentName) []Segment {
+	segments := make([]Segment, len(all))
+	for i, n := range all {
+		segments[i] = Segment{Number: n.number, Bytes: n.size, First: n.first, Last: n.first - 1, Durable: n.first - 1}
+		if i+1 < len(all) {
+			segments[i].Last = all[i+1].first - 1
+		}
+	}
+	return segments
 }
 
 // enter begins to read a segment.
@@ -59,7 +66,7 @@ func (s *survey) enter(i int) {
 		s.before += s.reading.Bytes
 	}
 	s.reading = &s.segments[i]
-	s.reading.Read = true
+	s.reading.Read, s.reading.Last, s.reading.Used = true, s.reading.First-1, segmentHeaderBytes
 }
 
 // add counts a block that was read.
@@ -83,5 +90,9 @@ func (l *Log) Replayed() (next uint64, done, total int64) {
 
 // Survey returns what Replay found. After Replay, before Start.
 func (l *Log) Survey() Survey {
-	return Survey{Segments: l.survey.segments, TornBytes: l.survey.torn, Next: l.survey.next.Load(), Prepared: slices.Clone(l.unused)}
+	s := Survey{Segments: l.survey.segments, TornBytes: l.survey.torn, Next: l.survey.next.Load(), Prepared: slices.Clone(l.unused)}
+	if s.Segments == nil { // Replay read none
+		s.Segments = unread(l.segments)
+	}
+	return s
 }

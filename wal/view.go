@@ -183,6 +183,9 @@ func (v *View) Checkpoint(logger *slog.Logger) (*Checkpoint, error) {
 	return openCheckpoint(dir, CheckpointOptions{FS: v, Logger: logger}, true)
 }
 
+// Empty says that the directory holds neither a log nor a checkpoint.
+func (v *View) Empty() bool { return len(v.files) == 0 }
+
 // Bytes is the size of all files.
 func (v *View) Bytes() (n int64) {
 	for _, f := range v.files {

@@ -216,7 +216,7 @@ func (c serveCmd) open(r *running, sec secrets) (err error) {
 		return err
 	}
 	// After the log, whose lock it is that names the other process.
-	if r.checkpoint, err = wal.OpenCheckpoint(filepath.Join(c.DataDir, "checkpoint"), wal.CheckpointOptions{
+	if r.checkpoint, err = wal.OpenCheckpoint(filepath.Join(c.DataDir, wal.CheckpointDir), wal.CheckpointOptions{
 		SpareBytes: 2*c.SegmentBytes + 64<<20, Logger: r.logger,
 	}); err != nil {
 		return err

@@ -1,0 +1,153 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"time"
+
+	"rollcall/wal"
+)
+
+type backupCmd struct {
+	Dir    string `arg:"" type:"path" help:"The data directory: of a running server or of a stopped one."`
+	Target string `arg:"" type:"path" help:"The directory to make. It may exist if it is empty."`
+}
+
+// Help is what `rollcall backup --help` says beyond the arguments.
+func (backupCmd) Help() string {
+	return `A running server does not notice: its files are only read. TARGET gets every heartbeat that was acknowledged before the
+backup began, and perhaps later ones. It is a data directory: "rollcall serve --data-dir TARGET" starts on it.
+
+Everything is checked while it is read, and the copy is read once more before it gets its name; until then it is called
+TARGET.partial. Damage in DIR ends the backup with exit status 1 and no TARGET.`
+}
+
+// partialSuffix is what the name of an unfinished backup ends with.
+const partialSuffix = ".partial"
+
+// Run makes a backup and says what is in it.
+func (c backupCmd) Run() error {
+	partial := c.Target + partialSuffix
+	if err := checkTarget(c.Target, partial); err != nil {
+		return err
+	}
+	view, err := openData(c.Dir)
+	if err != nil {
+		return err
+	}
+	defer view.Close()
+	began := time.Now()
+	copied, err := makeBackup(view, partial)
+	if err != nil {
+		return errors.Join(fmt.Errorf("no backup was made: %w", err), os.RemoveAll(partial))
+	}
+	if err := nameBackup(partial, c.Target); err != nil {
+		return err
+	}
+	fmt.Printf("%s holds %d devices of the checkpoint and %d records of the log after it, read back and whole (%v).\n"+
+		"To go on from it: rollcall serve --data-dir %s\n", c.Target, copied.Items.Load(), copied.Records.Load(),
+		time.Since(began).Round(time.Millisecond), c.Target)
+	return nil
+}
+
+// openData opens a data directory for looking at it.
+func openData(dir string) (*wal.View, error) {
+	view, err := wal.OpenView(dir, nil)
+	if err != nil {
+		return nil, err
+	}
+	if view.Empty() {
+		return nil, errors.Join(fmt.Errorf("%s holds neither a log nor a checkpoint: it is no data directory of rollcall", dir), view.Close())
+	}
+	return view, nil
+}
+
+// checkTarget refuses to write over anything, and removes an empty directory that stands where the backup goes.
+func checkTarget(target, partial string) error {
+	if _, err := os.Lstat(partial); err == nil {
+		return fmt.Errorf("%s is in the way: another backup is at work, or one did not finish; if none is, remove it", partial)
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	names, err := os.ReadDir(target)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	case err != nil:
+		return err
+	case len(names) > 0:
+		return fmt.Errorf("%s is not empty: name a directory that is not there yet", target)
+	}
+	if err := os.Remove(target); err != nil {
+		return fmt.Errorf("%w; name a directory below it", err) // a mount point, for example
+	}
+	return nil
+}
+
+// makeBackup copies the view into dir and reads the copy back.
+func makeBackup(view *wal.View, dir string) (*wal.Copied, error) {
+	quiet := slog.New(slog.DiscardHandler)
+	var copied, found wal.Copied
+	stop := tellEverySecond(os.Stderr, "copied", &copied)
+	err := wal.Copy(view, dir, quiet, &copied)
+	stop()
+	if err != nil {
+		return nil, err
+	}
+	written, err := wal.OpenView(dir, nil)
+	if err != nil {
+		return nil, err
+	}
+	defer written.Close()
+	stop = tellEverySecond(os.Stderr, "read back", &found)
+	err = written.Walk(quiet, &found)
+	stop()
+	if err != nil {
+		return nil, fmt.Errorf("reading the copy back: %w", err)
+	}
+	if found.Items.Load() != copied.Items.Load() || found.Records.Load() != copied.Records.Load() {
+		return nil, fmt.Errorf("reading the copy back: %d devices and %d records were written, %d and %d are there: check the target's disk",
+			copied.Items.Load(), copied.Records.Load(), found.Items.Load(), found.Records.Load())
+	}
+	return &copied, nil
+}
+
+// nameBackup gives a finished backup its name, durably.
+func nameBackup(partial, target string) error {
+	if err := os.Rename(partial, target); err != nil {
+		return err
+	}
+	parent, err := os.Open(filepath.Dir(target))
+	if err != nil {
+		return err
+	}
+	return errors.Join(parent.Sync(), parent.Close())
+}
+
+// tellEverySecond writes a line about the counts each second, until it is stopped.
+func tellEverySecond(w io.Writer, deed string, n *wal.Copied) (stop func()) {
+	quit, gone := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(gone)
+		ticker := time.NewTicker(time.Second)
+		defer ticker.Stop()
+		for {
+			select {
+			case <-quit:
+				return
+			case <-ticker.C:
+				fmt.Fprintf(w, "%s so far: %d devices of the checkpoint, %d records of the log, %d MiB\n",
+					deed, n.Items.Load(), n.Records.Load(), n.Bytes.Load()>>20)
+			}
+		}
+	}()
+	return func() {
+		close(quit)
+		<-gone
+	}
+}

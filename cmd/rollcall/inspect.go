@@ -1,0 +1,272 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"time"
+
+	"github.com/google/uuid"
+
+	"rollcall/engine"
+	"rollcall/wal"
+)
+
+type inspectCmd struct {
+	Dir     string    `arg:"" type:"path" help:"A data directory: a stopped server's, a running one's, or a backup."`
+	JSON    bool      `name:"json" help:"Print one JSON object per line; \"kind\" tells what it is about."`
+	Devices int       `default:"10" placeholder:"N" help:"List at most N devices; -1 lists all (${default})."`
+	User    uuid.UUID `placeholder:"UUID" help:"List the devices of this user only."`
+}
+
+// Help is what `rollcall inspect --help` says beyond the flags.
+func (inspectCmd) Help() string {
+	return `Nothing is written, and a running server does not notice. What is shown is what a server would know that started on the
+directory now: the checkpoint, and the log after it. Memory: about 140 bytes for each device.
+
+Exit status 1: a server would not start on it; the first damage, where it is and what can be done is the last thing printed.`
+}
+
+// Run shows a data directory.
+func (c inspectCmd) Run() error {
+	pid, err := wal.Holder(c.Dir)
+	if err != nil {
+		return err
+	}
+	view, err := openData(c.Dir)
+	if err != nil {
+		return err
+	}
+	defer view.Close()
+	found := lookInto(view)
+	defer found.close()
+	var out printer = textPrinter{os.Stdout}
+	if c.JSON {
+		out = jsonPrinter{json.NewEncoder(os.Stdout)}
+	}
+	found.print(out, c, pid)
+	if found.damage != nil {
+		return exitCode{1, "a server would not start on " + c.Dir}
+	}
+	return nil
+}
+
+// findings is what a data directory holds. checkpoint, log and devices are nil where damage leaves nothing to say of them.
+type findings struct {
+	checkpoint *wal.Checkpoint
+	log        *wal.Log
+	devices    *engine.Recovered
+	damage     error // the first
+}
+
+// lookInto recovers what the view shows, as far as it goes.
+func lookInto(view *wal.View) (f findings) {
+	quiet := slog.New(slog.DiscardHandler)
+	f.checkpoint, f.damage = view.Checkpoint(quiet)
+	log, err := view.Log(quiet)
+	if err != nil {
+		if f.damage == nil {
+			f.damage = err
+		}
+		return f
+	}
+	f.log = log
+	if f.damage != nil { // nothing is known of the devices then, but the log can be read
+		_ = log.Replay(max(log.First(), 1)-1, func(uint64, []byte) error { return nil })
+		return f
+	}
+	var store engine.Store
+	if f.checkpoint != nil {
+		store = f.checkpoint
+	}
+	f.devices, f.damage = engine.Recover(log, store, quiet)
+	return f
+}
+
+func (f findings) close() {
+	if f.devices != nil {
+		f.devices.Close()
+	}
+	if f.log != nil {
+		f.log.Close()
+	}
+	if f.checkpoint != nil {
+		f.checkpoint.Close()
+	}
+}
+
+// The lines of --json. The text has the same figures.
+type (
+	directoryLine struct {
+		Kind string `json:"kind"`
+		Dir  string `json:"dir"`
+		PID  int    `json:"held_by_pid"` // 0: no server works on it
+	}
+	checkpointLine struct {
+		Kind    string `json:"kind"`
+		LSN     uint64 `json:"lsn"`
+		Devices int    `json:"devices"`
+		Bytes   uint64 `json:"bytes"`
+	}
+	segmentLine struct {
+		Kind string `json:"kind"`
+		wal.Segment
+	}
+	logLine struct {
+		Kind       string   `json:"kind"`
+		Next       uint64   `json:"next_lsn"`
+		TornBytes  int64    `json:"torn_bytes"`
+		TornOffset int64    `json:"torn_offset"`
+		Prepared   []uint64 `json:"prepared_segments"`
+	}
+	devicesLine struct {
+		Kind    string `json:"kind"`
+		Total   int    `json:"total"`
+		Online  int    `json:"online"`
+		Offline int    `json:"offline"`
+	}
+	deviceLine struct {
+		Kind          string `json:"kind"`
+		User          string `json:"user_id"`
+		Device        string `json:"device_id"`
+		Status        string `json:"status"`
+		Source        string `json:"source"`
+		SentAtMS      uint64 `json:"sent_at_ms"`
+		Seq           uint64 `json:"seq"`
+		TTLMS         uint64 `json:"ttl_ms"`
+		HeartbeatAtMS uint64 `json:"last_heartbeat_ms"`
+		UpdatedAtMS   uint64 `json:"updated_at_ms"`
+		LSN           uint64 `json:"lsn"`
+	}
+	damageLine struct {
+		Kind    string `json:"kind"`
+		Path    string `json:"path,omitempty"`
+		Segment uint64 `json:"segment,omitempty"`
+		Offset  int64  `json:"offset"`
+		LSN     uint64 `json:"lsn,omitempty"`
+		Error   string `json:"error"` // and what can be done
+	}
+)
+
+// printer prints one of the lines above.
+type printer interface{ print(line any) }
+
+func (f findings) print(out printer, c inspectCmd, pid int) {
+	out.print(directoryLine{"directory", c.Dir, pid})
+	if f.checkpoint != nil && f.devices != nil {
+		out.print(checkpointLine{"checkpoint", f.checkpoint.LSN(), f.devices.Stored(), f.checkpoint.Bytes()})
+	}
+	if f.log != nil {
+		printLog(out, f.log.Survey())
+	}
+	if f.devices != nil {
+		all, online := f.devices.Devices()
+		out.print(devicesLine{"devices", all, online, all - online})
+		f.printDevices(out, c)
+	}
+	if f.damage != nil {
+		out.print(damaged(f.damage))
+	}
+}
+
+func printLog(out printer, s wal.Survey) {
+	for _, segment := range s.Segments {
+		out.print(segmentLine{"segment", segment})
+	}
+	line := logLine{Kind: "log", Next: s.Next, TornBytes: s.TornBytes, Prepared: s.Prepared}
+	if s.TornBytes > 0 {
+		line.TornOffset = s.Segments[len(s.Segments)-1].Used
+	}
+	out.print(line)
+}
+
+func (f findings) printDevices(out printer, c inspectCmd) {
+	left := c.Devices
+	one := func(r engine.Record) bool {
+		if left == 0 {
+			return false
+		}
+		left--
+		out.print(lineOf(r))
+		return true
+	}
+	if c.User != uuid.Nil {
+		f.devices.User(c.User, one)
+		return
+	}
+	f.devices.Range(one)
+}
+
+func lineOf(r engine.Record) deviceLine {
+	status := "offline"
+	if r.Status == engine.Online {
+		status = "online"
+	}
+	return deviceLine{"device", r.User.String(), r.Device.String(), status, r.Source, r.SentAtMS, r.Seq, r.TTLMS,
+		r.HeartbeatAtMS, r.UpdatedAtMS, r.LSN}
+}
+
+func damaged(err error) damageLine {
+	line := damageLine{Kind: "damage", Error: err.Error()}
+	var c *wal.CorruptionError
+	if errors.As(err, &c) {
+		line.Path, line.Segment, line.Offset, line.LSN = c.Path, c.Segment, c.Offset, c.LSN
+	}
+	return line
+}
+
+type jsonPrinter struct{ enc *json.Encoder }
+
+func (p jsonPrinter) print(line any) {
+	_ = p.enc.Encode(line) // a reader that has seen enough closes the pipe
+}
+
+type textPrinter struct{ w io.Writer }
+
+func (p textPrinter) print(line any) {
+	say := func(subject, format string, args ...any) {
+		fmt.Fprintf(p.w, "%-11s %s\n", subject, fmt.Sprintf(format, args...))
+	}
+	switch l := line.(type) {
+	case directoryLine:
+		say("directory", "%s", l.Dir)
+		if l.PID != 0 {
+			say("server", "process %d works on it: what follows is of the moment when it was looked at", l.PID)
+		} else {
+			say("server", "none works on it")
+		}
+	case checkpointLine:
+		say("checkpoint", "as of record %d, %d devices, %d bytes", l.LSN, l.Devices, l.Bytes)
+	case segmentLine:
+		p.segment(say, l)
+	case logLine:
+		if l.TornBytes > 0 {
+			say("torn tail", "%d bytes at offset %d of the last segment: an unfinished write, never acknowledged", l.TornBytes, l.TornOffset)
+		}
+		say("log", "the next record is %d; segments prepared and not begun: %d", l.Next, len(l.Prepared))
+	case devicesLine:
+		say("devices", "%d: %d online, %d offline", l.Total, l.Online, l.Offline)
+	case deviceLine:
+		say("device", "%s %s %s seq %d, ttl %d ms, source %q, sent %s, stored %s, record %d",
+			l.User, l.Device, l.Status, l.Seq, l.TTLMS, l.Source, utc(l.SentAtMS), utc(l.UpdatedAtMS), l.LSN)
+	case damageLine:
+		say("DAMAGE", "%s", l.Error)
+	}
+}
+
+func (p textPrinter) segment(say func(subject, format string, args ...any), l segmentLine) {
+	switch {
+	case !l.Read:
+		say("segment", "%d: %d bytes, begins with record %d, not read", l.Number, l.Bytes, l.First)
+	case l.Records == 0:
+		say("segment", "%d: %d of %d bytes, no record yet, the next is %d", l.Number, l.Used, l.Bytes, l.First)
+	default:
+		say("segment", "%d: %d of %d bytes, records %d to %d in %d blocks, durable through %d as far as it says",
+			l.Number, l.Used, l.Bytes, l.First, l.Last, l.Blocks, l.Durable)
+	}
+}
+
+func utc(ms uint64) string { return time.UnixMilli(int64(ms)).UTC().Format("2006-01-02T15:04:05.000Z") }

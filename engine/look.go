@@ -1,0 +1,54 @@
+package engine
+
+import (
+	"log/slog"
+
+	"github.com/google/uuid"
+
+	"rollcall/engine/table"
+)
+
+// Recovered is what recovery makes of a log and a store, to be looked at: nothing is written and nobody is served.
+type Recovered struct{ e *Engine }
+
+// Recover reads a log and a store, which may be nil, the way Start does. With an error, the table is as it was at the damage.
+func Recover(log Log, store Store, logger *slog.Logger) (*Recovered, error) {
+	e, err := newEngine(log, Options{Store: store, Logger: logger})
+	if err != nil {
+		return nil, err
+	}
+	return &Recovered{e}, e.recoverLog(e.clock())
+}
+
+// Devices returns how many devices are known, and how many of these are online.
+func (r *Recovered) Devices() (all, online int) {
+	r.e.table.Range(func(_ table.Ref, entry *table.Entry) bool {
+		if s, ok := entry.Load(); ok && s.Online {
+			online++
+		}
+		return true
+	})
+	return r.e.table.Len(), online
+}
+
+// Stored returns how many devices the store holds.
+func (r *Recovered) Stored() int { return int(r.e.recovery.stored.Load()) }
+
+// Range calls fn for each device until it returns false.
+func (r *Recovered) Range(fn func(Record) bool) {
+	r.e.table.Range(func(_ table.Ref, entry *table.Entry) bool {
+		rec, ok := r.e.record(entry)
+		return !ok || fn(rec)
+	})
+}
+
+// User calls fn for each device of one user until it returns false.
+func (r *Recovered) User(user uuid.UUID, fn func(Record) bool) {
+	r.e.table.Devices(user, func(_ table.Ref, entry *table.Entry) bool {
+		rec, ok := r.e.record(entry)
+		return !ok || fn(rec)
+	})
+}
+
+// Close gives the memory back.
+func (r *Recovered) Close() { r.e.table.Close() }
