@@ -28,7 +28,7 @@ func (c *Copied) record(record []byte) {
 
 const (
 	// copyBytes is how much of a checkpoint is copied as one sorted table, and held in memory for it.
-	copyBytes = 8 << 20
+	copyBytes = 4 << 20
 	// copySpareBytes is what a copy leaves free on its disk.
 	copySpareBytes = 32 << 20
 	// copyPatience is how long a copy waits for the disk to take what was appended, and for room on it.
