@@ -29,6 +29,8 @@ func (c *Copied) record(record []byte) {
 const (
 	// copyBytes is how much of a checkpoint is copied as one sorted table, and held in memory for it.
 	copyBytes = 4 << 20
+	// copyBufferBytes makes the log's first segment, of four buffers, a small file.
+	copyBufferBytes = 256 << 10
 	// copySpareBytes is what a copy leaves free on its disk.
 	copySpareBytes = 32 << 20
 	// copyPatience is how long a copy waits for the disk to take what was appended, and for room on it.
@@ -55,7 +57,7 @@ func Copy(v *View, dir string, logger *slog.Logger, done *Copied) (err error) {
 	}
 	defer func() { err = errors.Join(err, old.Close()) }()
 	// As a server opens them: the log first, whose lock keeps others out.
-	fresh, err := Open(dir, Options{FS: v.base, Sync: SyncNever, Logger: logger})
+	fresh, err := Open(dir, Options{FS: v.base, Sync: SyncNever, BufferBytes: copyBufferBytes, Logger: logger})
 	if err != nil {
 		return err
 	}

@@ -1,0 +1,230 @@
+package engine
+
+import (
+	"bytes"
+	"log/slog"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/google/uuid"
+
+	"rollcall/wal"
+)
+
+// lines is a log's output that tests may read while it is written.
+type lines struct {
+	mu   sync.Mutex
+	text bytes.Buffer // guarded by mu
+}
+
+func (l *lines) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.Write(p)
+}
+
+func (l *lines) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.String()
+}
+
+func eventually(t *testing.T, what string, holds func() bool) {
+	t.Helper()
+	for end := time.Now().Add(time.Minute); !holds(); time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("never: %s", what)
+		}
+	}
+}
+
+// heldLog replays nothing before it is let go.
+type heldLog struct {
+	*memLog
+	replaying, letGo chan struct{}
+}
+
+func (l *heldLog) Replay(after uint64, apply func(uint64, []byte) error) error {
+	close(l.replaying)
+	<-l.letGo
+	return l.memLog.Replay(after, apply)
+}
+
+func (l *heldLog) Replayed() (next uint64, done, total int64) { return 4_001, 7 << 20, 64 << 20 }
+
+// heldStore loads nothing before it is let go.
+type heldStore struct {
+	Store
+	letGo chan struct{}
+}
+
+func (s heldStore) LSN() uint64                                { return 0 }
+func (s heldStore) Secret(fresh func() []byte) ([]byte, error) { return fresh(), nil }
+func (s heldStore) Load(_, _ []byte, _ func(_, _ []byte) error) error {
+	<-s.letGo
+	return nil
+}
+
+// A recovery that takes long says on the console and to Ready where it is.
+func TestRecoveryProgress(t *testing.T) {
+	log := &heldLog{newMemLog(), make(chan struct{}), make(chan struct{})}
+	store := heldStore{letGo: make(chan struct{})}
+	var out lines
+	e, err := New(log, Options{AppendFrame: appendTestFrame, Store: store, Logger: slog.New(slog.NewTextHandler(&out, nil)), Shards: 4})
+	if err != nil {
+		t.Fatal(err)
+	}
+	e.recovery.every = time.Millisecond
+	opened := make(chan error, 1)
+	go func() { opened <- e.open() }()
+
+	const inCheckpoint = "reading the checkpoint, part 0 of 4, 0 devices so far"
+	eventually(t, "the checkpoint is on the console", func() bool { return strings.Contains(out.String(), inCheckpoint) })
+	if err := e.Ready(); err == nil || err.Error() != "recovering: "+inCheckpoint {
+		t.Errorf("Ready: %v", err)
+	}
+	close(store.letGo)
+	<-log.replaying
+	const inLog = "replaying the log, record 4000, 7 of 64 MiB, 0 devices so far"
+	eventually(t, "the log is on the console", func() bool { return strings.Contains(out.String(), inLog) })
+	if err := e.Ready(); err == nil || err.Error() != "recovering: "+inLog {
+		t.Errorf("Ready: %v", err)
+	}
+	close(log.letGo)
+	if err := <-opened; err != nil {
+		t.Fatal(err)
+	}
+	if err := e.Ready(); err == nil || err.Error() != "recovering: arming the timers of 0 devices" {
+		t.Errorf("Ready before the loops run: %v", err)
+	}
+	log.close()
+	e.Close()
+	e.Release()
+}
+
+// TestMaxDevices: over it a new device is refused, counted, and logged once a minute; known ones go on.
+func TestMaxDevices(t *testing.T) {
+	r := newRig(t, newMemLog(), Options{MaxDevices: 2})
+	var out lines
+	r.opts.Logger = slog.New(slog.NewTextHandler(&out, nil))
+	if err := r.open(); err != nil {
+		t.Fatal(err)
+	}
+	r.phase.Store(serving)
+	defer r.shut()
+	known := newHeartbeat(1, 60_000)
+	for _, hb := range []*Heartbeat{known, newHeartbeat(1, 60_000)} {
+		if res := r.Heartbeat(hb); res.Outcome != Accepted {
+			t.Fatalf("within the bound: %+v", res)
+		}
+	}
+	one := newHeartbeat(1, 60_000)
+	for range 3 {
+		if res := r.Heartbeat(one); res.Outcome != Unavailable || res.Err != ErrTooManyDevices {
+			t.Fatalf("over the bound: %+v", res)
+		}
+	}
+	if n := strings.Count(out.String(), "new devices are refused"); n != 1 {
+		t.Errorf("logged %d times:\n%s", n, out.String())
+	}
+	r.now.Add(int64(time.Minute))
+	r.Heartbeat(one)
+	if n := strings.Count(out.String(), "new devices are refused"); n != 2 || !strings.Contains(out.String(), "devices=2 refused=4") {
+		t.Errorf("logged %d times after a minute:\n%s", n, out.String())
+	}
+	known.Seq = 2
+	if res := r.Heartbeat(known); res.Outcome != Accepted {
+		t.Errorf("a known device: %+v", res)
+	}
+	if s := r.Stats(); s.DevicesRefused != 4 || s.Unavailable != 4 || s.Devices != 2 || r.log.reserved != 0 {
+		t.Errorf("%+v, %d credits are out", s, r.log.reserved)
+	}
+}
+
+// TestRecoverToLook: what is shown is what the server knows, which works on it meanwhile.
+func TestRecoverToLook(t *testing.T) {
+	fs := vfs.NewCrashableMem()
+	d := openDisk(t, fs, Options{}, 1)
+	user := uuid.New()
+	for n := range 10 {
+		hb := newHeartbeat(1, 60_000)
+		hb.Status = Status(n % 2)
+		if n < 3 {
+			hb.User = user
+		}
+		if res := d.Heartbeat(hb); res.Outcome != Accepted {
+			t.Fatal(res)
+		}
+		if n == 6 {
+			d.checkpoint(t)
+		}
+	}
+	want, err := d.Records(user)
+	if err != nil {
+		t.Fatal(err)
+	}
+	v, err := wal.OpenView("data", fs) // the server works on it
+	if err != nil {
+		t.Fatal(err)
+	}
+	quiet := slog.New(slog.DiscardHandler)
+	store, err := v.Checkpoint(quiet)
+	if err != nil {
+		t.Fatal(err)
+	}
+	log, err := v.Log(quiet)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := Recover(log, store, quiet)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if all, online := r.Devices(); all != 10 || online != 5 || r.Stored() != 7 {
+		t.Errorf("%d devices, %d online, %d in the checkpoint", all, online, r.Stored())
+	}
+	n := 0
+	r.Range(func(Record) bool { n++; return n < 4 })
+	if n != 4 {
+		t.Errorf("Range went on to %d", n)
+	}
+	var got []Record
+	r.User(user, func(rec Record) bool { got = append(got, rec); return true })
+	byLSN := func(a, b Record) int { return int(a.LSN) - int(b.LSN) }
+	slices.SortFunc(got, byLSN)
+	slices.SortFunc(want, byLSN)
+	if !slices.Equal(got, want) {
+		t.Errorf("%+v\nwant %+v", got, want)
+	}
+	r.Close()
+	log.Close()
+	store.Close()
+	v.Close()
+	d.shut()
+}
+
+// A log that ends before what its checkpoint has seen is not served, and nothing is written to it.
+func TestLogBehindItsCheckpoint(t *testing.T) {
+	fs := vfs.NewCrashableMem()
+	d := openDisk(t, fs, Options{}, 1)
+	hb := newHeartbeat(1, 60_000)
+	d.Heartbeat(hb)
+	before := fs.CrashClone(vfs.CrashCloneCfg{})
+	d.shut()
+	log, err := wal.Open("data", wal.Options{FS: before, BufferBytes: 4 << 10, SegmentBytes: 16 << 10, Logger: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer log.Close()
+	e, _ := newStill(t, log, Options{})
+	defer e.Release()
+	e.stored.Store(2)
+	if err := e.open(); err == nil || !strings.Contains(err.Error(), "ends at record 1, but the checkpoint has seen 2") {
+		t.Errorf("%v", err)
+	}
+	e.streams.Close()
+}
