@@ -79,9 +79,13 @@ func openCheckpoint(dir string, o CheckpointOptions, readOnly bool) (_ *Checkpoi
 		FormatMajorVersion: pebble.FormatNewest,
 		ReadOnly:           readOnly,
 		Logger:             pebbleLogger{o.Logger},
+		EventListener: &pebble.EventListener{
+			// Whoever read it gets an error as well. Pebble's own answer would be to end the process.
+			DataCorruption: func(info pebble.DataCorruptionInfo) { o.Logger.Error("the checkpoint is damaged", "file", info.Path) },
+		},
 	})
 	if err != nil {
-		return nil, fmt.Errorf("wal: open the checkpoint in %s: %w", dir, err)
+		return nil, readError(fmt.Errorf("wal: open the checkpoint in %s: %w", dir, err))
 	}
 	c := &Checkpoint{fs: o.FS, dir: dir, db: db, spare: o.SpareBytes, readOnly: readOnly}
 	defer func() {
@@ -132,7 +136,15 @@ func (c *Checkpoint) Load(lo, hi []byte, fn func(key, value []byte) error) error
 	for valid := it.First(); valid && err == nil; valid = it.Next() {
 		err = fn(it.Key()[1:], it.Value())
 	}
-	return errors.Join(err, it.Close())
+	return readError(errors.Join(err, it.Close()))
+}
+
+// readError says what to do where an error of Pebble means damage.
+func readError(err error) error {
+	if info := pebble.ExtractDataCorruptionInfo(err); info != nil {
+		return &DamagedCheckpointError{Path: info.Path, Err: info.Details}
+	}
+	return err
 }
 
 // Replace makes [lo, hi) hold exactly what items yields, which must be in ascending order of keys and within the range. It is
@@ -223,7 +235,7 @@ func (c *Checkpoint) get(key []byte) ([]byte, error) {
 		return nil, nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("wal: read the checkpoint: %w", err)
+		return nil, fmt.Errorf("wal: read the checkpoint: %w", readError(err))
 	}
 	return append([]byte(nil), value...), closer.Close()
 }

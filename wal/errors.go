@@ -45,6 +45,20 @@ const startOver = "move the directory away and start on an empty one: devices ar
 
 func (e *CorruptionError) Unwrap() error { return e.Err }
 
+// DamagedCheckpointError says that a file of the checkpoint does not match its checksums. The log behind it may be whole, but it
+// begins where the checkpoint ends.
+type DamagedCheckpointError struct {
+	Path string // the damaged file
+	Err  error  // what is wrong there
+}
+
+func (e *DamagedCheckpointError) Error() string {
+	return fmt.Sprintf("wal: %s, a file of the checkpoint, is corrupt: %v. Restore the data directory from a backup. Without one, %s",
+		e.Path, e.Err, startOver)
+}
+
+func (e *DamagedCheckpointError) Unwrap() error { return e.Err }
+
 // MissingError says that a directory has a checkpoint but no segment. The log of a checkpoint is never without one, so
 // somebody took it away, and every record behind the checkpoint with it.
 type MissingError struct {

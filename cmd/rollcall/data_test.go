@@ -180,6 +180,41 @@ func TestInspectFindsDamage(t *testing.T) {
 	}
 }
 
+// TestInspectFindsADamagedCheckpoint: what the log still has is shown, and how to go on.
+func TestInspectFindsADamagedCheckpoint(t *testing.T) {
+	r := startServer(t, "--checkpoint-bytes=1")
+	r.mustBeat(newBeat())
+	awaitCheckpoint(t, r, 1)
+	r.terminate()
+	tables, err := filepath.Glob(filepath.Join(r.dir, "checkpoint", "*.sst"))
+	if err != nil || len(tables) == 0 {
+		t.Fatalf("%v, %v", tables, err)
+	}
+	for _, table := range tables {
+		b, err := os.ReadFile(table)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b[5] ^= 1 // in the first block
+		if err := os.WriteFile(table, b, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	const why = "Restore the data directory from a backup"
+	found := inspect(t, 1, r.dir)
+	if text := found.field(t, "damage", "error").(string); !strings.Contains(text, why) || found.field(t, "damage", "path") != tables[0] {
+		t.Errorf("inspect: %s", text)
+	}
+	if len(found["segment"]) == 0 {
+		t.Error("the segments are not shown")
+	}
+	wantNoStart(t, r, why)
+	target := filepath.Join(t.TempDir(), "copy")
+	if code, _, errs := tool(t, "backup", r.dir, target); code != 1 || !strings.Contains(errs, "no backup was made") {
+		t.Errorf("backup: exit status %d, %s", code, errs)
+	}
+}
+
 // wantNoStart runs serve, which must end with exit status 1 and say why.
 func wantNoStart(t *testing.T, r *rig, why string) {
 	t.Helper()

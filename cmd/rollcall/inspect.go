@@ -176,7 +176,7 @@ func printLog(out printer, s wal.Survey) {
 	for _, segment := range s.Segments {
 		out.print(segmentLine{"segment", segment})
 	}
-	line := logLine{Kind: "log", Next: s.Next, TornBytes: s.TornBytes, Prepared: s.Prepared}
+	line := logLine{Kind: "log", Next: s.Next, TornBytes: s.TornBytes, Prepared: append([]uint64{}, s.Prepared...)} // never null
 	if s.TornBytes > 0 {
 		line.TornOffset = s.Segments[len(s.Segments)-1].Used
 	}
@@ -214,6 +214,10 @@ func damaged(err error) damageLine {
 	var c *wal.CorruptionError
 	if errors.As(err, &c) {
 		line.Path, line.Segment, line.Offset, line.LSN = c.Path, c.Segment, c.Offset, c.LSN
+	}
+	var d *wal.DamagedCheckpointError
+	if errors.As(err, &d) {
+		line.Path = d.Path
 	}
 	return line
 }
