@@ -68,7 +68,8 @@ type MissingError struct {
 
 func (e *MissingError) Error() string {
 	return fmt.Sprintf("wal: %s has no log segment (*%s), but its checkpoint is as of record %d: what was acknowledged after it "+
-		"is gone. Put the segments back, or restore the whole directory from a backup. Without either, %s", e.Dir, segmentSuffix, e.After, startOver)
+		"is gone. Put the segments back, or restore the whole directory from a backup. Without either, %s",
+		e.Dir, segmentSuffix, e.After, startOver)
 }
 
 // VersionError says that a segment or a checkpoint was written in a format that this binary does not read.

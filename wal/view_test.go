@@ -214,6 +214,7 @@ func whole(c *Checkpoint, l *Log, acked uint64) error {
 func TestViewOfARunningLog(t *testing.T) {
 	w := goLive(t, vfs.NewMem())
 	defer w.close(t)
+	until(t, "a checkpoint shortened the log", func() bool { return w.store.LSN() > 0 && w.log.First() > 1 })
 	views := 60
 	if testing.Short() {
 		views = 15
@@ -235,9 +236,6 @@ func TestViewOfARunningLog(t *testing.T) {
 		if err := errors.Join(c.Close(), l.Close(), v.Close()); err != nil {
 			t.Fatal(err)
 		}
-	}
-	if w.store.LSN() == 0 || w.log.First() == 1 {
-		t.Error("no checkpoint was taken meanwhile: the test proved little")
 	}
 }
 
