@@ -15,6 +15,8 @@
 //	           commit loop: write ► sync ► committed ──► broadcaster ──► streams
 //	           expire loop: tick ► due? ► expire, which is steps 2 to 5 again, with nobody waiting
 //
+// A Batch does steps 1 to 6 for each of its heartbeats, with the look-ups of a group at a time, and step 7 once: batch.go.
+//
 // # Invariants
 //
 // I1 One order per device. The order of acceptance is the order in the log is the order of the frames, because steps 3 to

@@ -11,19 +11,34 @@ import (
 // Heartbeat applies one report and returns once its outcome is as durable as the log promises. Any number of goroutines
 // may call it. The steps and their order are drawn in doc.go.
 func (e *Engine) Heartbeat(hb *Heartbeat) Result {
-	t := e.clock()
 	ref, entry := e.table.Find(hb.User, hb.Device)
+	r, lsn := e.submit(hb, ref, entry, e.clock())
+	if r.Outcome == Unavailable {
+		return r
+	}
+	if err := e.log.Wait(lsn); err != nil { // I2
+		return e.refuse(hb, err)
+	}
+	e.counters.lane(hb).count(r.Outcome, 1)
+	return r
+}
+
+// submit does all of a heartbeat but the look-up before it, whose result it is given, and the wait after it: an outcome
+// other than Unavailable may be told when the LSN is durable.
+func (e *Engine) submit(hb *Heartbeat, ref table.Ref, entry *table.Entry, t instant) (Result, uint64) {
 	if entry != nil && e.opts.SeqPolicy == Strict {
 		if seq, ok := entry.LastSeq(); ok && hb.Seq <= seq {
-			if r, ok := e.stale(hb, entry); ok {
-				return r
+			if r, lsn, ok := stale(hb, entry); ok {
+				return r, lsn
 			}
 		}
 	}
 	size := recordBytes(len(hb.Source))
 	if err := e.log.Reserve(size, e.opts.Patience); err != nil {
 		e.deaf(e.clock().nanos)
-		return e.refuse(hb, err)
+		r := e.refuse(hb, err)
+		r.LogFull = true
+		return r, 0
 	}
 	for {
 		source, pinned, err := e.sourceFor(hb, entry, t.nanos)
@@ -41,11 +56,11 @@ func (e *Engine) Heartbeat(hb *Heartbeat) Result {
 		}
 		switch v {
 		case applied:
-			return e.acknowledge(hb, lsn)
+			return Result{Outcome: Accepted}, lsn
 		case tooOld:
-			if r, ok := e.stale(hb, entry); ok {
+			if r, lsn, ok := stale(hb, entry); ok {
 				e.log.Release(size)
-				return r
+				return r, lsn
 			}
 			ref, entry = e.table.Find(hb.User, hb.Device)
 		case refused:
@@ -53,7 +68,7 @@ func (e *Engine) Heartbeat(hb *Heartbeat) Result {
 			if entry != nil {
 				e.spare(hb, ref, entry, t.nanos)
 			}
-			return e.refuse(hb, err)
+			return e.refuse(hb, err), 0
 		case moved:
 			ref, entry = e.table.Find(hb.User, hb.Device)
 		}
@@ -158,26 +173,14 @@ func (s *sources) holds(id uint16, text []byte) bool {
 	return p != nil && *p == string(text)
 }
 
-// acknowledge waits until an applied change may be told (I2).
-func (e *Engine) acknowledge(hb *Heartbeat, lsn uint64) Result {
-	if err := e.log.Wait(lsn); err != nil {
-		return e.refuse(hb, err)
-	}
-	e.counters.lane(hb).accepted.Add(1)
-	return Result{Outcome: Accepted}
-}
-
-// stale answers with the last accepted seq, once that one may be told (I2). False: the slot is another device's by now.
-func (e *Engine) stale(hb *Heartbeat, entry *table.Entry) (Result, bool) {
+// stale answers with the last accepted seq and the LSN that must be durable before that is told (I2). False: the slot is
+// another device's by now.
+func stale(hb *Heartbeat, entry *table.Entry) (Result, uint64, bool) {
 	user, device, s, ok := entry.Read()
 	if !ok || user != hb.User || device != hb.Device {
-		return Result{}, false
+		return Result{}, 0, false
 	}
-	if err := e.log.Wait(s.LSN); err != nil {
-		return e.refuse(hb, err), true
-	}
-	e.counters.lane(hb).stale.Add(1)
-	return Result{Outcome: Stale, LastSeq: s.Seq}, true
+	return Result{Outcome: Stale, LastSeq: s.Seq}, s.LSN, true
 }
 
 // refuseDevice counts a new device that has no place any more, and says so at most once a minute.

@@ -133,12 +133,16 @@ func linearizableRound(t *testing.T, seed uint64) {
 	checkFrameOrder(t, frames, acceptedCount(h))
 }
 
-// client sends heartbeats of random seqs around a growing one, and takes snapshots.
+// client sends heartbeats of random seqs around a growing one, alone and in batches, and takes snapshots.
 func (h *history) client(e *Engine, id int, user uuid.UUID, devices []uuid.UUID, rng *rand.Rand, ops int) {
 	for i := range ops {
 		d := rng.IntN(len(devices))
 		if rng.IntN(4) == 0 {
 			h.snapshot(e, id, user, devices[d], d)
+			continue
+		}
+		if rng.IntN(6) == 0 {
+			h.batch(e, id, user, devices, rng, uint64(i*2))
 			continue
 		}
 		hb := &Heartbeat{User: user, Device: devices[d], Source: []byte("x"), Status: Online, TTLMS: 60_000,
@@ -154,15 +158,20 @@ func (h *history) client(e *Engine, id int, user uuid.UUID, devices []uuid.UUID,
 		res := e.Heartbeat(hb)
 		h.add(id, in, call, opOutput{outcome: res.Outcome, last: res.LastSeq}, h.now())
 		if res.Outcome == Accepted {
-			key := opInput{device: d, seq: hb.Seq}
-			h.mu.Lock()
-			h.called[key], h.ttl[key] = call, hb.TTLMS
-			h.mu.Unlock()
+			h.accepted(in, call, hb.TTLMS)
 		}
 		if rng.IntN(8) == 0 {
 			time.Sleep(time.Duration(rng.IntN(3000)) * time.Microsecond) // gives expiries room among the heartbeats
 		}
 	}
+}
+
+// accepted notes when an accepted heartbeat was called.
+func (h *history) accepted(in opInput, call int64, ttlMS uint64) {
+	key := opInput{device: in.device, seq: in.seq}
+	h.mu.Lock()
+	h.called[key], h.ttl[key] = call, ttlMS
+	h.mu.Unlock()
 }
 
 func (h *history) snapshot(e *Engine, client int, user, device uuid.UUID, d int) {

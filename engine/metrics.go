@@ -45,6 +45,15 @@ func (c *counters) lane(hb *Heartbeat) *lane {
 	return &c.lanes[hb.lane]
 }
 
+// count counts heartbeats whose outcome may be told.
+func (l *lane) count(o Outcome, n uint64) {
+	if o == Accepted {
+		l.accepted.Add(n)
+	} else {
+		l.stale.Add(n)
+	}
+}
+
 // moved counts a device whose state changed. Most heartbeats change no status, and count nothing here.
 func (l *lane) moved(was, is *table.State) {
 	if was.LSN != 0 {

@@ -48,6 +48,8 @@ type Result struct {
 	Outcome Outcome
 	LastSeq uint64 // set when Stale
 	Err     error  // set when Unavailable: why, for the log and the answer's details
+	// LogFull says that it is Unavailable because the log had no room, so that it has none for the next one either.
+	LogFull bool
 }
 
 // Event is what a stream is told of one device: the arguments of one frame.

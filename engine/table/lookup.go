@@ -1,0 +1,49 @@
+package table
+
+import "github.com/google/uuid"
+
+// Lookup is one device to look up with others, and what was found.
+type Lookup struct {
+	User, Device uuid.UUID
+	Ref          Ref    // 0: unknown
+	Entry        *Entry // nil: unknown
+
+	key   key
+	index *index
+}
+
+// FindAll does Find for each of ls. In a large table a look-up is a chain of cache misses: a word of the index, then the two
+// lines of the entry. So it walks all of ls once for each link and only touches what the next walk needs: loads that do not
+// depend on each other are in flight together. Some tens of look-ups are best; their lines must stay in the nearest cache.
+func (t *Table) FindAll(ls []Lookup) {
+	for i := range ls {
+		l := &ls[i]
+		l.key = t.key(l.User, l.Device)
+		l.index = t.shard(&l.key).devices.Load()
+		l.index.words[l.key.deviceTag()&l.index.mask].Load()
+	}
+	for i := range ls {
+		l := &ls[i]
+		if e := l.index.likely(t.slab, l.key.deviceTag()); e != nil {
+			e.user[0].Load()
+			e.updatedSource.Load()
+		}
+	}
+	for i := range ls {
+		l := &ls[i]
+		l.Ref, l.Entry = t.shard(&l.key).find(t.slab, &l.key)
+	}
+}
+
+// likely returns the first entry with the tag, which nearly always is the right one, without looking at it; nil: none.
+func (ix *index) likely(slab *slab, tag uint32) *Entry {
+	for i := tag & ix.mask; ; i = (i + 1) & ix.mask {
+		w := ix.words[i].Load()
+		if w == vacant {
+			return nil
+		}
+		if found, r := split(w); found == tag && r != 0 {
+			return slab.entry(r)
+		}
+	}
+}
