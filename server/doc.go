@@ -5,6 +5,7 @@
 //	accept ► route ► token ► body ► checks ► engine.Heartbeat           /livez /healthz /readyz /metrics
 //	           │                                  │                     /debug/pprof/ /debug/presence
 //	           │                                  └► one reply of the table in reply.go
+//	           ├► many heartbeats ► a group of lines ► checks ► engine.Apply ► ... ► engine.Settle ► what became of each
 //	           └► stream token ► hijack ► engine.Take ► engine.Subscribe: from here the broadcaster owns the socket
 //
 // # Terms
@@ -39,6 +40,16 @@
 // missing or of the wrong type, and heartbeat.go judges in the order of the contract. General decoders were tried first:
 // they match names in any case, replace bad UTF-8 silently, cannot tell missing from null from zero without pointers, and
 // cost two to six times as much and five to thirteen allocations.
+//
+// # A batch
+//
+// A batch is cut into lines while it arrives (lines.go) and applied in groups, in its order, so that a request of 10,000
+// heartbeats needs no more memory than one of fifty: a window, a group and the first hundred errors. The checks of a line are
+// the single route's own code. What was applied before a body turned out bad stays applied, and the answer says so; holding
+// everything back until the end would cost the whole body in memory and buy nothing, since each line is its own daemon's.
+//
+// A compressed body is unpacked into the same window and ends as soon as it is over the limit, however much it would still
+// become. How many are unpacked at a time is bounded, since zstd may look back 8 MiB.
 //
 // # The takeover of a stream
 //

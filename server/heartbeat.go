@@ -80,8 +80,7 @@ func (r *request) readBody(ctx *fasthttp.RequestCtx) reply {
 
 // apply hands a valid heartbeat to the engine and answers with what came of it.
 func (s *Server) apply(ctx *fasthttp.RequestCtx, hb *engine.Heartbeat) {
-	// A stale heartbeat is told so even over the rate, and does not count.
-	if s.limiter != nil && !s.presence.Stale(hb) && !s.limiter.allow(ctx.RemoteAddr()) {
+	if s.overRate(ctx, hb) {
 		s.refuseHeartbeat(ctx, rateLimited)
 		return
 	}
@@ -95,10 +94,19 @@ func (s *Server) apply(ctx *fasthttp.RequestCtx, hb *engine.Heartbeat) {
 	}
 }
 
-// read fills r.hb from the body and judges it; the checks stand in the order of the wire contract (S2).
-func (r *request) read() reply {
-	f, hb := &r.fields, &r.hb
-	if !f.decode(r.body) {
+// overRate counts a valid heartbeat and reports whether it is too many of its address. A stale one is told so even over the
+// rate, and does not count.
+func (s *Server) overRate(ctx *fasthttp.RequestCtx, hb *engine.Heartbeat) bool {
+	return s.limiter != nil && !s.presence.Stale(hb) && !s.limiter.allow(ctx.RemoteAddr())
+}
+
+// read fills r.hb from the body and judges it.
+func (r *request) read() reply { return r.fields.read(r.body, &r.hb) }
+
+// read fills hb from the text of one heartbeat and judges it; the checks stand in the order of the wire contract (S2). text
+// is changed, and hb.Source points into it (S1).
+func (f *fields) read(text []byte, hb *engine.Heartbeat) reply {
+	if !f.decode(text) {
 		return invalidJSON
 	}
 	if len(trim(f.userID)) == 0 {
@@ -107,7 +115,7 @@ func (r *request) read() reply {
 	if f.schemaVersion != 1 {
 		return invalidSchemaVersion
 	}
-	if refusal := r.readIDs(); refusal != none {
+	if refusal := f.readIDs(hb); refusal != none {
 		return refusal
 	}
 	switch string(f.status) {
@@ -133,15 +141,15 @@ func (r *request) read() reply {
 }
 
 // readIDs judges the two ids together: both must be ids before either must be lowercase.
-func (r *request) readIDs() reply {
-	user, userForm := parseID(r.fields.userID)
-	device, deviceForm := parseID(r.fields.deviceID)
+func (f *fields) readIDs(hb *engine.Heartbeat) reply {
+	user, userForm := parseID(f.userID)
+	device, deviceForm := parseID(f.deviceID)
 	switch {
 	case userForm == idInvalid || deviceForm == idInvalid:
 		return invalidIDs
 	case userForm != idCanonical || deviceForm != idCanonical:
 		return upperCaseIDs
 	}
-	r.hb.User, r.hb.Device = user, device
+	hb.User, hb.Device = user, device
 	return none
 }

@@ -47,8 +47,11 @@ func TestHeartbeatAccepted(t *testing.T) {
 	}
 }
 
-func TestHeartbeatFields(t *testing.T) {
-	r := start(t, nil)
+// heartbeatCase is a body and why it is refused; "": it is accepted.
+type heartbeatCase struct{ name, body, refusal string }
+
+// heartbeatCases is the table of the single route. The batch route is held to it, too.
+func heartbeatCases() []heartbeatCase {
 	const (
 		noJSON   = "Invalid JSON payload"
 		noUser   = "Missing user_id"
@@ -57,9 +60,7 @@ func TestHeartbeatFields(t *testing.T) {
 		noSchema = "Invalid schema_version"
 	)
 	id := func(s string) string { return `"` + s + `"` }
-	for _, test := range []struct {
-		name, body, refusal string
-	}{
+	return []heartbeatCase{
 		{"as it should be", validBody, ""},
 		{"offline", with("status", `"offline"`), ""},
 		{"space around", " \t\r\n" + validBody + "\n ", ""},
@@ -189,7 +190,12 @@ func TestHeartbeatFields(t *testing.T) {
 		{"nested 63 deep", `{"x":` + strings.Repeat("[", 63) + strings.Repeat("]", 63) + `,` + validBody[1:], ""},
 		{"nested 64 deep", `{"x":` + strings.Repeat("[", 64) + strings.Repeat("]", 64) + `,` + validBody[1:], noJSON},
 		{"brackets crossed", `{"x":[{]},` + validBody[1:], noJSON},
-	} {
+	}
+}
+
+func TestHeartbeatFields(t *testing.T) {
+	r := start(t, nil)
+	for _, test := range heartbeatCases() {
 		t.Run(test.name, func(t *testing.T) {
 			got := r.send(t, heartbeatText(test.body))
 			_, applied := r.presence.last()

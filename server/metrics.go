@@ -75,16 +75,19 @@ type Refused struct {
 	Invalid      uint64
 	Unauthorized uint64 // where no token is configured too
 	RateLimited  uint64
+	Unavailable  uint64 // lines of a batch behind one that the log had no room for
 }
 
 // Refused returns the counts since New.
 func (s *Server) Refused() (n Refused) {
 	for r := range replyCount {
 		count := s.metrics.heartbeats[r].Load()
-		switch answers[r].status {
-		case 401, 503:
+		switch status := answers[r].status; {
+		case r == unavailable:
+			n.Unavailable += count
+		case status == 401 || status == 503:
 			n.Unauthorized += count
-		case 429:
+		case status == 429:
 			n.RateLimited += count
 		default:
 			n.Invalid += count

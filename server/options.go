@@ -38,6 +38,9 @@ type Options struct {
 	// begins anew: 65,536, some 20 MB.
 	RateAddresses int
 
+	// MaxBatch is how many heartbeats one batch may have: 10,000. An answer waits for all of them, so more make it later.
+	MaxBatch int
+
 	// MaxConns is how many connections there may be, streams included if OpenStreams is set; one more is answered 503:
 	// 262,144. One that is not a stream costs some 15 KB once it was used. Keep it below the descriptor limit: what the
 	// log needs must be left.
@@ -68,6 +71,7 @@ func (o Options) withDefaults() (Options, error) {
 	setDefault(&o.RateBurst, int(math.Ceil(min(o.RatePerIP, math.MaxInt32))), o.RateBurst == 0)
 	setDefault(&o.RateAddresses, 1<<16, o.RateAddresses == 0)
 	setDefault(&o.OpenStreams, func() int { return 0 }, o.OpenStreams == nil)
+	setDefault(&o.MaxBatch, 10_000, o.MaxBatch == 0)
 	setDefault(&o.MaxConns, 1<<18, o.MaxConns == 0)
 	setDefault(&o.MaxHeaderBytes, 4096, o.MaxHeaderBytes == 0)
 	setDefault(&o.ReadTimeout, 10*time.Second, o.ReadTimeout == 0)
@@ -98,7 +102,7 @@ func (o Options) Check() error {
 		name  string
 		value int64
 	}{
-		{"RateBurst", int64(o.RateBurst)}, {"RateAddresses", int64(o.RateAddresses)}, {"MaxConns", int64(o.MaxConns)},
+		{"RateBurst", int64(o.RateBurst)}, {"RateAddresses", int64(o.RateAddresses)}, {"MaxBatch", int64(o.MaxBatch)}, {"MaxConns", int64(o.MaxConns)},
 		{"MaxHeaderBytes", int64(o.MaxHeaderBytes)}, {"ReadTimeout", int64(o.ReadTimeout)},
 		{"WriteTimeout", int64(o.WriteTimeout)}, {"IdleTimeout", int64(o.IdleTimeout)},
 	} {

@@ -39,6 +39,15 @@ const (
 	unavailable
 	tooManyDevices
 
+	batchDone
+	unknownBatchType
+	unknownEncoding
+	badEncoding
+	batchTooLarge
+	batchTooLong
+	malformedBatch
+	tooManyUnpacking
+
 	invalidUserID
 	signingNotConfigured
 	invalidToken
@@ -94,6 +103,15 @@ var answers = [replyCount]answer{
 	rateLimited:          {429, codeRateLimited, "Too many heartbeats from this address", nil},
 	unavailable:          {503, codeUnavailable, "Heartbeat not stored", nil},
 	tooManyDevices:       {503, codeUnavailable, "Too many devices", nil},
+
+	batchDone:        {200, "", "Batch", nil}, // its body is in batch.go, as are the further members of those below
+	unknownBatchType: {415, codeInvalid, "Content-Type must be application/x-ndjson or application/json", nil},
+	unknownEncoding:  {415, codeInvalid, "Content-Encoding must be gzip, zstd or none", nil},
+	badEncoding:      {400, codeInvalid, "The body is not what Content-Encoding says, or was cut", nil},
+	batchTooLarge:    {413, codeInvalid, "A batch may have 4 MiB, unpacked", nil},
+	batchTooLong:     {413, codeInvalid, "Too many heartbeats in one batch", nil},
+	malformedBatch:   {400, codeInvalid, "Not a JSON array: a comma or bracket is missing or out of place", nil},
+	tooManyUnpacking: {503, codeUnavailable, "Too many compressed batches at once", nil},
 
 	invalidUserID:        {400, codeInvalid, "Invalid user_id", nil},
 	signingNotConfigured: {503, codeUnavailable, "Token signing key not configured", nil},
@@ -168,6 +186,8 @@ func (s *Server) answer(ctx *fasthttp.RequestCtx, r reply) {
 		ctx.Response.Header.Set(fasthttp.HeaderWWWAuthenticate, "Bearer")
 	case rateLimited:
 		ctx.Response.Header.Set(fasthttp.HeaderRetryAfter, s.retryAfter)
+	case tooManyUnpacking:
+		ctx.Response.Header.Set(fasthttp.HeaderRetryAfter, "1")
 	}
 }
 
@@ -189,6 +209,11 @@ func (s *Server) answerUnavailable(ctx *fasthttp.RequestCtx, why error) {
 		return
 	}
 	s.answer(ctx, unavailable)
+	s.logRefusal(why)
+}
+
+// logRefusal tells the operator, once a second at most.
+func (s *Server) logRefusal(why error) {
 	if s.refusals.now() {
 		s.opts.Logger.Warn("heartbeats are refused", "error", why)
 	}

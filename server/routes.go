@@ -7,8 +7,9 @@ import (
 
 // The public routes. Those of the operators are in admin.go.
 const (
-	heartbeatPath = "/api/v1/daemon/presence/heartbeat"
-	streamPath    = "/api/v1/mobile/presence/stream"
+	heartbeatPath  = "/api/v1/daemon/presence/heartbeat"
+	heartbeatsPath = "/api/v1/daemon/presence/heartbeats"
+	streamPath     = "/api/v1/mobile/presence/stream"
 )
 
 // routes is the whole public API. Paths match byte for byte: no redirect, no case folding, and no unescaping, since the
@@ -22,6 +23,7 @@ func (s *Server) routes() fasthttp.RequestHandler {
 	r.MethodNotAllowed = s.replier(methodNotAllowed) // the router has set Allow
 
 	r.POST(heartbeatPath, s.heartbeat)
+	r.POST(heartbeatsPath, s.heartbeats)
 	r.GET(streamPath, s.stream)
 
 	return func(ctx *fasthttp.RequestCtx) {

@@ -27,6 +27,10 @@ var ErrClosed = errors.New("server: closed")
 type Presence interface {
 	// Heartbeat applies a heartbeat and returns when the answer may be given. It keeps nothing of hb.
 	Heartbeat(hb *engine.Heartbeat) engine.Result
+	// Apply applies heartbeats of a batch, engine.GroupSize at most. It keeps nothing of hbs.
+	Apply(b *engine.Batch, hbs []engine.Heartbeat, results []engine.Result)
+	// Settle returns when the answer to a batch may be given.
+	Settle(b *engine.Batch) error
 	// Stale tells whether a heartbeat would be refused as stale now; nothing is applied.
 	Stale(hb *engine.Heartbeat) bool
 	// Take takes the socket out of a connection.
@@ -57,8 +61,9 @@ type Server struct {
 	public *fasthttp.Server
 	admin  *http.Server
 
-	conns    atomic.Int64 // open connections of the public listeners
-	draining atomic.Bool  // Shutdown began; /readyz tells
+	conns     atomic.Int64 // open connections of the public listeners
+	unpacking atomic.Int64 // compressed batches that are being read
+	draining  atomic.Bool  // Shutdown began; /readyz tells
 
 	mu        sync.Mutex
 	listeners []*listener // guarded by mu

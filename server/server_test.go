@@ -39,6 +39,7 @@ type fakePresence struct {
 	take      func(net.Conn) (broadcast.Conn, error)
 	subscribe error
 	stale     bool
+	settle    error
 	ready     error
 	records   []engine.Record
 	streams   int
@@ -74,6 +75,14 @@ func (f *fakePresence) last() (hb engine.Heartbeat, ok bool) {
 	}
 	return hb, ok
 }
+
+func (f *fakePresence) Apply(_ *engine.Batch, hbs []engine.Heartbeat, results []engine.Result) {
+	for i := range hbs {
+		results[i] = f.Heartbeat(&hbs[i])
+	}
+}
+
+func (f *fakePresence) Settle(*engine.Batch) error { return f.settle }
 
 func (f *fakePresence) Stale(*engine.Heartbeat) bool { return f.stale }
 
