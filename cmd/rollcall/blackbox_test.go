@@ -29,6 +29,7 @@ import (
 
 const (
 	heartbeatPath = "/api/v1/daemon/presence/heartbeat"
+	batchPath     = "/api/v1/daemon/presence/heartbeats"
 	streamPath    = "/api/v1/mobile/presence/stream"
 	ingestToken   = "ingest"
 	signingKey    = "signing"
@@ -309,7 +310,13 @@ func (r *rig) follow(user string) *follower {
 
 func (r *rig) followRaw(raw string) *follower {
 	r.t.Helper()
-	s := &follower{t: r.t, conn: r.dial()}
+	return r.followOn(r.dial(), raw)
+}
+
+// followOn opens a stream on a connection.
+func (r *rig) followOn(c net.Conn, raw string) *follower {
+	r.t.Helper()
+	s := &follower{t: r.t, conn: c}
 	r.t.Cleanup(func() { s.conn.Close() })
 	io.WriteString(s.conn, raw)
 	s.br = bufio.NewReader(s.conn)

@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"text/tabwriter"
 
 	"github.com/alecthomas/kong"
@@ -140,7 +141,14 @@ func secretSource(env, file string, dev bool) string {
 
 // checkAddresses reads the addresses as listening does, names and all.
 func checkAddresses(public, admin string) error {
-	a, err := net.ResolveTCPAddr("tcp", public)
+	path, onSocket := strings.CutPrefix(public, unixPrefix)
+	var a *net.TCPAddr
+	var err error
+	if onSocket {
+		err = checkSocketPath(path)
+	} else {
+		a, err = net.ResolveTCPAddr("tcp", public)
+	}
 	if err != nil {
 		err = fmt.Errorf("--listen: %w", err)
 	}
@@ -151,7 +159,7 @@ func checkAddresses(public, admin string) error {
 	if err := errors.Join(err, adminErr); err != nil {
 		return err
 	}
-	if a.Port != 0 && a.Port == b.Port && a.IP.Equal(b.IP) {
+	if !onSocket && a.Port != 0 && a.Port == b.Port && a.IP.Equal(b.IP) {
 		return fmt.Errorf("--listen and --admin-listen are both %s: the operators' routes need an address of their own", a)
 	}
 	return nil

@@ -272,10 +272,10 @@ func TestRoutes(t *testing.T) {
 	}
 	expect(t, r.send(request("POST", "/nope", strings.Repeat("x", 1<<20))), 404, notFound)
 	expect(t, r.send(request("HEAD", "/nope", "")), 404, "")
-	for _, path := range []string{heartbeatPath, streamPath, "/nope", "*"} {
+	for _, path := range []string{heartbeatPath, batchPath, streamPath, "/nope", "*"} {
 		expect(t, r.send(request("OPTIONS", path, "")), 204, "")
 	}
-	for path, allow := range map[string]string{heartbeatPath: "POST", streamPath: "GET"} {
+	for path, allow := range map[string]string{heartbeatPath: "POST", batchPath: "POST", streamPath: "GET"} {
 		for _, method := range []string{"GET", "POST", "PUT", "DELETE", "PATCH", "HEAD"} {
 			if method == allow {
 				continue
@@ -315,6 +315,54 @@ func TestKeepAliveAndPipelining(t *testing.T) {
 	io.WriteString(c, all.String())
 	for seq := 4; seq < 20; seq++ {
 		expect(t, readAnswer(t, br, false), 204, "")
+	}
+}
+
+// TestPipelinedAnswersComeInOrder: sixteen requests in one write, refusals of every kind among them, and a batch. What closes
+// the connection comes last.
+func TestPipelinedAnswersComeInOrder(t *testing.T) {
+	r := startServer(t)
+	b := newBeat()
+	single := func(b beat) string { return request("POST", heartbeatPath, b.json(), bearer(ingestToken)) }
+	steps := []struct {
+		request string
+		status  int
+		body    string
+	}{}
+	add := func(request string, status int, body string) {
+		steps = append(steps, struct {
+			request string
+			status  int
+			body    string
+		}{request, status, body})
+	}
+	for seq := 1; seq <= 4; seq++ {
+		add(single(b.with("seq", 2*seq)), 204, "")
+		add(single(b.with("seq", 2*seq-1)), 409, fmt.Sprintf(`{"error":"invalid_payload","details":"Non-monotonic seq","last_seq":%d}`, 2*seq))
+	}
+	add(single(b.with("seq", "x")), 400, invalid("Invalid seq"))
+	add(request("OPTIONS", heartbeatPath, ""), 204, "")
+	add(request("POST", batchPath, b.with("seq", 9).json()+"\n"+b.with("seq", 10).json(), bearer(ingestToken)), 200,
+		`{"accepted":2,"rejected":0,"errors":[]}`)
+	add(single(b.with("seq", 10)), 409, `{"error":"invalid_payload","details":"Non-monotonic seq","last_seq":10}`)
+	add(request("GET", "/nope", ""), 404, errorBody("unavailable", "Route not found"))
+	add(request("GET", heartbeatPath, ""), 405, errorBody("unavailable", "Method not allowed"))
+	add(single(b.with("seq", 11)), 204, "")
+	add(request("POST", heartbeatPath, "{}"), 401, errorBody("unauthorized", "Unauthorized"))
+	c := r.dial()
+	defer c.Close()
+	var all strings.Builder
+	for _, s := range steps {
+		all.WriteString(s.request)
+	}
+	if _, err := io.WriteString(c, all.String()); err != nil {
+		t.Fatal(err)
+	}
+	br := bufio.NewReader(c)
+	for i, s := range steps {
+		if a := readAnswer(t, br, false); a.status != s.status || a.body != s.body {
+			t.Errorf("answer %d: %d %s, want %d %s", i+1, a.status, a.body, s.status, s.body)
+		}
 	}
 }
 

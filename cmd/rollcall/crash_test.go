@@ -6,8 +6,10 @@ import (
 	"io"
 	"math/rand/v2"
 	"net"
+	"net/http"
 	"os"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -50,7 +52,7 @@ type crashDevice struct {
 	acked, sent int
 }
 
-// TestCrash kills the server with SIGKILL under concurrent load, again and again over the same data directory. After each
+// TestCrash kills the server with SIGKILL under concurrent load, single heartbeats and batches, again and again over the same data directory. After each
 // restart every device must stand at a seq that was acknowledged or later, and none at one that was never sent.
 func TestCrash(t *testing.T) { crash(t, "--segment-bytes=8388608") }
 
@@ -73,7 +75,13 @@ func crash(t *testing.T, flags ...string) {
 		killed := make(chan struct{})
 		var wg sync.WaitGroup
 		for w := range writers {
-			wg.Go(func() { writeUntilKilled(r.addr, devices[w], killed) })
+			wg.Go(func() {
+				if w%2 == 0 {
+					writeUntilKilled(r.addr, devices[w], killed)
+				} else {
+					batchUntilKilled(r.addr, devices[w], killed)
+				}
+			})
 		}
 		time.Sleep(time.Duration(20+rng.IntN(150)) * time.Millisecond) // the moment of the crash, not a wait for anything
 		r.kill()
@@ -118,22 +126,60 @@ func writeUntilKilled(addr string, devices []*crashDevice, killed <-chan struct{
 		if _, err := io.WriteString(c, request("POST", heartbeatPath, d.beat.with("seq", d.sent).json(), bearer(ingestToken))); err != nil {
 			return
 		}
-		var status int
-		line, err := br.ReadString('\n')
-		if err != nil {
+		status, _, ok := answerUntilKilled(br)
+		if !ok {
 			return
-		}
-		fmt.Sscanf(line, "HTTP/1.1 %d", &status)
-		for line != "\r\n" {
-			if line, err = br.ReadString('\n'); err != nil {
-				return
-			}
 		}
 		if status != 204 {
 			panic(fmt.Sprintf("status %d for a growing seq", status))
 		}
 		d.acked = d.sent
 	}
+}
+
+// batchUntilKilled sends batches, in which each of its devices comes several times, until the server is gone.
+func batchUntilKilled(addr string, devices []*crashDevice, killed <-chan struct{}) {
+	const beatsPerDevice = 40
+	c, err := net.Dial("tcp", addr)
+	if err != nil {
+		return
+	}
+	defer c.Close()
+	go func() { <-killed; c.SetDeadline(time.Now()) }()
+	br := bufio.NewReader(c)
+	for {
+		var body strings.Builder
+		for range beatsPerDevice {
+			for _, d := range devices {
+				d.sent++
+				body.WriteString(d.beat.with("seq", d.sent).json() + "\n")
+			}
+		}
+		if _, err := io.WriteString(c, request("POST", batchPath, body.String(), bearer(ingestToken), "Content-Type: application/x-ndjson")); err != nil {
+			return
+		}
+		status, text, ok := answerUntilKilled(br)
+		if !ok {
+			return
+		}
+		if want := fmt.Sprintf(`{"accepted":%d,"rejected":0,"errors":[]}`, beatsPerDevice*len(devices)); status != 200 || text != want {
+			panic(fmt.Sprintf("%d %s for growing seqs", status, text))
+		}
+		for _, d := range devices {
+			d.acked = d.sent
+		}
+	}
+}
+
+// answerUntilKilled reads an answer; false: it did not come whole.
+func answerUntilKilled(br *bufio.Reader) (status int, body string, ok bool) {
+	resp, err := http.ReadResponse(br, nil)
+	if err != nil {
+		return 0, "", false
+	}
+	defer resp.Body.Close()
+	text, err := io.ReadAll(resp.Body)
+	return resp.StatusCode, string(text), err == nil
 }
 
 // snapshotSeqs reads the user's devices from a new stream.

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"io"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -21,6 +22,9 @@ func printCurlLines(w io.Writer, scheme, address, ingestToken, signingKey string
 	curl, base := "curl", scheme+"://"+address
 	if scheme == "https" {
 		curl = "curl -k" // the certificate is hardly for this address
+	}
+	if path, ok := strings.CutPrefix(address, unixPrefix); ok {
+		curl, base = curl+" --unix-socket "+path, scheme+"://localhost"
 	}
 	token, err := streamToken(signingKey, devUser, devDevice, 24*time.Hour)
 	if err != nil {

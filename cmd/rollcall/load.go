@@ -48,7 +48,8 @@ type loadRunCmd struct {
 	SlowBytes      int           `group:"Crowd" placeholder:"N" help:"Bytes per second that those read (512)."`
 
 	Connections int           `group:"Generator" placeholder:"N" help:"Connections for heartbeats (64)."`
-	Pipeline    int           `group:"Generator" placeholder:"N" help:"Heartbeats outstanding on one connection (1)."`
+	Pipeline    int           `group:"Generator" placeholder:"N" help:"Requests outstanding on one connection (1)."`
+	Batch       int           `group:"Generator" placeholder:"N" help:"Send up to N heartbeats in one request, as a gateway does that gathers for 10 ms at most (1: each in a request of its own)."`
 	Workers     int           `group:"Generator" placeholder:"N" help:"Event loops (half of the processors)."`
 	Sources     int           `group:"Generator" placeholder:"N" help:"Connect from so many loopback addresses, 127.0.1.1 and on, so that ports last. 0: the system chooses."`
 	Duration    time.Duration `group:"Generator" placeholder:"TIME" help:"Measured time (30s)."`
@@ -134,7 +135,7 @@ func (c loadRunCmd) options() (o loadgen.Options, err error) {
 		Target: c.Target, IngestToken: ingest[0], Scenario: c.Scenario, Closed: c.Closed,
 		Users: c.Users, DevicesPerUser: c.DevicesPerUser, Rate: c.Rate, Interval: c.Interval, Arrivals: c.Arrivals, TTL: c.TTL,
 		Skew: c.Skew, SilentShare: c.SilentShare, RepeatShare: c.RepeatShare, StreamsPerUser: c.StreamsPerUser, Churn: c.Churn,
-		SlowShare: c.SlowShare, SlowBytes: c.SlowBytes, Connections: c.Connections, Pipeline: c.Pipeline, Workers: c.Workers,
+		SlowShare: c.SlowShare, SlowBytes: c.SlowBytes, Connections: c.Connections, Pipeline: c.Pipeline, Batch: c.Batch, Workers: c.Workers,
 		Sources: c.Sources, Duration: c.Duration, Warmup: c.Warmup, Seed: c.Seed, RampTo: c.RampTo, KneeP99: c.KneeP99,
 		SpikeBy: c.SpikeBy, Timeout: c.Timeout, Patience: c.Patience, Grace: c.Grace, MaxLag: c.MaxLag,
 		VerifyUsers: c.VerifyUsers, NoVerify: c.NoVerify, NoOracle: c.NoOracle, NoConflation: c.NoConflation,

@@ -143,7 +143,7 @@ func (f figures) collectPresence(to sink, e *engine.Stats) {
 	to.counter(heartbeatsDesc, float64(refused.Invalid), "invalid")
 	to.counter(heartbeatsDesc, float64(refused.Unauthorized), "unauthorized")
 	to.counter(heartbeatsDesc, float64(refused.RateLimited), "rate_limited")
-	to.counter(heartbeatsDesc, float64(e.Unavailable), "unavailable")
+	to.counter(heartbeatsDesc, float64(e.Unavailable+refused.Unavailable), "unavailable")
 	to.gauge(devicesDesc, float64(e.Online), "online")
 	to.gauge(devicesDesc, float64(e.Offline), "offline")
 	to.gauge(devicesLimitDesc, float64(e.MaxDevices))

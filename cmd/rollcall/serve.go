@@ -25,7 +25,8 @@ import (
 )
 
 type serveCmd struct {
-	Listen      string `group:"Addresses" default:"127.0.0.1:8787" placeholder:"HOST:PORT" help:"Where daemons and clients connect (${default})."`
+	Listen      string `group:"Addresses" default:"127.0.0.1:8787" placeholder:"HOST:PORT|unix:PATH" help:"Where daemons and clients connect: an address, or a Unix socket for a proxy on this machine (${default})."`
+	SocketMode  string `group:"Addresses" default:"660" placeholder:"OCTAL" help:"Permissions of the Unix socket of --listen; who may write may connect (${default})."`
 	AdminListen string `group:"Addresses" default:"127.0.0.1:8788" placeholder:"HOST:PORT" help:"Where operators connect: health, metrics, profiles, debug. Keep it off the internet (${default})."`
 
 	DataDir      string        `group:"Durability" default:"./data" type:"path" placeholder:"DIR" help:"Where the log lives. One process at a time (./data)."`
@@ -40,6 +41,7 @@ type serveCmd struct {
 	SeqPolicy     string        `group:"Presence" default:"strict" enum:"strict,restart" help:"strict: seq must grow. restart: a lower one is accepted too when sent_at_ms is newer, for daemons that count from 1 after a restart (${default})."`
 	RecoveryGrace time.Duration `group:"Presence" default:"15s" help:"After a restart or a stall no device goes offline before it had this long, or its TTL if shorter, to be heard again (${default})."`
 	MaxDevices    int           `group:"Presence" default:"0" help:"Most devices to keep; a new one over it is refused with 503. 0: as many as memory holds."`
+	MaxBatch      int           `group:"Presence" default:"10000" help:"Most heartbeats in one request of the batch route; the rest is answered 413 (${default})."`
 	RatePerIP     float64       `group:"Presence" name:"rate-per-ip" default:"0" help:"Heartbeats per second that one address may send; more are answered 429. 0: no limit. Leave it off behind a proxy, where all come from one address."`
 
 	StreamKeepalive    time.Duration `group:"Streams" default:"15s" help:"Send a comment after this much silence, so that proxies keep the connection and dead peers are noticed. 0: never (${default})."`
@@ -100,6 +102,12 @@ func (c serveCmd) Validate() error {
 	notNegative("max-devices", float64(c.MaxDevices))
 	notNegative("max-streams", float64(c.MaxStreams))
 	notNegative("rate-per-ip", c.RatePerIP)
+	if _, err := socketMode(c.SocketMode); err != nil {
+		errs = append(errs, err)
+	}
+	if c.MaxBatch <= 0 {
+		errs = append(errs, fmt.Errorf("--max-batch must be above 0, not %d", c.MaxBatch))
+	}
 	if c.CheckpointBytes <= 0 {
 		errs = append(errs, fmt.Errorf("--checkpoint-bytes must be above 0, not %d", c.CheckpointBytes))
 	}
@@ -129,7 +137,7 @@ func (c serveCmd) Run(line *kong.Context) error {
 		return err
 	}
 	if c.Dev {
-		if err := printCurlLines(os.Stdout, c.scheme(), s.public.Addr().String(), secrets.ingest[0], secrets.signing[0]); err != nil {
+		if err := printCurlLines(os.Stdout, c.scheme(), listenName(s.public), secrets.ingest[0], secrets.signing[0]); err != nil {
 			return err
 		}
 	}
@@ -238,14 +246,14 @@ func (c serveCmd) open(r *running, sec secrets) (err error) {
 	if err = r.engine.Start(); err != nil {
 		return err
 	}
-	if r.public, err = net.Listen("tcp", c.Listen); err != nil {
+	if r.public, err = listenPublic(c.Listen, c.SocketMode); err != nil {
 		return fmt.Errorf("--listen: %w", err)
 	}
 	if config != nil {
 		r.public = tls.NewListener(r.public, config)
 	}
 	go func() { r.served <- r.server.Serve(r.public) }()
-	r.logger.Info("serving", "version", buildVersion(), "listen", r.public.Addr().String(), "admin", r.admin.Addr().String(),
+	r.logger.Info("serving", "version", buildVersion(), "listen", listenName(r.public), "admin", r.admin.Addr().String(),
 		"data", c.DataDir, "sync", c.Sync, "max_connections", maxConns(), "max_streams", c.maxStreams(), "devices", r.engine.Stats().Devices, "recovery", time.Since(began).Round(time.Millisecond))
 	return nil
 }
@@ -295,6 +303,7 @@ func (c serveCmd) serverOptions(r *running, sec secrets) server.Options {
 		SigningKeys:       sec.signing,
 		Production:        strings.EqualFold(strings.TrimSpace(c.Environment), "production"),
 		RatePerIP:         c.RatePerIP,
+		MaxBatch:          c.MaxBatch,
 		TokenExpiryIgnore: c.StreamTokenExpiry == "ignore",
 		MaxConns:          maxConns(),
 		OpenStreams:       r.engine.OpenStreams,
