@@ -1,6 +1,7 @@
 package loadgen
 
 import (
+	"bufio"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -40,6 +41,7 @@ type fault struct {
 	spaces      bool // frames with a space too many
 	noSnapshot  bool // streams begin with what comes next
 	forgetSome  bool // snapshots leave out a device
+	miscount    bool // answers to batches say that one more was accepted
 
 	delay    time.Duration                                         // before each answer
 	gate     func(served int)                                      // called before each heartbeat, outside the lock
@@ -87,6 +89,8 @@ func (s *fakeServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	switch {
 	case r.URL.Path == heartbeatPath && r.Header.Get("Authorization") == "Bearer ingest":
 		s.heartbeat(w, r)
+	case r.URL.Path == batchPath && r.Header.Get("Authorization") == "Bearer ingest" && r.Header.Get("Content-Type") == "application/x-ndjson":
+		s.batch(w, r)
 	case r.URL.Path == streamPath && r.Header.Get("Authorization") == "Bearer token-"+r.URL.Query().Get("user_id"):
 		s.stream(w, r)
 	default:
@@ -128,6 +132,54 @@ func (s *fakeServer) heartbeat(w http.ResponseWriter, r *http.Request) {
 	default:
 		w.WriteHeader(status)
 	}
+}
+
+// batch lists two rejected lines of an answer at most.
+func (s *fakeServer) batch(w http.ResponseWriter, r *http.Request) {
+	const listed = 2
+	var a batchAnswer
+	var errors []string
+	cut := false
+	lines := bufio.NewScanner(r.Body)
+	for line := 1; lines.Scan(); line++ {
+		var b fakeBeat
+		if err := json.Unmarshal(lines.Bytes(), &b); err != nil {
+			w.WriteHeader(http.StatusBadRequest)
+			return
+		}
+		s.mu.Lock()
+		s.served++
+		served := s.served
+		s.mu.Unlock()
+		status, last := http.StatusServiceUnavailable, int64(0)
+		if s.fault.busy == 0 || served%s.fault.busy > 0 {
+			status, last = s.apply(b)
+		}
+		cut = cut || s.fault.cutEvery > 0 && served%s.fault.cutEvery == 0
+		if status == http.StatusNoContent {
+			a.Accepted++
+			continue
+		}
+		a.Rejected++
+		if len(errors) < listed {
+			text := fmt.Sprintf(`{"line":%d,"status":%d`, line, status)
+			if status == http.StatusConflict {
+				text += fmt.Sprintf(`,"last_seq":%d`, last)
+			}
+			errors = append(errors, text+"}")
+		}
+	}
+	if cut {
+		if c, _, err := w.(http.Hijacker).Hijack(); err == nil {
+			c.Close()
+		}
+		return
+	}
+	if s.fault.miscount {
+		a.Accepted++
+	}
+	fmt.Fprintf(w, `{"accepted":%d,"rejected":%d,"errors_omitted":%d,"errors":[%s]}`, a.Accepted, a.Rejected, a.Rejected-len(errors),
+		strings.Join(errors, ","))
 }
 
 // apply is the state machine. Heartbeats are numbered by the last three digits of seq: the run's base ends with zeros.

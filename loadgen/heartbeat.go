@@ -22,9 +22,10 @@ type link struct {
 	wrote    int    // of out
 	in       []byte // the start of an answer
 	flights  fifo[flight]
-	inFree   bool // in worker.free
-	dirty    bool // in worker.dirty
-	blocked  bool // the socket is full; waiting for room
+	batches  fifo[int] // with Options.Batch: how many of the flights each outstanding request carries
+	inFree   bool      // in worker.free
+	dirty    bool      // in worker.dirty
+	blocked  bool      // the socket is full; waiting for room
 	everOpen bool
 }
 
@@ -130,7 +131,7 @@ func (l *link) watch() {
 // offer puts a link that has room into the queue of free ones.
 func (w *worker) offer(l *link) {
 	switch {
-	case l.state != linkUp || l.flights.len() >= w.o.Pipeline:
+	case l.state != linkUp || l.outstanding() >= w.o.Pipeline:
 	case w.o.Closed && w.stage == loading:
 		w.refill(l)
 	case !l.inFree:
@@ -141,6 +142,10 @@ func (w *worker) offer(l *link) {
 
 // dispatch gives queued heartbeats to free links.
 func (w *worker) dispatch() {
+	if w.o.Batch > 1 {
+		w.dispatchBatches()
+		return
+	}
 	for w.queue.len() > 0 && w.free.len() > 0 {
 		l := w.free.pop()
 		l.inFree = false
@@ -161,40 +166,58 @@ func (w *worker) dispatch() {
 
 // refill keeps a link of a closed loop full.
 func (w *worker) refill(l *link) {
+	if w.o.Batch > 1 {
+		w.refillBatches(l)
+		return
+	}
 	for l.state == linkUp && l.flights.len() < w.o.Pipeline {
-		b := beat{due: w.now}
-		if w.queue.len() > 0 { // a retry
-			b = w.queue.pop()
-			if b.kind == repeat && w.devices[b.device].busy {
-				continue
-			}
-		} else {
-			found := false
-			for range 64 {
-				d, ok := w.pick.device(w, w.now)
-				if ok && !w.devices[d].busy {
-					b.device, found = d, true
-					break
-				}
-			}
-			if !found {
-				if !l.inFree {
-					l.inFree = true
-					w.free.push(l) // the next retry that falls due wakes it
-				}
-				return
-			}
-			w.count(offered, 1)
+		b, ok := w.nextClosed()
+		if !ok {
+			w.await(l)
+			return
 		}
 		l.send(b)
+	}
+}
+
+// nextClosed is the next heartbeat of a closed loop: one that is to be sent again, or one of a device that is not busy.
+func (w *worker) nextClosed() (b beat, ok bool) {
+	for w.queue.len() > 0 {
+		if b = w.queue.pop(); b.kind != repeat || !w.devices[b.device].busy {
+			return b, true
+		}
+	}
+	for range 64 {
+		if d, ok := w.pick.device(w, w.now); ok && !w.devices[d].busy {
+			w.count(offered, 1)
+			return beat{device: d, due: w.now}, true
+		}
+	}
+	return b, false
+}
+
+// await puts a link that found nothing to send among the free ones: the next retry that falls due wakes it.
+func (w *worker) await(l *link) {
+	if !l.inFree {
+		l.inFree = true
+		w.free.push(l)
 	}
 }
 
 // send appends the request of b to the link's output. Its device must not be busy but for b itself.
 func (l *link) send(b beat) {
 	w := l.w
-	d := &w.devices[b.device]
-	number := d.acked + 1
+	d, number := w.launch(b)
+	l.out = w.request.stamp(l.out, &w.users[d.user].id, &d.id, w.run.sentMS+w.now/1e6, w.run.seqBase+int64(number))
+	l.flights.push(flight{b, number, w.now})
+	w.count(written, 1)
+	l.touch()
+}
+
+// launch notes that b is written now, and with which number.
+func (w *worker) launch(b beat) (d *device, number uint32) {
+	d = &w.devices[b.device]
+	number = d.acked + 1
 	if b.kind == repeat {
 		number = d.acked
 	}
@@ -206,15 +229,17 @@ func (l *link) send(b beat) {
 		d.busy = true
 		w.busy++
 	}
-	w.count(written, 1)
 	if b.kind == again {
 		w.count(retries, 1)
 	}
-	l.out = w.request.stamp(l.out, &w.users[d.user].id, &d.id, w.run.sentMS+w.now/1e6, w.run.seqBase+int64(number))
-	l.flights.push(flight{b, number, w.now})
+	return d, number
+}
+
+// touch has the link written to at the end of the turn.
+func (l *link) touch() {
 	if !l.dirty {
 		l.dirty = true
-		w.dirty = append(w.dirty, l)
+		l.w.dirty = append(l.w.dirty, l)
 	}
 }
 
@@ -263,7 +288,11 @@ func (l *link) receive(input []byte) {
 		if n == 0 {
 			break
 		}
-		l.answered(l.flights.pop(), a)
+		if l.w.o.Batch > 1 {
+			l.batchAnswered(a)
+		} else {
+			l.answered(a)
+		}
 		input = input[n:]
 		if a.last {
 			l.broken()
@@ -274,9 +303,21 @@ func (l *link) receive(input []byte) {
 	l.w.offer(l)
 }
 
-// answered decides what an answer means for the device. What is not accepted and not final is sent again with its number
-// and its due time.
-func (l *link) answered(f flight, a answer) {
+// answered takes the answer to one heartbeat.
+func (l *link) answered(a answer) {
+	line := lineAnswer{status: a.status}
+	if a.status == 409 {
+		line.last, line.told = lastSeq(a.body)
+	}
+	f := l.flights.pop()
+	if !l.lineAnswered(f, line) {
+		l.w.run.fail(fmt.Errorf("loadgen: the server answers a heartbeat with %d: %.200s", a.status, a.body))
+	}
+}
+
+// lineAnswered decides what an answer means for the device. What is not accepted and not final is sent again with its number
+// and its due time. False: no server should answer so.
+func (l *link) lineAnswered(f flight, a lineAnswer) bool {
 	w := l.w
 	switch {
 	case a.status == 204 && f.kind == repeat:
@@ -287,7 +328,7 @@ func (l *link) answered(f flight, a answer) {
 		w.accept(f)
 	case a.status == 409:
 		w.count(conflicts, 1)
-		if w.oracle.conflict(w, f, a.body) {
+		if w.oracle.conflict(w, f, a) {
 			w.accept(f)
 		} else {
 			w.settle(f)
@@ -299,17 +340,34 @@ func (l *link) answered(f flight, a answer) {
 	case a.status == 429:
 		w.count(limited, 1)
 		w.retry(f, w.backoff(5))
+	case a.status == 0: // of a batch whose answer does not tell
+		w.retry(f, w.backoff(0))
 	default:
-		w.run.fail(fmt.Errorf("loadgen: the server answers a heartbeat with %d: %.200s", a.status, a.body))
+		return false
 	}
+	return true
 }
 
 // accept notes that a heartbeat is known to be accepted.
 func (w *worker) accept(f flight) {
+	w.acceptedAt(f.due, 1)
+	w.acknowledge(f)
+}
+
+// acceptedAt counts n accepted heartbeats that fell due at the same time.
+func (w *worker) acceptedAt(due, n int64) {
+	if n == 0 {
+		return
+	}
+	w.count(accepted, n)
+	w.phaseTally(due).recordMany(toAnswer, w.now-due, n)
+	w.second.recordMany(toAnswer, w.now-due, n)
+}
+
+// acknowledge lets the device of an accepted heartbeat go on.
+func (w *worker) acknowledge(f flight) {
 	d := &w.devices[f.device]
 	d.acked = max(d.acked, f.number)
-	w.count(accepted, 1)
-	w.record(toAnswer, f.due)
 	w.settle(f)
 	if w.o.RepeatShare > 0 && w.stage == loading && w.rng.Float64() < w.o.RepeatShare {
 		w.queue.push(beat{f.device, w.now, repeat})
@@ -376,6 +434,7 @@ func (l *link) close() {
 	}
 	l.sock, l.state, l.since = nil, linkDown, l.w.now
 	l.out, l.wrote, l.in, l.blocked = l.out[:0], 0, l.in[:0], false
+	l.batches = fifo[int]{}
 }
 
 func (l *link) drop() { l.close() }

@@ -51,6 +51,7 @@ type Options struct {
 
 	Connections int           `json:"connections"` // of heartbeats: 64
 	Pipeline    int           `json:"pipeline"`    // heartbeats outstanding on one connection: 1
+	Batch       int           `json:"batch"`       // heartbeats in one request, at most: 1, on the route for one
 	Workers     int           `json:"workers"`     // event loops: half of GOMAXPROCS
 	Sources     int           `json:"sources"`     // connect from 127.0.1.1 … that many addresses, so that ports last; 0: the system chooses
 	Duration    time.Duration `json:"duration_ns"` // measured: 30s
@@ -84,6 +85,7 @@ type Options struct {
 
 const (
 	heartbeatPath = "/api/v1/daemon/presence/heartbeat"
+	batchPath     = "/api/v1/daemon/presence/heartbeats"
 	streamPath    = "/api/v1/mobile/presence/stream"
 )
 
@@ -101,6 +103,7 @@ func (o Options) resolve() (Options, error) {
 	setDefault(&o.Arrivals, "constant")
 	setDefault(&o.Connections, 64)
 	setDefault(&o.Pipeline, 1)
+	setDefault(&o.Batch, 1)
 	setDefault(&o.Workers, max(1, runtime.GOMAXPROCS(0)/2))
 	setDefault(&o.Duration, 30*time.Second)
 	setDefault(&o.Warmup, 5*time.Second)
@@ -149,6 +152,7 @@ func (o *Options) check() error {
 	want(o.Arrivals == "constant" || o.Arrivals == "poisson", "arrivals are constant or poisson, not %q", o.Arrivals)
 	want(o.TTL >= time.Millisecond, "the TTL must be at least a millisecond")
 	want(o.Connections > 0 && o.Pipeline > 0, "connections and pipeline must be positive")
+	want(o.Batch > 0 && o.Batch <= maxBatch, "a batch must be of 1 to %d heartbeats", maxBatch)
 	want(o.Duration > 0 && o.Warmup >= 0, "the duration must be positive")
 	want(o.StreamsPerUser >= 0 && o.Churn >= 0 && o.Skew >= 0, "streams, churn and skew must not be negative")
 	want(o.Sources >= 0 && o.Sources <= 60000, "sources must be at most 60,000")
@@ -159,8 +163,9 @@ func (o *Options) check() error {
 	want(o.IngestToken != "", "no ingest token")
 	want(o.StreamToken != nil || o.StreamsPerUser == 0, "streams need a token")
 	if o.Closed {
-		want(o.Users*o.DevicesPerUser >= 2*o.Connections*o.Pipeline,
-			"a closed loop needs at least twice as many devices as heartbeats outstanding (%d)", 2*o.Connections*o.Pipeline)
+		outstanding := o.Connections * o.Pipeline * o.Batch
+		want(o.Users*o.DevicesPerUser >= 2*outstanding,
+			"a closed loop needs at least twice as many devices as heartbeats outstanding (%d)", 2*outstanding)
 	}
 	return errors.Join(problems...)
 }

@@ -57,10 +57,10 @@ func (o *oracle) protocol(format string, args ...any) { o.found(brokenProtocol, 
 
 // conflict judges a 409 and says whether the heartbeat counts as accepted: it does when an earlier try, whose answer was
 // lost or a refusal, may have been.
-func (o *oracle) conflict(w *worker, f flight, body []byte) (acceptedBefore bool) {
+func (o *oracle) conflict(w *worker, f flight, a lineAnswer) (acceptedBefore bool) {
 	d := &w.devices[f.device]
 	seq := w.run.seqBase + int64(f.number)
-	last, told := lastSeq(body)
+	last, told := a.last, a.told
 	switch {
 	case f.kind == repeat && (!told || last == seq):
 		return false // earned, and nothing new

@@ -7,7 +7,9 @@ import (
 
 // picker chooses whose heartbeat is next.
 type picker struct {
-	order []uint32 // even load: devices in random order, round and round, so that each is heard at its interval
+	// Even load: devices in random order, round and round, so that each is heard at its interval; in a closed loop, which has
+	// none, each round in another order.
+	order []uint32
 	at    int
 	users *alias // skewed load: a user by weight, then its devices in turn
 	part  float64
@@ -19,6 +21,11 @@ func (p *picker) share() float64 { return p.part }
 // device chooses; ok is false when it is silent by then.
 func (p *picker) device(w *worker, due int64) (index uint32, ok bool) {
 	if p.users == nil {
+		if w.o.Closed {
+			// One step of Fisher and Yates: or the server would be asked each time in the order in which it placed them.
+			other := p.at + w.rng.IntN(len(p.order)-p.at)
+			p.order[p.at], p.order[other] = p.order[other], p.order[p.at]
+		}
 		index = p.order[p.at]
 		if p.at++; p.at == len(p.order) {
 			p.at = 0

@@ -305,8 +305,12 @@ func (rep *Report) WriteTable(w io.Writer) {
 		mode = "closed loop: its latencies leave out the wait before sending"
 	}
 	fmt.Fprintf(w, "\n%s, %s, %.1f s measured, seed %d\n", o.Scenario, mode, rep.Seconds, o.Seed)
-	fmt.Fprintf(w, "%d users × %d devices, TTL %v, %d connections × %d, streams %d\n\n", o.Users, o.DevicesPerUser, o.TTL,
-		o.Connections, o.Pipeline, int(math.Round(float64(o.Users)*o.StreamsPerUser)))
+	requests := ""
+	if o.Batch > 1 {
+		requests = fmt.Sprintf(" batches of %d", o.Batch)
+	}
+	fmt.Fprintf(w, "%d users × %d devices, TTL %v, %d connections × %d%s, streams %d\n\n", o.Users, o.DevicesPerUser, o.TTL,
+		o.Connections, o.Pipeline, requests, int(math.Round(float64(o.Users)*o.StreamsPerUser)))
 	fmt.Fprintf(w, "offered  %10.0f heartbeats/s\nachieved %10.0f heartbeats/s (%.1f %%)\n\n", rep.Offered, rep.Achieved,
 		100*rep.Achieved/max(rep.Offered, 1e-9))
 	fmt.Fprintf(w, "%-34s %10s %9s %9s %9s %9s %9s\n", "milliseconds", "count", "p50", "p90", "p99", "p99.9", "max")

@@ -74,8 +74,9 @@ func (r *runner) populate() error {
 		sum += w
 	}
 	request := newTemplate(host, heartbeatPath, o.IngestToken, o.TTL)
+	batch := newBatchTemplate(host, batchPath, o.IngestToken, o.TTL)
 	for i := range o.Workers {
-		w := &worker{index: i, o: o, run: r.orders, addr: addr, request: request, host: host, plot: r.scenario,
+		w := &worker{index: i, o: o, run: r.orders, addr: addr, request: request, batch: batch, host: host, plot: r.scenario,
 			suffix: frameSuffix(o.TTL.Milliseconds()), nextDue: never,
 			rng: rand.New(rand.NewPCG(o.Seed, uint64(i+1))), waiting: map[uint32][]int64{}, retrying: map[uint32]int64{},
 			phases: append([]phase(nil), r.plan...), tallies: make([]tally, len(r.plan)), input: make([]byte, 256<<10)}

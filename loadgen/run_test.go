@@ -113,7 +113,11 @@ func TestGoodServerPasses(t *testing.T) {
 			"storm":   func(o *Options) { o.Scenario = "reconnect-storm" },
 			"slow":    func(o *Options) { o.Scenario, o.SlowShare = "slow-readers", 0.5 },
 			"spike":   func(o *Options) { o.Scenario = "spike" },
-			"short":   func(o *Options) { o.TTL = 100 * time.Millisecond }, // many expiries and returns
+			"batch":   func(o *Options) { o.Batch, o.Rate, o.RepeatShare, o.TTL = 5, 300, 0.1, time.Minute },
+			"closed batch": func(o *Options) {
+				o.Closed, o.Connections, o.Pipeline, o.Batch, o.Users = true, 2, 2, 3, 20
+			},
+			"short": func(o *Options) { o.TTL = 100 * time.Millisecond }, // many expiries and returns
 		} {
 			t.Run(fmt.Sprintf("%s/portable=%t", name, portable), func(t *testing.T) {
 				t.Parallel()
@@ -150,6 +154,10 @@ func TestOracleFindsEachFault(t *testing.T) {
 		{"409 for a fresh heartbeat", fault{conflict: true}, nil, unearnedConflict, unearnedConflict},
 		{"204 for a stale heartbeat", fault{acceptAll: true}, func(o *Options) { o.RepeatShare, o.StreamsPerUser = 0.5, 0 }, acceptedAgain, acceptedAgain},
 		{"invents heartbeats", fault{invent: true}, nil, invented, lost},
+		{"409 for a fresh heartbeat of a batch", fault{conflict: true}, func(o *Options) { o.Batch = 4 }, unearnedConflict, unearnedConflict},
+		{"204 for a stale line", fault{acceptAll: true}, func(o *Options) { o.Batch, o.RepeatShare, o.StreamsPerUser = 4, 0.5, 0 }, acceptedAgain, acceptedAgain},
+		{"acknowledges batches and forgets", fault{forget: true}, func(o *Options) { o.Batch, o.StreamsPerUser = 4, 0 }, lost, lost},
+		{"counts lines that nobody sent", fault{miscount: true}, func(o *Options) { o.Batch, o.StreamsPerUser = 4, 0 }, brokenProtocol, brokenProtocol},
 		{"writes frames in its own way", fault{spaces: true}, nil, brokenProtocol, lost},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -189,15 +197,19 @@ func TestSkippedFramesAreCountedApart(t *testing.T) {
 
 // TestResendsAreForgiven: a 409 for a heartbeat whose answer was lost means that it was accepted, and a 503 that it was not.
 func TestResendsAreForgiven(t *testing.T) {
-	t.Parallel()
-	o := smallRun(t, startFake(t, fault{cutEvery: 7, busy: 5}))
-	o.Duration = 2 * time.Second
-	rep := mustRun(t, o)
-	wantClean(t, rep)
-	for _, name := range []string{"conflicts", "unavailable", "cut", "retries"} {
-		if rep.Counts[name] == 0 {
-			t.Errorf("no %s: %v", name, rep.Counts)
-		}
+	for name, batch := range map[string]int{"single": 1, "batch": 6} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			o := smallRun(t, startFake(t, fault{cutEvery: 7 * batch, busy: 5}))
+			o.Duration, o.Batch = 2*time.Second, batch
+			rep := mustRun(t, o)
+			wantClean(t, rep)
+			for _, name := range []string{"conflicts", "unavailable", "cut", "retries"} {
+				if rep.Counts[name] == 0 {
+					t.Errorf("no %s: %v", name, rep.Counts)
+				}
+			}
+		})
 	}
 }
 

@@ -17,8 +17,11 @@ func newHistogram() *histogram {
 }
 
 // record counts one duration in nanoseconds.
-func (h *histogram) record(nanos int64) {
-	if err := h.h.RecordValue(min(max(nanos/1000, 1), histogramMax)); err != nil {
+func (h *histogram) record(nanos int64) { h.recordMany(nanos, 1) }
+
+// recordMany counts it n times.
+func (h *histogram) recordMany(nanos, n int64) {
+	if err := h.h.RecordValues(min(max(nanos/1000, 1), histogramMax), n); err != nil {
 		panic(fmt.Sprintf("bug: %v", err))
 	}
 }
@@ -58,7 +61,7 @@ const (
 // The counts of a run.
 const (
 	offered        = iota // heartbeats that fell due
-	written               // requests written, retries and deliberate repeats included
+	written               // requests written, retries and deliberate repeats included; one for a batch
 	accepted              // heartbeats known to be accepted
 	conflicts             // 409s, all kinds
 	retries               // written again after a cut, a timeout or a 503
@@ -90,11 +93,13 @@ type tally struct {
 	hist [kinds]*histogram
 }
 
-func (t *tally) record(kind int, nanos int64) {
+func (t *tally) record(kind int, nanos int64) { t.recordMany(kind, nanos, 1) }
+
+func (t *tally) recordMany(kind int, nanos, n int64) {
 	if t.hist[kind] == nil {
 		t.hist[kind] = newHistogram()
 	}
-	t.hist[kind].record(nanos)
+	t.hist[kind].recordMany(nanos, n)
 }
 
 func (t *tally) add(other *tally) {

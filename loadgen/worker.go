@@ -22,6 +22,7 @@ type worker struct {
 	net     sockets
 	addr    netip.AddrPort
 	request requestTemplate
+	batch   batchTemplate
 	host    string
 	plot    *scenario
 	suffix  []byte // of frames
@@ -41,11 +42,14 @@ type worker struct {
 	retrying map[uint32]int64   // due time of those that wait for their next try, by device
 	waiting  map[uint32][]int64 // due while the device's last heartbeat is outstanding
 
-	links   []*link     // heartbeat connections
-	free    fifo[*link] // those that can take another heartbeat, each once
-	dirty   []*link     // have something to write
-	opening int         // links not connected so far
-	busy    int         // devices with a heartbeat on its way or to be sent again
+	links    []*link     // heartbeat connections
+	free     fifo[*link] // those that can take another heartbeat, each once
+	dirty    []*link     // have something to write
+	gathered []beat      // scratch: the batch that is being made
+	picked   []uint32    // scratch: devices that it may name
+	touched  byte        // of no meaning: see gatherClosed
+	opening  int         // links not connected so far
+	busy     int         // devices with a heartbeat on its way or to be sent again
 
 	watches   []*watch     // streams
 	toOpen    fifo[*watch] // streams that are due to connect
@@ -260,6 +264,9 @@ func (w *worker) fire() {
 // serve waits for sockets until the next thing is due.
 func (w *worker) serve() (err error) {
 	until := min(w.nextDue, w.timers.next(), w.now+int64(20*time.Millisecond))
+	if w.o.Batch > 1 && w.free.len() > 0 {
+		until = min(until, w.batchDue())
+	}
 	if w.toOpen.len() > 0 || w.stage == verifying {
 		until = min(until, w.now+int64(time.Millisecond))
 	}
