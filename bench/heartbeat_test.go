@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/uuid"
+
 	"rollcall/engine"
 	"rollcall/server"
 	"rollcall/wal"
@@ -86,12 +88,17 @@ var source = []byte("daemon-of-twenty-chr")
 var errRefused = errors.New("a heartbeat was refused")
 
 func beat(e *engine.Engine, hb *engine.Heartbeat, n, seq uint64) error {
-	hb.User, hb.Device, hb.Status, hb.Source = userOf(n), id(n), engine.Online, source
-	hb.SentAtMS, hb.Seq, hb.TTLMS = 1739030400000+seq, seq, uint64(forever.Milliseconds())
+	report(hb, n, seq, userOf(n))
 	if r := e.Heartbeat(hb); r.Outcome != engine.Accepted {
 		return fmt.Errorf("%w: %+v", errRefused, r)
 	}
 	return nil
+}
+
+// report is the seq-th heartbeat of device n.
+func report(hb *engine.Heartbeat, n, seq uint64, user uuid.UUID) {
+	hb.User, hb.Device, hb.Status, hb.Source = user, id(n), engine.Online, source
+	hb.SentAtMS, hb.Seq, hb.TTLMS = 1739030400000+seq, seq, uint64(forever.Milliseconds())
 }
 
 // noLog numbers records and forgets them. What the engine asks of a log besides is for checkpoints, which are not taken.

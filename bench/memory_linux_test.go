@@ -1,0 +1,118 @@
+package bench
+
+import (
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"runtime/debug"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"rollcall/engine"
+	"rollcall/server"
+)
+
+// residentBytes is what the process holds of physical memory, once the collector has given back what it can.
+func residentBytes(b *testing.B) int64 {
+	debug.FreeOSMemory()
+	text, err := os.ReadFile("/proc/self/statm")
+	if err != nil {
+		b.Fatal(err)
+	}
+	pages, err := strconv.ParseInt(strings.Fields(string(text))[1], 10, 64)
+	if err != nil {
+		b.Fatal(err)
+	}
+	return pages * int64(os.Getpagesize())
+}
+
+// BenchmarkMemory is what each device takes, all told: table, wheel, and what the Go runtime needs beside them. An operation is
+// nothing; run it with -benchtime 1x.
+func BenchmarkMemory(b *testing.B) {
+	eachSize(b, func(b *testing.B, size int) {
+		for _, perUser := range []int{1, 10} {
+			b.Run(fmt.Sprintf("per-user=%d", perUser), func(b *testing.B) {
+				before := residentBytes(b)
+				l := &noLog{}
+				e, err := engine.New(l, engine.Options{AppendFrame: server.AppendFrame, Logger: slog.New(slog.DiscardHandler)})
+				if err == nil {
+					err = e.Start()
+				}
+				if err != nil {
+					b.Fatal(err)
+				}
+				defer e.Release()
+				defer e.Close()
+				fillBatches(b, e, size, perUser)
+				for b.Loop() {
+				}
+				b.ReportMetric(float64(residentBytes(b)-before)/float64(size), "RSS-B/device")
+				b.ReportMetric(float64(collectionCPU().Microseconds())/1000, "gc-ms")
+			})
+		}
+	})
+}
+
+// BenchmarkIdleConn is what the server holds for a daemon's connection that sent a heartbeat and is kept open. The clients are
+// bare descriptors, which cost this process nothing but the kernel's memory. Run it with -benchtime 1x.
+func BenchmarkIdleConn(b *testing.B) {
+	const conns = 4000
+	b.Run(fmt.Sprintf("conns=%d", conns), func(b *testing.B) {
+		e, err := engine.New(&noLog{}, engine.Options{AppendFrame: server.AppendFrame, Logger: slog.New(slog.DiscardHandler)})
+		if err == nil {
+			err = e.Start()
+		}
+		if err != nil {
+			b.Fatal(err)
+		}
+		defer e.Release()
+		defer e.Close()
+		s, err := server.New(e, server.Options{IngestTokens: []string{"t"}, Logger: slog.New(slog.DiscardHandler)})
+		if err != nil {
+			b.Fatal(err)
+		}
+		ln, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			b.Fatal(err)
+		}
+		go func() { _ = s.Serve(ln) }()
+		defer ln.Close()
+		target := &syscall.SockaddrInet4{Port: ln.Addr().(*net.TCPAddr).Port, Addr: [4]byte{127, 0, 0, 1}}
+		beatOnce(b, target, 1_000_000) // what the first one makes is not each one's
+		time.Sleep(100 * time.Millisecond)
+		before := residentBytes(b)
+		for n := range conns {
+			beatOnce(b, target, uint64(n))
+		}
+		for b.Loop() {
+		}
+		b.ReportMetric(float64(residentBytes(b)-before)/conns, "RSS-B/conn")
+	})
+}
+
+// beatOnce connects, sends a heartbeat and reads the answer. The connection stays open until the benchmark is over.
+func beatOnce(b *testing.B, target syscall.Sockaddr, n uint64) {
+	fd, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() { syscall.Close(fd) })
+	if err := syscall.Connect(fd, target); err != nil {
+		b.Fatal(err)
+	}
+	body := fmt.Sprintf(`{"schema_version":1,"user_id":"11111111-2222-4222-8222-333333333333","device_id":"aaaaaaaa-bbbb-4ccc-8ddd-%012d",`+
+		`"status":"online","source":"bench","sent_at_ms":1,"seq":1,"ttl_ms":9007199254740991}`, n)
+	request := fmt.Sprintf("POST /api/v1/daemon/presence/heartbeat HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer t\r\nContent-Length: %d\r\n\r\n%s", len(body), body)
+	if _, err := syscall.Write(fd, []byte(request)); err != nil {
+		b.Fatal(err)
+	}
+	answer := make([]byte, 512)
+	got, err := syscall.Read(fd, answer)
+	if err != nil || !strings.HasPrefix(string(answer[:got]), "HTTP/1.1 204") {
+		b.Fatalf("%v %s", err, answer[:got])
+	}
+}
