@@ -122,13 +122,9 @@ func (e *Engine) Start() error {
 
 // open does all of Start but the loops.
 func (e *Engine) open() error {
-	now := e.clock()
-	if err := e.recoverLog(now); err != nil {
+	if err := e.recoverLog(e.clock()); err != nil {
 		return err
 	}
-	e.recovery.step.Store(stepTimers)
-	e.expiry.resume.Store(now.nanos)
-	e.armAll(now.nanos)
 	if err := e.log.Start(e.committed); err != nil {
 		return fmt.Errorf("engine: start the log: %w", err)
 	}

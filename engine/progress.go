@@ -18,21 +18,16 @@ type recovery struct {
 const (
 	stepCheckpoint int32 = iota
 	stepLog
-	stepTimers
 )
 
 // progress says how far the recovery is. Any goroutine.
 func (e *Engine) progress() string {
 	devices := e.table.Len()
-	switch e.recovery.step.Load() {
-	case stepCheckpoint:
+	if e.recovery.step.Load() == stepCheckpoint {
 		return fmt.Sprintf("reading the checkpoint, part %d of %d, %d devices so far", e.recovery.parts.Load(), e.recovery.ranges.Load(), devices)
-	case stepLog:
-		next, done, total := e.log.Replayed()
-		return fmt.Sprintf("replaying the log, record %d, %d of %d MiB, %d devices so far", max(next, 1)-1, done>>20, total>>20, devices)
-	default:
-		return fmt.Sprintf("arming the timers of %d devices", devices)
 	}
+	next, done, total := e.log.Replayed()
+	return fmt.Sprintf("replaying the log, record %d, %d of %d MiB, %d devices so far", max(next, 1)-1, done>>20, total>>20, devices)
 }
 
 // tellProgress logs the progress every second until it is stopped: a short recovery says nothing.

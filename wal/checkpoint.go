@@ -59,6 +59,9 @@ type CheckpointOptions struct {
 // maxOpenTables bounds the descriptors that the store holds: it is read from end to end at a start, and hardly ever after.
 const maxOpenTables = 74 // of which Pebble takes 10 for itself
 
+// tableBlockBytes is what is read at a time: the store is read from end to end, so that small blocks would only cost calls.
+const tableBlockBytes = 64 << 10
+
 // OpenCheckpoint opens the store in dir, or makes an empty one as of LSN 0. A *VersionError says that a later format wrote it.
 func OpenCheckpoint(dir string, o CheckpointOptions) (*Checkpoint, error) {
 	return openCheckpoint(dir, o, false)
@@ -183,7 +186,9 @@ func (c *Checkpoint) writeTable(path string, items func(yield func(key, value []
 	if err != nil {
 		return 0, err
 	}
-	table := sstable.NewWriter(objstorageprovider.NewFileWritable(file), sstable.WriterOptions{TableFormat: c.db.TableFormat()})
+	table := sstable.NewWriter(objstorageprovider.NewFileWritable(file), sstable.WriterOptions{
+		TableFormat: c.db.TableFormat(), BlockSize: tableBlockBytes,
+	})
 	items(func(k, v []byte) bool {
 		err = table.Set(k, v)
 		n++

@@ -1,0 +1,294 @@
+package engine
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"runtime"
+	"slices"
+	"sync"
+
+	"github.com/google/uuid"
+
+	"rollcall/engine/table"
+	"rollcall/engine/wheel"
+)
+
+// roundBytes is how much of the log is applied at a time: enough that waiting for the slowest applier costs little, and little
+// enough that the records are still in the processor's caches.
+const roundBytes = 1 << 20
+
+// replayer applies the log's records in rounds, each divided among as many appliers as there are processors. While a round is
+// applied the log's reader fills the next one.
+//
+//	reader ──► fill ──┬─► applier 0: users of ranges 0…     ──┐
+//	                  └─► applier 1: users of the next ones ──┴─► all done: what was put off ──► next round
+//
+// A user's records go to one applier, in order. Between users the order is lost, so that in the middle of a round the table may
+// hold devices and sources that it never held together. What finds no room for that reason is put off to the round's end, when
+// everything else stands as it did at one moment.
+type replayer struct {
+	e        *Engine
+	appliers []*applier
+	filling  [][]byte // for each applier, the records of the round that the reader fills: LSN, length, bytes
+	applying [][]byte // of the round in progress
+	bytes    int      // in filling
+	round    sync.WaitGroup
+}
+
+func newReplayer(e *Engine, now instant) *replayer {
+	n := min(runtime.GOMAXPROCS(0), maxRanges)
+	r := &replayer{e: e, filling: make([][]byte, n), applying: make([][]byte, n)}
+	for range n {
+		r.appliers = append(r.appliers, &applier{e: e, now: now})
+	}
+	return r
+}
+
+// add takes a record into the round. Errors are those of an earlier round.
+func (r *replayer) add(lsn uint64, record []byte) error {
+	v, err := viewRecord(record)
+	if err != nil {
+		return fmt.Errorf("LSN %d: %w", lsn, err)
+	}
+	i := r.e.rangeOf(v.user()) * len(r.appliers) / maxRanges
+	r.filling[i] = appendReplay(r.filling[i], lsn, record)
+	if r.bytes += len(record); r.bytes < roundBytes {
+		return nil
+	}
+	return r.next()
+}
+
+// appendReplay and cutReplay are how records wait for their applier.
+func appendReplay(dst []byte, lsn uint64, record []byte) []byte {
+	dst = binary.LittleEndian.AppendUint64(dst, lsn)
+	dst = binary.LittleEndian.AppendUint16(dst, uint16(len(record)))
+	return append(dst, record...)
+}
+
+func cutReplay(b []byte) (lsn uint64, record recordView, rest []byte) {
+	end := 10 + int(binary.LittleEndian.Uint16(b[8:]))
+	return binary.LittleEndian.Uint64(b), recordView(b[10:end]), b[end:]
+}
+
+// next waits for the round in progress and begins the one that was filled.
+func (r *replayer) next() error {
+	if err := r.finish(); err != nil {
+		return err
+	}
+	r.filling, r.applying = r.applying, r.filling
+	r.bytes = 0
+	for i, a := range r.appliers {
+		r.filling[i] = r.filling[i][:0]
+		r.round.Go(func() { a.applyAll(r.applying[i]) })
+	}
+	return nil
+}
+
+// finish waits for the round in progress and deals with what was put off in it.
+func (r *replayer) finish() error {
+	r.round.Wait()
+	var errs []error
+	var late []byte
+	for _, a := range r.appliers {
+		errs = append(errs, a.err)
+		late = append(late, a.late...)
+		a.late = nil
+	}
+	if err := errors.Join(errs...); err != nil || len(late) == 0 {
+		return err
+	}
+	return r.appliers[0].applyLate(late)
+}
+
+// close applies what is left and hands the wheel's items over.
+func (r *replayer) close() error {
+	err := r.next()
+	if err == nil {
+		err = r.finish()
+	}
+	for _, a := range r.appliers {
+		a.fileItems()
+	}
+	return err
+}
+
+// applier takes up the records of some users during recovery; other appliers have the others. One goroutine at a time.
+type applier struct {
+	e     *Engine
+	now   instant
+	items []wheel.Item // armed, not yet handed to the expire loop
+
+	// name is the source of the last record and id its id, which is pinned; 0: none. Most devices have the same few.
+	name []byte
+	id   uint16
+
+	late []byte // the rest of a round, from the first record that found no room
+	err  error
+}
+
+// applyAll applies records as appendReplay made them.
+func (a *applier) applyAll(records []byte) {
+	for rest := records; len(rest) > 0 && a.err == nil; {
+		lsn, record, behind := cutReplay(rest)
+		err := a.apply(lsn, record)
+		if errors.Is(err, table.ErrFull) || errors.Is(err, errSourcesFull) {
+			a.late = rest
+			break
+		}
+		a.err, rest = err, behind
+	}
+	a.forgetSource()
+}
+
+// applyLate applies what was put off in a round, now that everything else of the round is there. Of each device only the last
+// record counts. First all of them let go of their slots and sources, and only then does each take its new one: the table as it
+// is at the round's end has room for them.
+func (a *applier) applyLate(records []byte) error {
+	defer a.forgetSource()
+	type change struct {
+		lsn    uint64
+		record recordView
+	}
+	last := make(map[[2]uuid.UUID]change)
+	for len(records) > 0 {
+		lsn, record, rest := cutReplay(records)
+		last[[2]uuid.UUID{record.user(), record.device()}] = change{lsn, record}
+		records = rest
+	}
+	for _, c := range last {
+		if c.record.forget() {
+			a.forget(c.lsn, c.record.user(), c.record.device())
+		} else {
+			a.letGo(c.lsn, c.record.user(), c.record.device())
+		}
+	}
+	for _, c := range last {
+		if !c.record.forget() {
+			if err := a.apply(c.lsn, c.record); err != nil {
+				return fullOnDisk(err)
+			}
+		}
+	}
+	return nil
+}
+
+// letGo takes the source away from a device that stands before lsn.
+func (a *applier) letGo(lsn uint64, user, device uuid.UUID) {
+	_, entry := a.e.table.Find(user, device)
+	if entry == nil || entry.LSN() == 0 || lsn <= entry.LSN() {
+		return
+	}
+	mustClaim(entry, user, device)
+	held := entry.Held()
+	held.Source = 0
+	entry.Commit(held)
+}
+
+// fullOnDisk says what to do when what is on disk does not fit into the table.
+func fullOnDisk(err error) error {
+	if errors.Is(err, table.ErrFull) {
+		return fmt.Errorf("there are more devices on disk than the table may hold (--max-devices): %w", err)
+	}
+	return err
+}
+
+// apply takes up one record. It goes by LSN, never by seq: the log's order is the order of acceptance.
+func (a *applier) apply(lsn uint64, r recordView) error {
+	user, device := r.user(), r.device()
+	if r.forget() {
+		a.forget(lsn, user, device)
+		return nil
+	}
+	ref, entry, err := a.e.table.FindOrInsert(user, device)
+	if err != nil {
+		return err
+	}
+	if lsn <= entry.LSN() {
+		return nil
+	}
+	held, _ := entry.Load()
+	// Before the claim: who sweeps the sources waits for claims.
+	source, err := a.source(held.Source, r.source())
+	if err != nil {
+		return err
+	}
+	next := r.state()
+	next.LSN, next.Source = lsn, source
+	next.DeadlineNanos = deadlineAfterRestart(&next, a.now)
+	mustClaim(entry, user, device)
+	entry.Commit(next)
+	if next.Online {
+		a.arm(ref, entry, &next)
+	}
+	return nil
+}
+
+// forget takes a device out.
+func (a *applier) forget(lsn uint64, user, device uuid.UUID) {
+	a.e.forgot[a.e.rangeOf(user)] = lsn
+	ref, entry := a.e.table.Find(user, device)
+	if entry == nil || lsn <= entry.LSN() {
+		return
+	}
+	mustClaim(entry, user, device)
+	a.e.table.Remove(ref, entry)
+}
+
+// mustClaim claims an entry that nobody else may want.
+func mustClaim(entry *table.Entry, user, device uuid.UUID) {
+	if !entry.Claim(user, device) {
+		panic("bug: an entry changed hands during recovery")
+	}
+}
+
+// source returns the id of a source: the device's own if it is the same, else the last one's, else a new one, which stays pinned
+// until the next. A pinned id is thus one that the device before holds, and takes nothing from others.
+func (a *applier) source(held uint16, text []byte) (uint16, error) {
+	if held != 0 && a.e.sources.holds(held, text) {
+		return held, nil
+	}
+	if a.id != 0 && string(a.name) == string(text) {
+		return a.id, nil
+	}
+	a.forgetSource()
+	id, err := a.e.sources.intern(text, a.e.table, a.now.nanos)
+	if err != nil {
+		return 0, err
+	}
+	a.id, a.name = id, append(a.name[:0], text...)
+	return id, nil
+}
+
+func (a *applier) forgetSource() {
+	if a.id != 0 {
+		a.e.sources.unpin(a.id)
+		a.id = 0
+	}
+}
+
+// arm is Engine.arm while nobody else arms: the entry is at hand now, and would have to be fetched again later.
+func (a *applier) arm(ref table.Ref, entry *table.Entry, s *table.State) {
+	tick := uint32(tickOf(min(a.e.dueAt(s.DeadlineNanos, s.TTLMS), a.now.nanos+maxAhead)))
+	armed := entry.Armed()
+	if armed != 0 && int32(tick-armed) >= 0 {
+		return
+	}
+	if !entry.ArmedCAS(armed, tick) {
+		panic("bug: an entry was armed by another during recovery")
+	}
+	a.items = append(a.items, wheel.Item{Ref: uint32(ref), Tick: tick})
+}
+
+// fileItems hands what was armed to the expire loop.
+func (a *applier) fileItems() {
+	x := &a.e.expiry
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.filed == nil {
+		x.filed = a.items
+	} else {
+		x.filed = append(slices.Grow(x.filed, len(a.items)), a.items...)
+	}
+	a.items = nil
+}
