@@ -84,7 +84,7 @@ func (e *Engine) load(a *applier, value []byte) error {
 	if err != nil {
 		return fmt.Errorf("LSN %d: %w", lsn, err)
 	}
-	return fullOnDisk(a.apply(lsn, r))
+	return fullOnDisk(a.apply(lsn, r, 0, nil))
 }
 
 // deadlineAfterRestart counts the silence before the restart; the grace comes on top of it in dueAt. A wall clock that

@@ -123,22 +123,46 @@ type applier struct {
 	name []byte
 	id   uint16
 
+	found [group]table.Lookup // scratch of applyAll
+
 	late []byte // the rest of a round, from the first record that found no room
 	err  error
 }
 
+// group is how many devices are looked up together: enough to have their cache misses in flight at the same time.
+const group = 32
+
 // applyAll applies records as appendReplay made them.
 func (a *applier) applyAll(records []byte) {
-	for rest := records; len(rest) > 0 && a.err == nil; {
-		lsn, record, behind := cutReplay(rest)
-		err := a.apply(lsn, record)
-		if errors.Is(err, table.ErrFull) || errors.Is(err, errSourcesFull) {
-			a.late = rest
-			break
+	defer a.forgetSource()
+	for len(records) > 0 && a.err == nil && len(a.late) == 0 {
+		n := 0
+		for rest := records; len(rest) > 0 && n < group; n++ {
+			var r recordView
+			_, r, rest = cutReplay(rest)
+			a.found[n].User, a.found[n].Device = r.user(), r.device()
 		}
-		a.err, rest = err, behind
+		a.e.table.FindAll(a.found[:n])
+		records = a.applyFound(records, n)
 	}
-	a.forgetSource()
+}
+
+// applyFound applies the next n records, whose devices were looked up, and returns the rest.
+func (a *applier) applyFound(records []byte, n int) (rest []byte) {
+	for i := range n {
+		lsn, record, behind := cutReplay(records)
+		err := a.apply(lsn, record, a.found[i].Ref, a.found[i].Entry)
+		if errors.Is(err, table.ErrFull) || errors.Is(err, errSourcesFull) {
+			a.late = records
+			return nil
+		}
+		if err != nil {
+			a.err = err
+			return nil
+		}
+		records = behind
+	}
+	return records
 }
 
 // applyLate applies what was put off in a round, now that everything else of the round is there. Of each device only the last
@@ -165,7 +189,7 @@ func (a *applier) applyLate(records []byte) error {
 	}
 	for _, c := range last {
 		if !c.record.forget() {
-			if err := a.apply(c.lsn, c.record); err != nil {
+			if err := a.apply(c.lsn, c.record, 0, nil); err != nil {
 				return fullOnDisk(err)
 			}
 		}
@@ -193,16 +217,18 @@ func fullOnDisk(err error) error {
 	return err
 }
 
-// apply takes up one record. It goes by LSN, never by seq: the log's order is the order of acceptance.
-func (a *applier) apply(lsn uint64, r recordView) error {
+// apply takes up one record. It goes by LSN, never by seq: the log's order is the order of acceptance. The entry may be one that
+// was the device's a moment ago, or nil.
+func (a *applier) apply(lsn uint64, r recordView, ref table.Ref, entry *table.Entry) (err error) {
 	user, device := r.user(), r.device()
 	if r.forget() {
 		a.forget(lsn, user, device)
 		return nil
 	}
-	ref, entry, err := a.e.table.FindOrInsert(user, device)
-	if err != nil {
-		return err
+	if entry == nil || !entry.Is(user, device) {
+		if ref, entry, err = a.e.table.FindOrInsert(user, device); err != nil {
+			return err
+		}
 	}
 	if lsn <= entry.LSN() {
 		return nil

@@ -60,7 +60,7 @@ type CheckpointOptions struct {
 const maxOpenTables = 74 // of which Pebble takes 10 for itself
 
 // tableBlockBytes is what is read at a time: the store is read from end to end, so that small blocks would only cost calls.
-const tableBlockBytes = 64 << 10
+const tableBlockBytes = 32 << 10
 
 // OpenCheckpoint opens the store in dir, or makes an empty one as of LSN 0. A *VersionError says that a later format wrote it.
 func OpenCheckpoint(dir string, o CheckpointOptions) (*Checkpoint, error) {
@@ -76,7 +76,7 @@ func openCheckpoint(dir string, o CheckpointOptions, readOnly bool) (_ *Checkpoi
 	}
 	setDefault(&o.SpareBytes, 256<<20)
 	db, err := pebble.Open(dir, &pebble.Options{
-		FS:                 o.FS,
+		FS:                 markersLast{o.FS},
 		DisableWAL:         true,
 		MaxOpenFiles:       maxOpenTables,
 		FormatMajorVersion: pebble.FormatNewest,
