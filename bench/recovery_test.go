@@ -178,7 +178,8 @@ func recoverLog(b *testing.B, dir string, size int) (after func()) {
 }
 
 func startEngine(b *testing.B, l engine.Log) *engine.Engine {
-	e, err := engine.New(l, engine.Options{AppendFrame: server.AppendFrame, Logger: slog.New(slog.DiscardHandler)})
+	e, err := engine.New(l, engine.Options{AppendFrame: server.AppendFrame, Patience: time.Minute,
+		Logger: slog.New(slog.DiscardHandler)})
 	if err == nil {
 		err = e.Start()
 	}

@@ -29,6 +29,7 @@ type Checkpoint struct {
 	db    *pebble.DB
 	spare int64
 	lsn   atomic.Uint64
+	fatal *storeFailure
 
 	readOnly bool // of a View
 }
@@ -75,25 +76,25 @@ func openCheckpoint(dir string, o CheckpointOptions, readOnly bool) (_ *Checkpoi
 		o.Logger = slog.Default()
 	}
 	setDefault(&o.SpareBytes, 256<<20)
-	db, err := pebble.Open(dir, &pebble.Options{
-		FS:                 markersLast{o.FS},
+	c := &Checkpoint{fs: o.FS, dir: dir, spare: o.SpareBytes, fatal: newStoreFailure(o.Logger), readOnly: readOnly}
+	options := &pebble.Options{
+		FS:                 storeFS{o.FS, c.fatal},
 		DisableWAL:         true,
 		MaxOpenFiles:       maxOpenTables,
 		FormatMajorVersion: pebble.FormatNewest,
 		ReadOnly:           readOnly,
-		Logger:             pebbleLogger{o.Logger},
+		Logger:             c.fatal,
 		EventListener: &pebble.EventListener{
 			// Whoever read it gets an error as well. Pebble's own answer would be to end the process.
 			DataCorruption: func(info pebble.DataCorruptionInfo) { o.Logger.Error("the checkpoint is damaged", "file", info.Path) },
 		},
-	})
-	if err != nil {
+	}
+	if err := c.fatal.do(func() (err error) { c.db, err = pebble.Open(dir, options); return err }); err != nil {
 		return nil, readError(fmt.Errorf("wal: open the checkpoint in %s: %w", dir, err))
 	}
-	c := &Checkpoint{fs: o.FS, dir: dir, db: db, spare: o.SpareBytes, readOnly: readOnly}
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, db.Close())
+			err = errors.Join(err, c.Close())
 		}
 	}()
 	version, found, err := c.number(checkpointVersionKey)
@@ -169,11 +170,13 @@ func (c *Checkpoint) replace(span pebble.KeyRange, items func(yield func(key, va
 	if err != nil {
 		return fmt.Errorf("wal: write a range of the checkpoint: %w", errors.Join(err, c.fs.Remove(path)))
 	}
-	if n == 0 {
-		err = errors.Join(c.fs.Remove(path), c.db.Excise(context.Background(), span))
-	} else {
-		_, err = c.db.IngestAndExcise(context.Background(), []string{path}, nil, nil, span)
-	}
+	err = c.fatal.do(func() error {
+		if n == 0 {
+			return errors.Join(c.fs.Remove(path), c.db.Excise(context.Background(), span))
+		}
+		_, err := c.db.IngestAndExcise(context.Background(), []string{path}, nil, nil, span)
+		return err
+	})
 	if err != nil {
 		return fmt.Errorf("wal: replace a range of the checkpoint: %w", err)
 	}
@@ -226,8 +229,14 @@ func (c *Checkpoint) Commit(lsn uint64) error {
 // Bytes is the size of the store on disk.
 func (c *Checkpoint) Bytes() uint64 { return c.db.Metrics().DiskSpaceUsage() }
 
-// Close closes the store.
-func (c *Checkpoint) Close() error { return c.db.Close() }
+// Failed returns a channel that is closed when the store cannot go on: the process should stop. Err says why.
+func (c *Checkpoint) Failed() <-chan struct{} { return c.fatal.failed }
+
+// Err returns why the store cannot go on, wrapped in ErrStoreFailed; nil while it can. Any goroutine.
+func (c *Checkpoint) Err() error { return c.fatal.failure() }
+
+// Close closes the store. One that has failed stays as it is until the process ends.
+func (c *Checkpoint) Close() error { return c.fatal.do(c.db.Close) }
 
 func (c *Checkpoint) set(key, value []byte) error {
 	after := append(key[:len(key):len(key)], 0)
@@ -263,20 +272,4 @@ func innerEnd(key []byte) []byte {
 		return []byte{checkpointPrefix + 1}
 	}
 	return inner(key)
-}
-
-// pebbleLogger sends Pebble's words to the server's log. What Pebble calls fatal it cannot go on after; what was acknowledged
-// is in the log.
-type pebbleLogger struct{ logger *slog.Logger }
-
-func (l pebbleLogger) Infof(format string, args ...any) {
-	l.logger.Debug(fmt.Sprintf(format, args...), "from", "pebble")
-}
-
-func (l pebbleLogger) Errorf(format string, args ...any) {
-	l.logger.Error(fmt.Sprintf(format, args...), "from", "pebble")
-}
-
-func (l pebbleLogger) Fatalf(format string, args ...any) {
-	panic("the checkpoint's disk failed; check it and start again, nothing acknowledged is lost: " + fmt.Sprintf(format, args...))
 }

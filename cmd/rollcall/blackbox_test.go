@@ -80,7 +80,13 @@ var servingLine = regexp.MustCompile(`msg=serving .*listen=(\S+) admin=(\S+)`)
 // startServer runs `rollcall serve` on free ports with the test secrets and a data directory of its own.
 func startServer(t *testing.T, flags ...string) *rig {
 	t.Helper()
-	r := &rig{t: t, dir: t.TempDir(), flags: flags,
+	return startServerIn(t, t.TempDir(), flags...)
+}
+
+// startServerIn is startServer with this data directory.
+func startServerIn(t *testing.T, dir string, flags ...string) *rig {
+	t.Helper()
+	r := &rig{t: t, dir: dir, flags: flags,
 		env: []string{ingestTokenEnv + "=" + ingestToken, signingKeyEnv + "=" + signingKey}}
 	r.start()
 	t.Cleanup(r.kill)

@@ -349,6 +349,9 @@ func (r *running) untilDone(drain time.Duration, hangups <-chan os.Signal) error
 			return r.drain(drain, signals)
 		case <-r.log.Failed():
 			return r.logFailed()
+		case <-r.checkpoint.Failed():
+			r.hangUp()
+			return r.checkpoint.Err()
 		case err := <-r.served:
 			r.hangUp()
 			return fmt.Errorf("a listener ended: %w", err)
