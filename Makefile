@@ -5,10 +5,11 @@ VERSION     := $(shell git describe --tags --always --dirty 2>/dev/null)
 LDFLAGS     := -X main.version=$(VERSION)
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 FUZZTIME    ?= 10s
+SOAK        ?= 10m
 BENCHSTAT   := golang.org/x/perf/cmd/benchstat@v0.0.0-20260908200009-22c9c6c9d4da
 BASE        ?= HEAD
 
-.PHONY: help run build test race lint fuzz crash interop clean bench bench-full bench-compare
+.PHONY: help run build test race lint fuzz crash soak interop clean bench bench-full bench-compare
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -40,8 +41,13 @@ fuzz: ## run every fuzz target for FUZZTIME each
 	  done; \
 	done
 
-crash: build ## kill the server 25 times under load, 25 times in checkpoints, and look for lost heartbeats
-	ROLLCALL_CRASH_ROUNDS=25 $(GO) test -count=1 -run '^TestCrash' -v ./cmd/rollcall
+crash: build ## lose what was not synced some thousand times, fail every fourth file operation, kill -9 fifty times in checkpoints
+	ROLLCALL_CRASH_SEEDS=20 ROLLCALL_FAULTS=4 $(GO) test -count=1 -run '^(TestCrash|TestEveryOperationFailing)$$' -v ./engine
+	ROLLCALL_CRASH_ROUNDS=25 $(GO) test -count=1 -run '^TestCrash$$' -v ./cmd/rollcall
+	ROLLCALL_CRASH_ROUNDS=50 $(GO) test -count=1 -run '^TestCrashInCheckpoint$$' -v ./cmd/rollcall
+
+soak: ## churn for SOAK, and fail when memory, goroutines, descriptors or the disk grow
+	ROLLCALL_SOAK=$(SOAK) $(GO) test -count=1 -timeout 0 -run '^TestSoak$$' -v ./cmd/rollcall
 
 interop: ## install the npm client that the interoperability test uses
 	npm ci --silent --no-audit --no-fund --prefix cmd/rollcall/testdata/interop
