@@ -11,7 +11,8 @@
 //
 // A benchmark's name says its workload in keys: devices (how many are known), procs (goroutines that call), appenders (that
 // wait for durability), streams, users, batches (of events between two looks at the clients), bytes (of one write), sync (the
-// log's mode, none without a log), and by, which of the alternatives it is. Everything that differs in by alone did the same
+// log's mode, none without a log), cache (whether the files that are read are in memory already, warm, or not, cold), checkpoint
+// (whether one runs meanwhile), and by, which of the alternatives it is. Everything that differs in by alone did the same
 // work in the same process.
 //
 // # Rules
