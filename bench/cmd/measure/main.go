@@ -93,15 +93,15 @@ func (m *measurement) micro() error {
 		{"fanout", "^BenchmarkFanOut$", ".", 10, "200ms", false},
 		{"stream", "^BenchmarkIdleStream$", ".", 3, "1x", false},
 		{"heartbeat", "^BenchmarkHeartbeat$", ".", 10, "150ms", true},
+		{"recovery", "^BenchmarkRecovery$", ".", 3, "1x", true},
+		{"replay", "^BenchmarkReplay$", ".", 3, "1x", true},
+		{"checkpoint", "^BenchmarkHeartbeatInCheckpoint$", ".", 3, "20000x", true},
 	} {
 		if !m.wanted(s.file) {
 			continue
 		}
-		if m.full {
+		if m.full && !strings.HasSuffix(s.time, "x") {
 			s.time = "500ms"
-			if s.file == "stream" {
-				s.time = "1x"
-			}
 		}
 		if m.smoke {
 			sizes, s.count, s.time = "1k", 1, "5x"
