@@ -246,6 +246,13 @@ func (c *crasher) check(cl clone) {
 	if len(found) != d.table.Len() {
 		failed("%d devices are told of, %d are known", len(found), d.table.Len())
 	}
+	var byStatus [2]int
+	for _, r := range found {
+		byStatus[r.Status]++
+	}
+	if s := d.Stats(); s.Online != byStatus[Online] || s.Offline != byStatus[Offline] {
+		failed("%d online and %d offline are counted, %v are there", s.Online, s.Offline, byStatus)
+	}
 	for i, device := range c.devices {
 		r, ok := found[device.device]
 		delete(found, device.device)

@@ -61,7 +61,7 @@ func (e *Engine) loadCheckpoint(now instant) error {
 				e.recovery.parts.Add(1)
 			}
 			a.forgetSource()
-			a.fileItems()
+			a.handOver()
 		})
 	}
 	loaders.Wait()

@@ -101,14 +101,14 @@ func (r *replayer) finish() error {
 	return r.appliers[0].applyLate(late)
 }
 
-// close applies what is left and hands the wheel's items over.
+// close applies what is left.
 func (r *replayer) close() error {
 	err := r.next()
 	if err == nil {
 		err = r.finish()
 	}
 	for _, a := range r.appliers {
-		a.fileItems()
+		a.handOver()
 	}
 	return err
 }
@@ -118,6 +118,8 @@ type applier struct {
 	e     *Engine
 	now   instant
 	items []wheel.Item // armed, not yet handed to the expire loop
+
+	devices [2]int64 // by status: how many more there are than before, not yet counted
 
 	// name is the source of the last record and id its id, which is pinned; 0: none. Most devices have the same few.
 	name []byte
@@ -233,7 +235,7 @@ func (a *applier) apply(lsn uint64, r recordView, ref table.Ref, entry *table.En
 	if lsn <= entry.LSN() {
 		return nil
 	}
-	held, _ := entry.Load()
+	held, known := entry.Load()
 	// Before the claim: who sweeps the sources waits for claims.
 	source, err := a.source(held.Source, r.source())
 	if err != nil {
@@ -244,6 +246,10 @@ func (a *applier) apply(lsn uint64, r recordView, ref table.Ref, entry *table.En
 	next.DeadlineNanos = deadlineAfterRestart(&next, a.now)
 	mustClaim(entry, user, device)
 	entry.Commit(next)
+	if known {
+		a.devices[statusOf(&held)]--
+	}
+	a.devices[statusOf(&next)]++
 	if next.Online {
 		a.arm(ref, entry, &next)
 	}
@@ -256,6 +262,9 @@ func (a *applier) forget(lsn uint64, user, device uuid.UUID) {
 	ref, entry := a.e.table.Find(user, device)
 	if entry == nil || lsn <= entry.LSN() {
 		return
+	}
+	if held, known := entry.Load(); known {
+		a.devices[statusOf(&held)]--
 	}
 	mustClaim(entry, user, device)
 	a.e.table.Remove(ref, entry)
@@ -306,8 +315,11 @@ func (a *applier) arm(ref table.Ref, entry *table.Entry, s *table.State) {
 	a.items = append(a.items, wheel.Item{Ref: uint32(ref), Tick: tick})
 }
 
-// fileItems hands what was armed to the expire loop.
-func (a *applier) fileItems() {
+// handOver hands what was armed to the expire loop, and what was counted to the counters.
+func (a *applier) handOver() {
+	for status, n := range a.devices {
+		a.e.counters.lanes[0].devices[status].Add(n)
+	}
 	x := &a.e.expiry
 	x.mu.Lock()
 	defer x.mu.Unlock()
@@ -316,5 +328,4 @@ func (a *applier) fileItems() {
 	} else {
 		x.filed = append(slices.Grow(x.filed, len(a.items)), a.items...)
 	}
-	a.items = nil
 }
