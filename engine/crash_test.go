@@ -32,7 +32,7 @@ func crashSeeds(t *testing.T) int {
 	if testing.Short() {
 		return 1
 	}
-	return 4
+	return 3
 }
 
 // TestCrash crashes the machine at every sync of the log and of the checkpoint, and at random moments between, while heartbeats,
@@ -43,15 +43,17 @@ func crashSeeds(t *testing.T) int {
 // ROLLCALL_SEED runs one seed again: the same work and the same losses; how the goroutines interleave is the scheduler's.
 func TestCrash(t *testing.T) {
 	rng := testRand(t)
-	clones := 0
+	clones, forgotten := 0, uint64(0)
 	for range crashSeeds(t) {
 		seed := rng.Uint64()
 		if os.Getenv("ROLLCALL_SEED") != "" {
 			fmt.Sscan(os.Getenv("ROLLCALL_SEED"), &seed)
 		}
-		clones += newCrasher(t, seed).run()
+		c := newCrasher(t, seed)
+		clones += c.run()
+		forgotten += c.forgotten
 	}
-	t.Logf("%d crashes", clones)
+	t.Logf("%d crashes, %d devices forgotten", clones, forgotten)
 }
 
 const (
@@ -76,6 +78,8 @@ type crasher struct {
 	rng    *rand.Rand // guarded by mu
 	clones []clone    // guarded by mu
 	over   bool       // guarded by mu
+
+	forgotten uint64
 }
 
 // crashDevice is what is known of one device while the run goes on.
@@ -119,7 +123,7 @@ func (c *crasher) run() int {
 			c.beat(d, device)
 		}
 	}
-	c.now.Add(int64(forgetAfter / 2))
+	c.now.Add(int64(forgetAfter * 5 / 6))
 	var beaters, others sync.WaitGroup
 	stop := make(chan struct{})
 	for i := range crashBeaters {
@@ -132,15 +136,16 @@ func (c *crasher) run() int {
 		})
 	}
 	others.Go(func() { c.expire(d, stop) })
-	others.Go(func() { c.checkpoint(d, stop) })
+	others.Go(func() { c.checkpoint(d, stop, 2) })
 	beaters.Wait()
 	close(stop)
 	others.Wait()
-	c.crash("the end")
+	c.checkpoint(d, nil, 1)
 	c.mu.Lock()
 	c.over = true
 	clones := c.clones
 	c.mu.Unlock()
+	c.forgotten = d.Stats().Forgotten
 	d.shut()
 	for _, cl := range clones {
 		c.check(cl)
@@ -216,9 +221,9 @@ func (c *crasher) expire(d *disk, stop <-chan struct{}) {
 	}
 }
 
-// checkpoint takes checkpoints, and remembers whom they forgot.
-func (c *crasher) checkpoint(d *disk, stop <-chan struct{}) {
-	for range 3 {
+// checkpoint takes some checkpoints, and remembers whom they forgot.
+func (c *crasher) checkpoint(d *disk, stop <-chan struct{}, times int) {
+	for range times {
 		if _, err := d.Checkpoint(stop); err == errStopped {
 			return
 		} else if err != nil {

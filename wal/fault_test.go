@@ -11,6 +11,8 @@ import (
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
+
+	"rollcall/wal/waltest"
 )
 
 // stallFS holds up the syncs of segments while it is told to.
@@ -215,19 +217,27 @@ func TestNoSpace(t *testing.T) {
 	}
 }
 
-// Every operation of the file system fails once, one after the other. Whatever happens, what was acknowledged is there.
+// Every operation of the file system fails, one after the other, in each way that a disk has, once and from then on. Whatever
+// happens, what was acknowledged is there.
 func TestEveryOperationFailing(t *testing.T) {
-	for index := int32(0); ; index++ {
-		mem := vfs.NewCrashableMem()
-		counter := &errorfs.Counter{Injector: errorfs.OnIndex(index)}
-		acked := runUntilFailure(small(errorfs.Wrap(mem, counter)))
-		if counter.Load() == 0 && index > 100 {
-			t.Logf("%d operations", index)
-			break
-		}
-		records, err := read(mem.CrashClone(vfs.CrashCloneCfg{}), 0)
-		if err != nil || len(records) < acked {
-			t.Fatalf("operation %d failed: %d acknowledged, %d there, %v", index, acked, len(records), err)
+	for _, kind := range waltest.Kinds {
+		for _, stuck := range []bool{false, true} {
+			at := int64(0)
+			for ; ; at++ {
+				mem := vfs.NewCrashableMem()
+				faults := &waltest.Faults{Fault: kind, At: at, Stuck: stuck}
+				acked := runUntilFailure(small(faults.Wrap(mem)))
+				records, err := read(mem.CrashClone(vfs.CrashCloneCfg{}), 0)
+				if err != nil || len(records) < acked {
+					t.Fatalf("%s: %d acknowledged, %d there, %v", faults.Hit(), acked, len(records), err)
+				}
+				if faults.Hit() == "" {
+					break // there are no more operations
+				}
+			}
+			if at < 100 {
+				t.Errorf("%s: only %d operations", kind.Name, at)
+			}
 		}
 	}
 }
