@@ -117,16 +117,16 @@ func (b *Broadcaster) Tick(nowNanos int64) {
 }
 
 // Subscribe opens a stream: Head, a snapshot, then every event that follows it. When it returns nil the Conn is the
-// broadcaster's, which always ends it; after ErrDraining and ErrTooMany it still belongs to the caller.
+// broadcaster's, which always ends it; after an error it still belongs to the caller.
 // Any goroutine.
 func (b *Broadcaster) Subscribe(s Subscription) error {
 	if b.live.Add(1) > int64(b.options.MaxStreams) {
 		b.leave()
 		return ErrTooMany
 	}
-	if !b.workerOf(s.User).in.subscribe(s) {
+	if err := b.workerOf(s.User).in.subscribe(s, b.options.MaxStreamsPerUser); err != nil {
 		b.leave()
-		return ErrDraining
+		return err
 	}
 	return nil
 }

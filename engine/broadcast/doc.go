@@ -64,6 +64,7 @@
 //	backlogs of a worker        PendingBytes      streams lag at once; one in the middle of a chunk is closed
 //	time without progress       WriteTimeout      closed
 //	streams                     MaxStreams        ErrTooMany
+//	streams of one user         MaxStreamsPerUser ErrTooManyOfUser
 //	reports of readiness        one per stream    bits are joined
 //	visits, openings per turn   constants         the rest goes on in the next turn
 //	input of a client           64 KiB            closed

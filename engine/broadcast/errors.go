@@ -9,5 +9,8 @@ var (
 	// ErrTooMany: MaxStreams are open.
 	ErrTooMany = errors.New("broadcast: too many streams")
 
+	// ErrTooManyOfUser: MaxStreamsPerUser follow this user.
+	ErrTooManyOfUser = errors.New("broadcast: too many streams of this user")
+
 	errClosed = errors.New("broadcast: connection closed")
 )

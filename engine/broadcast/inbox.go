@@ -99,6 +99,7 @@ type inbox struct {
 	draining bool          // no more subscriptions
 	closed   bool          // neither subscriptions nor queries nor events
 	streams  int           // subscriptions taken and not freed yet
+	perUser  followers     // the same, those that are ending left out; nil: nobody asks
 	slots    []*slotChunk  // the worker alone changes the directory; Ready reads it
 	stats    Stats         // as of the worker's last turn
 	dropped  uint64        // events dropped by full queues
@@ -149,15 +150,43 @@ func (in *inbox) tick(nowNanos int64) {
 	})
 }
 
-func (in *inbox) subscribe(s Subscription) bool {
-	return in.post(func() bool {
+func (in *inbox) subscribe(s Subscription, perUser int) (err error) {
+	in.post(func() bool {
 		if in.closed || in.draining {
-			return false
+			err = ErrDraining
+		} else if !in.perUser.join(s.User, perUser) {
+			err = ErrTooManyOfUser
+		} else {
+			in.subs = append(in.subs, s)
+			in.streams++
 		}
-		in.subs = append(in.subs, s)
-		in.streams++
-		return true
+		return err == nil
 	})
+	return err
+}
+
+// followers counts the streams of each user: those that were let in, opened by the worker or not, and are not ending. A
+// nil map counts nobody and lets everybody in.
+type followers map[uuid.UUID]uint32
+
+// join counts one more, unless the user has as many as may be.
+func (f followers) join(user uuid.UUID, limit int) bool {
+	if f == nil {
+		return true
+	}
+	if int64(f[user]) >= int64(limit) {
+		return false
+	}
+	f[user]++
+	return true
+}
+
+func (f followers) leave(user uuid.UUID) {
+	if n := f[user]; n > 1 {
+		f[user] = n - 1
+	} else {
+		delete(f, user) // of a nil map: nothing
+	}
 }
 
 // notify notes what a stream is ready for. A stream that waits in the list already only gains bits there, so the list

@@ -56,6 +56,11 @@ type Options struct {
 	// MaxStreams bounds the streams open at once (1 << 20). Subscribe answers ErrTooMany beyond it.
 	MaxStreams int
 
+	// MaxStreamsPerUser bounds the streams that follow one user, so that who holds one user's tokens cannot take
+	// the place of everybody else. Streams that are ending do not count. Subscribe answers ErrTooManyOfUser beyond
+	// it. 0: only MaxStreams does.
+	MaxStreamsPerUser int
+
 	// Seed of the random choices: the order in which streams are drained, and their reconnect delays. 0: random.
 	Seed uint64
 
@@ -104,6 +109,7 @@ func (o Options) withDefaults() (Options, error) {
 		refuse(o.WriteTimeout < 0, "WriteTimeout is negative"),
 		refuse(o.RetryMin < 0 || o.RetryMax < o.RetryMin, "RetryMin..RetryMax is %v..%v", o.RetryMin, o.RetryMax),
 		refuse(o.MaxStreams < 0 || o.MaxStreams > maxSlots, "MaxStreams is %d, not in 1..%d", o.MaxStreams, maxSlots),
+		refuse(o.MaxStreamsPerUser < 0, "MaxStreamsPerUser is negative"),
 	)
 }
 

@@ -20,6 +20,7 @@ type story struct {
 	users   int
 	now     int64
 	streams []*storyStream
+	perUser int        // streams of a user at most; 0: any number
 	gate    sync.Mutex // held: the worker waits in its next write, and mail piles up
 	gated   bool
 }
@@ -60,7 +61,10 @@ func tellStory(t *testing.T, seed uint64) {
 	if rng.IntN(3) == 0 {
 		o.PendingBytes = 500 + rng.IntN(4000)
 	}
-	s := &story{t: t, rng: rng, m: m, b: mustNew(t, o), users: 1 + rng.IntN(4), now: second}
+	if rng.IntN(2) == 0 {
+		o.MaxStreamsPerUser = 1 + rng.IntN(8)
+	}
+	s := &story{t: t, rng: rng, m: m, b: mustNew(t, o), users: 1 + rng.IntN(4), perUser: o.MaxStreamsPerUser, now: second}
 	defer s.b.Close()
 	for range rng.IntN(20) { // what recovery would have found
 		m.change(userOf(rng.IntN(s.users)), rng.IntN(3))
@@ -104,8 +108,24 @@ func (s *story) subscribe() {
 	if s.rng.IntN(4) == 0 {
 		st.conn.room = s.rng.IntN(200)
 	}
-	mustSubscribe(s.t, s.b, Subscription{User: st.user, Conn: st.conn, Head: []byte(testHead), Chunked: st.chunked})
-	s.streams = append(s.streams, st)
+	err := s.b.Subscribe(Subscription{User: st.user, Conn: st.conn, Head: []byte(testHead), Chunked: st.chunked})
+	switch {
+	case err == nil:
+		s.streams = append(s.streams, st)
+	case err != ErrTooManyOfUser || !s.full(st.user):
+		s.t.Errorf("Subscribe: %v", err)
+	}
+}
+
+// full: at least as many streams follow the user as may. Some may be gone without the broadcaster knowing it yet.
+func (s *story) full(user uuid.UUID) bool {
+	n := 0
+	for _, st := range s.streams {
+		if st.user == user && st.conn.seen().closed == 0 {
+			n++
+		}
+	}
+	return s.perUser > 0 && n >= s.perUser
 }
 
 func (s *story) disturb(st *storyStream) {
@@ -164,12 +184,15 @@ func (s *story) checkFigures(stats Stats, alive int) {
 	if stats.Streams != alive || stats.Lagging != 0 || stats.BlockedNow != 0 || stats.PendingBytes != 0 || stats.QueueBytes != 0 {
 		s.t.Errorf("%d streams are open, nothing is owed, and the figures are %+v", alive, stats)
 	}
-	perUser := 0
+	sum := 0
 	for u := range s.users {
-		perUser += s.b.Streams(userOf(u))
+		n := s.b.Streams(userOf(u))
+		if sum += n; s.perUser > 0 {
+			s.checkLimit(userOf(u), n)
+		}
 	}
-	if perUser != alive {
-		s.t.Errorf("users have %d streams, %d are open", perUser, alive)
+	if sum != alive {
+		s.t.Errorf("users have %d streams, %d are open", sum, alive)
 	}
 	s.b.Close()
 	for i, st := range s.streams {
@@ -178,9 +201,21 @@ func (s *story) checkFigures(stats Stats, alive int) {
 		}
 	}
 	for _, w := range s.b.workers {
-		if w.fanBytes != 0 || len(w.users) != 0 {
-			s.t.Errorf("worker keeps %d bytes of frames and %d users", w.fanBytes, len(w.users))
+		if w.fanBytes != 0 || len(w.users) != 0 || len(w.in.perUser) != 0 {
+			s.t.Errorf("worker keeps %d bytes of frames, %d users and counts %d", w.fanBytes, len(w.users), len(w.in.perUser))
 		}
+	}
+}
+
+// checkLimit: who has n streams gets as many more as the limit leaves, and then none.
+func (s *story) checkLimit(user uuid.UUID, n int) {
+	for ; n < s.perUser; n++ {
+		st := &storyStream{user: user, conn: newFakeConn(s.t)}
+		mustSubscribe(s.t, s.b, Subscription{User: user, Conn: st.conn})
+		s.streams = append(s.streams, st)
+	}
+	if err := s.b.Subscribe(Subscription{User: user, Conn: newFakeConn(s.t)}); n != s.perUser || err != ErrTooManyOfUser {
+		s.t.Errorf("a user with %d streams of %d asked for one more: %v", n, s.perUser, err)
 	}
 }
 

@@ -86,6 +86,11 @@ func (w *worker) unlink(s *stream) {
 		w.at(s.next).prev = s.prev
 	}
 	s.user, s.next, s.prev = nil, 0, 0
+	if w.b.options.MaxStreamsPerUser > 0 {
+		w.in.mu.Lock()
+		w.in.perUser.leave(u.id)
+		w.in.mu.Unlock()
+	}
 	if u.count--; u.count == 0 {
 		w.release(u, u.last)
 		delete(w.users, u.id)

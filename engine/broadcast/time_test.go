@@ -327,6 +327,36 @@ func TestMaxStreams(t *testing.T) {
 	})
 }
 
+func TestMaxStreamsPerUser(t *testing.T) {
+	onStage(t, func(o *Options) { o.MaxStreamsPerUser = 2 }, func(t *testing.T, s *stage) {
+		first := s.subscribe(0)
+		broken := newFakeConn(t)
+		broken.attach = syscall.ENOMEM
+		mustSubscribe(t, s.b, Subscription{User: userOf(0), Conn: broken}) // its place is free again at once
+		synctest.Wait()
+		short := newFakeConn(t)
+		mustSubscribe(t, s.b, Subscription{User: userOf(0), Conn: short, ExpiresNanos: s.now + second})
+		if err := s.b.Subscribe(Subscription{User: userOf(0), Conn: newFakeConn(t)}); err != ErrTooManyOfUser {
+			t.Errorf("a third stream of a user: %v", err)
+		}
+		s.subscribe(1) // others have their own
+		s.pass(2 * time.Second)
+		s.subscribe(0) // in the place of the one whose token has expired, though its client has not hung up
+		if n := short.seen().closed; n != 0 {
+			t.Errorf("the expired stream's connection was closed %d times", n)
+		}
+		if err := s.b.Subscribe(Subscription{User: userOf(0), Conn: newFakeConn(t)}); err != ErrTooManyOfUser {
+			t.Errorf("a third stream of a user: %v", err)
+		}
+		first.hangUp()
+		synctest.Wait()
+		s.subscribe(0)
+		if n := s.b.Open(); n != 4 {
+			t.Errorf("%d streams are open, want 4", n)
+		}
+	})
+}
+
 func TestLateReportDoesNotReachTheNextStream(t *testing.T) {
 	onStage(t, nil, func(t *testing.T, s *stage) {
 		first := s.subscribe(0)

@@ -76,6 +76,9 @@ func newWorker(b *Broadcaster, index int) *worker {
 		slots: 1, // slot 0 means none
 	}
 	w.in.cond.L = &w.in.mu
+	if b.options.MaxStreamsPerUser > 0 {
+		w.in.perUser = make(followers)
+	}
 	return w
 }
 
