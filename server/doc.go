@@ -28,7 +28,7 @@
 //     in the list can be timed. A stream token's payload is not parsed before its signature holds.
 //   - S5 Handling a heartbeat allocates nothing in the steady state; a test counts. (fasthttp itself makes one allocation
 //     of 24 bytes per request with a streamed body.)
-//   - S6 Everything is bounded: connections (Options.MaxConns, answered 503 above), headers, bodies, the time to read and
+//   - S6 Everything is bounded: connections (Options.MaxConns and MaxConnsPerIP, answered 503 above), headers, bodies, the time to read and
 //     to write them, addresses of the rate limiter, nesting of JSON. A metric counts each refusal.
 //   - S7 Accept never ends for want of descriptors or memory: the listener waits and tries again (listener.go), since
 //     fasthttp's own loop ends the server on any such error.

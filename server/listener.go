@@ -6,6 +6,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"net/netip"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -22,6 +23,9 @@ const (
 
 	// answerPatience bounds an answer written outside fasthttp. It fits into a socket's empty buffer: no wait is normal.
 	answerPatience = 100 * time.Millisecond
+
+	// maxTurnedAway is how many connections over a limit are kept at a time until they have read so.
+	maxTurnedAway = 256
 )
 
 // passing are the errors of accept that say nothing of the listener: the process or the kernel is short of something, or
@@ -100,25 +104,57 @@ func (l *listener) Accept() (net.Conn, error) {
 		if err != nil {
 			return nil, err
 		}
-		if l.server.conns.Add(1)+int64(l.server.opts.OpenStreams()) <= int64(l.server.opts.MaxConns) {
-			return &conn{Conn: c, server: l.server}, nil
+		own, refusal := l.server.letIn(c)
+		if refusal == none {
+			return own, nil
 		}
-		l.server.conns.Add(-1)
-		l.server.turnAwayConn(c)
+		l.server.turnAwayConn(c, refusal)
 	}
 }
 
-// turnAwayConn answers a connection over the limit. It runs in the accept loop and must not wait: the answer fits into
-// the socket's buffer, and a client that has already sent may see a reset instead.
-func (s *Server) turnAwayConn(c net.Conn) {
-	s.metrics.answers[tooManyConns].Add(1)
+// letIn counts a connection, or says which limit is reached.
+func (s *Server) letIn(c net.Conn) (*conn, reply) {
+	if s.conns.Add(1)+int64(s.opts.OpenStreams()) > int64(s.opts.MaxConns) {
+		s.conns.Add(-1)
+		return nil, tooManyConns
+	}
+	source, ok := s.perSource.join(c.RemoteAddr())
+	if !ok {
+		s.conns.Add(-1)
+		return nil, tooManyConnsOfAddress
+	}
+	return &conn{Conn: c, server: s, source: source}, none
+}
+
+// turnAwayConn answers a connection over a limit. It runs in the accept loop and must not wait: the answer fits into the
+// socket's buffer. Its request may be on its way, so that closing would reset the connection: some at a time are given
+// the time to read the answer first; past maxTurnedAway a client may see a reset instead.
+func (s *Server) turnAwayConn(c net.Conn, refusal reply) {
+	s.metrics.answers[refusal].Add(1)
 	if secure, ok := c.(*tls.Conn); ok { // to answer, it would have to wait for the handshake
 		_ = secure.NetConn().Close()
 		return
 	}
 	_ = c.SetWriteDeadline(time.Now().Add(answerPatience))
-	_, _ = c.Write(s.wholeAnswer(tooManyConns))
-	_ = c.Close()
+	_, _ = c.Write(s.wholeAnswer(refusal))
+	if s.turnedAway.Add(1) > maxTurnedAway {
+		s.turnedAway.Add(-1)
+		_ = c.Close()
+		return
+	}
+	go func() {
+		defer s.turnedAway.Add(-1)
+		drainInput(c)
+		_ = c.Close()
+	}()
+}
+
+// drainInput ends our side of a connection and drops input for a while, until the client has ended its own.
+func drainInput(c net.Conn) {
+	if half, ok := c.(interface{ CloseWrite() error }); ok && half.CloseWrite() == nil {
+		_ = c.SetReadDeadline(time.Now().Add(lingerTime))
+		_, _ = io.Copy(io.Discard, c)
+	}
 }
 
 // conn is one connection of the public side while it is fasthttp's. It is closed, or released to become a stream, once;
@@ -126,8 +162,9 @@ func (s *Server) turnAwayConn(c net.Conn) {
 type conn struct {
 	net.Conn
 	server *Server
-	linger atomic.Bool // see Close
-	gone   atomic.Bool // closed or released, and no longer counted
+	source netip.Prefix // whom it counts for, when connections per address are limited
+	linger atomic.Bool  // see Close
+	gone   atomic.Bool  // closed or released, and no longer counted
 
 	// Single owner: the goroutine that serves the connection.
 	reading, writing deadline
@@ -199,18 +236,20 @@ func (c *conn) Close() error {
 		return net.ErrClosed
 	}
 	defer c.server.conns.Add(-1) // a lingering connection still counts
-	if half, ok := c.Conn.(interface{ CloseWrite() error }); ok && c.linger.Load() && half.CloseWrite() == nil {
-		_ = c.Conn.SetReadDeadline(time.Now().Add(lingerTime))
-		_, _ = io.Copy(io.Discard, c.Conn)
+	defer c.server.perSource.leave(c.source)
+	if c.linger.Load() {
+		drainInput(c.Conn)
 	}
 	return c.Conn.Close()
 }
 
-// release returns the connection below, which is the caller's from now on and no longer counted.
-func (c *conn) release() net.Conn {
-	if !c.gone.Swap(true) {
+// release returns the connection below, which is the caller's from now on and no longer counted. It still counts for
+// source: the caller takes it off that count.
+func (c *conn) release() (raw net.Conn, source netip.Prefix) {
+	if !c.gone.Swap(true) { // else Close came first, and took it off both counts
 		c.server.conns.Add(-1)
+		source = c.source
 	}
 	_ = c.Conn.SetDeadline(time.Time{})
-	return c.Conn
+	return c.Conn, source
 }

@@ -45,6 +45,9 @@ type Options struct {
 	// 262,144. One that is not a stream costs some 15 KB once it was used. Keep it below the descriptor limit: what the
 	// log needs must be left.
 	MaxConns int
+	// MaxConnsPerIP is how many connections, streams included, one source address may have, an IPv6 /64 being one
+	// address: 0, any number. Leave it off behind a proxy, which is the source of everything.
+	MaxConnsPerIP int
 	// OpenStreams is how many streams there are now. Nil: they are not counted.
 	OpenStreams func() int
 	// MaxHeaderBytes bounds a request's line and headers, and is each connection's read buffer: 4,096. Raise it when a
@@ -102,7 +105,8 @@ func (o Options) Check() error {
 		name  string
 		value int64
 	}{
-		{"RateBurst", int64(o.RateBurst)}, {"RateAddresses", int64(o.RateAddresses)}, {"MaxBatch", int64(o.MaxBatch)}, {"MaxConns", int64(o.MaxConns)},
+		{"RateBurst", int64(o.RateBurst)}, {"RateAddresses", int64(o.RateAddresses)}, {"MaxBatch", int64(o.MaxBatch)},
+		{"MaxConns", int64(o.MaxConns)}, {"MaxConnsPerIP", int64(o.MaxConnsPerIP)},
 		{"MaxHeaderBytes", int64(o.MaxHeaderBytes)}, {"ReadTimeout", int64(o.ReadTimeout)},
 		{"WriteTimeout", int64(o.WriteTimeout)}, {"IdleTimeout", int64(o.IdleTimeout)},
 	} {

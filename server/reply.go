@@ -57,7 +57,9 @@ const (
 	draining
 	streamUnavailable
 	tooManyStreams
+	tooManyStreamsOfUser
 	tooManyConns
+	tooManyConnsOfAddress
 
 	malformedRequest
 	headerTooLarge
@@ -123,6 +125,9 @@ var answers = [replyCount]answer{
 	streamUnavailable:    {503, codeUnavailable, "Stream not available", nil},
 	tooManyStreams:       {503, codeUnavailable, "Too many streams", nil},
 	tooManyConns:         {503, codeUnavailable, "Too many connections", nil},
+
+	tooManyStreamsOfUser:  {503, codeUnavailable, "Too many streams of this user", nil},
+	tooManyConnsOfAddress: {503, codeUnavailable, "Too many connections from this address", nil},
 
 	malformedRequest: {400, codeInvalid, "Malformed request", nil},
 	headerTooLarge:   {431, codeInvalid, "Request header too large", nil},

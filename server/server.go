@@ -35,8 +35,7 @@ type Presence interface {
 	Stale(hb *engine.Heartbeat) bool
 	// Take takes the socket out of a connection.
 	Take(c net.Conn) (broadcast.Conn, error)
-	// Subscribe starts a stream. On an error, broadcast.ErrDraining and ErrTooMany among them, the caller still owns the
-	// connection.
+	// Subscribe starts a stream. On an error, those of package broadcast among them, the caller still owns the connection.
 	Subscribe(s broadcast.Subscription) error
 	// Records returns what is known of a user's devices.
 	Records(user uuid.UUID) ([]engine.Record, error)
@@ -53,17 +52,19 @@ type Server struct {
 
 	// secrets is never nil. SetSecrets stores it; each check of a request loads it.
 	secrets    atomic.Pointer[secrets]
-	limiter    *limiter // nil: no limit
-	retryAfter string   // of a heartbeat over the rate, seconds
+	limiter    *limiter   // nil: no limit
+	perSource  *perSource // nil: no limit
+	retryAfter string     // of a heartbeat over the rate, seconds
 	metrics    metrics
 	refusals   seldom // when the last refused heartbeat was logged
 
 	public *fasthttp.Server
 	admin  *http.Server
 
-	conns     atomic.Int64 // open connections of the public listeners
-	unpacking atomic.Int64 // compressed batches that are being read
-	draining  atomic.Bool  // Shutdown began; /readyz tells
+	conns      atomic.Int64 // open connections of the public listeners
+	turnedAway atomic.Int64 // of those over a limit, how many are still reading so
+	unpacking  atomic.Int64 // compressed batches that are being read
+	draining   atomic.Bool  // Shutdown began; /readyz tells
 
 	mu        sync.Mutex
 	listeners []*listener // guarded by mu
@@ -85,6 +86,9 @@ func New(p Presence, o Options) (*Server, error) {
 		if s.limiter, err = newLimiter(o.RatePerIP, o.RateBurst, o.RateAddresses); err != nil {
 			return nil, fmt.Errorf("server: rate limiter: %w", err)
 		}
+	}
+	if o.MaxConnsPerIP > 0 {
+		s.perSource = newPerSource(o.MaxConnsPerIP)
 	}
 	if err := o.Registry.Register(collector{s}); err != nil {
 		return nil, fmt.Errorf("server: metrics: %w", err)

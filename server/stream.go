@@ -4,6 +4,7 @@ import (
 	"errors"
 	"math/rand/v2"
 	"net"
+	"net/netip"
 	"strconv"
 	"time"
 
@@ -53,9 +54,10 @@ func (s *Server) admit(ctx *fasthttp.RequestCtx, now time.Time) (user uuid.UUID,
 // fasthttp's accounting, and is the first to know that the connection is still there: so the engine is asked here and not
 // in the handler whether it takes one more.
 func (s *Server) takeOver(c net.Conn, user uuid.UUID, chunked bool, expiresNanos int64) {
-	raw := release(c)
+	raw, source := release(c)
 	conn, err := s.presence.Take(raw)
 	if err != nil {
+		defer s.perSource.leave(source)
 		s.opts.Logger.Warn("a stream's connection could not be taken over", "error", err)
 		s.metrics.answers[streamUnavailable].Add(1)
 		s.metrics.streams[streamUnavailable].Add(1)
@@ -64,6 +66,7 @@ func (s *Server) takeOver(c net.Conn, user uuid.UUID, chunked bool, expiresNanos
 		_ = raw.Close()
 		return
 	}
+	conn = s.perSource.hold(conn, source)
 	err = s.presence.Subscribe(broadcast.Subscription{
 		User:         user,
 		Conn:         conn,
@@ -79,15 +82,16 @@ func (s *Server) takeOver(c net.Conn, user uuid.UUID, chunked bool, expiresNanos
 }
 
 // release gets the connection below fasthttp's and ours: what they keep, a 4 KB reader above all, would stay for as long
-// as the stream. Bytes that the reader holds are input behind the request, which a stream ignores.
-func release(c net.Conn) net.Conn {
+// as the stream. Bytes that the reader holds are input behind the request, which a stream ignores. The connection still
+// counts for source.
+func release(c net.Conn) (raw net.Conn, source netip.Prefix) {
 	if hijacked, ok := c.(interface{ UnsafeConn() net.Conn }); ok {
 		c = hijacked.UnsafeConn()
 	}
 	if own, ok := c.(*conn); ok {
-		c = own.release()
+		return own.release()
 	}
-	return c
+	return c, source
 }
 
 // streamHead is the head of a stream's response. An HTTP/1.0 client cannot read chunks: its body ends with the connection.
@@ -110,6 +114,8 @@ func (s *Server) turnAway(c broadcast.Conn, why error) {
 		r = draining
 	case errors.Is(why, broadcast.ErrTooMany):
 		r = tooManyStreams
+	case errors.Is(why, broadcast.ErrTooManyOfUser):
+		r = tooManyStreamsOfUser
 	}
 	s.metrics.answers[r].Add(1)
 	s.metrics.streams[r].Add(1)

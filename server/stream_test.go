@@ -242,6 +242,7 @@ func TestStreamTurnedAway(t *testing.T) {
 	}{
 		{nil, broadcast.ErrDraining, "Server is about to stop"},
 		{nil, fmt.Errorf("wrapped: %w", broadcast.ErrTooMany), "Too many streams"},
+		{nil, broadcast.ErrTooManyOfUser, "Too many streams of this user"},
 		{nil, errors.New("other"), "Stream not available"},
 		{notTaken, nil, "Stream not available"},
 	} {
@@ -318,7 +319,7 @@ func FuzzStreamToken(f *testing.F) {
 func TestReleaseUnwraps(t *testing.T) {
 	inner, _ := net.Pipe()
 	own := &conn{Conn: inner, server: &Server{}}
-	if got := release(own); got != inner {
+	if got, _ := release(own); got != inner {
 		t.Errorf("release returns %T", got)
 	}
 	if got := own.server.conns.Load(); got != -1 {

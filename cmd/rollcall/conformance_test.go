@@ -922,7 +922,7 @@ func TestTokenCommand(t *testing.T) {
 // TestBadFlags: a value that cannot be meant is refused with the flag's name, before anything is opened.
 func TestBadFlags(t *testing.T) {
 	for _, flag := range []string{"--sync-interval=0s", "--recovery-grace=-1s", "--stream-write-timeout=0s", "--stream-keepalive=-1s",
-		"--drain-timeout=-1s", "--max-devices=-1", "--max-streams=-1", "--rate-per-ip=-1", "--stream-backlog=0", "--sync=sometimes",
+		"--drain-timeout=-1s", "--max-devices=-1", "--max-streams=-1", "--max-streams-per-user=-1", "--max-connections-per-ip=-1", "--rate-per-ip=-1", "--stream-backlog=0", "--sync=sometimes",
 		"--seq-policy=lax", "--segment-bytes=1", "--listen=nowhere:x", "--log-level=loud"} {
 		r := &rig{t: t, dir: t.TempDir(), flags: []string{flag}, env: []string{ingestTokenEnv + "=" + ingestToken}}
 		out, err := r.command().CombinedOutput()

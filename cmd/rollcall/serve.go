@@ -49,6 +49,8 @@ type serveCmd struct {
 	StreamTokenExpiry  string        `group:"Streams" default:"enforce" enum:"enforce,ignore" help:"enforce: a stream ends when its token expires. ignore: it goes on, as with the original service (${default})."`
 	StreamBacklog      int           `group:"Streams" default:"65536" help:"Bytes kept for a slow stream; past them it gets only the newest state of each device (${default})."`
 	MaxStreams         int           `group:"Streams" default:"0" help:"Most streams at a time; one more is answered 503. Never more than nine tenths of the descriptor limit, which is what 0 stands for."`
+	MaxStreamsPerUser  int           `group:"Streams" default:"1000" help:"Most streams that follow one user; one more is answered 503. Far above what a person opens, so that one user's token cannot take everybody's place. 0: no limit (${default})."`
+	MaxConnsPerIP      int           `group:"Streams" name:"max-connections-per-ip" default:"0" help:"Most connections, streams included, from one address (an IPv6 /64 is one); one more is answered 503. 0: no limit. Leave it off behind a proxy, where all come from one address."`
 	DrainTimeout       time.Duration `group:"Streams" default:"5s" help:"On SIGTERM, spread the end of the streams over this long. A second signal stops at once (${default})."`
 
 	IngestTokenFile string `group:"Secrets" type:"path" placeholder:"FILE" help:"Read the heartbeat tokens from FILE instead of PRESENCE_DO_INGEST_TOKEN. Several, separated by commas or lines: any is accepted."`
@@ -101,6 +103,8 @@ func (c serveCmd) Validate() error {
 	notNegative("drain-timeout", float64(c.DrainTimeout))
 	notNegative("max-devices", float64(c.MaxDevices))
 	notNegative("max-streams", float64(c.MaxStreams))
+	notNegative("max-streams-per-user", float64(c.MaxStreamsPerUser))
+	notNegative("max-connections-per-ip", float64(c.MaxConnsPerIP))
 	notNegative("rate-per-ip", c.RatePerIP)
 	if _, err := socketMode(c.SocketMode); err != nil {
 		errs = append(errs, err)
@@ -293,6 +297,8 @@ func (c serveCmd) engineOptions(r *running) engine.Options {
 			WriteTimeout: c.StreamWriteTimeout,
 			BacklogBytes: c.StreamBacklog,
 			MaxStreams:   c.maxStreams(),
+
+			MaxStreamsPerUser: c.MaxStreamsPerUser,
 		},
 	}
 }
@@ -306,6 +312,7 @@ func (c serveCmd) serverOptions(r *running, sec secrets) server.Options {
 		MaxBatch:          c.MaxBatch,
 		TokenExpiryIgnore: c.StreamTokenExpiry == "ignore",
 		MaxConns:          maxConns(),
+		MaxConnsPerIP:     c.MaxConnsPerIP,
 		OpenStreams:       r.engine.OpenStreams,
 		NowNanos:          r.engine.NowNanos,
 		Registry:          r.metrics,
