@@ -12,3 +12,19 @@ func descriptorLimit() (uint64, bool) {
 	}
 	return uint64(limit.Cur), true
 }
+
+// raiseDescriptorLimit raises the soft and the hard limit, which needs privileges, and tells whether it could.
+func raiseDescriptorLimit(n uint64) bool {
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		return false
+	}
+	setLimit(&limit.Cur, n)
+	if uint64(limit.Max) < n {
+		setLimit(&limit.Max, n)
+	}
+	return unix.Setrlimit(unix.RLIMIT_NOFILE, &limit) == nil
+}
+
+// setLimit spans the systems, on some of which limits are signed.
+func setLimit[T int64 | uint64](field *T, n uint64) { *field = T(n) }

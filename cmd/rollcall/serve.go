@@ -194,6 +194,7 @@ func (c serveCmd) logger(w io.Writer) *slog.Logger {
 // running is a server that was started.
 type running struct {
 	logger        *slog.Logger
+	limits        limits
 	metrics       *prometheus.Registry
 	histograms    *histograms
 	reloader      *reloader
@@ -222,6 +223,8 @@ func (c serveCmd) open(r *running, sec secrets) (err error) {
 	if err != nil {
 		return err
 	}
+	r.limits = c.limits()
+	r.limits.log(r.logger, c.MaxStreams, acceptQueue())
 	r.metrics = registry()
 	r.histograms = newHistograms(r.metrics)
 	if r.log, err = wal.Open(c.DataDir, c.logOptions(r)); err != nil {
@@ -258,7 +261,7 @@ func (c serveCmd) open(r *running, sec secrets) (err error) {
 	}
 	go func() { r.served <- r.server.Serve(r.public) }()
 	r.logger.Info("serving", "version", buildVersion(), "listen", listenName(r.public), "admin", r.admin.Addr().String(),
-		"data", c.DataDir, "sync", c.Sync, "max_connections", maxConns(), "max_streams", c.maxStreams(), "devices", r.engine.Stats().Devices, "recovery", time.Since(began).Round(time.Millisecond))
+		"data", c.DataDir, "sync", c.Sync, "max_connections", r.limits.conns, "max_streams", r.limits.streams, "devices", r.engine.Stats().Devices, "recovery", time.Since(began).Round(time.Millisecond))
 	return nil
 }
 
@@ -296,7 +299,7 @@ func (c serveCmd) engineOptions(r *running) engine.Options {
 			Keepalive:    c.StreamKeepalive,
 			WriteTimeout: c.StreamWriteTimeout,
 			BacklogBytes: c.StreamBacklog,
-			MaxStreams:   c.maxStreams(),
+			MaxStreams:   r.limits.streams,
 
 			MaxStreamsPerUser: c.MaxStreamsPerUser,
 		},
@@ -311,36 +314,13 @@ func (c serveCmd) serverOptions(r *running, sec secrets) server.Options {
 		RatePerIP:         c.RatePerIP,
 		MaxBatch:          c.MaxBatch,
 		TokenExpiryIgnore: c.StreamTokenExpiry == "ignore",
-		MaxConns:          maxConns(),
+		MaxConns:          r.limits.conns,
 		MaxConnsPerIP:     c.MaxConnsPerIP,
 		OpenStreams:       r.engine.OpenStreams,
 		NowNanos:          r.engine.NowNanos,
 		Registry:          r.metrics,
 		Logger:            r.logger,
 	}
-}
-
-// reservedDescriptors are left for the log, the admin listener and what the runtime needs: clients must never take the
-// descriptor that the next log segment wants.
-const reservedDescriptors = 200
-
-// maxConns is how many connections the descriptor limit allows, which Go has raised as far as it may.
-func maxConns() int {
-	limit, ok := descriptorLimit()
-	if !ok {
-		return 0 // the server's default
-	}
-	return max(1, int(min(limit, 1<<20))-reservedDescriptors)
-}
-
-// maxStreams leaves a tenth of the connections to daemons.
-func (c serveCmd) maxStreams() int {
-	if limit := maxConns(); limit > 0 {
-		if limit -= limit / 10; c.MaxStreams == 0 || c.MaxStreams > limit {
-			return limit
-		}
-	}
-	return c.MaxStreams
 }
 
 // untilDone serves until the first of: a signal (drain, nil), the log's failure, a listener's end. Hangups reload meanwhile.
