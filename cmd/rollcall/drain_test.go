@@ -1,0 +1,96 @@
+package main
+
+import (
+	"bufio"
+	"errors"
+	"io"
+	"net/http"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+)
+
+// TestDrain: what a deploy looks like from outside. From SIGTERM on /readyz says no and new streams are turned away; each
+// open stream is told when to come back, ends cleanly, and not all of them at once; a heartbeat that was half sent is
+// answered; the exit status is 0.
+func TestDrain(t *testing.T) {
+	const streams, over = 40, 2 * time.Second
+	r := startServer(t, "--drain-timeout="+over.String())
+	user := uuid.NewString()
+	var all sync.WaitGroup
+	retries := make(chan int, streams)
+	var ends sync.Map // of the second's tenths in which a stream ended
+	for range streams {
+		s := r.follow(user)
+		all.Go(func() {
+			text, err := io.ReadAll(s.body)
+			ends.Store(time.Now().UnixMilli()/100, true)
+			s.conn.Close()
+			retry, err2 := strconv.Atoi(strings.TrimSuffix(strings.TrimPrefix(string(text), "retry: "), "\n\n"))
+			if err := errors.Join(err, err2); err != nil {
+				t.Errorf("a stream ended with %q: %v", text, err)
+			}
+			retries <- retry
+		})
+	}
+	busy := r.dial()
+	defer busy.Close()
+	half := request("POST", heartbeatPath, newBeat().json(), bearer(ingestToken))
+	io.WriteString(busy, half[:len(half)-20])
+
+	r.cmd.Process.Signal(syscall.SIGTERM)
+	r.untilReadyz(t, http.StatusServiceUnavailable, "draining")
+	a := r.send(request("GET", streamPath+"?user_id="+user, "", bearer(tokenFor(t, user, time.Hour))))
+	expect(t, a, 503, errorBody("unavailable", "Server is about to stop"))
+	if n, err := strconv.Atoi(a.header.Get("Retry-After")); err != nil || n < 1 || n > 10 {
+		t.Errorf("Retry-After: %q", a.header.Get("Retry-After"))
+	}
+	r.mustBeat(newBeat()) // daemons are served to the end
+	io.WriteString(busy, half[len(half)-20:])
+	expect(t, readAnswer(t, bufio.NewReader(busy), false), 204, "")
+
+	all.Wait()
+	close(retries)
+	different := make(map[int]bool)
+	for retry := range retries {
+		if different[retry] = true; retry < 1000 || retry > 10_000 {
+			t.Errorf("retry: %d", retry)
+		}
+	}
+	if len(different) < streams/2 {
+		t.Errorf("%d streams were told only %d different times", streams, len(different))
+	}
+	moments := 0
+	ends.Range(func(any, any) bool { moments++; return true })
+	if moments < 3 {
+		t.Errorf("the streams ended in %d tenths of a second: that is a stampede", moments)
+	}
+	<-r.exited
+	if r.exit != nil {
+		t.Errorf("%v\n%s", r.exit, r.logs())
+	}
+}
+
+// untilReadyz waits for an answer of the operators' page.
+func (r *rig) untilReadyz(t *testing.T, status int, text string) {
+	t.Helper()
+	for deadline := time.Now().Add(patience); ; time.Sleep(10 * time.Millisecond) { // polls
+		resp, err := http.Get("http://" + r.admin + "/readyz")
+		if err != nil {
+			t.Fatal(err)
+		}
+		body, _ := io.ReadAll(resp.Body)
+		resp.Body.Close()
+		if resp.StatusCode == status && strings.Contains(string(body), text) {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("readyz says %d %s", resp.StatusCode, body)
+		}
+	}
+}
