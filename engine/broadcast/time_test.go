@@ -357,6 +357,36 @@ func TestMaxStreamsPerUser(t *testing.T) {
 	})
 }
 
+// TestSubscriptionsBehindACrowd: those that come while the worker still has a crowd to open are opened after it, without
+// waiting for a tick to wake the worker up.
+func TestSubscriptionsBehindACrowd(t *testing.T) {
+	onStage(t, nil, func(t *testing.T, s *stage) {
+		const late = 10
+		first := newFakeConn(t)
+		comes := sync.OnceFunc(func() { // during the turn that leaves a part of the crowd for the next
+			for range late {
+				subscribe(t, s.b, userOf(1))
+			}
+		})
+		first.onWrite = comes
+		s.b.workers[0].in.mu.Lock() // so that all are taken at once
+		for i := range opensPerTurn + 1 {
+			c := newFakeConn(t)
+			if i == 0 {
+				c = first
+			}
+			s.b.workers[0].in.subs = append(s.b.workers[0].in.subs, Subscription{User: userOf(0), Conn: c, Head: []byte(testHead)})
+			s.b.workers[0].in.streams++
+			s.b.live.Add(1)
+		}
+		s.b.workers[0].in.mu.Unlock()
+		s.tell(0, 0)
+		if n := s.b.Stats().Opened; n != opensPerTurn+1+late {
+			t.Errorf("%d streams were opened of %d", n, opensPerTurn+1+late)
+		}
+	})
+}
+
 func TestLateReportDoesNotReachTheNextStream(t *testing.T) {
 	onStage(t, nil, func(t *testing.T, s *stage) {
 		first := s.subscribe(0)

@@ -113,9 +113,10 @@ func (w *worker) run() {
 	}
 }
 
-// busy: there is work left from the last turn.
-func (w *worker) busy() bool {
-	return len(w.laps) > 0 || len(w.subs) > 0 || len(w.ready) > 0 || w.ring.behind(w.now)
+// busyLocked: there is work left from the last turn, or mail that was left in the inbox until it would be done.
+func (w *worker) busyLocked() bool {
+	return len(w.laps) > 0 || len(w.subs) > 0 || len(w.ready) > 0 || w.ring.behind(w.now) ||
+		len(w.in.subs) > 0 || len(w.in.ready) > 0
 }
 
 // takeMail waits until there is something to do and takes it all at once.
@@ -124,7 +125,7 @@ func (w *worker) takeMail() {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	in.stats = w.figures()
-	for !in.mail && !w.busy() {
+	for !in.mail && !w.busyLocked() {
 		in.cond.Wait()
 	}
 	in.mail = false
