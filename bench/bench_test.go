@@ -22,8 +22,21 @@ var (
 	scratch = flag.String("scratch", "", "directory on the disk to measure; default the system's for temporary files")
 )
 
+// roles are what this program does when a benchmark starts it again as its counterpart: the clients of a crowd, or a server.
+// Each process has descriptors of its own.
+var roles = map[string]func() error{}
+
+const roleEnv = "ROLLCALL_BENCH_ROLE"
+
 func TestMain(m *testing.M) {
 	flag.Parse()
+	if play := roles[os.Getenv(roleEnv)]; play != nil {
+		if err := play(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
 	os.Exit(m.Run())
 }
 

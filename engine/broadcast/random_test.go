@@ -108,11 +108,12 @@ func (s *story) subscribe() {
 	if s.rng.IntN(4) == 0 {
 		st.conn.room = s.rng.IntN(200)
 	}
+	full := s.full(st.user) // asked first: the worker may free streams at any time
 	err := s.b.Subscribe(Subscription{User: st.user, Conn: st.conn, Head: []byte(testHead), Chunked: st.chunked})
 	switch {
 	case err == nil:
 		s.streams = append(s.streams, st)
-	case err != ErrTooManyOfUser || !s.full(st.user):
+	case err != ErrTooManyOfUser || !full:
 		s.t.Errorf("Subscribe: %v", err)
 	}
 }

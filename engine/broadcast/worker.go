@@ -11,7 +11,7 @@ import (
 // What a worker does at most in one turn before it looks at its inbox again, so that nothing waits long behind a
 // crowd. The rest is done in the next turns.
 const (
-	visitsPerUser = 256  // streams of one user
+	visitsPerUser = 16   // streams of one user: others wait for some 100 µs of writes behind a crowd
 	visitsPerTurn = 4096 // streams in all
 	opensPerTurn  = 256
 	readyPerTurn  = 1024

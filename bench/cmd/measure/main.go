@@ -92,6 +92,7 @@ func (m *measurement) micro() error {
 		{"frame", "^BenchmarkFrame$", ".", 10, "100ms", false},
 		{"fanout", "^BenchmarkFanOut$", ".", 10, "200ms", false},
 		{"stream", "^BenchmarkIdleStream$", ".", 3, "1x", false},
+		{"streams", "^BenchmarkStreams$", ".", 3, "20x", false},
 		{"heartbeat", "^BenchmarkHeartbeat$", ".", 10, "150ms", true},
 		{"recovery", "^BenchmarkRecovery$", ".", 3, "1x", true},
 		{"replay", "^BenchmarkReplay$", ".", 3, "1x", true},

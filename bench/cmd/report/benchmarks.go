@@ -35,6 +35,7 @@ var sections = []struct{ file, title, text string }{
 	{"decode", "Decode", "The body of a heartbeat, 245 bytes or so, into fields. `goccy-present` and `encoding-json` use pointers, which tell a missing field from a zero, as the wire contract asks; `goccy-plain` cannot. The ceiling looks at every byte once."},
 	{"frame", "Frame", "The text of one event. The ceiling copies it."},
 	{"fanout", "Fan-out", "One event for each of 4,000 streams over loopback TCP, to clients on the same processors; a round ends when all have read. The plain loop writes each frame by itself; the broadcaster joins what is waiting for a stream into one write."},
+	{"streams", "Streams", "Thousands of streams, their clients in another process. *ratio* sets rollcall against a plain loop of `write(2)` over the very same sockets, with as many threads as workers, in rounds that take turns; connects against bare fasthttp without keep-alive, from the same generator; the crowd's *ratio* is to the loop on one thread, and *others-x* is how many times longer the others of its worker waited at p99 than without it."},
 	{"http-closed", "Over HTTP, closed loop", "The peak: 256 connections, each sending when it was answered. The generator runs on the same processors. rollcall's heartbeats are durable before they are answered, and checked by the generator's oracle; the others answer 204 to everything."},
 	{"http-open", "Over HTTP, open loop", "A fixed schedule at half of the bare server's peak; latency counts from when a heartbeat was due."},
 }

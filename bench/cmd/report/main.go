@@ -60,7 +60,7 @@ type series struct {
 	metrics map[string][]float64
 }
 
-var files = []string{"table", "wheel", "log", "sync", "heartbeat", "decode", "decode-server", "frame", "fanout", "stream",
+var files = []string{"table", "wheel", "log", "sync", "heartbeat", "decode", "decode-server", "frame", "fanout", "stream", "streams",
 	"http-closed", "http-open", "lateness", "capacity"}
 
 func read(dir string) (*measured, error) {
