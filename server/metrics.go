@@ -106,6 +106,7 @@ var streamReasons = [replyCount]string{
 	signingNotConfigured: "not_configured",
 	draining:             "draining",
 	tooManyStreams:       "too_many_streams",
+	tooManyStreamsOfUser: "too_many_of_user",
 	streamUnavailable:    "failed",
 }
 
