@@ -37,9 +37,9 @@ func limitsFor(descriptors uint64, streams int) limits {
 	return l
 }
 
-// descriptorsFor is the descriptor limit that permits some streams.
+// descriptorsFor is the lowest descriptor limit that permits some streams.
 func descriptorsFor(streams int) uint64 {
-	return uint64(streams) + uint64(streams)/9 + 1 + reservedDescriptors
+	return uint64(streams+(max(streams, 1)-1)/9) + reservedDescriptors
 }
 
 // limits raises the descriptor limit if need be and if it may be, and returns what it permits. Go has raised the soft limit

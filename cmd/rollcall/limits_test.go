@@ -19,21 +19,21 @@ func TestLimitsFor(t *testing.T) {
 		{1024, 5000, 824, 742},
 		{20000, 0, 19800, 17820},
 		{100, 0, 1, 1},
-		{1 << 30, 0, 1<<20 - 200, 943538},
-		{1 << 30, 2_000_000, 2222223, 2_000_000},
-		{1 << 63, 0, 1<<20 - 200, 943538},
+		{1 << 30, 0, 1<<20 - 200, 943539},
+		{1 << 30, 2_000_000, 2222222, 2_000_000},
+		{1 << 63, 0, 1<<20 - 200, 943539},
 	} {
 		if l := limitsFor(c.descriptors, c.asked); l.conns != c.conns || l.streams != c.streams {
 			t.Errorf("%d descriptors, %d streams asked for: %+v, want %d and %d", c.descriptors, c.asked, l, c.conns, c.streams)
 		}
 	}
-	for _, streams := range []int{1, 9, 10, 741, 742, 743, 17820, 1_000_000, 7_654_321} {
+	for _, streams := range []int{2, 9, 10, 741, 742, 743, 17820, 1_000_000, 7_654_321} {
 		need := descriptorsFor(streams)
 		if l := limitsFor(need, streams); l.streams != streams {
 			t.Errorf("%d descriptors are said to do for %d streams, and permit %d", need, streams, l.streams)
 		}
-		if l := limitsFor(need-2, streams); l.streams >= streams {
-			t.Errorf("%d descriptors are said to be needed for %d streams, but %d would do", need, streams, need-2)
+		if l := limitsFor(need-1, streams); l.streams >= streams {
+			t.Errorf("%d descriptors are said to be needed for %d streams, but %d would do", need, streams, need-1)
 		}
 	}
 }
