@@ -170,6 +170,8 @@ func benchOthers(b *testing.B) {
 	b.ReportMetric(float64(p99(alone)), "alone-p99-ns")
 	b.ReportMetric(float64(p99(beside)), "p99-ns")
 	b.ReportMetric(float64(p99(beside))/float64(p99(alone)), "others-x")
+	b.ReportMetric(float64(alone[len(alone)/2]), "alone-p50-ns") // p99 has sorted them
+	b.ReportMetric(float64(beside[len(beside)/2]), "p50-ns")
 }
 
 func sum(all []time.Duration) (s time.Duration) {
