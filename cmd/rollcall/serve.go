@@ -203,13 +203,14 @@ type running struct {
 	engine        *engine.Engine
 	server        *server.Server
 	public, admin net.Listener
-	served        chan error // one for each listener, when it ends
+	served        chan error     // one for each listener, when it ends
+	signals       chan os.Signal // SIGTERM and SIGINT
 }
 
 // start opens the admin listener first, so that /readyz can tell of the recovery, and the public one last, so that nobody
 // waits on a connection that cannot be answered yet.
 func (c serveCmd) start(logger *slog.Logger, sec secrets) (*running, error) {
-	r := &running{logger: logger, served: make(chan error, 2)}
+	r := &running{logger: logger, served: make(chan error, 2), signals: make(chan os.Signal, 2)}
 	r.reloader = &reloader{cmd: &c, logger: logger, secrets: sec, certificate: c.certificate()}
 	if err := c.open(r, sec); err != nil {
 		r.close()
@@ -253,6 +254,8 @@ func (c serveCmd) open(r *running, sec secrets) (err error) {
 	if err = r.engine.Start(); err != nil {
 		return err
 	}
+	// From here on a signal means drain. Until here it ends the process, which has promised nothing to anybody.
+	signal.Notify(r.signals, syscall.SIGTERM, syscall.SIGINT)
 	if r.public, err = listenPublic(c.Listen, c.SocketMode); err != nil {
 		return fmt.Errorf("--listen: %w", err)
 	}
@@ -325,15 +328,13 @@ func (c serveCmd) serverOptions(r *running, sec secrets) server.Options {
 
 // untilDone serves until the first of: a signal (drain, nil), the log's failure, a listener's end. Hangups reload meanwhile.
 func (r *running) untilDone(drain time.Duration, hangups <-chan os.Signal) error {
-	signals := make(chan os.Signal, 2)
-	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT)
 	for {
 		select {
 		case <-hangups:
 			r.reloader.reload()
-		case s := <-signals:
+		case s := <-r.signals:
 			r.logger.Info("draining; a second signal stops at once", "signal", s.String(), "streams", r.engine.Stats().Streams.Streams)
-			return r.drain(drain, signals)
+			return r.drain(drain, r.signals)
 		case <-r.log.Failed():
 			return r.logFailed()
 		case <-r.checkpoint.Failed():
