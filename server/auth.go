@@ -81,6 +81,19 @@ func bearer(ctx *fasthttp.RequestCtx) (token []byte, ok bool) {
 	return token, len(token) > 0 && bytes.EqualFold(scheme, []byte("Bearer"))
 }
 
+// streamToken returns the token of the Authorization header, or that of the query where Options.StreamQueryToken allows it
+// and there is no such header. Two in the query are none, as two headers are.
+func (s *Server) streamToken(ctx *fasthttp.RequestCtx) (token []byte, ok bool) {
+	if !s.opts.StreamQueryToken || len(ctx.Request.Header.PeekAll(fasthttp.HeaderAuthorization)) > 0 {
+		return bearer(ctx)
+	}
+	tokens := ctx.QueryArgs().PeekMulti("access_token")
+	if len(tokens) != 1 {
+		return nil, false
+	}
+	return tokens[0], len(tokens[0]) > 0
+}
+
 // tokenSet is a list of secrets, kept as digests: digests have one length, so a comparison tells nothing of a secret's.
 type tokenSet [][sha256.Size]byte
 

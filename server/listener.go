@@ -128,7 +128,7 @@ func (s *Server) letIn(c net.Conn) (*conn, reply) {
 
 // turnAwayConn answers a connection over a limit. It runs in the accept loop and must not wait: the answer fits into the
 // socket's buffer. Its request may be on its way, so that closing would reset the connection: some at a time are given
-// the time to read the answer first; past maxTurnedAway a client may see a reset instead.
+// the time to read the answer first; past maxTurnedAway a client may see a reset instead. Its origin is not known yet.
 func (s *Server) turnAwayConn(c net.Conn, refusal reply) {
 	s.metrics.answers[refusal].Add(1)
 	if secure, ok := c.(*tls.Conn); ok { // to answer, it would have to wait for the handshake
@@ -136,7 +136,7 @@ func (s *Server) turnAwayConn(c net.Conn, refusal reply) {
 		return
 	}
 	_ = c.SetWriteDeadline(time.Now().Add(answerPatience))
-	_, _ = c.Write(s.wholeAnswer(refusal))
+	_, _ = c.Write(s.wholeAnswer(refusal, s.origins.allowed(nil)))
 	if s.turnedAway.Add(1) > maxTurnedAway {
 		s.turnedAway.Add(-1)
 		_ = c.Close()

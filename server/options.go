@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math"
+	"slices"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -24,6 +25,13 @@ type Options struct {
 	NowNanos func() int64
 	// Now is the wall clock that tokens are judged by: time.Now.
 	Now func() time.Time
+
+	// StreamQueryToken also takes a stream's token from the query, access_token=, when there is no Authorization header:
+	// a browser's EventSource cannot set one. URLs end in the logs of proxies; ours has none of them.
+	StreamQueryToken bool
+	// CORSOrigins are the web origins whose pages may read the answers, as browsers send them: scheme://host[:port]. None,
+	// or "*" alone: all.
+	CORSOrigins []string
 
 	// Production switches /debug/presence off.
 	Production bool
@@ -97,6 +105,11 @@ func (o Options) Check() error {
 	refuse := func(bad bool, format string, args ...any) {
 		if bad {
 			errs = append(errs, fmt.Errorf("server: "+format, args...))
+		}
+	}
+	if !slices.Equal(o.CORSOrigins, []string{"*"}) {
+		for _, origin := range o.CORSOrigins {
+			errs = append(errs, checkOrigin(origin))
 		}
 	}
 	refuse(len(o.SigningKeys) > 0 && o.NowNanos == nil && !o.TokenExpiryIgnore, "Options.NowNanos is missing")

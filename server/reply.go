@@ -160,21 +160,8 @@ func appendError(dst []byte, code, details string) []byte {
 	return append(dst, '}')
 }
 
-// The headers of every answer (S3), and of an error, in fasthttp's canonical spelling.
-var (
-	allowOrigin, anyOrigin   = []byte("Access-Control-Allow-Origin"), []byte("*")
-	allowMethods, allMethods = []byte("Access-Control-Allow-Methods"), []byte("GET, POST, OPTIONS")
-	allowHeaders, allHeaders = []byte("Access-Control-Allow-Headers"), []byte("Content-Type, Authorization")
-	jsonType                 = []byte("application/json")
-)
-
-// allowAll sets the CORS headers.
-func allowAll(ctx *fasthttp.RequestCtx) {
-	h := &ctx.Response.Header
-	h.SetCanonical(allowOrigin, anyOrigin)
-	h.SetCanonical(allowMethods, allMethods)
-	h.SetCanonical(allowHeaders, allHeaders)
-}
+// jsonType is the Content-Type of an error.
+var jsonType = []byte("application/json")
 
 // answer answers with a row of the table.
 func (s *Server) answer(ctx *fasthttp.RequestCtx, r reply) {

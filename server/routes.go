@@ -27,7 +27,7 @@ func (s *Server) routes() fasthttp.RequestHandler {
 	r.GET(streamPath, s.stream)
 
 	return func(ctx *fasthttp.RequestCtx) {
-		allowAll(ctx)
+		s.allow(ctx)
 		if ctx.IsOptions() { // on any path, known or not
 			s.answer(ctx, preflight)
 		} else {

@@ -52,6 +52,7 @@ type Server struct {
 
 	// secrets is never nil. SetSecrets stores it; each check of a request loads it.
 	secrets    atomic.Pointer[secrets]
+	origins    originSet
 	limiter    *limiter   // nil: no limit
 	perSource  *perSource // nil: no limit
 	retryAfter string     // of a heartbeat over the rate, seconds
@@ -77,7 +78,7 @@ func New(p Presence, o Options) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{opts: o, presence: p}
+	s := &Server{opts: o, presence: p, origins: newOriginSet(o.CORSOrigins)}
 	if err := s.SetSecrets(o.IngestTokens, o.SigningKeys); err != nil {
 		return nil, err
 	}
@@ -171,7 +172,7 @@ func (s *Server) Shutdown(ctx context.Context) error {
 
 // refuse answers a request that fasthttp could not read. The connection is closed afterwards.
 func (s *Server) refuse(ctx *fasthttp.RequestCtx, err error) {
-	allowAll(ctx)
+	s.allow(ctx)
 	s.answer(ctx, unreadable(err))
 	hangUp(ctx)
 }

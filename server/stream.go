@@ -24,9 +24,9 @@ func (s *Server) stream(ctx *fasthttp.RequestCtx) {
 		return
 	}
 	expires := s.expiresNanos(until, now)
-	chunked := ctx.Request.Header.IsHTTP11()
+	chunked, allowed := ctx.Request.Header.IsHTTP11(), s.origins.allowed(origin(ctx))
 	ctx.HijackSetNoResponse(true) // ours is the head in takeover; fasthttp's would say Content-Length: 0
-	ctx.Hijack(func(c net.Conn) { s.takeOver(c, user, chunked, expires) })
+	ctx.Hijack(func(c net.Conn) { s.takeOver(c, user, chunked, allowed, expires) })
 }
 
 // admit makes the checks of a stream in the order of the wire contract.
@@ -42,7 +42,7 @@ func (s *Server) admit(ctx *fasthttp.RequestCtx, now time.Time) (user uuid.UUID,
 	if len(s.secrets.Load().signingKeys) == 0 {
 		return user, 0, signingNotConfigured
 	}
-	token, ok := bearer(ctx)
+	token, ok := s.streamToken(ctx)
 	if !ok {
 		return user, 0, unauthorized
 	}
@@ -52,8 +52,8 @@ func (s *Server) admit(ctx *fasthttp.RequestCtx, now time.Time) (user uuid.UUID,
 
 // takeOver gives the connection to the broadcaster, or answers why not. It runs on a goroutine of its own, outside
 // fasthttp's accounting, and is the first to know that the connection is still there: so the engine is asked here and not
-// in the handler whether it takes one more.
-func (s *Server) takeOver(c net.Conn, user uuid.UUID, chunked bool, expiresNanos int64) {
+// in the handler whether it takes one more. allowed is what originSet.allowed said to the request.
+func (s *Server) takeOver(c net.Conn, user uuid.UUID, chunked bool, allowed string, expiresNanos int64) {
 	raw, source := release(c)
 	conn, err := s.presence.Take(raw)
 	if err != nil {
@@ -62,7 +62,7 @@ func (s *Server) takeOver(c net.Conn, user uuid.UUID, chunked bool, expiresNanos
 		s.metrics.answers[streamUnavailable].Add(1)
 		s.metrics.streams[streamUnavailable].Add(1)
 		_ = raw.SetWriteDeadline(time.Now().Add(answerPatience))
-		_, _ = raw.Write(s.wholeAnswer(streamUnavailable))
+		_, _ = raw.Write(s.wholeAnswer(streamUnavailable, allowed))
 		_ = raw.Close()
 		return
 	}
@@ -70,12 +70,12 @@ func (s *Server) takeOver(c net.Conn, user uuid.UUID, chunked bool, expiresNanos
 	err = s.presence.Subscribe(broadcast.Subscription{
 		User:         user,
 		Conn:         conn,
-		Head:         s.streamHead(chunked),
+		Head:         s.streamHead(chunked, allowed),
 		Chunked:      chunked,
 		ExpiresNanos: expiresNanos,
 	})
 	if err != nil {
-		s.turnAway(conn, err)
+		s.turnAway(conn, err, allowed)
 		return
 	}
 	s.metrics.answers[streaming].Add(1)
@@ -95,19 +95,19 @@ func release(c net.Conn) (raw net.Conn, source netip.Prefix) {
 }
 
 // streamHead is the head of a stream's response. An HTTP/1.0 client cannot read chunks: its body ends with the connection.
-func (s *Server) streamHead(chunked bool) []byte {
+func (s *Server) streamHead(chunked bool, allowed string) []byte {
 	head := make([]byte, 0, 384)
 	head = append(head, "HTTP/1.1 200 OK\r\n"...)
 	if chunked {
 		head = append(head, "Transfer-Encoding: chunked\r\n"...)
 	}
 	head = append(head, "Content-Type: text/event-stream\r\nCache-Control: no-cache\r\nX-Accel-Buffering: no\r\n"...)
-	return s.endHead(head)
+	return s.endHead(head, allowed)
 }
 
 // turnAway answers 503 on a connection that the broadcaster did not want, and closes it. The answer fits into the empty
 // buffer of a socket, so a single try is enough.
-func (s *Server) turnAway(c broadcast.Conn, why error) {
+func (s *Server) turnAway(c broadcast.Conn, why error, allowed string) {
 	r := streamUnavailable
 	switch {
 	case errors.Is(why, broadcast.ErrDraining):
@@ -119,14 +119,14 @@ func (s *Server) turnAway(c broadcast.Conn, why error) {
 	}
 	s.metrics.answers[r].Add(1)
 	s.metrics.streams[r].Add(1)
-	_, _ = c.Write(s.wholeAnswer(r))
+	_, _ = c.Write(s.wholeAnswer(r, allowed))
 	_ = c.CloseWrite()
 	_ = c.Close()
 }
 
 // wholeAnswer is the full text of an error, for connections that are not, or no longer, fasthttp's. Retry-After varies, so
 // that those turned away together do not come back together.
-func (s *Server) wholeAnswer(r reply) []byte {
+func (s *Server) wholeAnswer(r reply, allowed string) []byte {
 	a := &answers[r]
 	text := make([]byte, 0, 512)
 	text = append(text, "HTTP/1.1 "...)
@@ -138,13 +138,13 @@ func (s *Server) wholeAnswer(r reply) []byte {
 	text = append(text, "\r\nRetry-After: "...)
 	text = strconv.AppendInt(text, int64(1+rand.IntN(10)), 10)
 	text = append(text, "\r\n"...)
-	return append(s.endHead(text), a.body...)
+	return append(s.endHead(text, allowed), a.body...)
 }
 
 // endHead appends the headers that every head of ours ends with, and the blank line.
-func (s *Server) endHead(head []byte) []byte {
+func (s *Server) endHead(head []byte, allowed string) []byte {
 	head = append(head, "Date: "...)
 	head = fasthttp.AppendHTTPDate(head, s.opts.Now())
-	return append(head, "\r\nAccess-Control-Allow-Origin: *\r\nAccess-Control-Allow-Methods: GET, POST, OPTIONS\r\n"+
-		"Access-Control-Allow-Headers: Content-Type, Authorization\r\nConnection: close\r\n\r\n"...)
+	head = s.appendCORS(append(head, "\r\n"...), allowed)
+	return append(head, "Connection: close\r\n\r\n"...)
 }

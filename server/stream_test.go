@@ -106,7 +106,9 @@ func TestStreamRefusals(t *testing.T) {
 		})
 	}
 	t.Run("token in the query", func(t *testing.T) {
-		r.send(t, text("GET "+streamPath+query+"&token="+good, "")).check(t, 401, errorBody("unauthorized", "Unauthorized"))
+		for _, name := range []string{"token", "access_token"} {
+			r.send(t, text("GET "+streamPath+query+"&"+name+"="+good, "")).check(t, 401, errorBody("unauthorized", "Unauthorized"))
+		}
 	})
 	t.Run("no key", func(t *testing.T) {
 		r := start(t, func(o *Options, _ *fakePresence) { o.SigningKeys = nil })
@@ -115,6 +117,41 @@ func TestStreamRefusals(t *testing.T) {
 	})
 	if n := len(r.presence.subscriptions); n != 0 {
 		t.Errorf("%d refused streams were opened", n)
+	}
+}
+
+// TestStreamQueryToken: with the option, access_token= stands in for a missing Authorization header; the checks and their
+// order are the same.
+func TestStreamQueryToken(t *testing.T) {
+	r := start(t, func(o *Options, _ *fakePresence) { o.StreamQueryToken = true })
+	good := sign(t, testKey, payload(""))
+	const user = "?user_id=" + testUser
+	line := "GET " + streamPath
+	for _, test := range []struct {
+		name, request string
+		status        int
+		body          string
+	}{
+		{"no token", text(line+user, ""), 401, errorBody("unauthorized", "Unauthorized")},
+		{"empty", text(line+user+"&access_token=", ""), 401, errorBody("unauthorized", "Unauthorized")},
+		{"two", text(line+user+"&access_token="+good+"&access_token="+good, ""), 401, errorBody("unauthorized", "Unauthorized")},
+		{"bad", text(line+user+"&access_token=a.b", ""), 403, errorBody("forbidden", "Invalid token")},
+		{"expired", text(line+user+"&access_token="+sign(t, testKey, payload(`,"exp_ms":1`)), ""), 403, errorBody("forbidden", "Token expired")},
+		{"user other", text(line+"?access_token="+good+"&user_id="+testDevice, ""), 403, errorBody("forbidden", "Token user mismatch")},
+		{"no user", text(line+"?access_token="+good, ""), 400, errorBody("invalid_payload", "Missing user_id")},
+		{"bad header counts", text(line+user+"&access_token="+good, "", "Authorization: Bearer a.b"), 403, errorBody("forbidden", "Invalid token")},
+		{"empty header counts", text(line+user+"&access_token="+good, "", "Authorization:"), 401, errorBody("unauthorized", "Unauthorized")},
+		{"no ingest token", text("POST "+heartbeatPath+"?access_token="+testIngest, validBody), 401, errorBody("unauthorized", "Unauthorized")},
+	} {
+		t.Run(test.name, func(t *testing.T) { r.send(t, test.request).check(t, test.status, test.body) })
+	}
+	for _, request := range []string{
+		text(line+user+"&access_token="+good, ""),
+		text(line+"?access_token="+strings.ReplaceAll(good, ".", "%2E")+"&user_id="+testUser, ""),
+		text(line+user+"&access_token=a.b", "", "Authorization: Bearer "+good),
+	} {
+		_, in, s := r.follow(t, request)
+		r.checkStream(t, in, s)
 	}
 }
 

@@ -1,0 +1,87 @@
+package server
+
+import (
+	"fmt"
+	"net/url"
+	"strings"
+
+	"github.com/valyala/fasthttp"
+)
+
+// The CORS headers of every answer (S3), in fasthttp's canonical spelling.
+var (
+	allowOrigin, anyOrigin   = []byte("Access-Control-Allow-Origin"), []byte("*")
+	allowMethods, allMethods = []byte("Access-Control-Allow-Methods"), []byte("GET, POST, OPTIONS")
+	allowHeaders, allHeaders = []byte("Access-Control-Allow-Headers"), []byte("Content-Type, Authorization")
+	vary, originName         = []byte("Vary"), []byte("Origin")
+)
+
+// originSet is the origins whose pages may read the answers, each under itself. Nil: any page may, and the answers do not
+// depend on who asks.
+type originSet map[string]string
+
+func newOriginSet(origins []string) originSet {
+	if len(origins) == 0 || origins[0] == "*" {
+		return nil
+	}
+	set := make(originSet, len(origins))
+	for _, origin := range origins {
+		set[origin] = origin
+	}
+	return set
+}
+
+// allowed is what Access-Control-Allow-Origin says to a request with this Origin header; "": nothing. The text is ours and
+// not the request's (S1).
+func (set originSet) allowed(origin []byte) string {
+	if set == nil {
+		return "*"
+	}
+	return set[string(origin)]
+}
+
+// allow sets the CORS headers.
+func (s *Server) allow(ctx *fasthttp.RequestCtx) {
+	h := &ctx.Response.Header
+	if s.origins == nil {
+		h.SetCanonical(allowOrigin, anyOrigin)
+	} else {
+		h.SetCanonical(vary, originName)
+		if origin := s.origins.allowed(origin(ctx)); origin != "" {
+			h.SetCanonical(allowOrigin, []byte(origin))
+		}
+	}
+	h.SetCanonical(allowMethods, allMethods)
+	h.SetCanonical(allowHeaders, allHeaders)
+}
+
+// origin is the request's Origin header, which points into the request (S1).
+func origin(ctx *fasthttp.RequestCtx) []byte { return ctx.Request.Header.PeekBytes(originName) }
+
+// appendCORS appends the same headers to a head that is not fasthttp's. allowed is what originSet.allowed said.
+func (s *Server) appendCORS(head []byte, allowed string) []byte {
+	if s.origins != nil {
+		head = append(head, "Vary: Origin\r\n"...)
+	}
+	if allowed != "" {
+		head = append(append(append(head, "Access-Control-Allow-Origin: "...), allowed...), "\r\n"...)
+	}
+	return append(head, "Access-Control-Allow-Methods: GET, POST, OPTIONS\r\n"+
+		"Access-Control-Allow-Headers: Content-Type, Authorization\r\n"...)
+}
+
+// checkOrigin refuses an origin that no browser would send, since comparing is by bytes.
+func checkOrigin(origin string) error {
+	u, err := url.Parse(origin)
+	switch {
+	case origin == "*":
+		return fmt.Errorf("server: CORS origin %q allows every origin: leave the others out", origin)
+	case err != nil || u.Host == "" || u.Scheme+"://"+u.Host != origin || strings.ContainsAny(origin, "*, \t"):
+		return fmt.Errorf("server: CORS origin %q: want * or what browsers send, such as https://example.com, without a path", origin)
+	case origin != strings.ToLower(origin):
+		return fmt.Errorf("server: CORS origin %q: browsers send it in lowercase", origin)
+	case u.Scheme == "http" && u.Port() == "80" || u.Scheme == "https" && u.Port() == "443":
+		return fmt.Errorf("server: CORS origin %q: browsers leave a scheme's own port out", origin)
+	}
+	return nil
+}
