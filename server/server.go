@@ -8,7 +8,9 @@ import (
 	"math"
 	"net"
 	"net/http"
+	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -198,13 +200,22 @@ func hangUp(ctx *fasthttp.RequestCtx) {
 	}
 }
 
-// debugLogger takes fasthttp's own messages. They tell of clients, not of us, and every connection can cause one.
+// debugLogger takes fasthttp's own messages. They tell of clients, not of us, and every connection can cause one. Its
+// errors quote what they could not read, SecureErrorLogMessage or not, and that may be a line with a token: they end at
+// the quote.
 type debugLogger struct{ *slog.Logger }
 
 func (l debugLogger) Printf(format string, args ...any) {
-	if l.Enabled(context.Background(), slog.LevelDebug) {
-		l.Debug(fmt.Sprintf(format, args...), "from", "fasthttp")
+	if !l.Enabled(context.Background(), slog.LevelDebug) {
+		return
 	}
+	args = slices.Clone(args)
+	for i, arg := range args {
+		if err, ok := arg.(error); ok {
+			args[i], _, _ = strings.Cut(err.Error(), `"`)
+		}
+	}
+	l.Debug(fmt.Sprintf(format, args...), "from", "fasthttp")
 }
 
 // seldom lets one through per second. Any goroutine may use it.

@@ -26,13 +26,14 @@ func TestQueryTokenIsNotLogged(t *testing.T) {
 	s.conn.(*net.TCPConn).SetLinger(0) // a reset
 	s.conn.Close()
 	for _, raw := range []string{
-		request("GET", target+"x", ""),                               // a bad signature
-		request("GET", strings.Replace(target, user, "bob", 1), ""),  // a bad user
-		request("GET", "/nope"+target, ""),                           // no route
-		request("PUT", target, ""),                                   // no method
-		request("GET", target+strings.Repeat("x", 5000), ""),         // a line too long
-		"GET " + target + "\r\n\r\n",                                 // no version
-		"GET " + target + " HTTP/1.1\r\nHost x\r\n\r\n",              // no header
+		request("GET", target+"x", ""),                              // a bad signature
+		request("GET", strings.Replace(target, user, "bob", 1), ""), // a bad user
+		request("GET", "/nope"+target, ""),                          // no route
+		request("PUT", target, ""),                                  // no method
+		request("GET", target+strings.Repeat("x", 5000), ""),        // a line too long
+		"GET " + target + "\r\n\r\n",                                // no version
+		"GET " + target + " HTTP/1.1\r\nHost x\r\n\r\n",             // no header
+		"GET / HTTP/1.1\r\nHost: x\r\nAuthorization Bearer " + token + "\r\n\r\n",
 		"GET " + target + " HTTP/1.1\r\nContent-Length: -1\r\n\r\n",  // no length
 		request("POST", heartbeatPath+"?access_token="+token, "x\n"), // not there
 	} {
