@@ -8,16 +8,20 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"rollcall/engine"
+	"rollcall/server/page"
 )
 
-// adminRoutes are the operators' routes. They carry no CORS headers: no web page has business on this listener.
+// adminRoutes are the operators' routes. They carry no CORS headers: no other site's page has business on this listener.
 func (s *Server) adminRoutes() http.Handler {
 	mux := http.NewServeMux()
+	mux.Handle("GET /{$}", page.New())
+	mux.HandleFunc("GET /page.json", s.pageSettings)
 	mux.HandleFunc("GET /livez", alive)
 	mux.HandleFunc("GET /healthz", alive)
 	mux.HandleFunc("GET /readyz", s.ready)
 	mux.Handle("GET /metrics", promhttp.HandlerFor(s.opts.Registry, promhttp.HandlerOpts{Registry: s.opts.Registry}))
 	mux.HandleFunc("GET /debug/presence", s.debugPresence)
+	mux.HandleFunc("POST /debug/token", s.debugToken)
 	mux.HandleFunc("/debug/pprof/", pprof.Index)
 	mux.HandleFunc("/debug/pprof/cmdline", pprof.Cmdline)
 	mux.HandleFunc("/debug/pprof/profile", pprof.Profile)

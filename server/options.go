@@ -33,7 +33,9 @@ type Options struct {
 	// or "*" alone: all.
 	CORSOrigins []string
 
-	// Production switches /debug/presence off.
+	// TLS says that the public listeners speak it, so that the page asks there for the stream.
+	TLS bool
+	// Production switches /debug/presence and /debug/token off.
 	Production bool
 
 	// RatePerIP is how many heartbeats per second one source address may send, an IPv6 /64 being one address: 0, any

@@ -67,6 +67,8 @@ const (
 
 	missingUserIDParam
 	debugDisabled
+	notByName
+	notThePage
 
 	replyCount
 )
@@ -135,6 +137,8 @@ var answers = [replyCount]answer{
 
 	missingUserIDParam: {400, codeInvalid, "Missing user_id query param", nil},
 	debugDisabled:      {403, codeForbidden, "Not available in production", nil},
+	notByName:          {403, codeForbidden, "Tokens are given to pages at an address or localhost only, not at a name", nil},
+	notThePage:         {403, codeForbidden, "Tokens are given to the server's own page only", nil},
 }
 
 type answer struct {

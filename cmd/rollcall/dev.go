@@ -17,9 +17,10 @@ var (
 
 const devTTL = 5 * time.Second
 
-// printCurlLines tells a newcomer what to paste: follow a user in one terminal, send a heartbeat in another.
-func printCurlLines(w io.Writer, scheme, address, ingestToken, signingKey string) error {
-	curl, base := "curl", scheme+"://"+address
+// printCurlLines tells a newcomer what to open and what to paste: follow a user on the page or in one terminal, send a
+// heartbeat in another. public and admin are addresses.
+func printCurlLines(w io.Writer, scheme, public, admin, ingestToken, signingKey string) error {
+	curl, base := "curl", scheme+"://"+public
 	if scheme == "https" {
 		curl = "curl -k" // the certificate is hardly for this address
 	}
@@ -31,19 +32,23 @@ func printCurlLines(w io.Writer, scheme, address, ingestToken, signingKey string
 		return err
 	}
 	_, err = fmt.Fprintf(w, `
-rollcall is running with throw-away secrets (--dev). Paste this to follow a user's devices:
+rollcall is running with throw-away secrets (--dev). Open this to see a user's devices and the server's pulse:
 
-%[8]s -N -H 'Authorization: Bearer %[2]s' \
-  '%[1]s/api/v1/mobile/presence/stream?user_id=%[4]s'
+http://%[9]s/?user=%[4]s#devices
 
-and this in a second terminal, as often as you like: the device shows online, and offline %[6]s after the last one:
+and paste this into a second terminal, as often as you like: the device shows online, and offline %[6]s after the last one:
 
 %[8]s -i -X POST -H 'Authorization: Bearer %[3]s' \
   -d '{"schema_version":1,"user_id":"%[4]s","device_id":"%[5]s","status":"online","source":"curl","sent_at_ms":'$(date +%%s)000',"seq":'$(date +%%s)',"ttl_ms":%[7]d}' \
   '%[1]s/api/v1/daemon/presence/heartbeat'
 
+Without a browser, this follows the same user:
+
+%[8]s -N -H 'Authorization: Bearer %[2]s' \
+  '%[1]s/api/v1/mobile/presence/stream?user_id=%[4]s'
+
 Ctrl-C stops the server.
 
-`, base, token, ingestToken, devUser, devDevice, devTTL, devTTL.Milliseconds(), curl)
+`, base, token, ingestToken, devUser, devDevice, devTTL, devTTL.Milliseconds(), curl, admin)
 	return err
 }

@@ -143,7 +143,8 @@ func (c serveCmd) Run(line *kong.Context) error {
 		return err
 	}
 	if c.Dev {
-		if err := printCurlLines(os.Stdout, c.scheme(), listenName(s.public), secrets.ingest[0], secrets.signing[0]); err != nil {
+		public, admin := listenName(s.public), s.admin.Addr().String()
+		if err := printCurlLines(os.Stdout, c.scheme(), public, admin, secrets.ingest[0], secrets.signing[0]); err != nil {
 			return err
 		}
 	}
@@ -321,6 +322,7 @@ func (c serveCmd) serverOptions(r *running, sec secrets) server.Options {
 		TokenExpiryIgnore: c.StreamTokenExpiry == "ignore",
 		StreamQueryToken:  c.StreamQueryToken,
 		CORSOrigins:       c.CORSOrigin,
+		TLS:               c.TLSCert != "",
 		MaxConns:          r.limits.conns,
 		MaxConnsPerIP:     c.MaxConnsPerIP,
 		OpenStreams:       r.engine.OpenStreams,
