@@ -9,7 +9,7 @@ SOAK        ?= 10m
 BENCHSTAT   := golang.org/x/perf/cmd/benchstat@v0.0.0-20260908200009-22c9c6c9d4da
 BASE        ?= HEAD
 
-.PHONY: help run build test race lint fuzz crash soak interop clean bench bench-full bench-compare
+.PHONY: help run build test race lint fuzz crash soak interop browser screenshot clean bench bench-full bench-compare
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -51,6 +51,12 @@ soak: ## churn for SOAK, and fail when memory, goroutines, descriptors or the di
 
 interop: ## install the npm client that the interoperability test uses
 	npm ci --silent --no-audit --no-fund --prefix cmd/rollcall/testdata/interop
+
+browser: ## try the page and browser streams in headless Chromium, which has to be there; `make test` does it if it is
+	ROLLCALL_BROWSER=required $(GO) test -count=1 -run '^TestBrowser' ./cmd/rollcall
+
+screenshot: ## make docs/page.png, in two minutes
+	ROLLCALL_BROWSER=required ROLLCALL_SCREENSHOT=$(CURDIR)/docs/page.png $(GO) test -count=1 -run '^TestBrowserScreenshot$$' ./cmd/rollcall
 
 clean: ## remove what the targets above made; data/ stays
 	rm -rf bin cmd/rollcall/testdata/interop/node_modules

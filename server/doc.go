@@ -3,7 +3,7 @@
 //
 //	           public listener (fasthttp)                              admin listener (net/http)
 //	accept ► route ► token ► body ► checks ► engine.Heartbeat           /livez /healthz /readyz /metrics
-//	           │                                  │                     /debug/pprof/ /debug/presence
+//	           │                                  │                     /debug/pprof/ /debug/presence, the page
 //	           │                                  └► one reply of the table in reply.go
 //	           ├► many heartbeats ► a group of lines ► checks ► engine.Apply ► ... ► engine.Settle ► what became of each
 //	           └► stream token ► hijack ► engine.Take ► engine.Subscribe: from here the broadcaster owns the socket
@@ -22,8 +22,8 @@
 //     handler reads the body, not fasthttp (StreamRequestBody): fasthttp would refuse an oversize one before the route
 //     is known. A connection whose request was answered without its body is closed, in a way that lets the client read
 //     the answer (listener.go, Close).
-//   - S3 Every answer carries the CORS headers, those to malformed requests included, and every error is JSON with a
-//     code and a text. No text is taken from the request.
+//   - S3 Every answer of the public listener carries the CORS headers (cors.go), those to malformed requests included,
+//     and every error is JSON with a code and a text. No text is taken from the request but an origin that is listed.
 //   - S4 Secrets are compared in constant time, all of the list each time, so that neither a token's bytes nor its place
 //     in the list can be timed. A stream token's payload is not parsed before its signature holds.
 //   - S5 Handling a heartbeat allocates nothing in the steady state; a test counts. (fasthttp itself makes one allocation

@@ -58,8 +58,8 @@ func TestPageSettings(t *testing.T) {
 	r = start(t, nil)
 	port = listen("127.0.0.1:0")
 	checkAdmin(t, r.ask("GET", "/page.json", "10.0.0.1:8788"), 200, `{"public_url":"http://127.0.0.1:`+port+`","mints_tokens":true}`)
-	r.opts.Production = true
-	checkAdmin(t, r.ask("GET", "/page.json", "10.0.0.1:8788"), 200, `{"public_url":"http://127.0.0.1:`+port+`","mints_tokens":false}`)
+	r.opts.Production, r.opts.TLS = true, true
+	checkAdmin(t, r.ask("GET", "/page.json", "10.0.0.1:8788"), 200, `{"public_url":"https://127.0.0.1:`+port+`","mints_tokens":false}`)
 }
 
 // TestDebugToken: the server's own page gets a token; no other page does, by whatever way a browser was led here.

@@ -20,7 +20,7 @@ type cli struct {
 const description = `rollcall answers one question for millions of devices: who is here, right now?
 
 Daemons POST heartbeats, clients follow a user over server-sent events, and a device that falls silent for its TTL goes
-offline, on time. To try it: "rollcall serve --dev" prints curl lines to paste.
+offline, on time. To try it: "rollcall serve --dev" prints what to open and to paste.
 
 Every flag can be set in the environment: --data-dir is ROLLCALL_DATA_DIR. Secrets are never flags, since ps would show them.`
 

@@ -57,7 +57,7 @@ type serveCmd struct {
 
 	IngestTokenFile string `group:"Secrets" type:"path" placeholder:"FILE" help:"Read the heartbeat tokens from FILE instead of PRESENCE_DO_INGEST_TOKEN. Several, separated by commas or lines: any is accepted."`
 	SigningKeyFile  string `group:"Secrets" type:"path" placeholder:"FILE" help:"Read the keys of stream tokens from FILE instead of PRESENCE_DO_TOKEN_SIGNING_KEY. Several: any verifies, the first signs."`
-	Environment     string `group:"Secrets" env:"ENVIRONMENT" placeholder:"NAME" help:"production switches /debug/presence off (ENVIRONMENT)."`
+	Environment     string `group:"Secrets" env:"ENVIRONMENT" placeholder:"NAME" help:"production switches /debug/presence and /debug/token off (ENVIRONMENT)."`
 
 	TLSCert string `group:"TLS" name:"tls-cert" type:"path" placeholder:"FILE" help:"Serve --listen over TLS (1.2 or later) with the certificate chain in FILE, PEM. SIGHUP reads it again."`
 	TLSKey  string `group:"TLS" name:"tls-key" type:"path" placeholder:"FILE" help:"The certificate's private key, PEM."`
@@ -65,7 +65,7 @@ type serveCmd struct {
 	LogFormat string `group:"Logs" default:"text" enum:"text,json" help:"text or json, to standard error (${default})."`
 	LogLevel  string `group:"Logs" default:"info" enum:"debug,info,warn,error" help:"debug, info, warn or error (${default})."`
 
-	Dev   bool `help:"Make throw-away secrets where none are set, and print curl lines to paste."`
+	Dev   bool `help:"Make throw-away secrets where none are set, and print what to open and to paste."`
 	Check bool `env:"-" help:"Check the configuration, print it without secrets, and exit: 0 when the server could start with it, else 1. Nothing is opened or changed."`
 }
 
