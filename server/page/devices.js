@@ -21,9 +21,9 @@ let news = []; // [time, device id, words] to append
 // loadSettings asks where the stream is. Until the server serves it, it is asked again with each poll.
 async function loadSettings() {
   if (settings?.public_url) return;
-  const answer = await ask("/page.json").catch(() => undefined);
-  if (!answer?.ok) return;
-  settings = await answer.json();
+  const found = await ask("/page.json").then((answer) => answer.ok && answer.json()).catch(() => undefined);
+  if (!found) return; // with the next poll
+  settings = found;
   if (!byId("base").value || byId("base").value === byId("base").dataset.told) byId("base").value = settings.public_url;
   byId("base").dataset.told = settings.public_url;
   byId("token").required = !settings.mints_tokens;
@@ -143,7 +143,9 @@ async function read(reader) {
   let rest = "";
   let retry;
   for (;;) {
-    const { done, value } = await reader.read();
+    const { done, value } = await reader.read().catch(() => {
+      throw new Error("The stream broke off");
+    });
     if (done) return retry;
     const lines = (rest + decoder.decode(value, { stream: true })).split("\n");
     rest = lines.pop();

@@ -144,30 +144,25 @@ async function poll() {
   clearTimeout(timer);
   if (polling) return;
   polling = true;
-  try {
-    const [metrics, ready] = await Promise.all([ask("/metrics"), ask("/readyz")]);
-    if (!metrics.ok) throw new Error(`/metrics answers ${metrics.status}`);
-    show(new Reading(await metrics.text(), performance.now()));
-    await tellReady(ready);
-    lastAnswer = new Date();
-    loadSettings();
-  } catch (error) {
-    tellLost(error);
-    draw();
-  } finally {
-    polling = false;
-    if (!paused && !document.hidden) timer = setTimeout(poll, pollEvery);
-  }
+  const pulse = await askPulse().catch(tellLost);
+  polling = false;
+  if (!paused && !document.hidden) timer = setTimeout(poll, pollEvery);
+  if (!pulse) return draw();
+  lastAnswer = new Date();
+  if (pulse.ready) tell("ready", "Ready");
+  else tell("not-ready", `Not ready: ${pulse.why}`);
+  show(new Reading(pulse.metrics, performance.now()));
+  loadSettings();
+}
+
+async function askPulse() {
+  const [metrics, ready] = await Promise.all([ask("/metrics"), ask("/readyz")]);
+  if (!metrics.ok) throw new Error(`/metrics answers ${metrics.status}`);
+  return { metrics: await metrics.text(), ready: ready.ok, why: (await ready.text()).trim().slice(0, 300) };
 }
 
 function ask(path) {
   return fetch(path, { cache: "no-store", signal: AbortSignal.timeout(pollPatience) });
-}
-
-async function tellReady(answer) {
-  const why = (await answer.text()).trim().slice(0, 300);
-  if (answer.ok) tell("ready", "Ready");
-  else tell("not-ready", `Not ready: ${why}`);
 }
 
 function tellLost(error) {
