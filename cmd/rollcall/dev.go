@@ -24,7 +24,7 @@ func printCurlLines(w io.Writer, scheme, public, admin, ingestToken, signingKey 
 	if scheme == "https" {
 		curl = "curl -k" // the certificate is hardly for this address
 	}
-	if path, ok := strings.CutPrefix(address, unixPrefix); ok {
+	if path, ok := strings.CutPrefix(public, unixPrefix); ok {
 		curl, base = curl+" --unix-socket "+path, scheme+"://localhost"
 	}
 	token, err := streamToken(signingKey, devUser, devDevice, 24*time.Hour)

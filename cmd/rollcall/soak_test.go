@@ -21,7 +21,7 @@ import (
 	"github.com/google/uuid"
 )
 
-// TestSoak runs the server for ROLLCALL_SOAK (10m, say) under churn: new users all the time, each heard a few times and forgotten
+// TestSoak runs the server for ROLLCALL_SOAK (10m, say) under soakChurn: new users all the time, each heard a few times and forgotten
 // some seconds later, streams that open and close, checkpoints and segments that are short. Memory, goroutines, descriptors and the
 // disk must not grow: the last third of the samples is compared with the one before.
 func TestSoak(t *testing.T) {
@@ -30,7 +30,7 @@ func TestSoak(t *testing.T) {
 		t.Skip("set ROLLCALL_SOAK to a duration, or run make soak")
 	}
 	r := startServer(t, "--segment-bytes=8388608", "--checkpoint-interval=3s", "--checkpoint-bytes=4194304", "--forget-after=5s")
-	c := &churn{rig: r, stop: make(chan struct{})}
+	c := &soakChurn{rig: r, stop: make(chan struct{})}
 	s := seed(t)
 	var workers sync.WaitGroup
 	for i := range 8 {
@@ -98,7 +98,7 @@ func printSamples(w io.Writer, samples []soakSample, every time.Duration) {
 }
 
 // sample reads the server's metrics and the size of its directory.
-func (r *rig) sample(c *churn) soakSample {
+func (r *rig) sample(c *soakChurn) soakSample {
 	r.t.Helper()
 	m := r.metrics()
 	return soakSample{
@@ -145,15 +145,15 @@ func diskBytes(dir string) (sum int64) {
 	return sum
 }
 
-// churn is what the clients of a soak do.
-type churn struct {
+// soakChurn is what the clients of a soak do.
+type soakChurn struct {
 	rig                       *rig
 	stop                      chan struct{}
 	accepted, streams, failed atomic.Int64
 	newest                    atomic.Pointer[string] // a user that was heard just now
 }
 
-func (c *churn) stopped() bool {
+func (c *soakChurn) stopped() bool {
 	select {
 	case <-c.stop:
 		return true
@@ -163,7 +163,7 @@ func (c *churn) stopped() bool {
 }
 
 // beats sends heartbeats of new users, each a few times and then no more. Some say that they go, some fall silent.
-func (c *churn) beats(rng *rand.Rand) {
+func (c *soakChurn) beats(rng *rand.Rand) {
 	conn, err := net.Dial("tcp", c.rig.addr)
 	if err != nil {
 		c.failed.Add(1)
@@ -195,7 +195,7 @@ func (c *churn) beats(rng *rand.Rand) {
 }
 
 // follows opens one stream after the other and closes each after its first frame, or without waiting for it.
-func (c *churn) follows() {
+func (c *soakChurn) follows() {
 	for n := 0; !c.stopped(); n++ {
 		if user := c.newest.Load(); user != nil {
 			if err := c.follow(*user, n%2 == 0); err != nil {
@@ -208,7 +208,7 @@ func (c *churn) follows() {
 	}
 }
 
-func (c *churn) follow(user string, read bool) error {
+func (c *soakChurn) follow(user string, read bool) error {
 	conn, err := net.Dial("tcp", c.rig.addr)
 	if err != nil {
 		return err
