@@ -9,7 +9,7 @@ SOAK        ?= 10m
 BENCHSTAT   := golang.org/x/perf/cmd/benchstat@v0.0.0-20260908200009-22c9c6c9d4da
 BASE        ?= HEAD
 
-.PHONY: help run build test race lint fuzz crash soak interop browser screenshot clean bench bench-full bench-compare
+.PHONY: help run build test race lint fuzz crash soak interop browser screenshot client-ts openapi clean bench bench-full bench-compare
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -49,7 +49,7 @@ crash: build ## lose what was not synced some thousand times, fail every fourth 
 soak: ## churn for SOAK, and fail when memory, goroutines, descriptors or the disk grow
 	ROLLCALL_SOAK=$(SOAK) $(GO) test -count=1 -timeout 0 -run '^TestSoak$$' -v ./cmd/rollcall
 
-interop: ## install the npm client that the interoperability test uses
+interop: client-ts ## install the npm client that the interoperability test uses, and build the TypeScript client
 	npm ci --silent --no-audit --no-fund --prefix cmd/rollcall/testdata/interop
 
 browser: ## try the page and browser streams in headless Chromium, which has to be there; `make test` does it if it is
@@ -58,8 +58,15 @@ browser: ## try the page and browser streams in headless Chromium, which has to 
 screenshot: ## make docs/page.png, in two minutes
 	ROLLCALL_BROWSER=required ROLLCALL_SCREENSHOT=$(CURDIR)/docs/page.png $(GO) test -count=1 -run '^TestBrowserScreenshot$$' ./cmd/rollcall
 
+client-ts: ## check and build the TypeScript client to client/ts/dist, its tests to client/ts/build
+	npm ci --silent --no-audit --no-fund --prefix client/ts
+	npm run --silent --prefix client/ts build
+
+openapi: build ## check docs/openapi.yaml against the answers of a running server
+	cd docs/openapicheck && $(GO) test -count=1 ./...
+
 clean: ## remove what the targets above made; data/ stays
-	rm -rf bin cmd/rollcall/testdata/interop/node_modules
+	rm -rf bin cmd/rollcall/testdata/interop/node_modules client/ts/node_modules client/ts/dist client/ts/build
 
 bench: build ## measure for some minutes; raw files to bench/results/short, docs/benchmarks.md and docs/capacity.md from them
 	cd bench && $(GO) run ./cmd/measure -rollcall ../bin/rollcall -results results/short

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"net/http"
+	"os"
 	"os/exec"
 	"strings"
 	"testing"
@@ -108,4 +109,18 @@ func TestInteropGoSSE(t *testing.T) {
 	r.mustBeat(newBeat().with("user_id", user).with("ttl_ms", 500))
 	conn.Connect()
 	wantOnlineThenOffline(t, statuses)
+}
+
+// TestInteropTypeScript runs the TypeScript client's own tests against the binary. `make client-ts` builds them.
+func TestInteropTypeScript(t *testing.T) {
+	t.Parallel()
+	const tests = "../../client/ts/build/rollcall.test.js"
+	if _, err := os.Stat(tests); err != nil {
+		t.Skip("needs node and `make client-ts`: ", err)
+	}
+	cmd := exec.Command("node", "--test", tests)
+	cmd.Env = append(os.Environ(), "ROLLCALL_BINARY="+binary)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Errorf("%v\n%s", err, out)
+	}
 }
