@@ -111,7 +111,8 @@ func (o *DaemonOptions) complete() (string, error) {
 	refuse(!canonicalID(o.DeviceID), fmt.Sprintf("DeviceID %q: want a UUID in lowercase", o.DeviceID))
 	refuse(strings.TrimSpace(o.Source) == "" || len(o.Source) > 128, "Source must have 1 to 128 bytes")
 	refuse(o.TTL < 10*time.Millisecond, fmt.Sprintf("TTL %v: want at least 10 ms, better 30 s", o.TTL))
-	refuse(o.Interval < 0 || o.Interval >= o.TTL && o.TTL > 0, fmt.Sprintf("Interval %v: want less than the TTL, %v", o.Interval, o.TTL))
+	refuse(o.Interval < 0 || o.Interval >= o.TTL && o.TTL > 0,
+		fmt.Sprintf("Interval %v: want less than the TTL, %v", o.Interval, o.TTL))
 	refuse(o.Timeout < 0, "Timeout cannot be negative")
 	refuse(o.Seq > maxSeq, fmt.Sprintf("Seq %d: the largest is %d", o.Seq, uint64(maxSeq)))
 	return url, err

@@ -39,8 +39,9 @@ func StaticToken(token string) TokenFunc {
 
 // StatusError is an answer that was not hoped for. Find it with errors.As.
 type StatusError struct {
-	Status     int           // of HTTP
-	Code       string        // "unauthorized", "forbidden", "rate_limited", "unavailable", "invalid_payload", or "" if not rollcall's
+	Status int // of HTTP
+	// Code is one of "unauthorized", "forbidden", "rate_limited", "unavailable", "invalid_payload"; "" if not rollcall's.
+	Code       string
 	Details    string        // for people
 	RetryAfter time.Duration // how long the server asks to wait; 0: it does not say
 

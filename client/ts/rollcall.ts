@@ -242,7 +242,7 @@ class Watch {
     if (response.status !== 200) throw await statusError(response)
     const type = response.headers.get('Content-Type') ?? ''
     if (!/^text\/event-stream\s*(;|$)/i.test(type)) {
-      throw new Error(`the answer is "${type}" and not a stream: check that url is the server's base URL, and what stands between`)
+      throw new Error(`the answer is "${type}" and not a stream: check that url is the server's, and what stands between`)
     }
     return response
   }

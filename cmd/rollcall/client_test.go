@@ -47,7 +47,8 @@ func watchUser(t *testing.T, addr, user string, token client.TokenFunc) (events 
 	evs, errs, done := make(chan client.Event, 1000), make(chan error, 1000), make(chan struct{})
 	go func() {
 		defer close(done)
-		for ev, err := range client.Watch(ctx, client.WatchOptions{URL: "http://" + addr, UserID: user, Token: token, MaxBackoff: time.Second}) {
+		o := client.WatchOptions{URL: "http://" + addr, UserID: user, Token: token, MaxBackoff: time.Second}
+		for ev, err := range client.Watch(ctx, o) {
 			if err != nil {
 				errs <- err
 			} else {
