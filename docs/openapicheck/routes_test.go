@@ -5,6 +5,7 @@ import (
 	"go/parser"
 	"go/token"
 	"maps"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -50,18 +51,24 @@ func TestRoutes(t *testing.T) {
 // routesOfSource reads path → methods from the calls in server/ that register routes.
 func routesOfSource(t *testing.T) map[string]map[string]bool {
 	t.Helper()
-	packages, err := parser.ParseDir(token.NewFileSet(), "../../server", nil, 0)
+	names, err := filepath.Glob("../../server/*.go")
 	if err != nil {
 		t.Fatal(err)
 	}
+	var files []*ast.File
 	consts, routes := map[string]string{}, map[string]map[string]bool{}
-	for _, file := range packages["server"].Files {
-		ast.Inspect(file, func(n ast.Node) bool { readConst(n, consts); return true })
-	}
-	for name, file := range packages["server"].Files {
+	for _, name := range names {
 		if strings.HasSuffix(name, "_test.go") {
 			continue
 		}
+		file, err := parser.ParseFile(token.NewFileSet(), name, nil, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		files = append(files, file)
+		ast.Inspect(file, func(n ast.Node) bool { readConst(n, consts); return true })
+	}
+	for _, file := range files {
 		ast.Inspect(file, func(n ast.Node) bool {
 			call, ok := n.(*ast.CallExpr)
 			if !ok || len(call.Args) != 2 {
