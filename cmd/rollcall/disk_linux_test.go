@@ -42,7 +42,7 @@ func mountFile(t *testing.T, bytes int64) (dir, image string) {
 		t.Fatal(err)
 	}
 	for _, command := range [][]string{{"mkfs.ext4", "-q", image}, {"mount", "-o", "loop", image, dir}} {
-		if err := run(command...); err != nil {
+		if err := runTool(command...); err != nil {
 			t.Skipf("an ext4 disk cannot be made and mounted here, which takes root and mkfs.ext4: %v", err)
 		}
 	}
@@ -50,7 +50,7 @@ func mountFile(t *testing.T, bytes int64) (dir, image string) {
 	return dir, image
 }
 
-func run(command ...string) error {
+func runTool(command ...string) error {
 	if out, err := exec.Command(command[0], command[1:]...).CombinedOutput(); err != nil {
 		return fmt.Errorf("%v: %w: %s", command, err, out)
 	}
@@ -210,7 +210,7 @@ func TestReadOnlyDisk(t *testing.T) {
 			t.Fatal(status)
 		}
 	}
-	if err := run("mount", "-o", "remount,abort", disk); err != nil {
+	if err := runTool("mount", "-o", "remount,abort", disk); err != nil {
 		t.Skipf("the disk cannot be made read-only here: %v", err)
 	}
 	if status := s.send(); status != 503 && status != 0 {
@@ -229,7 +229,7 @@ func TestReadOnlyDisk(t *testing.T) {
 		t.Errorf("a start on a read-only disk: %v\n%s", err, out)
 	}
 	// What the kernel has stopped cannot be made writable in place.
-	if err := errors.Join(syscall.Unmount(disk, 0), run("mount", "-o", "loop", image, disk)); err != nil {
+	if err := errors.Join(syscall.Unmount(disk, 0), runTool("mount", "-o", "loop", image, disk)); err != nil {
 		t.Fatal(err)
 	}
 	r.start()
