@@ -178,9 +178,9 @@ func (p *page) section(file, title, text string) error {
 	if _, ok := p.m.heads[file]; !ok {
 		return nil
 	}
-	p.f("## %s\n\n%s\n\n```\n%s\n```\n\n", title, text, p.m.command(file))
+	p.f("## %s\n\n%s\n\n```console\n%s\n```\n\n", title, text, p.m.command(file))
 	if file == "decode" {
-		p.f("```\n%s\n```\n\n", p.m.heads["decode-server"].Command)
+		p.f("```console\n%s\n```\n\n", p.m.heads["decode-server"].Command)
 	}
 	for _, r := range p.m.runs[file] {
 		if r.Server.By == "rollcall" {

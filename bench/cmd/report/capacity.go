@@ -116,7 +116,7 @@ func (p *page) capacity() error {
 		c.busyCores, number(c.half.rate), c.half.cores, number(c.peak.rate), c.peak.cores)
 	p.f("| a heartbeat | %.1f µs of a core | the same line's slope |\n", c.beatMicros)
 	p.f("| a frame | %.1f µs of a core | `BenchmarkFanOut`, one frame a write: all cores over frames per second, the client's reading included |\n\n", c.frameMicros)
-	p.f("Commands:\n\n```\n")
+	p.f("Commands:\n\n```console\n")
 	for _, file := range []string{"table", "wheel", "stream", "fanout", "http-open", "http-closed"} {
 		p.f("%s\n", p.m.command(file))
 	}
@@ -162,7 +162,7 @@ func round(v float64) string {
 // check puts a prediction beside a run that had no part in the model.
 func (p *page) check(c *model) {
 	for _, r := range p.m.runs["capacity"] {
-		p.f("## Checked\n\nThe formula against a run whose figures are not in it:\n\n```\n%s\n%s\n```\n\n", r.Server.Command, r.Head.Command)
+		p.f("## Checked\n\nThe formula against a run whose figures are not in it:\n\n```console\n%s\n%s\n```\n\n", r.Server.Command, r.Head.Command)
 		devices, streams, beats, frames, seconds := observed(&r)
 		p.f("%s devices, %s streams, %s heartbeats/s, %s frames/s; verdict: %s.\n\n", number(devices), number(streams), number(beats), number(frames),
 			verdict(r.Load.Verdict.Violations, r.Load.Verdict.Invalid))
