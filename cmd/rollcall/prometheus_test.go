@@ -18,8 +18,8 @@ import (
 
 // Prometheus itself scrapes the server with the files of deploy/. deploy/check tests those files alone.
 
-// scrape returns the text of /metrics.
-func (r *rig) scrape() string {
+// metricsText returns the text of /metrics.
+func (r *rig) metricsText() string {
 	r.t.Helper()
 	resp, err := http.Get("http://" + r.admin + "/metrics")
 	if err != nil {
@@ -36,7 +36,7 @@ func (r *rig) scrape() string {
 // TestDeployNamesRealMetrics: whatever alert rules and dashboard ask for is there.
 func TestDeployNamesRealMetrics(t *testing.T) {
 	families := map[string]bool{}
-	for _, m := range regexp.MustCompile(`(?m)^# TYPE (\S+) (\S+)`).FindAllStringSubmatch(startServer(t).scrape(), -1) {
+	for _, m := range regexp.MustCompile(`(?m)^# TYPE (\S+) (\S+)`).FindAllStringSubmatch(startServer(t).metricsText(), -1) {
 		families[m[1]] = true
 		if m[2] == "histogram" || m[2] == "summary" {
 			families[m[1]+"_bucket"], families[m[1]+"_count"], families[m[1]+"_sum"] = true, true, true
@@ -170,6 +170,7 @@ func TestPrometheus(t *testing.T) {
 	p.until(`up{job="rollcall"}`, "1")
 	p.until(`rollcall_heartbeats_total{job="rollcall",outcome="accepted"}`, "20")
 	p.until(`sum(rollcall_devices{job="rollcall",status="online"})`, "1")
+	p.until(`count_over_time(up{job="rollcall"}[1m]) >= bool 3`, "1") // a rate needs two
 	p.answersDashboard()
 	if firing, _ := p.query(`ALERTS{alertstate="firing",alertname=~"RollcallDown|RollcallUnauthorizedHeartbeats"}`); len(firing) > 0 {
 		t.Errorf("alarms before anything is wrong: %v", firing)
@@ -200,7 +201,7 @@ func (p *scraper) answersDashboard() {
 	var empty []string
 	for _, panel := range board.Panels {
 		for _, target := range panel.Targets {
-			expr := strings.NewReplacer("$__rate_interval", "10s", "$job", "rollcall", "$instance", ".*").Replace(target.Expr)
+			expr := strings.NewReplacer("$__rate_interval", "1m", "$job", "rollcall", "$instance", ".*").Replace(target.Expr)
 			if samples, _ := p.query(expr); len(samples) == 0 {
 				empty = append(empty, fmt.Sprintf("%s: %s", panel.Title, expr))
 			}
