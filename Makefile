@@ -9,7 +9,7 @@ SOAK        ?= 10m
 BENCHSTAT   := golang.org/x/perf/cmd/benchstat@v0.0.0-20260908200009-22c9c6c9d4da
 BASE        ?= HEAD
 
-.PHONY: help run build test race lint fuzz crash soak interop browser screenshot client-ts openapi clean bench bench-full bench-compare
+.PHONY: help run build test race lint fuzz crash soak interop browser screenshot client-ts openapi deploy clean bench bench-full bench-compare
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -31,6 +31,7 @@ lint: ## gofmt, vet, staticcheck
 	$(GO) vet ./...
 	GOOS=darwin $(GO) vet ./...
 	cd bench && $(GO) vet ./...
+	cd deploy/check && $(GO) vet ./...
 	$(GO) run $(STATICCHECK) ./...
 
 fuzz: ## run every fuzz target for FUZZTIME each
@@ -64,6 +65,9 @@ client-ts: ## check and build the TypeScript client to client/ts/dist, its tests
 
 openapi: build ## check docs/openapi.yaml against the answers of a running server
 	cd docs/openapicheck && $(GO) test -count=1 ./...
+
+deploy: ## check the Dockerfile and the files of deploy/: unit, manifests, alerts, dashboard; what a tool is missing for is left out
+	cd deploy/check && $(GO) test ./...
 
 clean: ## remove what the targets above made; data/ stays
 	rm -rf bin cmd/rollcall/testdata/interop/node_modules client/ts/node_modules client/ts/dist client/ts/build

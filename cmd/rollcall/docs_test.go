@@ -126,7 +126,7 @@ func checkFences(t *testing.T, page string, blocks []fence) {
 }
 
 var (
-	rollcallCall = regexp.MustCompile(`(?:^|[\s/(])rollcall ([a-z]+)([^|;&>#)\n]*)`)
+	rollcallCall = regexp.MustCompile(`(?m)(?:^|[;&|(])\s*(?:\S*/)?rollcall ([a-z]+)([^|;&>#)\n]*)`)
 	longFlag     = regexp.MustCompile(`\s--([a-z-]+)`)
 	makeCall     = regexp.MustCompile(`(?m)(?:^|[\s;&])make ((?:[a-z-]+ ?)+)`)
 )
@@ -403,8 +403,10 @@ func TestQuickStart(t *testing.T) {
 		t.Fatal(err)
 	}
 	lines := regexp.MustCompile(`(?m)^curl (?:.*\\\n)*.*\n`).FindAllString(string(printed), -1)
-	if len(lines) != 2 {
-		t.Fatalf("%d commands to paste, want 2:\n%s", len(lines), printed)
+	send := slices.IndexFunc(lines, func(l string) bool { return strings.Contains(l, heartbeatPath) })
+	follow := slices.IndexFunc(lines, func(l string) bool { return strings.Contains(l, streamPath) })
+	if send < 0 || follow < 0 {
+		t.Fatalf("there must be a command to send a heartbeat and one to follow:\n%s", printed)
 	}
 	shows := ""
 	for _, f := range fences(t, "../../README.md") {
@@ -416,10 +418,10 @@ func TestQuickStart(t *testing.T) {
 		t.Fatalf("the README does not show a device come and go:\n%s", shows)
 	}
 	// The stream is there before the heartbeat, so that it is told of both events however slow the machine is.
-	s.run("follow", fence{language: "sh", words: []string{"background"}, text: lines[0]}, "")
+	s.run("follow", fence{language: "sh", words: []string{"background"}, text: lines[follow]}, "")
 	following := `until curl -s http://127.0.0.1:8788/metrics | grep -q '^rollcall_streams 1$'; do sleep 0.05; done`
 	s.run("wait", fence{language: "sh", text: following}, "")
-	s.run("send", fence{language: "sh", text: lines[1]}, "HTTP/1.1 204 No Content\n…\n")
+	s.run("send", fence{language: "sh", text: lines[send]}, "HTTP/1.1 204 No Content\n…\n")
 	pattern, followed := outputPattern(shows, true), filepath.Join(s.dir, "2.out")
 	if !s.wait(func() bool { got, _ := os.ReadFile(followed); return pattern.Match(got) }) {
 		got, _ := os.ReadFile(followed)
