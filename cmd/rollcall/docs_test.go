@@ -32,6 +32,15 @@ var shown = []string{"", "text", "json", "yaml", "ini", "go", "ts", "js", "html"
 // command is how a line begins that a reader would paste into a shell.
 var command = regexp.MustCompile(`(?m)^\s*(\$ |(cd|export|curl|make|go (test|run|build|install)|(\S*/)?rollcall (serve|token|load|inspect|backup)|promtool|systemctl|kubectl|docker|npm|git) )`)
 
+// atLeisure lets a test run beside the others that mostly wait, and leaves it out of short runs: those are made for the race
+// detector, which sees nothing of the built binary.
+func atLeisure(t *testing.T) {
+	if testing.Short() {
+		t.Skip("drives the built binary only")
+	}
+	t.Parallel()
+}
+
 // fence is one fenced block of a document.
 type fence struct {
 	line     int
@@ -88,6 +97,7 @@ func fences(t *testing.T, page string) (all []fence) {
 
 // TestDocuments runs the commands of all documents and compares what they print.
 func TestDocuments(t *testing.T) {
+	atLeisure(t)
 	for _, page := range documents(t) {
 		t.Run(filepath.Base(page), func(t *testing.T) {
 			t.Parallel()
@@ -396,6 +406,7 @@ func TestOutputPattern(t *testing.T) {
 
 // TestQuickStart: the lines that `make run` prints work when they are pasted, and what the README shows comes.
 func TestQuickStart(t *testing.T) {
+	atLeisure(t)
 	s := newTerminal(t, true)
 	s.run("make run", fence{language: "sh", words: []string{"background"}, text: "rollcall serve --dev\n"}, "…\nCtrl-C stops the server.\n")
 	printed, err := os.ReadFile(filepath.Join(s.dir, "1.out"))

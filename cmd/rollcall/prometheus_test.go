@@ -161,6 +161,7 @@ func (p *scraper) until(expr, value string, meanwhile ...func()) {
 // TestPrometheus: a real Prometheus sees the server's counters, answers every panel of the dashboard, and raises the alarm when
 // tokens fail and when the server is gone, and not before.
 func TestPrometheus(t *testing.T) {
+	atLeisure(t)
 	r := startServer(t)
 	p := startPrometheus(t, r.admin)
 	b := newBeat()
