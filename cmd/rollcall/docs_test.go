@@ -58,10 +58,7 @@ func documents(t *testing.T) []string {
 	if err != nil || len(pages) == 0 {
 		t.Fatal("no documents: ", err)
 	}
-	for _, page := range []string{"../../README.md", "../../CONTRIBUTING.md"} {
-		pages = append(pages, page)
-	}
-	return pages
+	return append(pages, "../../README.md", "../../CONTRIBUTING.md")
 }
 
 var opening = regexp.MustCompile("^( *)```(.*)$")
