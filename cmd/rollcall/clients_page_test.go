@@ -46,7 +46,7 @@ func TestClientsPage(t *testing.T) {
 	}
 }
 
-var fence = regexp.MustCompile("(?ms)^```(\\w+ \\w+)\n(.*?)^```$")
+var namedFence = regexp.MustCompile("(?ms)^```(\\w+ \\w+)\n(.*?)^```$")
 
 // pagePrograms reads the page's blocks that have a name: language, then daemon or watch.
 func pagePrograms(t *testing.T) map[string]string {
@@ -55,7 +55,7 @@ func pagePrograms(t *testing.T) map[string]string {
 		t.Fatal(err)
 	}
 	programs := map[string]string{}
-	for _, block := range fence.FindAllStringSubmatch(string(page), -1) {
+	for _, block := range namedFence.FindAllStringSubmatch(string(page), -1) {
 		programs[block[1]] = block[2]
 	}
 	if len(programs) != 6 {

@@ -49,6 +49,9 @@ type fence struct {
 	text     string
 }
 
+// wholeProgram is the language of what TestClientsPage runs.
+const wholeProgram = "program"
+
 func (f fence) has(word string) bool { return slices.Contains(f.words, word) }
 
 // documents returns what is tested: the pages for users, not those of a package.
@@ -78,6 +81,9 @@ func fences(t *testing.T, page string) (all []fence) {
 			f := fence{line: i + 1}
 			if len(words) > 0 {
 				f.language, f.words = words[0], words[1:]
+			}
+			if f.has("daemon") || f.has("watch") {
+				f.language = wholeProgram
 			}
 			all, open, indent = append(all, f), true, m[1]
 		case open && m != nil && m[2] == "":
@@ -116,6 +122,7 @@ func checkFences(t *testing.T, page string, blocks []fence) {
 					t.Errorf("%s: sh has no option %q", at, w)
 				}
 			}
+		case f.language == wholeProgram:
 		case f.language == "output":
 			if i == 0 || blocks[i-1].language != "sh" {
 				t.Errorf("%s: output must stand right under the sh block that prints it", at)
