@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -59,6 +60,7 @@ func interopCommand(t *testing.T, client func(url, token string) *exec.Cmd, pref
 			}
 		}
 	}()
+	r.followed(t)
 	r.mustBeat(newBeat().with("user_id", user).with("ttl_ms", 500))
 	for payload := range payloads {
 		switch {
@@ -76,6 +78,16 @@ func interopCommand(t *testing.T, client func(url, token string) *exec.Cmd, pref
 	}
 	cmd.Wait()
 	wantOnlineThenOffline(t, statuses)
+}
+
+// followed waits for the one stream: a client that comes later than the ttl would see offline alone.
+func (r *rig) followed(t *testing.T) {
+	t.Helper()
+	for deadline := time.Now().Add(patience); r.gauge(t, "rollcall_streams") != 1; time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("the client opened no stream")
+		}
+	}
 }
 
 func wantOnlineThenOffline(t *testing.T, statuses []string) {
@@ -106,8 +118,11 @@ func TestInteropGoSSE(t *testing.T) {
 			cancel()
 		}
 	})
+	var following sync.WaitGroup
+	following.Go(func() { conn.Connect() })
+	r.followed(t)
 	r.mustBeat(newBeat().with("user_id", user).with("ttl_ms", 500))
-	conn.Connect()
+	following.Wait()
 	wantOnlineThenOffline(t, statuses)
 }
 
