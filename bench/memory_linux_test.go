@@ -4,9 +4,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"os"
-	"runtime/debug"
-	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -16,18 +13,12 @@ import (
 	"rollcall/server"
 )
 
-// residentBytes is what the process holds of physical memory, once the collector has given back what it can.
-func residentBytes(b *testing.B) int64 {
-	debug.FreeOSMemory()
-	text, err := os.ReadFile("/proc/self/statm")
+func mustResident(b *testing.B) int64 {
+	resident, err := residentBytes()
 	if err != nil {
 		b.Fatal(err)
 	}
-	pages, err := strconv.ParseInt(strings.Fields(string(text))[1], 10, 64)
-	if err != nil {
-		b.Fatal(err)
-	}
-	return pages * int64(os.Getpagesize())
+	return resident
 }
 
 // BenchmarkMemory is what each device takes, all told: table, wheel, and what the Go runtime needs beside them. An operation is
@@ -36,7 +27,7 @@ func BenchmarkMemory(b *testing.B) {
 	eachSize(b, func(b *testing.B, size int) {
 		for _, perUser := range []int{1, 10} {
 			b.Run(fmt.Sprintf("per-user=%d", perUser), func(b *testing.B) {
-				before := residentBytes(b)
+				before := mustResident(b)
 				l := &noLog{}
 				e, err := engine.New(l, engine.Options{AppendFrame: server.AppendFrame, Logger: slog.New(slog.DiscardHandler)})
 				if err == nil {
@@ -50,7 +41,7 @@ func BenchmarkMemory(b *testing.B) {
 				fillBatches(b, e, size, perUser)
 				for b.Loop() {
 				}
-				b.ReportMetric(float64(residentBytes(b)-before)/float64(size), "RSS-B/device")
+				b.ReportMetric(float64(mustResident(b)-before)/float64(size), "RSS-B/device")
 				b.ReportMetric(float64(collectionCPU().Microseconds())/1000, "gc-ms")
 			})
 		}
@@ -84,13 +75,13 @@ func BenchmarkIdleConn(b *testing.B) {
 		target := &syscall.SockaddrInet4{Port: ln.Addr().(*net.TCPAddr).Port, Addr: [4]byte{127, 0, 0, 1}}
 		beatOnce(b, target, 1_000_000) // what the first one makes is not each one's
 		time.Sleep(100 * time.Millisecond)
-		before := residentBytes(b)
+		before := mustResident(b)
 		for n := range conns {
 			beatOnce(b, target, uint64(n))
 		}
 		for b.Loop() {
 		}
-		b.ReportMetric(float64(residentBytes(b)-before)/conns, "RSS-B/conn")
+		b.ReportMetric(float64(mustResident(b)-before)/conns, "RSS-B/conn")
 	})
 }
 

@@ -89,7 +89,6 @@ func serveRole(serve func(net.Listener) error) error {
 	fmt.Println(ln.Addr())
 	go func() { fmt.Fprintln(os.Stderr, serve(ln)) }()
 	for lines := bufio.NewScanner(os.Stdin); lines.Scan(); {
-		debug.FreeOSMemory()
 		resident, err := residentBytes()
 		if err != nil {
 			return err
@@ -99,7 +98,9 @@ func serveRole(serve func(net.Listener) error) error {
 	return nil
 }
 
+// residentBytes is what the process holds of physical memory, once the collector has given back what it can.
 func residentBytes() (int64, error) {
+	debug.FreeOSMemory()
 	text, err := os.ReadFile("/proc/self/statm")
 	if err != nil {
 		return 0, err
