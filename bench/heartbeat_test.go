@@ -108,6 +108,7 @@ type noLog struct {
 }
 
 func (l *noLog) Replay(uint64, func(uint64, []byte) error) error { return nil }
+func (l *noLog) Replayed() (next uint64, done, total int64)      { return l.lsn.Load() + 1, 0, 0 }
 func (l *noLog) Start(func(first, last uint64, records iter.Seq[[]byte], took time.Duration)) error {
 	return nil
 }
