@@ -2,14 +2,12 @@ package bench
 
 import (
 	"fmt"
-	"log/slog"
 	"math/rand/v2"
 	"runtime"
 	"sync"
 	"testing"
 
 	"rollcall/engine"
-	"rollcall/server"
 	"rollcall/wal"
 )
 
@@ -36,13 +34,7 @@ func BenchmarkBatch(b *testing.B) {
 }
 
 func benchBatch(b *testing.B, size int, l engine.Log, single bool) {
-	e, err := engine.New(l, engine.Options{AppendFrame: server.AppendFrame, Logger: slog.New(slog.DiscardHandler)})
-	if err == nil {
-		err = e.Start()
-	}
-	if err != nil {
-		b.Fatal(err)
-	}
+	e := startEngine(b, l, engine.Options{})
 	defer e.Release()
 	defer e.Close()
 	fillBatches(b, e, size, 2)

@@ -2,7 +2,6 @@ package bench
 
 import (
 	"fmt"
-	"log/slog"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -10,7 +9,6 @@ import (
 	"time"
 
 	"rollcall/engine"
-	"rollcall/server"
 	"rollcall/wal"
 )
 
@@ -30,14 +28,7 @@ func BenchmarkHeartbeatInCheckpoint(b *testing.B) {
 			b.Fatal(err)
 		}
 		defer closeIt(b, store)
-		e, err := engine.New(l, engine.Options{AppendFrame: server.AppendFrame, Store: store, CheckpointBytes: 1 << 60,
-			CheckpointEvery: forever, Patience: time.Minute, Logger: slog.New(slog.DiscardHandler)})
-		if err == nil {
-			err = e.Start()
-		}
-		if err != nil {
-			b.Fatal(err)
-		}
+		e := startEngine(b, l, engine.Options{Store: store, CheckpointBytes: 1 << 60, CheckpointEvery: forever, Patience: time.Minute})
 		defer e.Release()
 		defer e.Close()
 		fill(b, e, size)

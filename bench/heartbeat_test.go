@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"iter"
-	"log/slog"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -13,7 +12,6 @@ import (
 	"github.com/google/uuid"
 
 	"rollcall/engine"
-	"rollcall/server"
 	"rollcall/wal"
 )
 
@@ -40,13 +38,7 @@ func BenchmarkHeartbeat(b *testing.B) {
 }
 
 func benchEngine(b *testing.B, size int, l engine.Log, appenders int) {
-	e, err := engine.New(l, engine.Options{AppendFrame: server.AppendFrame, Logger: slog.New(slog.DiscardHandler)})
-	if err == nil {
-		err = e.Start()
-	}
-	if err != nil {
-		b.Fatal(err)
-	}
+	e := startEngine(b, l, engine.Options{})
 	defer e.Release()
 	defer e.Close()
 	fill(b, e, size)

@@ -4,13 +4,11 @@ import (
 	"encoding/binary"
 	"fmt"
 	"iter"
-	"log/slog"
 	"slices"
 	"testing"
 	"time"
 
 	"rollcall/engine"
-	"rollcall/server"
 	"rollcall/wal"
 )
 
@@ -69,13 +67,7 @@ func lateness(b *testing.B, size, expiring int) []time.Duration {
 	}
 	defer log.Close()
 	l := &expiryLog{Log: log, at: make([]time.Time, expiring), left: make(chan int, expiring)}
-	e, err := engine.New(l, engine.Options{AppendFrame: server.AppendFrame, RecoveryGrace: time.Millisecond, Logger: slog.New(slog.DiscardHandler)})
-	if err == nil {
-		err = e.Start()
-	}
-	if err != nil {
-		b.Fatal(err)
-	}
+	e := startEngine(b, l, engine.Options{RecoveryGrace: time.Millisecond})
 	defer e.Release()
 	defer e.Close()
 	fillBatches(b, e, size, 2)

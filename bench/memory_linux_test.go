@@ -29,13 +29,7 @@ func BenchmarkMemory(b *testing.B) {
 			b.Run(fmt.Sprintf("per-user=%d", perUser), func(b *testing.B) {
 				before := mustResident(b)
 				l := &noLog{}
-				e, err := engine.New(l, engine.Options{AppendFrame: server.AppendFrame, Logger: slog.New(slog.DiscardHandler)})
-				if err == nil {
-					err = e.Start()
-				}
-				if err != nil {
-					b.Fatal(err)
-				}
+				e := startEngine(b, l, engine.Options{})
 				defer e.Release()
 				defer e.Close()
 				fillBatches(b, e, size, perUser)
@@ -53,13 +47,7 @@ func BenchmarkMemory(b *testing.B) {
 func BenchmarkIdleConn(b *testing.B) {
 	const conns = 4000
 	b.Run(fmt.Sprintf("conns=%d", conns), func(b *testing.B) {
-		e, err := engine.New(&noLog{}, engine.Options{AppendFrame: server.AppendFrame, Logger: slog.New(slog.DiscardHandler)})
-		if err == nil {
-			err = e.Start()
-		}
-		if err != nil {
-			b.Fatal(err)
-		}
+		e := startEngine(b, &noLog{}, engine.Options{})
 		defer e.Release()
 		defer e.Close()
 		s, err := server.New(e, server.Options{IngestTokens: []string{"t"}, Logger: slog.New(slog.DiscardHandler)})

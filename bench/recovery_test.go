@@ -129,14 +129,7 @@ func openEngine(b *testing.B, dir string, log engine.Log) (*engine.Engine, *wal.
 	if err != nil {
 		b.Fatal(err)
 	}
-	e, err := engine.New(log, engine.Options{AppendFrame: server.AppendFrame, Store: store, CheckpointBytes: 1 << 60,
-		CheckpointEvery: forever, Logger: quiet})
-	if err == nil {
-		err = e.Start()
-	}
-	if err != nil {
-		b.Fatal(err)
-	}
+	e := startEngine(b, log, engine.Options{Store: store, CheckpointBytes: 1 << 60, CheckpointEvery: forever})
 	return e, store
 }
 
@@ -152,7 +145,7 @@ func openLog(b *testing.B, dir string) *wal.Log {
 func writeLog(b *testing.B, dir string, size, records int) {
 	l := openLog(b, dir)
 	defer closeIt(b, l)
-	e := startEngine(b, l)
+	e := startEngine(b, l, engine.Options{Patience: time.Minute})
 	defer e.Release()
 	defer e.Close()
 	var hb engine.Heartbeat
@@ -166,7 +159,7 @@ func writeLog(b *testing.B, dir string, size, records int) {
 // recoverLog is a start as the server does it, without a checkpoint.
 func recoverLog(b *testing.B, dir string, size int) (after func()) {
 	l := openLog(b, dir)
-	e := startEngine(b, l)
+	e := startEngine(b, l, engine.Options{Patience: time.Minute})
 	if n := e.Stats().Devices; n != size {
 		b.Fatalf("%d devices came back, want %d", n, size)
 	}
@@ -177,9 +170,11 @@ func recoverLog(b *testing.B, dir string, size int) (after func()) {
 	}
 }
 
-func startEngine(b *testing.B, l engine.Log) *engine.Engine {
-	e, err := engine.New(l, engine.Options{AppendFrame: server.AppendFrame, Patience: time.Minute,
-		Logger: slog.New(slog.DiscardHandler)})
+// startEngine starts an engine on l with these options; frames are the server's, and nothing is logged.
+func startEngine(b *testing.B, l engine.Log, o engine.Options) *engine.Engine {
+	b.Helper()
+	o.AppendFrame, o.Logger = server.AppendFrame, slog.New(slog.DiscardHandler)
+	e, err := engine.New(l, o)
 	if err == nil {
 		err = e.Start()
 	}
