@@ -23,7 +23,7 @@ func (r *rig) metricsText() string {
 	r.t.Helper()
 	resp, err := http.Get("http://" + r.admin + "/metrics")
 	if err != nil {
-		r.t.Fatal(err)
+		r.t.Fatalf("%v\n%s", err, r.logs())
 	}
 	defer resp.Body.Close()
 	text, err := io.ReadAll(resp.Body)

@@ -216,14 +216,8 @@ func (p proxy) play(t *testing.T, server, through *rig) {
 // gauge reads one figure of /metrics.
 func (r *rig) gauge(t *testing.T, name string) (value float64) {
 	t.Helper()
-	resp, err := http.Get("http://" + r.admin + "/metrics")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer resp.Body.Close()
-	lines := bufio.NewScanner(resp.Body)
-	for lines.Scan() {
-		if rest, ok := strings.CutPrefix(lines.Text(), name+" "); ok {
+	for line := range strings.Lines(r.metricsText()) {
+		if rest, ok := strings.CutPrefix(line, name+" "); ok {
 			if _, err := fmt.Sscan(rest, &value); err != nil {
 				t.Fatal(err)
 			}

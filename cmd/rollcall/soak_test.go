@@ -116,14 +116,9 @@ func (r *rig) sample(c *soakChurn) soakSample {
 // metrics reads the series of /metrics that have no label.
 func (r *rig) metrics() map[string]int64 {
 	r.t.Helper()
-	resp, err := http.Get("http://" + r.admin + "/metrics")
-	if err != nil {
-		r.t.Fatalf("%v\n%s", err, r.logs())
-	}
-	defer resp.Body.Close()
 	found := make(map[string]int64)
-	for lines := bufio.NewScanner(resp.Body); lines.Scan(); {
-		name, value, _ := strings.Cut(lines.Text(), " ")
+	for line := range strings.Lines(r.metricsText()) {
+		name, value, _ := strings.Cut(strings.TrimSuffix(line, "\n"), " ")
 		if v, err := strconv.ParseFloat(value, 64); err == nil {
 			found[name] = int64(v)
 		}
