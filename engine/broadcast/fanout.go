@@ -15,10 +15,10 @@ type user struct {
 	first      uint32 // its streams
 	count      uint32
 	cursor     uint32 // the stream that the lap visits next; 0: no lap has begun
-	queued     bool   // it is in worker.laps
+	queued     bool   // it is in worker.woken or worker.crowds
 }
 
-// takeBatch turns events into frames of the users that have streams, and moves those users into the queue of laps.
+// takeBatch turns events into frames of the users that have streams, and queues those users.
 func (w *worker) takeBatch() {
 	w.peak = max(w.peak, w.batch.size())
 	start := 0
@@ -97,27 +97,39 @@ func (w *worker) fanOf(u *user) *fan {
 func (w *worker) enqueue(u *user) {
 	if !u.queued {
 		u.queued = true
-		w.laps = append(w.laps, u)
+		w.woken = append(w.woken, u)
 	}
 }
 
-// runLaps visits streams of the users in the queue, a number of each user's in turn, so that one user with ten
-// thousand streams does not hold up the others.
+// runLaps visits streams of the users in the queues. First come those that were woken, so that an event waits for no crowd,
+// then the crowds, in turn. These go on until something else is to be done, but have their share of the visits in any case.
 func (w *worker) runLaps() {
-	budget := visitsPerTurn
-	for n := len(w.laps); n > 0 && budget > 0; n-- {
-		u := w.laps[0]
-		w.laps[0] = nil
-		w.laps = w.laps[1:]
-		visited, done := w.lap(u)
-		budget -= visited + 1
-		if u.queued = !done; u.queued {
-			w.laps = append(w.laps, u)
+	spent := 0
+	for len(w.woken) > 0 && spent < visitsPerTurn {
+		spent += w.runFirst(&w.woken)
+	}
+	share := max(1, spent/(crowdShare-1))
+	for budget := visitsPerTurn; len(w.crowds) > 0 && budget > 0; {
+		visits := w.runFirst(&w.crowds)
+		budget -= visits
+		if share -= visits; share <= 0 && (w.in.mail.Load() || w.leftOver()) {
+			break
 		}
 	}
-	if len(w.laps) == 0 {
-		w.laps = w.laps[:0:0]
+}
+
+// runFirst takes on the lap of the first user of a queue. It returns the cost in visits, which is never 0.
+func (w *worker) runFirst(queue *[]*user) int {
+	u := (*queue)[0]
+	(*queue)[0] = nil
+	if *queue = (*queue)[1:]; len(*queue) == 0 {
+		*queue = nil // the array may be that of a rare peak
 	}
+	visited, done := w.lap(u)
+	if u.queued = !done; u.queued {
+		w.crowds = append(w.crowds, u)
+	}
+	return visited + 1
 }
 
 // lap takes the user's lap on by a number of streams. At its end every stream has been visited since last was lap, so

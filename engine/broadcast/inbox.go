@@ -2,6 +2,7 @@ package broadcast
 
 import (
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
@@ -86,9 +87,12 @@ type inbox struct {
 	mu   sync.Mutex
 	cond sync.Cond // the worker waits here for mail
 
+	// mail: there is something that the worker should wake up for. Changed under mu; the worker also looks at it without, to
+	// see whether it should put off what can wait. What it then misses it sees at its next look.
+	mail atomic.Bool
+
 	// All below is guarded by mu.
 
-	mail     bool   // something that the worker should wake up for
 	batch    batch  // events at or below through
 	through  uint64 // the last Flush
 	subs     []Subscription
@@ -113,7 +117,7 @@ func (in *inbox) post(put func() bool) bool {
 	if !put() {
 		return false
 	}
-	in.mail = true
+	in.mail.Store(true)
 	in.cond.Signal()
 	return true
 }

@@ -559,6 +559,44 @@ func TestCrowdDoesNotHoldUpOthers(t *testing.T) {
 	})
 }
 
+// TestEventOvertakesCrowd: what comes in the middle of a crowd's lap does not wait for its end, and the crowd goes on however
+// much comes.
+func TestEventOvertakesCrowd(t *testing.T) {
+	const crowd = 1000
+	onStage(t, nil, func(t *testing.T, s *stage) {
+		wrote, goOn := make(chan struct{}), make(chan struct{})
+		conns := make([]*fakeConn, crowd)
+		for i := range conns {
+			conns[i] = s.subscribe(0)
+			conns[i].onWrite = func() { wrote <- struct{}{}; <-goOn }
+		}
+		other := s.subscribe(1)
+		s.m.change(userOf(0), 0)
+		s.m.flushAll(s.b)
+		before, published, waited, longest := other.seen().writes, 0, 0, 0
+		for range crowd {
+			<-wrote // the worker waits for us
+			if told := other.seen().writes - before; told == published {
+				published, waited = published+1, 0
+				s.m.change(userOf(1), 0)
+				s.m.flushAll(s.b)
+			} else {
+				waited++
+				longest = max(longest, waited)
+			}
+			goOn <- struct{}{}
+		}
+		synctest.Wait()
+		if longest >= 2*visitsPerUser || published < crowd/(2*visitsPerUser) {
+			t.Errorf("an event waited for %d writes to a crowd; %d events came meanwhile", longest, published)
+		}
+		for i, c := range append(conns, other) {
+			c.onWrite = nil
+			s.m.checkLast(t, userOf(min(i/crowd, 1)), c.told())
+		}
+	})
+}
+
 func TestStreamsOfAUser(t *testing.T) {
 	onStage(t, nil, func(t *testing.T, s *stage) {
 		s.subscribe(3)
