@@ -21,6 +21,7 @@ type batch struct {
 	unpacker unpacker
 	lines    lines
 	fields   fields
+	shape    shape
 
 	// The group that is not applied yet: what became of its lines, in order, and the heartbeats of those that are valid.
 	judged  []judged
@@ -171,12 +172,24 @@ func (s *Server) judge(ctx *fasthttp.RequestCtx, b *batch, text []byte, c cut) r
 	n := len(b.beats)
 	b.beats = b.beats[:n+1]
 	hb := &b.beats[n]
-	refusal := b.fields.read(text, hb)
+	refusal := b.readLine(text, hb)
 	if refusal == none && s.overRate(ctx, hb) {
 		refusal = rateLimited
 	}
 	if refusal != none {
 		b.beats = b.beats[:n]
+	}
+	return refusal
+}
+
+// readLine fills hb from a line and judges it.
+func (b *batch) readLine(text []byte, hb *engine.Heartbeat) reply {
+	if b.shape.read(text, hb) {
+		return none
+	}
+	refusal := b.fields.read(text, hb)
+	if refusal == none {
+		b.shape.learn(text, &b.fields, hb)
 	}
 	return refusal
 }

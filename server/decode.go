@@ -27,6 +27,10 @@ const maxDepth = 64
 type fields struct {
 	schemaVersion, sentAtMS, seq, ttlMS uint64
 	userID, deviceID, status, source    []byte
+
+	// For shape: where the values of some fields stood, by valueKind from 1, quotes included, and whether the body was changed.
+	spans   [valueCount]span
+	escaped bool
 }
 
 // decode reads body, which must be one JSON object and nothing after it; else it returns false and f means nothing.
@@ -45,38 +49,50 @@ func (f *fields) decode(body []byte) bool {
 		}
 	}
 	p.space()
+	f.escaped = p.escaped
 	return p.at == len(p.json)
 }
 
 // member reads the value of one member of the top-level object. An unknown one is skipped.
 func (f *fields) member(p *parser, key []byte) (ok bool) {
+	var varies valueKind
+	start := p.at
 	switch string(key) {
 	case "schema_version":
 		f.schemaVersion, ok = p.integer()
 	case "user_id":
 		f.userID, ok = p.string()
+		varies = valueUser
 	case "device_id":
 		f.deviceID, ok = p.string()
+		varies = valueDevice
 	case "status":
 		f.status, ok = p.string()
 	case "source":
 		f.source, ok = p.string()
 	case "sent_at_ms":
 		f.sentAtMS, ok = p.integer()
+		varies = valueSentAtMS
 	case "seq":
 		f.seq, ok = p.integer()
+		varies = valueSeq
 	case "ttl_ms":
 		f.ttlMS, ok = p.integer()
+		varies = valueTTLMS
 	default:
 		ok = p.skip(1)
+	}
+	if varies != valueNone {
+		f.spans[varies-1] = span{uint16(start), uint16(p.at)}
 	}
 	return ok
 }
 
 // parser is a place in a JSON text (json[at] is next). Its methods return false, or ok=false, where the text leaves the grammar of RFC 8259.
 type parser struct {
-	json []byte
-	at   int
+	json    []byte
+	at      int
+	escaped bool // a string was unescaped
 }
 
 // peek returns the next byte, 0 at the end. A 0 in the text is no token either.
@@ -229,6 +245,11 @@ func (p *parser) number() (n uint64, ok bool) {
 // and does not wrap around.
 func (p *parser) digits() (n uint64, ok bool) {
 	start := p.at
+	if len(p.json)-start >= 8 {
+		if eight, all := eightDigits(binary.LittleEndian.Uint64(p.json[start:])); all {
+			n, p.at = eight, start+8
+		}
+	}
 	for ; p.at < len(p.json); p.at++ {
 		d := p.json[p.at] - '0'
 		if d > 9 {
@@ -240,6 +261,17 @@ func (p *parser) digits() (n uint64, ok bool) {
 	}
 	length := p.at - start
 	return n, length == 1 || length > 1 && p.json[start] != '0'
+}
+
+// eightDigits is the number that eight bytes of text are, the first in the lowest byte; all is false when one is no digit.
+// Neighbours are joined three times: into numbers of two digits, of four, of eight (Daniel Lemire, "Quickly parsing eight
+// digits", 2018).
+func eightDigits(w uint64) (n uint64, all bool) {
+	const each = 0x0101010101010101
+	all = w&(each*0xf0) == each*'0' && (w+each*6)&(each*0xf0) == each*'0'
+	w = w & (each * 0x0f) * (10<<8 + 1) >> 8
+	w = w & 0x00ff00ff00ff00ff * (100<<16 + 1) >> 16
+	return w & 0x0000ffff0000ffff * (10000<<32 + 1) >> 32, all
 }
 
 func (p *parser) skipDigits() bool {
@@ -293,6 +325,7 @@ func plainBytes(text []byte) int {
 // unescape reads the rest of a string that began at start, from its first backslash on, and writes the unescaped bytes
 // over it: they are never more than the escaped ones, so the writing never overtakes the reading.
 func (p *parser) unescape(start int) (s []byte, ok bool) {
+	p.escaped = true
 	end := p.at
 	for p.at < len(p.json) {
 		c := p.json[p.at]

@@ -3,11 +3,13 @@ package server
 import (
 	"bytes"
 	"encoding/json"
+	"strconv"
 	"strings"
 	"testing"
 	"unicode/utf8"
 
 	goccy "github.com/goccy/go-json"
+	"github.com/google/uuid"
 )
 
 // FuzzHeartbeatBody compares the decoder with two others: the same verdict on the syntax as encoding/json, but for what
@@ -128,6 +130,42 @@ func replaceInvalid(s []byte) string {
 		s = s[size:]
 	}
 	return b.String()
+}
+
+// TestCanonicalID puts every byte at every place of an id, and compares with google/uuid.
+func TestCanonicalID(t *testing.T) {
+	for at := range len(testUser) {
+		for c := range 256 {
+			text := []byte(testUser)
+			text[at] = byte(c)
+			got, ok := parseCanonicalID(text)
+			want, err := uuid.Parse(string(text))
+			if wantOK := err == nil && want.String() == string(text) && hasVersion(&want); ok != wantOK || ok && got != want {
+				t.Errorf("%q: %v, %v, want %v, %v", text, got, ok, want, wantOK)
+			}
+		}
+	}
+}
+
+// TestDigits puts every byte at every place of eight digits, among other digits.
+func TestDigits(t *testing.T) {
+	for at := range 8 {
+		for c := range 256 {
+			for _, text := range []string{"13579246", "90909090", "1234567890123456"} {
+				b := []byte(text)
+				b[at] = byte(c)
+				p := parser{json: b}
+				got, _ := p.digits()
+				end := len(b)
+				if c < '0' || c > '9' {
+					end = at
+				}
+				if want, _ := strconv.ParseUint(string(b[:end]), 10, 64); got != want || p.at != end {
+					t.Errorf("%q: %d and %d bytes, want %d and %d", b, got, p.at, want, end)
+				}
+			}
+		}
+	}
 }
 
 func FuzzID(f *testing.F) {

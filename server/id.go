@@ -2,6 +2,7 @@ package server
 
 import (
 	"bytes"
+	"encoding/binary"
 	"unicode"
 	"unicode/utf8"
 
@@ -43,6 +44,9 @@ var hexPairs = [16]uint8{0, 2, 4, 6, 9, 11, 14, 16, 19, 21, 24, 26, 28, 30, 32, 
 
 // parseID reads an identifier. The id is valid unless the form is idInvalid.
 func parseID(text []byte) (id uuid.UUID, form idForm) {
+	if id, ok := parseCanonicalID(text); ok {
+		return id, idCanonical
+	}
 	t := trim(text)
 	if len(t) != idTextLength || t[8] != '-' || t[13] != '-' || t[18] != '-' || t[23] != '-' {
 		return id, idInvalid
@@ -53,14 +57,48 @@ func parseID(text []byte) (id uuid.UUID, form idForm) {
 		seen |= high | low
 		id[i] = high<<4 | low&0x0f
 	}
-	version, variant := id[6]>>4, id[8]>>6
 	switch {
-	case seen&hexNone != 0 || version < 1 || version > 8 || variant != 0b10:
+	case seen&hexNone != 0 || !hasVersion(&id):
 		return id, idInvalid
 	case seen&hexUpper != 0 || len(t) != len(text):
 		return id, idOtherForm
 	}
 	return id, idCanonical
+}
+
+// hasVersion reports whether the id is of a version and variant that there are.
+func hasVersion(id *uuid.UUID) bool {
+	version, variant := id[6]>>4, id[8]>>6
+	return version >= 1 && version <= 8 && variant == 0b10
+}
+
+// parseCanonicalID reads an identifier that is written as nearly all are, eight digits at a time. False: look closer.
+func parseCanonicalID(t []byte) (id uuid.UUID, ok bool) {
+	if len(t) != idTextLength || t[8] != '-' || t[13] != '-' || t[18] != '-' || t[23] != '-' {
+		return id, false
+	}
+	two := func(a, b int) uint64 {
+		return uint64(binary.LittleEndian.Uint32(t[a:])) | uint64(binary.LittleEndian.Uint32(t[b:]))<<32
+	}
+	bad := uint64(0)
+	for i, w := range [4]uint64{binary.LittleEndian.Uint64(t), two(9, 14), two(19, 24), binary.LittleEndian.Uint64(t[28:])} {
+		four, wrong := fromHex(w)
+		binary.LittleEndian.PutUint32(id[4*i:], four)
+		bad |= wrong
+	}
+	return id, bad == 0 && hasVersion(&id)
+}
+
+// fromHex turns eight lowercase hexadecimal digits, the first in the lowest byte, into four bytes. wrong is 0 when they are
+// digits. No sum here carries from one byte to the next: none is over 24+'a'-10.
+func fromHex(w uint64) (four uint32, wrong uint64) {
+	const each = 0x0101010101010101
+	n := w&(each*0x0f) + w>>6&each*9 // a letter, and no number, has bit 6
+	letter := (n + each*6) >> 4 & each
+	wrong = n&(each*0xf0) | (w ^ (n + each*'0' + letter*('a'-'0'-10)))
+	n = (n<<4 | n>>8) & 0x00ff00ff00ff00ff
+	n = (n | n>>8) & 0x0000ffff0000ffff
+	return uint32(n | n>>16), wrong
 }
 
 // trim cuts white space off both ends, as JavaScript's String.prototype.trim understands it.

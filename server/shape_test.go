@@ -1,0 +1,116 @@
+package server
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	"rollcall/engine"
+)
+
+// byDecoder is what the decoder makes of a line: the reference for shape.
+func byDecoder(line string) (hb engine.Heartbeat, refusal reply, f fields, text []byte) {
+	text = []byte(line)
+	text = text[:len(text):len(text)]
+	refusal = f.read(text, &hb)
+	return hb, refusal, f, text
+}
+
+func sameHeartbeat(a, b *engine.Heartbeat) bool {
+	return a.User == b.User && a.Device == b.Device && a.Status == b.Status && string(a.Source) == string(b.Source) &&
+		a.SentAtMS == b.SentAtMS && a.Seq == b.Seq && a.TTLMS == b.TTLMS
+}
+
+// checkShape learns from one line and reads another: what the shape takes, the decoder must take, with the same result.
+func checkShape(t *testing.T, first, second string) (taken bool) {
+	t.Helper()
+	learned, refusal, f, text := byDecoder(first)
+	if refusal != none {
+		return false
+	}
+	var s shape
+	s.learn(text, &f, &learned)
+	var got engine.Heartbeat
+	line := []byte(second)
+	taken = s.read(line[:len(line):len(line)], &got)
+	if string(line) != second {
+		t.Errorf("after %q the shape changed %q to %q", first, second, line)
+	}
+	want, refusal, _, _ := byDecoder(second)
+	if taken && (refusal != none || !sameHeartbeat(&got, &want)) {
+		t.Errorf("after %q the shape read %q as %+v; the decoder answers %d, %+v", first, second, got, refusal, want)
+	}
+	return taken
+}
+
+const otherUser, otherDevice = "0a1b2c3d-4e5f-4a6b-8c7d-9e0f1a2b3c4d", "ffffffff-ffff-4fff-bfff-ffffffffffff"
+
+// line writes a heartbeat with some of its values changed; the fields stand in an order of their own.
+func line(change ...string) string {
+	values := map[string]string{"user": `"0a1b2c3d-4e5f-4a6b-8c7d-9e0f1a2b3c4e"`, "device": `"0a1b2c3d-4e5f-4a6b-8c7d-9e0f1a2b3c4f"`,
+		"status": `"online"`, "source": `" daemon "`, "sent": "1700000000000", "seq": "7", "ttl": "30000", "end": "}"}
+	for i := 0; i < len(change); i += 2 {
+		values[change[i]] = change[i+1]
+	}
+	return fmt.Sprintf(`{"seq": %s, "schema_version":1,"version":{"a":[1,"}"]},"device_id":%s,"user_id":%s,"ttl_ms":%s,"status":%s,"source":%s,"sent_at_ms":%s%s`,
+		values["seq"], values["device"], values["user"], values["ttl"], values["status"], values["source"], values["sent"], values["end"])
+}
+
+// TestShape: lines that differ in their values only are taken, any other is left to the decoder.
+func TestShape(t *testing.T) {
+	for second, want := range map[string]bool{
+		line(): true,
+		line("user", `"`+otherUser+`"`, "device", `"`+otherDevice+`"`): true,
+		line("seq", "0"): true,
+		line("seq", "9007199254740991", "sent", "0", "ttl", "1"): true,
+		line("seq", "9007199254740992"):                          false,
+		line("seq", "18446744073709551617"):                      false,
+		line("seq", "07"):                                        false,
+		line("seq", "-0"):                                        false,
+		line("seq", "7.0"):                                       false,
+		line("seq", "7e0"):                                       false,
+		line("seq", ""):                                          false,
+		line("seq", " 7"):                                        false,
+		line("ttl", "0"):                                         false,
+		line("user", `"`+strings.ToUpper(otherUser)+`"`):         false,
+		line("user", `"`+otherUser+` "`):                         false,
+		line("user", `"`+strings.Replace(otherUser, "-4a", "-9a", 1)+`"`): false,
+		line("user", `"`+strings.Replace(otherUser, "-", `\`, 1)+`"`):     false,
+		line("user", "null"):         false,
+		line("status", `"offline"`):  false,
+		line("source", `" Daemon "`): false,
+		line("end", "} "):            false,
+		line("end", ""):              false,
+		line("end", "}}"):            false,
+		"":                           false,
+		line()[:len(line())/2]:       false,
+	} {
+		if got := checkShape(t, line(), second); got != want {
+			t.Errorf("%q: taken %v, want %v", second, got, want)
+		}
+	}
+	if checkShape(t, line("source", `"\u0064aemon"`), line("source", `"\u0064aemon"`)) {
+		t.Error("learned from a line that unescaping has changed")
+	}
+	if long := line("source", `"d"`, "end", strings.Repeat(" ", maxShapeBytes)+"}"); checkShape(t, long, long) {
+		t.Error("learned from a line that is too long")
+	}
+	if new(shape).read([]byte(line()), &engine.Heartbeat{}) {
+		t.Error("a shape that learned nothing took a line")
+	}
+}
+
+func FuzzShape(f *testing.F) {
+	f.Add(line(), line("seq", "8", "user", `"`+otherUser+`"`))
+	f.Add(line("seq", "-0", "sent", "1"), line("seq", "10", "sent", "1.5"))
+	f.Add(line("end", `,"seq":3,"user_id":"`+otherUser+`"}`), line("end", `,"seq":4,"user_id":"`+otherDevice+`"}`))
+	f.Add(line("source", `"\u0064aemon"`), line("source", `"daemon"`))
+	f.Add(validBody, line())
+	f.Fuzz(func(t *testing.T, first, second string) {
+		if len(first) > maxBodyBytes || len(second) > maxBodyBytes {
+			return
+		}
+		checkShape(t, first, second)
+		checkShape(t, first, first)
+	})
+}
