@@ -48,7 +48,7 @@ type Options struct {
 	Store Store
 	// ForgetAfter is how long a device stays known after it went offline: 30 days. Forgetting is part of a checkpoint.
 	ForgetAfter time.Duration
-	// CheckpointBytes is how much the log grows before a checkpoint is taken: 256 MiB. Less makes a restart faster and the
+	// CheckpointBytes is how much the log grows before a checkpoint is taken: 512 MiB. Less makes a restart faster and the
 	// log smaller; each checkpoint writes every part of the table that changed.
 	CheckpointBytes int64
 	// CheckpointEvery is the longest time between two checkpoints, when anything changed: 5 min.
@@ -93,7 +93,7 @@ func (o Options) withDefaults() (Options, error) {
 		o.ForgetAfter = 30 * 24 * time.Hour
 	}
 	if o.CheckpointBytes == 0 {
-		o.CheckpointBytes = 256 << 20
+		o.CheckpointBytes = 512 << 20
 	}
 	if o.CheckpointEvery == 0 {
 		o.CheckpointEvery = 5 * time.Minute

@@ -2,6 +2,7 @@ package server
 
 import (
 	"bytes"
+	"runtime"
 	"strconv"
 	"sync"
 
@@ -146,7 +147,8 @@ func (s *Server) applyLines(ctx *fasthttp.RequestCtx, b *batch) reply {
 				s.applyGroup(b)
 			}
 		case cutMore:
-			s.applyGroup(b) // its heartbeats point into the window
+			s.applyGroup(b)   // its heartbeats point into the window
+			runtime.Gosched() // a window is much work for one turn on a processor; the log's commits wait for one
 			if err := b.lines.fill(); err != nil {
 				return b.unpacker.refusal(err)
 			}

@@ -107,8 +107,14 @@ func (l *Log) turn() error {
 	return nil
 }
 
-// maxYields bounds how often a turn lets others append before it seals; after quietYields that brought nothing it stops.
-const maxYields, quietYields = 16, 4
+// maxYields bounds how often a turn lets others append before it seals; after quietYields that brought nothing it stops. It also
+// stops after maxYielding, since who is ready may have more to do than to append, and when the batch has enoughBytes, whose
+// write and sync take no longer than those of a few.
+const (
+	maxYields, quietYields = 16, 4
+	maxYielding            = 100 * time.Microsecond
+	enoughBytes            = 16 << 10
+)
 
 // writePause is the time between two writes when nobody waits for them. Each costs some ten microseconds however small it
 // is, and streams do not mind a millisecond.
@@ -127,9 +133,12 @@ func (l *Log) gather() {
 		}
 		return
 	}
-	quiet := 0
-	for i := 0; i < maxYields && quiet < quietYields; i++ {
+	quiet, began := 0, time.Now()
+	for i := 0; i < maxYields && quiet < quietYields && time.Since(began) < maxYielding; i++ {
 		before := l.state.Load()
+		if before&bytesMask >= enoughBytes {
+			return
+		}
 		runtime.Gosched()
 		if l.state.Load() == before {
 			quiet++

@@ -15,7 +15,7 @@ import (
 const (
 	segmentSuffix  = ".wal"
 	segmentBuffers = 4       // a segment holds at least so many full buffers
-	fillBytes      = 1 << 20 // zeros are written in pieces of this size
+	fillBytes      = 64 << 10 // zeros are written in pieces of this size
 	digits         = 20      // of the number in a file name, so that names sort like numbers
 )
 
