@@ -106,41 +106,42 @@ func (w *worker) enqueue(u *user) {
 func (w *worker) runLaps() {
 	spent := 0
 	for len(w.woken) > 0 && spent < visitsPerTurn {
-		spent += w.runFirst(&w.woken)
+		spent += w.runFirst(&w.woken, w.b.options.visits)
 	}
 	share := max(1, spent/(crowdShare-1))
-	for budget := visitsPerTurn; len(w.crowds) > 0 && budget > 0; {
-		visits := w.runFirst(&w.crowds)
+	for budget := visitsPerTurn; len(w.crowds) > 0 && budget > 0 && (share > 0 || !w.pressed()); {
+		visits := w.runFirst(&w.crowds, share)
 		budget -= visits
-		if share -= visits; share <= 0 && (w.in.mail.Load() || w.leftOver()) {
-			break
-		}
+		share -= visits
 	}
 }
 
-// runFirst takes on the lap of the first user of a queue. It returns the cost in visits, which is never 0.
-func (w *worker) runFirst(queue *[]*user) int {
+// pressed: there is something to do that does not want to wait for a crowd.
+func (w *worker) pressed() bool { return w.in.mail.Load() || w.leftOver() }
+
+// runFirst takes on the lap of the first user of a queue, see lap. It returns the cost in visits, which is never 0.
+func (w *worker) runFirst(queue *[]*user, share int) int {
 	u := (*queue)[0]
 	(*queue)[0] = nil
 	if *queue = (*queue)[1:]; len(*queue) == 0 {
 		*queue = nil // the array may be that of a rare peak
 	}
-	visited, done := w.lap(u)
+	visited, done := w.lap(u, share)
 	if u.queued = !done; u.queued {
 		w.crowds = append(w.crowds, u)
 	}
 	return visited + 1
 }
 
-// lap takes the user's lap on by a number of streams. At its end every stream has been visited since last was lap, so
-// the frames through there are no longer needed: who has not taken them lags. Frames that came meanwhile begin another
-// lap, in which only those who lack them are written to.
-func (w *worker) lap(u *user) (visited int, done bool) {
+// lap takes the user's lap on by a number of streams, and by no more than its share when something else is to be done. At
+// its end every stream has been visited since last was lap, so the frames through there are no longer needed: who has not
+// taken them lags. Frames that came meanwhile begin another lap, in which only those who lack them are written to.
+func (w *worker) lap(u *user, share int) (visited int, done bool) {
 	if u.cursor == 0 {
 		u.cursor, u.lap = u.first, u.last
 	}
 	for u.cursor != 0 {
-		if visited == w.b.options.visits {
+		if visited == w.b.options.visits || visited >= share && w.pressed() {
 			return visited, false
 		}
 		s := w.at(u.cursor)

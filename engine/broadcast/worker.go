@@ -11,7 +11,7 @@ import (
 // What a worker does at most in one turn before it looks at its inbox again, so that nothing waits long behind a
 // crowd. The rest is done in the next turns.
 const (
-	visitsPerUser = 4    // streams of one user at a time: others wait for some 20 µs of writes behind a crowd
+	visitsPerUser = 8    // streams of one user at a time, unless only crowds are left and something else is to be done
 	visitsPerTurn = 4096 // streams in all
 	crowdShare    = 4    // one in so many visits is a crowd's, however many other users have something to tell
 	opensPerTurn  = 256
