@@ -14,9 +14,9 @@ import (
 
 const (
 	segmentSuffix  = ".wal"
-	segmentBuffers = 4       // a segment holds at least so many full buffers
+	segmentBuffers = 4        // a segment holds at least so many full buffers
 	fillBytes      = 64 << 10 // zeros are written in pieces of this size
-	digits         = 20      // of the number in a file name, so that names sort like numbers
+	digits         = 20       // of the number in a file name, so that names sort like numbers
 )
 
 // segmentName is a segment on disk as the Log remembers it.
