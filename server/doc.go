@@ -21,7 +21,7 @@
 //   - S2 The order of checks is the wire contract's: route, token, size, syntax, fields, seq, rate, durability. So the
 //     handler reads the body, not fasthttp (StreamRequestBody): fasthttp would refuse an oversize one before the route
 //     is known. A connection whose request was answered without its body is closed, in a way that lets the client read
-//     the answer (listener.go, Close).
+//     the answer (conn.go, Close).
 //   - S3 Every answer of the public listener carries the CORS headers (cors.go), those to malformed requests included,
 //     and every error is JSON with a code and a text. No text is taken from the request but an origin that is listed.
 //   - S4 Secrets are compared in constant time, all of the list each time, so that neither a token's bytes nor its place
