@@ -91,6 +91,7 @@ func (l *retrying) Close() error {
 type listener struct {
 	*retrying
 	server *Server
+	lot    *lot // where its connections are parked; nil: nowhere
 }
 
 func newListener(ln net.Listener, s *Server) *listener {
@@ -105,6 +106,9 @@ func (l *listener) Accept() (net.Conn, error) {
 		}
 		own, refusal := l.server.letIn(c)
 		if refusal == none {
+			if l.lot.takes(c) {
+				own.lot = l.lot
+			}
 			return own, nil
 		}
 		l.server.turnAwayConn(c, refusal)
