@@ -47,6 +47,7 @@ func followConn(c net.Conn, state fasthttp.ConnState) {
 	switch state { // the others do not come from the goroutine that serves it
 	case fasthttp.StateActive:
 		own.phase = active
+		own.writing.asked = time.Time{} // the last answer's, and perhaps long over
 	case fasthttp.StateIdle:
 		own.phase = waiting
 	}
@@ -151,8 +152,12 @@ func (c *conn) readOrRest(p []byte) (int, error) {
 	return n, err
 }
 
-// Write writes under the deadline that was asked for, or one up to deadlineSlack earlier.
+// Write writes under the deadline that was asked for, or one up to deadlineSlack earlier. fasthttp asks for none before it
+// tells a client to go on with its body.
 func (c *conn) Write(p []byte) (int, error) {
+	if c.writing.asked.IsZero() {
+		c.writing.asked = time.Now().Add(c.server.opts.WriteTimeout)
+	}
 	if c.writing.due() {
 		if err := c.Conn.SetWriteDeadline(c.writing.set); err != nil {
 			return 0, err
