@@ -4,10 +4,13 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
 
 	"rollcall/engine"
 	"rollcall/server"
@@ -42,15 +45,17 @@ func BenchmarkMemory(b *testing.B) {
 	})
 }
 
-// BenchmarkIdleConn is what the server holds for a daemon's connection that sent a heartbeat and is kept open. The clients are
-// bare descriptors, which cost this process nothing but the kernel's memory. Run it with -benchtime 1x.
+// BenchmarkIdleConn is what the server holds for a daemon's connection that sent a heartbeat and is kept open: parked, and when
+// what served it before has gone. The clients are bare descriptors, which cost this process nothing but the kernel's memory.
+// Run it with -benchtime 1x.
 func BenchmarkIdleConn(b *testing.B) {
-	const conns = 4000
+	const conns, first = 8000, 1000
 	b.Run(fmt.Sprintf("conns=%d", conns), func(b *testing.B) {
 		e := startEngine(b, &noLog{}, engine.Options{})
 		defer e.Release()
 		defer e.Close()
-		s, err := server.New(e, server.Options{IngestTokens: []string{"t"}, Logger: slog.New(slog.DiscardHandler)})
+		metrics := prometheus.NewRegistry()
+		s, err := server.New(e, server.Options{IngestTokens: []string{"t"}, Logger: slog.New(slog.DiscardHandler), Registry: metrics})
 		if err != nil {
 			b.Fatal(err)
 		}
@@ -61,16 +66,37 @@ func BenchmarkIdleConn(b *testing.B) {
 		go func() { _ = s.Serve(ln) }()
 		defer ln.Close()
 		target := &syscall.SockaddrInet4{Port: ln.Addr().(*net.TCPAddr).Port, Addr: [4]byte{127, 0, 0, 1}}
-		beatOnce(b, target, 1_000_000) // what the first one makes is not each one's
-		time.Sleep(100 * time.Millisecond)
-		before := mustResident(b)
-		for n := range conns {
-			beatOnce(b, target, uint64(n))
+		goroutines := runtime.NumGoroutine()
+		open := func(from, to int) (resident int64) {
+			for n := from; n < to; n++ {
+				beatOnce(b, target, uint64(n))
+			}
+			// fasthttp keeps idle goroutines for ten seconds.
+			for runtime.NumGoroutine() > goroutines+10 || gauge(b, metrics, "rollcall_http_connections_parked") < float64(to) {
+				time.Sleep(100 * time.Millisecond)
+			}
+			return mustResident(b)
 		}
+		before := open(0, first) // what the first ones make is not each one's
+		after := open(first, conns)
 		for b.Loop() {
 		}
-		b.ReportMetric(float64(mustResident(b)-before)/conns, "RSS-B/conn")
+		b.ReportMetric(float64(after-before)/(conns-first), "RSS-B/conn")
 	})
+}
+
+func gauge(b *testing.B, metrics prometheus.Gatherer, name string) float64 {
+	families, err := metrics.Gather()
+	if err != nil {
+		b.Fatal(err)
+	}
+	for _, f := range families {
+		if f.GetName() == name {
+			return f.Metric[0].GetGauge().GetValue()
+		}
+	}
+	b.Fatalf("no metric %s", name)
+	return 0
 }
 
 // beatOnce connects, sends a heartbeat and reads the answer. The connection stays open until the benchmark is over.

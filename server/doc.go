@@ -21,7 +21,7 @@
 //   - S2 The order of checks is the wire contract's: route, token, size, syntax, fields, seq, rate, durability. So the
 //     handler reads the body, not fasthttp (StreamRequestBody): fasthttp would refuse an oversize one before the route
 //     is known. A connection whose request was answered without its body is closed, in a way that lets the client read
-//     the answer (listener.go, Close).
+//     the answer (conn.go, Close).
 //   - S3 Every answer of the public listener carries the CORS headers (cors.go), those to malformed requests included,
 //     and every error is JSON with a code and a text. No text is taken from the request but an origin that is listed.
 //   - S4 Secrets are compared in constant time, all of the list each time, so that neither a token's bytes nor its place
@@ -32,6 +32,8 @@
 //     to write them, addresses of the rate limiter, nesting of JSON. A metric counts each refusal.
 //   - S7 Accept never ends for want of descriptors or memory: the listener waits and tries again (listener.go), since
 //     fasthttp's own loop ends the server on any such error.
+//   - S8 A daemon's connection that waits for its next request is parked: it costs neither a goroutine nor a buffer. Nobody
+//     can tell from outside. What is kept while it is, P1 to P5, stands at lot (park.go).
 //
 // # The body of a heartbeat
 //
@@ -50,6 +52,18 @@
 //
 // A compressed body is unpacked into the same window and ends as soon as it is over the limit, however much it would still
 // become. How many are unpacked at a time is bounded, since zstd may look back 8 MiB.
+//
+// # An idle connection
+//
+// A daemon speaks for a millisecond and is silent for half a minute, and fasthttp would hold a goroutine, a reader and a
+// request for it all the while: 18 KB. After a short wait conn.Read therefore says that the connection has ended, and the
+// Close that follows does not close but parks. An epoll finds the parked that have input, and they come to fasthttp as if they
+// were new, through a listener of their own: a second accept loop, so that the first needs no goroutine between it and the
+// kernel. fasthttp has an option that gives back the reader and the request (ReduceMemoryUsage) at the price of an allocation
+// per request; the goroutine stays.
+//
+// Not parked are connections whose first request was not read, since ReadTimeout ends them; those over TLS, whose session may
+// hold bytes that no epoll knows of; and all where there is no epoll.
 //
 // # The takeover of a stream
 //

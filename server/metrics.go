@@ -21,6 +21,8 @@ var (
 		"Answers on the public listener by status and reason.", []string{"status", "reason"}, nil)
 	connsDesc = prometheus.NewDesc("rollcall_http_connections",
 		"Open connections of the public listener, streams not included.", nil, nil)
+	parkedDesc = prometheus.NewDesc("rollcall_http_connections_parked",
+		"Of the open connections, those that are parked until their next request.", nil, nil)
 	acceptDesc = prometheus.NewDesc("rollcall_http_accept_retries_total",
 		"Accepts that failed for want of descriptors or memory and were tried again.", nil, nil)
 	connsLimitDesc = prometheus.NewDesc("rollcall_http_connections_limit",
@@ -38,7 +40,7 @@ type collector struct{ s *Server }
 
 // Describe implements prometheus.Collector.
 func (c collector) Describe(descs chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{answersDesc, connsDesc, connsLimitDesc, acceptDesc, addressesDesc, readyDesc, streamsRefusedDesc} {
+	for _, d := range []*prometheus.Desc{answersDesc, connsDesc, parkedDesc, connsLimitDesc, acceptDesc, addressesDesc, readyDesc, streamsRefusedDesc} {
 		descs <- d
 	}
 }
@@ -58,6 +60,7 @@ func (c collector) Collect(values chan<- prometheus.Metric) {
 		counter(streamsRefusedDesc, n, reason)
 	}
 	gauge(connsDesc, int(c.s.conns.Load()))
+	gauge(parkedDesc, c.s.parkedConns())
 	gauge(connsLimitDesc, c.s.opts.MaxConns)
 	counter(acceptDesc, c.s.acceptRetries())
 	if l := c.s.limiter; l != nil {
@@ -126,4 +129,11 @@ func (s *Server) acceptRetries() (n uint64) {
 		n += l.failed.Load()
 	}
 	return n
+}
+
+func (s *Server) parkedConns() int {
+	s.mu.Lock()
+	lot := s.lot
+	s.mu.Unlock()
+	return lot.len()
 }

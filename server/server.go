@@ -60,6 +60,7 @@ type Server struct {
 	retryAfter string     // of a heartbeat over the rate, seconds
 	metrics    metrics
 	refusals   seldom // when the last refused heartbeat was logged
+	unparked   seldom // when the last connection that could not be parked was
 
 	public *fasthttp.Server
 	admin  *http.Server
@@ -71,6 +72,7 @@ type Server struct {
 
 	mu        sync.Mutex
 	listeners []*listener // guarded by mu
+	lot       *lot        // made by the first Serve, if anything can be parked; guarded by mu
 	closed    bool        // guarded by mu
 }
 
@@ -115,6 +117,7 @@ func New(p Presence, o Options) (*Server, error) {
 		LazyRequestTime:              true,
 		KeepHijackedConns:            true,
 		CloseOnShutdown:              true,
+		ConnState:                    followConn,
 	}
 	s.admin = &http.Server{
 		Handler:           s.adminRoutes(),
@@ -129,8 +132,8 @@ func New(p Presence, o Options) (*Server, error) {
 // tls.Listener: handshakes are made by the connections' goroutines, under ReadTimeout.
 func (s *Server) Serve(ln net.Listener) error {
 	l := newListener(ln, s)
-	if !s.track(l) {
-		return ErrClosed
+	if err := s.track(l); err != nil {
+		return err
 	}
 	if err := s.public.Serve(l); err != nil {
 		return fmt.Errorf("server: accept: %w", err)
@@ -147,20 +150,34 @@ func (s *Server) ServeAdmin(ln net.Listener) error {
 	return fmt.Errorf("server: accept: %w", err)
 }
 
-// track notes a listener for Shutdown to close. After Shutdown it closes it and returns false.
-func (s *Server) track(l *listener) bool {
+// track notes a listener for Shutdown to close, and gives it the lot, which all listeners share. With an error, ErrClosed after
+// Shutdown, it closes the listener.
+func (s *Server) track(l *listener) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
 		_ = l.Close()
-		return false
+		return ErrClosed
 	}
+	if s.lot == nil {
+		lot, err := newLot(s)
+		if err != nil {
+			_ = l.Close()
+			return fmt.Errorf("server: park idle connections: %w", err)
+		}
+		if lot != nil {
+			s.lot = lot
+			go lot.serve(s.public)
+		}
+	}
+	l.lot = s.lot
 	s.listeners = append(s.listeners, l)
-	return true
+	return nil
 }
 
-// Shutdown stops accepting, answers the requests in flight and closes the connections; then the operators' listener goes
-// too. Streams are the engine's: drain it first. An error is ctx's: requests are still in flight.
+// Shutdown stops accepting, closes the parked connections, answers the requests in flight and closes the other connections;
+// then the operators' listener goes too. Streams are the engine's: drain it first. An error is ctx's: requests are still in
+// flight.
 func (s *Server) Shutdown(ctx context.Context) error {
 	s.draining.Store(true)
 	s.mu.Lock()
@@ -168,7 +185,12 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	for _, l := range s.listeners { // fasthttp would miss one whose Serve has just begun
 		_ = l.Close()
 	}
+	lot := s.lot
 	s.mu.Unlock()
+	if lot != nil {
+		_ = lot.Close()
+		defer func() { <-lot.done }()
+	}
 	return errors.Join(s.public.ShutdownWithContext(ctx), s.admin.Shutdown(ctx))
 }
 
