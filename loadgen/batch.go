@@ -16,6 +16,9 @@ import (
 // batchWait is how long a gateway gathers.
 const batchWait = int64(10 * time.Millisecond)
 
+// flushBytes is how much output of a link is written at once.
+const flushBytes = 64 << 10
+
 // maxBatch keeps a body well under what the server takes.
 const maxBatch = 10_000
 
@@ -152,7 +155,9 @@ func (l *link) sendBatch() {
 	}
 	l.batches.push(n)
 	w.count(written, 1)
-	l.touch()
+	if l.touch(); len(l.out)-l.wrote >= flushBytes {
+		l.flush() // at the end of the turn the server would get those of all links at once, having waited for the last
+	}
 }
 
 func (l *link) sendLine(b beat) {

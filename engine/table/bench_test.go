@@ -146,12 +146,13 @@ func BenchmarkFirstSight(b *testing.B) {
 }
 
 func BenchmarkHash(b *testing.B) {
-	hash := keyedHash([4]uint64{})
+	tab := New(Options{})
+	defer tab.Close()
 	u, d := benchID(1), benchID(2)
 	sum := uint64(0)
 	for b.Loop() {
-		x, y := hash(u, d)
-		sum += x + y
+		k := tab.key(u, d)
+		sum += k.userHash + k.deviceHash
 		u[0]++
 	}
 	if sum == 0 {

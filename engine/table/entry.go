@@ -99,12 +99,15 @@ func (e *Entry) IDs() (user, device uuid.UUID) {
 // Is reports whether the entry belongs to the device now. A goroutine without the claim learns from it that what it
 // loaded before, LastSeq say, was the device's: the entry belonged to it when it was found and still does.
 func (e *Entry) Is(user, device uuid.UUID) bool {
-	return e.holds(wordsOf(user), wordsOf(device))
+	return e.holds(wordsOf(&user), wordsOf(&device))
 }
 
 func (e *Entry) holds(user, device words) bool {
-	return e.device[0].Load() == device[0] && e.device[1].Load() == device[1] &&
-		e.user[0].Load() == user[0] && e.user[1].Load() == user[1]
+	return e.device[0].Load() == device.low && e.device[1].Load() == device.high && e.holdsUser(user)
+}
+
+func (e *Entry) holdsUser(user words) bool {
+	return e.user[0].Load() == user.low && e.user[1].Load() == user.high
 }
 
 // LastSeq returns the last accepted seq by one atomic load, claimed or not; ok is false when nothing was accepted yet.
@@ -213,10 +216,10 @@ func (e *Entry) clear() {
 // own gives the entry, which must be free of state and claimed, to a device, or with zero ids to nobody, and gives the
 // claim back. Shard's mu held. Owner only.
 func (e *Entry) own(user, device words) {
-	for i := range 2 {
-		e.user[i].Store(user[i])
-		e.device[i].Store(device[i])
-	}
+	e.user[0].Store(user.low)
+	e.user[1].Store(user.high)
+	e.device[0].Store(device.low)
+	e.device[1].Store(device.high)
 	e.release(0)
 }
 
@@ -305,9 +308,9 @@ func (e *Entry) Read() (user, device uuid.UUID, s State, ok bool) {
 }
 
 // words is an id as the two words in which entries compare it.
-type words [2]uint64
+type words struct{ low, high uint64 } // a struct, since the compiler keeps no array in registers
 
-func wordsOf(id uuid.UUID) words {
+func wordsOf(id *uuid.UUID) words {
 	return words{binary.LittleEndian.Uint64(id[:8]), binary.LittleEndian.Uint64(id[8:])}
 }
 

@@ -52,7 +52,8 @@ func TestChunksAreAlignedToHugePages(t *testing.T) {
 func owned() *Entry {
 	e := new(Entry)
 	e.acquire()
-	e.own(wordsOf(user(1)), wordsOf(device(1)))
+	u, d := user(1), device(1)
+	e.own(wordsOf(&u), wordsOf(&d))
 	e.acquire()
 	return e
 }

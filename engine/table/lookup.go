@@ -18,32 +18,34 @@ type Lookup struct {
 func (t *Table) FindAll(ls []Lookup) {
 	for i := range ls {
 		l := &ls[i]
-		l.key = t.key(l.User, l.Device)
+		t.setKey(&l.key, &l.User, &l.Device)
 		l.index = t.shard(&l.key).devices.Load()
 		l.index.words[l.key.deviceTag()&l.index.mask].Load()
 	}
 	for i := range ls {
 		l := &ls[i]
-		if e := l.index.likely(t.slab, l.key.deviceTag()); e != nil {
-			e.user[0].Load()
-			e.updatedSource.Load()
+		if l.Ref, l.Entry = l.index.likely(t.slab, l.key.deviceTag()); l.Entry != nil {
+			l.Entry.user[0].Load()
+			l.Entry.updatedSource.Load()
 		}
 	}
 	for i := range ls {
 		l := &ls[i]
-		l.Ref, l.Entry = t.shard(&l.key).find(t.slab, &l.key)
+		if l.Entry != nil && !l.Entry.holds(l.key.user, l.key.device) {
+			l.Ref, l.Entry = t.shard(&l.key).find(t.slab, &l.key)
+		}
 	}
 }
 
 // likely returns the first entry with the tag, which nearly always is the right one, without looking at it; nil: none.
-func (ix *index) likely(slab *slab, tag uint32) *Entry {
+func (ix *index) likely(slab *slab, tag uint32) (Ref, *Entry) {
 	for i := tag & ix.mask; ; i = (i + 1) & ix.mask {
 		w := ix.words[i].Load()
 		if w == vacant {
-			return nil
+			return 0, nil
 		}
 		if found, r := split(w); found == tag && r != 0 {
-			return slab.entry(r)
+			return r, slab.entry(r)
 		}
 	}
 }

@@ -154,7 +154,7 @@ func (s *shard) lastLocked(slab *slab, k *key) (uint32, *Entry) {
 		}
 		if t, r := split(w); t == tag && r != 0 {
 			e := slab.entry(r)
-			if e.user[0].Load() == k.user[0] && e.user[1].Load() == k.user[1] {
+			if e.holdsUser(k.user) {
 				return i, e
 			}
 		}

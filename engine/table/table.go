@@ -40,7 +40,8 @@ const (
 
 // Table holds the state of every known device. Any goroutine may call its methods.
 type Table struct {
-	hash       func(user, device uuid.UUID) (userHash, deviceHash uint64)
+	secret     secret
+	testHash   func(user, device uuid.UUID) (userHash, deviceHash uint64) // nil: secret's
 	shards     []shard
 	shardShift int
 	slab       *slab
@@ -62,11 +63,12 @@ func New(o Options) *Table {
 	if o.MaxDevices > 0 {
 		limit = min(limit, int64(o.MaxDevices))
 	}
-	if o.Hash == nil {
-		o.Hash = keyedHash(o.Key)
+	if o.Key == ([4]uint64{}) {
+		o.Key = RandomKey()
 	}
 	t := &Table{
-		hash:       o.Hash,
+		secret:     o.Key,
+		testHash:   o.Hash,
 		shards:     make([]shard, o.Shards),
 		shardShift: 64 - bits.TrailingZeros(uint(o.Shards)),
 		slab:       newSlab(uint64(limit) + uint64(o.Shards)*maxRun),
@@ -82,22 +84,22 @@ func New(o Options) *Table {
 // Close gives the entries' memory back. Nobody may use the table or an entry of it any more.
 func (t *Table) Close() { t.slab.close() }
 
-// keyedHash hashes with a secret key: ids are chosen by their senders, who must not be able to choose collisions. It folds
-// 128-bit products, the construction of wyhash (Wang Yi, github.com/wangyi-fudan/wyhash).
-func keyedHash(key [4]uint64) func(user, device uuid.UUID) (userHash, deviceHash uint64) {
-	if key == ([4]uint64{}) {
-		key = RandomKey()
-	}
-	fold := func(a, b uint64) uint64 {
-		hi, lo := bits.Mul64(a, b)
-		return hi ^ lo
-	}
-	return func(user, device uuid.UUID) (userHash, deviceHash uint64) {
-		u, d := wordsOf(user), wordsOf(device)
-		userHash = fold(fold(u[0]^key[0], u[1]^key[1])^key[2], key[3]|1)
-		deviceHash = fold(fold(d[0]^key[2], d[1]^key[3])^userHash, key[1]|1)
-		return userHash, deviceHash
-	}
+// secret is the key of a hash: ids are chosen by their senders, who must not be able to choose collisions. The hash folds 128-bit
+// products, the construction of wyhash (Wang Yi, github.com/wangyi-fudan/wyhash).
+type secret [4]uint64
+
+func (s *secret) user(u words) uint64 {
+	return fold(fold(u.low^s[0], u.high^s[1])^s[2], s[3]|1)
+}
+
+// device hashes a device of the user with this hash.
+func (s *secret) device(d words, userHash uint64) uint64 {
+	return fold(fold(d.low^s[2], d.high^s[3])^userHash, s[1]|1)
+}
+
+func fold(a, b uint64) uint64 {
+	hi, lo := bits.Mul64(a, b)
+	return hi ^ lo
 }
 
 // RandomKey returns a new key for Options.Key.
@@ -119,9 +121,19 @@ type key struct {
 func (k *key) deviceTag() uint32 { return uint32(k.deviceHash) }
 func (k *key) userTag() uint32   { return uint32(k.userHash) }
 
-func (t *Table) key(user, device uuid.UUID) key {
-	k := key{user: wordsOf(user), device: wordsOf(device)}
-	k.userHash, k.deviceHash = t.hash(user, device)
+// setKey fills k. It takes pointers since the compiler copies arrays through memory.
+func (t *Table) setKey(k *key, user, device *uuid.UUID) {
+	k.user, k.device = wordsOf(user), wordsOf(device)
+	if t.testHash != nil {
+		k.userHash, k.deviceHash = t.testHash(*user, *device)
+		return
+	}
+	k.userHash = t.secret.user(k.user)
+	k.deviceHash = t.secret.device(k.device, k.userHash)
+}
+
+func (t *Table) key(user, device uuid.UUID) (k key) {
+	t.setKey(&k, &user, &device)
 	return k
 }
 
@@ -190,8 +202,7 @@ func (t *Table) Shards() int { return len(t.shards) }
 
 // UserHash returns the hash that decides the user's shard.
 func (t *Table) UserHash(user uuid.UUID) uint64 {
-	h, _ := t.hash(user, uuid.Nil)
-	return h
+	return t.key(user, uuid.Nil).userHash
 }
 
 // RangeShards is Range over the shards from up to, but not including, to.

@@ -329,7 +329,7 @@ func TestRunMayCrossChunks(t *testing.T) {
 	for r := first; r < first+maxRun; r++ {
 		e := s.entry(r)
 		e.acquire()
-		e.own(words{uint64(r)}, words{})
+		e.own(words{low: uint64(r)}, words{})
 	}
 	for r := first; r < first+maxRun; r++ {
 		if got := s.entry(r).user[0].Load(); got != uint64(r) {
