@@ -38,7 +38,7 @@
 //   - T1 Publication. A word enters an index after the ids of its entry are stored. While a device is there its word
 //     stays findable: nothing between the word's home and the word is vacated, and a rebuilt index is complete when it
 //     is published. A reader of an index that was just replaced misses what came since, no more; FindOrInsert looks
-//     again under the mutex.
+//     under the mutex.
 //   - T2 Claim. Only the claim's owner changes the state words and, with the shard's mutex besides, the ids. So the ids
 //     hold for who owns the claim and for who holds the mutex; anybody else may find that the slot was given to
 //     another device since, and asks Is, Read or Claim.

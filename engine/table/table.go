@@ -147,18 +147,15 @@ func (t *Table) Find(user, device uuid.UUID) (Ref, *Entry) {
 	return t.shard(&k).find(t.slab, &k)
 }
 
-// FindOrInsert returns the device's entry and makes one at first sight: it has no state yet and readers skip it. Only
-// first sight takes the shard's mutex. ErrFull over MaxDevices or out of slot numbers; any other error says that the
-// system gave no memory.
+// FindOrInsert returns the device's entry and makes one at first sight: it has no state yet and readers skip it. It takes the
+// shard's mutex in any case, so it is for a device that Find did not find a moment ago. ErrFull over MaxDevices or out of slot
+// numbers; any other error says that the system gave no memory.
 func (t *Table) FindOrInsert(user, device uuid.UUID) (Ref, *Entry, error) {
 	k := t.key(user, device)
 	s := t.shard(&k)
-	if r, e := s.find(t.slab, &k); e != nil {
-		return r, e, nil
-	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	// Again, since the look without the mutex may have gone to an index that was just replaced, or been overtaken.
+	// Under the mutex, since a look without it may have gone to an index that was just replaced, or been overtaken.
 	if r, e := s.find(t.slab, &k); e != nil {
 		return r, e, nil
 	}
