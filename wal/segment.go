@@ -15,7 +15,8 @@ import (
 const (
 	segmentSuffix  = ".wal"
 	segmentBuffers = 4        // a segment holds at least so many full buffers
-	fillBytes      = 64 << 10 // zeros are written in pieces of this size
+	fillBytes      = 1 << 20  // zeros are synced in pieces of this size
+	zeroBytes      = 64 << 10 // and written in pieces of this one; in the large cache pages that larger ones make, later writes cost twice
 	digits         = 20       // of the number in a file name, so that names sort like numbers
 )
 
@@ -105,14 +106,16 @@ func (l *Log) fill(f vfs.File, size int64) error {
 	if err := f.Preallocate(0, size); vfs.IsNoSpaceError(err) {
 		return err
 	}
-	zeros := make([]byte, min(fillBytes, size))
+	zeros := make([]byte, min(zeroBytes, size))
 	for done := int64(0); done < size; {
 		clear(zeros) // a File may change what it is given
 		n, err := f.Write(zeros[:min(int64(len(zeros)), size-done)])
 		if err != nil {
 			return err
 		}
-		done += int64(n)
+		if done += int64(n); done%fillBytes != 0 && done < size {
+			continue
+		}
 		// In pieces, and not all of the time: tens of megabytes handed to the disk at once would stand in the way of the
 		// commit loop's syncs, for a second or more.
 		began := time.Now()

@@ -35,35 +35,40 @@ func (m *measurement) load() error {
 	}
 	closed := []string{"--closed", "--connections", "256", "--users", "10000", "--devices-per-user", "10",
 		"--warmup", "1s", "--duration", fmt.Sprintf("%ds", seconds)}
+	few := slices.Clone(closed)
+	few[slices.Index(few, "256")] = "64"
+	batch := []string{"--closed", "--batch", "1000", "--connections", "16", "--users", "100000", "--devices-per-user", "10", "--ttl", "10m",
+		"--no-verify", "--warmup", "4s", "--duration", fmt.Sprintf("%ds", 2*seconds)}
 	var peak float64
-	if m.wanted("http-closed") {
-		var runs []raw.Run
-		for range rounds {
-			for _, by := range []string{"bare-fasthttp", "net-http", "rollcall"} {
-				r, err := m.loadRun(by, closed)
-				if err != nil {
-					return err
-				}
-				runs = append(runs, r)
-			}
+	for _, c := range []struct {
+		name    string
+		args    []string
+		servers []string
+	}{
+		{"http-closed", closed, []string{"bare-fasthttp", "net-http", "rollcall"}},
+		{"http-64", few, []string{"bare-fasthttp", "rollcall"}},
+		{"http-batch", batch, []string{"bare-fasthttp", "rollcall"}},
+	} {
+		if !m.wanted(c.name) {
+			continue
 		}
-		if err := m.writeRuns("http-closed", runs); err != nil {
+		runs, err := m.loadRuns(rounds, c.servers, c.args)
+		if err != nil {
 			return err
 		}
-		peak = medianRate(runs, "bare-fasthttp")
+		if err := m.writeRuns(c.name, runs); err != nil {
+			return err
+		}
+		if c.name == "http-closed" {
+			peak = medianRate(runs, "bare-fasthttp")
+		}
 	}
 	if peak > 0 && m.wanted("http-open") {
 		open := []string{"--rate", fmt.Sprintf("%.0f", peak/2), "--connections", "256", "--users", "10000", "--devices-per-user", "10",
 			"--warmup", "2s", "--duration", fmt.Sprintf("%ds", 2*seconds)}
-		var runs []raw.Run
-		for range rounds {
-			for _, by := range []string{"bare-fasthttp", "rollcall"} {
-				r, err := m.loadRun(by, open)
-				if err != nil {
-					return err
-				}
-				runs = append(runs, r)
-			}
+		runs, err := m.loadRuns(rounds, []string{"bare-fasthttp", "rollcall"}, open)
+		if err != nil {
+			return err
 		}
 		if err := m.writeRuns("http-open", runs); err != nil {
 			return err
@@ -85,6 +90,20 @@ func (m *measurement) load() error {
 		}
 	}
 	return nil
+}
+
+// loadRuns drives the servers in turn, some rounds.
+func (m *measurement) loadRuns(rounds int, servers, args []string) (runs []raw.Run, err error) {
+	for range rounds {
+		for _, by := range servers {
+			r, err := m.loadRun(by, args)
+			if err != nil {
+				return nil, err
+			}
+			runs = append(runs, r)
+		}
+	}
+	return runs, nil
 }
 
 func medianRate(runs []raw.Run, by string) float64 {
@@ -113,7 +132,10 @@ func (m *measurement) loadRun(by string, args []string) (r raw.Run, err error) {
 
 	r.Server = raw.Server{By: by, Command: s.shown, StartMiB: s.resident()}
 	if by != "rollcall" {
-		args = append(slices.Clone(args), "--no-oracle", "--no-verify")
+		args = append(slices.Clone(args), "--no-oracle")
+		if !slices.Contains(args, "--no-verify") {
+			args = append(args, "--no-verify")
+		}
 	}
 	report := filepath.Join(dir, "report.json")
 	cmd := exec.Command(m.rollcall, slices.Concat([]string{"load", "--target", "http://" + address, "--quiet", "--json", report}, args)...)

@@ -97,6 +97,7 @@ func (m *measurement) micro() error {
 		{"recovery", "^BenchmarkRecovery$", ".", 3, "1x", true},
 		{"replay", "^BenchmarkReplay$", ".", 3, "1x", true},
 		{"checkpoint", "^BenchmarkHeartbeatInCheckpoint$", ".", 3, "20000x", true},
+		{"idleconn", "^BenchmarkIdleConn$", ".", 1, "1x", false},
 	} {
 		if !m.wanted(s.file) {
 			continue

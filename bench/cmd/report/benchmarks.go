@@ -3,6 +3,7 @@ package main
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -36,7 +37,13 @@ var sections = []struct{ file, title, text string }{
 	{"frame", "Frame", "The text of one event. The ceiling copies it."},
 	{"fanout", "Fan-out", "One event for each of 4,000 streams over loopback TCP, to clients on the same processors; a round ends when all have read. The plain loop writes each frame by itself; the broadcaster joins what is waiting for a stream into one write."},
 	{"streams", "Streams", "Thousands of streams, their clients in another process. *ratio* sets rollcall against a plain loop of `write(2)` over the very same sockets, with as many threads as workers, in rounds that take turns; connects against bare fasthttp without keep-alive, from the same generator; the crowd's *ratio* is to the loop on one thread, and *others-x* is how many times longer the others of its worker waited at p99 than without it."},
+	{"recovery", "Recovery", "A start from a checkpoint, the files in the system's cache or not. Beside it: reading the same bytes and inserting as many devices into a table, and the reading alone."},
+	{"replay", "Replay of the log", "The records of a log, four for each device, into the table. Beside it: the log's reader alone, which checks every sum, and reading the bytes."},
+	{"checkpoint", "Heartbeats in a checkpoint", "Durable heartbeats while a checkpoint of every device is taken, and without one."},
+	{"idleconn", "Idle daemons", "Resident memory of the server for each keep-alive connection that waits for its next request."},
 	{"http-closed", "Over HTTP, closed loop", "The peak: 256 connections, each sending when it was answered. The generator runs on the same processors. rollcall's heartbeats are durable before they are answered, and checked by the generator's oracle; the others answer 204 to everything."},
+	{"http-64", "Over HTTP, closed loop of 64", "The same with 64 connections: fewer heartbeats share each sync."},
+	{"http-batch", "Batches", "A thousand heartbeats in each request, of a million devices at random. The bare server reads the same bodies and answers 204."},
 	{"http-open", "Over HTTP, open loop", "A fixed schedule at half of the bare server's peak; latency counts from when a heartbeat was due."},
 }
 
@@ -88,6 +95,10 @@ func (p *page) claims() {
 	}
 	row("durable heartbeats over HTTP, peak", "Load/run=http-closed/by=rollcall", "ops/s", "Load/run=http-closed/by=bare-fasthttp")
 	row("the same", "Load/run=http-closed/by=rollcall", "ops/s", "Load/run=http-closed/by=net-http")
+	row("the same, 64 connections", "Load/run=http-64/by=rollcall", "ops/s", "Load/run=http-64/by=bare-fasthttp")
+	row("durable heartbeats in batches of 1,000", "Load/run=http-batch/by=rollcall", "ops/s", "Load/run=http-batch/by=bare-fasthttp")
+	row("recovery of 1M devices", "Recovery/devices=1M/cache=warm/by=rollcall", "ops/s", "Recovery/devices=1M/cache=warm/by=read-and-insert")
+	row("replay of the log", "Replay/devices=1M/by=rollcall", "ops/s", "Replay/devices=1M/by=reader")
 	row("durable heartbeats in the process, 1M devices", "Heartbeat/devices=1M/sync=always/appenders=1000/by=rollcall", "ops/s", "Heartbeat/devices=1M/sync=always/appenders=1000/by=log-alone")
 	for _, n := range []string{"64", "1000", "10000"} {
 		row("log, "+n+" appenders", "Log/appenders="+n+"/by=rollcall/bytes=96", "ops/s", "Log/appenders="+n+"/by=ceiling/bytes=96")
@@ -195,13 +206,39 @@ func (p *page) section(file, title, text string) error {
 			}
 		}
 	}
-	if file == "http-open" || file == "http-closed" {
+	p.alone(file)
+	if strings.HasPrefix(file, "http-") {
 		p.verdicts(file)
 	}
 	if file == "http-open" {
 		return p.curves(file)
 	}
 	return nil
+}
+
+// alone is a table of what stands beside nothing, or carries its own comparison.
+func (p *page) alone(file string) {
+	began := false
+	for _, s := range p.m.series {
+		if s.file != file || s.by != "" {
+			continue
+		}
+		if !began {
+			began = true
+			p.f("| | |\n| --- | --- |\n")
+		}
+		_, name, _ := strings.Cut(s.rest, "/")
+		var all []string
+		for _, unit := range slices.Sorted(maps.Keys(s.metrics)) {
+			if unit != "ns/op" && unit != "B/op" && unit != "allocs/op" {
+				all = append(all, number(median(s.metrics[unit]))+" "+unit)
+			}
+		}
+		p.f("| %s | %s |\n", strings.ReplaceAll(name, "/", ", "), strings.Join(all, ", "))
+	}
+	if began {
+		p.f("\n")
+	}
 }
 
 // group is a table and a picture of what did the same work.

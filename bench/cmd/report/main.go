@@ -61,7 +61,7 @@ type series struct {
 }
 
 var files = []string{"table", "wheel", "log", "sync", "heartbeat", "decode", "decode-server", "frame", "fanout", "stream", "streams",
-	"http-closed", "http-open", "lateness", "capacity"}
+	"recovery", "replay", "checkpoint", "idleconn", "http-closed", "http-64", "http-open", "http-batch", "lateness", "capacity"}
 
 func read(dir string) (*measured, error) {
 	m := &measured{heads: map[string]raw.Head{}, runs: map[string][]raw.Run{}}
@@ -206,6 +206,10 @@ var ceilings = map[string]string{
 	"write":         "plain write(2) loop (ceiling)",
 	"log-alone":     "the log alone (ceiling)",
 	"bare-fasthttp": "bare fasthttp (ceiling)",
+
+	"read":            "reading the bytes (ceiling)",
+	"reader":          "reading the records (ceiling)",
+	"read-and-insert": "reading and inserting (ceiling)",
 }
 
 func title(by string) string {
