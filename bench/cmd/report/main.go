@@ -60,7 +60,7 @@ type series struct {
 	metrics map[string][]float64
 }
 
-var files = []string{"table", "wheel", "log", "sync", "heartbeat", "decode", "decode-server", "frame", "fanout", "stream", "streams",
+var files = []string{"table", "wheel", "log", "sync", "heartbeat", "decode", "decode-server", "frame", "fanout", "stream", "streams", "stream-cost",
 	"recovery", "replay", "checkpoint", "idleconn", "http-closed", "http-64", "http-open", "http-batch", "lateness", "capacity"}
 
 func read(dir string) (*measured, error) {
