@@ -7,8 +7,6 @@ import (
 	"iter"
 	"log/slog"
 	"math/rand/v2"
-	"os"
-	"strconv"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -17,6 +15,7 @@ import (
 	"github.com/google/uuid"
 
 	"rollcall/engine/broadcast"
+	"rollcall/internal/testseed"
 )
 
 // memLog is a Log in memory. Unless it is held, it commits each record as soon as it can, from its own goroutine.
@@ -345,14 +344,5 @@ func follow(t *testing.T, e *Engine, user uuid.UUID) *testConn {
 
 // testRand returns a generator whose seed is ROLLCALL_SEED, or a new one, which is logged.
 func testRand(t *testing.T) *rand.Rand {
-	seed := rand.Uint64()
-	if s := os.Getenv("ROLLCALL_SEED"); s != "" {
-		n, err := strconv.ParseUint(s, 10, 64)
-		if err != nil {
-			t.Fatal(err)
-		}
-		seed = n
-	}
-	t.Logf("ROLLCALL_SEED=%d", seed)
-	return rand.New(rand.NewPCG(seed, 0))
+	return rand.New(rand.NewPCG(testseed.Of(t), 0))
 }

@@ -9,11 +9,13 @@ import (
 	"net/http"
 	"testing"
 	"time"
+
+	"rollcall/internal/testseed"
 )
 
 // TestBatchTemplateMakesLines reads a batch with net/http.
 func TestBatchTemplateMakesLines(t *testing.T) {
-	rng := rand.New(rand.NewPCG(testSeed(t), 1))
+	rng := rand.New(rand.NewPCG(testseed.Of(t), 1))
 	tpl := newBatchTemplate("example:80", batchPath, "secret", 12*time.Second)
 	user, devices := newUUID(rng), []uuid{newUUID(rng), newUUID(rng), newUUID(rng)}
 	text := tpl.begin([]byte("before"), len(devices))

@@ -6,6 +6,8 @@ import (
 	"slices"
 	"testing"
 	"time"
+
+	"rollcall/internal/testseed"
 )
 
 const second = int64(time.Second)
@@ -90,7 +92,7 @@ func TestWorkersInterleave(t *testing.T) {
 // TestPoissonPacing checks the two things that make a Poisson process: gaps with the mean and the spread of exponential
 // ones, and counts per second whose variance is their mean.
 func TestPoissonPacing(t *testing.T) {
-	seed := testSeed(t)
+	seed := testseed.Of(t)
 	const rate, length = 200.0, 500
 	dues := all(newPacer([]segment{{0, length * second, rate}}, 0, rand.New(rand.NewPCG(seed, 1))))
 	counts := make([]float64, length)
@@ -123,7 +125,7 @@ func moments(x []float64) (mean, variance float64) {
 
 // TestAliasDrawsByWeight compares frequencies with weights, Zipf's.
 func TestAliasDrawsByWeight(t *testing.T) {
-	rng := rand.New(rand.NewPCG(testSeed(t), 1))
+	rng := rand.New(rand.NewPCG(testseed.Of(t), 1))
 	weights := zipfWeights(50, 1.1)
 	a := newAlias(weights)
 	const draws = 500_000
@@ -195,7 +197,7 @@ func TestPlans(t *testing.T) {
 
 // TestFifo compares the ring with a slice.
 func TestFifo(t *testing.T) {
-	rng := rand.New(rand.NewPCG(testSeed(t), 1))
+	rng := rand.New(rand.NewPCG(testseed.Of(t), 1))
 	var f fifo[int]
 	var model []int
 	for i := range 10_000 {

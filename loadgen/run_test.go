@@ -8,25 +8,13 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"strconv"
 	"strings"
 	"sync"
 	"testing"
 	"time"
-)
 
-// testSeed is the seed of random tests; ROLLCALL_SEED repeats one.
-func testSeed(t testing.TB) uint64 {
-	seed := uint64(time.Now().UnixNano())
-	if text := os.Getenv("ROLLCALL_SEED"); text != "" {
-		var err error
-		if seed, err = strconv.ParseUint(text, 10, 64); err != nil {
-			t.Fatal(err)
-		}
-	}
-	t.Logf("ROLLCALL_SEED=%d", seed)
-	return seed
-}
+	"rollcall/internal/testseed"
+)
 
 // TestMain lets many tests run at a time: they wait for schedules, not for the processor.
 func TestMain(m *testing.M) {
@@ -45,7 +33,7 @@ func smallRun(t testing.TB, s *fakeServer) Options {
 		StreamToken: func(user string, _ time.Duration) (string, error) { return "token-" + user, nil },
 		Users:       4, DevicesPerUser: 3, StreamsPerUser: 2, Rate: 60, TTL: 5 * time.Second, Connections: 4,
 		Warmup: 200 * time.Millisecond, Duration: 800 * time.Millisecond, Patience: 10 * time.Second, MaxLag: time.Minute,
-		Seed: testSeed(t),
+		Seed: testseed.Of(t),
 	}
 }
 

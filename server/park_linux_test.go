@@ -23,6 +23,7 @@ import (
 	"go.uber.org/goleak"
 
 	"rollcall/engine"
+	"rollcall/internal/testseed"
 )
 
 // echoSeq makes the answer to a heartbeat tell its seq, so that one mistaken for another shows.
@@ -170,14 +171,7 @@ func TestParkedIsServedOn(t *testing.T) {
 
 // TestParkAtAnyMoment: requests arrive just before, while and after their connections are parked, in every shape.
 func TestParkAtAnyMoment(t *testing.T) {
-	seed := rand.Uint64()
-	if given := os.Getenv("ROLLCALL_SEED"); given != "" {
-		var err error
-		if seed, err = strconv.ParseUint(given, 10, 64); err != nil {
-			t.Fatal(err)
-		}
-	}
-	t.Logf("ROLLCALL_SEED=%d", seed)
+	seed := testseed.Of(t)
 	const after = 2 * time.Millisecond
 	r := start(t, func(o *Options, f *fakePresence) {
 		parksAt(after)(o, f)

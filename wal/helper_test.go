@@ -5,15 +5,15 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
-	"os"
 	"runtime"
-	"strconv"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"rollcall/internal/testseed"
 )
 
 // dir is the log's directory in every in-memory test.
@@ -179,15 +179,7 @@ func until(t testing.TB, what string, holds func() bool) {
 
 // seeded returns a random source whose seed is printed and taken back from ROLLCALL_SEED.
 func seeded(t testing.TB) *rand.Rand {
-	seed := uint64(time.Now().UnixNano())
-	if s := os.Getenv("ROLLCALL_SEED"); s != "" {
-		var err error
-		if seed, err = strconv.ParseUint(s, 10, 64); err != nil {
-			t.Fatal(err)
-		}
-	}
-	t.Logf("ROLLCALL_SEED=%d", seed)
-	return rand.New(rand.NewPCG(seed, 0))
+	return rand.New(rand.NewPCG(testseed.Of(t), 0))
 }
 
 // tagged returns a record that names its writer and its number there, with some bytes behind.

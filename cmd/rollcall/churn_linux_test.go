@@ -19,6 +19,8 @@ import (
 	"github.com/alecthomas/kong"
 	"github.com/google/uuid"
 	"go.uber.org/goleak"
+
+	"rollcall/internal/testseed"
 )
 
 // startInside runs the whole server within the test, where the race detector sees it.
@@ -100,14 +102,7 @@ const (
 // told a snapshot and then exactly what follows, in one order for all. One that is owed more than its backlog holds may
 // skip, but never goes back and ends at the truth.
 func TestHistoriesUnderChurn(t *testing.T) {
-	seed := rand.Uint64()
-	if given := os.Getenv("ROLLCALL_SEED"); given != "" {
-		var err error
-		if seed, err = strconv.ParseUint(given, 10, 64); err != nil {
-			t.Fatal(err)
-		}
-	}
-	t.Logf("ROLLCALL_SEED=%d", seed)
+	seed := testseed.Of(t)
 	before, files := goleak.IgnoreCurrent(), openDescriptors(t)
 	c := &churn{t: t, quiet: make(chan struct{})}
 	server := startInside(t, "--sync=never", "--stream-backlog="+strconv.Itoa(churnBacklog), "--max-streams-per-user=100")

@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+
+	"rollcall/internal/testseed"
 )
 
 // crashRounds is how often the server is killed. ROLLCALL_CRASH_ROUNDS raises it.
@@ -32,20 +34,6 @@ func crashRounds(t *testing.T) int {
 	return 8
 }
 
-// seed returns the seed of a random test: ROLLCALL_SEED, or a new one, which is logged.
-func seed(t *testing.T) uint64 {
-	s := rand.Uint64()
-	if text := os.Getenv("ROLLCALL_SEED"); text != "" {
-		n, err := strconv.ParseUint(text, 10, 64)
-		if err != nil {
-			t.Fatal(err)
-		}
-		s = n
-	}
-	t.Logf("ROLLCALL_SEED=%d", s)
-	return s
-}
-
 // crashDevice is what one writer knows of its device: the truth lies between acked and sent.
 type crashDevice struct {
 	beat        beat
@@ -61,7 +49,7 @@ func TestCrashInCheckpoint(t *testing.T) { crash(t, "--checkpoint-bytes=1") }
 
 func crash(t *testing.T, flags ...string) {
 	const writers, devicesPerWriter = 8, 5
-	rng := rand.New(rand.NewPCG(seed(t), 0))
+	rng := rand.New(rand.NewPCG(testseed.Of(t), 0))
 	r := startServer(t, flags...)
 	user := uuid.NewString()
 	devices := make([][]*crashDevice, writers)

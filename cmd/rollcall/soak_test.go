@@ -19,6 +19,8 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+
+	"rollcall/internal/testseed"
 )
 
 // TestSoak runs the server for ROLLCALL_SOAK (10m, say) under soakChurn: new users all the time, each heard a few times and forgotten
@@ -31,7 +33,7 @@ func TestSoak(t *testing.T) {
 	}
 	r := startServer(t, "--segment-bytes=8388608", "--checkpoint-interval=3s", "--checkpoint-bytes=4194304", "--forget-after=5s")
 	c := &soakChurn{rig: r, stop: make(chan struct{})}
-	s := seed(t)
+	s := testseed.Of(t)
 	var workers sync.WaitGroup
 	for i := range 8 {
 		workers.Go(func() { c.beats(rand.New(rand.NewPCG(s, uint64(i)))) })

@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"math/rand/v2"
-	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -20,20 +18,6 @@ import (
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
-
-// seedOf is the test's seed: printed, and taken back from ROLLCALL_SEED.
-func seedOf(t testing.TB) uint64 {
-	t.Helper()
-	seed := rand.Uint64()
-	if given := os.Getenv("ROLLCALL_SEED"); given != "" {
-		var err error
-		if seed, err = strconv.ParseUint(given, 10, 64); err != nil {
-			t.Fatal(err)
-		}
-	}
-	t.Logf("ROLLCALL_SEED=%d", seed)
-	return seed
-}
 
 func userOf(n int) (id uuid.UUID) {
 	binary.BigEndian.PutUint64(id[8:], uint64(n)+1)

@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+
+	"rollcall/internal/testseed"
 )
 
 func TestParcelForms(t *testing.T) {
@@ -50,7 +52,7 @@ func TestFanSpan(t *testing.T) {
 }
 
 func TestBacklogKeepsBytes(t *testing.T) {
-	rng := rand.New(rand.NewPCG(seedOf(t), 0))
+	rng := rand.New(rand.NewPCG(testseed.Of(t), 0))
 	b := &backlog{}
 	var in, out []byte
 	for i := range 1000 {
@@ -74,7 +76,7 @@ func TestBacklogKeepsBytes(t *testing.T) {
 
 // TestRingAgainstAMap: each item comes up at its tick, whatever the steps of time and the portions in which it is asked.
 func TestRingAgainstAMap(t *testing.T) {
-	rng := rand.New(rand.NewPCG(seedOf(t), 0))
+	rng := rand.New(rand.NewPCG(testseed.Of(t), 0))
 	var r ring
 	now := uint32(1)
 	r.start(now)

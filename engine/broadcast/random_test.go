@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+
+	"rollcall/internal/testseed"
 )
 
 // story is one random run: changes, batches, subscriptions, connections that block, go and come back.
@@ -35,7 +37,7 @@ type storyStream struct {
 // TestStreamsFollowTheTable: whatever happens, no stream is told a step back or a double, one that never blocked while
 // no queue was full is told every event, and once all has been said every stream's last word on each device is the truth.
 func TestStreamsFollowTheTable(t *testing.T) {
-	seed := seedOf(t)
+	seed := testseed.Of(t)
 	runs := 60
 	if testing.Short() {
 		runs = 10

@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	"github.com/google/uuid"
+
+	"rollcall/internal/testseed"
 )
 
 // together runs n goroutines and waits for them.
@@ -37,7 +39,7 @@ func TestLookupsWhileTheIndexGrows(t *testing.T) {
 			}
 			tab := New(Options{Shards: 2, Hash: hashes[name]})
 			defer tab.Close()
-			s, inserted := seed(t), atomic.Int64{}
+			s, inserted := testseed.Of(t), atomic.Int64{}
 			together(3, func(g int) {
 				if g == 0 {
 					for n := range devices {
@@ -177,7 +179,7 @@ func TestRemovalAndReuse(t *testing.T) {
 			var lsn atomic.Uint64
 			var held [devices]int // guarded by the device's claim
 			var done atomic.Bool
-			s := seed(t)
+			s := testseed.Of(t)
 			var readers sync.WaitGroup
 			readers.Go(func() { readAll(t, tab, s, users, devices, &done) })
 			readers.Go(func() { readUsers(t, tab, users, devices, &done) })

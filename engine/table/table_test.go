@@ -4,29 +4,16 @@ import (
 	"encoding/binary"
 	"errors"
 	"math/rand/v2"
-	"os"
 	"runtime"
 	"slices"
-	"strconv"
 	"testing"
 
 	"github.com/google/uuid"
+
+	"rollcall/internal/testseed"
 )
 
-// seed returns the seed of a random test, printed when the test fails and taken back from ROLLCALL_SEED.
-func seed(t testing.TB) uint64 {
-	s := rand.Uint64()
-	if v := os.Getenv("ROLLCALL_SEED"); v != "" {
-		var err error
-		if s, err = strconv.ParseUint(v, 10, 64); err != nil {
-			t.Fatalf("ROLLCALL_SEED: %v", err)
-		}
-	}
-	t.Logf("ROLLCALL_SEED=%d", s)
-	return s
-}
-
-func random(t testing.TB) *rand.Rand { return rand.New(rand.NewPCG(seed(t), 0)) }
+func random(t testing.TB) *rand.Rand { return rand.New(rand.NewPCG(testseed.Of(t), 0)) }
 
 // id makes an id that is unique for (kind, n).
 func id(kind byte, n int) (u uuid.UUID) {

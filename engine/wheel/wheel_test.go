@@ -3,26 +3,13 @@ package wheel
 import (
 	"encoding/binary"
 	"math/rand/v2"
-	"os"
 	"slices"
-	"strconv"
 	"testing"
+
+	"rollcall/internal/testseed"
 )
 
-// seed returns the seed of a random test, printed when the test fails and taken back from ROLLCALL_SEED.
-func seed(t testing.TB) uint64 {
-	s := rand.Uint64()
-	if v := os.Getenv("ROLLCALL_SEED"); v != "" {
-		var err error
-		if s, err = strconv.ParseUint(v, 10, 64); err != nil {
-			t.Fatalf("ROLLCALL_SEED: %v", err)
-		}
-	}
-	t.Logf("ROLLCALL_SEED=%d", s)
-	return s
-}
-
-func random(t testing.TB) *rand.Rand { return rand.New(rand.NewPCG(seed(t), 0)) }
+func random(t testing.TB) *rand.Rand { return rand.New(rand.NewPCG(testseed.Of(t), 0)) }
 
 // filed is an item of the model.
 type filed struct {

@@ -1,0 +1,23 @@
+// Package testseed seeds random tests, so that a failure can be repeated.
+package testseed
+
+import (
+	"math/rand/v2"
+	"os"
+	"strconv"
+	"testing"
+)
+
+// Of is the seed of a random test: ROLLCALL_SEED, or a new one. It is logged, in the form in which it is given again.
+func Of(t testing.TB) uint64 {
+	t.Helper()
+	seed := rand.Uint64()
+	if given := os.Getenv("ROLLCALL_SEED"); given != "" {
+		var err error
+		if seed, err = strconv.ParseUint(given, 10, 64); err != nil {
+			t.Fatalf("ROLLCALL_SEED: %v", err)
+		}
+	}
+	t.Logf("ROLLCALL_SEED=%d", seed)
+	return seed
+}
