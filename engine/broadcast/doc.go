@@ -76,9 +76,9 @@
 //
 // A lap visits some streams of a user and goes on after other users had theirs: those first that have just been woken,
 // so that nobody's event waits for a crowd's lap, but crowds keep a quarter of the visits. Frames that come meanwhile
-// wait in the fan; a stream that the lap has not reached yet gets them in the same write, the others in
-// the next lap. At the end of a lap all frames that were there at its beginning can go: each stream has taken them
-// or lags. Under load batches thus grow by themselves, and writes, which are nearly all of the cost, get fewer.
+// wait in the fan; a stream that the lap has not reached yet gets them in the same write, the others in the next lap.
+// At the end of a lap all frames that were there at its beginning can go: each stream has taken them or lags. Under
+// load batches thus grow by themselves, and writes, which are nearly all of the cost, get fewer.
 //
 // # Ends
 //

@@ -89,8 +89,8 @@
 // # What was tried
 //
 // Runs of 64 slots to every shard placed the entries of a small table 6 KiB apart, where they contend for a few sets of
-// the caches; a shard takes as many slots as it has instead, up to 64. maphash took half as
-// long again as the multiply-and-fold hash, and its key cannot be kept, which recovery wants.
+// the caches; a shard takes as many slots as it has instead, up to 64. maphash took half as long again as the
+// multiply-and-fold hash, and its key cannot be kept, which recovery wants.
 //
 // A look-up that passed ids as arrays, through a func value, took 460 ns in groups of 32 among a million devices where this
 // one takes 260: the compiler keeps neither arrays nor what goes through a func value in registers, and a second probe for
