@@ -318,6 +318,7 @@ func TestRestartIsSurvived(t *testing.T) {
 	go server.Serve(ln)
 	o := smallRun(t, s)
 	o.Target, o.Scenario = "http://"+addr, "restart"
+	o.Duration = 4 * time.Second // the outage is in its middle: on a busy machine, too, with streams up before and cut within it
 	o.Restart = func() error {
 		server.Close()
 		<-time.After(300 * time.Millisecond) // the outage
