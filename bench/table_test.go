@@ -13,6 +13,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/puzpuzpuz/xsync/v4"
 
+	"rollcall/engine"
 	"rollcall/engine/table"
 )
 
@@ -27,8 +28,14 @@ type devices interface {
 	close()
 }
 
+// grouper takes heartbeats in groups, as the batch route hands them to the table.
+type grouper interface {
+	heartbeats(ns []uint64, seq uint64) bool
+}
+
 // BenchmarkTable is one heartbeat of a device picked at random. The goroutines' devices differ, so that nobody waits for
-// another. by=ceiling is a random read-modify-write in an array of entries of the same size, mapped in the same way.
+// another. by=rollcall-group is the same in the groups of the batch route. by=ceiling is a random read-modify-write in an array of
+// entries of the same size, mapped in the same way.
 func BenchmarkTable(b *testing.B) {
 	eachSize(b, func(b *testing.B, size int) {
 		for _, s := range []struct {
@@ -36,6 +43,7 @@ func BenchmarkTable(b *testing.B) {
 			make func(size int) devices
 		}{
 			{"rollcall", newRollcallTable},
+			{"rollcall-group", newRollcallGroups},
 			{"sync.Map", func(int) devices { return &syncMap{} }},
 			{"xsync.Map", func(int) devices { return xsyncMap{xsync.NewMap[pair, *boxed]()} }},
 			{"sharded-map", newShardedMap},
@@ -66,12 +74,9 @@ func benchTable(b *testing.B, size int, make func(int) devices) {
 			for proc := range procs {
 				wg.Go(func() {
 					rng := rand.New(rand.NewPCG(uint64(proc), base))
-					for op := range uint64(share(b.N, procs, proc)) {
-						n := rng.Uint64N(uint64(size/procs))*uint64(procs) + uint64(proc)
-						if !t.heartbeat(n, base+1+op) {
-							b.Error("a heartbeat was refused")
-							return
-						}
+					pick := func() uint64 { return rng.Uint64N(uint64(size/procs))*uint64(procs) + uint64(proc) }
+					if !heartbeats(t, pick, share(b.N, procs, proc), base+1) {
+						b.Error("a heartbeat was refused")
 					}
 				})
 			}
@@ -88,6 +93,33 @@ func benchTable(b *testing.B, size int, make func(int) devices) {
 		}
 	}
 	t.close()
+}
+
+// heartbeats makes so many of them, with seqs that begin at one.
+func heartbeats(t devices, pick func() uint64, count int, seq uint64) bool {
+	g, ok := t.(grouper)
+	if !ok {
+		for ; count > 0; count-- {
+			if !t.heartbeat(pick(), seq) {
+				return false
+			}
+			seq++
+		}
+		return true
+	}
+	var ns [engine.GroupSize]uint64
+	for count > 0 {
+		group := ns[:min(count, len(ns))]
+		for i := range group {
+			group[i] = pick()
+		}
+		if !g.heartbeats(group, seq) {
+			return false
+		}
+		count -= len(group)
+		seq += uint64(len(group))
+	}
+	return true
 }
 
 // after is a device's state after a heartbeat.
@@ -112,6 +144,11 @@ func (t rollcallTable) insert(n uint64) {
 func (t rollcallTable) heartbeat(n, seq uint64) bool {
 	u, d := userOf(n), id(n)
 	_, e := t.Find(u, d)
+	return t.apply(u, d, e, seq)
+}
+
+// apply checks the seq twice, as the engine does: before the claim and under it.
+func (t rollcallTable) apply(u, d uuid.UUID, e *table.Entry, seq uint64) bool {
 	if last, ok := e.LastSeq(); ok && seq <= last {
 		return false
 	}
@@ -129,6 +166,25 @@ func (t rollcallTable) heartbeat(n, seq uint64) bool {
 func (t rollcallTable) outside() int64 { return t.Stats().SlabBytes }
 
 func (t rollcallTable) close() { t.Close() }
+
+// rollcallGroups looks up a group at once.
+type rollcallGroups struct{ rollcallTable }
+
+func newRollcallGroups(int) devices { return rollcallGroups{rollcallTable{table.New(table.Options{})}} }
+
+func (t rollcallGroups) heartbeats(ns []uint64, seq uint64) bool {
+	var finds [engine.GroupSize]table.Lookup
+	for i, n := range ns {
+		finds[i].User, finds[i].Device = userOf(n), id(n)
+	}
+	t.FindAll(finds[:len(ns)])
+	ok := true
+	for i := range ns {
+		f := &finds[i]
+		ok = t.apply(f.User, f.Device, f.Entry, seq+uint64(i)) && ok
+	}
+	return ok
+}
 
 // pair is the key of the maps.
 type pair struct{ user, device uuid.UUID }

@@ -21,8 +21,7 @@ const maxBatchErrors = 100
 type batch struct {
 	unpacker unpacker
 	lines    lines
-	fields   fields
-	shape    shape
+	reader   reader
 
 	// The group that is not applied yet: what became of its lines, in order, and the heartbeats of those that are valid.
 	judged  []judged
@@ -51,11 +50,12 @@ var batches = sync.Pool{New: func() any {
 	}
 }}
 
-// release puts b back without what it kept of the request.
+// release puts b back with nothing of the request but the shape of its texts.
 func (b *batch) release() {
 	b.unpacker.close()
 	*b = batch{
 		lines:  lines{window: b.lines.window},
+		reader: b.reader,
 		judged: b.judged[:0], beats: b.beats[:0],
 		errors: b.errors[:0], answer: b.answer[:0],
 	}
@@ -174,24 +174,12 @@ func (s *Server) judge(ctx *fasthttp.RequestCtx, b *batch, text []byte, c cut) r
 	n := len(b.beats)
 	b.beats = b.beats[:n+1]
 	hb := &b.beats[n]
-	refusal := b.readLine(text, hb)
+	refusal := b.reader.read(text, hb)
 	if refusal == none && s.overRate(ctx, hb) {
 		refusal = rateLimited
 	}
 	if refusal != none {
 		b.beats = b.beats[:n]
-	}
-	return refusal
-}
-
-// readLine fills hb from a line and judges it.
-func (b *batch) readLine(text []byte, hb *engine.Heartbeat) reply {
-	if b.shape.read(text, hb) {
-		return none
-	}
-	refusal := b.fields.read(text, hb)
-	if refusal == none {
-		b.shape.learn(text, &b.fields, hb)
 	}
 	return refusal
 }

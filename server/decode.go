@@ -70,6 +70,7 @@ func (f *fields) member(p *parser, key []byte) (ok bool) {
 		f.status, ok = p.string()
 	case "source":
 		f.source, ok = p.string()
+		varies = valueSource
 	case "sent_at_ms":
 		f.sentAtMS, ok = p.integer()
 		varies = valueSentAtMS

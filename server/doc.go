@@ -17,7 +17,8 @@
 // # What is kept
 //
 //   - S1 Nothing of a request outlives its handler. A heartbeat's source points into the request's buffer, which is used
-//     again; the engine copies what it keeps before it returns.
+//     again; the engine copies what it keeps before it returns. The copy of a text that a shape keeps is compared with
+//     later texts, and goes nowhere.
 //   - S2 The order of checks is the wire contract's: route, token, size, syntax, fields, seq, rate, durability. So the
 //     handler reads the body, not fasthttp (StreamRequestBody): fasthttp would refuse an oversize one before the route
 //     is known. A connection whose request was answered without its body is closed, in a way that lets the client read

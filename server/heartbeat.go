@@ -20,8 +20,8 @@ const (
 
 // request is what one heartbeat needs; pooled, so that the handler does not allocate (S5).
 type request struct {
-	body   []byte // read by readBody, changed by fields.decode; hb.Source points into it (S1)
-	fields fields
+	body   []byte // read by readBody, changed by reader; hb.Source points into it (S1)
+	reader reader
 	hb     engine.Heartbeat
 }
 
@@ -101,7 +101,7 @@ func (s *Server) overRate(ctx *fasthttp.RequestCtx, hb *engine.Heartbeat) bool {
 }
 
 // read fills r.hb from the body and judges it.
-func (r *request) read() reply { return r.fields.read(r.body, &r.hb) }
+func (r *request) read() reply { return r.reader.read(r.body, &r.hb) }
 
 // read fills hb from the text of one heartbeat and judges it; the checks stand in the order of the wire contract (S2). text
 // is changed, and hb.Source points into it (S1).

@@ -3,6 +3,7 @@ package server
 import (
 	"bytes"
 	"slices"
+	"unicode/utf8"
 
 	"github.com/google/uuid"
 
@@ -12,22 +13,47 @@ import (
 // maxShapeBytes is the longest line that a shape is learned from.
 const maxShapeBytes = 1024
 
-// shape is how the last accepted line of a batch was written: everything but the values that differ from one heartbeat of a
-// gateway to the next. A line of the same shape is read by comparing what is between those values: BenchmarkBatch takes 250 ns
-// for a heartbeat, of which half is the rest of the handler, and 500 ns with the decoder. It takes no line that the decoder
-// would not take, and none with another result: what it compares is the text that the decoder accepted, at a place where it
-// stood, and what it reads itself it reads more strictly. Any other line is the decoder's. The zero value takes none.
+// reader reads the texts of heartbeats, one after the other, and judges them. Single owner.
+type reader struct {
+	fields fields
+	shape  shape
+	missed uint8 // texts that the shape did not take
+}
+
+// learnEvery is how many texts of other shapes there must be before one of them is learned: where shapes alternate, as when
+// daemons of two versions share a pool's reader, most texts still have the learned one, and few are copied in vain.
+const learnEvery = 8
+
+// read fills hb from the text of one heartbeat and judges it. text is changed, and hb.Source points into it (S1).
+func (r *reader) read(text []byte, hb *engine.Heartbeat) reply {
+	if r.shape.read(text, hb) {
+		return none
+	}
+	refusal := r.fields.read(text, hb)
+	if refusal == none {
+		if r.missed%learnEvery == 0 {
+			r.shape.learn(text, &r.fields, hb)
+		}
+		r.missed++
+	}
+	return refusal
+}
+
+// shape is how an accepted text was written: everything but the values that differ from one heartbeat to the next. A text of the
+// same shape is read by comparing what is between those values: BenchmarkBatch takes 250 ns for a heartbeat, of which half is
+// the rest of the handler, and 500 ns with the decoder. It takes no text that the decoder would not take, and none with another
+// result: what it compares is the text that the decoder accepted, at a place where it stood, and what it reads itself it reads
+// more strictly. Any other text is the decoder's. The zero value takes none.
 //
-//	{"schema_version":1,"user_id":" … ","device_id":" … ","status":"online", … "seq": … ,"ttl_ms": … }
-//	└──────── literal 0 ──────────┘user└── literal 1 ──┘device└─────────────────────┘seq└──────────┘ttl└
+//	{"schema_version":1,"user_id":" … ","device_id":" … ","status":"online","source": … , … "seq": … ,"ttl_ms": … }
+//	└──────── literal 0 ──────────┘user└── literal 1 ──┘device└───────────────────┘source└─────────┘seq└──────────┘ttl└
 //
 // Single owner.
 type shape struct {
-	text   [maxShapeBytes]byte // of the line
-	values [valueCount]value   // in the order of the line; none: nothing is learned
+	text   [maxShapeBytes]byte // of the learned text
+	values [valueCount]value   // in the order of the text; none: nothing is learned
 	tail   span                // of text, behind the last value
 	status engine.Status
-	source span // of text
 }
 
 // span is a part of a text, which is never longer than maxBodyBytes.
@@ -35,7 +61,7 @@ type span struct{ start, end uint16 }
 
 func (s span) of(text []byte) []byte { return text[s.start:s.end] }
 
-// value is a part of the line that may differ, and the literal before it.
+// value is a part that may differ, and the literal before it.
 type value struct {
 	kind   valueKind
 	before span // of text
@@ -47,6 +73,7 @@ const (
 	valueNone valueKind = iota
 	valueUser
 	valueDevice
+	valueSource // with its quotes; those of the ids belong to the literals
 	valueSentAtMS
 	valueSeq
 	valueTTLMS
@@ -54,41 +81,38 @@ const (
 	valueCount = valueTTLMS
 )
 
-// learn takes the shape of a line that f was read from and hb accepted.
-func (s *shape) learn(line []byte, f *fields, hb *engine.Heartbeat) {
-	s.values[0].kind = valueNone
-	if f.escaped || len(line) > maxShapeBytes {
+// learn takes the shape of a text that f was read from and hb accepted, if it can.
+func (s *shape) learn(text []byte, f *fields, hb *engine.Heartbeat) {
+	if f.escaped || len(text) > maxShapeBytes {
 		return // unescaping has changed the text
 	}
-	copy(s.text[:], line)
+	copy(s.text[:], text)
 	spans := f.spans
-	for _, id := range []valueKind{valueUser, valueDevice} { // the quotes belong to the literals
+	for _, id := range []valueKind{valueUser, valueDevice} {
 		spans[id-1].start++
 		spans[id-1].end--
 	}
-	order := [valueCount]valueKind{valueUser, valueDevice, valueSentAtMS, valueSeq, valueTTLMS}
+	order := [valueCount]valueKind{valueUser, valueDevice, valueSource, valueSentAtMS, valueSeq, valueTTLMS}
 	slices.SortFunc(order[:], func(a, b valueKind) int { return int(spans[a-1].start) - int(spans[b-1].start) })
 	at := uint16(0)
 	for i, kind := range order {
 		s.values[i] = value{kind, span{at, spans[kind-1].start}}
 		at = spans[kind-1].end
 	}
-	s.tail = span{at, uint16(len(line))}
+	s.tail = span{at, uint16(len(text))}
 	s.status = hb.Status
-	from := uint16(cap(line) - cap(hb.Source)) // a part of the line that reaches to its end
-	s.source = span{from, from + uint16(len(hb.Source))}
 }
 
-// read fills hb from a line of this shape. False: it is not, or it is not certain; hb means nothing then.
-func (s *shape) read(line []byte, hb *engine.Heartbeat) bool {
+// read fills hb from a text of this shape. False: it is not, or it is not certain; hb means nothing then.
+func (s *shape) read(text []byte, hb *engine.Heartbeat) bool {
 	if s.values[0].kind == valueNone {
 		return false
 	}
-	p := parser{json: line}
+	p := parser{json: text}
 	var ok bool
 	for i := range s.values {
 		v := &s.values[i]
-		if !s.literal(&p, v.before, hb) {
+		if !s.literal(&p, v.before) {
 			return false
 		}
 		switch v.kind {
@@ -96,6 +120,8 @@ func (s *shape) read(line []byte, hb *engine.Heartbeat) bool {
 			hb.User, ok = p.canonicalID()
 		case valueDevice:
 			hb.Device, ok = p.canonicalID()
+		case valueSource:
+			hb.Source, ok = p.plainSource()
 		case valueSentAtMS:
 			hb.SentAtMS, ok = p.plainInteger()
 		case valueSeq:
@@ -109,17 +135,13 @@ func (s *shape) read(line []byte, hb *engine.Heartbeat) bool {
 		}
 	}
 	hb.Status = s.status
-	return s.literal(&p, s.tail, hb) && p.at == len(line)
+	return s.literal(&p, s.tail) && p.at == len(text)
 }
 
-// literal steps over a literal. The source, which is in one of them, is taken from the line.
-func (s *shape) literal(p *parser, l span, hb *engine.Heartbeat) bool {
-	rest := p.json[p.at:]
-	if !bytes.HasPrefix(rest, l.of(s.text[:])) {
+// literal steps over a literal.
+func (s *shape) literal(p *parser, l span) bool {
+	if !bytes.HasPrefix(p.json[p.at:], l.of(s.text[:])) {
 		return false
-	}
-	if l.start <= s.source.start && s.source.end <= l.end {
-		hb.Source = span{s.source.start - l.start, s.source.end - l.start}.of(rest)
 	}
 	p.at += int(l.end - l.start)
 	return true
@@ -133,6 +155,23 @@ func (p *parser) canonicalID() (id uuid.UUID, ok bool) {
 	id, form := parseID(p.json[p.at : p.at+idTextLength])
 	p.at += idTextLength
 	return id, form == idCanonical
+}
+
+// plainSource reads a source of ASCII, without escapes, and returns it trimmed.
+func (p *parser) plainSource() (source []byte, ok bool) {
+	if !p.take('"') {
+		return nil, false
+	}
+	start := p.at
+	for ; p.at < len(p.json); p.at++ {
+		if c := p.json[p.at]; c == '"' {
+			break
+		} else if c < ' ' || c == '\\' || c >= utf8.RuneSelf {
+			return nil, false
+		}
+	}
+	source = trim(p.json[start:p.at])
+	return source, p.take('"') && len(source) > 0 && len(source) <= maxSourceBytes
 }
 
 // plainInteger reads a number without sign, fraction and exponent. What follows is the next literal's business.

@@ -106,6 +106,7 @@ func (p *page) claims() {
 	}
 	row("table, 1M devices", "Table/devices=1M/by=rollcall/procs=1", "ns/op", "Table/devices=1M/by=ceiling/procs=1")
 	row("table, 10M devices", "Table/devices=10M/by=rollcall/procs=1", "ns/op", "Table/devices=10M/by=ceiling/procs=1")
+	row("table, 10M devices, in groups", "Table/devices=10M/by=rollcall-group/procs=1", "ns/op", "Table/devices=10M/by=ceiling/procs=1")
 	row("wheel, 1M devices", "Wheel/devices=1M/by=rollcall/procs=1", "ns/op", "Wheel/devices=1M/by=ceiling/procs=1")
 	row("wheel, 10M devices", "Wheel/devices=10M/by=rollcall/procs=1", "ns/op", "Wheel/devices=10M/by=ceiling/procs=1")
 	row("decode", "Decode/by=rollcall", "ns/op", "Decode/by=goccy-present")
