@@ -127,7 +127,6 @@ func (w *worker) gatherFresh(n int) {
 	}
 	for _, d := range w.picked {
 		if !w.devices[d].busy {
-			w.touched ^= w.users[w.devices[d].user].id[0]
 			w.gather(beat{device: d, due: w.now})
 		}
 	}
@@ -163,7 +162,7 @@ func (l *link) sendBatch() {
 func (l *link) sendLine(b beat) {
 	w := l.w
 	d, number := w.launch(b)
-	l.out = w.batch.line.stamp(l.out, &w.users[d.user].id, &d.id, w.run.sentMS+w.now/1e6, w.run.seqBase+int64(number))
+	l.out = w.batch.line.stamp(l.out, &d.userID, &d.id, w.run.sentMS+w.now/1e6, w.run.seqBase+int64(number))
 	l.flights.push(flight{b, number, w.now})
 }
 
@@ -222,6 +221,9 @@ func allAccepted(body []byte, n int) bool {
 func (l *link) acceptLines(n int) {
 	w := l.w
 	w.outage.end(w.now)
+	for i := range n { // they left the caches since they were sent: met in one go, their misses overlap
+		w.touched ^= w.devices[l.flights.at(i).device].acked
+	}
 	due, run := int64(never), int64(0)
 	for range n {
 		f := l.flights.pop()

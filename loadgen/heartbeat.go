@@ -208,7 +208,7 @@ func (w *worker) await(l *link) {
 func (l *link) send(b beat) {
 	w := l.w
 	d, number := w.launch(b)
-	l.out = w.request.stamp(l.out, &w.users[d.user].id, &d.id, w.run.sentMS+w.now/1e6, w.run.seqBase+int64(number))
+	l.out = w.request.stamp(l.out, &d.userID, &d.id, w.run.sentMS+w.now/1e6, w.run.seqBase+int64(number))
 	l.flights.push(flight{b, number, w.now})
 	w.count(written, 1)
 	l.touch()

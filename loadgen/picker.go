@@ -2,15 +2,16 @@ package loadgen
 
 import (
 	"math"
+	"math/bits"
 	"math/rand/v2"
 )
 
 // picker chooses whose heartbeat is next.
 type picker struct {
 	// Even load: devices in random order, round and round, so that each is heard at its interval; in a closed loop, which has
-	// none, each round in another order.
-	order []uint32
-	at    int
+	// none, each round in another order, or the server would be asked in the order in which it placed them.
+	round round
+	at    uint32
 	users *alias // skewed load: a user by weight, then its devices in turn
 	part  float64
 }
@@ -21,14 +22,12 @@ func (p *picker) share() float64 { return p.part }
 // device chooses; ok is false when it is silent by then.
 func (p *picker) device(w *worker, due int64) (index uint32, ok bool) {
 	if p.users == nil {
-		if w.o.Closed {
-			// One step of Fisher and Yates: or the server would be asked each time in the order in which it placed them.
-			other := p.at + w.rng.IntN(len(p.order)-p.at)
-			p.order[p.at], p.order[other] = p.order[other], p.order[p.at]
-		}
-		index = p.order[p.at]
-		if p.at++; p.at == len(p.order) {
+		index = p.round.at(p.at)
+		if p.at++; p.at == p.round.n {
 			p.at = 0
+			if w.o.Closed {
+				p.round = newRound(p.round.n, w.rng)
+			}
 		}
 	} else {
 		u := &w.users[p.users.draw(w.rng)]
@@ -38,6 +37,39 @@ func (p *picker) device(w *worker, due int64) (index uint32, ok bool) {
 		}
 	}
 	return index, due < w.devices[index].silent
+}
+
+// round is a random order of the numbers below n, computed and not stored: at a million devices an array of them would be a cache
+// miss for each heartbeat. Additions, products with odd numbers and shifted sums permute the numbers of some bits; one that is
+// not below n is mixed again until it is, which permutes those below n (cycle walking; Black and Rogaway, "Ciphers with arbitrary
+// finite domains", 2002).
+type round struct {
+	n, mask uint32
+	shift   int // half of the bits
+	add     [2]uint32
+	mul     [2]uint32 // odd
+}
+
+func newRound(n uint32, rng *rand.Rand) round {
+	width := bits.Len32(n - 1)
+	r := round{n: n, mask: 1<<width - 1, shift: (width + 1) / 2}
+	for i := range r.mul {
+		r.add[i], r.mul[i] = rng.Uint32(), rng.Uint32()|1
+	}
+	return r
+}
+
+// at is the number in place i.
+func (r *round) at(i uint32) uint32 {
+	for {
+		for k := range r.mul {
+			i = (i + r.add[k]) * r.mul[k] & r.mask
+			i ^= i >> r.shift
+		}
+		if i < r.n {
+			return i
+		}
+	}
 }
 
 // alias draws an index with given probabilities in constant time (Vose's alias method).

@@ -73,10 +73,9 @@ func (r *runner) populate() error {
 	for _, w := range weights {
 		sum += w
 	}
-	request := newTemplate(host, heartbeatPath, o.IngestToken, o.TTL)
-	batch := newBatchTemplate(host, batchPath, o.IngestToken, o.TTL)
 	for i := range o.Workers {
-		w := &worker{index: i, o: o, run: r.orders, addr: addr, request: request, batch: batch, host: host, plot: r.scenario,
+		w := &worker{index: i, o: o, run: r.orders, addr: addr, host: host, plot: r.scenario,
+			request: newTemplate(host, heartbeatPath, o.IngestToken, o.TTL), batch: newBatchTemplate(host, batchPath, o.IngestToken, o.TTL),
 			suffix: frameSuffix(o.TTL.Milliseconds()), nextDue: never,
 			rng: rand.New(rand.NewPCG(o.Seed, uint64(i+1))), waiting: map[uint32][]int64{}, retrying: map[uint32]int64{},
 			phases: append([]phase(nil), r.plan...), tallies: make([]tally, len(r.plan)), input: make([]byte, 256<<10)}
@@ -128,7 +127,7 @@ func (w *worker) addUser(rng *rand.Rand, rate float64, streams int) {
 		w.moments, size = w.moments[:0], 1
 	}
 	for i := range u.count {
-		d := device{id: newUUID(rng), user: uint32(len(w.users)), ring: uint32(len(w.moments)), mask: size - 1, silent: never}
+		d := device{id: newUUID(rng), userID: u.id, user: uint32(len(w.users)), ring: uint32(len(w.moments)), mask: size - 1, silent: never}
 		d.id[12], d.id[13], d.id[14], d.id[15] = byte(i>>24), byte(i>>16), byte(i>>8), byte(i)
 		w.devices = append(w.devices, d)
 		for range size {
@@ -150,10 +149,7 @@ func (w *worker) shuffle(weights []float64) {
 		w.pick.users = newAlias(weights)
 		return
 	}
-	w.pick.order = make([]uint32, len(w.devices))
-	for i, d := range w.rng.Perm(len(w.devices)) {
-		w.pick.order[i] = uint32(d)
-	}
+	w.pick.round = newRound(uint32(len(w.devices)), w.rng)
 }
 
 // drive runs the workers to their end.

@@ -47,7 +47,7 @@ type worker struct {
 	dirty    []*link     // have something to write
 	gathered []beat      // scratch: the batch that is being made
 	picked   []uint32    // scratch: devices that it may name
-	touched  byte        // of no meaning: see gatherClosed
+	touched  uint32      // of no meaning: see acceptLines
 	opening  int         // links not connected so far
 	busy     int         // devices with a heartbeat on its way or to be sent again
 
