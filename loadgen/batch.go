@@ -99,7 +99,7 @@ func (w *worker) refillBatches(l *link) {
 }
 
 // gatherClosed fills a batch: first with what is to be sent again, then with devices that are not busy. It chooses all devices
-// before it looks at any, and looks at all before it uses one, since each look is a cache miss or two: so they overlap.
+// before it looks at any, and looks at all before it uses one, since each look is a cache miss: so they overlap.
 func (w *worker) gatherClosed() {
 	w.gathered = w.gathered[:0]
 	for w.queue.len() > 0 && len(w.gathered) < w.o.Batch {
@@ -121,12 +121,13 @@ func (w *worker) gatherClosed() {
 func (w *worker) gatherFresh(n int) {
 	w.picked = w.picked[:0]
 	for range n {
-		if d, ok := w.pick.device(w, w.now); ok {
-			w.picked = append(w.picked, d)
-		}
+		w.picked = append(w.picked, w.pick.device(w))
 	}
 	for _, d := range w.picked {
-		if !w.devices[d].busy {
+		w.touched ^= w.devices[d].acked
+	}
+	for _, d := range w.picked {
+		if w.devices[d].idle(w.now) {
 			w.gather(beat{device: d, due: w.now})
 		}
 	}

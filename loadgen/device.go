@@ -85,6 +85,9 @@ type device struct {
 	silent int64 // from this instant of the run's clock on it sends nothing
 } // 64 bytes, a cache line: devices are met in random order
 
+// idle reports whether a closed loop may use the device.
+func (d *device) idle(now int64) bool { return !d.busy && now < d.silent }
+
 // moment is when a heartbeat was due and when it was first written. The last few of each device are kept, for the latency
 // of frames and the lateness of expiries.
 type moment struct{ due, written int64 }

@@ -188,7 +188,7 @@ func (w *worker) nextClosed() (b beat, ok bool) {
 		}
 	}
 	for range 64 {
-		if d, ok := w.pick.device(w, w.now); ok && !w.devices[d].busy {
+		if d := w.pick.device(w); w.devices[d].idle(w.now) {
 			w.count(offered, 1)
 			return beat{device: d, due: w.now}, true
 		}

@@ -19,8 +19,8 @@ type picker struct {
 // share of the whole load that falls to this worker.
 func (p *picker) share() float64 { return p.part }
 
-// device chooses; ok is false when it is silent by then.
-func (p *picker) device(w *worker, due int64) (index uint32, ok bool) {
+// device chooses; whether it is silent by then the caller asks.
+func (p *picker) device(w *worker) (index uint32) {
 	if p.users == nil {
 		index = p.round.at(p.at)
 		if p.at++; p.at == p.round.n {
@@ -36,7 +36,7 @@ func (p *picker) device(w *worker, due int64) (index uint32, ok bool) {
 			u.turn = 0
 		}
 	}
-	return index, due < w.devices[index].silent
+	return index
 }
 
 // round is a random order of the numbers below n, computed and not stored: at a million devices an array of them would be a cache

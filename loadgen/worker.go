@@ -47,7 +47,7 @@ type worker struct {
 	dirty    []*link     // have something to write
 	gathered []beat      // scratch: the batch that is being made
 	picked   []uint32    // scratch: devices that it may name
-	touched  uint32      // of no meaning: see acceptLines
+	touched  uint32      // of no meaning: see gatherClosed
 	opening  int         // links not connected so far
 	busy     int         // devices with a heartbeat on its way or to be sent again
 
@@ -248,9 +248,9 @@ func (w *worker) fire() {
 	for w.nextDue <= w.now {
 		due := w.nextDue
 		w.takeDue()
-		d, ok := w.pick.device(w, due)
-		if !ok {
-			continue // it is silent
+		d := w.pick.device(w)
+		if due >= w.devices[d].silent {
+			continue
 		}
 		t := w.phaseTally(due)
 		t.n[offered]++
