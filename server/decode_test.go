@@ -138,7 +138,8 @@ func TestCanonicalID(t *testing.T) {
 		for c := range 256 {
 			text := []byte(testUser)
 			text[at] = byte(c)
-			got, ok := parseCanonicalID(text)
+			var got uuid.UUID
+			ok := parseCanonicalID(&got, text)
 			want, err := uuid.Parse(string(text))
 			if wantOK := err == nil && want.String() == string(text) && hasVersion(&want); ok != wantOK || ok && got != want {
 				t.Errorf("%q: %v, %v, want %v, %v", text, got, ok, want, wantOK)
@@ -147,21 +148,30 @@ func TestCanonicalID(t *testing.T) {
 	}
 }
 
-// TestDigits puts every byte at every place of eight digits, among other digits.
+// TestDigits puts every byte at every place of numbers around the lengths that are read at once.
 func TestDigits(t *testing.T) {
-	for at := range 8 {
-		for c := range 256 {
-			for _, text := range []string{"13579246", "90909090", "1234567890123456"} {
+	for _, text := range []string{"7", "1357924", "13579246", "90909090", "135792468", "123456789012345", "1234567890123456",
+		"12345678901234567", "99999999999999999999999", "999999999999999999999999", "9999999999999999999999999"} {
+		for at := range len(text) {
+			for c := range 256 {
 				b := []byte(text)
 				b[at] = byte(c)
 				p := parser{json: b}
-				got, _ := p.digits()
+				got, ok := p.digits()
 				end := len(b)
 				if c < '0' || c > '9' {
 					end = at
 				}
-				if want, _ := strconv.ParseUint(string(b[:end]), 10, 64); got != want || p.at != end {
-					t.Errorf("%q: %d and %d bytes, want %d and %d", b, got, p.at, want, end)
+				want, err := strconv.ParseUint(string(b[:end]), 10, 64)
+				if err != nil || want > maxInteger { // over it, whichever
+					got, want = max(got, maxInteger), maxInteger
+					if end > 0 && got == maxInteger {
+						t.Errorf("%q is not over the range", b)
+					}
+					got = want
+				}
+				if wantOK := end == 1 || end > 1 && b[0] != '0'; ok != wantOK || ok && got != want || p.at != end {
+					t.Errorf("%q: %d, %v and %d bytes, want %d, %v and %d", b, got, ok, p.at, want, wantOK, end)
 				}
 			}
 		}

@@ -117,9 +117,9 @@ func (s *shape) read(text []byte, hb *engine.Heartbeat) bool {
 		}
 		switch v.kind {
 		case valueUser:
-			hb.User, ok = p.canonicalID()
+			ok = p.canonicalID(&hb.User)
 		case valueDevice:
-			hb.Device, ok = p.canonicalID()
+			ok = p.canonicalID(&hb.Device)
 		case valueSource:
 			hb.Source, ok = p.plainSource()
 		case valueSentAtMS:
@@ -148,13 +148,12 @@ func (s *shape) literal(p *parser, l span) bool {
 }
 
 // canonicalID reads an id that is written as it must be.
-func (p *parser) canonicalID() (id uuid.UUID, ok bool) {
+func (p *parser) canonicalID(id *uuid.UUID) bool {
 	if len(p.json)-p.at < idTextLength {
-		return id, false
+		return false
 	}
-	id, form := parseID(p.json[p.at : p.at+idTextLength])
 	p.at += idTextLength
-	return id, form == idCanonical
+	return parseCanonicalID(id, p.json[p.at-idTextLength:p.at])
 }
 
 // plainSource reads a source of ASCII, without escapes, and returns it trimmed.
