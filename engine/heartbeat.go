@@ -40,8 +40,12 @@ func (e *Engine) submit(hb *Heartbeat, ref table.Ref, entry *table.Entry, t inst
 		r.LogFull = true
 		return r, 0
 	}
-	for {
-		source, pinned, err := e.sourceFor(hb, entry, t.nanos)
+	for otherSource := false; ; {
+		source, err := uint16(0), error(nil) // that of the entry
+		if entry == nil || otherSource {
+			// Before a new device takes a slot, so that a full table of sources leaves no empty entries behind.
+			source, err = e.sources.intern(hb.Source, e.table, t.nanos)
+		}
 		if err == nil && entry == nil {
 			if ref, entry, err = e.table.FindOrInsert(hb.User, hb.Device); errors.Is(err, table.ErrFull) {
 				err = e.refuseDevice(t.nanos)
@@ -49,9 +53,9 @@ func (e *Engine) submit(hb *Heartbeat, ref table.Ref, entry *table.Entry, t inst
 		}
 		v, lsn := refused, uint64(0)
 		if err == nil {
-			v, lsn = e.apply(hb, ref, entry, source, pinned, t)
+			v, lsn = e.apply(hb, ref, entry, source, t)
 		}
-		if pinned {
+		if source != 0 {
 			e.sources.unpin(source)
 		}
 		switch v {
@@ -69,6 +73,8 @@ func (e *Engine) submit(hb *Heartbeat, ref table.Ref, entry *table.Entry, t inst
 				e.spare(hb, ref, entry, t.nanos)
 			}
 			return e.refuse(hb, err), 0
+		case renamed:
+			otherSource = true
 		case moved:
 			ref, entry = e.table.Find(hb.User, hb.Device)
 		}
@@ -82,12 +88,13 @@ const (
 	applied verdict = iota
 	refused         // the table or the sources are full
 	tooOld          // the seq is not above the last accepted one
-	moved           // the entry is another device's now, or its source changed under us: look again
+	renamed         // the source is another than the entry's: intern it first
+	moved           // the entry is another device's now: look again
 )
 
-// apply is the critical section of a heartbeat: claim, check, append, commit. It holds a credit of the log and a source id,
-// so nothing in it blocks or fails (I1).
-func (e *Engine) apply(hb *Heartbeat, ref table.Ref, entry *table.Entry, source uint16, pinned bool, t instant) (verdict, uint64) {
+// apply is the critical section of a heartbeat: claim, check, append, commit. It holds a credit of the log, and a pinned source
+// id or 0 for the entry's own, so nothing in it blocks or fails (I1).
+func (e *Engine) apply(hb *Heartbeat, ref table.Ref, entry *table.Entry, source uint16, t instant) (verdict, uint64) {
 	if !entry.Claim(hb.User, hb.Device) {
 		return moved, 0
 	}
@@ -96,10 +103,12 @@ func (e *Engine) apply(hb *Heartbeat, ref table.Ref, entry *table.Entry, source 
 		entry.Unclaim()
 		return tooOld, 0
 	}
-	if !pinned && !e.sources.holds(source, hb.Source) || !pinned && held.Source != source {
-		// Another heartbeat changed the source after we compared it: the id may have been swept, and given to another text.
-		entry.Unclaim()
-		return moved, 0
+	if source == 0 {
+		if !e.sources.holds(held.Source, hb.Source) { // under the claim: the id stays in use
+			entry.Unclaim()
+			return renamed, 0
+		}
+		source = held.Source
 	}
 	next := table.State{
 		Seq:           hb.Seq,
@@ -156,18 +165,7 @@ func lastSentAtMS(s *table.State) uint64 {
 	return s.SentAtMS
 }
 
-// sourceFor returns the id of the heartbeat's source. Nearly always the device's entry holds it already; otherwise it is
-// interned and pinned, before a new device takes a slot, so that a full table of sources leaves no empty entries behind.
-func (e *Engine) sourceFor(hb *Heartbeat, entry *table.Entry, nowNanos int64) (id uint16, pinned bool, err error) {
-	if entry != nil {
-		if s, ok := entry.Load(); ok && e.sources.holds(s.Source, hb.Source) {
-			return s.Source, false, nil
-		}
-	}
-	id, err = e.sources.intern(hb.Source, e.table, nowNanos)
-	return id, err == nil, err
-}
-
+// holds compares without a lock: nearly every heartbeat repeats its device's source.
 func (s *sources) holds(id uint16, text []byte) bool {
 	p := s.names[id].Load()
 	return p != nil && *p == string(text)

@@ -21,7 +21,7 @@ const (
 // sources gives each distinct source text a 16-bit id, so that an entry holds no pointer. Ids live in memory only; the
 // log carries the text.
 //
-// A heartbeat that repeats its device's source, which nearly all do, compares it with name(id) and takes no lock. A new
+// A heartbeat that repeats its device's source, which nearly all do, compares it under the claim and takes no lock. A new
 // text is interned under mu, before the claim, and stays pinned until the entry that holds it is committed. When the
 // ids run out, sweep frees those that no entry holds and nobody pins.
 type sources struct {
