@@ -31,6 +31,7 @@ type segmentHeader struct {
 	number  uint64
 	first   uint64 // LSN of the first record that the segment holds or will hold
 	durable uint64 // highest LSN that was durable when the header was written: first-1
+	reused  bool   // the file was another segment before, and need not be zero behind the blocks
 }
 
 // What can be wrong with a segment header.
@@ -48,6 +49,9 @@ func (h segmentHeader) encode() []byte {
 	binary.LittleEndian.PutUint64(b[16:], h.number)
 	binary.LittleEndian.PutUint64(b[24:], h.first)
 	binary.LittleEndian.PutUint64(b[32:], h.durable)
+	if h.reused {
+		b[40] = 1
+	}
 	binary.LittleEndian.PutUint32(b[12:], segmentSum(b))
 	return b
 }
@@ -71,6 +75,7 @@ func decodeSegmentHeader(b []byte, path string, number uint64) (segmentHeader, e
 		number:  binary.LittleEndian.Uint64(b[16:]),
 		first:   binary.LittleEndian.Uint64(b[24:]),
 		durable: binary.LittleEndian.Uint64(b[32:]),
+		reused:  b[40] == 1,
 	}
 	if h.number != number {
 		return segmentHeader{}, errHeaderPlace

@@ -62,6 +62,7 @@ type Log struct {
 	gated      bool          // guarded by mu: biasGated is in credit
 	closeErr   error         // guarded by mu: set when life is closed
 	closed     chan struct{} // closed when Close is through
+	retired    []string      // guarded by mu: paths of files to use again, see retire.go
 	truncateMu sync.Mutex    // held by TruncateBefore
 	noSpace    atomic.Bool   // the last attempt to prepare a segment failed
 	stats      counters
@@ -366,6 +367,11 @@ func (l *Log) Close() error {
 		close(l.prepareStop)
 		<-l.prepareDone
 		err = errors.Join(l.Err(), l.writer.close())
+		l.truncateMu.Lock() // whoever is in TruncateBefore keeps no more files when it is through
+		if removeErr := l.removeAllRetired(); removeErr != nil {
+			l.o.Logger.Debug("retired segments stay behind", "err", removeErr)
+		}
+		l.truncateMu.Unlock()
 	} else {
 		l.endWith(ErrClosed)
 		close(l.loopDone)

@@ -130,6 +130,7 @@ type remains struct {
 	promised uint64 // highest durable LSN that a block header states; 0: there is no block header
 	blocks   int    // valid block headers
 	end      int64  // behind the last byte that is not zero
+	blockEnd int64  // behind the last block by its header, which may be behind the file's end
 }
 
 var blockMagicBytes = binary.LittleEndian.AppendUint32(nil, blockMagic)
@@ -157,6 +158,7 @@ func (r *segmentReader) scan(offset int64) (remains, error) {
 			if h, ok := r.sums.decode(b[i:], r.number, at+int64(i)); ok {
 				found.blocks++
 				found.promised = max(found.promised, h.durable)
+				found.blockEnd = max(found.blockEnd, at+int64(i)+h.bytes())
 			}
 		}
 	}

@@ -21,6 +21,7 @@ type tail struct {
 	// may have dropped them while its cache still shows them. Start writes them again.
 	unproven int64
 	torn     bool // bytes behind end were cut
+	reused   bool // the segment was another before: only a block header behind end is a trace of a torn write
 }
 
 // findSegments lists the directory and reads every segment header. Segments at the end whose header was never written
@@ -95,7 +96,7 @@ func (l *Log) findSegment(number uint64) (s foundSegment) {
 		h, wrong := r.header(l.segmentPath(number))
 		switch wrong {
 		case nil:
-			s.first = h.first
+			s.first, s.reused = h.first, h.reused
 			return s
 		case errHeaderPlace: // its checksum matches: somebody renamed it
 			s.err = l.corrupt(number, 0, 0, wrong)
@@ -189,7 +190,7 @@ func (l *Log) replay(after uint64, apply func(uint64, []byte) error) (*tail, err
 			next = &l.segments[i+1]
 		}
 		l.survey.enter(i)
-		t.number, t.first, t.end, t.unproven = s.number, s.first, segmentHeaderBytes, segmentHeaderBytes
+		t.number, t.first, t.end, t.unproven, t.reused = s.number, s.first, segmentHeaderBytes, segmentHeaderBytes, s.reused
 		if err := l.replaySegment(t, next, after, apply); err != nil {
 			return nil, err
 		}
@@ -257,16 +258,20 @@ func (l *Log) judgeEnd(r *segmentReader, t *tail, next *segmentName, wrong error
 			return err == nil, err
 		}
 	}
+	end := found.end
+	if t.reused {
+		end = min(found.blockEnd, r.size)
+	}
 	switch {
 	case wrong != errNoBlock && wrong != errPayload && wrong != errTruncated:
 		return false, l.corrupt(t.number, t.end, t.next, wrong) // the checksums match: no crash does that
 	case found.promised >= t.next:
 		return false, l.corrupt(t.number, t.end, t.next, fmt.Errorf("%w: %w, through record %d", wrong, errPromised, found.promised))
-	case found.end > t.end:
+	case end > t.end:
 		t.torn = true
-		l.survey.torn = found.end - t.end
+		l.survey.torn = end - t.end
 		l.o.Logger.Warn("cut the torn tail of the log: an unfinished write of a crash, never acknowledged",
-			"dir", l.dir, "segment", t.number, "offset", t.end, "bytes", found.end-t.end, "next", t.next)
+			"dir", l.dir, "segment", t.number, "offset", t.end, "bytes", end-t.end, "next", t.next)
 	}
 	return false, nil
 }
@@ -320,6 +325,9 @@ func (l *Log) Start(committed func(first, last uint64, records iter.Seq[[]byte],
 	}
 	number := l.freshNumber(t)
 	if err := l.removeUnused(number); err != nil {
+		return err
+	}
+	if err := l.removeAllRetired(); err != nil {
 		return err
 	}
 	if err := l.beginFresh(number, t.next); err != nil {

@@ -25,6 +25,7 @@ type segmentName struct {
 	number uint64
 	first  uint64 // LSN of its first record
 	size   int64
+	reused bool // see segmentHeader
 }
 
 func (l *Log) segmentPath(number uint64) string {
@@ -47,13 +48,14 @@ type segment struct {
 	number uint64
 	size   int64 // of the file, zero-filled
 	used   int64 // where the next block goes
+	reused bool  // what lies behind the blocks may be another segment's
 }
 
 func (s *segment) left() int64 { return s.size - s.used }
 
 func (s *segment) begin(first uint64) error {
 	s.used = 0
-	h := segmentHeader{number: s.number, first: first, durable: first - 1}
+	h := segmentHeader{number: s.number, first: first, durable: first - 1, reused: s.reused}
 	if err := s.write(h.encode()); err != nil {
 		return err
 	}
@@ -147,7 +149,7 @@ func (l *Log) restFromFilling(took time.Duration) {
 func (l *Log) prepareLoop(number uint64, size int64) {
 	defer close(l.prepareDone)
 	for {
-		s, err := l.createSegment(l.segmentPath(number), number, size)
+		s, err := l.prepareSegment(number, size)
 		l.notePrepared(err)
 		if err != nil {
 			select {
@@ -166,6 +168,15 @@ func (l *Log) prepareLoop(number uint64, size int64) {
 			return
 		}
 	}
+}
+
+// prepareSegment uses a retired file again, or makes a new one.
+func (l *Log) prepareSegment(number uint64, size int64) (*segment, error) {
+	path := l.segmentPath(number)
+	if s := l.reuseSegment(path, number, size); s != nil {
+		return s, nil
+	}
+	return l.createSegment(path, number, size)
 }
 
 // nextSize doubles up to the configured size: a small server does not begin by filling 64 MiB.
@@ -226,7 +237,7 @@ func (l *Log) updateGateLocked() {
 	l.wakeReserversLocked()
 }
 
-// TruncateBefore removes the segments all of whose records are below lsn, oldest first; never the current one. What
+// TruncateBefore takes off the segments all of whose records are below lsn, oldest first; never the current one. What
 // those records say must be on stable storage elsewhere. Any goroutine.
 func (l *Log) TruncateBefore(lsn uint64) error {
 	l.truncateMu.Lock()
@@ -236,9 +247,9 @@ func (l *Log) TruncateBefore(lsn uint64) error {
 		if !ok {
 			return nil
 		}
-		// Gone already: an earlier call removed it and could not sync the directory.
-		if err := l.o.FS.Remove(l.segmentPath(s.number)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return fmt.Errorf("wal: remove segment %d: %w", s.number, err)
+		kept, err := l.dropSegment(s)
+		if err != nil {
+			return err
 		}
 		// One by one: a crash must never bring back an older segment without the one after it.
 		if err := syncDir(l.o.FS, l.dir); err != nil {
@@ -246,6 +257,9 @@ func (l *Log) TruncateBefore(lsn uint64) error {
 		}
 		l.mu.Lock()
 		l.segments = slices.Delete(l.segments, 0, 1)
+		if kept != "" {
+			l.retired = append(l.retired, kept) // not before: it must not come back as a segment once it is used again
+		}
 		l.mu.Unlock()
 	}
 }

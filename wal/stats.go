@@ -22,7 +22,7 @@ type Stats struct {
 	LastSync     time.Duration // the last one
 
 	Segments     int   // segments with records, the current one included
-	SegmentBytes int64 // size of their files
+	SegmentBytes int64 // size of their files, and of those that will be used again
 	RoomLeft     int64 // bytes left in the current segment
 
 	Appended, Committed, Durable uint64 // LSNs
@@ -56,5 +56,6 @@ func (l *Log) Stats() Stats {
 	for _, segment := range l.segments {
 		s.SegmentBytes += segment.size
 	}
+	s.SegmentBytes += int64(len(l.retired)) * l.o.SegmentBytes
 	return s
 }

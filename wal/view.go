@@ -148,6 +148,9 @@ func (v *View) open(dir string, want func(name string) bool) error {
 		if err != nil {
 			return err
 		}
+		if !readAlong(file) {
+			return errors.Join(errMoved, file.Close())
+		}
 		info, err := file.Stat()
 		if err != nil {
 			return errors.Join(err, file.Close())

@@ -210,9 +210,11 @@ func whole(c *Checkpoint, l *Log, acked uint64) error {
 }
 
 // TestViewOfARunningLog looks at a directory while records are appended, segments roll and checkpoints take the place of
-// others: each view is whole, and holds what was acknowledged before it was opened.
+// others: each view is whole, and holds what was acknowledged before it was opened. In the kernel's file system: what keeps a
+// segment from being used again while a view reads it are locks on open files.
 func TestViewOfARunningLog(t *testing.T) {
-	w := goLive(t, vfs.NewMem())
+	t.Chdir(t.TempDir())
+	w := goLive(t, vfs.Default)
 	defer w.close(t)
 	until(t, "a checkpoint shortened the log", func() bool { return w.store.LSN() > 0 && w.log.First() > 1 })
 	views := 60
@@ -241,7 +243,8 @@ func TestViewOfARunningLog(t *testing.T) {
 
 // TestCopyOfARunningLog: a copy is whole, holds what was acknowledged before, and a log can be started on it.
 func TestCopyOfARunningLog(t *testing.T) {
-	w := goLive(t, vfs.NewMem())
+	t.Chdir(t.TempDir())
+	w := goLive(t, vfs.Default)
 	var acked []uint64
 	copies := 2
 	if testing.Short() {

@@ -1,0 +1,277 @@
+package wal
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"rollcall/wal/waltest"
+)
+
+// reusedSegments counts the segments of a directory that were another before, and the files that wait for that.
+func reusedSegments(t *testing.T, fs vfs.FS) (reused, retired int) {
+	t.Helper()
+	names, err := fs.List(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range names {
+		if strings.HasSuffix(name, retiredSuffix) {
+			retired++
+		}
+	}
+	l := open(t, small(fs))
+	defer l.Close()
+	for _, s := range l.segments {
+		if s.reused {
+			reused++
+		}
+	}
+	return reused, retired
+}
+
+// rollAndTruncate commits n records, and takes off what lies more than keep behind. It returns through where.
+func rollAndTruncate(t *testing.T, l *Log, n, keep int) (through uint64) {
+	t.Helper()
+	for range n {
+		lsn := commit(t, l, strings.Repeat("r", 1200))
+		if lsn > uint64(keep) {
+			through = lsn - uint64(keep)
+			if err := l.TruncateBefore(through + 1); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	return through
+}
+
+// TestSegmentsAreUsedAgain: a log that is truncated as it grows needs no new files, and is read as any other.
+func TestSegmentsAreUsedAgain(t *testing.T) {
+	mem := vfs.NewCrashableMem()
+	l := start(t, small(mem))
+	through := rollAndTruncate(t, l, 300, 40)
+	crashed := mem.CrashClone(vfs.CrashCloneCfg{})
+	if bytes, segments := l.Stats().SegmentBytes, l.Stats().Segments; bytes > int64(segments+maxRetired)*l.o.SegmentBytes {
+		t.Errorf("%d bytes in %d segments", bytes, segments)
+	}
+	last := l.Appended()
+	closeLog(t, l)
+	if reused, retired := reusedSegments(t, mem); reused == 0 || retired != 0 {
+		t.Errorf("after Close %d segments were used again, %d files wait", reused, retired)
+	}
+	for name, fs := range map[string]vfs.FS{"closed": mem, "crashed": crashed} {
+		records, err := read(fs, through)
+		if err != nil || through+uint64(len(records)) != last {
+			t.Errorf("%s: %d records behind %d, want them through %d: %v", name, len(records), through, last, err)
+		}
+		if s, _, err := surveyOf(t, fs); err != nil || s.TornBytes != 0 {
+			t.Errorf("%s: %+v, %v", name, s, err)
+		}
+		closeLog(t, start(t, small(fs)))
+		if _, retired := reusedSegments(t, fs); retired != 0 {
+			t.Errorf("%s: %d retired files after a start", name, retired)
+		}
+	}
+}
+
+// TestTornTailOfAReusedSegment: what the file held before is no torn tail, a block that was begun is.
+func TestTornTailOfAReusedSegment(t *testing.T) {
+	old := written(t, true, "old a", "old b", "old c")[1]
+	fresh := written(t, false, "new a", "new b")[1]
+	offsets, end := blocksIn(fresh, 1)
+	header := segmentHeader{number: 1, first: 1, reused: true}.encode()
+	reused := append(append(header, fresh[segmentHeaderBytes:end]...), old[end:]...)
+	for name, c := range map[string]struct {
+		damage func(b []byte)
+		want   int
+		torn   bool
+	}{
+		"whole":                 {func([]byte) {}, 2, false},
+		"a payload is lost":     {func(b []byte) { clear(b[offsets[1]+blockHeaderBytes : end]) }, 1, true},
+		"a header is lost":      {func(b []byte) { clear(b[offsets[1]:][:blockHeaderBytes]) }, 1, false},
+		"the whole log is lost": {func(b []byte) { clear(b[offsets[0]:end]) }, 0, false},
+	} {
+		b := append([]byte(nil), reused...)
+		// A block of the old life, under another number.
+		copy(b[end:], old[offsets[0]:])
+		c.damage(b)
+		fs := disk(t, map[uint64][]byte{1: b})
+		if got, err := read(fs, 0); err != nil || len(got) != c.want {
+			t.Errorf("%s: %q, %v", name, got, err)
+		}
+		if s, _, err := surveyOf(t, fs); err != nil || s.TornBytes > 0 != c.torn {
+			t.Errorf("%s: %d torn bytes, %v", name, s.TornBytes, err)
+		}
+	}
+}
+
+// TestNothingIsUsedAgainUnderAReader: what a view has opened stays what it was, however far the log goes on.
+func TestNothingIsUsedAgainUnderAReader(t *testing.T) {
+	t.Chdir(t.TempDir())
+	l := start(t, small(vfs.Default))
+	defer closeLog(t, l)
+	for n := range 60 {
+		commit(t, l, fmt.Sprint("old ", n, strings.Repeat(".", 1200)))
+	}
+	v := view(t, vfs.Default)
+	rollAndTruncate(t, l, 200, 5)
+	look, err := v.Log(quiet)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := 0
+	if err := look.Replay(0, func(_ uint64, record []byte) error {
+		if n < 60 && !strings.HasPrefix(string(record), fmt.Sprint("old ", n)) {
+			return fmt.Errorf("record %d is %.20q", n+1, record)
+		}
+		n++
+		return nil
+	}); err != nil || n < 60 {
+		t.Errorf("%d records, %v", n, err)
+	}
+	look.Close()
+	if err := v.Close(); err != nil {
+		t.Fatal(err)
+	}
+	rollAndTruncate(t, l, 200, 5)
+	if l.First() < 300 {
+		t.Errorf("the log begins with %d", l.First())
+	}
+}
+
+// TestCrashWhileSegmentsAreUsedAgain is TestCrash for a log that is truncated all the time: what was durable and not taken off is
+// there, and no trace of an earlier life of a file is taken for a record or for damage.
+func TestCrashWhileSegmentsAreUsedAgain(t *testing.T) {
+	rng := seeded(t)
+	reused := 0
+	for _, mode := range []SyncMode{SyncAlways, SyncInterval, SyncNever} {
+		for _, percent := range []int{0, 30, 100} {
+			fs, through := vfs.NewCrashableMem(), uint64(0)
+			for life := range 5 {
+				cfg := vfs.CrashCloneCfg{UnsyncedDataPercent: percent, RNG: rand.New(rand.NewPCG(rng.Uint64(), 0))}
+				fs, through = crashWhileTruncating(t, fs, mode, life, through, cfg)
+				n, _ := reusedSegments(t, fs)
+				reused += n
+			}
+		}
+	}
+	if reused == 0 {
+		t.Error("no crash met a segment that was used again")
+	}
+}
+
+// crashWhileTruncating continues a log that was truncated through an LSN. It returns the file system after the crash, and
+// through where it was truncated.
+func crashWhileTruncating(t *testing.T, fs *vfs.MemFS, mode SyncMode, life int, through uint64, cfg vfs.CrashCloneCfg) (*vfs.MemFS, uint64) {
+	o := small(fs)
+	o.Sync, o.SyncInterval = mode, time.Millisecond
+	l := open(t, o)
+	if err := l.Replay(through, func(uint64, []byte) error { return nil }); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Start(nil); err != nil {
+		t.Fatal(err)
+	}
+	const writers = 4
+	var appended [writers][]uint64
+	var stop atomic.Bool
+	var truncated atomic.Uint64
+	truncated.Store(through)
+	var wg sync.WaitGroup
+	for w := range writers {
+		wg.Go(func() {
+			for n := 0; !stop.Load(); n++ {
+				record := tagged(life*writers+w, n, 200+n%300)
+				if l.Reserve(len(record), time.Minute) != nil {
+					return
+				}
+				lsn := l.Append(record)
+				appended[w] = append(appended[w], lsn)
+				if n%5 != 0 && l.Wait(lsn) != nil {
+					return
+				}
+			}
+		})
+	}
+	wg.Go(func() {
+		for !stop.Load() {
+			if d := l.Durable(); d > truncated.Load()+100 {
+				truncated.Store(d - 50)
+				if err := l.TruncateBefore(d - 49); err != nil {
+					t.Error(err)
+				}
+			}
+			time.Sleep(100 * time.Microsecond)
+		}
+	})
+	until(t, "there are some records", func() bool { return l.Stats().Records >= 1500 })
+	durable := l.Durable()
+	crashed := fs.CrashClone(cfg)
+	through = truncated.Load()
+	stop.Store(true)
+	wg.Wait()
+	closeLog(t, l)
+
+	got, err := read(crashed, through)
+	if err != nil {
+		t.Fatalf("sync=%v, unsynced=%d%%, life %d: %v", mode, cfg.UnsyncedDataPercent, life, err)
+	}
+	last := through + uint64(len(got))
+	if durable > last {
+		t.Fatalf("record %d was durable, they end with %d", durable, last)
+	}
+	for w := range writers {
+		for n, lsn := range appended[w] {
+			if lsn > through && lsn <= last && tagOf([]byte(got[lsn-through-1])) != [2]uint32{uint32(life*writers + w), uint32(n)} {
+				t.Fatalf("record %d is not record %d of writer %d, which got that LSN", lsn, n, w)
+			}
+		}
+	}
+	return crashed, through
+}
+
+// TestEveryOperationFailingWhileSegmentsAreUsedAgain: whatever fails, what was acknowledged and not taken off is there.
+func TestEveryOperationFailingWhileSegmentsAreUsedAgain(t *testing.T) {
+	for _, kind := range waltest.Kinds {
+		for at := int64(0); ; at++ {
+			mem := vfs.NewCrashableMem()
+			faults := &waltest.Faults{Fault: kind, At: at}
+			acked, through := truncateUntilFailure(small(faults.Wrap(mem)))
+			records, err := read(mem.CrashClone(vfs.CrashCloneCfg{}), through)
+			if err != nil || through+uint64(len(records)) < acked {
+				t.Fatalf("%s: %d acknowledged, %d behind %d are there, %v", faults.Hit(), acked, len(records), through, err)
+			}
+			if faults.Hit() == "" {
+				break
+			}
+		}
+	}
+}
+
+func truncateUntilFailure(o Options) (acked, through uint64) {
+	l, err := Open(dir, o)
+	if err != nil {
+		return 0, 0
+	}
+	defer l.Close()
+	if l.Start(nil) != nil {
+		return 0, 0
+	}
+	for n := range 80 {
+		record := tagged(0, n, 1500)
+		if l.Reserve(len(record), time.Second) != nil || l.Wait(l.Append(record)) != nil {
+			break
+		}
+		if acked++; acked > 10 {
+			through = acked - 10
+			_ = l.TruncateBefore(through + 1)
+		}
+	}
+	return acked, through
+}
