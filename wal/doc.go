@@ -36,12 +36,15 @@
 //     pages clean, and a second sync would succeed. Recovery rewrites what no later block proves durable, for the
 //     same reason.
 //   - W6: a block is valid in one place only. Its checksum covers segment number and offset.
-//   - W7: everything is bounded: two buffers, one prepared segment, one block of memory per reader.
+//   - W7: everything is bounded: two buffers, one prepared segment, maxRetired files that wait to be used again, one block of
+//     memory per reader.
+//   - W8: a file is another segment only when its renaming off the log is durable, so that it cannot come back under its old
+//     number, and while no View has it open (retire.go).
 //
 // # What a crash leaves, and what recovery makes of it
 //
-// Segments are files of zeros that are filled with blocks; docs/wal-format.md draws the bytes. Each block, and each
-// segment header, states the LSN that was durable when it was written. Reading stops at an offset X where record L
+// Segments are files of zeros, or of blocks of an earlier segment, which are filled with blocks; docs/wal-format.md draws the
+// bytes. Each block, and each segment header, states the LSN that was durable when it was written. Reading stops at an offset X where record L
 // should come and no valid block is:
 //
 //	is there a next segment? ── yes ─► does it begin with L? ── yes ─► go on there: an earlier recovery cut here,
@@ -50,7 +53,8 @@
 //	        ▼
 //	does any block header behind X promise a durable LSN >= L? ── yes ─► CorruptionError
 //	        │
-//	        no ─► the end. Zeros: a clean one. Else a torn tail: cut, and logged
+//	        no ─► the end. Zeros, or in a file that was used again no block header: a clean one. Else a torn tail:
+//	              cut, and logged
 //
 // A torn tail was never acknowledged in SyncAlways: its sync had not returned. Recovery never appends to an old
 // segment; it begins a new one, whose header makes the cut permanent. Close writes an empty block with a promise for
@@ -64,8 +68,9 @@
 //
 // # Room
 //
-// A preparer keeps one zero-filled segment ready: a sync of blocks that are already allocated and written has no
-// metadata to store and takes about two thirds of the time of one at the end of a growing file. When it cannot (disk
+// A preparer keeps one segment ready: a sync of blocks that are already allocated and written has no metadata to store and takes
+// about two thirds of the time of one at the end of a growing file. It is a file that TruncateBefore took off the log, or else a
+// new one that is filled with zeros, which doubles what the disk writes. When it cannot (disk
 // full) and the current segment has little more left than what may still be appended, credits are refused until it
 // can. That is backpressure, not a failure.
 //

@@ -22,8 +22,8 @@ import (
 // retiredSuffix is no segment's: what a crash leaves under it is removed by the next Start.
 const retiredSuffix = ".old"
 
-// maxRetired bounds the files that are kept: what the log grows by between two checkpoints of the default settings.
-const maxRetired = 8
+// maxRetired bounds the files that are kept: with the default settings, more than a log has that grows by 100 MB/s.
+const maxRetired = 16
 
 func (l *Log) retiredPath(number uint64) string {
 	return strings.TrimSuffix(l.segmentPath(number), segmentSuffix) + retiredSuffix

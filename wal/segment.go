@@ -46,7 +46,7 @@ func parseSegmentName(name string) (uint64, bool) {
 type segment struct {
 	file   vfs.File
 	number uint64
-	size   int64 // of the file, zero-filled
+	size   int64 // of the file
 	used   int64 // where the next block goes
 	reused bool  // what lies behind the blocks may be another segment's
 }

@@ -37,8 +37,8 @@ func (m *measurement) load() error {
 		"--warmup", "1s", "--duration", fmt.Sprintf("%ds", seconds)}
 	few := slices.Clone(closed)
 	few[slices.Index(few, "256")] = "64"
-	batch := []string{"--closed", "--batch", "1000", "--connections", "16", "--users", "100000", "--devices-per-user", "10", "--ttl", "10m",
-		"--no-verify", "--warmup", "4s", "--duration", fmt.Sprintf("%ds", 2*seconds)}
+	batch := []string{"--closed", "--batch", "1000", "--connections", "32", "--users", "100000", "--devices-per-user", "10", "--ttl", "10m",
+		"--no-verify", "--warmup", "8s", "--duration", fmt.Sprintf("%ds", 2*seconds)}
 	var peak float64
 	for _, c := range []struct {
 		name    string
