@@ -213,11 +213,14 @@ func crashWhileTruncating(t *testing.T, fs *vfs.MemFS, mode SyncMode, life int, 
 	until(t, "there are some records", func() bool { return l.Stats().Records >= 1500 })
 	durable := l.Durable()
 	crashed := fs.CrashClone(cfg)
-	through = truncated.Load()
+	most := truncated.Load() // in the crashed one it was that at most
 	stop.Store(true)
 	wg.Wait()
 	closeLog(t, l)
 
+	if through = firstOf(t, crashed) - 1; through > most {
+		t.Fatalf("the log begins behind %d, it was truncated through %d at most", through, most)
+	}
 	got, err := read(crashed, through)
 	if err != nil {
 		t.Fatalf("sync=%v, unsynced=%d%%, life %d: %v", mode, cfg.UnsyncedDataPercent, life, err)
