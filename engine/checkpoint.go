@@ -84,22 +84,19 @@ func (e *Engine) Checkpoint(stop <-chan struct{}) (written int, err error) {
 	before := e.logged.Load()
 	through := e.log.Appended()
 	ranges := e.ranges()
-	var buf rangeBuffer
+	buf := rangeBuffer{pace: pace{began: time.Now(), stop: stop}}
 	for r := range ranges {
 		select {
 		case <-stop:
 			return written, errStopped
 		default:
 		}
-		began := time.Now()
 		n, err := e.writeRange(&buf, r, ranges, store.LSN())
 		if err != nil {
 			return written, err
 		}
 		written += n
-		if n > 0 {
-			rest(time.Since(began), stop)
-		}
+		buf.pace.step()
 	}
 	if err := store.Room(0); err != nil {
 		return written, err
@@ -115,18 +112,36 @@ func (e *Engine) Checkpoint(stop <-chan struct{}) (written int, err error) {
 	return written, e.log.TruncateBefore(through + 1)
 }
 
-// rest leaves the processor and the disk to heartbeats for as long as they were taken.
-func rest(d time.Duration, stop <-chan struct{}) {
-	select {
-	case <-time.After(d):
-	case <-stop:
+// pace leaves the processor and the disk to heartbeats for as long as they were taken, in slices that are short beside the
+// latency of a heartbeat: who works for a long time at once makes all that arrive meanwhile late.
+type pace struct {
+	began time.Time // of the work since the last rest
+	stop  <-chan struct{}
+}
+
+const (
+	paceSlice = time.Millisecond
+	paceItems = 256 // between two looks at the clock
+)
+
+// step rests if a slice is over. It is called between small pieces of work.
+func (p *pace) step() {
+	worked := time.Since(p.began)
+	if worked < paceSlice {
+		return
 	}
+	select {
+	case <-time.After(worked):
+	case <-p.stop:
+	}
+	p.began = time.Now()
 }
 
 // rangeBuffer holds the devices of one range: keys and values in one piece of memory, reused from range to range.
 type rangeBuffer struct {
 	bytes []byte
 	items []rangeItem
+	pace  pace
 }
 
 // rangeItem is where a device lies in bytes: its key, then its value.
@@ -149,24 +164,36 @@ func (e *Engine) writeRange(b *rangeBuffer, r, ranges int, since uint64) (int, e
 	if err := e.opts.Store.Room(int64(len(b.items)) * deviceBytes); err != nil {
 		return 0, err
 	}
-	slices.SortFunc(b.items, func(x, y rangeItem) int { return bytes.Compare(b.key(x), b.key(y)) })
 	if err := e.log.Sync(newest); err != nil {
 		return 0, err
 	}
 	lo, hi := rangeBounds(r, ranges)
 	return len(b.items), e.opts.Store.Replace(lo, hi, func(yield func(k, v []byte) bool) {
-		for _, it := range b.items {
+		for i, it := range b.items {
 			if !yield(b.key(it), b.value(it)) {
 				return
+			}
+			if i%paceItems == 0 {
+				b.pace.step()
 			}
 		}
 	})
 }
 
-// collect copies the devices of some shards and returns the newest LSN among them.
+// collect copies the devices of some shards, in the order of their keys, and returns the newest LSN among them.
 func (e *Engine) collect(b *rangeBuffer, from, to int) (newest uint64) {
 	b.bytes, b.items = b.bytes[:0], b.items[:0]
-	e.table.RangeShards(from, to, func(_ table.Ref, entry *table.Entry) bool {
+	for shard := from; shard < to; shard++ {
+		first := len(b.items)
+		newest = max(newest, e.collectShard(b, shard))
+		slices.SortFunc(b.items[first:], func(x, y rangeItem) int { return bytes.Compare(b.key(x), b.key(y)) })
+		b.pace.step()
+	}
+	return newest
+}
+
+func (e *Engine) collectShard(b *rangeBuffer, shard int) (newest uint64) {
+	e.table.RangeShards(shard, shard+1, func(_ table.Ref, entry *table.Entry) bool {
 		if user, device, s, source, ok := e.readWhole(entry); ok {
 			at := len(b.bytes)
 			b.bytes = appendKey(b.bytes, e.table.UserHash(user), user, device)
@@ -174,6 +201,9 @@ func (e *Engine) collect(b *rangeBuffer, from, to int) (newest uint64) {
 			b.bytes = appendRecord(b.bytes, user, device, &s, []byte(source))
 			b.items = append(b.items, rangeItem{at, len(b.bytes)})
 			newest = max(newest, s.LSN)
+			if len(b.items)%paceItems == 0 {
+				b.pace.step()
+			}
 		}
 		return true
 	})

@@ -95,7 +95,7 @@ func newEngine(log Log, o Options) (*Engine, error) {
 		stop:    make(chan struct{}),
 
 		recovery:     recovery{every: time.Second},
-		rangeDevices: 4096,
+		rangeDevices: 16384,
 	}
 	key, err := e.hashKey()
 	if err != nil {
