@@ -212,7 +212,13 @@ var ceilings = map[string]string{
 	"read-and-insert": "reading and inserting (ceiling)",
 }
 
+// grouped is rollcall's table as batches use it: no alternative to it either.
+const grouped = "rollcall-group"
+
 func title(by string) string {
+	if by == grouped {
+		return "rollcall, in groups"
+	}
 	if t, ok := ceilings[by]; ok {
 		return t
 	}
