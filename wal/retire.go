@@ -54,7 +54,7 @@ func (l *Log) reuseSegment(path string, number uint64, size int64) *segment {
 	if old == "" {
 		return nil
 	}
-	f, err := l.reuse(old, path)
+	f, err := l.reuse(old, path, size)
 	if err == nil {
 		return &segment{file: f, number: number, size: size, reused: true}
 	}
@@ -63,9 +63,12 @@ func (l *Log) reuseSegment(path string, number uint64, size int64) *segment {
 	return nil
 }
 
-var errBeingRead = errors.New("somebody reads it")
+var (
+	errBeingRead = errors.New("somebody reads it")
+	errNotWhole  = errors.New("it has not the size that it had")
+)
 
-func (l *Log) reuse(old, path string) (_ vfs.File, err error) {
+func (l *Log) reuse(old, path string, size int64) (_ vfs.File, err error) {
 	f, err := l.o.FS.OpenReadWrite(old, vfs.WriteCategoryUnspecified)
 	if err != nil {
 		return nil, err
@@ -75,6 +78,9 @@ func (l *Log) reuse(old, path string) (_ vfs.File, err error) {
 			err = errors.Join(err, f.Close())
 		}
 	}()
+	if info, err := f.Stat(); err != nil || info.Size() != size {
+		return nil, errors.Join(errNotWhole, err) // opening makes a file where there is none
+	}
 	if !takeAlone(f) {
 		return nil, errBeingRead
 	}

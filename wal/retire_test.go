@@ -145,6 +145,35 @@ func TestNothingIsUsedAgainUnderAReader(t *testing.T) {
 	}
 }
 
+// TestRetiredFilesTakenAway: what somebody removed is made anew, at its whole size.
+func TestRetiredFilesTakenAway(t *testing.T) {
+	mem := vfs.NewMem()
+	l := start(t, small(mem))
+	var through uint64
+	for range 20 {
+		through = rollAndTruncate(t, l, 30, 25)
+		names, err := mem.List(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range names {
+			if strings.HasSuffix(name, retiredSuffix) {
+				_ = mem.Remove(dir + "/" + name) // it may be in use by now
+			}
+		}
+	}
+	last := l.Appended()
+	closeLog(t, l)
+	if records, err := read(mem, through); err != nil || through+uint64(len(records)) != last {
+		t.Errorf("%d records behind %d, want them through %d: %v", len(records), through, last, err)
+	}
+	for n, b := range files(t, mem) {
+		if int64(len(b)) != l.o.SegmentBytes {
+			t.Errorf("segment %d has %d bytes", n, len(b))
+		}
+	}
+}
+
 // TestCrashWhileSegmentsAreUsedAgain is TestCrash for a log that is truncated all the time: what was durable and not taken off is
 // there, and no trace of an earlier life of a file is taken for a record or for damage.
 func TestCrashWhileSegmentsAreUsedAgain(t *testing.T) {
