@@ -164,6 +164,7 @@ func (e *Engine) writeRange(b *rangeBuffer, r, ranges int, since uint64) (int, e
 	if err := e.opts.Store.Room(int64(len(b.items)) * deviceBytes); err != nil {
 		return 0, err
 	}
+	e.sortKeys(b)
 	if err := e.log.Sync(newest); err != nil {
 		return 0, err
 	}
@@ -180,20 +181,24 @@ func (e *Engine) writeRange(b *rangeBuffer, r, ranges int, since uint64) (int, e
 	})
 }
 
-// collect copies the devices of some shards, in the order of their keys, and returns the newest LSN among them.
-func (e *Engine) collect(b *rangeBuffer, from, to int) (newest uint64) {
-	b.bytes, b.items = b.bytes[:0], b.items[:0]
-	for shard := from; shard < to; shard++ {
-		first := len(b.items)
-		newest = max(newest, e.collectShard(b, shard))
-		slices.SortFunc(b.items[first:], func(x, y rangeItem) int { return bytes.Compare(b.key(x), b.key(y)) })
+// sortKeys brings the items into the order of their keys, a shard at a time: shards follow each other as keys do.
+func (e *Engine) sortKeys(b *rangeBuffer) {
+	shardOf := func(it rangeItem) int { return int(binary.BigEndian.Uint16(b.key(it))) * e.table.Shards() >> 16 }
+	for rest := b.items; len(rest) > 0; {
+		n := 1
+		for n < len(rest) && shardOf(rest[n]) == shardOf(rest[0]) {
+			n++
+		}
+		slices.SortFunc(rest[:n], func(x, y rangeItem) int { return bytes.Compare(b.key(x), b.key(y)) })
+		rest = rest[n:]
 		b.pace.step()
 	}
-	return newest
 }
 
-func (e *Engine) collectShard(b *rangeBuffer, shard int) (newest uint64) {
-	e.table.RangeShards(shard, shard+1, func(_ table.Ref, entry *table.Entry) bool {
+// collect copies the devices of some shards, one shard after the other, and returns the newest LSN among them.
+func (e *Engine) collect(b *rangeBuffer, from, to int) (newest uint64) {
+	b.bytes, b.items = b.bytes[:0], b.items[:0]
+	e.table.RangeShards(from, to, func(_ table.Ref, entry *table.Entry) bool {
 		if user, device, s, source, ok := e.readWhole(entry); ok {
 			at := len(b.bytes)
 			b.bytes = appendKey(b.bytes, e.table.UserHash(user), user, device)

@@ -41,7 +41,8 @@ func (e *Engine) submit(hb *Heartbeat, ref table.Ref, entry *table.Entry, t inst
 		return r, 0
 	}
 	for otherSource := false; ; {
-		source, err := uint16(0), error(nil) // that of the entry
+		var source uint16 // 0: the entry's own
+		var err error
 		if entry == nil || otherSource {
 			// Before a new device takes a slot, so that a full table of sources leaves no empty entries behind.
 			source, err = e.sources.intern(hb.Source, e.table, t.nanos)
