@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+
+	"rollcall/internal/testseed"
 )
 
 // sendBatch applies hbs in groups of at most group and settles.
@@ -29,7 +31,7 @@ func (r *rig) sendBatch(hbs []Heartbeat, group int) []Result {
 // TestBatchIsHeartbeatsOneAfterTheOther gives the same reports to one engine as heartbeats and to another in batches: the same
 // answers, the same log.
 func TestBatchIsHeartbeatsOneAfterTheOther(t *testing.T) {
-	rng := testRand(t)
+	rng := testseed.Rand(t)
 	for round := range 20 {
 		o := Options{MaxDevices: 6, SeqPolicy: SeqPolicy(round % 2)}
 		single, batched := startRig(t, newMemLog(), o), startRig(t, newMemLog(), o)

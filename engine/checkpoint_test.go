@@ -11,6 +11,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/google/uuid"
 
+	"rollcall/internal/testseed"
 	"rollcall/wal"
 )
 
@@ -186,7 +187,7 @@ func TestForget(t *testing.T) {
 // TestCheckpointCrashes drives heartbeats, expiries, checkpoints and crashes at random: after each crash every device stands
 // at what was acknowledged last. ROLLCALL_SEED replays one seed.
 func TestCheckpointCrashes(t *testing.T) {
-	rng := testRand(t)
+	rng := testseed.Rand(t)
 	rounds := 150
 	if testing.Short() {
 		rounds = 20

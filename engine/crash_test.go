@@ -17,6 +17,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
 	"github.com/google/uuid"
 
+	"rollcall/internal/testseed"
 	"rollcall/wal"
 )
 
@@ -42,7 +43,7 @@ func crashSeeds(t *testing.T) int {
 //
 // ROLLCALL_SEED runs one seed again: the same work and the same losses; how the goroutines interleave is the scheduler's.
 func TestCrash(t *testing.T) {
-	rng := testRand(t)
+	rng := testseed.Rand(t)
 	clones, forgotten := 0, uint64(0)
 	for range crashSeeds(t) {
 		seed := rng.Uint64()

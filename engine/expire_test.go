@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+
+	"rollcall/internal/testseed"
 )
 
 func TestExpiryOnTime(t *testing.T) {
@@ -119,7 +121,7 @@ func TestExpireLoopNoticesPause(t *testing.T) {
 
 // TestExpiryAgainstModel drives random heartbeats and time against a plain model of the contract.
 func TestExpiryAgainstModel(t *testing.T) {
-	rng := testRand(t)
+	rng := testseed.Rand(t)
 	r := startRig(t, newMemLog(), Options{})
 	type model struct {
 		hb       *Heartbeat

@@ -13,6 +13,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/google/uuid"
 
+	"rollcall/internal/testseed"
 	"rollcall/wal"
 	"rollcall/wal/waltest"
 )
@@ -23,7 +24,7 @@ import (
 //
 // By default a sample, from a random one on; ROLLCALL_FAULTS=1 takes every operation, 4 every fourth.
 func TestEveryOperationFailing(t *testing.T) {
-	rng := testRand(t)
+	rng := testseed.Rand(t)
 	healthy := &waltest.Faults{}
 	f := &faultRun{faults: healthy, fs: vfs.NewCrashableMem()}
 	f.script(t)

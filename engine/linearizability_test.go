@@ -9,13 +9,15 @@ import (
 
 	"github.com/anishathalye/porcupine"
 	"github.com/google/uuid"
+
+	"rollcall/internal/testseed"
 )
 
 // TestLinearizable records concurrent heartbeats, expiries and snapshots of a few devices, on the running engine with its
 // real clock and loops, and checks the history of each device against the sequential model below (Herlihy and Wing 1990;
 // the checker is anishathalye/porcupine). It also holds the frames of a stream to the same order.
 func TestLinearizable(t *testing.T) {
-	rng := testRand(t)
+	rng := testseed.Rand(t)
 	rounds := 20
 	if testing.Short() {
 		rounds = 5

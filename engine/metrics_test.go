@@ -9,6 +9,7 @@ import (
 	"github.com/google/uuid"
 
 	"rollcall/engine/table"
+	"rollcall/internal/testseed"
 )
 
 // wantDevices compares the counters with the table.
@@ -72,7 +73,7 @@ func TestDevicesAreCountedByStatus(t *testing.T) {
 // TestDevicesAreCountedUnderRace: many goroutines flip a few devices and count in lanes of their own.
 func TestDevicesAreCountedUnderRace(t *testing.T) {
 	r := startRig(t, newMemLog(), Options{})
-	rng := testRand(t)
+	rng := testseed.Rand(t)
 	seeds := make([]uint64, 8)
 	for i := range seeds {
 		seeds[i] = rng.Uint64()

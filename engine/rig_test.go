@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"iter"
 	"log/slog"
-	"math/rand/v2"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -15,7 +14,6 @@ import (
 	"github.com/google/uuid"
 
 	"rollcall/engine/broadcast"
-	"rollcall/internal/testseed"
 )
 
 // memLog is a Log in memory. Unless it is held, it commits each record as soon as it can, from its own goroutine.
@@ -340,9 +338,4 @@ func follow(t *testing.T, e *Engine, user uuid.UUID) *testConn {
 		t.Fatal("the stream is not there")
 	}
 	return c
-}
-
-// testRand returns a generator whose seed is ROLLCALL_SEED, or a new one, which is logged.
-func testRand(t *testing.T) *rand.Rand {
-	return rand.New(rand.NewPCG(testseed.Of(t), 0))
 }

@@ -5,7 +5,6 @@ import (
 	"bytes"
 	"fmt"
 	"io"
-	"math/rand/v2"
 	"net/http"
 	"testing"
 	"time"
@@ -15,7 +14,7 @@ import (
 
 // TestBatchTemplateMakesLines reads a batch with net/http.
 func TestBatchTemplateMakesLines(t *testing.T) {
-	rng := rand.New(rand.NewPCG(testseed.Of(t), 1))
+	rng := testseed.Rand(t)
 	tpl := newBatchTemplate("example:80", batchPath, "secret", 12*time.Second)
 	user, devices := newUUID(rng), []uuid{newUUID(rng), newUUID(rng), newUUID(rng)}
 	text := tpl.begin([]byte("before"), len(devices))

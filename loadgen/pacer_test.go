@@ -125,7 +125,7 @@ func moments(x []float64) (mean, variance float64) {
 
 // TestAliasDrawsByWeight compares frequencies with weights, Zipf's.
 func TestAliasDrawsByWeight(t *testing.T) {
-	rng := rand.New(rand.NewPCG(testseed.Of(t), 1))
+	rng := testseed.Rand(t)
 	weights := zipfWeights(50, 1.1)
 	a := newAlias(weights)
 	const draws = 500_000
@@ -197,7 +197,7 @@ func TestPlans(t *testing.T) {
 
 // TestFifo compares the ring with a slice.
 func TestFifo(t *testing.T) {
-	rng := rand.New(rand.NewPCG(testseed.Of(t), 1))
+	rng := testseed.Rand(t)
 	var f fifo[int]
 	var model []int
 	for i := range 10_000 {

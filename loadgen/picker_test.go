@@ -1,7 +1,6 @@
 package loadgen
 
 import (
-	"math/rand/v2"
 	"testing"
 
 	"rollcall/internal/testseed"
@@ -9,7 +8,7 @@ import (
 
 // TestRoundIsAnOrder: every number below n once, whatever n.
 func TestRoundIsAnOrder(t *testing.T) {
-	rng := rand.New(rand.NewPCG(testseed.Of(t), 1))
+	rng := testseed.Rand(t)
 	for _, n := range []uint32{1, 2, 3, 7, 8, 9, 1000, 1024, 1025, 65_537} {
 		r, seen := newRound(n, rng), make([]bool, n)
 		same := 0

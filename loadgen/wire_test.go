@@ -18,7 +18,7 @@ import (
 
 // TestTemplateMakesAHeartbeat reads a stamped request with net/http and encoding/json.
 func TestTemplateMakesAHeartbeat(t *testing.T) {
-	rng := rand.New(rand.NewPCG(testseed.Of(t), 1))
+	rng := testseed.Rand(t)
 	tpl := newTemplate("example:80", heartbeatPath, "secret", 12*time.Second)
 	user, device := newUUID(rng), newUUID(rng)
 	sent, seq := time.Now().UnixMilli(), time.Now().UnixMilli()*1000+7
@@ -78,7 +78,7 @@ func TestAnswersAreParsedAtEveryCut(t *testing.T) {
 
 // TestChunksAreDecodedAtEveryCut compares with the standard library's writer and any two cuts.
 func TestChunksAreDecodedAtEveryCut(t *testing.T) {
-	rng := rand.New(rand.NewPCG(testseed.Of(t), 1))
+	rng := testseed.Rand(t)
 	for range 50 {
 		var body, plain bytes.Buffer
 		w := httputil.NewChunkedWriter(&body)

@@ -4,7 +4,6 @@ import (
 	"encoding/binary"
 	"fmt"
 	"log/slog"
-	"math/rand/v2"
 	"runtime"
 	"strings"
 	"sync"
@@ -12,8 +11,6 @@ import (
 	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
-
-	"rollcall/internal/testseed"
 )
 
 // dir is the log's directory in every in-memory test.
@@ -175,11 +172,6 @@ func until(t testing.TB, what string, holds func() bool) {
 			t.Fatalf("never: %s", what)
 		}
 	}
-}
-
-// seeded returns a random source whose seed is printed and taken back from ROLLCALL_SEED.
-func seeded(t testing.TB) *rand.Rand {
-	return rand.New(rand.NewPCG(testseed.Of(t), 0))
 }
 
 // tagged returns a record that names its writer and its number there, with some bytes behind.

@@ -15,6 +15,8 @@ import (
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
+
+	"rollcall/internal/testseed"
 )
 
 // written returns the segments of a log with these records, each a block of its own, as Close leaves them or, unclosed,
@@ -122,7 +124,7 @@ func flipEveryBit(t *testing.T, mode SyncMode) {
 }
 
 func TestFlipBitsOfManySegments(t *testing.T) {
-	rng := seeded(t)
+	rng := testseed.Rand(t)
 	records := numbered(30, 1200)
 	segments := written(t, true, records...)
 	if len(segments) < 2 {
@@ -467,7 +469,7 @@ func TestTruncateBefore(t *testing.T) {
 // appended. Whatever survives, the log starts again and the same holds for the next crash. In SyncAlways what was
 // acknowledged was durable; in no mode is the trace of a crash taken for damage.
 func TestCrash(t *testing.T) {
-	rng := seeded(t)
+	rng := testseed.Rand(t)
 	for _, mode := range []SyncMode{SyncAlways, SyncInterval, SyncNever} {
 		for _, percent := range []int{0, 30, 100} {
 			t.Run(fmt.Sprintf("sync=%v/unsynced=%d%%", mode, percent), func(t *testing.T) {

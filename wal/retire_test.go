@@ -11,6 +11,7 @@ import (
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 
+	"rollcall/internal/testseed"
 	"rollcall/wal/waltest"
 )
 
@@ -177,7 +178,7 @@ func TestRetiredFilesTakenAway(t *testing.T) {
 // TestCrashWhileSegmentsAreUsedAgain is TestCrash for a log that is truncated all the time: what was durable and not taken off is
 // there, and no trace of an earlier life of a file is taken for a record or for damage.
 func TestCrashWhileSegmentsAreUsedAgain(t *testing.T) {
-	rng := seeded(t)
+	rng := testseed.Rand(t)
 	reused := 0
 	for _, mode := range []SyncMode{SyncAlways, SyncInterval, SyncNever} {
 		for _, percent := range []int{0, 30, 100} {

@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"fmt"
 	"io"
-	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -49,7 +48,7 @@ func TestCrashInCheckpoint(t *testing.T) { crash(t, "--checkpoint-bytes=1") }
 
 func crash(t *testing.T, flags ...string) {
 	const writers, devicesPerWriter = 8, 5
-	rng := rand.New(rand.NewPCG(testseed.Of(t), 0))
+	rng := testseed.Rand(t)
 	r := startServer(t, flags...)
 	user := uuid.NewString()
 	devices := make([][]*crashDevice, writers)

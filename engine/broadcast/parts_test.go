@@ -1,7 +1,6 @@
 package broadcast
 
 import (
-	"math/rand/v2"
 	"strings"
 	"testing"
 	"time"
@@ -52,7 +51,7 @@ func TestFanSpan(t *testing.T) {
 }
 
 func TestBacklogKeepsBytes(t *testing.T) {
-	rng := rand.New(rand.NewPCG(testseed.Of(t), 0))
+	rng := testseed.Rand(t)
 	b := &backlog{}
 	var in, out []byte
 	for i := range 1000 {
@@ -76,7 +75,7 @@ func TestBacklogKeepsBytes(t *testing.T) {
 
 // TestRingAgainstAMap: each item comes up at its tick, whatever the steps of time and the portions in which it is asked.
 func TestRingAgainstAMap(t *testing.T) {
-	rng := rand.New(rand.NewPCG(testseed.Of(t), 0))
+	rng := testseed.Rand(t)
 	var r ring
 	now := uint32(1)
 	r.start(now)

@@ -1,11 +1,15 @@
 package table
 
-import "testing"
+import (
+	"testing"
+
+	"rollcall/internal/testseed"
+)
 
 // TestFindAllIsFindOfEach: known, unknown and removed devices, whatever the hash.
 func TestFindAllIsFindOfEach(t *testing.T) {
 	eachHash(t, Options{Shards: 4}, func(t *testing.T, tab *Table) {
-		rng := random(t)
+		rng := testseed.Rand(t)
 		for n := range 200 {
 			r, e, err := tab.FindOrInsert(user(n%20), device(n))
 			if err != nil {

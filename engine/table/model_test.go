@@ -5,6 +5,8 @@ import (
 	"testing"
 
 	"github.com/google/uuid"
+
+	"rollcall/internal/testseed"
 )
 
 // model is a table as a map, with each user's devices in order of first sight.
@@ -104,7 +106,7 @@ func (m *model) compare(t *testing.T, tab *Table) {
 
 func TestTableAgainstMap(t *testing.T) {
 	eachHash(t, Options{Shards: 4}, func(t *testing.T, tab *Table) {
-		rng := random(t)
+		rng := testseed.Rand(t)
 		commands := make([]byte, max(2000, rounds(20_000)))
 		for i := range commands {
 			commands[i] = byte(rng.Uint32())

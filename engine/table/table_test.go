@@ -3,7 +3,6 @@ package table
 import (
 	"encoding/binary"
 	"errors"
-	"math/rand/v2"
 	"runtime"
 	"slices"
 	"testing"
@@ -12,8 +11,6 @@ import (
 
 	"rollcall/internal/testseed"
 )
-
-func random(t testing.TB) *rand.Rand { return rand.New(rand.NewPCG(testseed.Of(t), 0)) }
 
 // id makes an id that is unique for (kind, n).
 func id(kind byte, n int) (u uuid.UUID) {
@@ -215,7 +212,7 @@ func TestOneDeviceIDUnderTwoUsersIsTwoDevices(t *testing.T) {
 
 func TestDevicesComeInOrderOfFirstSight(t *testing.T) {
 	eachHash(t, Options{Shards: 2}, func(t *testing.T, tab *Table) {
-		rng := random(t)
+		rng := testseed.Rand(t)
 		var want []uuid.UUID
 		for lsn := range uint64(400) {
 			if n := len(want); n > 0 && (rng.IntN(3) == 0 || n > 20) {
@@ -399,7 +396,7 @@ func TestEmptiedIndexHasNoTombstones(t *testing.T) {
 		for n := range 100 {
 			put(t, tab, user(n), device(n), 1, 1)
 		}
-		for _, n := range random(t).Perm(100) {
+		for _, n := range testseed.Rand(t).Perm(100) {
 			forget(t, tab, user(n), device(n))
 		}
 		if s := &tab.shards[0]; s.devices.Load().used != 0 || s.users.used != 0 {

@@ -9,8 +9,6 @@ import (
 	"rollcall/internal/testseed"
 )
 
-func random(t testing.TB) *rand.Rand { return rand.New(rand.NewPCG(testseed.Of(t), 0)) }
-
 // filed is an item of the model.
 type filed struct {
 	tick uint64
@@ -129,7 +127,7 @@ func starts(rng *rand.Rand) []uint64 {
 }
 
 func TestWheelAgainstSortedList(t *testing.T) {
-	rng := random(t)
+	rng := testseed.Rand(t)
 	for _, start := range starts(rng) {
 		h := newHarness(t, start)
 		for range 300 {
@@ -194,7 +192,7 @@ func TestTimeNeverGoesBack(t *testing.T) {
 // TestNothingHappensBeforeNext goes from Next to Next: each time right before it nothing comes up, and the number of
 // steps shows that Next does not merely count ticks.
 func TestNothingHappensBeforeNext(t *testing.T) {
-	rng := random(t)
+	rng := testseed.Rand(t)
 	for _, start := range starts(rng) {
 		w := New(start)
 		for ref := range uint32(20) {
@@ -215,7 +213,7 @@ func TestNothingHappensBeforeNext(t *testing.T) {
 
 // TestFireMayAdd re-files every item from within fire, for ticks before, at and after the one that is handed over.
 func TestFireMayAdd(t *testing.T) {
-	rng := random(t)
+	rng := testseed.Rand(t)
 	w := New(1000)
 	due := map[uint32]uint64{}
 	const items, to = 2000, 60_000

@@ -21,3 +21,9 @@ func Of(t testing.TB) uint64 {
 	t.Logf("ROLLCALL_SEED=%d", seed)
 	return seed
 }
+
+// Rand is a source of random numbers with that seed.
+func Rand(t testing.TB) *rand.Rand {
+	t.Helper()
+	return rand.New(rand.NewPCG(Of(t), 0))
+}
