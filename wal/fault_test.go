@@ -218,41 +218,50 @@ func TestNoSpace(t *testing.T) {
 }
 
 // Every operation of the file system fails, one after the other, in each way that a disk has, once and from then on. Whatever
-// happens, what was acknowledged is there.
+// happens, what was acknowledged, and not taken off, is there.
 func TestEveryOperationFailing(t *testing.T) {
-	for _, kind := range waltest.Kinds {
-		for _, stuck := range []bool{false, true} {
-			at := int64(0)
-			for ; ; at++ {
-				mem := vfs.NewCrashableMem()
-				faults := &waltest.Faults{Fault: kind, At: at, Stuck: stuck}
-				acked := runUntilFailure(small(faults.Wrap(mem)))
-				records, err := read(mem.CrashClone(vfs.CrashCloneCfg{}), 0)
-				if err != nil || len(records) < acked {
-					t.Fatalf("%s: %d acknowledged, %d there, %v", faults.Hit(), acked, len(records), err)
-				}
-				if faults.Hit() == "" {
-					break // there are no more operations
-				}
-			}
-			if at < 100 {
-				t.Errorf("%s: only %d operations", kind.Name, at)
+	for name, run := range map[string]func(o Options) (acked, through int){
+		"restarts": runUntilFailure, "segments are used again": truncateUntilFailure,
+	} {
+		for _, kind := range waltest.Kinds {
+			for _, stuck := range []bool{false, true} {
+				failEach(t, name, kind, stuck, run)
 			}
 		}
 	}
 }
 
+// failEach runs as often as there are operations, and lets another one fail each time.
+func failEach(t *testing.T, name string, kind waltest.Fault, stuck bool, run func(o Options) (acked, through int)) {
+	at := int64(0)
+	for ; ; at++ {
+		mem := vfs.NewCrashableMem()
+		faults := &waltest.Faults{Fault: kind, At: at, Stuck: stuck}
+		acked, through := run(small(faults.Wrap(mem)))
+		records, err := read(mem.CrashClone(vfs.CrashCloneCfg{}), uint64(through))
+		if err != nil || through+len(records) < acked {
+			t.Fatalf("%s: %s: %d acknowledged, %d behind %d are there, %v", name, faults.Hit(), acked, len(records), through, err)
+		}
+		if faults.Hit() == "" {
+			break // there are no more operations
+		}
+	}
+	if at < 100 {
+		t.Errorf("%s: %s: only %d operations", name, kind.Name, at)
+	}
+}
+
 // runUntilFailure opens a log, commits records over several segments and a restart, and returns how many were
-// acknowledged.
-func runUntilFailure(o Options) (acked int) {
+// acknowledged. Nothing is taken off.
+func runUntilFailure(o Options) (acked, through int) {
 	for range 2 {
 		l, err := Open(dir, o)
 		if err != nil {
-			return acked
+			return acked, 0
 		}
 		if l.Start(nil) != nil {
 			l.Close()
-			return acked
+			return acked, 0
 		}
 		for n := range 12 {
 			record := tagged(0, n, 1500)
@@ -263,5 +272,5 @@ func runUntilFailure(o Options) (acked int) {
 		}
 		l.Close()
 	}
-	return acked
+	return acked, 0
 }

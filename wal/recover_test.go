@@ -488,38 +488,14 @@ func TestCrash(t *testing.T) {
 // crashOnce starts a log that must hold known, lets writers append, and crashes it in the middle. It returns the file
 // system after the crash and the records in it.
 func crashOnce(t *testing.T, fs *vfs.MemFS, mode SyncMode, known []string, cfg vfs.CrashCloneCfg) (*vfs.MemFS, []string) {
-	const writers = 8
 	o := small(fs)
 	o.Sync, o.SyncInterval = mode, time.Millisecond
 	l := start(t, o)
-	var appended [writers][]uint64 // LSN of each record
-	var acked atomic.Uint64        // highest LSN that Wait returned nil for
-	var stop atomic.Bool
-	var wg sync.WaitGroup
-	for w := range writers {
-		wg.Go(func() {
-			for n := 0; !stop.Load(); n++ {
-				record := tagged(w, n, n%300)
-				if l.Reserve(len(record), time.Minute) != nil {
-					return
-				}
-				lsn := l.Append(record)
-				appended[w] = append(appended[w], lsn)
-				if n%5 != 0 && l.Wait(lsn) == nil {
-					for old := acked.Load(); old < lsn && !acked.CompareAndSwap(old, lsn); old = acked.Load() {
-					}
-				}
-			}
-		})
-	}
+	c := crewOf(l, 8, 0)
 	until(t, "there are some records", func() bool { return l.Stats().Records >= 500 })
-	durable := l.Durable()
-	if mode == SyncAlways {
-		durable = max(durable, acked.Load())
-	}
+	durable := c.durable(mode)
 	crashed := fs.CrashClone(cfg)
-	stop.Store(true)
-	wg.Wait()
+	c.end()
 	closeLog(t, l)
 
 	got, err := read(crashed, 0)
@@ -529,17 +505,72 @@ func crashOnce(t *testing.T, fs *vfs.MemFS, mode SyncMode, known []string, cfg v
 	if len(got) < len(known) || !slices.Equal(got[:len(known)], known) {
 		t.Fatal("records of an earlier run are gone or changed")
 	}
-	if durable > uint64(len(got)) {
-		t.Fatalf("record %d was durable, only %d are left", durable, len(got))
-	}
+	c.check(t, durable, got, 0)
+	return crashed, got
+}
+
+// crew is writers that append to a log until it crashes.
+type crew struct {
+	log      *Log
+	first    int        // tag of the first writer
+	appended [][]uint64 // by writer: LSN of each record
+	acked    atomic.Uint64
+	stop     atomic.Bool
+	work     sync.WaitGroup
+}
+
+// crewOf sets so many writers to work. Those of another life of the log have other tags.
+func crewOf(l *Log, writers, life int) *crew {
+	c := &crew{log: l, first: life * writers, appended: make([][]uint64, writers)}
 	for w := range writers {
-		for n, lsn := range appended[w] {
-			if lsn <= uint64(len(got)) && tagOf([]byte(got[lsn-1])) != [2]uint32{uint32(w), uint32(n)} {
+		c.work.Go(func() { c.append(w) })
+	}
+	return c
+}
+
+func (c *crew) append(w int) {
+	for n := 0; !c.stop.Load(); n++ {
+		record := tagged(c.first+w, n, n%300)
+		if c.log.Reserve(len(record), time.Minute) != nil {
+			return
+		}
+		lsn := c.log.Append(record)
+		c.appended[w] = append(c.appended[w], lsn)
+		if n%5 != 0 && c.log.Wait(lsn) == nil {
+			for old := c.acked.Load(); old < lsn && !c.acked.CompareAndSwap(old, lsn); old = c.acked.Load() {
+			}
+		}
+	}
+}
+
+// durable is an LSN up to which a crash from now on must lose nothing.
+func (c *crew) durable(mode SyncMode) uint64 {
+	durable := c.log.Durable()
+	if mode == SyncAlways {
+		durable = max(durable, c.acked.Load())
+	}
+	return durable
+}
+
+func (c *crew) end() {
+	c.stop.Store(true)
+	c.work.Wait()
+}
+
+// check compares what is left behind an LSN with what was appended.
+func (c *crew) check(t *testing.T, durable uint64, got []string, after uint64) {
+	t.Helper()
+	last := after + uint64(len(got))
+	if durable > last {
+		t.Fatalf("record %d was durable, they end with %d", durable, last)
+	}
+	for w := range c.appended {
+		for n, lsn := range c.appended[w] {
+			if lsn > after && lsn <= last && tagOf([]byte(got[lsn-after-1])) != [2]uint32{uint32(c.first + w), uint32(n)} {
 				t.Fatalf("record %d is not record %d of writer %d, which got that LSN", lsn, n, w)
 			}
 		}
 	}
-	return crashed, got
 }
 
 // After a failed sync the kernel may show pages that never reached the disk, and call them clean. Start writes them

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -12,7 +11,6 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"rollcall/internal/testseed"
-	"rollcall/wal/waltest"
 )
 
 // reusedSegments counts the segments of a directory that were another before, and the files that wait for that.
@@ -208,29 +206,11 @@ func crashWhileTruncating(t *testing.T, fs *vfs.MemFS, mode SyncMode, life int, 
 	if err := l.Start(nil); err != nil {
 		t.Fatal(err)
 	}
-	const writers = 4
-	var appended [writers][]uint64
-	var stop atomic.Bool
+	c := crewOf(l, 4, life)
 	var truncated atomic.Uint64
 	truncated.Store(through)
-	var wg sync.WaitGroup
-	for w := range writers {
-		wg.Go(func() {
-			for n := 0; !stop.Load(); n++ {
-				record := tagged(life*writers+w, n, 200+n%300)
-				if l.Reserve(len(record), time.Minute) != nil {
-					return
-				}
-				lsn := l.Append(record)
-				appended[w] = append(appended[w], lsn)
-				if n%5 != 0 && l.Wait(lsn) != nil {
-					return
-				}
-			}
-		})
-	}
-	wg.Go(func() {
-		for !stop.Load() {
+	c.work.Go(func() {
+		for !c.stop.Load() {
 			if d := l.Durable(); d > truncated.Load()+100 {
 				truncated.Store(d - 50)
 				if err := l.TruncateBefore(d - 49); err != nil {
@@ -241,11 +221,10 @@ func crashWhileTruncating(t *testing.T, fs *vfs.MemFS, mode SyncMode, life int, 
 		}
 	})
 	until(t, "there are some records", func() bool { return l.Stats().Records >= 1500 })
-	durable := l.Durable()
+	durable := c.durable(mode)
 	crashed := fs.CrashClone(cfg)
 	most := truncated.Load() // in the crashed one it was that at most
-	stop.Store(true)
-	wg.Wait()
+	c.end()
 	closeLog(t, l)
 
 	if through = firstOf(t, crashed) - 1; through > most {
@@ -255,39 +234,12 @@ func crashWhileTruncating(t *testing.T, fs *vfs.MemFS, mode SyncMode, life int, 
 	if err != nil {
 		t.Fatalf("sync=%v, unsynced=%d%%, life %d: %v", mode, cfg.UnsyncedDataPercent, life, err)
 	}
-	last := through + uint64(len(got))
-	if durable > last {
-		t.Fatalf("record %d was durable, they end with %d", durable, last)
-	}
-	for w := range writers {
-		for n, lsn := range appended[w] {
-			if lsn > through && lsn <= last && tagOf([]byte(got[lsn-through-1])) != [2]uint32{uint32(life*writers + w), uint32(n)} {
-				t.Fatalf("record %d is not record %d of writer %d, which got that LSN", lsn, n, w)
-			}
-		}
-	}
+	c.check(t, durable, got, through)
 	return crashed, through
 }
 
-// TestEveryOperationFailingWhileSegmentsAreUsedAgain: whatever fails, what was acknowledged and not taken off is there.
-func TestEveryOperationFailingWhileSegmentsAreUsedAgain(t *testing.T) {
-	for _, kind := range waltest.Kinds {
-		for at := int64(0); ; at++ {
-			mem := vfs.NewCrashableMem()
-			faults := &waltest.Faults{Fault: kind, At: at}
-			acked, through := truncateUntilFailure(small(faults.Wrap(mem)))
-			records, err := read(mem.CrashClone(vfs.CrashCloneCfg{}), through)
-			if err != nil || through+uint64(len(records)) < acked {
-				t.Fatalf("%s: %d acknowledged, %d behind %d are there, %v", faults.Hit(), acked, len(records), through, err)
-			}
-			if faults.Hit() == "" {
-				break
-			}
-		}
-	}
-}
-
-func truncateUntilFailure(o Options) (acked, through uint64) {
+// truncateUntilFailure is runUntilFailure for a log that is truncated as it grows.
+func truncateUntilFailure(o Options) (acked, through int) {
 	l, err := Open(dir, o)
 	if err != nil {
 		return 0, 0
@@ -303,7 +255,7 @@ func truncateUntilFailure(o Options) (acked, through uint64) {
 		}
 		if acked++; acked > 10 {
 			through = acked - 10
-			_ = l.TruncateBefore(through + 1)
+			_ = l.TruncateBefore(uint64(through) + 1)
 		}
 	}
 	return acked, through
