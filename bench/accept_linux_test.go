@@ -8,7 +8,6 @@ import (
 	"syscall"
 	"testing"
 
-	"github.com/valyala/fasthttp"
 	"golang.org/x/sys/unix"
 )
 
@@ -48,7 +47,7 @@ func serveOn(b *testing.B, listeners int) (addr string, stop func()) {
 		}
 		return err
 	}}
-	s := &fasthttp.Server{Handler: func(ctx *fasthttp.RequestCtx) { ctx.SetStatusCode(fasthttp.StatusNoContent) }, Concurrency: 1 << 20}
+	s := bareServer()
 	var serving sync.WaitGroup
 	addr = "127.0.0.1:0"
 	for range listeners {

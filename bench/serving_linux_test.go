@@ -76,8 +76,12 @@ func playServer() error {
 
 // playBare answers 204 to everything, with nothing behind it.
 func playBare() error {
-	s := fasthttp.Server{Handler: func(ctx *fasthttp.RequestCtx) { ctx.SetStatusCode(fasthttp.StatusNoContent) }}
-	return serveRole(s.Serve)
+	return serveRole(bareServer().Serve)
+}
+
+// bareServer answers 204 to everything.
+func bareServer() *fasthttp.Server {
+	return &fasthttp.Server{Handler: func(ctx *fasthttp.RequestCtx) { ctx.SetStatusCode(fasthttp.StatusNoContent) }}
 }
 
 // serveRole says where it listens, and answers lines until they end.

@@ -10,7 +10,7 @@ import (
 	"rollcall/engine"
 )
 
-// maxShapeBytes is the longest line that a shape is learned from.
+// maxShapeBytes is the longest text that a shape is learned from.
 const maxShapeBytes = 1024
 
 // reader reads the texts of heartbeats, one after the other, and judges them. Single owner.

@@ -44,8 +44,8 @@
 // # What a crash leaves, and what recovery makes of it
 //
 // Segments are files of zeros, or of blocks of an earlier segment, which are filled with blocks; docs/wal-format.md draws the
-// bytes. Each block, and each segment header, states the LSN that was durable when it was written. Reading stops at an offset X where record L
-// should come and no valid block is:
+// bytes. Each block, and each segment header, states the LSN that was durable when it was written. Reading stops at an offset X
+// where record L should come and no valid block is:
 //
 //	is there a next segment? ── yes ─► does it begin with L? ── yes ─► go on there: an earlier recovery cut here,
 //	        │                                  │                       or the segment was full
@@ -70,9 +70,8 @@
 //
 // A preparer keeps one segment ready: a sync of blocks that are already allocated and written has no metadata to store and takes
 // about two thirds of the time of one at the end of a growing file. It is a file that TruncateBefore took off the log, or else a
-// new one that is filled with zeros, which doubles what the disk writes. When it cannot (disk
-// full) and the current segment has little more left than what may still be appended, credits are refused until it
-// can. That is backpressure, not a failure.
+// new one that is filled with zeros, which doubles what the disk writes. When it cannot (disk full) and the current segment has
+// little more left than what may still be appended, credits are refused until it can. That is backpressure, not a failure.
 //
 // # What is slow, and why that is fine
 //

@@ -154,7 +154,7 @@ func (p *page) losses() {
 		for _, m := range g.metrics() {
 			for _, o := range g.other {
 				r, ok := m.ratio(g.ours, o)
-				if _, ceiling := ceilings[o.by]; ceiling || o.by == grouped || !ok || r >= 1 {
+				if _, ceiling := ceilings[o.by]; ceiling || isOurs(o.by) || !ok || r >= 1 {
 					continue
 				}
 				l := loss{fmt.Sprintf("- `%s`, %s: %s against %s of **%s**, ratio %s\n", g.rest, m.title, number(median(g.ours.metrics[m.unit])),

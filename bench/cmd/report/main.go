@@ -212,8 +212,11 @@ var ceilings = map[string]string{
 	"read-and-insert": "reading and inserting (ceiling)",
 }
 
-// grouped is rollcall's table as batches use it: no alternative to it either.
+// grouped is rollcall's table as batches use it.
 const grouped = "rollcall-group"
+
+// isOurs: neither an alternative nor a ceiling.
+func isOurs(by string) bool { return by == "rollcall" || by == grouped }
 
 func title(by string) string {
 	if by == grouped {

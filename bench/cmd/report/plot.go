@@ -35,7 +35,7 @@ func bars(name string, m metric, rows []*series) string {
 		y := top + i*row
 		w := median(v) / most * width
 		color := pale
-		if s.by == "rollcall" || s.by == grouped {
+		if isOurs(s.by) {
 			color = ours
 		} else if _, ok := ceilings[s.by]; ok {
 			color = limit
