@@ -217,7 +217,9 @@ test('a silent connection is given up', { timeout: patience }, async () => {
   assert.match(String(interruptions[0]), /silent/)
 })
 
-test('tokens are renewed before they expire and after a refusal', { timeout: patience }, async () => {
+test('tokens are renewed before they expire and after a refusal', { timeout: patience }, async (t) => {
+  const now = Date.now
+  t.mock.method(Date, 'now', () => now() - now() % 50) // so that by this clock the timer of the renewal comes early
   let minted = 0
   const token = () => `${btoa(JSON.stringify({ n: ++minted, exp_ms: Date.now() + 500 })).replace(/=+$/, '')}.signature`
   const s = streams([

@@ -196,7 +196,10 @@ class Watch {
     const stop = () => connection.abort(signal?.reason)
     signal?.addEventListener('abort', stop, { once: true })
     const idle = new Alarm(this.#idleMs, () => connection.abort(new Error('the stream was silent for too long')))
-    const renew = new Alarm(maxTimerMs, () => connection.abort(renewal))
+    const renew = new Alarm(maxTimerMs, () => {
+      this.#renewAt = 0 // by the clock it may be a moment too early: timers go by another one
+      connection.abort(renewal)
+    })
     try {
       await this.#needToken()
       idle.set()
