@@ -172,6 +172,9 @@ func (s *Server) answer(ctx *fasthttp.RequestCtx, r reply) {
 	a := &answers[r]
 	s.metrics.answers[r].Add(1)
 	ctx.SetStatusCode(a.status)
+	if s.draining.Load() { // fasthttp would say so too, but only from when Shutdown has closed the parked connections
+		ctx.SetConnectionClose()
+	}
 	if a.code == "" {
 		return
 	}
