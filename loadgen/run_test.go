@@ -38,20 +38,30 @@ func smallRun(t testing.TB, s *fakeServer) Options {
 }
 
 // onQuietMachine runs a test that measures time: alone, never under the race detector, and up to three times, because
-// somebody else on the machine may take the time away. The test returns what is wrong.
-func onQuietMachine(t *testing.T, try func() (wrong string)) {
+// somebody else on the machine may take the time away. The test returns what is wrong with the report. Nothing is said when
+// the generator itself was late in each try: it runs beside the server, so the server was late, too.
+func onQuietMachine(t *testing.T, try func() (rep *Report, wrong string)) {
 	t.Helper()
 	if underRace {
 		t.Skip("the race detector makes the server of the tests too slow to measure time with")
 	}
-	wrong := ""
+	failure, busy := "", ""
 	for range 3 {
-		if wrong = try(); wrong == "" {
+		rep, wrong := try()
+		if wrong == "" {
 			return
 		}
-		t.Log("once more: ", wrong)
+		t.Log(wrong)
+		if late := rep.Generator.Lag.Max; late > 20 {
+			busy = fmt.Sprintf("the machine is too busy to measure time on: the generator was up to %.0f ms late", late)
+		} else {
+			failure = wrong
+		}
 	}
-	t.Error(wrong)
+	if failure == "" {
+		t.Skip(busy)
+	}
+	t.Error(failure)
 }
 
 func brief(l *Latency) string {
@@ -204,18 +214,19 @@ func TestResendsAreForgiven(t *testing.T) {
 // TestStallShows is the point of an open loop: a server that stalls for a second under a constant rate delays everything
 // that was due in that second, and the percentiles must say so.
 func TestStallShows(t *testing.T) {
-	onQuietMachine(t, func() string {
-		l := stalledRun(t)
+	onQuietMachine(t, func() (*Report, string) {
+		rep := stalledRun(t)
+		l := rep.Latency["answer"]
 		// 300 of 1200 heartbeats were due in the stall and waited for the rest of it: the slowest 1 % waited 0.96 s and more,
 		// a tenth 0.6 s and more, half of them all hardly.
 		if l.Count != 1200 || l.Max < 990 || l.Max > 1500 || l.P99 < 900 || l.P90 < 500 || l.P90 > 900 || l.P50 > 100 {
-			return "a stall of one second shows as " + brief(l)
+			return rep, "a stall of one second shows as " + brief(l)
 		}
-		return ""
+		return rep, ""
 	})
 }
 
-func stalledRun(t *testing.T) *Latency {
+func stalledRun(t *testing.T) *Report {
 	const stall = time.Second
 	var once sync.Once
 	var until time.Time
@@ -237,7 +248,7 @@ func stalledRun(t *testing.T) *Latency {
 	o.Duration, o.TTL = 4*time.Second, time.Minute
 	rep := mustRun(t, o)
 	wantClean(t, rep)
-	return rep.Latency["answer"]
+	return rep
 }
 
 // TestClosedLoopHidesIt documents why --closed says nothing about latency: the same stall is a handful of samples.
@@ -263,17 +274,17 @@ func TestClosedLoopHidesIt(t *testing.T) {
 // TestKnownDelayIsMeasured: an injected delay comes out as it went in.
 func TestKnownDelayIsMeasured(t *testing.T) {
 	const delay = 80 * time.Millisecond
-	onQuietMachine(t, func() string {
+	onQuietMachine(t, func() (*Report, string) {
 		o := smallRun(t, startFake(t, fault{delay: delay}))
 		o.Rate, o.Connections, o.Users = 100, 64, 40
 		rep := mustRun(t, o)
 		wantClean(t, rep)
 		for _, key := range []string{"answer", "frame"} {
 			if l := rep.Latency[key]; l.Count == 0 || l.P50 < 80 || l.P50 > 90 {
-				return "a delay of 80 ms shows in " + key + " as " + brief(l)
+				return rep, "a delay of 80 ms shows in " + key + " as " + brief(l)
 			}
 		}
-		return ""
+		return rep, ""
 	})
 }
 
@@ -349,12 +360,12 @@ func TestRestartThatDidNotHappenIsInvalid(t *testing.T) {
 
 // TestRampFindsTheKnee: a server that answers one heartbeat at a time, 5 ms each, takes 200 a second.
 func TestRampFindsTheKnee(t *testing.T) {
-	onQuietMachine(t, func() string {
+	onQuietMachine(t, func() (*Report, string) {
 		rep := rampedRun(t)
 		if k := rep.Knee; k == nil || !k.Reached || k.Offered < 100 || k.Offered > 210 || rep.Verdict.Early == "" {
-			return fmt.Sprintf("knee %+v, early %q", rep.Knee, rep.Verdict.Early)
+			return rep, fmt.Sprintf("knee %+v, early %q", rep.Knee, rep.Verdict.Early)
 		}
-		return ""
+		return rep, ""
 	})
 }
 
