@@ -32,7 +32,7 @@ func smallRun(t testing.TB, s *fakeServer) Options {
 		Target: s.url, IngestToken: "ingest",
 		StreamToken: func(user string, _ time.Duration) (string, error) { return "token-" + user, nil },
 		Users:       4, DevicesPerUser: 3, StreamsPerUser: 2, Rate: 60, TTL: 5 * time.Second, Connections: 4,
-		Warmup: 200 * time.Millisecond, Duration: 800 * time.Millisecond, Patience: 10 * time.Second, MaxLag: time.Minute,
+		Warmup: 200 * time.Millisecond, Duration: 1200 * time.Millisecond, Patience: 10 * time.Second, MaxLag: time.Minute,
 		Seed: testseed.Of(t),
 	}
 }

@@ -197,6 +197,7 @@ func (c *churn) daemon(u *churnUser, device string, rng *rand.Rand) {
 		if rng.IntN(10) == 0 || seq == u.beats {
 			b["status"] = "offline"
 		}
+		conn.SetDeadline(time.Now().Add(patience))
 		io.WriteString(conn, request("POST", heartbeatPath, b.json(), bearer(ingestToken)))
 		if a := readAnswer(c.t, br, false); a.status != 204 {
 			c.t.Errorf("heartbeat: %d %s", a.status, a.body)
