@@ -266,7 +266,11 @@ func TestClosedLoopHidesIt(t *testing.T) {
 	o.Closed, o.StreamsPerUser, o.Connections, o.TTL, o.Duration = true, 0, 4, time.Minute, 2*time.Second
 	rep := mustRun(t, o)
 	wantClean(t, rep)
-	if l := rep.Latency["answer"]; l.P90 > 500 {
+	l := rep.Latency["answer"]
+	if l.Count < 400 {
+		t.Skip("the machine is too busy: so few heartbeats that the four that the stall met are not few among them: ", brief(l))
+	}
+	if l.P90 > 500 {
 		t.Error(brief(l))
 	}
 }
