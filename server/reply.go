@@ -184,10 +184,17 @@ func (s *Server) answer(ctx *fasthttp.RequestCtx, r reply) {
 	case unauthorized:
 		ctx.Response.Header.Set(fasthttp.HeaderWWWAuthenticate, "Bearer")
 	case rateLimited:
-		ctx.Response.Header.Set(fasthttp.HeaderRetryAfter, s.retryAfter)
+		setRetryAfter(ctx, s.retryAfter)
 	case tooManyUnpacking:
-		ctx.Response.Header.Set(fasthttp.HeaderRetryAfter, "1")
+		setRetryAfter(ctx, "1")
 	}
+}
+
+// setRetryAfter says when to come back, to another origin's page, too.
+func setRetryAfter(ctx *fasthttp.RequestCtx, seconds string) {
+	h := &ctx.Response.Header
+	h.Set(fasthttp.HeaderRetryAfter, seconds)
+	h.Set(fasthttp.HeaderAccessControlExposeHeaders, fasthttp.HeaderRetryAfter)
 }
 
 // answerStale answers a heartbeat whose seq is not above lastSeq, so that a restarted daemon can go on from lastSeq+1.

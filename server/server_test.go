@@ -250,6 +250,9 @@ func checkCommon(t testing.TB, r response) {
 	if got := r.header.Get("Content-Type"); got != wantType {
 		t.Errorf("Content-Type = %q, want %q", got, wantType)
 	}
+	if (r.header.Get("Retry-After") != "") != (r.header.Get("Access-Control-Expose-Headers") == "Retry-After") {
+		t.Errorf("Retry-After and whether pages may read it: %v", r.header)
+	}
 	if r.status == 401 && r.header.Get("WWW-Authenticate") != "Bearer" {
 		t.Error("a 401 without WWW-Authenticate: Bearer")
 	}

@@ -137,7 +137,7 @@ func (s *Server) wholeAnswer(r reply, allowed string) []byte {
 	text = strconv.AppendInt(text, int64(len(a.body)), 10)
 	text = append(text, "\r\nRetry-After: "...)
 	text = strconv.AppendInt(text, int64(1+rand.IntN(10)), 10)
-	text = append(text, "\r\n"...)
+	text = append(text, "\r\nAccess-Control-Expose-Headers: Retry-After\r\n"...)
 	return append(s.endHead(text, allowed), a.body...)
 }
 

@@ -610,7 +610,7 @@ async function statusError(response: Response): Promise<StatusError> {
   return new StatusError(response.status, text(reply.error), text(reply.details), retryAfter(response), lastSeq)
 }
 
-/** Reads a Retry-After header, seconds or a date; 0 if it is neither. A browser shows it only if the server exposes it. */
+/** Reads a Retry-After header, seconds or a date; 0 if it is neither. To another origin's page a proxy's may be hidden. */
 function retryAfter(response: Response): number {
   const header = response.headers.get('Retry-After') ?? ''
   const ms = /^[0-9]+$/.test(header) ? Number(header) * 1000 : Date.parse(header) - Date.now()
