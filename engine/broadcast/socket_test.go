@@ -218,6 +218,12 @@ func TestSocketSlowReader(t *testing.T) {
 		for range 100 {
 			s.tell(0)
 		}
+		turns := s.b.Stats().Turns
+		s.until(t, "the worker has seen that they do not fit", func() bool {
+			s.b.Tick(s.now)
+			now := s.b.Stats()
+			return now.QueueBytes == 0 && now.Turns > turns+1
+		})
 		if n := s.b.Stats().PendingBytes; n > 16<<10 {
 			t.Errorf("%d bytes pending", n)
 		}
