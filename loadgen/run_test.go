@@ -38,8 +38,8 @@ func smallRun(t testing.TB, s *fakeServer) Options {
 }
 
 // onQuietMachine runs a test that measures time: alone, never under the race detector, and up to three times, because
-// somebody else on the machine may take the time away. The test returns what is wrong with the report. Nothing is said when
-// the generator itself was late in each try: it runs beside the server, so the server was late, too.
+// somebody else on the machine may take the time away. The test returns what is wrong with the report. It is skipped when each
+// wrong report is one that would be invalid by the default of Options.MaxLag: the server, beside the generator, was late, too.
 func onQuietMachine(t *testing.T, try func() (rep *Report, wrong string)) {
 	t.Helper()
 	if underRace {
@@ -52,8 +52,8 @@ func onQuietMachine(t *testing.T, try func() (rep *Report, wrong string)) {
 			return
 		}
 		t.Log(wrong)
-		if late := rep.Generator.Lag.Max; late > 20 {
-			busy = fmt.Sprintf("the machine is too busy to measure time on: the generator was up to %.0f ms late", late)
+		if late := rep.Generator.Lag.P99; late > 10 {
+			busy = fmt.Sprintf("the machine is too busy to measure time on: the generator's own p99 lag was %.0f ms", late)
 		} else {
 			failure = wrong
 		}
@@ -266,11 +266,7 @@ func TestClosedLoopHidesIt(t *testing.T) {
 	o.Closed, o.StreamsPerUser, o.Connections, o.TTL, o.Duration = true, 0, 4, time.Minute, 2*time.Second
 	rep := mustRun(t, o)
 	wantClean(t, rep)
-	l := rep.Latency["answer"]
-	if l.Count < 400 {
-		t.Skip("the machine is too busy: so few heartbeats that the four that the stall met are not few among them: ", brief(l))
-	}
-	if l.P90 > 500 {
+	if l := rep.Latency["answer"]; l.P90 > 500 {
 		t.Error(brief(l))
 	}
 }
