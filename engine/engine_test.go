@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+
+	"rollcall/internal/testwait"
 )
 
 func TestHeartbeatSeq(t *testing.T) {
@@ -99,9 +101,7 @@ func TestNothingVisibleBeforeCommit(t *testing.T) {
 	second := *hb
 	second.Seq = 2
 	go func() { answered <- r.Heartbeat(&second) }()
-	for r.appended() < 2 {
-		time.Sleep(100 * time.Microsecond) // polls for the append; nothing is concluded from how long it took
-	}
+	testwait.Until(t, "the second is appended", func() bool { return r.appended() == 2 })
 	again := second
 	go func() { answered <- r.Heartbeat(&again) }() // stale, but of a seq that may not be told yet
 	fresh := follow(t, r.Engine, hb.User)

@@ -8,6 +8,7 @@ import (
 	"github.com/google/uuid"
 
 	"rollcall/internal/testseed"
+	"rollcall/internal/testwait"
 )
 
 func TestExpiryOnTime(t *testing.T) {
@@ -105,16 +106,11 @@ func TestExpireLoopNoticesPause(t *testing.T) {
 	r := startRig(t, newMemLog(), Options{})
 	stop, done := make(chan struct{}), make(chan struct{})
 	go func() { defer close(done); r.expireLoop(stop) }()
-	for r.expiry.wakeAt.Load() == 0 {
-		time.Sleep(time.Millisecond) // polls until the loop sleeps
-	}
+	testwait.Until(t, "the loop sleeps", func() bool { return r.expiry.wakeAt.Load() != 0 })
 	r.now.Add(int64(5 * time.Second))
-	for deadline := time.Now().Add(20 * time.Second); r.expiry.resume.Load() < int64(5*time.Second); {
-		if time.Now().After(deadline) {
-			t.Fatal("the loop did not notice a pause of five seconds")
-		}
-		time.Sleep(time.Millisecond) // polls; nothing is concluded from how long it took
-	}
+	testwait.Until(t, "the loop notices a pause of five seconds", func() bool {
+		return r.expiry.resume.Load() >= int64(5*time.Second)
+	})
 	close(stop)
 	<-done
 }

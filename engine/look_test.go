@@ -12,6 +12,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/google/uuid"
 
+	"rollcall/internal/testwait"
 	"rollcall/wal"
 )
 
@@ -31,15 +32,6 @@ func (l *lines) String() string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.text.String()
-}
-
-func eventually(t *testing.T, what string, holds func() bool) {
-	t.Helper()
-	for end := time.Now().Add(time.Minute); !holds(); time.Sleep(time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatalf("never: %s", what)
-		}
-	}
 }
 
 // heldLog replays nothing before it is let go.
@@ -83,14 +75,16 @@ func TestRecoveryProgress(t *testing.T) {
 	go func() { opened <- e.open() }()
 
 	const inCheckpoint = "reading the checkpoint, part 0 of 4, 0 devices so far"
-	eventually(t, "the checkpoint is on the console", func() bool { return strings.Contains(out.String(), inCheckpoint) })
+	testwait.Until(t, "the checkpoint is on the console", func() bool {
+		return strings.Contains(out.String(), inCheckpoint)
+	})
 	if err := e.Ready(); err == nil || err.Error() != "recovering: "+inCheckpoint {
 		t.Errorf("Ready: %v", err)
 	}
 	close(store.letGo)
 	<-log.replaying
 	const inLog = "replaying the log, record 4000, 7 of 64 MiB, 0 devices so far"
-	eventually(t, "the log is on the console", func() bool { return strings.Contains(out.String(), inLog) })
+	testwait.Until(t, "the log is on the console", func() bool { return strings.Contains(out.String(), inLog) })
 	if err := e.Ready(); err == nil || err.Error() != "recovering: "+inLog {
 		t.Errorf("Ready: %v", err)
 	}

@@ -10,6 +10,7 @@ import (
 
 	"rollcall/engine/table"
 	"rollcall/internal/testseed"
+	"rollcall/internal/testwait"
 )
 
 // wantDevices compares the counters with the table.
@@ -133,9 +134,7 @@ func TestDeliveryIsObserved(t *testing.T) {
 	var daemons sync.WaitGroup
 	for i, hb := range []*Heartbeat{first, second} {
 		daemons.Go(func() { r.mustAccept(hb) })
-		for r.log.Appended() != uint64(i+1) {
-			runtime.Gosched()
-		}
+		testwait.Until(t, "it is appended", func() bool { return r.log.Appended() == uint64(i+1) })
 		r.now.Add(int64(time.Second))
 	}
 	r.now.Add(int64(time.Second))

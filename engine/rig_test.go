@@ -14,6 +14,7 @@ import (
 	"github.com/google/uuid"
 
 	"rollcall/engine/broadcast"
+	"rollcall/internal/testwait"
 )
 
 // memLog is a Log in memory. Unless it is held, it commits each record as soon as it can, from its own goroutine.
@@ -311,7 +312,6 @@ func (c *testConn) Write(p []byte) (int, error) {
 // waitFrames returns once n frames have arrived.
 func (c *testConn) waitFrames(t *testing.T, n int) []frame {
 	t.Helper()
-	deadline := time.After(20 * time.Second)
 	for {
 		c.mu.Lock()
 		frames := c.frames
@@ -319,11 +319,7 @@ func (c *testConn) waitFrames(t *testing.T, n int) []frame {
 		if len(frames) >= n {
 			return frames
 		}
-		select {
-		case <-c.more:
-		case <-deadline:
-			t.Fatalf("%d frames arrived, want %d", len(frames), n)
-		}
+		testwait.For(t, fmt.Sprintf("frame %d of %d arrives", len(frames)+1, n), c.more)
 	}
 }
 

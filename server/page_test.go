@@ -9,6 +9,8 @@ import (
 
 	"github.com/goccy/go-json"
 	"github.com/google/uuid"
+
+	"rollcall/internal/testwait"
 )
 
 // ask sends a request to the admin listener as a page at host would.
@@ -42,7 +44,9 @@ func TestPageSettings(t *testing.T) {
 		}
 		go func() { _ = r.Serve(ln) }()
 		_, port, _ = net.SplitHostPort(ln.Addr().String())
-		eventually(t, func() bool { return strings.Contains(r.get("/page.json").Body.String(), ":"+port) })
+		testwait.Until(t, "the page names the connection", func() bool {
+			return strings.Contains(r.get("/page.json").Body.String(), ":"+port)
+		})
 		return port
 	}
 	port := listen("0.0.0.0:0")

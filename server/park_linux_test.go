@@ -24,6 +24,7 @@ import (
 
 	"rollcall/engine"
 	"rollcall/internal/testseed"
+	"rollcall/internal/testwait"
 )
 
 // echoSeq makes the answer to a heartbeat tell its seq, so that one mistaken for another shows.
@@ -115,7 +116,7 @@ func (d *daemon) ended() {
 
 func (r *running) parksAll(t testing.TB, n int) {
 	t.Helper()
-	eventually(t, func() bool { return r.parkedConns() == n })
+	testwait.Until(t, "all are parked", func() bool { return r.parkedConns() == n })
 	if open := r.conns.Load(); open < int64(n) {
 		t.Errorf("%d connections are counted, %d parked", open, n)
 	}
@@ -123,7 +124,7 @@ func (r *running) parksAll(t testing.TB, n int) {
 
 func (r *running) holdsNone(t testing.TB) {
 	t.Helper()
-	eventually(t, func() bool { return r.conns.Load() == 0 && r.parkedConns() == 0 })
+	testwait.Until(t, "all are closed", func() bool { return r.conns.Load() == 0 && r.parkedConns() == 0 })
 	if r.perSource != nil {
 		r.perSource.mu.Lock()
 		defer r.perSource.mu.Unlock()
@@ -154,7 +155,7 @@ func TestParkedIsServedOn(t *testing.T) {
 			r.parksAll(t, 1)
 			request := seqText(7)
 			d.write(request[:1])
-			eventually(t, func() bool { return r.parkedConns() == 0 })
+			testwait.Until(t, "the connection is served again", func() bool { return r.parkedConns() == 0 })
 			d.write(request[1:200])
 			d.write(request[200:])
 			d.told(7)
@@ -302,7 +303,11 @@ func TestParkedIdleTimeout(t *testing.T) {
 func TestSweepTakesTheLate(t *testing.T) {
 	r := start(t, parksAt(time.Millisecond))
 	r.listen(t, "tcp")
-	eventually(t, func() bool { r.mu.Lock(); defer r.mu.Unlock(); return r.lot != nil })
+	testwait.Until(t, "the server has begun to serve", func() bool {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		return r.lot != nil
+	})
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -415,7 +420,7 @@ func TestParkedCounts(t *testing.T) {
 				refused()
 			}
 			first.Close()
-			eventually(t, func() bool { return r.conns.Load() == 1 })
+			testwait.Until(t, "one connection is left", func() bool { return r.conns.Load() == 1 })
 			third := dial(t, addr)
 			third.beat(1)
 			refused()
@@ -509,7 +514,7 @@ func TestShutdownClosesParked(t *testing.T) {
 	goleak.VerifyNone(t, before,
 		goleak.IgnoreAnyFunction("github.com/valyala/fasthttp.updateServerDate.func1"),    // one for the process
 		goleak.IgnoreAnyFunction("github.com/valyala/fasthttp.(*workerPool).Start.func2")) // ends when it wakes up
-	eventually(t, func() bool { return descriptors(t) <= files })
+	testwait.Until(t, "the descriptors are given back", func() bool { return descriptors(t) <= files })
 }
 
 func descriptors(t testing.TB) int {

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"rollcall/engine/broadcast"
+	"rollcall/internal/testwait"
 )
 
 // addressed is a connection that says it comes from an address.
@@ -88,7 +89,7 @@ func TestMaxConnsPerIP(t *testing.T) {
 		if got := serve(text); got.status != status {
 			t.Errorf("%s: %d %s", what, got.status, got.body)
 		}
-		eventually(t, func() bool { return empty() && r.conns.Load() == 0 })
+		testwait.Until(t, "all connections are closed", func() bool { return empty() && r.conns.Load() == 0 })
 	}
 	check("a heartbeat", 204, text("POST "+heartbeatPath, validBody, "Authorization: Bearer "+testIngest, "Connection: close"))
 	check("a refused stream", 403, streamText("?user_id="+testUser, "bad")+"\r\n")
@@ -173,5 +174,5 @@ func TestTurnedAwayReadsWhy(t *testing.T) {
 	}
 	_ = r.Shutdown(context.Background())
 	<-served
-	eventually(t, func() bool { return r.turnedAway.Load() == 0 })
+	testwait.Until(t, "no connection is being turned away", func() bool { return r.turnedAway.Load() == 0 })
 }

@@ -9,7 +9,6 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -21,6 +20,7 @@ import (
 
 	"rollcall/engine"
 	"rollcall/engine/broadcast"
+	"rollcall/internal/testwait"
 )
 
 const (
@@ -216,16 +216,6 @@ func text(line, body string, headers ...string) string {
 	return b.String() + "\r\n" + body
 }
 
-// eventually yields until cond holds.
-func eventually(t testing.TB, cond func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); !cond(); runtime.Gosched() {
-		if time.Now().After(deadline) {
-			t.Fatal("it did not come about within 10 s")
-		}
-	}
-}
-
 func errorBody(code, details string) string {
 	return fmt.Sprintf(`{"error":%q,"details":%q}`, code, details)
 }
@@ -395,7 +385,7 @@ func TestMaxConns(t *testing.T) {
 	}
 	exchange()
 	first.Close()
-	eventually(t, func() bool { return r.conns.Load() == 0 }) // the close is another goroutine's
+	testwait.Until(t, "the connection is closed", func() bool { return r.conns.Load() == 0 })
 	r.send(t, heartbeatText(validBody)).check(t, 204, "")
 }
 
@@ -416,7 +406,7 @@ func TestShutdownAnswersHeartbeatsInFlight(t *testing.T) {
 	<-arrived
 	stopped := make(chan error, 1)
 	go func() { stopped <- r.Shutdown(context.Background()) }()
-	eventually(t, func() bool { // Shutdown has begun when nobody accepts
+	testwait.Until(t, "Shutdown has begun", func() bool { // no connection is accepted
 		c, err := r.public.Dial()
 		if err == nil {
 			_ = c.Close()

@@ -19,6 +19,7 @@ import (
 	"github.com/google/uuid"
 
 	"rollcall/engine/broadcast"
+	"rollcall/internal/testwait"
 )
 
 func sign(t testing.TB, key, payload string) string {
@@ -241,7 +242,7 @@ func (r *running) checkStream(t *testing.T, in io.Reader, s broadcast.Subscripti
 	if _, ours := s.Conn.(fakeConn).conn.(*conn); ours {
 		t.Error("the stream keeps the server's connection")
 	}
-	eventually(t, func() bool { return r.conns.Load() == 0 }) // those of earlier requests are closed by other goroutines
+	testwait.Until(t, "connections of earlier requests are closed", func() bool { return r.conns.Load() == 0 })
 	go func() { _, _ = s.Conn.Write([]byte("live")) }()
 	live := make([]byte, 4)
 	if _, err := io.ReadFull(in, live); err != nil || string(live) != "live" {
@@ -288,7 +289,7 @@ func TestStreamTurnedAway(t *testing.T) {
 			t.Errorf("Retry-After = %q, closes: %v", got.header.Get("Retry-After"), got.closes)
 		}
 	}
-	eventually(t, func() bool { return r.conns.Load() == 0 }) // those of earlier requests are closed by other goroutines
+	testwait.Until(t, "connections of earlier requests are closed", func() bool { return r.conns.Load() == 0 })
 }
 
 func TestSignToken(t *testing.T) {

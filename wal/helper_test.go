@@ -4,7 +4,6 @@ import (
 	"encoding/binary"
 	"fmt"
 	"log/slog"
-	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -162,16 +161,6 @@ func blocksIn(b []byte, number uint64) (offsets []int64, end int64) {
 		at += h.bytes()
 	}
 	return offsets, at
-}
-
-// until yields to the others until a condition holds.
-func until(t testing.TB, what string, holds func() bool) {
-	t.Helper()
-	for end := time.Now().Add(time.Minute); !holds(); runtime.Gosched() {
-		if time.Now().After(end) {
-			t.Fatalf("never: %s", what)
-		}
-	}
 }
 
 // tagged returns a record that names its writer and its number there, with some bytes behind.

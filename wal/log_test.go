@@ -12,6 +12,8 @@ import (
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"go.uber.org/goleak"
+
+	"rollcall/internal/testwait"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -212,7 +214,7 @@ func TestCommitWaitsForCopies(t *testing.T) {
 	l.state.Add(oneRecord + size) // the first half of Append("slow")
 	lsn := add(t, l, "fast")
 	l.wakeLoop() // which Append does only for the first of a batch
-	until(t, "the batch is sealed", func() bool { return l.state.Load()&bytesMask == 0 })
+	testwait.Until(t, "the batch is sealed", func() bool { return l.state.Load()&bytesMask == 0 })
 	next := add(t, l, "next")
 	for range 1000 {
 		runtime.Gosched()
@@ -239,7 +241,7 @@ func TestCloseWaitsForCredits(t *testing.T) {
 		}
 		done := make(chan error)
 		go func() { done <- l.Close() }()
-		until(t, "Close has begun", func() bool { return l.credit.Load() < 0 })
+		testwait.Until(t, "Close has begun", func() bool { return l.credit.Load() < 0 })
 		for range 20 {
 			runtime.Gosched() // mostly, the commit loop parks
 		}
@@ -319,7 +321,7 @@ func TestReserveLimits(t *testing.T) {
 	// A released credit wakes who waits for it.
 	got := make(chan error)
 	go func() { got <- l.Reserve(10, time.Minute) }()
-	until(t, "it waits", func() bool { return l.reservers.Load() > 0 })
+	testwait.Until(t, "it waits", func() bool { return l.reservers.Load() > 0 })
 	l.Release(len(full))
 	if err := <-got; err != nil {
 		t.Error(err)
@@ -368,7 +370,7 @@ func TestCloseRacesWithAppend(t *testing.T) {
 				}
 			})
 		}
-		until(t, "some are through", func() bool { return l.Committed() >= 100 })
+		testwait.Until(t, "some are through", func() bool { return l.Committed() >= 100 })
 		closeLog(t, l)
 		wg.Wait()
 		records, err := read(fs, 0)
@@ -383,7 +385,7 @@ func TestSyncInterval(t *testing.T) {
 	o.Sync, o.SyncInterval = SyncInterval, time.Millisecond
 	l := start(t, o)
 	lsn := commit(t, l, "x")
-	until(t, "the interval is over", func() bool { return l.Durable() >= lsn }) // nothing else is appended
+	testwait.Until(t, "the interval is over", func() bool { return l.Durable() >= lsn }) // nothing else is appended
 	closeLog(t, l)
 }
 

@@ -17,6 +17,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
 
 	"rollcall/internal/testseed"
+	"rollcall/internal/testwait"
 )
 
 // written returns the segments of a log with these records, each a block of its own, as Close leaves them or, unclosed,
@@ -492,7 +493,7 @@ func crashOnce(t *testing.T, fs *vfs.MemFS, mode SyncMode, known []string, cfg v
 	o.Sync, o.SyncInterval = mode, time.Millisecond
 	l := start(t, o)
 	c := crewOf(l, 8, 0)
-	until(t, "there are some records", func() bool { return l.Stats().Records >= 500 })
+	testwait.Until(t, "there are some records", func() bool { return l.Stats().Records >= 500 })
 	durable := c.durable(mode)
 	crashed := fs.CrashClone(cfg)
 	c.end()

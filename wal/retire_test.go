@@ -11,6 +11,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"rollcall/internal/testseed"
+	"rollcall/internal/testwait"
 )
 
 // reusedSegments counts the segments of a directory that were another before, and the files that wait for that.
@@ -220,7 +221,7 @@ func crashWhileTruncating(t *testing.T, fs *vfs.MemFS, mode SyncMode, life int, 
 			time.Sleep(100 * time.Microsecond)
 		}
 	})
-	until(t, "there are some records", func() bool { return l.Stats().Records >= 1500 })
+	testwait.Until(t, "there are some records", func() bool { return l.Stats().Records >= 1500 })
 	durable := c.durable(mode)
 	crashed := fs.CrashClone(cfg)
 	most := truncated.Load() // in the crashed one it was that at most

@@ -15,6 +15,8 @@ import (
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
+
+	"rollcall/internal/testwait"
 )
 
 var quiet = slog.New(slog.DiscardHandler)
@@ -216,7 +218,7 @@ func TestViewOfARunningLog(t *testing.T) {
 	t.Chdir(t.TempDir())
 	w := goLive(t, vfs.Default)
 	defer w.close(t)
-	until(t, "a checkpoint shortened the log", func() bool { return w.store.LSN() > 0 && w.log.First() > 1 })
+	testwait.Until(t, "a checkpoint shortened the log", func() bool { return w.store.LSN() > 0 && w.log.First() > 1 })
 	views := 60
 	if testing.Short() {
 		views = 15
@@ -251,7 +253,7 @@ func TestCopyOfARunningLog(t *testing.T) {
 		copies = 1
 	}
 	for n := range copies {
-		until(t, "there is a checkpoint", func() bool { return w.store.LSN() > uint64(n) })
+		testwait.Until(t, "there is a checkpoint", func() bool { return w.store.LSN() > uint64(n) })
 		acked = append(acked, w.acked.Load())
 		v := view(t, w.fs)
 		if err := Copy(v, fmt.Sprint("copy", n), quiet, new(Copied)); err != nil {
@@ -390,7 +392,7 @@ func TestViewMeetsTheWriter(t *testing.T) {
 		mem := vfs.NewMem()
 		l := start(t, large(mem))
 		commit(t, l, "first")
-		until(t, "segment 2 is prepared", func() bool {
+		testwait.Until(t, "segment 2 is prepared", func() bool {
 			l.mu.Lock()
 			defer l.mu.Unlock()
 			return l.prepared == 2

@@ -3,6 +3,8 @@ package wal
 import (
 	"testing"
 	"time"
+
+	"rollcall/internal/testwait"
 )
 
 // TestWaitDuringReplay: who waits for a record that is being replayed is answered once the log has started.
@@ -43,12 +45,7 @@ func TestWaitDuringReplay(t *testing.T) {
 	if err := l.Start(nil); err != nil {
 		t.Fatal(err)
 	}
-	select {
-	case err := <-done:
-		if err != nil {
-			t.Error(err)
-		}
-	case <-time.After(20 * time.Second):
-		t.Error("the record is durable, but Wait does not return")
+	if err := testwait.For(t, "Wait returns, since the record is durable", done); err != nil {
+		t.Error(err)
 	}
 }

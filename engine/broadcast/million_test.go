@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+
+	"rollcall/internal/testwait"
 )
 
 // sinkConn is a connection that takes everything and remembers how much: a stream without a socket.
@@ -46,7 +48,7 @@ func TestBytesPerStream(t *testing.T) {
 	for i := range conns {
 		mustSubscribe(t, b, Subscription{User: userOf(i), Conn: &conns[i], Chunked: true})
 	}
-	eventually(t, func() bool { return b.Stats().Opened == uint64(streams) })
+	testwait.Until(t, "all streams are open", func() bool { return b.Stats().Opened == uint64(streams) })
 	each := float64(liveHeap()-before)/float64(streams) + 8 // a real connection's descriptor and poller: 16 bytes
 	t.Logf("%.0f bytes per stream at %d streams", each, streams)
 	if each > maxStreamBytes {
@@ -60,7 +62,7 @@ func TestBytesPerStream(t *testing.T) {
 			b.Flush(uint64(i + 1))
 		}
 	}
-	eventually(t, func() bool { return b.Stats().Frames == uint64(streams) })
+	testwait.Until(t, "each has its frame", func() bool { return b.Stats().Frames == uint64(streams) })
 	t.Logf("%d ns per frame, one for each of %d streams, without a socket", int(time.Since(began))/streams, streams)
 	b.Close()
 	for i := range conns {
@@ -76,15 +78,6 @@ type sinkFrame struct{ text []byte }
 func (f sinkFrame) AppendFrame(dst, _ []byte) []byte { return append(dst, f.text...) }
 
 func (f sinkFrame) AppendSnapshot(dst []byte, _ uuid.UUID, _, _ uint64) []byte { return dst }
-
-func eventually(t *testing.T, reached func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(time.Minute); !reached(); time.Sleep(time.Millisecond) { // polls
-		if time.Now().After(deadline) {
-			t.Fatal("waited in vain")
-		}
-	}
-}
 
 // liveHeap is the heap in use after a collection.
 func liveHeap() int64 {
