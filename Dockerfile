@@ -1,8 +1,9 @@
-# A static binary in an empty image, run by a user without rights. Build with the version that `rollcall version` should print:
+# A static binary in an empty image, run by a user without rights. Build it with the version that
+# `rollcall version` should print:
 #
 #   docker build --build-arg VERSION="$(git describe --tags --always --dirty)" -t rollcall .
 #
-# There is no HEALTHCHECK: it would need a program in the image that is there for nothing else. Ask /livez and /readyz of the
+# There is no HEALTHCHECK: it would need another program in the image. Ask /livez and /readyz of the
 # admin port from outside, as deploy/kubernetes does.
 
 FROM --platform=$BUILDPLATFORM golang:1.26-bookworm AS build
@@ -15,11 +16,15 @@ ARG TARGETOS=linux
 ARG TARGETARCH=amd64
 RUN CGO_ENABLED=0 GOOS=${TARGETOS} GOARCH=${TARGETARCH} \
     go build -trimpath -ldflags "-s -w -X main.version=${VERSION}" -o /out/rollcall ./cmd/rollcall
-# Left here so that the volume begins with the right owner.
-RUN mkdir -p /out/data
+# /out/data is here so that the volume begins with the right owner.
+RUN mkdir -p /out/data && cp LICENSE NOTICE /out/
 
 FROM scratch
+LABEL org.opencontainers.image.title="rollcall" \
+      org.opencontainers.image.licenses="Apache-2.0"
 COPY --from=build /out/rollcall /rollcall
+COPY --from=build /out/LICENSE /LICENSE
+COPY --from=build /out/NOTICE /NOTICE
 COPY --from=build --chown=65532:65532 /out/data /var/lib/rollcall
 USER 65532:65532
 ENV ROLLCALL_LISTEN=0.0.0.0:8787 \
