@@ -14,7 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"rollcall/engine/broadcast"
-	"rollcall/server"
+	"rollcall/wire"
 )
 
 // streams is how many a crowd has: both ends of each are descriptors of this process.
@@ -139,7 +139,7 @@ func kernelBytes(b *testing.B) int64 {
 
 func frameText() []byte {
 	ev := sampleEvent()
-	return server.AppendFrame(nil, &ev)
+	return wire.AppendFrame(nil, &ev)
 }
 
 func appendChunk(dst, text []byte) []byte {

@@ -17,7 +17,7 @@ import (
 
 	"rollcall/engine"
 	"rollcall/engine/table"
-	"rollcall/server"
+	"rollcall/record"
 	"rollcall/wal"
 )
 
@@ -173,7 +173,7 @@ func recoverLog(b *testing.B, dir string, size int) (after func()) {
 // startEngine starts an engine on l with these options; frames are the server's, and nothing is logged.
 func startEngine(b *testing.B, l engine.Log, o engine.Options) *engine.Engine {
 	b.Helper()
-	o.AppendFrame, o.Logger = server.AppendFrame, slog.New(slog.DiscardHandler)
+	o.Logger = slog.New(slog.DiscardHandler)
 	e, err := engine.New(l, o)
 	if err == nil {
 		err = e.Start()
@@ -251,7 +251,7 @@ func insert(b *testing.B, t *table.Table, user, device uuid.UUID, lsn uint64) {
 		b.Error("no entry", err)
 		return
 	}
-	entry.Commit(table.State{Online: true, Seq: 1, TTLMS: 1, LSN: lsn, Source: 1, DeadlineNanos: int64(time.Hour)})
+	entry.Commit(table.State{State: record.State{Online: true, Seq: 1, TTLMS: 1}, LSN: lsn, Source: 1, DeadlineNanos: int64(time.Hour)})
 }
 
 // filesIn lists the files of a directory that hold data.

@@ -52,7 +52,7 @@ func playServer() error {
 	if err != nil {
 		return err
 	}
-	e, err := engine.New(l, engine.Options{AppendFrame: server.AppendFrame, Logger: quiet,
+	e, err := engine.New(l, engine.Options{Logger: quiet,
 		Broadcast: broadcast.Options{Keepalive: time.Hour, MaxStreamsPerUser: 1000}})
 	if err == nil {
 		err = e.Start()

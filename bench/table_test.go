@@ -15,6 +15,7 @@ import (
 
 	"rollcall/engine"
 	"rollcall/engine/table"
+	"rollcall/record"
 )
 
 // devices is a structure that holds the state of every device.
@@ -124,8 +125,12 @@ func heartbeats(t devices, pick func() uint64, count int, seq uint64) bool {
 
 // after is a device's state after a heartbeat.
 func after(seq uint64) table.State {
-	return table.State{Seq: seq, SentAtMS: seq, HeartbeatAtMS: seq, UpdatedAtMS: seq, TTLMS: 12_000, LSN: seq,
-		DeadlineNanos: int64(seq), Source: 1, Online: true}
+	return table.State{
+		State: record.State{
+			Seq: seq, SentAtMS: seq, HeartbeatAtMS: seq, UpdatedAtMS: seq, TTLMS: 12_000, Online: true,
+		},
+		LSN: seq, DeadlineNanos: int64(seq), Source: 1,
+	}
 }
 
 type rollcallTable struct{ *table.Table }

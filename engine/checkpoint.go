@@ -11,6 +11,7 @@ import (
 	"github.com/google/uuid"
 
 	"rollcall/engine/table"
+	"rollcall/record"
 )
 
 // A checkpoint is the table as of an LSN, so that the log before it can go. It is fuzzy: heartbeats go on while it is taken,
@@ -203,7 +204,7 @@ func (e *Engine) collect(b *rangeBuffer, from, to int) (newest uint64) {
 			at := len(b.bytes)
 			b.bytes = appendKey(b.bytes, e.table.UserHash(user), user, device)
 			b.bytes = binary.LittleEndian.AppendUint64(b.bytes, s.LSN)
-			b.bytes = appendRecord(b.bytes, user, device, &s, []byte(source))
+			b.bytes = record.Append(b.bytes, user, device, &s.State, []byte(source))
 			b.items = append(b.items, rangeItem{at, len(b.bytes)})
 			newest = max(newest, s.LSN)
 			if len(b.items)%paceItems == 0 {
@@ -249,12 +250,12 @@ func (e *Engine) forgetOld(b *rangeBuffer) error {
 	horizon := uint64(max(0, int64(e.clock().wallMS)-e.opts.ForgetAfter.Milliseconds()))
 	kept := b.items[:0]
 	for _, it := range b.items {
-		record := recordView(b.value(it)[8:])
-		if s := record.state(); s.Online || s.UpdatedAtMS >= horizon {
+		rec := record.View(b.value(it)[8:])
+		if s := rec.State(); s.Online || s.UpdatedAtMS >= horizon {
 			kept = append(kept, it)
 			continue
 		}
-		lsn, err := e.forget(record, binary.LittleEndian.Uint64(b.value(it)))
+		lsn, err := e.forget(rec, binary.LittleEndian.Uint64(b.value(it)))
 		if err != nil && e.log.Err() != nil {
 			return err
 		}
@@ -262,7 +263,7 @@ func (e *Engine) forgetOld(b *rangeBuffer) error {
 			kept = append(kept, it)
 			continue
 		}
-		e.forgot[e.rangeOf(record.user())] = lsn
+		e.forgot[e.rangeOf(rec.User())] = lsn
 	}
 	b.items = kept
 	return nil
@@ -270,8 +271,8 @@ func (e *Engine) forgetOld(b *rangeBuffer) error {
 
 // forget removes a device that still stands at an LSN, as a logged change like any other. It returns 0 when the device has
 // moved on. Streams are not told: it was offline, and it stays so.
-func (e *Engine) forget(r recordView, at uint64) (lsn uint64, err error) {
-	user, device := r.user(), r.device()
+func (e *Engine) forget(r record.View, at uint64) (lsn uint64, err error) {
+	user, device := r.User(), r.Device()
 	if err := e.log.Reserve(len(r), e.opts.Patience); err != nil {
 		return 0, err
 	}
@@ -285,9 +286,7 @@ func (e *Engine) forget(r recordView, at uint64) (lsn uint64, err error) {
 		e.log.Release(len(r))
 		return 0, nil
 	}
-	record := append([]byte(nil), r...)
-	record[0] = recordKindForget
-	lsn = e.log.Append(record)
+	lsn = e.log.Append(record.AppendForget(nil, r))
 	e.table.Remove(ref, entry)
 	e.counters.forgotten.Add(1)
 	e.counters.lanes[0].devices[Offline].Add(-1)

@@ -4,6 +4,8 @@ import (
 	"github.com/google/uuid"
 
 	"rollcall/engine/table"
+	"rollcall/record"
+	"rollcall/wire"
 )
 
 // codec is how the broadcaster asks for text: of an event, which is a record of the log, and of a snapshot, which is read
@@ -11,14 +13,14 @@ import (
 type codec struct{ e *Engine }
 
 // AppendFrame appends the frame of one record.
-func (c codec) AppendFrame(dst, record []byte) []byte {
-	r, err := viewRecord(record)
+func (c codec) AppendFrame(dst, rec []byte) []byte {
+	r, err := record.Parse(rec)
 	if err != nil {
 		panic("bug: an event is not a record of ours: " + err.Error())
 	}
-	s := r.state()
-	ev := event(r.user(), r.device(), &s, string(r.source()))
-	return c.e.opts.AppendFrame(dst, &ev)
+	s := r.State()
+	ev := event(r.User(), r.Device(), &s, string(r.Source()))
+	return wire.AppendFrame(dst, &ev)
 }
 
 // AppendSnapshot appends a frame for each device of the user whose last change has after < LSN <= through (I3). A device
@@ -27,8 +29,8 @@ func (c codec) AppendSnapshot(dst []byte, user uuid.UUID, after, through uint64)
 	c.e.table.Devices(user, func(_ table.Ref, entry *table.Entry) bool {
 		if s, source, ok := c.e.read(entry); ok && after < s.LSN && s.LSN <= through {
 			_, device := entry.IDs()
-			ev := event(user, device, &s, source)
-			dst = c.e.opts.AppendFrame(dst, &ev)
+			ev := event(user, device, &s.State, source)
+			dst = wire.AppendFrame(dst, &ev)
 		}
 		return true
 	})
@@ -49,10 +51,9 @@ func (e *Engine) read(entry *table.Entry) (table.State, string, bool) {
 	}
 }
 
-func event(user, device uuid.UUID, s *table.State, source string) Event {
-	ev := Event{User: user, Device: device, Source: source, SentAtMS: s.SentAtMS, Seq: s.Seq, TTLMS: s.TTLMS}
-	if s.Online {
-		ev.Status = Online
+func event(user, device uuid.UUID, s *record.State, source string) wire.Event {
+	return wire.Event{
+		User: user, Device: device, Status: s.Status(), Source: source,
+		SentAtMS: s.SentAtMS, Seq: s.Seq, TTLMS: s.TTLMS,
 	}
-	return ev
 }

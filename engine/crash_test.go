@@ -18,6 +18,7 @@ import (
 	"github.com/google/uuid"
 
 	"rollcall/internal/testseed"
+	"rollcall/record"
 	"rollcall/wal"
 )
 
@@ -360,11 +361,11 @@ type orderedLog struct {
 	t *testing.T
 }
 
-func (l orderedLog) Replay(after uint64, apply func(lsn uint64, record []byte) error) error {
+func (l orderedLog) Replay(after uint64, apply func(lsn uint64, rec []byte) error) error {
 	next := after + 1
 	seqs := make(map[uuid.UUID]uint64)
-	return l.Log.Replay(after, func(lsn uint64, record []byte) error {
-		r, err := viewRecord(record)
+	return l.Log.Replay(after, func(lsn uint64, rec []byte) error {
+		r, err := record.Parse(rec)
 		if err != nil {
 			return err
 		}
@@ -372,12 +373,12 @@ func (l orderedLog) Replay(after uint64, apply func(lsn uint64, record []byte) e
 			l.t.Errorf("LSN %d, want %d", lsn, next)
 		}
 		next++
-		if seq := r.state().Seq; seq < seqs[r.device()] {
-			l.t.Errorf("LSN %d: seq %d after %d", lsn, seq, seqs[r.device()])
+		if seq := r.State().Seq; seq < seqs[r.Device()] {
+			l.t.Errorf("LSN %d: seq %d after %d", lsn, seq, seqs[r.Device()])
 		} else {
-			seqs[r.device()] = seq
+			seqs[r.Device()] = seq
 		}
-		return apply(lsn, record)
+		return apply(lsn, rec)
 	})
 }
 
@@ -405,7 +406,7 @@ func tryDisk(t *testing.T, fs vfs.FS, lo wal.Options, o Options, now *atomic.Int
 		return nil, err
 	}
 	d.store = &hookedStore{Checkpoint: store}
-	o.Store, o.Shards, o.Logger, o.AppendFrame = d.store, 4, lo.Logger, appendTestFrame
+	o.Store, o.Shards, o.Logger = d.store, 4, lo.Logger
 	if d.Engine, err = New(orderedLog{d.log, t}, o); err != nil {
 		d.log.Close()
 		store.Close()

@@ -14,6 +14,7 @@ import (
 	"rollcall/engine/broadcast"
 	"rollcall/engine/table"
 	"rollcall/engine/wheel"
+	"rollcall/record"
 )
 
 // Engine holds every device, tells its streams and expires the silent. Make one with New, bring it to life with Start.
@@ -138,13 +139,13 @@ func (e *Engine) committed(first, last uint64, records iter.Seq[[]byte], took ti
 	lsn := first
 	bytes := 0
 	received := int64(0)
-	for record := range records {
-		bytes += len(record)
-		if r := recordView(record); !r.forget() { // a stream was told offline before
+	for rec := range records {
+		bytes += len(rec)
+		if r := record.View(rec); !r.Forget() { // a stream was told offline before
 			if received == 0 && e.opts.ObserveDelivery != nil {
 				received = e.received(r, lsn)
 			}
-			e.streams.Publish(r.user(), lsn, record)
+			e.streams.Publish(r.User(), lsn, rec)
 		}
 		lsn++
 	}
@@ -228,7 +229,7 @@ func (e *Engine) Records(user uuid.UUID) ([]Record, error) {
 	var records []Record
 	newest := uint64(0)
 	e.table.Devices(user, func(_ table.Ref, entry *table.Entry) bool {
-		if r, ok := e.record(entry); ok {
+		if r, ok := e.shown(entry); ok {
 			records = append(records, r)
 			newest = max(newest, r.LSN)
 		}
@@ -237,13 +238,13 @@ func (e *Engine) Records(user uuid.UUID) ([]Record, error) {
 	return records, e.log.Wait(newest)
 }
 
-// record is a device as it is shown; false when it is gone.
-func (e *Engine) record(entry *table.Entry) (Record, bool) {
+// shown is a device as it is shown; false when it is gone.
+func (e *Engine) shown(entry *table.Entry) (Record, bool) {
 	user, device, s, source, ok := e.readWhole(entry)
 	if !ok {
 		return Record{}, false
 	}
-	r := Record{Event: event(user, device, &s, source), HeartbeatAtMS: s.HeartbeatAtMS, UpdatedAtMS: s.UpdatedAtMS, LSN: s.LSN}
+	r := Record{Event: event(user, device, &s.State, source), HeartbeatAtMS: s.HeartbeatAtMS, UpdatedAtMS: s.UpdatedAtMS, LSN: s.LSN}
 	if !s.Online {
 		r.OfflineAtMS = s.SentAtMS
 	}

@@ -10,6 +10,7 @@ import (
 	"github.com/google/uuid"
 
 	"rollcall/internal/testwait"
+	"rollcall/record"
 )
 
 func TestHeartbeatSeq(t *testing.T) {
@@ -275,11 +276,11 @@ func TestConcurrentHeartbeats(t *testing.T) {
 	wg.Wait()
 	last := map[uuid.UUID]uint64{}
 	for _, rec := range r.log.records {
-		v := recordView(rec)
-		if seq, ok := last[v.device()]; ok && v.state().Seq <= seq {
-			t.Fatalf("the log has seq %d after %d", v.state().Seq, seq)
+		v := record.View(rec)
+		if seq, ok := last[v.Device()]; ok && v.State().Seq <= seq {
+			t.Fatalf("the log has seq %d after %d", v.State().Seq, seq)
 		}
-		last[v.device()] = v.state().Seq
+		last[v.Device()] = v.State().Seq
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 
 	"rollcall/engine/table"
 	"rollcall/engine/wheel"
+	"rollcall/record"
 )
 
 const (
@@ -52,7 +53,7 @@ type expiry struct {
 	filed []wheel.Item // guarded by mu: armed by heartbeats, not yet in the wheel
 	spare []wheel.Item // single owner: the expire loop; the other half of the double buffer
 
-	record [maxRecordBytes]byte // single owner: the expire loop; scratch
+	scratch [record.MaxBytes]byte // single owner: the expire loop; of the encoded record
 
 	due      []dueItem // single owner: the expire loop; ascending by deadline
 	unsorted bool      // single owner: the expire loop; due has grown since it was sorted
@@ -317,7 +318,7 @@ func (e *Engine) expire(entry *table.Entry, user, device uuid.UUID, seen *table.
 	if entry.LSN() != seen.LSN {
 		return false // the source's id may have been swept since
 	}
-	size := recordBytes(len(source))
+	size := record.Bytes(len(source))
 	if err := e.log.Reserve(size, expiryPatience); err != nil {
 		e.deaf(e.clock().nanos + 1)
 		return false
@@ -336,7 +337,7 @@ func (e *Engine) expire(entry *table.Entry, user, device uuid.UUID, seen *table.
 	held.Online, held.Expired = false, true
 	held.SentAtMS, held.UpdatedAtMS = now.wallMS, now.wallMS
 	held.DeadlineNanos = math.MaxInt64
-	held.LSN = e.log.Append(appendRecord(e.expiry.record[:0], user, device, &held, []byte(source)))
+	held.LSN = e.log.Append(record.Append(e.expiry.scratch[:0], user, device, &held.State, []byte(source)))
 	entry.Commit(held)
 	e.counters.lanes[0].moved(seen, &held)
 	if observe := e.opts.ObserveLateness; observe != nil {

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"rollcall/engine/table"
+	"rollcall/record"
 )
 
 // Heartbeat applies one report and returns once its outcome is as durable as the log promises. Any number of goroutines
@@ -33,7 +34,7 @@ func (e *Engine) submit(hb *Heartbeat, ref table.Ref, entry *table.Entry, t inst
 			}
 		}
 	}
-	size := recordBytes(len(hb.Source))
+	size := record.Bytes(len(hb.Source))
 	if err := e.log.Reserve(size, e.opts.Patience); err != nil {
 		e.deaf(e.clock().nanos)
 		r := e.refuse(hb, err)
@@ -111,20 +112,11 @@ func (e *Engine) apply(hb *Heartbeat, ref table.Ref, entry *table.Entry, source 
 		}
 		source = held.Source
 	}
-	next := table.State{
-		Seq:           hb.Seq,
-		SentAtMS:      hb.SentAtMS,
-		HeartbeatAtMS: hb.SentAtMS,
-		UpdatedAtMS:   t.wallMS,
-		TTLMS:         hb.TTLMS,
-		DeadlineNanos: after(t.nanos, hb.TTLMS),
-		Source:        source,
-		Online:        hb.Status == Online,
-	}
+	next := table.State{State: record.State{Seq: hb.Seq, SentAtMS: hb.SentAtMS, HeartbeatAtMS: hb.SentAtMS, UpdatedAtMS: t.wallMS, TTLMS: hb.TTLMS, Online: hb.Status == Online}, DeadlineNanos: after(t.nanos, hb.TTLMS), Source: source}
 	if !next.Online && held.LSN != 0 {
 		next.HeartbeatAtMS = held.HeartbeatAtMS
 	}
-	next.LSN = e.log.Append(appendRecord(hb.record[:0], hb.User, hb.Device, &next, hb.Source))
+	next.LSN = e.log.Append(record.Append(hb.scratch[:0], hb.User, hb.Device, &next.State, hb.Source))
 	entry.Commit(next)
 	e.counters.lane(hb).moved(&held, &next)
 	if next.Online {

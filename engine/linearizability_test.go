@@ -103,7 +103,7 @@ func (h *history) add(client int, in opInput, call int64, out opOutput, ret int6
 func linearizableRound(t *testing.T, seed uint64) {
 	const devices, clients, opsPerClient = 3, 6, 60
 	log := newMemLog()
-	e, err := New(log, Options{AppendFrame: appendTestFrame, Shards: 1})
+	e, err := New(log, Options{Shards: 1})
 	if err != nil {
 		t.Fatal(err)
 	}

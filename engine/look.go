@@ -37,7 +37,7 @@ func (r *Recovered) Stored() int { return int(r.e.recovery.stored.Load()) }
 // Range calls fn for each device until it returns false.
 func (r *Recovered) Range(fn func(Record) bool) {
 	r.e.table.Range(func(_ table.Ref, entry *table.Entry) bool {
-		rec, ok := r.e.record(entry)
+		rec, ok := r.e.shown(entry)
 		return !ok || fn(rec)
 	})
 }
@@ -45,7 +45,7 @@ func (r *Recovered) Range(fn func(Record) bool) {
 // User calls fn for each device of one user until it returns false.
 func (r *Recovered) User(user uuid.UUID, fn func(Record) bool) {
 	r.e.table.Devices(user, func(_ table.Ref, entry *table.Entry) bool {
-		rec, ok := r.e.record(entry)
+		rec, ok := r.e.shown(entry)
 		return !ok || fn(rec)
 	})
 }

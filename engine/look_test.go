@@ -66,7 +66,7 @@ func TestRecoveryProgress(t *testing.T) {
 	log := &heldLog{newMemLog(), make(chan struct{}), make(chan struct{})}
 	store := heldStore{letGo: make(chan struct{})}
 	var out lines
-	e, err := New(log, Options{AppendFrame: appendTestFrame, Store: store, Logger: slog.New(slog.NewTextHandler(&out, nil)), Shards: 4})
+	e, err := New(log, Options{Store: store, Logger: slog.New(slog.NewTextHandler(&out, nil)), Shards: 4})
 	if err != nil {
 		t.Fatal(err)
 	}

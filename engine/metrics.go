@@ -7,6 +7,7 @@ import (
 
 	"rollcall/engine/broadcast"
 	"rollcall/engine/table"
+	"rollcall/record"
 )
 
 // lanes is how many sets of counters there are: more than the processors that work on heartbeats at a time.
@@ -80,12 +81,12 @@ func (e *Engine) refuse(hb *Heartbeat, err error) Result {
 
 // received is when the heartbeat behind a record was received, on the engine's clock. The device's entry knows, since its
 // deadline is counted from then. 0: the record is an expiry, or the device has moved on.
-func (e *Engine) received(r recordView, lsn uint64) int64 {
-	s := r.state()
+func (e *Engine) received(r record.View, lsn uint64) int64 {
+	s := r.State()
 	if s.Expired {
 		return 0
 	}
-	_, entry := e.table.Find(r.user(), r.device())
+	_, entry := e.table.Find(r.User(), r.Device())
 	if entry == nil || entry.LSN() != lsn {
 		return 0
 	}

@@ -11,6 +11,7 @@ import (
 	"rollcall/engine/table"
 	"rollcall/internal/testseed"
 	"rollcall/internal/testwait"
+	"rollcall/record"
 )
 
 // wantDevices compares the counters with the table.
@@ -157,21 +158,21 @@ func TestReceiptIsTheHeartbeats(t *testing.T) {
 	hb := newHeartbeat(1, 1000)
 	r.now.Store(int64(5 * time.Second))
 	r.mustAccept(hb)
-	record := func(lsn int) recordView { return recordView(r.log.records[lsn-1]) }
-	if at := r.received(record(1), 1); at != int64(5*time.Second) {
+	rec := func(lsn int) record.View { return record.View(r.log.records[lsn-1]) }
+	if at := r.received(rec(1), 1); at != int64(5*time.Second) {
 		t.Errorf("received at %v, want 5s", time.Duration(at))
 	}
 	r.advance(2 * time.Second)
 	r.wantStatus(hb, Offline)
-	if at := r.received(record(1), 1); at != 0 {
+	if at := r.received(rec(1), 1); at != 0 {
 		t.Errorf("the device has moved on, but the record was received at %v", time.Duration(at))
 	}
-	if at := r.received(record(2), 2); at != 0 {
+	if at := r.received(rec(2), 2); at != 0 {
 		t.Errorf("an expiry was received at %v", time.Duration(at))
 	}
 	long := newHeartbeat(1, 1<<53-1)
 	r.mustAccept(long)
-	if at := r.received(record(3), 3); at != 0 {
+	if at := r.received(rec(3), 3); at != 0 {
 		t.Errorf("the deadline is saturated, but the record was received at %v", time.Duration(at))
 	}
 }

@@ -31,10 +31,8 @@ func ParseSeqPolicy(s string) (SeqPolicy, error) {
 	return 0, fmt.Errorf("engine: seq policy %q: want strict or restart", s)
 }
 
-// Options of an Engine. Only AppendFrame is needed; every other zero value is the default that its comment names.
+// Options of an Engine. Every zero value is the default that its comment names.
 type Options struct {
-	// AppendFrame appends the text of one frame. It is called from the broadcaster's workers, concurrently.
-	AppendFrame func(dst []byte, ev *Event) []byte
 	// SeqPolicy: Strict.
 	SeqPolicy SeqPolicy
 	// RecoveryGrace is how long, at most, a device may stay silent after a restart or a stall before it expires: 15 s.
@@ -77,9 +75,6 @@ func (o Options) Check() error {
 
 func (o Options) withDefaults() (Options, error) {
 	var errs []error
-	if o.AppendFrame == nil {
-		errs = append(errs, errors.New("engine: Options.AppendFrame is missing"))
-	}
 	if o.RecoveryGrace < 0 || o.Patience < 0 || o.MaxDevices < 0 {
 		errs = append(errs, errors.New("engine: RecoveryGrace, Patience and MaxDevices cannot be negative"))
 	}

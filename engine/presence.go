@@ -4,15 +4,18 @@ import (
 	"errors"
 
 	"github.com/google/uuid"
+
+	"rollcall/record"
+	"rollcall/wire"
 )
 
 // Status is whether a device is here now.
-type Status uint8
+type Status = record.Status
 
 // The two statuses of the wire contract.
 const (
-	Offline Status = iota
-	Online
+	Offline = record.Offline
+	Online  = record.Online
 )
 
 // Heartbeat is one validated report of a daemon. The caller owns it and may reuse it after Engine.Heartbeat returned.
@@ -24,8 +27,8 @@ type Heartbeat struct {
 	Seq          uint64
 	TTLMS        uint64 // at least 1
 
-	record [maxRecordBytes]byte // scratch for the encoded record, so that the hot path does not allocate
-	lane   uint8                // of the counters; 0: not chosen yet
+	scratch [record.MaxBytes]byte // for the encoded record, so that the hot path does not allocate
+	lane    uint8                 // of the counters; 0: not chosen yet
 }
 
 // Outcome is the engine's answer to a heartbeat.
@@ -52,19 +55,9 @@ type Result struct {
 	LogFull bool
 }
 
-// Event is what a stream is told of one device: the arguments of one frame.
-type Event struct {
-	User, Device uuid.UUID
-	Status       Status
-	Source       string
-	SentAtMS     uint64
-	Seq          uint64
-	TTLMS        uint64
-}
-
 // Record is a device as /debug/presence shows it.
 type Record struct {
-	Event
+	wire.Event
 	HeartbeatAtMS uint64 // sent_at_ms of the last online heartbeat
 	OfflineAtMS   uint64 // 0 while online
 	UpdatedAtMS   uint64

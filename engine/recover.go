@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 
 	"rollcall/engine/table"
+	"rollcall/record"
 )
 
 // recoverLog fills the table from the checkpoint and what the log has beyond it. It runs alone, before the loops.
@@ -26,9 +27,9 @@ func (e *Engine) recoverLog(now instant) error {
 	}
 	e.recovery.step.Store(stepLog)
 	r := newReplayer(e, now)
-	err := e.log.Replay(through, func(lsn uint64, record []byte) error {
-		e.logged.Add(int64(len(record)))
-		return r.add(lsn, record)
+	err := e.log.Replay(through, func(lsn uint64, rec []byte) error {
+		e.logged.Add(int64(len(rec)))
+		return r.add(lsn, rec)
 	})
 	if err = errors.Join(err, r.close()); err != nil {
 		return fmt.Errorf("engine: recovery: %w", err)
@@ -72,7 +73,7 @@ func (e *Engine) loadCheckpoint(now instant) error {
 // between: so the table holds, at each moment of a recovery, no more devices and sources than it held at some moment before.
 func (e *Engine) load(a *applier, value []byte) error {
 	if len(value) < 8 {
-		return fmt.Errorf("%w: a value of %d bytes", errRecord, len(value))
+		return fmt.Errorf("%w: a value of %d bytes", record.Err, len(value))
 	}
 	lsn := binary.LittleEndian.Uint64(value)
 	if lsn > e.opts.Store.LSN() {
@@ -80,7 +81,7 @@ func (e *Engine) load(a *applier, value []byte) error {
 		}
 		return nil
 	}
-	r, err := viewRecord(value[8:])
+	r, err := record.Parse(value[8:])
 	if err != nil {
 		return fmt.Errorf("LSN %d: %w", lsn, err)
 	}

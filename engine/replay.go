@@ -12,6 +12,7 @@ import (
 
 	"rollcall/engine/table"
 	"rollcall/engine/wheel"
+	"rollcall/record"
 )
 
 // roundBytes is how much of the log is applied at a time: enough that waiting for the slowest applier costs little, and little
@@ -46,29 +47,29 @@ func newReplayer(e *Engine, now instant) *replayer {
 }
 
 // add takes a record into the round. Errors are those of an earlier round.
-func (r *replayer) add(lsn uint64, record []byte) error {
-	v, err := viewRecord(record)
+func (r *replayer) add(lsn uint64, rec []byte) error {
+	v, err := record.Parse(rec)
 	if err != nil {
 		return fmt.Errorf("LSN %d: %w", lsn, err)
 	}
-	i := r.e.rangeOf(v.user()) * len(r.appliers) / maxRanges
-	r.filling[i] = appendReplay(r.filling[i], lsn, record)
-	if r.bytes += len(record); r.bytes < roundBytes {
+	i := r.e.rangeOf(v.User()) * len(r.appliers) / maxRanges
+	r.filling[i] = appendReplay(r.filling[i], lsn, rec)
+	if r.bytes += len(rec); r.bytes < roundBytes {
 		return nil
 	}
 	return r.next()
 }
 
 // appendReplay and cutReplay are how records wait for their applier.
-func appendReplay(dst []byte, lsn uint64, record []byte) []byte {
+func appendReplay(dst []byte, lsn uint64, rec []byte) []byte {
 	dst = binary.LittleEndian.AppendUint64(dst, lsn)
-	dst = binary.LittleEndian.AppendUint16(dst, uint16(len(record)))
-	return append(dst, record...)
+	dst = binary.LittleEndian.AppendUint16(dst, uint16(len(rec)))
+	return append(dst, rec...)
 }
 
-func cutReplay(b []byte) (lsn uint64, record recordView, rest []byte) {
+func cutReplay(b []byte) (lsn uint64, rec record.View, rest []byte) {
 	end := 10 + int(binary.LittleEndian.Uint16(b[8:]))
-	return binary.LittleEndian.Uint64(b), recordView(b[10:end]), b[end:]
+	return binary.LittleEndian.Uint64(b), record.View(b[10:end]), b[end:]
 }
 
 // next waits for the round in progress and begins the one that was filled.
@@ -140,9 +141,9 @@ func (a *applier) applyAll(records []byte) {
 	for len(records) > 0 && a.err == nil && len(a.late) == 0 {
 		n := 0
 		for rest := records; len(rest) > 0 && n < group; n++ {
-			var r recordView
+			var r record.View
 			_, r, rest = cutReplay(rest)
-			a.found[n].User, a.found[n].Device = r.user(), r.device()
+			a.found[n].User, a.found[n].Device = r.User(), r.Device()
 		}
 		a.e.table.FindAll(a.found[:n])
 		records = a.applyFound(records, n)
@@ -152,8 +153,8 @@ func (a *applier) applyAll(records []byte) {
 // applyFound applies the next n records, whose devices were looked up, and returns the rest.
 func (a *applier) applyFound(records []byte, n int) (rest []byte) {
 	for i := range n {
-		lsn, record, behind := cutReplay(records)
-		err := a.apply(lsn, record, a.found[i].Ref, a.found[i].Entry)
+		lsn, rec, behind := cutReplay(records)
+		err := a.apply(lsn, rec, a.found[i].Ref, a.found[i].Entry)
 		if errors.Is(err, table.ErrFull) || errors.Is(err, errSourcesFull) {
 			a.late = records
 			return nil
@@ -173,25 +174,25 @@ func (a *applier) applyFound(records []byte, n int) (rest []byte) {
 func (a *applier) applyLate(records []byte) error {
 	defer a.forgetSource()
 	type change struct {
-		lsn    uint64
-		record recordView
+		lsn uint64
+		rec record.View
 	}
 	last := make(map[[2]uuid.UUID]change)
 	for len(records) > 0 {
-		lsn, record, rest := cutReplay(records)
-		last[[2]uuid.UUID{record.user(), record.device()}] = change{lsn, record}
+		lsn, rec, rest := cutReplay(records)
+		last[[2]uuid.UUID{rec.User(), rec.Device()}] = change{lsn, rec}
 		records = rest
 	}
 	for _, c := range last {
-		if c.record.forget() {
-			a.forget(c.lsn, c.record.user(), c.record.device())
+		if c.rec.Forget() {
+			a.forget(c.lsn, c.rec.User(), c.rec.Device())
 		} else {
-			a.letGo(c.lsn, c.record.user(), c.record.device())
+			a.letGo(c.lsn, c.rec.User(), c.rec.Device())
 		}
 	}
 	for _, c := range last {
-		if !c.record.forget() {
-			if err := a.apply(c.lsn, c.record, 0, nil); err != nil {
+		if !c.rec.Forget() {
+			if err := a.apply(c.lsn, c.rec, 0, nil); err != nil {
 				return fullOnDisk(err)
 			}
 		}
@@ -221,9 +222,9 @@ func fullOnDisk(err error) error {
 
 // apply takes up one record. It goes by LSN, never by seq: the log's order is the order of acceptance. The entry may be one that
 // was the device's a moment ago, or nil.
-func (a *applier) apply(lsn uint64, r recordView, ref table.Ref, entry *table.Entry) (err error) {
-	user, device := r.user(), r.device()
-	if r.forget() {
+func (a *applier) apply(lsn uint64, r record.View, ref table.Ref, entry *table.Entry) (err error) {
+	user, device := r.User(), r.Device()
+	if r.Forget() {
 		a.forget(lsn, user, device)
 		return nil
 	}
@@ -237,12 +238,11 @@ func (a *applier) apply(lsn uint64, r recordView, ref table.Ref, entry *table.En
 	}
 	held, known := entry.Load()
 	// Before the claim: who sweeps the sources waits for claims.
-	source, err := a.source(held.Source, r.source())
+	source, err := a.source(held.Source, r.Source())
 	if err != nil {
 		return err
 	}
-	next := r.state()
-	next.LSN, next.Source = lsn, source
+	next := table.State{State: r.State(), LSN: lsn, Source: source}
 	next.DeadlineNanos = deadlineAfterRestart(&next, a.now)
 	mustClaim(entry, user, device)
 	entry.Commit(next)

@@ -6,14 +6,17 @@ import (
 
 	"github.com/google/uuid"
 
-	"rollcall/engine/table"
+	"rollcall/record"
 )
 
 // keep appends a record to the log of an engine that is not there yet.
-func (l *memLog) keep(kind byte, user, device uuid.UUID, seq uint64, source string) {
-	record := appendRecord(nil, user, device, &table.State{Seq: seq, SentAtMS: 1, UpdatedAtMS: 1, TTLMS: 1}, []byte(source))
-	record[0] = kind
-	l.records = append(l.records, record)
+func (l *memLog) keep(forget bool, user, device uuid.UUID, seq uint64, source string) {
+	s := record.State{Seq: seq, SentAtMS: 1, UpdatedAtMS: 1, TTLMS: 1}
+	rec := record.Append(nil, user, device, &s, []byte(source))
+	if forget {
+		rec = record.AppendForget(nil, record.View(rec))
+	}
+	l.records = append(l.records, rec)
 }
 
 // TestReplayMixesMoments: replay goes through the log several users at a time, so in the middle of it the table may want to hold
@@ -24,10 +27,10 @@ func TestReplayMixesMoments(t *testing.T) {
 		var user, device uuid.UUID
 		for seq := range uint64(20_000) { // one device at a time, each forgotten before the next comes
 			if seq > 0 {
-				log.keep(recordKindForget, user, device, seq, "daemon")
+				log.keep(true, user, device, seq, "daemon")
 			}
 			user, device = uuid.New(), uuid.New()
-			log.keep(recordKindState, user, device, seq, "daemon")
+			log.keep(false, user, device, seq, "daemon")
 		}
 		r := startRig(t, log, Options{MaxDevices: 1})
 		if rec, ok := r.device(user, device); !ok || r.table.Len() != 1 || rec.Seq != 19_999 {
@@ -40,7 +43,7 @@ func TestReplayMixesMoments(t *testing.T) {
 		devices := make([]device, maxSources)
 		want := make(map[device]string)
 		keep := func(d device, seq uint64, source string) {
-			log.keep(recordKindState, d.user, d.device, seq, source)
+			log.keep(false, d.user, d.device, seq, source)
 			want[d] = source
 		}
 		for i := range devices {

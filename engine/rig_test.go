@@ -2,6 +2,7 @@ package engine
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"iter"
@@ -170,9 +171,6 @@ func newRig(t *testing.T, log *memLog, o Options) *rig {
 // newStill makes an engine on any log whose clock stands still until now is changed.
 func newStill(t *testing.T, log Log, o Options) (*Engine, *atomic.Int64) {
 	t.Helper()
-	if o.AppendFrame == nil {
-		o.AppendFrame = appendTestFrame
-	}
 	o.Shards = 4
 	o.Logger = slog.New(slog.DiscardHandler)
 	e, err := New(log, o)
@@ -254,12 +252,7 @@ func newHeartbeat(seq, ttlMS uint64) *Heartbeat {
 	return &Heartbeat{User: uuid.New(), Device: uuid.New(), Status: Online, Source: []byte("test"), SentAtMS: 1000 + seq, Seq: seq, TTLMS: ttlMS}
 }
 
-// appendTestFrame is a frame that tests can read back with parseFrames.
-func appendTestFrame(dst []byte, ev *Event) []byte {
-	return fmt.Appendf(dst, "%s %d %d %d %s\n\n", ev.Device, ev.Seq, ev.Status, ev.SentAtMS, ev.Source)
-}
-
-// frame is one parsed test frame and when it was written.
+// frame is one parsed frame and when it was written.
 type frame struct {
 	device uuid.UUID
 	seq    uint64
@@ -267,6 +260,24 @@ type frame struct {
 	sentAt uint64
 	source string
 	at     time.Time
+}
+
+func parseFrame(data []byte, at time.Time) frame {
+	var f struct {
+		Device uuid.UUID `json:"device_id"`
+		Status string    `json:"status"`
+		Source string    `json:"source"`
+		SentAt uint64    `json:"sent_at_ms"`
+		Seq    uint64    `json:"seq"`
+	}
+	if err := json.Unmarshal(data, &f); err != nil {
+		panic(fmt.Sprintf("a frame of %q: %v", data, err))
+	}
+	parsed := frame{device: f.Device, seq: f.Seq, sentAt: f.SentAt, source: f.Source, at: at}
+	if f.Status == Online.String() {
+		parsed.status = Online
+	}
+	return parsed
 }
 
 // testConn is a connection that takes everything at once and remembers it.
@@ -295,11 +306,8 @@ func (c *testConn) Write(p []byte) (int, error) {
 			break
 		}
 		c.buf = rest
-		f := frame{at: now}
-		var device string
-		if n, _ := fmt.Sscanf(string(text), "%s %d %d %d %s", &device, &f.seq, &f.status, &f.sentAt, &f.source); n == 5 {
-			f.device = uuid.MustParse(device)
-			c.frames = append(c.frames, f)
+		if data, ok := bytes.CutPrefix(text, []byte("data: ")); ok {
+			c.frames = append(c.frames, parseFrame(data, now))
 		}
 	}
 	select {

@@ -9,6 +9,7 @@ import (
 
 	"rollcall/engine"
 	"rollcall/server/page"
+	"rollcall/wire"
 )
 
 // adminRoutes are the operators' routes. They carry no CORS headers: no other site's page has business on this listener.
@@ -100,9 +101,9 @@ func appendPresence(dst []byte, streams int, records []engine.Record) []byte {
 
 func appendRecord(dst []byte, r *engine.Record) []byte {
 	dst = append(dst, `"device:`...)
-	dst = appendID(dst, r.Device)
+	dst = wire.AppendID(dst, r.Device)
 	dst = append(dst, `":`...)
-	dst = appendEvent(dst, &r.Event)
+	dst = wire.AppendEvent(dst, &r.Event)
 	dst = append(dst, `,"last_heartbeat_ms":`...)
 	dst = strconv.AppendUint(dst, r.HeartbeatAtMS, 10)
 	dst = append(dst, `,"last_offline_ms":`...)

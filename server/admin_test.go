@@ -11,6 +11,7 @@ import (
 	"github.com/google/uuid"
 
 	"rollcall/engine"
+	"rollcall/wire"
 )
 
 func (r *running) get(target string) *httptest.ResponseRecorder {
@@ -76,11 +77,15 @@ func TestDebugPresence(t *testing.T) {
 	checkAdmin(t, r.get("/debug/presence?user_id=bob"), 200, `{"active_streams":0,"records":{}}`)
 	checkAdmin(t, r.get("/debug/presence?user_id="+testUser), 200, `{"active_streams":0,"records":{}}`)
 
-	second := testEvent()
+	first := wire.Event{
+		User: uuid.MustParse(testUser), Device: uuid.MustParse(testDevice), Status: engine.Online,
+		Source: "daemon-do", SentAtMS: 1739030400000, Seq: 42, TTLMS: 12000,
+	}
+	second := first
 	second.Device, second.Status = uuid.MustParse(testUser), engine.Offline
 	r.presence.streams = 2
 	r.presence.records = []engine.Record{
-		{Event: testEvent(), HeartbeatAtMS: 5, UpdatedAtMS: 7},
+		{Event: first, HeartbeatAtMS: 5, UpdatedAtMS: 7},
 		{Event: second, HeartbeatAtMS: 5, OfflineAtMS: 6, UpdatedAtMS: 7},
 	}
 	record := func(device, status, offline string) string {

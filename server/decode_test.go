@@ -10,6 +10,8 @@ import (
 
 	goccy "github.com/goccy/go-json"
 	"github.com/google/uuid"
+
+	"rollcall/wire"
 )
 
 // FuzzHeartbeatBody compares the decoder with two others: the same verdict on the syntax as encoding/json, but for what
@@ -184,10 +186,10 @@ func FuzzID(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, text []byte) {
 		id, form := parseID(text)
-		if got := string(appendID(nil, id)); form == idCanonical && got != string(text) {
+		if got := string(wire.AppendID(nil, id)); form == idCanonical && got != string(text) {
 			t.Fatalf("parseID(%q) is written as %q", text, got)
 		}
-		if got := string(appendID(nil, id)); form == idOtherForm && !strings.EqualFold(got, string(trim(text))) {
+		if got := string(wire.AppendID(nil, id)); form == idOtherForm && !strings.EqualFold(got, string(trim(text))) {
 			t.Fatalf("parseID(%q) is written as %q", text, got)
 		}
 		if version := id.Version(); form != idInvalid && (version < 1 || version > 8) {

@@ -7,6 +7,7 @@ import (
 	"github.com/valyala/fasthttp"
 
 	"rollcall/engine"
+	"rollcall/wire"
 )
 
 // reply is a row of the table of everything that this package answers.
@@ -158,9 +159,9 @@ func init() {
 // appendError appends the body of an error.
 func appendError(dst []byte, code, details string) []byte {
 	dst = append(dst, `{"error":`...)
-	dst = appendString(dst, code)
+	dst = wire.AppendString(dst, code)
 	dst = append(dst, `,"details":`...)
-	dst = appendString(dst, details)
+	dst = wire.AppendString(dst, details)
 	return append(dst, '}')
 }
 

@@ -12,6 +12,7 @@ import (
 	"github.com/valyala/fasthttp"
 
 	"rollcall/engine/broadcast"
+	"rollcall/wire"
 )
 
 // stream answers GET streamPath: it checks who asks and takes the connection over.
@@ -46,7 +47,7 @@ func (s *Server) admit(ctx *fasthttp.RequestCtx, now time.Time) (user uuid.UUID,
 	if !ok {
 		return user, 0, unauthorized
 	}
-	until, refusal = s.verify(token, string(appendID(nil, user)), now)
+	until, refusal = s.verify(token, string(wire.AppendID(nil, user)), now)
 	return user, until, refusal
 }
 

@@ -14,7 +14,6 @@ import (
 
 	"rollcall/engine"
 	"rollcall/engine/broadcast"
-	"rollcall/server"
 	"rollcall/wal"
 )
 
@@ -33,7 +32,7 @@ func benchMetrics(b *testing.B, mode wal.SyncMode, on bool) {
 	const devices = 1000
 	logger := slog.New(slog.DiscardHandler)
 	logOptions := wal.Options{Sync: mode, Logger: logger}
-	options := engine.Options{AppendFrame: server.AppendFrame, Logger: logger}
+	options := engine.Options{Logger: logger}
 	if on {
 		h := newHistograms(registry())
 		logOptions.ObserveCommit = h.observeCommit

@@ -288,7 +288,6 @@ func (c serveCmd) engineOptions(r *running) engine.Options {
 		panic("bug: the enum of --seq-policy allows " + c.SeqPolicy)
 	}
 	return engine.Options{
-		AppendFrame:   server.AppendFrame,
 		SeqPolicy:     policy,
 		RecoveryGrace: c.RecoveryGrace,
 		MaxDevices:    c.MaxDevices,

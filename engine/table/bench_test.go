@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	"github.com/google/uuid"
+
+	"rollcall/record"
 )
 
 // benchID makes ids that look random without a list of them in memory, which would cost cache misses of its own.
@@ -27,7 +29,7 @@ func benchTable(b *testing.B, devices int) *Table {
 		if err != nil || !e.Claim(u, d) {
 			b.Fatal(err)
 		}
-		e.Commit(State{Seq: 1, LSN: 1})
+		e.Commit(State{State: record.State{Seq: 1}, LSN: 1})
 	}
 	return tab
 }

@@ -6,6 +6,8 @@ import (
 	"sync/atomic"
 
 	"github.com/google/uuid"
+
+	"rollcall/record"
 )
 
 // entryBytes is the size of an Entry.
@@ -38,18 +40,13 @@ const (
 // of looks is enough when the owner was preempted: it needs this very processor, perhaps.
 const spinsBeforeYield = 16
 
-// State is what an entry knows of its device, unpacked. All times in milliseconds are wall time.
+// State is what an entry knows of its device, unpacked: what a record says, with numbers of at most
+// MaxInteger and an UpdatedAtMS of 48 bits, and what only the table knows.
 type State struct {
-	Seq           uint64 // last accepted seq, at most MaxInteger
-	SentAtMS      uint64 // of the last event, by the device's clock, or by ours when it expired; at most MaxInteger
-	HeartbeatAtMS uint64 // sent-at of the last online heartbeat
-	UpdatedAtMS   uint64 // receipt of the last change by our clock; 48 bits
-	TTLMS         uint64 // at most MaxInteger
+	record.State
 	LSN           uint64 // of the last change; 0: no state yet
 	DeadlineNanos int64  // monotonic
 	Source        uint16 // id of the interned source
-	Online        bool
-	Expired       bool // went offline by silence, not by its own word
 }
 
 // Entry is one device's state: twelve words, 96 bytes, never moved while the table is open. Any goroutine may call its
@@ -269,16 +266,18 @@ func (e *Entry) unpack(g glance) State {
 	}
 	ttl, updated := e.ttl.Load(), e.updatedSource.Load()
 	return State{
-		Seq:           g.head>>seqShift - 1,
-		SentAtMS:      e.sentAt.Load(),
-		HeartbeatAtMS: e.heartbeatAt.Load(),
-		UpdatedAtMS:   updated >> 16,
-		TTLMS:         ttl >> ttlShift,
+		State: record.State{
+			Seq:           g.head>>seqShift - 1,
+			SentAtMS:      e.sentAt.Load(),
+			HeartbeatAtMS: e.heartbeatAt.Load(),
+			UpdatedAtMS:   updated >> 16,
+			TTLMS:         ttl >> ttlShift,
+			Online:        ttl&onlineBit != 0,
+			Expired:       ttl&expiredBit != 0,
+		},
 		LSN:           g.lsn,
 		DeadlineNanos: e.deadline.Load(),
 		Source:        uint16(updated),
-		Online:        ttl&onlineBit != 0,
-		Expired:       ttl&expiredBit != 0,
 	}
 }
 

@@ -4,6 +4,8 @@ import (
 	"math"
 	"testing"
 	"unsafe"
+
+	"rollcall/record"
 )
 
 // TestLayout fixes what docs and sizing count on. Change the constants with it, and the arithmetic of the cache lines
@@ -62,12 +64,18 @@ func TestCommittedStateComesBack(t *testing.T) {
 	for name, s := range map[string]State{
 		"smallest": {LSN: 1},
 		"largest": {
-			Seq: MaxInteger, SentAtMS: MaxInteger, HeartbeatAtMS: MaxInteger, UpdatedAtMS: maxUpdatedAt, TTLMS: MaxInteger,
-			LSN: math.MaxUint64, DeadlineNanos: math.MaxInt64, Source: math.MaxUint16, Online: true, Expired: true,
+			State: record.State{
+				Seq: MaxInteger, SentAtMS: MaxInteger, HeartbeatAtMS: MaxInteger,
+				UpdatedAtMS: maxUpdatedAt, TTLMS: MaxInteger, Online: true, Expired: true,
+			},
+			LSN: math.MaxUint64, DeadlineNanos: math.MaxInt64, Source: math.MaxUint16,
 		},
-		"online":   {LSN: 2, Online: true},
-		"expired":  {LSN: 3, Expired: true, DeadlineNanos: -1},
-		"each own": {Seq: 1, SentAtMS: 2, HeartbeatAtMS: 3, UpdatedAtMS: 4, TTLMS: 5, LSN: 6, DeadlineNanos: 7, Source: 8},
+		"online":  {State: record.State{Online: true}, LSN: 2},
+		"expired": {State: record.State{Expired: true}, LSN: 3, DeadlineNanos: -1},
+		"each own": {
+			State: record.State{Seq: 1, SentAtMS: 2, HeartbeatAtMS: 3, UpdatedAtMS: 4, TTLMS: 5},
+			LSN:   6, DeadlineNanos: 7, Source: 8,
+		},
 	} {
 		e := owned()
 		e.Commit(s)
@@ -89,7 +97,7 @@ func TestCommittedStateComesBack(t *testing.T) {
 
 func TestUpdatedAtSaturates(t *testing.T) {
 	e := owned()
-	e.Commit(State{LSN: 1, UpdatedAtMS: math.MaxUint64, Source: 3})
+	e.Commit(State{State: record.State{UpdatedAtMS: math.MaxUint64}, LSN: 1, Source: 3})
 	if s, _ := e.Load(); s.UpdatedAtMS != maxUpdatedAt || s.Source != 3 {
 		t.Errorf("%+v", s)
 	}
@@ -100,12 +108,12 @@ func TestLastSeqHoldsWhileClaimed(t *testing.T) {
 	if _, ok := e.LastSeq(); ok {
 		t.Error("a seq before the first")
 	}
-	e.Commit(State{LSN: 1, Seq: 41})
+	e.Commit(State{State: record.State{Seq: 41}, LSN: 1})
 	e.Claim(user(1), device(1))
 	if seq, ok := e.LastSeq(); seq != 41 || !ok {
 		t.Errorf("LastSeq %d, %v while claimed", seq, ok)
 	}
-	e.Commit(State{LSN: 2, Seq: 42})
+	e.Commit(State{State: record.State{Seq: 42}, LSN: 2})
 	if seq, _ := e.LastSeq(); seq != 42 {
 		t.Errorf("LastSeq %d", seq)
 	}
@@ -115,7 +123,7 @@ func TestVersionChangesWithEveryCommitAndNotWithUnclaim(t *testing.T) {
 	e := owned()
 	for lsn := range uint64(1100) {
 		before := e.head.Load()
-		e.Commit(State{LSN: lsn + 1, Seq: 7})
+		e.Commit(State{State: record.State{Seq: 7}, LSN: lsn + 1})
 		if after := e.head.Load(); after == before || after&versionMask == before&versionMask {
 			t.Fatalf("commit %d: head %x is followed by %x", lsn, before, after)
 		}
@@ -133,7 +141,7 @@ func TestVersionChangesWithEveryCommitAndNotWithUnclaim(t *testing.T) {
 // round, with one seq, so that head is the same again (T3).
 func TestPreemptedReaderStartsAgain(t *testing.T) {
 	e := owned()
-	e.Commit(State{LSN: 1, Seq: 7})
+	e.Commit(State{State: record.State{Seq: 7}, LSN: 1})
 	g := e.glance()
 	if !g.holds(e) {
 		t.Fatal("nothing happened, but the reader starts again")
@@ -143,7 +151,7 @@ func TestPreemptedReaderStartsAgain(t *testing.T) {
 		if g.holds(e) {
 			t.Fatalf("%d commits and a claim went by unnoticed", lsn)
 		}
-		e.Commit(State{LSN: lsn + 2, Seq: 7})
+		e.Commit(State{State: record.State{Seq: 7}, LSN: lsn + 2})
 	}
 	if e.head.Load() != g.head {
 		t.Fatalf("head %x, want %x again", e.head.Load(), g.head)
@@ -156,10 +164,10 @@ func TestPreemptedReaderStartsAgain(t *testing.T) {
 // TestCommitThatKeepsItsLSNIsSeen changes a deadline only, as a restart does.
 func TestCommitThatKeepsItsLSNIsSeen(t *testing.T) {
 	e := owned()
-	e.Commit(State{LSN: 5, Seq: 7, DeadlineNanos: 1})
+	e.Commit(State{State: record.State{Seq: 7}, LSN: 5, DeadlineNanos: 1})
 	g := e.glance()
 	e.Claim(user(1), device(1))
-	e.Commit(State{LSN: 5, Seq: 7, DeadlineNanos: 2})
+	e.Commit(State{State: record.State{Seq: 7}, LSN: 5, DeadlineNanos: 2})
 	if g.holds(e) {
 		t.Error("the commit went by unnoticed")
 	}
@@ -173,8 +181,8 @@ func TestMisuseIsABug(t *testing.T) {
 		"unclaim without a claim":  func() { free().Unclaim() },
 		"commit without an LSN":    func() { owned().Commit(State{}) },
 		"commit of an older LSN":   func() { old().Commit(State{LSN: 8}) },
-		"commit of a seq too high": func() { owned().Commit(State{LSN: 1, Seq: MaxInteger + 1}) },
-		"commit of a TTL too high": func() { owned().Commit(State{LSN: 1, TTLMS: MaxInteger + 1}) },
+		"commit of a seq too high": func() { owned().Commit(State{State: record.State{Seq: MaxInteger + 1}, LSN: 1}) },
+		"commit of a TTL too high": func() { owned().Commit(State{State: record.State{TTLMS: MaxInteger + 1}, LSN: 1}) },
 	} {
 		func() {
 			defer func() {

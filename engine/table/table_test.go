@@ -10,6 +10,7 @@ import (
 	"github.com/google/uuid"
 
 	"rollcall/internal/testseed"
+	"rollcall/record"
 )
 
 // id makes an id that is unique for (kind, n).
@@ -51,8 +52,11 @@ func eachHash(t *testing.T, o Options, test func(t *testing.T, tab *Table)) {
 func stateOf(device uuid.UUID, seq, lsn uint64) State {
 	n := uint64(device[15])
 	return State{
-		Seq: seq, LSN: lsn, SentAtMS: lsn*256 + n, HeartbeatAtMS: lsn*512 + n, UpdatedAtMS: lsn*1024 + n, TTLMS: lsn*2048 + n,
-		DeadlineNanos: int64(lsn*4096 + n), Source: uint16(lsn), Online: lsn%2 == 0, Expired: lsn%3 == 0,
+		State: record.State{
+			Seq: seq, SentAtMS: lsn*256 + n, HeartbeatAtMS: lsn*512 + n, UpdatedAtMS: lsn*1024 + n,
+			TTLMS: lsn*2048 + n, Online: lsn%2 == 0, Expired: lsn%3 == 0,
+		},
+		LSN: lsn, DeadlineNanos: int64(lsn*4096 + n), Source: uint16(lsn),
 	}
 }
 

@@ -1,4 +1,4 @@
-package server
+package wire
 
 import (
 	"encoding/hex"
@@ -6,27 +6,39 @@ import (
 
 	"github.com/google/uuid"
 
-	"rollcall/engine"
+	"rollcall/record"
 )
 
-// AppendFrame appends the frame of ev to dst: one data line with the eight fields of the wire contract in their order,
-// and a blank line. It takes no lock and may be called from anywhere; it allocates only to grow dst.
-func AppendFrame(dst []byte, ev *engine.Event) []byte {
+// Event is what a stream is told of one device: the arguments of one frame.
+type Event struct {
+	User, Device uuid.UUID
+	Status       record.Status
+	Source       string // valid UTF-8
+	SentAtMS     uint64
+	Seq          uint64
+	TTLMS        uint64
+}
+
+// AppendFrame appends the frame of ev to dst: one data line with the eight fields of the wire
+// contract in their order, and a blank line. It takes no lock and allocates only to grow dst. Any
+// goroutine.
+func AppendFrame(dst []byte, ev *Event) []byte {
 	dst = append(dst, "data: "...)
-	dst = appendEvent(dst, ev)
+	dst = AppendEvent(dst, ev)
 	return append(dst, "}\n\n"...)
 }
 
-// appendEvent appends the JSON object of ev without its closing brace, so that /debug/presence can go on.
-func appendEvent(dst []byte, ev *engine.Event) []byte {
+// AppendEvent appends the JSON object of ev without its closing brace, so that the caller can add
+// members to it. Any goroutine.
+func AppendEvent(dst []byte, ev *Event) []byte {
 	dst = append(dst, `{"schema_version":1,"user_id":"`...)
-	dst = appendID(dst, ev.User)
+	dst = AppendID(dst, ev.User)
 	dst = append(dst, `","device_id":"`...)
-	dst = appendID(dst, ev.Device)
+	dst = AppendID(dst, ev.Device)
 	dst = append(dst, `","status":"`...)
-	dst = append(dst, statusText(ev.Status)...)
+	dst = append(dst, ev.Status.String()...)
 	dst = append(dst, `","source":`...)
-	dst = appendString(dst, ev.Source)
+	dst = AppendString(dst, ev.Source)
 	dst = append(dst, `,"sent_at_ms":`...)
 	dst = strconv.AppendUint(dst, ev.SentAtMS, 10)
 	dst = append(dst, `,"seq":`...)
@@ -35,15 +47,8 @@ func appendEvent(dst []byte, ev *engine.Event) []byte {
 	return strconv.AppendUint(dst, ev.TTLMS, 10)
 }
 
-func statusText(s engine.Status) string {
-	if s == engine.Online {
-		return "online"
-	}
-	return "offline"
-}
-
-// appendID appends the canonical lowercase text of id.
-func appendID(dst []byte, id uuid.UUID) []byte {
+// AppendID appends the canonical lowercase text of id.
+func AppendID(dst []byte, id uuid.UUID) []byte {
 	dst = hex.AppendEncode(dst, id[:4])
 	dst = hex.AppendEncode(append(dst, '-'), id[4:6])
 	dst = hex.AppendEncode(append(dst, '-'), id[6:8])
@@ -51,9 +56,9 @@ func appendID(dst []byte, id uuid.UUID) []byte {
 	return hex.AppendEncode(append(dst, '-'), id[10:])
 }
 
-// appendString appends s, which must be valid UTF-8, as JSON.stringify writes it: only the quote, the backslash and
+// AppendString appends s, which must be valid UTF-8, as JSON.stringify writes it: only the quote, the backslash and
 // control characters are escaped.
-func appendString(dst []byte, s string) []byte {
+func AppendString(dst []byte, s string) []byte {
 	dst = append(dst, '"')
 	plain := 0 // from here to i, s needs no escape
 	for i := range len(s) {

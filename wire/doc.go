@@ -1,0 +1,3 @@
+// Package wire is the text of the wire contract: what daemons send and what streams are told. It
+// knows no connection and no table.
+package wire
