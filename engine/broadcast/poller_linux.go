@@ -4,102 +4,65 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"os"
-	"sync/atomic"
 	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"rollcall/internal/epoll"
 )
 
-// poller watches all sockets through one epoll, edge-triggered. The epoll descriptor itself is watched by Go's own
-// poller, so that the poller's goroutine parks like any other and holds no thread while nothing happens.
+// poller reports the readiness of all sockets, edge-triggered.
 type poller struct {
 	notifier Notifier
-	fd       int
-	file     *os.File // owns fd
-	closed   atomic.Bool
+	epoll    *epoll.Epoll
 	done     chan struct{} // the goroutine has ended
 }
 
 func newPoller(n Notifier) (*poller, error) {
-	fd, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
+	e, err := epoll.New()
 	if err != nil {
-		return nil, fmt.Errorf("broadcast: create epoll: %w", err)
+		return nil, fmt.Errorf("broadcast: watch sockets: %w", err)
 	}
-	if err := unix.SetNonblock(fd, true); err != nil { // tells os.NewFile to let Go's poller watch it
-		unix.Close(fd)
-		return nil, fmt.Errorf("broadcast: set epoll non-blocking: %w", err)
-	}
-	p := &poller{notifier: n, fd: fd, file: os.NewFile(uintptr(fd), "epoll"), done: make(chan struct{})}
-	if err := p.file.SetReadDeadline(time.Time{}); err != nil { // fails when it is not watched
-		p.file.Close()
-		return nil, fmt.Errorf("broadcast: watch epoll: %w", err)
-	}
-	raw, err := p.file.SyscallConn()
-	if err != nil {
-		p.file.Close()
-		return nil, fmt.Errorf("broadcast: watch epoll: %w", err)
-	}
-	go p.run(raw)
+	p := &poller{notifier: n, epoll: e, done: make(chan struct{})}
+	go p.run()
 	return p, nil
 }
 
 // run reports readiness until the poller is closed.
-func (p *poller) run(raw syscall.RawConn) {
+func (p *poller) run() {
 	defer close(p.done)
-	events := make([]unix.EpollEvent, 256)
-	raw.Read(func(fd uintptr) bool { // false: park until the epoll has something, or is closed
-		for {
-			n, err := unix.EpollWait(int(fd), events, 0)
-			if err == unix.EINTR {
-				continue
-			}
-			if err != nil {
-				panic(fmt.Sprintf("bug: epoll_wait: %v", err)) // only for a bad descriptor or buffer
-			}
-			if n == 0 || p.closed.Load() {
-				return p.closed.Load()
-			}
-			for i := range events[:n] {
-				p.report(&events[i])
-			}
-		}
-	})
+	report := p.report // bound once
+	for p.epoll.Wait(report) == nil {
+	}
 }
 
-func (p *poller) report(e *unix.EpollEvent) {
+func (p *poller) report(id uint64, events uint32) {
 	var r Readiness
-	if e.Events&unix.EPOLLIN != 0 {
+	if events&unix.EPOLLIN != 0 {
 		r |= Readable
 	}
-	if e.Events&unix.EPOLLOUT != 0 {
+	if events&unix.EPOLLOUT != 0 {
 		r |= Writable
 	}
-	if e.Events&(unix.EPOLLRDHUP|unix.EPOLLHUP|unix.EPOLLERR) != 0 {
+	if events&epoll.HangUp != 0 {
 		r |= HangUp
 	}
-	p.notifier.Ready(StreamID(uint64(uint32(e.Fd))|uint64(uint32(e.Pad))<<32), r)
+	p.notifier.Ready(StreamID(id), r)
 }
 
-// watch adds a socket. The kernel hands the id back with each event: never the descriptor, which may be another
-// stream's by then.
+// watch adds a socket.
 func (p *poller) watch(fd int, id StreamID) error {
-	e := unix.EpollEvent{
-		Events: unix.EPOLLIN | unix.EPOLLOUT | unix.EPOLLRDHUP | unix.EPOLLET,
-		Fd:     int32(uint32(id)),
-		Pad:    int32(uint32(id >> 32)),
-	}
-	if err := unix.EpollCtl(p.fd, unix.EPOLL_CTL_ADD, fd, &e); err != nil {
+	const events = unix.EPOLLIN | unix.EPOLLOUT | unix.EPOLLRDHUP | unix.EPOLLET
+	if err := p.epoll.Add(fd, events, uint64(id)); err != nil {
 		return fmt.Errorf("broadcast: watch a socket: %w", err)
 	}
 	return nil
 }
 
-// close ends the goroutine. Sockets are no longer reported; they are to be closed before.
+// close ends the goroutine. Sockets are no longer reported; close them first.
 func (p *poller) close() {
-	p.closed.Store(true)
-	p.file.Close()
+	_ = p.epoll.Close()
 	<-p.done
 }
 
