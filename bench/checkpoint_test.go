@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"rollcall/checkpoint"
 	"rollcall/engine"
 	"rollcall/wal"
 )
@@ -23,7 +24,7 @@ func BenchmarkHeartbeatInCheckpoint(b *testing.B) {
 			b.Fatal(err)
 		}
 		defer closeIt(b, l)
-		store, err := wal.OpenCheckpoint(filepath.Join(dir, "checkpoint"), wal.CheckpointOptions{})
+		store, err := checkpoint.Open(filepath.Join(dir, "checkpoint"), checkpoint.Options{})
 		if err != nil {
 			b.Fatal(err)
 		}

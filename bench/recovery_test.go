@@ -15,6 +15,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"rollcall/checkpoint"
 	"rollcall/engine"
 	"rollcall/engine/table"
 	"rollcall/record"
@@ -123,9 +124,9 @@ func recoverCheckpoint(b *testing.B, dir string, log *noLog, size int) (after fu
 }
 
 // openEngine starts an engine that takes no checkpoint by itself.
-func openEngine(b *testing.B, dir string, log engine.Log) (*engine.Engine, *wal.Checkpoint) {
+func openEngine(b *testing.B, dir string, log engine.Log) (*engine.Engine, *checkpoint.Store) {
 	quiet := slog.New(slog.DiscardHandler)
-	store, err := wal.OpenCheckpoint(dir, wal.CheckpointOptions{Logger: quiet})
+	store, err := checkpoint.Open(dir, checkpoint.Options{Logger: quiet})
 	if err != nil {
 		b.Fatal(err)
 	}

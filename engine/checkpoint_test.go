@@ -11,6 +11,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/google/uuid"
 
+	"rollcall/checkpoint"
 	"rollcall/internal/testseed"
 	"rollcall/wal"
 )
@@ -26,13 +27,13 @@ type disk struct {
 
 // hookedStore lets a test act between two ranges of a checkpoint.
 type hookedStore struct {
-	*wal.Checkpoint
+	*checkpoint.Store
 	ranges int
 	after  func() // nil, or called when a range was replaced
 }
 
 func (h *hookedStore) Replace(lo, hi []byte, items func(yield func(k, v []byte) bool)) error {
-	err := h.Checkpoint.Replace(lo, hi, items)
+	err := h.Store.Replace(lo, hi, items)
 	h.ranges++
 	if h.after != nil {
 		h.after()
@@ -47,11 +48,11 @@ func openDisk(t *testing.T, fs *vfs.MemFS, o Options, nanos int64) *disk {
 	if err != nil {
 		t.Fatal(err)
 	}
-	store, err := wal.OpenCheckpoint("data/checkpoint", wal.CheckpointOptions{FS: fs, Logger: quiet})
+	store, err := checkpoint.Open("data/checkpoint", checkpoint.Options{FS: fs, Logger: quiet})
 	if err != nil {
 		t.Fatal(err)
 	}
-	hooked := &hookedStore{Checkpoint: store}
+	hooked := &hookedStore{Store: store}
 	o.Store = hooked
 	e, now := newStill(t, log, o)
 	e.rangeDevices = 2 // so that a few devices make several ranges

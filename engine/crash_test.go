@@ -17,6 +17,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
 	"github.com/google/uuid"
 
+	"rollcall/checkpoint"
 	"rollcall/internal/testseed"
 	"rollcall/record"
 	"rollcall/wal"
@@ -400,12 +401,12 @@ func tryDisk(t *testing.T, fs vfs.FS, lo wal.Options, o Options, now *atomic.Int
 	if err != nil {
 		return nil, err
 	}
-	store, err := wal.OpenCheckpoint("data/checkpoint", wal.CheckpointOptions{FS: fs, Logger: lo.Logger})
+	store, err := checkpoint.Open("data/checkpoint", checkpoint.Options{FS: fs, Logger: lo.Logger})
 	if err != nil {
 		d.log.Close()
 		return nil, err
 	}
-	d.store = &hookedStore{Checkpoint: store}
+	d.store = &hookedStore{Store: store}
 	o.Store, o.Shards, o.Logger = d.store, 4, lo.Logger
 	if d.Engine, err = New(orderedLog{d.log, t}, o); err != nil {
 		d.log.Close()

@@ -13,9 +13,9 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/google/uuid"
 
+	"rollcall/internal/faultfs"
 	"rollcall/internal/testseed"
 	"rollcall/wal"
-	"rollcall/wal/waltest"
 )
 
 // TestEveryOperationFailing lets every operation of the file system fail, one after the other, in a run that writes segments,
@@ -25,7 +25,7 @@ import (
 // By default a sample, from a random one on; ROLLCALL_FAULTS=1 takes every operation, 4 every fourth.
 func TestEveryOperationFailing(t *testing.T) {
 	rng := testseed.Rand(t)
-	healthy := &waltest.Faults{}
+	healthy := &faultfs.Faults{}
 	f := &faultRun{faults: healthy, fs: vfs.NewCrashableMem()}
 	f.script(t)
 	if f.failedAt != "" {
@@ -43,10 +43,10 @@ func TestEveryOperationFailing(t *testing.T) {
 		}
 	}
 	runs := 0
-	for _, kind := range waltest.Kinds {
+	for _, kind := range faultfs.Kinds {
 		for _, stuck := range []bool{false, true} {
 			for at := rng.Int64N(step); at < operations; at += step {
-				f := &faultRun{faults: &waltest.Faults{Fault: kind, At: at, Stuck: stuck}, fs: vfs.NewCrashableMem()}
+				f := &faultRun{faults: &faultfs.Faults{Fault: kind, At: at, Stuck: stuck}, fs: vfs.NewCrashableMem()}
 				f.watch(t)
 				f.check(t)
 				runs++
@@ -58,7 +58,7 @@ func TestEveryOperationFailing(t *testing.T) {
 
 // faultRun is one run on a disk that fails, and what was acknowledged in it.
 type faultRun struct {
-	faults   *waltest.Faults
+	faults   *faultfs.Faults
 	fs       *vfs.MemFS
 	now      atomic.Int64
 	devices  []*Heartbeat

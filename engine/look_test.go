@@ -12,6 +12,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/google/uuid"
 
+	"rollcall/datadir"
 	"rollcall/internal/testwait"
 	"rollcall/wal"
 )
@@ -161,7 +162,7 @@ func TestRecoverToLook(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	v, err := wal.OpenView("data", fs) // the server works on it
+	v, err := datadir.OpenView("data", fs) // the server works on it
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -9,12 +9,14 @@ import (
 var (
 	// ErrClosed: Close was called, or the log was never started.
 	ErrClosed = errors.New("wal: closed")
-	// ErrFull: no credit came free within the caller's patience. Nothing was appended; try again later.
+	// ErrFull: no credit came free within the caller's maxWait. Nothing was appended; try again
+	// later.
 	ErrFull = errors.New("wal: buffers full")
-	// ErrNoSpace: the next segment cannot be prepared and the current one is nearly used up. Nothing was appended.
-	// The log keeps trying and resumes by itself.
+	// ErrNoSpace: the next segment cannot be prepared and the current one is nearly used up.
+	// Nothing was appended. The log keeps trying and resumes by itself.
 	ErrNoSpace = errors.New("wal: no room for the next segment")
-	// ErrFailed: a write or a sync of the log failed. The log stays failed until the process is restarted (W5).
+	// ErrFailed: a write or a sync of the log failed. The log stays failed until the process is
+	// restarted (W5).
 	ErrFailed = errors.New("wal: failed")
 	// ErrLocked: another process, or another Log of this one, uses the directory.
 	ErrLocked = errors.New("wal: directory is in use")
@@ -22,8 +24,9 @@ var (
 	ErrTooLarge = errors.New("wal: record too large")
 )
 
-// CorruptionError says that the log holds damage that is not the unfinished end of a crash: records that were promised
-// durable cannot be read. It is never repaired silently, because that would lose acknowledged records.
+// CorruptionError says that the log holds damage that is not the unfinished end of a crash: records
+// that were promised durable cannot be read. It is never repaired silently, because that would lose
+// acknowledged records.
 type CorruptionError struct {
 	Dir     string
 	Segment uint64 // number of the damaged segment
@@ -35,44 +38,24 @@ type CorruptionError struct {
 
 func (e *CorruptionError) Error() string {
 	return fmt.Sprintf("wal: %s: corrupt at offset %d, first unreadable record %d: %v; "+
-		"records before it are intact. Restore %s from a backup. Without one, %s", e.Path, e.Offset, e.LSN, e.Err, e.Dir, startOver)
+		"records before it are intact", e.Path, e.Offset, e.LSN, e.Err)
 }
-
-// startOver is the last resort, which always works. Taking single files out of the directory does not: the checkpoint has
-// seen what is in them.
-const startOver = "move the directory away and start on an empty one: devices are known again from their next heartbeat, " +
-	"with whatever seq it has"
 
 func (e *CorruptionError) Unwrap() error { return e.Err }
 
-// DamagedCheckpointError says that a file of the checkpoint does not match its checksums. The log behind it may be whole, but it
-// begins where the checkpoint ends.
-type DamagedCheckpointError struct {
-	Path string // the damaged file
-	Err  error  // what is wrong there
-}
-
-func (e *DamagedCheckpointError) Error() string {
-	return fmt.Sprintf("wal: %s, a file of the checkpoint, is corrupt: %v. Restore the data directory from a backup. Without one, %s",
-		e.Path, e.Err, startOver)
-}
-
-func (e *DamagedCheckpointError) Unwrap() error { return e.Err }
-
-// MissingError says that a directory has a checkpoint but no segment. The log of a checkpoint is never without one, so
-// somebody took it away, and every record behind the checkpoint with it.
+// MissingError says that a directory has a checkpoint but no segment. The log of a checkpoint is
+// never without one, so it was taken away, and every record behind the checkpoint with it.
 type MissingError struct {
 	Dir   string
 	After uint64 // what the checkpoint is as of
 }
 
 func (e *MissingError) Error() string {
-	return fmt.Sprintf("wal: %s has no log segment (*%s), but its checkpoint is as of record %d: what was acknowledged after it "+
-		"is gone. Put the segments back, or restore the whole directory from a backup. Without either, %s",
-		e.Dir, segmentSuffix, e.After, startOver)
+	return fmt.Sprintf("wal: %s has no log segment (*%s), but its checkpoint is as of record %d: "+
+		"what was acknowledged after it is gone", e.Dir, segmentSuffix, e.After)
 }
 
-// VersionError says that a segment or a checkpoint was written in a format that this binary does not read.
+// VersionError says that a segment was written in a format that this binary does not read.
 type VersionError struct {
 	Path  string
 	Found uint32 // the format version of what is there
@@ -80,6 +63,6 @@ type VersionError struct {
 }
 
 func (e *VersionError) Error() string {
-	return fmt.Sprintf("wal: %s: format version %d, but this binary reads version %d; start the version that wrote it",
+	return fmt.Sprintf("wal: %s: format version %d, but this binary reads version %d",
 		e.Path, e.Found, e.Reads)
 }

@@ -12,7 +12,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
 
-	"rollcall/wal/waltest"
+	"rollcall/internal/faultfs"
 )
 
 // stallFS holds up the syncs of segments while it is told to.
@@ -223,7 +223,7 @@ func TestEveryOperationFailing(t *testing.T) {
 	for name, run := range map[string]func(o Options) (acked, through int){
 		"restarts": runUntilFailure, "segments are used again": truncateUntilFailure,
 	} {
-		for _, kind := range waltest.Kinds {
+		for _, kind := range faultfs.Kinds {
 			for _, stuck := range []bool{false, true} {
 				failEach(t, name, kind, stuck, run)
 			}
@@ -232,11 +232,11 @@ func TestEveryOperationFailing(t *testing.T) {
 }
 
 // failEach runs as often as there are operations, and lets another one fail each time.
-func failEach(t *testing.T, name string, kind waltest.Fault, stuck bool, run func(o Options) (acked, through int)) {
+func failEach(t *testing.T, name string, kind faultfs.Fault, stuck bool, run func(o Options) (acked, through int)) {
 	at := int64(0)
 	for ; ; at++ {
 		mem := vfs.NewCrashableMem()
-		faults := &waltest.Faults{Fault: kind, At: at, Stuck: stuck}
+		faults := &faultfs.Faults{Fault: kind, At: at, Stuck: stuck}
 		acked, through := run(small(faults.Wrap(mem)))
 		records, err := read(mem.CrashClone(vfs.CrashCloneCfg{}), uint64(through))
 		if err != nil || through+len(records) < acked {

@@ -9,6 +9,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"rollcall/internal/dirsync"
 )
 
 // Log is a write-ahead log in a directory. Its life: Open, Replay, Start, then Reserve, Append and Wait from any number
@@ -88,6 +90,9 @@ const (
 // outcome boxes an error for an atomic pointer.
 type outcome struct{ err error }
 
+// LockName is the name of the file in the log's directory that Open locks.
+const LockName = "LOCK"
+
 // Open locks the directory, creating it when needed, and looks at the segments' headers. It returns ErrLocked when
 // somebody else uses the directory, a *CorruptionError when segments are missing or their headers damaged, and a
 // *VersionError when a later format wrote them.
@@ -96,10 +101,10 @@ func Open(dir string, o Options) (_ *Log, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := createDir(o.FS, dir); err != nil {
+	if err := dirsync.Create(o.FS, dir); err != nil {
 		return nil, fmt.Errorf("wal: create %s: %w", dir, err)
 	}
-	lock, err := o.FS.Lock(o.FS.PathJoin(dir, lockName))
+	lock, err := o.FS.Lock(o.FS.PathJoin(dir, LockName))
 	if err != nil {
 		return nil, lockError(dir, err)
 	}
@@ -114,6 +119,29 @@ func Open(dir string, o Options) (_ *Log, err error) {
 	}
 	return l, nil
 }
+
+// OpenReadOnly opens the log of a file system that only reads, without a lock. Only Replay, Survey,
+// Replayed, First and Close may be called. Segments behind damage that is plain from their headers
+// are left out; Replay comes to it last and returns it.
+func OpenReadOnly(dir string, o Options) (*Log, error) {
+	o, err := o.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	l := newLog(dir, o, noLock{})
+	var corrupt *CorruptionError
+	if err := l.findSegments(); errors.As(err, &corrupt) {
+		l.damage = err
+	} else if err != nil {
+		return nil, err
+	}
+	return l, nil
+}
+
+// noLock is the lock of a directory that is only read.
+type noLock struct{}
+
+func (noLock) Close() error { return nil }
 
 func newLog(dir string, o Options, lock io.Closer) *Log {
 	l := &Log{dir: dir, o: o, lock: lock,

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"rollcall/internal/dirsync"
 )
 
 // tail is the end of the log as Replay found it.
@@ -359,7 +361,7 @@ func (l *Log) settleTail(t *tail) (err error) {
 	if err := f.Sync(); err != nil {
 		return fmt.Errorf("wal: sync segment %d: %w", t.number, err)
 	}
-	if err := syncDir(l.o.FS, l.dir); err != nil {
+	if err := dirsync.Sync(l.o.FS, l.dir); err != nil {
 		return fmt.Errorf("wal: sync %s: %w", l.dir, err)
 	}
 	return nil
@@ -404,7 +406,7 @@ func (l *Log) removeUnused(fresh uint64) error {
 			return fmt.Errorf("wal: remove unused segment %d: %w", n, err)
 		}
 		// One by one: a crash must not bring back a later one without the one before it.
-		if err := syncDir(l.o.FS, l.dir); err != nil {
+		if err := dirsync.Sync(l.o.FS, l.dir); err != nil {
 			return fmt.Errorf("wal: sync %s: %w", l.dir, err)
 		}
 	}
@@ -431,7 +433,7 @@ func (l *Log) beginFresh(number, first uint64) error {
 	if err := l.o.FS.Rename(path, l.segmentPath(number)); err != nil {
 		return errors.Join(fmt.Errorf("wal: rename %s to segment %d: %w", path, number, err), s.file.Close())
 	}
-	if err := syncDir(l.o.FS, l.dir); err != nil {
+	if err := dirsync.Sync(l.o.FS, l.dir); err != nil {
 		return errors.Join(fmt.Errorf("wal: sync %s: %w", l.dir, err), s.file.Close())
 	}
 	return nil

@@ -7,6 +7,9 @@ import (
 	"strings"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"rollcall/internal/dirsync"
+	"rollcall/internal/filelock"
 )
 
 // A segment that TruncateBefore takes off the log is kept under another name, and becomes the next one that is prepared: its
@@ -81,10 +84,10 @@ func (l *Log) reuse(old, path string, size int64) (_ vfs.File, err error) {
 	if info, err := f.Stat(); err != nil || info.Size() != size {
 		return nil, errors.Join(errNotWhole, err) // opening makes a file where there is none
 	}
-	if !takeAlone(f) {
+	if !filelock.Exclusive(f) {
 		return nil, errBeingRead
 	}
-	defer func() { giveBack(f) }() // a View may read it from now on: under its new name it is the new segment
+	defer func() { filelock.Unlock(f) }() // a View may read it from now on: under its new name it is the new segment
 	if _, err := f.WriteAt(make([]byte, segmentHeaderBytes), 0); err != nil {
 		return nil, err
 	}
@@ -94,7 +97,7 @@ func (l *Log) reuse(old, path string, size int64) (_ vfs.File, err error) {
 	if err := l.o.FS.Rename(old, path); err != nil {
 		return nil, err
 	}
-	if err := syncDir(l.o.FS, l.dir); err != nil {
+	if err := dirsync.Sync(l.o.FS, l.dir); err != nil {
 		return nil, errors.Join(err, l.o.FS.Remove(path))
 	}
 	return f, nil

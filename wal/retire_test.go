@@ -1,7 +1,6 @@
 package wal
 
 import (
-	"fmt"
 	"math/rand/v2"
 	"strings"
 	"sync/atomic"
@@ -108,40 +107,6 @@ func TestTornTailOfAReusedSegment(t *testing.T) {
 		if s, _, err := surveyOf(t, fs); err != nil || s.TornBytes > 0 != c.torn {
 			t.Errorf("%s: %d torn bytes, %v", name, s.TornBytes, err)
 		}
-	}
-}
-
-// TestNothingIsUsedAgainUnderAReader: what a view has opened stays what it was, however far the log goes on.
-func TestNothingIsUsedAgainUnderAReader(t *testing.T) {
-	t.Chdir(t.TempDir())
-	l := start(t, small(vfs.Default))
-	defer closeLog(t, l)
-	for n := range 60 {
-		commit(t, l, fmt.Sprint("old ", n, strings.Repeat(".", 1200)))
-	}
-	v := view(t, vfs.Default)
-	rollAndTruncate(t, l, 200, 5)
-	look, err := v.Log(quiet)
-	if err != nil {
-		t.Fatal(err)
-	}
-	n := 0
-	if err := look.Replay(0, func(_ uint64, record []byte) error {
-		if n < 60 && !strings.HasPrefix(string(record), fmt.Sprint("old ", n)) {
-			return fmt.Errorf("record %d is %.20q", n+1, record)
-		}
-		n++
-		return nil
-	}); err != nil || n < 60 {
-		t.Errorf("%d records, %v", n, err)
-	}
-	look.Close()
-	if err := v.Close(); err != nil {
-		t.Fatal(err)
-	}
-	rollAndTruncate(t, l, 200, 5)
-	if l.First() < 300 {
-		t.Errorf("the log begins with %d", l.First())
 	}
 }
 

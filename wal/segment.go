@@ -3,13 +3,14 @@ package wal
 import (
 	"errors"
 	"fmt"
-	"io/fs"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"rollcall/internal/dirsync"
 )
 
 const (
@@ -40,6 +41,12 @@ func parseSegmentName(name string) (uint64, bool) {
 	}
 	n, err := strconv.ParseUint(base, 10, 64)
 	return n, err == nil && n > 0
+}
+
+// IsSegment reports whether a file of the log's directory is a segment, by its name.
+func IsSegment(name string) bool {
+	_, ok := parseSegmentName(name)
+	return ok
 }
 
 // segment is a file that is being written.
@@ -96,7 +103,7 @@ func (l *Log) createSegment(path string, number uint64, size int64) (_ *segment,
 	if err := l.fill(f, size); err != nil {
 		return nil, errors.Join(err, f.Close(), l.o.FS.Remove(path))
 	}
-	if err := syncDir(l.o.FS, l.dir); err != nil {
+	if err := dirsync.Sync(l.o.FS, l.dir); err != nil {
 		return nil, errors.Join(err, f.Close(), l.o.FS.Remove(path))
 	}
 	return &segment{file: f, number: number, size: size}, nil
@@ -197,9 +204,9 @@ func (l *Log) notePrepared(err error) {
 		case !failing:
 			l.o.Logger.Info("write-ahead log can prepare segments again", "dir", l.dir)
 		case vfs.IsNoSpaceError(err):
-			l.o.Logger.Warn("no disk space for the next log segment; heartbeats will be refused when the current one is full", "dir", l.dir, "err", err)
+			l.o.Logger.Warn("no disk space for the next log segment; appends are refused when the current one is full", "dir", l.dir, "err", err)
 		default:
-			l.o.Logger.Error("cannot prepare the next log segment; heartbeats will be refused when the current one is full", "dir", l.dir, "err", err)
+			l.o.Logger.Error("cannot prepare the next log segment; appends are refused when the current one is full", "dir", l.dir, "err", err)
 		}
 	}
 	l.mu.Lock()
@@ -252,7 +259,7 @@ func (l *Log) TruncateBefore(lsn uint64) error {
 			return err
 		}
 		// One by one: a crash must never bring back an older segment without the one after it.
-		if err := syncDir(l.o.FS, l.dir); err != nil {
+		if err := dirsync.Sync(l.o.FS, l.dir); err != nil {
 			return fmt.Errorf("wal: sync directory after removing segment %d: %w", s.number, err)
 		}
 		l.mu.Lock()
@@ -271,35 +278,4 @@ func (l *Log) oldestBefore(lsn uint64) (segmentName, bool) {
 		return segmentName{}, false
 	}
 	return l.segments[0], true
-}
-
-func syncDir(fsys vfs.FS, dir string) error {
-	d, err := fsys.OpenDir(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
-}
-
-// createDir creates a directory and whatever is missing above it, and makes the new entries durable.
-func createDir(fsys vfs.FS, dir string) error {
-	parents := []string{fsys.PathDir(dir)} // whose entries may be new
-	existed := true
-	for path := dir; ; path = fsys.PathDir(path) {
-		if _, err := fsys.Stat(path); err == nil || path == fsys.PathDir(path) {
-			break
-		}
-		existed = false
-		parents = append(parents, fsys.PathDir(path))
-	}
-	if err := fsys.MkdirAll(dir, 0o755); err != nil {
-		return err
-	}
-	for _, parent := range parents {
-		// A directory that was there may have a parent that we may not even open; whoever made it has synced it.
-		if err := syncDir(fsys, parent); err != nil && !(existed && errors.Is(err, fs.ErrPermission)) {
-			return err
-		}
-	}
-	return nil
 }

@@ -10,7 +10,7 @@ import (
 	"path/filepath"
 	"time"
 
-	"rollcall/wal"
+	"rollcall/datadir"
 )
 
 type backupCmd struct {
@@ -44,7 +44,7 @@ func (c backupCmd) Run() error {
 	began := time.Now()
 	copied, err := makeBackup(view, partial)
 	if err != nil {
-		return errors.Join(fmt.Errorf("no backup was made: %w", err), os.RemoveAll(partial))
+		return errors.Join(fmt.Errorf("no backup was made: %w", datadir.Advise(err)), os.RemoveAll(partial))
 	}
 	if err := nameBackup(partial, c.Target); err != nil {
 		return err
@@ -56,8 +56,8 @@ func (c backupCmd) Run() error {
 }
 
 // openData opens a data directory for looking at it.
-func openData(dir string) (*wal.View, error) {
-	view, err := wal.OpenView(dir, nil)
+func openData(dir string) (*datadir.View, error) {
+	view, err := datadir.OpenView(dir, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -90,16 +90,16 @@ func checkTarget(target, partial string) error {
 }
 
 // makeBackup copies the view into dir and reads the copy back.
-func makeBackup(view *wal.View, dir string) (*wal.Copied, error) {
+func makeBackup(view *datadir.View, dir string) (*datadir.Copied, error) {
 	quiet := slog.New(slog.DiscardHandler)
-	var copied, found wal.Copied
+	var copied, found datadir.Copied
 	stop := tellEverySecond(os.Stderr, "copied", &copied)
-	err := wal.Copy(view, dir, quiet, &copied)
+	err := datadir.Copy(view, dir, quiet, &copied)
 	stop()
 	if err != nil {
 		return nil, err
 	}
-	written, err := wal.OpenView(dir, nil)
+	written, err := datadir.OpenView(dir, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -130,7 +130,7 @@ func nameBackup(partial, target string) error {
 }
 
 // tellEverySecond writes a line about the counts each second, until it is stopped.
-func tellEverySecond(w io.Writer, deed string, n *wal.Copied) (stop func()) {
+func tellEverySecond(w io.Writer, deed string, n *datadir.Copied) (stop func()) {
 	quit, gone := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(gone)

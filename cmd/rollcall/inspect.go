@@ -11,6 +11,8 @@ import (
 
 	"github.com/google/uuid"
 
+	"rollcall/checkpoint"
+	"rollcall/datadir"
 	"rollcall/engine"
 	"rollcall/wal"
 )
@@ -32,7 +34,7 @@ Exit status 1: a server would not start on it; the first damage, where it is and
 
 // Run shows a data directory.
 func (c inspectCmd) Run() error {
-	pid, err := wal.Holder(c.Dir)
+	pid, err := datadir.Holder(c.Dir)
 	if err != nil {
 		return err
 	}
@@ -56,14 +58,14 @@ func (c inspectCmd) Run() error {
 
 // findings is what a data directory holds. checkpoint, log and devices are nil where damage leaves nothing to say of them.
 type findings struct {
-	checkpoint *wal.Checkpoint
+	checkpoint *checkpoint.Store
 	log        *wal.Log
 	devices    *engine.Recovered
 	damage     error // the first
 }
 
 // lookInto recovers what the view shows, as far as it goes.
-func lookInto(view *wal.View) (f findings) {
+func lookInto(view *datadir.View) (f findings) {
 	quiet := slog.New(slog.DiscardHandler)
 	f.checkpoint, f.damage = view.Checkpoint(quiet)
 	log, err := view.Log(quiet)
@@ -210,12 +212,12 @@ func lineOf(r engine.Record) deviceLine {
 }
 
 func damaged(err error) damageLine {
-	line := damageLine{Kind: "damage", Error: err.Error()}
+	line := damageLine{Kind: "damage", Error: datadir.Advise(err).Error()}
 	var c *wal.CorruptionError
 	if errors.As(err, &c) {
 		line.Path, line.Segment, line.Offset, line.LSN = c.Path, c.Segment, c.Offset, c.LSN
 	}
-	var d *wal.DamagedCheckpointError
+	var d *checkpoint.DamagedError
 	if errors.As(err, &d) {
 		line.Path = d.Path
 	}

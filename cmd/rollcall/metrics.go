@@ -7,6 +7,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
+	"rollcall/checkpoint"
 	"rollcall/engine"
 	"rollcall/engine/broadcast"
 	"rollcall/server"
@@ -63,7 +64,7 @@ func (h *histograms) observeCommit(records uint64, took time.Duration) {
 // figures reads the counters of the other packages when Prometheus asks: the hot path pays for nothing but the counters.
 type figures struct {
 	log        *wal.Log
-	checkpoint *wal.Checkpoint
+	checkpoint *checkpoint.Store
 	engine     *engine.Engine
 	server     *server.Server
 }

@@ -18,6 +18,8 @@ import (
 	"github.com/alecthomas/kong"
 	"github.com/prometheus/client_golang/prometheus"
 
+	"rollcall/checkpoint"
+	"rollcall/datadir"
 	"rollcall/engine"
 	"rollcall/engine/broadcast"
 	"rollcall/server"
@@ -202,7 +204,7 @@ type running struct {
 	histograms    *histograms
 	reloader      *reloader
 	log           *wal.Log
-	checkpoint    *wal.Checkpoint
+	checkpoint    *checkpoint.Store
 	engine        *engine.Engine
 	server        *server.Server
 	public, admin net.Listener
@@ -217,7 +219,7 @@ func (c serveCmd) start(logger *slog.Logger, sec secrets) (*running, error) {
 	r.reloader = &reloader{cmd: &c, logger: logger, secrets: sec, certificate: c.certificate()}
 	if err := c.open(r, sec); err != nil {
 		r.close()
-		return nil, err
+		return nil, datadir.Advise(err)
 	}
 	return r, nil
 }
@@ -235,7 +237,7 @@ func (c serveCmd) open(r *running, sec secrets) (err error) {
 		return err
 	}
 	// After the log, whose lock it is that names the other process.
-	if r.checkpoint, err = wal.OpenCheckpoint(filepath.Join(c.DataDir, wal.CheckpointDir), wal.CheckpointOptions{
+	if r.checkpoint, err = checkpoint.Open(filepath.Join(c.DataDir, datadir.CheckpointDir), checkpoint.Options{
 		SpareBytes: 2*c.SegmentBytes + 64<<20, Logger: r.logger,
 	}); err != nil {
 		return err
@@ -344,7 +346,7 @@ func (r *running) untilDone(drain time.Duration, hangups <-chan os.Signal) error
 			return r.logFailed()
 		case <-r.checkpoint.Failed():
 			r.hangUp()
-			return r.checkpoint.Err()
+			return datadir.Advise(r.checkpoint.Err())
 		case err := <-r.served:
 			r.hangUp()
 			return fmt.Errorf("a listener ended: %w", err)

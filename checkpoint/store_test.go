@@ -1,4 +1,4 @@
-package wal
+package checkpoint
 
 import (
 	"errors"
@@ -15,9 +15,9 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
 )
 
-func openStore(t *testing.T, fs vfs.FS) *Checkpoint {
+func openStore(t *testing.T, fs vfs.FS) *Store {
 	t.Helper()
-	c, err := OpenCheckpoint("checkpoint", CheckpointOptions{FS: fs, Logger: slog.New(slog.DiscardHandler)})
+	c, err := Open("checkpoint", Options{FS: fs, Logger: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -25,7 +25,7 @@ func openStore(t *testing.T, fs vfs.FS) *Checkpoint {
 }
 
 // replace fills [lo, hi) with keys of one letter each.
-func replace(t *testing.T, c *Checkpoint, lo, hi string, pairs ...string) {
+func replace(t *testing.T, c *Store, lo, hi string, pairs ...string) {
 	t.Helper()
 	err := c.Replace([]byte(lo), end(hi), func(yield func(k, v []byte) bool) {
 		for i := 0; i < len(pairs); i += 2 {
@@ -46,7 +46,7 @@ func end(hi string) []byte {
 	return []byte(hi)
 }
 
-func content(t *testing.T, c *Checkpoint, lo, hi string) (pairs []string) {
+func content(t *testing.T, c *Store, lo, hi string) (pairs []string) {
 	t.Helper()
 	err := c.Load([]byte(lo), end(hi), func(k, v []byte) error {
 		pairs = append(pairs, string(k), string(v))
@@ -58,7 +58,7 @@ func content(t *testing.T, c *Checkpoint, lo, hi string) (pairs []string) {
 	return pairs
 }
 
-func want(t *testing.T, c *Checkpoint, pairs ...string) {
+func want(t *testing.T, c *Store, pairs ...string) {
 	t.Helper()
 	if got := content(t, c, "", ""); !slices.Equal(got, pairs) {
 		t.Errorf("content %q, want %q", got, pairs)
@@ -116,12 +116,12 @@ func TestCheckpointSecret(t *testing.T) {
 func TestCheckpointNewerVersion(t *testing.T) {
 	fs := vfs.NewMem()
 	c := openStore(t, fs)
-	if err := c.set(checkpointVersionKey, []byte{checkpointVersion + 1, 0, 0, 0, 0, 0, 0, 0}); err != nil {
+	if err := c.set(versionKey, []byte{formatVersion + 1, 0, 0, 0, 0, 0, 0, 0}); err != nil {
 		t.Fatal(err)
 	}
 	c.Close()
 	var newer *VersionError
-	if _, err := OpenCheckpoint("checkpoint", CheckpointOptions{FS: fs, Logger: slog.New(slog.DiscardHandler)}); !errors.As(err, &newer) {
+	if _, err := Open("checkpoint", Options{FS: fs, Logger: slog.New(slog.DiscardHandler)}); !errors.As(err, &newer) {
 		t.Errorf("error %v", err)
 	}
 }

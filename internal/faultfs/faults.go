@@ -1,5 +1,5 @@
-// Package waltest has file systems that fail, for the tests of whoever keeps files.
-package waltest
+// Package faultfs has file systems that fail, for the tests of whoever keeps files.
+package faultfs
 
 import (
 	"fmt"

@@ -1,0 +1,129 @@
+package datadir
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync/atomic"
+	"time"
+
+	"rollcall/checkpoint"
+	"rollcall/wal"
+)
+
+// Copied counts what Copy or Walk has done so far. Any goroutine may read it meanwhile.
+type Copied struct {
+	Items   atomic.Uint64 // keys of the checkpoint
+	Records atomic.Uint64 // of the log
+	Bytes   atomic.Int64  // of both
+}
+
+func (c *Copied) item(key, value []byte) {
+	c.Items.Add(1)
+	c.Bytes.Add(int64(len(key) + len(value)))
+}
+
+func (c *Copied) record(record []byte) {
+	c.Records.Add(1)
+	c.Bytes.Add(int64(len(record)))
+}
+
+const (
+	// copyBufferBytes makes the log's first segment, of four buffers, a small file.
+	copyBufferBytes = 256 << 10
+	// copySpareBytes is what a copy leaves free on its disk.
+	copySpareBytes = 32 << 20
+	// copyMaxWait is how long a copy waits for the disk to take what was appended, and for room on
+	// it.
+	copyMaxWait = time.Minute
+)
+
+// Copy writes what a view shows into dir, which must be empty or absent: the checkpoint, and a log
+// that begins behind it. It reads as recovery reads and writes as a server writes, so it checks
+// every checksum on the way, and the copy is a directory that was shut down in order. All of it is
+// durable when Copy returns without an error. Damage in the view is an error; what was copied until
+// then must not be used.
+func Copy(v *View, dir string, logger *slog.Logger, done *Copied) (err error) {
+	through := uint64(0)
+	from, err := v.Checkpoint(logger)
+	if err != nil {
+		return err
+	}
+	if from != nil {
+		defer func() { err = errors.Join(err, from.Close()) }()
+		through = from.LSN()
+	}
+	old, err := v.Log(logger)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, old.Close()) }()
+	// As a server opens them: the log first, whose lock keeps others out.
+	fresh, err := wal.Open(dir, wal.Options{
+		FS: v.base, Sync: wal.SyncNever, BufferBytes: copyBufferBytes, Logger: logger,
+	})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, fresh.Close()) }() // which syncs
+	if from != nil {
+		o := checkpoint.Options{FS: v.base, SpareBytes: copySpareBytes, Logger: logger}
+		if err := copyCheckpoint(from, v.base.PathJoin(dir, CheckpointDir), o, done); err != nil {
+			return err
+		}
+	}
+	if err := fresh.Begin(through); err != nil {
+		return err
+	}
+	if err := fresh.Start(nil); err != nil {
+		return err
+	}
+	return copyLog(old, fresh, through, done)
+}
+
+// Walk reads everything that Copy would copy, checksums and all, and counts it.
+func (v *View) Walk(logger *slog.Logger, done *Copied) (err error) {
+	through := uint64(0)
+	store, err := v.Checkpoint(logger)
+	if err != nil {
+		return err
+	}
+	if store != nil {
+		defer func() { err = errors.Join(err, store.Close()) }()
+		through = store.LSN()
+		err := store.Load(nil, nil, func(key, value []byte) error { done.item(key, value); return nil })
+		if err != nil {
+			return err
+		}
+	}
+	log, err := v.Log(logger)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, log.Close()) }()
+	return log.Replay(through, func(_ uint64, record []byte) error { done.record(record); return nil })
+}
+
+func copyCheckpoint(from *checkpoint.Store, dir string, o checkpoint.Options, done *Copied) (err error) {
+	to, err := checkpoint.Open(dir, o)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, to.Close()) }()
+	return to.CopyFrom(from, done.item)
+}
+
+// copyLog appends the records above an LSN to a log that begins behind it, so that they keep their
+// numbers.
+func copyLog(from, to *wal.Log, after uint64, done *Copied) error {
+	return from.Replay(after, func(lsn uint64, record []byte) error {
+		if err := to.Reserve(len(record), copyMaxWait); err != nil {
+			return err
+		}
+		if got := to.Append(record); got != lsn {
+			return fmt.Errorf("datadir: record %d became record %d in the copy", lsn, got)
+		}
+		done.record(record)
+		return nil
+	})
+}

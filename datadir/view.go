@@ -1,0 +1,168 @@
+package datadir
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"rollcall/checkpoint"
+	"rollcall/internal/filelock"
+	"rollcall/wal"
+)
+
+// CheckpointDir is the name of the checkpoint's directory within the data directory.
+const CheckpointDir = "checkpoint"
+
+// View is a data directory to look at: a stopped server's, a backup, or one that a server uses
+// meanwhile, which does not notice. It is a file system that only reads, through which the code of
+// recovery reads. Single owner; doc.go says why it is whole.
+type View struct {
+	base  vfs.FS
+	dir   string
+	files map[string]*viewFile // by path
+}
+
+// errMoved: the directory changed while its files were being opened.
+var errMoved = errors.New("it changed while it was being opened")
+
+const (
+	viewMaxWait = 30 * time.Second // for the directory to rest for the moment that opening takes
+	viewPause   = 5 * time.Millisecond
+)
+
+// OpenView opens a data directory for reading only. fsys nil: vfs.Default.
+func OpenView(dir string, fsys vfs.FS) (*View, error) {
+	if fsys == nil {
+		fsys = vfs.Default
+	}
+	for began := time.Now(); ; time.Sleep(viewPause) {
+		v, err := tryView(dir, fsys)
+		if err == nil {
+			return v, nil
+		}
+		if !errors.Is(err, errMoved) || time.Since(began) > viewMaxWait {
+			return nil, fmt.Errorf("datadir: look at %s: %w", dir, err)
+		}
+	}
+}
+
+func tryView(dir string, fsys vfs.FS) (_ *View, err error) {
+	v := &View{base: fsys, dir: fsys.PathJoin(dir), files: make(map[string]*viewFile)}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, v.Close())
+		}
+	}()
+	before, err := v.stamp()
+	if err != nil {
+		return nil, err
+	}
+	if err := v.open(v.PathJoin(dir, CheckpointDir), checkpoint.IsContent); err != nil {
+		return nil, err
+	}
+	if err := v.open(dir, wal.IsSegment); err != nil {
+		return nil, err
+	}
+	after, err := v.stamp()
+	if err != nil {
+		return nil, err
+	}
+	if before != after {
+		return nil, errMoved
+	}
+	return v, nil
+}
+
+// stamp names the segments and the state of the checkpoint.
+func (v *View) stamp() (string, error) {
+	names, err := v.base.List(v.dir)
+	if err != nil {
+		return "", err
+	}
+	segments := slices.DeleteFunc(names, func(name string) bool { return !wal.IsSegment(name) })
+	slices.Sort(segments)
+	store, err := checkpoint.Stamp(v.base, v.PathJoin(v.dir, CheckpointDir))
+	if errors.Is(err, checkpoint.ErrMoved) {
+		return "", errMoved
+	}
+	return strings.Join(append(segments, store), "\n"), err
+}
+
+// open opens the wanted files of one directory, which need not be there.
+func (v *View) open(dir string, want func(name string) bool) error {
+	names, err := v.base.List(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		if !want(name) {
+			continue
+		}
+		if err := v.openFile(v.PathJoin(dir, name)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (v *View) openFile(path string) error {
+	file, err := v.base.Open(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return errMoved
+	}
+	if err != nil {
+		return err
+	}
+	if !filelock.Share(file) { // the server is recycling it
+		return errors.Join(errMoved, file.Close())
+	}
+	info, err := file.Stat()
+	if err != nil {
+		return errors.Join(err, file.Close())
+	}
+	v.files[path] = &viewFile{file, info}
+	return nil
+}
+
+// Log returns the log in the view, for reading only (see wal.OpenReadOnly).
+func (v *View) Log(logger *slog.Logger) (*wal.Log, error) {
+	return wal.OpenReadOnly(v.dir, wal.Options{FS: v, Logger: logger})
+}
+
+// Checkpoint returns the checkpoint in the view, for reading only; nil when none was ever begun.
+func (v *View) Checkpoint(logger *slog.Logger) (*checkpoint.Store, error) {
+	dir := v.PathJoin(v.dir, CheckpointDir)
+	if names, err := v.List(dir); err != nil || len(names) == 0 {
+		return nil, err
+	}
+	return checkpoint.OpenReadOnly(dir, checkpoint.Options{FS: v, Logger: logger})
+}
+
+// Empty says that the directory holds neither a log nor a checkpoint.
+func (v *View) Empty() bool { return len(v.files) == 0 }
+
+// Bytes is the size of all files.
+func (v *View) Bytes() (n int64) {
+	for _, f := range v.files {
+		n += f.info.Size()
+	}
+	return n
+}
+
+// Close closes the files. Logs and checkpoints of the view must be closed before.
+func (v *View) Close() error {
+	var errs []error
+	for _, f := range v.files {
+		errs = append(errs, f.File.Close())
+	}
+	return errors.Join(errs...)
+}

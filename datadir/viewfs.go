@@ -1,0 +1,150 @@
+package datadir
+
+import (
+	"errors"
+	"io"
+	"io/fs"
+	"os"
+	"slices"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+)
+
+// viewFile is an open file of the size that it had when it was opened.
+type viewFile struct {
+	vfs.File
+	info vfs.FileInfo
+}
+
+// viewHandle is a viewFile with a place to read on from.
+type viewHandle struct {
+	*viewFile
+	offset int64
+}
+
+func (h *viewHandle) Close() error                       { return nil } // the view closes it
+func (h *viewHandle) Stat() (vfs.FileInfo, error)        { return h.info, nil }
+func (h *viewHandle) Write([]byte) (int, error)          { return 0, errReadOnly }
+func (h *viewHandle) WriteAt([]byte, int64) (int, error) { return 0, errReadOnly }
+func (h *viewHandle) Preallocate(int64, int64) error     { return errReadOnly }
+func (h *viewHandle) Sync() error                        { return errReadOnly }
+func (h *viewHandle) SyncData() error                    { return errReadOnly }
+func (h *viewHandle) SyncTo(int64) (bool, error)         { return false, errReadOnly }
+
+func (h *viewHandle) Read(p []byte) (int, error) {
+	n, err := h.ReadAt(p, h.offset)
+	h.offset += int64(n)
+	if n > 0 {
+		err = nil
+	}
+	return n, err
+}
+
+func (h *viewHandle) ReadAt(p []byte, offset int64) (int, error) {
+	left := h.info.Size() - offset
+	if left <= 0 {
+		return 0, io.EOF
+	}
+	if int64(len(p)) <= left {
+		return h.File.ReadAt(p, offset)
+	}
+	n, err := h.File.ReadAt(p[:left], offset)
+	if err == nil {
+		err = io.EOF
+	}
+	return n, err
+}
+
+var errReadOnly = errors.New("datadir: a view is only read")
+
+// noLock is the lock of a directory that is only read.
+type noLock struct{}
+
+func (noLock) Close() error { return nil }
+
+// viewDir is an open directory: Pebble opens it to sync it, and does not.
+type viewDir struct{ vfs.File }
+
+func (viewDir) Close() error { return nil }
+func (viewDir) Sync() error  { return nil }
+
+// Open implements vfs.FS.
+func (v *View) Open(name string, opts ...vfs.OpenOption) (vfs.File, error) {
+	f, ok := v.files[name]
+	if !ok {
+		return nil, &os.PathError{Op: "open", Path: name, Err: fs.ErrNotExist}
+	}
+	h := &viewHandle{viewFile: f}
+	for _, o := range opts {
+		o.Apply(h)
+	}
+	return h, nil
+}
+
+// OpenDir implements vfs.FS.
+func (v *View) OpenDir(string) (vfs.File, error) { return viewDir{}, nil }
+
+// List implements vfs.FS.
+func (v *View) List(dir string) (names []string, err error) {
+	for path := range v.files {
+		if v.PathDir(path) == dir {
+			names = append(names, v.PathBase(path))
+		}
+	}
+	slices.Sort(names)
+	return names, nil
+}
+
+// Stat implements vfs.FS.
+func (v *View) Stat(name string) (vfs.FileInfo, error) {
+	if f, ok := v.files[name]; ok {
+		return f.info, nil
+	}
+	return nil, &os.PathError{Op: "stat", Path: name, Err: fs.ErrNotExist}
+}
+
+// Lock implements vfs.FS: nothing is locked, since nothing is written.
+func (v *View) Lock(string) (io.Closer, error) { return noLock{}, nil }
+
+// Create implements vfs.FS.
+func (v *View) Create(string, vfs.DiskWriteCategory) (vfs.File, error) { return nil, errReadOnly }
+
+// OpenReadWrite implements vfs.FS.
+func (v *View) OpenReadWrite(string, vfs.DiskWriteCategory, ...vfs.OpenOption) (vfs.File, error) {
+	return nil, errReadOnly
+}
+
+// ReuseForWrite implements vfs.FS.
+func (v *View) ReuseForWrite(string, string, vfs.DiskWriteCategory) (vfs.File, error) {
+	return nil, errReadOnly
+}
+
+// Link implements vfs.FS.
+func (v *View) Link(string, string) error { return errReadOnly }
+
+// Remove implements vfs.FS.
+func (v *View) Remove(string) error { return errReadOnly }
+
+// RemoveAll implements vfs.FS.
+func (v *View) RemoveAll(string) error { return errReadOnly }
+
+// Rename implements vfs.FS.
+func (v *View) Rename(string, string) error { return errReadOnly }
+
+// MkdirAll implements vfs.FS.
+func (v *View) MkdirAll(string, os.FileMode) error { return errReadOnly }
+
+// GetDiskUsage implements vfs.FS.
+func (v *View) GetDiskUsage(path string) (vfs.DiskUsage, error) { return v.base.GetDiskUsage(path) }
+
+// PathBase implements vfs.FS.
+func (v *View) PathBase(path string) string { return v.base.PathBase(path) }
+
+// PathJoin implements vfs.FS.
+func (v *View) PathJoin(elem ...string) string { return v.base.PathJoin(elem...) }
+
+// PathDir implements vfs.FS.
+func (v *View) PathDir(path string) string { return v.base.PathDir(path) }
+
+// Unwrap implements vfs.FS. There is nothing to reach below: a view only reads.
+func (v *View) Unwrap() vfs.FS { return nil }

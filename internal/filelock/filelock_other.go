@@ -1,0 +1,16 @@
+//go:build !linux && !darwin
+
+// Package filelock locks open files. On this system it cannot: Share is always granted, Exclusive
+// never.
+package filelock
+
+import "github.com/cockroachdb/pebble/v2/vfs"
+
+// Share grants a shared lock.
+func Share(vfs.File) bool { return true }
+
+// Exclusive refuses an exclusive lock.
+func Exclusive(vfs.File) bool { return false }
+
+// Unlock gives back the lock of Exclusive.
+func Unlock(vfs.File) {}
