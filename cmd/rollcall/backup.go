@@ -32,6 +32,9 @@ const partialSuffix = ".partial"
 
 // Run makes a backup and says what is in it.
 func (c backupCmd) Run() error {
+	if err := needsServingSystem("backup"); err != nil {
+		return err
+	}
 	partial := c.Target + partialSuffix
 	if err := checkTarget(c.Target, partial); err != nil {
 		return err

@@ -7,14 +7,12 @@ import (
 	"io"
 	"net"
 	"os"
-	"os/exec"
 	"os/signal"
 	"strings"
 	"syscall"
 	"time"
 
 	"github.com/google/uuid"
-	"golang.org/x/sys/unix"
 
 	"rollcall/loadgen"
 )
@@ -167,7 +165,7 @@ func shell(command string) error {
 	}
 	defer out.Close()
 	defer os.Remove(out.Name())
-	cmd := exec.Command("sh", "-c", command)
+	cmd := shellCommand(command)
 	cmd.Stdout, cmd.Stderr = out, out
 	if err := cmd.Run(); err != nil {
 		text, _ := os.ReadFile(out.Name()) // the error says enough without it
@@ -220,13 +218,12 @@ func (c loadRunCmd) verdict(rep, old *loadgen.Report) error {
 	return nil
 }
 
-// terminalWidth is 0 for what is no terminal, or none that a line can be written over on.
+// terminalWidth returns the columns of a terminal on which a line can be written over, else 0.
 func terminalWidth(f *os.File) int {
-	size, err := unix.IoctlGetWinsize(int(f.Fd()), unix.TIOCGWINSZ)
-	if err != nil || os.Getenv("TERM") == "dumb" {
+	if os.Getenv("TERM") == "dumb" {
 		return 0
 	}
-	return int(size.Col)
+	return terminalColumns(f)
 }
 
 type loadBareCmd struct {

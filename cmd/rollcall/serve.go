@@ -130,6 +130,9 @@ func (c serveCmd) Validate() error {
 
 // Run serves until a signal or a failure.
 func (c serveCmd) Run(line *kong.Context) error {
+	if err := needsServingSystem("serve"); err != nil {
+		return err
+	}
 	if c.Check {
 		return c.check(os.Stdout, settingsOf(line))
 	}

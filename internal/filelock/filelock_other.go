@@ -1,4 +1,4 @@
-//go:build !linux && !darwin
+//go:build !linux && !darwin && !freebsd
 
 // Package filelock locks open files. On this system it cannot: Share is always granted, Exclusive
 // never.

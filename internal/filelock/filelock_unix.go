@@ -1,4 +1,4 @@
-//go:build linux || darwin
+//go:build linux || darwin || freebsd
 
 // Package filelock locks open files against other openers of the same file, in this process or
 // another. The locks belong to open files, not to processes (flock).

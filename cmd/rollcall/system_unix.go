@@ -2,9 +2,14 @@
 
 package main
 
-import "golang.org/x/sys/unix"
+import (
+	"os"
+	"os/exec"
 
-// descriptorLimit is how many descriptors the process may have open.
+	"golang.org/x/sys/unix"
+)
+
+// descriptorLimit returns how many descriptors the process may have open.
 func descriptorLimit() (uint64, bool) {
 	var limit unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
@@ -13,7 +18,8 @@ func descriptorLimit() (uint64, bool) {
 	return uint64(limit.Cur), true
 }
 
-// raiseDescriptorLimit raises the soft and the hard limit, which needs privileges, and tells whether it could.
+// raiseDescriptorLimit raises the soft and the hard limit, which needs privileges, and reports
+// whether it could.
 func raiseDescriptorLimit(n uint64) bool {
 	var limit unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
@@ -28,3 +34,15 @@ func raiseDescriptorLimit(n uint64) bool {
 
 // setLimit spans the systems, on some of which limits are signed.
 func setLimit[T int64 | uint64](field *T, n uint64) { *field = T(n) }
+
+// terminalColumns returns the width of a terminal, 0 when f is none.
+func terminalColumns(f *os.File) int {
+	size, err := unix.IoctlGetWinsize(int(f.Fd()), unix.TIOCGWINSZ)
+	if err != nil {
+		return 0
+	}
+	return int(size.Col)
+}
+
+// shellCommand returns a command that the system's shell runs.
+func shellCommand(text string) *exec.Cmd { return exec.Command("sh", "-c", text) }

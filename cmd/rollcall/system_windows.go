@@ -1,0 +1,25 @@
+package main
+
+import (
+	"os"
+	"os/exec"
+
+	"golang.org/x/sys/windows"
+)
+
+// descriptorLimit returns false: Windows has no limit that a process could ask for.
+func descriptorLimit() (uint64, bool) { return 0, false }
+
+func raiseDescriptorLimit(uint64) bool { return false }
+
+// terminalColumns returns the width of a console, 0 when f is none.
+func terminalColumns(f *os.File) int {
+	var console windows.ConsoleScreenBufferInfo
+	if windows.GetConsoleScreenBufferInfo(windows.Handle(f.Fd()), &console) != nil {
+		return 0
+	}
+	return int(console.Window.Right-console.Window.Left) + 1
+}
+
+// shellCommand returns a command that the system's shell runs.
+func shellCommand(text string) *exec.Cmd { return exec.Command("cmd", "/C", text) }
