@@ -29,7 +29,7 @@ func BenchmarkHeartbeatInCheckpoint(b *testing.B) {
 			b.Fatal(err)
 		}
 		defer closeIt(b, store)
-		e := startEngine(b, l, engine.Options{Store: store, CheckpointBytes: 1 << 60, CheckpointEvery: forever, Patience: time.Minute})
+		e := startEngine(b, l, engine.Options{Store: store, CheckpointBytes: 1 << 60, CheckpointEvery: forever, MaxWait: time.Minute})
 		defer e.Release()
 		defer e.Close()
 		fill(b, e, size)

@@ -146,7 +146,7 @@ func openLog(b *testing.B, dir string) *wal.Log {
 func writeLog(b *testing.B, dir string, size, records int) {
 	l := openLog(b, dir)
 	defer closeIt(b, l)
-	e := startEngine(b, l, engine.Options{Patience: time.Minute})
+	e := startEngine(b, l, engine.Options{MaxWait: time.Minute})
 	defer e.Release()
 	defer e.Close()
 	var hb engine.Heartbeat
@@ -160,7 +160,7 @@ func writeLog(b *testing.B, dir string, size, records int) {
 // recoverLog is a start as the server does it, without a checkpoint.
 func recoverLog(b *testing.B, dir string, size int) (after func()) {
 	l := openLog(b, dir)
-	e := startEngine(b, l, engine.Options{Patience: time.Minute})
+	e := startEngine(b, l, engine.Options{MaxWait: time.Minute})
 	if n := e.Stats().Devices; n != size {
 		b.Fatalf("%d devices came back, want %d", n, size)
 	}

@@ -52,7 +52,8 @@ func playServer() error {
 	if err != nil {
 		return err
 	}
-	e, err := engine.New(l, engine.Options{Logger: quiet,
+	clock := engine.NewClock()
+	e, err := engine.New(l, engine.Options{Clock: clock, Logger: quiet,
 		Broadcast: broadcast.Options{Keepalive: time.Hour, MaxStreamsPerUser: 1000}})
 	if err == nil {
 		err = e.Start()
@@ -67,7 +68,7 @@ func playServer() error {
 			return errRefused
 		}
 	}
-	s, err := server.New(e, server.Options{SigningKeys: []string{signingKey}, NowNanos: e.NowNanos, OpenStreams: e.OpenStreams, Logger: quiet})
+	s, err := server.New(e, server.Options{SigningKeys: []string{signingKey}, NowNanos: clock.Nanos, OpenStreams: e.OpenStreams, Logger: quiet})
 	if err != nil {
 		return err
 	}

@@ -23,7 +23,7 @@ type Batch struct {
 }
 
 // Apply applies up to GroupSize heartbeats and stores what came of each in results, which is as long. When the log has no
-// room for one of them within Options.Patience, this one and all later ones of the batch are Unavailable: their sender
+// room for one of them within Options.MaxWait, this one and all later ones of the batch are Unavailable: their sender
 // repeats them in the same order. It keeps nothing of hbs.
 func (e *Engine) Apply(b *Batch, hbs []Heartbeat, results []Result) {
 	if len(hbs) == 0 {
@@ -38,7 +38,7 @@ func (e *Engine) Apply(b *Batch, hbs []Heartbeat, results []Result) {
 	e.table.FindAll(finds)
 	for i := range hbs {
 		if b.refusal != nil {
-			e.deaf(t.nanos) // the silence of those refused unheard is not theirs (I8)
+			e.deaf(t.Nanos) // the silence of those refused unheard is not theirs (I8)
 			results[i] = e.refuse(&hbs[i], b.refusal)
 			results[i].LogFull = true
 			continue

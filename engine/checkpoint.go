@@ -247,7 +247,7 @@ func rangeBounds(r, ranges int) (lo, hi []byte) {
 
 // forgetOld forgets the devices in b that have been offline for longer than ForgetAfter, and takes them out of b.
 func (e *Engine) forgetOld(b *rangeBuffer) error {
-	horizon := uint64(max(0, int64(e.clock().wallMS)-e.opts.ForgetAfter.Milliseconds()))
+	horizon := uint64(max(0, int64(e.clock().WallMS)-e.opts.ForgetAfter.Milliseconds()))
 	kept := b.items[:0]
 	for _, it := range b.items {
 		rec := record.View(b.value(it)[8:])
@@ -273,7 +273,7 @@ func (e *Engine) forgetOld(b *rangeBuffer) error {
 // moved on. Streams are not told: it was offline, and it stays so.
 func (e *Engine) forget(r record.View, at uint64) (lsn uint64, err error) {
 	user, device := r.User(), r.Device()
-	if err := e.log.Reserve(len(r), e.opts.Patience); err != nil {
+	if err := e.log.Reserve(len(r), e.opts.MaxWait); err != nil {
 		return 0, err
 	}
 	ref, entry := e.table.Find(user, device)

@@ -3,6 +3,7 @@ package engine
 import (
 	"github.com/google/uuid"
 
+	"rollcall/engine/broadcast"
 	"rollcall/engine/table"
 	"rollcall/record"
 	"rollcall/wire"
@@ -11,6 +12,10 @@ import (
 // codec is how the broadcaster asks for text: of an event, which is a record of the log, and of a snapshot, which is read
 // from the table.
 type codec struct{ e *Engine }
+
+// Codec turns the engine's records and devices into the text of frames, for a broadcaster that
+// takes its events as Options.Events.
+func (e *Engine) Codec() broadcast.Codec { return codec{e} }
 
 // AppendFrame appends the frame of one record.
 func (c codec) AppendFrame(dst, rec []byte) []byte {

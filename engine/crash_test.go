@@ -172,7 +172,7 @@ func (f linkFS) Link(from, to string) error {
 // open opens log, store and engine on a file system.
 func (c *crasher) open(fs vfs.FS) *disk {
 	c.t.Helper()
-	return openDiskOn(c.t, fs, wal.Options{Sync: c.sync}, Options{ForgetAfter: forgetAfter, Patience: time.Minute}, &c.now)
+	return openDiskOn(c.t, fs, wal.Options{Sync: c.sync}, Options{ForgetAfter: forgetAfter, MaxWait: time.Minute}, &c.now)
 }
 
 // before crashes before a sync. It is called before each operation of the file system.
@@ -407,15 +407,11 @@ func tryDisk(t *testing.T, fs vfs.FS, lo wal.Options, o Options, now *atomic.Int
 		return nil, err
 	}
 	d.store = &hookedStore{Store: store}
-	o.Store, o.Shards, o.Logger = d.store, 4, lo.Logger
+	o.Store, o.Shards, o.Logger, o.Clock = d.store, 4, lo.Logger, stillClock(now)
 	if d.Engine, err = New(orderedLog{d.log, t}, o); err != nil {
 		d.log.Close()
 		store.Close()
 		return nil, err
-	}
-	d.clock = func() instant {
-		n := now.Load()
-		return instant{nanos: n, wallMS: uint64(wallZero + n/int64(time.Millisecond))}
 	}
 	d.rangeDevices = 2
 	if err := d.Engine.open(); err != nil {

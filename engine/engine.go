@@ -24,9 +24,10 @@ type Engine struct {
 	log     Log
 	table   *table.Table
 	sources *sources
-	streams *broadcast.Broadcaster
+	events  Events  // the streams, or what Options.Events says
+	streams streams // the own broadcaster, or none
 	expiry  expiry
-	clock   func() instant // tests pass their own
+	clock   Clock
 
 	// phase guards what Ready answers: recovering, then serving, then closing.
 	phase    atomic.Int32
@@ -72,18 +73,36 @@ func New(log Log, o Options) (*Engine, error) {
 	if err != nil {
 		return nil, err
 	}
-	o.Broadcast.Codec = codec{e}
-	if o.ObserveDelivery != nil {
-		o.Broadcast.Delivered = func(received int64) { o.ObserveDelivery(time.Duration(e.clock().nanos - received).Seconds()) }
-	}
-	if e.streams, err = broadcast.New(o.Broadcast); err != nil {
+	if err := e.openStreams(); err != nil {
 		e.table.Close()
 		return nil, err
 	}
-	e.expiry.wheel = wheel.New(tickOf(0))
+	e.expiry.wheel = wheel.New(tickOf(e.clock().Nanos))
 	e.expiry.wake = make(chan struct{}, 1)
 	e.counters.checkpointed.Store(time.Now().UnixNano())
 	return e, nil
+}
+
+// openStreams decides where events go: to the streams of an own broadcaster, unless Options.Events
+// takes them.
+func (e *Engine) openStreams() error {
+	if e.opts.Events != nil {
+		e.events, e.streams = e.opts.Events, noStreams{}
+		return nil
+	}
+	o := e.opts.Broadcast
+	o.Codec = e.Codec()
+	if observe := e.opts.ObserveDelivery; observe != nil {
+		o.Delivered = func(received int64) {
+			observe(time.Duration(e.clock.Nanos() - received).Seconds())
+		}
+	}
+	b, err := broadcast.New(o)
+	if err != nil {
+		return err
+	}
+	e.events, e.streams = ownStreams{b}, ownStreams{b}
+	return nil
 }
 
 // newEngine makes what recovery needs: a table, but no wheel and no streams.
@@ -92,7 +111,7 @@ func newEngine(log Log, o Options) (*Engine, error) {
 		opts:    o,
 		log:     log,
 		sources: newSources(),
-		clock:   newClock(),
+		clock:   o.Clock,
 		stop:    make(chan struct{}),
 
 		recovery:     recovery{every: time.Second},
@@ -111,7 +130,7 @@ func (e *Engine) Start() error {
 	if err := e.open(); err != nil {
 		return err
 	}
-	e.deaf(e.clock().nanos) // the grace begins now, not before a long replay
+	e.deaf(e.clock().Nanos) // the grace begins now, not before a long replay
 	e.loops.Go(func() { e.expireLoop(e.stop) })
 	e.loops.Go(func() { e.tickLoop(e.stop) })
 	if e.opts.Store != nil {
@@ -129,8 +148,15 @@ func (e *Engine) open() error {
 	if err := e.log.Start(e.committed); err != nil {
 		return fmt.Errorf("engine: start the log: %w", err)
 	}
-	// Nothing is appended before Start returns, so committed has not run and this is the last LSN that was replayed.
-	e.streams.Start(e.log.Committed(), e.clock().nanos)
+	// Nothing is appended before Start returns, so committed has not run and this is the last LSN
+	// that was replayed.
+	through := e.log.Committed()
+	if own, ok := e.events.(ownStreams); ok {
+		own.Start(through, e.clock.Nanos())
+		return nil
+	}
+	e.events.Lose(e.opts.Source)
+	e.events.Flush(e.opts.Source, through, 0)
 	return nil
 }
 
@@ -145,20 +171,19 @@ func (e *Engine) committed(first, last uint64, records iter.Seq[[]byte], took ti
 			if received == 0 && e.opts.ObserveDelivery != nil {
 				received = e.received(r, lsn)
 			}
-			e.streams.Publish(r.User(), lsn, rec)
+			e.events.Publish(e.opts.Source, r.User(), lsn, rec)
 		}
 		lsn++
 	}
 	e.logged.Add(int64(bytes))
-	e.streams.Received(received)
-	e.streams.Flush(last)
+	e.events.Flush(e.opts.Source, last, received)
 	if int64(took) > stallNanos {
 		e.opts.Logger.Warn("the disk stalled; silence meanwhile does not count", "commit", took)
-		e.deaf(e.clock().nanos)
+		e.deaf(e.clock().Nanos)
 	}
 }
 
-// tickLoop is the broadcaster's clock (I7).
+// tickLoop tells the streams the time (I7).
 func (e *Engine) tickLoop(stop <-chan struct{}) {
 	ticker := time.NewTicker(250 * time.Millisecond)
 	defer ticker.Stop()
@@ -167,7 +192,7 @@ func (e *Engine) tickLoop(stop <-chan struct{}) {
 		case <-stop:
 			return
 		case <-ticker.C:
-			e.streams.Tick(e.clock().nanos)
+			e.events.Tick(e.clock.Nanos())
 		}
 	}
 }
@@ -249,22 +274,4 @@ func (e *Engine) shown(entry *table.Entry) (Record, bool) {
 		r.OfflineAtMS = s.SentAtMS
 	}
 	return r, true
-}
-
-// NowNanos is the engine's clock: monotonic nanoseconds since it was made.
-func (e *Engine) NowNanos() int64 { return e.clock().nanos }
-
-// instant is one reading of both clocks.
-type instant struct {
-	nanos  int64  // monotonic, since the engine was made, above 0
-	wallMS uint64 // unix milliseconds
-}
-
-// newClock returns a clock whose monotonic reading begins now.
-func newClock() func() instant {
-	zero := time.Now()
-	return func() instant {
-		now := time.Now()
-		return instant{nanos: int64(now.Sub(zero)) + 1, wallMS: uint64(max(now.UnixMilli(), 0))}
-	}
 }

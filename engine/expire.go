@@ -134,9 +134,9 @@ func (e *Engine) file(it wheel.Item, deadline int64) {
 func (e *Engine) expireLoop(stop <-chan struct{}) {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
-	last := e.clock().nanos
+	last := e.clock().Nanos
 	for {
-		now := e.clock().nanos
+		now := e.clock().Nanos
 		if now-last > stallNanos {
 			e.opts.Logger.Warn("the server was paused; silence during the pause does not count",
 				"pause", time.Duration(now-last))
@@ -196,7 +196,7 @@ func (e *Engine) expireTurn(now int64) int64 {
 		x.wakeAt.Store(0)
 		return 0
 	}
-	return next - e.clock().nanos
+	return next - e.clock().Nanos
 }
 
 // fileAll moves what heartbeats filed into the wheel.
@@ -320,7 +320,7 @@ func (e *Engine) expire(entry *table.Entry, user, device uuid.UUID, seen *table.
 	}
 	size := record.Bytes(len(source))
 	if err := e.log.Reserve(size, expiryPatience); err != nil {
-		e.deaf(e.clock().nanos + 1)
+		e.deaf(e.clock().Nanos + 1)
 		return false
 	}
 	if !entry.Claim(user, device) {
@@ -335,13 +335,13 @@ func (e *Engine) expire(entry *table.Entry, user, device uuid.UUID, seen *table.
 	}
 	now := e.clock()
 	held.Online, held.Expired = false, true
-	held.SentAtMS, held.UpdatedAtMS = now.wallMS, now.wallMS
+	held.SentAtMS, held.UpdatedAtMS = now.WallMS, now.WallMS
 	held.DeadlineNanos = math.MaxInt64
 	held.LSN = e.log.Append(record.Append(e.expiry.scratch[:0], user, device, &held.State, []byte(source)))
 	entry.Commit(held)
 	e.counters.lanes[0].moved(seen, &held)
 	if observe := e.opts.ObserveLateness; observe != nil {
-		observe(time.Duration(max(0, now.nanos-due)).Seconds())
+		observe(time.Duration(max(0, now.Nanos-due)).Seconds())
 	}
 	return true
 }

@@ -97,7 +97,7 @@ func (f *faultRun) script(t *testing.T) {
 	}
 	for range 2 {
 		fs := f.faults.Wrap(f.fs)
-		d, err := tryDisk(t, fs, wal.Options{}, Options{ForgetAfter: time.Hour, Patience: patience}, &f.now)
+		d, err := tryDisk(t, fs, wal.Options{}, Options{ForgetAfter: time.Hour, MaxWait: patience}, &f.now)
 		if err != nil {
 			f.failedAt = err.Error()
 			f.wantCause(t, err)

@@ -26,7 +26,7 @@ func (e *Engine) Heartbeat(hb *Heartbeat) Result {
 
 // submit does all of a heartbeat but the look-up before it, whose result it is given, and the wait after it: an outcome
 // other than Unavailable may be told when the LSN is durable.
-func (e *Engine) submit(hb *Heartbeat, ref table.Ref, entry *table.Entry, t instant) (Result, uint64) {
+func (e *Engine) submit(hb *Heartbeat, ref table.Ref, entry *table.Entry, t Instant) (Result, uint64) {
 	if entry != nil && e.opts.SeqPolicy == Strict {
 		if seq, ok := entry.LastSeq(); ok && hb.Seq <= seq {
 			if r, lsn, ok := stale(hb, entry); ok {
@@ -35,8 +35,8 @@ func (e *Engine) submit(hb *Heartbeat, ref table.Ref, entry *table.Entry, t inst
 		}
 	}
 	size := record.Bytes(len(hb.Source))
-	if err := e.log.Reserve(size, e.opts.Patience); err != nil {
-		e.deaf(e.clock().nanos)
+	if err := e.log.Reserve(size, e.opts.MaxWait); err != nil {
+		e.deaf(e.clock().Nanos)
 		r := e.refuse(hb, err)
 		r.LogFull = true
 		return r, 0
@@ -46,11 +46,11 @@ func (e *Engine) submit(hb *Heartbeat, ref table.Ref, entry *table.Entry, t inst
 		var err error
 		if entry == nil || otherSource {
 			// Before a new device takes a slot, so that a full table of sources leaves no empty entries behind.
-			source, err = e.sources.intern(hb.Source, e.table, t.nanos)
+			source, err = e.sources.intern(hb.Source, e.table, t.Nanos)
 		}
 		if err == nil && entry == nil {
 			if ref, entry, err = e.table.FindOrInsert(hb.User, hb.Device); errors.Is(err, table.ErrFull) {
-				err = e.refuseDevice(t.nanos)
+				err = e.refuseDevice(t.Nanos)
 			}
 		}
 		v, lsn := refused, uint64(0)
@@ -72,7 +72,7 @@ func (e *Engine) submit(hb *Heartbeat, ref table.Ref, entry *table.Entry, t inst
 		case refused:
 			e.log.Release(size)
 			if entry != nil {
-				e.spare(hb, ref, entry, t.nanos)
+				e.spare(hb, ref, entry, t.Nanos)
 			}
 			return e.refuse(hb, err), 0
 		case renamed:
@@ -96,7 +96,7 @@ const (
 
 // apply is the critical section of a heartbeat: claim, check, append, commit. It holds a credit of the log, and a pinned source
 // id or 0 for the entry's own, so nothing in it blocks or fails (I1).
-func (e *Engine) apply(hb *Heartbeat, ref table.Ref, entry *table.Entry, source uint16, t instant) (verdict, uint64) {
+func (e *Engine) apply(hb *Heartbeat, ref table.Ref, entry *table.Entry, source uint16, t Instant) (verdict, uint64) {
 	if !entry.Claim(hb.User, hb.Device) {
 		return moved, 0
 	}
@@ -112,7 +112,7 @@ func (e *Engine) apply(hb *Heartbeat, ref table.Ref, entry *table.Entry, source 
 		}
 		source = held.Source
 	}
-	next := table.State{State: record.State{Seq: hb.Seq, SentAtMS: hb.SentAtMS, HeartbeatAtMS: hb.SentAtMS, UpdatedAtMS: t.wallMS, TTLMS: hb.TTLMS, Online: hb.Status == Online}, DeadlineNanos: after(t.nanos, hb.TTLMS), Source: source}
+	next := table.State{State: record.State{Seq: hb.Seq, SentAtMS: hb.SentAtMS, HeartbeatAtMS: hb.SentAtMS, UpdatedAtMS: t.WallMS, TTLMS: hb.TTLMS, Online: hb.Status == Online}, DeadlineNanos: after(t.Nanos, hb.TTLMS), Source: source}
 	if !next.Online && held.LSN != 0 {
 		next.HeartbeatAtMS = held.HeartbeatAtMS
 	}
@@ -120,7 +120,7 @@ func (e *Engine) apply(hb *Heartbeat, ref table.Ref, entry *table.Entry, source 
 	entry.Commit(next)
 	e.counters.lane(hb).moved(&held, &next)
 	if next.Online {
-		e.arm(ref, entry, next.DeadlineNanos, t.nanos)
+		e.arm(ref, entry, next.DeadlineNanos, t.Nanos)
 	}
 	return applied, next.LSN
 }

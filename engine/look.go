@@ -13,7 +13,11 @@ type Recovered struct{ e *Engine }
 
 // Recover reads a log and a store, which may be nil, the way Start does. With an error, the table is as it was at the damage.
 func Recover(log Log, store Store, logger *slog.Logger) (*Recovered, error) {
-	e, err := newEngine(log, Options{Store: store, Logger: logger})
+	o, err := Options{Store: store, Logger: logger}.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	e, err := newEngine(log, o)
 	if err != nil {
 		return nil, err
 	}

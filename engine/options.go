@@ -1,12 +1,12 @@
 package engine
 
 import (
-	"errors"
 	"fmt"
 	"log/slog"
 	"time"
 
 	"rollcall/engine/broadcast"
+	"rollcall/internal/option"
 )
 
 // SeqPolicy decides which heartbeats of a known device are accepted.
@@ -31,76 +31,85 @@ func ParseSeqPolicy(s string) (SeqPolicy, error) {
 	return 0, fmt.Errorf("engine: seq policy %q: want strict or restart", s)
 }
 
-// Options of an Engine. Every zero value is the default that its comment names.
+// Options of an Engine. The zero value works.
 type Options struct {
-	// SeqPolicy: Strict.
+	// SeqPolicy decides which heartbeats of a known device are accepted. Default: Strict.
 	SeqPolicy SeqPolicy
-	// RecoveryGrace is how long, at most, a device may stay silent after a restart or a stall before it expires: 15 s.
-	// Raise it when daemons need longer to find the server again.
+	// RecoveryGrace is how long, at most, a device may stay silent after a restart or a stall before
+	// it expires. Raise it when daemons need longer to find the server again. Default: 15s.
 	RecoveryGrace time.Duration
-	// Patience is how long a heartbeat waits for room in the log before it is refused: 1 s.
-	Patience time.Duration
-	// MaxDevices bounds the table; a new device over it is refused, known ones go on: 0, what the table can address.
+	// MaxWait is how long a heartbeat waits for room in the log before it is refused. Default: 1s.
+	MaxWait time.Duration
+	// MaxDevices bounds the table; a new device over it is refused, known ones go on. Default: 0,
+	// what the table can address.
 	MaxDevices int
-	// Store keeps checkpoints. Nil: none, and the log only grows.
+	// Store keeps checkpoints. Default: none, and the log only grows.
 	Store Store
-	// ForgetAfter is how long a device stays known after it went offline: 30 days. Forgetting is part of a checkpoint.
+	// ForgetAfter is how long a device stays known after it went offline. Forgetting is part of a
+	// checkpoint. Default: 30 days.
 	ForgetAfter time.Duration
-	// CheckpointBytes is how much the log grows before a checkpoint is taken: 512 MiB. Less makes a restart faster and the
-	// log smaller; each checkpoint writes every part of the table that changed.
+	// CheckpointBytes is how much the log grows before a checkpoint is taken. Less makes a restart
+	// faster and the log smaller; each checkpoint writes every part of the table that changed.
+	// Default: 512 MiB.
 	CheckpointBytes int64
-	// CheckpointEvery is the longest time between two checkpoints, when anything changed: 5 min.
+	// CheckpointEvery is the longest time between two checkpoints, when anything changed.
+	// Default: 5m.
 	CheckpointEvery time.Duration
-	// Shards of the table, a power of two: 1024.
+	// Shards of the table, a power of two. Default: 1024.
 	Shards int
-	// Broadcast tunes the streams; its Codec is the engine's own.
+
+	// Clock is the process's clock. Everything that compares instants with the engine's needs the
+	// same one. Default: a new one.
+	Clock Clock
+	// Events takes the engine's events. Set it when several engines share one broadcaster.
+	// Default: an own broadcaster.
+	Events Events
+	// Source is the name under which Events takes them. Default: 0.
+	Source broadcast.Source
+	// Broadcast tunes the own broadcaster; its Codec is the engine's.
 	Broadcast broadcast.Options
-	// Logger: slog.Default().
+	// Logger gets what an operator should know. Default: slog.Default().
 	Logger *slog.Logger
 
-	// ObserveLateness is told of each expiry how many seconds after its deadline (see dueAt) it was applied: nobody. The
-	// expire loop calls it.
+	// ObserveLateness gets, for each expiry, the seconds between its deadline (see dueAt) and its
+	// application. The expire loop calls it. Default: none.
 	ObserveLateness func(seconds float64)
-	// ObserveDelivery is told of one heartbeat per batch and worker, the first of the batch, how many seconds lay between its
-	// receipt and the last write to the streams of the batch's last user: nobody. The broadcaster's workers call it.
+	// ObserveDelivery gets, for one heartbeat of each batch and worker, the seconds between its
+	// receipt and the last write to the streams of the batch's last user. The own broadcaster's
+	// workers call it. Default: none.
 	ObserveDelivery func(seconds float64)
 }
 
 // Check reports every problem of the options at once, as New does.
 func (o Options) Check() error {
-	o, err := o.withDefaults()
-	o.Broadcast.Codec = codec{}
-	return errors.Join(err, o.Broadcast.Check())
+	_, err := o.withDefaults()
+	return err
 }
 
 func (o Options) withDefaults() (Options, error) {
-	var errs []error
-	if o.RecoveryGrace < 0 || o.Patience < 0 || o.MaxDevices < 0 {
-		errs = append(errs, errors.New("engine: RecoveryGrace, Patience and MaxDevices cannot be negative"))
+	option.Default(&o.RecoveryGrace, 15*time.Second)
+	option.Default(&o.MaxWait, time.Second)
+	option.Default(&o.ForgetAfter, 30*24*time.Hour)
+	option.Default(&o.CheckpointBytes, 512<<20)
+	option.Default(&o.CheckpointEvery, 5*time.Minute)
+	option.Default(&o.Logger, slog.Default())
+	option.Default(&o.Broadcast.Logger, o.Logger)
+	if o.Clock == nil {
+		o.Clock = NewClock()
 	}
-	if o.RecoveryGrace == 0 {
-		o.RecoveryGrace = 15 * time.Second
+
+	problems := option.Problems{Package: "engine"}
+	option.NotNegative(&problems, "RecoveryGrace", o.RecoveryGrace)
+	option.NotNegative(&problems, "MaxWait", o.MaxWait)
+	option.NotNegative(&problems, "MaxDevices", o.MaxDevices)
+	option.NotNegative(&problems, "ForgetAfter", o.ForgetAfter)
+	option.NotNegative(&problems, "CheckpointBytes", o.CheckpointBytes)
+	option.NotNegative(&problems, "CheckpointEvery", o.CheckpointEvery)
+	problems.When(o.Shards < 0 || o.Shards&(o.Shards-1) != 0, "Shards is %d, not a power of two", o.Shards)
+	if o.Events == nil {
+		streams := o.Broadcast
+		streams.Codec = codec{}
+		problems.Add(streams.Check())
 	}
-	if o.ForgetAfter < 0 || o.CheckpointBytes < 0 || o.CheckpointEvery < 0 {
-		errs = append(errs, errors.New("engine: ForgetAfter, CheckpointBytes and CheckpointEvery cannot be negative"))
-	}
-	if o.ForgetAfter == 0 {
-		o.ForgetAfter = 30 * 24 * time.Hour
-	}
-	if o.CheckpointBytes == 0 {
-		o.CheckpointBytes = 512 << 20
-	}
-	if o.CheckpointEvery == 0 {
-		o.CheckpointEvery = 5 * time.Minute
-	}
-	if o.Patience == 0 {
-		o.Patience = time.Second
-	}
-	if o.Logger == nil {
-		o.Logger = slog.Default()
-	}
-	if o.Broadcast.Logger == nil {
-		o.Broadcast.Logger = o.Logger
-	}
-	return o, errors.Join(errs...)
+	return o, problems.Err()
 }

@@ -13,11 +13,11 @@ import (
 )
 
 // recoverLog fills the table from the checkpoint and what the log has beyond it. It runs alone, before the loops.
-func (e *Engine) recoverLog(now instant) error {
+func (e *Engine) recoverLog(now Instant) error {
 	defer e.tellProgress()()
 	e.sources.recovering = true
 	defer func() { e.sources.recovering = false }()
-	e.expiry.resume.Store(now.nanos)
+	e.expiry.resume.Store(now.Nanos)
 	through := uint64(0)
 	if e.opts.Store != nil {
 		through = e.opts.Store.LSN()
@@ -42,7 +42,7 @@ func (e *Engine) recoverLog(now instant) error {
 }
 
 // loadCheckpoint reads the store's ranges, as many at a time as there are processors: they lie in different shards.
-func (e *Engine) loadCheckpoint(now instant) error {
+func (e *Engine) loadCheckpoint(now Instant) error {
 	ranges := min(maxRanges, e.table.Shards())
 	e.recovery.ranges.Store(int64(ranges))
 	var next atomic.Int64
@@ -90,10 +90,10 @@ func (e *Engine) load(a *applier, value []byte) error {
 
 // deadlineAfterRestart counts the silence before the restart; the grace comes on top of it in dueAt. A wall clock that
 // went backwards counts as no silence.
-func deadlineAfterRestart(s *table.State, now instant) int64 {
+func deadlineAfterRestart(s *table.State, now Instant) int64 {
 	silent := uint64(0)
-	if now.wallMS > s.UpdatedAtMS {
-		silent = min(now.wallMS-s.UpdatedAtMS, s.TTLMS)
+	if now.WallMS > s.UpdatedAtMS {
+		silent = min(now.WallMS-s.UpdatedAtMS, s.TTLMS)
 	}
-	return after(now.nanos, s.TTLMS-silent)
+	return after(now.Nanos, s.TTLMS-silent)
 }

@@ -37,7 +37,7 @@ type replayer struct {
 	round    sync.WaitGroup
 }
 
-func newReplayer(e *Engine, now instant) *replayer {
+func newReplayer(e *Engine, now Instant) *replayer {
 	n := min(runtime.GOMAXPROCS(0), maxRanges)
 	r := &replayer{e: e, filling: make([][]byte, n), applying: make([][]byte, n)}
 	for range n {
@@ -117,7 +117,7 @@ func (r *replayer) close() error {
 // applier takes up the records of some users during recovery; other appliers have the others. One goroutine at a time.
 type applier struct {
 	e     *Engine
-	now   instant
+	now   Instant
 	items []wheel.Item // armed, not yet handed to the expire loop
 
 	devices [2]int64 // by status: how many more there are than before, not yet counted
@@ -287,7 +287,7 @@ func (a *applier) source(held uint16, text []byte) (uint16, error) {
 		return a.id, nil
 	}
 	a.forgetSource()
-	id, err := a.e.sources.intern(text, a.e.table, a.now.nanos)
+	id, err := a.e.sources.intern(text, a.e.table, a.now.Nanos)
 	if err != nil {
 		return 0, err
 	}
@@ -304,7 +304,7 @@ func (a *applier) forgetSource() {
 
 // arm is Engine.arm while nobody else arms: the entry is at hand now, and would have to be fetched again later.
 func (a *applier) arm(ref table.Ref, entry *table.Entry, s *table.State) {
-	tick := uint32(tickOf(min(a.e.dueAt(s.DeadlineNanos, s.TTLMS), a.now.nanos+maxAhead)))
+	tick := uint32(tickOf(min(a.e.dueAt(s.DeadlineNanos, s.TTLMS), a.now.Nanos+maxAhead)))
 	armed := entry.Armed()
 	if armed != 0 && int32(tick-armed) >= 0 {
 		return

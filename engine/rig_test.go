@@ -173,17 +173,22 @@ func newStill(t *testing.T, log Log, o Options) (*Engine, *atomic.Int64) {
 	t.Helper()
 	o.Shards = 4
 	o.Logger = slog.New(slog.DiscardHandler)
+	now := new(atomic.Int64)
+	now.Store(1)
+	o.Clock = stillClock(now)
 	e, err := New(log, o)
 	if err != nil {
 		t.Fatal(err)
 	}
-	now := new(atomic.Int64)
-	now.Store(1)
-	e.clock = func() instant {
-		n := now.Load()
-		return instant{nanos: n, wallMS: uint64(wallZero + n/int64(time.Millisecond))}
-	}
 	return e, now
+}
+
+// stillClock stands still until now, in nanoseconds, is changed.
+func stillClock(now *atomic.Int64) Clock {
+	return func() Instant {
+		n := now.Load()
+		return Instant{Nanos: n, WallMS: uint64(wallZero + n/int64(time.Millisecond))}
+	}
 }
 
 // startRig makes a rig that serves; it is closed with the test.

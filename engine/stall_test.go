@@ -30,7 +30,7 @@ func TestSlowDisk(t *testing.T) {
 	}))
 	c := &crasher{t: t}
 	c.now.Store(1)
-	d := openDiskOn(t, fs, wal.Options{}, Options{Patience: 10 * time.Millisecond}, &c.now)
+	d := openDiskOn(t, fs, wal.Options{}, Options{MaxWait: 10 * time.Millisecond}, &c.now)
 	mu.Lock()
 	gate = make(chan struct{})
 	mu.Unlock()

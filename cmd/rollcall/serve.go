@@ -202,6 +202,7 @@ func (c serveCmd) logger(w io.Writer) *slog.Logger {
 // running is a server that was started.
 type running struct {
 	logger        *slog.Logger
+	clock         engine.Clock
 	limits        limits
 	metrics       *prometheus.Registry
 	histograms    *histograms
@@ -218,7 +219,7 @@ type running struct {
 // start opens the admin listener first, so that /readyz can tell of the recovery, and the public one last, so that nobody
 // waits on a connection that cannot be answered yet.
 func (c serveCmd) start(logger *slog.Logger, sec secrets) (*running, error) {
-	r := &running{logger: logger, served: make(chan error, 2), signals: make(chan os.Signal, 2)}
+	r := &running{logger: logger, clock: engine.NewClock(), served: make(chan error, 2), signals: make(chan os.Signal, 2)}
 	r.reloader = &reloader{cmd: &c, logger: logger, secrets: sec, certificate: c.certificate()}
 	if err := c.open(r, sec); err != nil {
 		r.close()
@@ -302,6 +303,7 @@ func (c serveCmd) engineOptions(r *running) engine.Options {
 		CheckpointEvery: c.CheckpointInterval,
 		ForgetAfter:     c.ForgetAfter,
 
+		Clock:           r.clock,
 		Logger:          r.logger,
 		ObserveLateness: r.histograms.lateness.Observe,
 		ObserveDelivery: r.histograms.delivery.Observe,
@@ -330,7 +332,8 @@ func (c serveCmd) serverOptions(r *running, sec secrets) server.Options {
 		MaxConns:          r.limits.conns,
 		MaxConnsPerIP:     c.MaxConnsPerIP,
 		OpenStreams:       r.engine.OpenStreams,
-		NowNanos:          r.engine.NowNanos,
+		NowNanos:          r.clock.Nanos,
+		Now:               r.clock.Wall,
 		Registry:          r.metrics,
 		Logger:            r.logger,
 	}

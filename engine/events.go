@@ -1,0 +1,74 @@
+package engine
+
+import (
+	"errors"
+	"net"
+	"time"
+
+	"github.com/google/uuid"
+
+	"rollcall/engine/broadcast"
+)
+
+// Events takes what an engine has to tell: every change of a device, in LSN order, once it is as
+// durable as the log promises. A sink may take the events of several engines, each under the source
+// that its Options name. Nothing in it may block.
+type Events interface {
+	// Publish tells of one change. The record is valid until Publish returns. The log's commit loop
+	// calls it.
+	Publish(source broadcast.Source, user uuid.UUID, lsn uint64, record []byte)
+	// Flush ends a batch: every change with an LSN at or below through has been published, and the
+	// table holds it. receivedNanos is when the first heartbeat of the batch was received; 0: unknown.
+	// The log's commit loop calls it.
+	Flush(source broadcast.Source, through uint64, receivedNanos int64)
+	// Lose says that changes of the source were not published: the table has them. Start calls it
+	// before the first Flush, since what recovery has read was not published here.
+	Lose(source broadcast.Source)
+	// Tick tells the time, in nanoseconds of Options.Clock, four times a second. A goroutine of the
+	// engine calls it: a sink of several engines gets it from each.
+	Tick(nowNanos int64)
+}
+
+// ErrNoStreams says that Options.Events takes the engine's events, so that it has no streams.
+var ErrNoStreams = errors.New("engine: the events go elsewhere, so there are no streams here")
+
+// streams is what the engine needs of its own broadcaster.
+type streams interface {
+	Take(c net.Conn) (broadcast.Conn, error)
+	Subscribe(s broadcast.Subscription) error
+	Open() int
+	Streams(user uuid.UUID) int
+	Stats() broadcast.Stats
+	Drain(over time.Duration) (done <-chan struct{})
+	Close()
+}
+
+// ownStreams adapts the engine's own broadcaster, which has one source.
+type ownStreams struct{ *broadcast.Broadcaster }
+
+func (s ownStreams) Publish(_ broadcast.Source, user uuid.UUID, lsn uint64, record []byte) {
+	s.Broadcaster.Publish(user, lsn, record)
+}
+
+func (s ownStreams) Flush(_ broadcast.Source, through uint64, receivedNanos int64) {
+	s.Broadcaster.Received(receivedNanos)
+	s.Broadcaster.Flush(through)
+}
+
+// Lose does nothing: the broadcaster starts with what recovery has read.
+func (s ownStreams) Lose(broadcast.Source) {}
+
+// noStreams stands for the broadcaster of an engine whose events go elsewhere.
+type noStreams struct{}
+
+func (noStreams) Take(net.Conn) (broadcast.Conn, error)  { return nil, ErrNoStreams }
+func (noStreams) Subscribe(broadcast.Subscription) error { return ErrNoStreams }
+func (noStreams) Open() int                              { return 0 }
+func (noStreams) Streams(uuid.UUID) int                  { return 0 }
+func (noStreams) Stats() (none broadcast.Stats)          { return none }
+func (noStreams) Close()                                 {}
+func (noStreams) Drain(time.Duration) (done <-chan struct{}) {
+	none := make(chan struct{})
+	close(none)
+	return none
+}
