@@ -57,8 +57,6 @@ type sender struct {
 	seq         uint64
 	rng         *rand.Rand
 	hbs         [engine.GroupSize]engine.Heartbeat
-	results     [engine.GroupSize]engine.Result
-	pending     engine.Batch
 }
 
 // eachSender lets some goroutines send b.N heartbeats between them, batchLines at a time.
@@ -90,20 +88,28 @@ func (s *sender) next(hb *engine.Heartbeat, size int) {
 }
 
 func (s *sender) batch(e *engine.Engine, size, n int) error {
+	b := e.NewBatch()
+	defer b.Release()
 	for n > 0 {
 		group := min(n, engine.GroupSize)
 		for i := range group {
 			s.next(&s.hbs[i], size)
 		}
-		e.Apply(&s.pending, s.hbs[:group], s.results[:group])
-		for _, r := range s.results[:group] {
-			if r.Outcome != engine.Accepted {
-				return fmt.Errorf("%w: %+v", errRefused, r)
-			}
-		}
+		b.Add(s.hbs[:group])
 		n -= group
 	}
-	return e.Settle(&s.pending)
+	return settle(b)
+}
+
+// settle returns an error unless everything in the batch was accepted.
+func settle(b engine.Batch) error {
+	if err := b.Settle(); err != nil {
+		return err
+	}
+	if rejected := b.Rejections(); len(rejected) > 0 {
+		return fmt.Errorf("%w: %+v", errRefused, rejected[0])
+	}
+	return nil
 }
 
 func (s *sender) single(e *engine.Engine, size, n int) error {
@@ -118,19 +124,17 @@ func (s *sender) single(e *engine.Engine, size, n int) error {
 
 // fillBatches makes every device known; perUser of them have one user.
 func fillBatches(b *testing.B, e *engine.Engine, size, perUser int) {
-	s := new(sender)
+	s, pending := new(sender), e.NewBatch()
+	defer pending.Release()
 	for n := 0; n < size; {
 		group := min(size-n, engine.GroupSize)
 		for i := range group {
 			report(&s.hbs[i], uint64(n+i), 1, id(uint64((n+i)/perUser)))
 		}
-		e.Apply(&s.pending, s.hbs[:group], s.results[:group])
-		if r := s.results[group-1]; r.Outcome != engine.Accepted {
-			b.Fatalf("%v: %+v", errRefused, r)
-		}
+		pending.Add(s.hbs[:group])
 		n += group
 	}
-	if err := e.Settle(&s.pending); err != nil {
+	if err := settle(pending); err != nil {
 		b.Fatal(err)
 	}
 }

@@ -91,7 +91,8 @@ func lateness(b *testing.B, size, expiring int) []time.Duration {
 // was sent on, over a second. A device's id ends with its number.
 func lastBeats(b *testing.B, e *engine.Engine, devices int) []time.Time {
 	due := make([]time.Time, devices)
-	s := new(sender)
+	s, pending := new(sender), e.NewBatch()
+	defer pending.Release()
 	began := time.Now()
 	for n := 0; n < devices; {
 		group := min(devices-n, engine.GroupSize)
@@ -104,10 +105,10 @@ func lastBeats(b *testing.B, e *engine.Engine, devices int) []time.Time {
 			s.hbs[i].TTLMS = uint64(max(ttl, 1))
 			due[n+i] = now.Add(time.Duration(s.hbs[i].TTLMS) * time.Millisecond) // receipt is a little later: lateness includes that
 		}
-		e.Apply(&s.pending, s.hbs[:group], s.results[:group])
+		pending.Add(s.hbs[:group])
 		n += group
 	}
-	if err := e.Settle(&s.pending); err != nil {
+	if err := settle(pending); err != nil {
 		b.Fatal(err)
 	}
 	return due

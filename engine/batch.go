@@ -1,34 +1,102 @@
 package engine
 
-import "rollcall/engine/table"
+import (
+	"sync"
 
-// GroupSize is how many heartbeats Batch.Apply takes at a time, at most: enough for the cache misses of their look-ups to
-// overlap, and few enough that what it looked up is still in the nearest cache when it is applied.
-const GroupSize = 32
+	"rollcall/engine/table"
+)
 
-// Batch is heartbeats that are applied one after the other and waited for together. Each is judged alone, by the rules of
-// Engine.Heartbeat and in the order in which they are given, so a batch may name a device twice. Nothing is held from one
-// heartbeat to the next, neither a claim (I1) nor a credit of the log: any number of batches may run beside each other and
-// beside single heartbeats.
+const (
+	// GroupSize is how many heartbeats Batch.Add takes at a time, at most: enough for the cache misses
+	// of their look-ups to overlap, and few enough that what it looked up is still in the nearest cache
+	// when it is applied.
+	GroupSize = 32
+	// MaxRejections is how many rejected heartbeats a Batch remembers.
+	MaxRejections = 100
+)
+
+// Batch is heartbeats that are applied one after the other and waited for together. Each is judged
+// alone, by the rules of a single heartbeat and in the order in which they are added, so a batch may
+// name a device twice. Parts of a batch may be applied elsewhere.
 //
-//	Apply, Apply, ...: for each heartbeat steps 1 to 6 of doc.go      Settle: step 7, once for all
+//	Add, Add, ...    Settle    Counts, Rejections    Release
 //
-// No outcome may be told before Settle returned nil (I2). The zero value is an empty batch. Single owner.
-type Batch struct {
-	newest          uint64 // highest LSN that an outcome depends on
-	accepted, stale uint64 // outcomes that are not counted yet
-	refusal         error  // why the log took no more; all that comes after it is refused, too
-	lane            *lane  // of the heartbeats
-	finds           [GroupSize]table.Lookup
+// A batch has one owner. Nothing it holds blocks other batches or single heartbeats.
+type Batch interface {
+	// Add applies up to GroupSize heartbeats, each under its Index, which grows from one to the next.
+	// It keeps nothing of them.
+	Add(hbs []Heartbeat)
+	// Full returns the Index of the first heartbeat that the log had no room for. All after it are
+	// refused, too, so that their sender can repeat them in the same order: nothing more need be added.
+	Full() (index int, full bool)
+	// Settle waits until the outcomes may be told (I2). After an error none may be: some heartbeats are
+	// in the log, perhaps, and the log has failed.
+	Settle() error
+	// Counts returns how many heartbeats had each outcome. Valid after Settle.
+	Counts() Counts
+	// Rejections returns the first MaxRejections heartbeats that were not accepted, by their Index. Valid
+	// after Settle and until Release.
+	Rejections() []Rejection
+	// Release gives the batch back; its owner forgets it.
+	Release()
 }
 
-// Apply applies up to GroupSize heartbeats and stores what came of each in results, which is as long. When the log has no
-// room for one of them within Options.MaxWait, this one and all later ones of the batch are Unavailable: their sender
-// repeats them in the same order. It keeps nothing of hbs.
-func (e *Engine) Apply(b *Batch, hbs []Heartbeat, results []Result) {
+// Counts are the outcomes of a batch's heartbeats.
+type Counts struct {
+	Accepted, Stale, Unavailable int
+
+	// Err is why the first of the Unavailable was refused.
+	Err error
+}
+
+// Rejection is a heartbeat of a batch that was not accepted.
+type Rejection struct {
+	Index int // Heartbeat.Index
+	Result
+}
+
+// batch is a Batch of one engine. Nothing is held from one heartbeat to the next, neither a claim
+// (I1) nor a credit of the log.
+//
+//	Add, Add, ...: for each heartbeat steps 1 to 6 of doc.go      Settle: step 7, once for all
+type batch struct {
+	engine     *Engine
+	newest     uint64 // highest LSN that an outcome depends on
+	counts     Counts
+	refusal    error // why the log took no more; all that comes after it is refused, too
+	full       int   // the Index of the first refused for that
+	rejections []Rejection
+	lane       *lane // of the heartbeats; nil: none was added
+	finds      [GroupSize]table.Lookup
+}
+
+var batches = sync.Pool{New: func() any { return new(batch) }}
+
+// NewBatch returns an empty batch.
+func (e *Engine) NewBatch() Batch {
+	b := batches.Get().(*batch)
+	b.engine = e
+	return b
+}
+
+func (b *batch) Release() {
+	clear(b.rejections) // their errors
+	b.engine, b.lane, b.refusal, b.newest, b.counts = nil, nil, nil, 0, Counts{}
+	b.rejections = b.rejections[:0]
+	batches.Put(b)
+}
+
+func (b *batch) Full() (index int, full bool) { return b.full, b.refusal != nil }
+
+func (b *batch) Counts() Counts { return b.counts }
+
+func (b *batch) Rejections() []Rejection { return b.rejections }
+
+func (b *batch) Add(hbs []Heartbeat) {
 	if len(hbs) == 0 {
 		return
 	}
+	e := b.engine
 	t := e.clock()
 	b.lane = e.counters.lane(&hbs[0])
 	finds := b.finds[:len(hbs)]
@@ -39,36 +107,52 @@ func (e *Engine) Apply(b *Batch, hbs []Heartbeat, results []Result) {
 	for i := range hbs {
 		if b.refusal != nil {
 			e.deaf(t.Nanos) // the silence of those refused unheard is not theirs (I8)
-			results[i] = e.refuse(&hbs[i], b.refusal)
-			results[i].LogFull = true
+			r := e.refuse(&hbs[i], b.refusal)
+			r.LogFull = true
+			b.note(hbs[i].Index, r)
 			continue
 		}
 		r, lsn := e.submit(&hbs[i], finds[i].Ref, finds[i].Entry, t)
-		results[i] = r
 		b.newest = max(b.newest, lsn)
-		switch {
-		case r.Outcome == Accepted:
-			b.accepted++
-		case r.Outcome == Stale:
-			b.stale++
-		case r.LogFull:
-			b.refusal = r.Err
+		if r.Outcome == Accepted {
+			b.counts.Accepted++
+			continue
 		}
+		b.note(hbs[i].Index, r)
 	}
 }
 
-// Settle waits until the outcomes of all heartbeats that were applied may be told, and empties the batch. After an error
-// none may: some are in the log, perhaps, and the log has failed.
-func (e *Engine) Settle(b *Batch) error {
-	err := e.log.Wait(b.newest)
-	switch {
-	case b.lane == nil: // nothing was applied
-	case err != nil:
-		b.lane.unavailable.Add(b.accepted + b.stale)
-	default:
-		b.lane.count(Accepted, b.accepted)
-		b.lane.count(Stale, b.stale)
+// note counts a heartbeat that was not accepted, and remembers it as one of the first.
+func (b *batch) note(index int, r Result) {
+	if r.Outcome == Stale {
+		b.counts.Stale++
+	} else {
+		b.counts.refused(r.Err)
 	}
-	b.newest, b.accepted, b.stale, b.refusal, b.lane = 0, 0, 0, nil, nil
-	return err
+	if r.LogFull && b.refusal == nil {
+		b.refusal, b.full = r.Err, index
+	}
+	if len(b.rejections) < MaxRejections {
+		b.rejections = append(b.rejections, Rejection{Index: index, Result: r})
+	}
+}
+
+func (c *Counts) refused(err error) {
+	if c.Unavailable++; c.Err == nil {
+		c.Err = err
+	}
+}
+
+func (b *batch) Settle() error {
+	if b.lane == nil { // nothing was added
+		return nil
+	}
+	accepted, stale := uint64(b.counts.Accepted), uint64(b.counts.Stale)
+	if err := b.engine.log.Wait(b.newest); err != nil {
+		b.lane.unavailable.Add(accepted + stale)
+		return err
+	}
+	b.lane.count(Accepted, accepted)
+	b.lane.count(Stale, stale)
+	return nil
 }

@@ -13,17 +13,33 @@ import (
 	"rollcall/internal/testseed"
 )
 
-// sendBatch applies hbs in groups of at most group and settles.
+// sendBatch adds hbs in groups of at most group, settles and returns what came of each.
 func (r *rig) sendBatch(hbs []Heartbeat, group int) []Result {
 	r.t.Helper()
-	var b Batch
-	results := make([]Result, len(hbs))
+	b := r.NewBatch()
+	defer b.Release()
 	for at := 0; at < len(hbs); at += group {
-		end := min(at+group, len(hbs))
-		r.Apply(&b, hbs[at:end], results[at:end])
+		b.Add(numbered(hbs, at, min(at+group, len(hbs))))
 	}
-	if err := r.Settle(&b); err != nil {
+	if err := b.Settle(); err != nil {
 		r.t.Fatal(err)
+	}
+	return outcomes(b, len(hbs))
+}
+
+// numbered returns some of hbs, each with its place as its Index.
+func numbered(hbs []Heartbeat, from, to int) []Heartbeat {
+	for i := from; i < to; i++ {
+		hbs[i].Index = i
+	}
+	return hbs[from:to]
+}
+
+// outcomes returns what came of n heartbeats of a settled batch, which are fewer than it remembers.
+func outcomes(b Batch, n int) []Result {
+	results := make([]Result, n)
+	for _, r := range b.Rejections() {
+		results[r.Index] = r.Result
 	}
 	return results
 }
@@ -67,18 +83,16 @@ func TestBatchTellsNothingEarly(t *testing.T) {
 			r := startRig(t, newMemLog(), Options{})
 			r.log.set(func() { r.log.held = true })
 			hb := newHeartbeat(5, 1000)
-			var first, b Batch
-			results := make([]Result, 1)
-			r.Apply(&first, []Heartbeat{*hb}, results)
+			b := r.NewBatch()
+			b.Add([]Heartbeat{*hb})
 			if again {
-				r.Apply(&b, []Heartbeat{*hb}, results)
-			} else {
-				b = first
+				b = r.NewBatch()
+				b.Add([]Heartbeat{*hb})
 			}
 			var told atomic.Bool
 			done := make(chan error, 1)
 			go func() {
-				err := r.Settle(&b)
+				err := b.Settle()
 				told.Store(true)
 				done <- err
 			}()
@@ -109,17 +123,22 @@ func TestBatchStopsAtAFullLog(t *testing.T) {
 	again := *known
 	again.Seq = 2
 	hbs = append(hbs, again)
-	var b Batch
-	results := make([]Result, len(hbs))
-	r.Apply(&b, hbs[:1], results[:1])
+	b := r.NewBatch()
+	b.Add(numbered(hbs, 0, 1))
+	if _, full := b.Full(); full {
+		t.Error("full before the log was")
+	}
 	r.log.set(func() { r.log.full = true })
-	r.Apply(&b, hbs[1:2], results[1:2])
+	b.Add(numbered(hbs, 1, 2))
 	r.log.set(func() { r.log.full = false })
-	r.Apply(&b, hbs[2:], results[2:])
-	if err := r.Settle(&b); err != nil {
+	b.Add(numbered(hbs, 2, len(hbs)))
+	if err := b.Settle(); err != nil {
 		t.Fatal(err)
 	}
-	for i, res := range results {
+	if from, full := b.Full(); !full || from != 1 {
+		t.Errorf("full from %d on: %v", from, full)
+	}
+	for i, res := range outcomes(b, len(hbs)) {
 		if want := i > 0; (res.Outcome == Unavailable) != want || res.LogFull != want {
 			t.Errorf("heartbeat %d: %+v", i, res)
 		}
@@ -134,6 +153,38 @@ func TestBatchStopsAtAFullLog(t *testing.T) {
 	}
 }
 
+// TestBatchRemembersTheFirstRejections, and counts all.
+func TestBatchRemembersTheFirstRejections(t *testing.T) {
+	r := startRig(t, newMemLog(), Options{})
+	hb := newHeartbeat(7, 60_000)
+	r.mustAccept(hb)
+	b := r.NewBatch()
+	defer b.Release()
+	const heartbeats = 10_000
+	for i := range heartbeats {
+		hb.Index = 2 * i
+		b.Add([]Heartbeat{*hb})
+	}
+	if err := b.Settle(); err != nil {
+		t.Fatal(err)
+	}
+	if c := b.Counts(); c != (Counts{Stale: heartbeats}) {
+		t.Errorf("%+v", c)
+	}
+	rejected := b.Rejections()
+	if len(rejected) != MaxRejections {
+		t.Fatalf("%d of %d stale heartbeats are remembered, want %d", len(rejected), heartbeats, MaxRejections)
+	}
+	for i, r := range rejected {
+		if r.Index != 2*i || r.Outcome != Stale || r.LastSeq != 7 {
+			t.Errorf("rejection %d: %+v", i, r)
+		}
+	}
+	if s := r.Stats(); s.Stale != heartbeats || s.Accepted != 1 {
+		t.Errorf("%+v", s)
+	}
+}
+
 // nullLog takes everything and keeps nothing.
 type nullLog struct {
 	*memLog
@@ -145,22 +196,30 @@ func (l *nullLog) Append([]byte) uint64             { return l.lsn.Add(1) }
 func (l *nullLog) Wait(uint64) error                { return nil }
 
 func TestBatchDoesNotAllocate(t *testing.T) {
+	if raceEnabled {
+		t.Skip("with the race detector a sync.Pool loses some of what it holds")
+	}
 	l := &nullLog{memLog: newMemLog()}
 	e, _ := newStill(t, l, Options{})
 	if err := e.open(); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { l.close(); e.Close(); e.Release() })
-	hbs, results := make([]Heartbeat, GroupSize), make([]Result, GroupSize)
+	hbs := make([]Heartbeat, GroupSize)
 	for i := range hbs {
 		hbs[i] = *newHeartbeat(1, 60_000)
 	}
-	b := new(Batch)
 	if n := testing.AllocsPerRun(200, func() {
-		e.Apply(b, hbs, results)
-		if err := e.Settle(b); err != nil || results[GroupSize-1].Outcome != Accepted {
-			t.Fatalf("%+v, %v", results, err)
+		b := e.NewBatch()
+		b.Add(hbs)
+		b.Add(hbs[:1])
+		if err := b.Settle(); err != nil {
+			t.Fatal(err)
 		}
+		if c := b.Counts(); c.Accepted != GroupSize || c.Stale != 1 || b.Rejections()[0].LastSeq != hbs[0].Seq {
+			t.Fatalf("%+v, %+v", c, b.Rejections())
+		}
+		b.Release()
 		for i := range hbs {
 			hbs[i].Seq++
 		}
@@ -178,15 +237,15 @@ func (h *history) batch(e *Engine, id int, user uuid.UUID, devices []uuid.UUID, 
 		hbs[i] = Heartbeat{User: user, Device: devices[d], Source: []byte("x"), Status: Status(rng.IntN(2)), TTLMS: 60_000, Seq: seq + rng.Uint64N(8)}
 		ins[i] = opInput{device: d, kind: opHeartbeat, seq: hbs[i].Seq, status: hbs[i].Status}
 	}
-	results := make([]Result, len(hbs))
 	call := h.now()
-	var b Batch
-	e.Apply(&b, hbs, results)
-	if err := e.Settle(&b); err != nil {
+	b := e.NewBatch()
+	defer b.Release()
+	b.Add(numbered(hbs, 0, len(hbs)))
+	if err := b.Settle(); err != nil {
 		panic(err)
 	}
 	ret := h.now()
-	for i, res := range results {
+	for i, res := range outcomes(b, len(hbs)) {
 		h.add(id, ins[i], call, opOutput{outcome: res.Outcome, last: res.LastSeq}, ret)
 		if res.Outcome == Accepted {
 			h.accepted(ins[i], call, hbs[i].TTLMS)

@@ -27,6 +27,8 @@ type Heartbeat struct {
 	Seq          uint64
 	TTLMS        uint64 // at least 1
 
+	Index int // the caller's number for it in a Batch, which Rejection names
+
 	scratch [record.MaxBytes]byte // for the encoded record, so that the hot path does not allocate
 	lane    uint8                 // of the counters; 0: not chosen yet
 }
@@ -45,6 +47,11 @@ const (
 
 // ErrTooManyDevices is the Result.Err of a new device when Options.MaxDevices are known. The engine logs it itself.
 var ErrTooManyDevices = errors.New("as many devices are known as --max-devices allows")
+
+// ErrNotMine says that another node has the user's partition, or that no node has it: the sender
+// comes again. It is the Result.Err of a heartbeat, alone or in a batch, and what Subscribe returns.
+// An engine holds one partition and never returns it; what shares users out among engines does.
+var ErrNotMine = errors.New("the user belongs to another node")
 
 // Result is what Engine.Heartbeat returns.
 type Result struct {

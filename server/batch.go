@@ -12,52 +12,50 @@ import (
 )
 
 // maxBatchErrors is how many rejected lines an answer lists.
-const maxBatchErrors = 100
+const maxBatchErrors = engine.MaxRejections
 
 // batch is what one request of many heartbeats needs; pooled, so that a heartbeat allocates nothing (S5). Its size does not
 // depend on the request's: a window of the body, a group of heartbeats, and the rejected lines that the answer will list.
 //
-//	body ► unpacker ► lines ► group of heartbeats ► engine.Apply ► ... next group ... ► engine.Settle ► answer
+//	body ► unpacker ► lines ► group of heartbeats ► Add ► ... next group ... ► Settle ► answer
 type batch struct {
 	unpacker unpacker
 	lines    lines
 	reader   reader
 
-	// The group that is not applied yet: what became of its lines, in order, and the heartbeats of those that are valid.
-	judged  []judged
+	// The group that is not applied yet: its valid lines and the others, each in order.
 	beats   []engine.Heartbeat
-	results [engine.GroupSize]engine.Result
-	applied engine.Batch
+	refused []refusedLine
+	applied engine.Batch // the heartbeats' Index is their line
 
-	accepted, rejected int
-	listed             int    // rejected lines in errors
-	errors             []byte // the answer's list, as JSON
-	answer             []byte // scratch
-	unstored           int    // the first of the lines at the end that the log did not take; 0: it took all
+	refusals int           // lines that the engine did not see, of the groups that were applied
+	first    []refusedLine // of these, as many as an answer lists
+	answer   []byte        // scratch
 }
 
-// judged is a line of the group.
-type judged struct {
+// refusedLine is a line that the engine does not see.
+type refusedLine struct {
 	line    int
-	refusal reply // none: it is the group's next heartbeat
+	refusal reply
 }
 
 var batches = sync.Pool{New: func() any {
 	return &batch{
-		lines:  lines{window: make([]byte, windowBytes)},
-		judged: make([]judged, 0, engine.GroupSize),
-		beats:  make([]engine.Heartbeat, 0, engine.GroupSize),
+		lines:   lines{window: make([]byte, windowBytes)},
+		beats:   make([]engine.Heartbeat, 0, engine.GroupSize),
+		refused: make([]refusedLine, 0, engine.GroupSize),
 	}
 }}
 
 // release puts b back with nothing of the request but the shape of its texts.
 func (b *batch) release() {
 	b.unpacker.close()
+	b.applied.Release()
 	*b = batch{
 		lines:  lines{window: b.lines.window},
 		reader: b.reader,
-		judged: b.judged[:0], beats: b.beats[:0],
-		errors: b.errors[:0], answer: b.answer[:0],
+		beats:  b.beats[:0], refused: b.refused[:0], first: b.first[:0],
+		answer: b.answer[:0],
 	}
 	batches.Put(b)
 }
@@ -78,15 +76,19 @@ func (s *Server) heartbeats(ctx *fasthttp.RequestCtx) {
 		defer s.unpacking.Add(-1)
 	}
 	b := batches.Get().(*batch)
+	b.applied = s.presence.NewBatch()
 	defer b.release()
 	end := b.unpacked(ctx, coding)
 	if end == none {
 		b.lines.reset(&b.unpacker, array)
 		end = s.applyLines(ctx, b)
 	}
-	if err := s.presence.Settle(&b.applied); err != nil {
+	if err := b.applied.Settle(); err != nil {
 		s.answerUnavailable(ctx, err)
 		return
+	}
+	if why := b.applied.Counts().Err; why != nil {
+		s.logRefusal(why)
 	}
 	if b.unpacker.whole() {
 		_ = ctx.Request.CloseBodyStream() // so that the connection can be used again
@@ -142,8 +144,10 @@ func (s *Server) applyLines(ctx *fasthttp.RequestCtx, b *batch) reply {
 				s.applyGroup(b)
 				return batchTooLong
 			}
-			b.judged = append(b.judged, judged{b.lines.number, s.judge(ctx, b, text, c)})
-			if len(b.judged) == group {
+			if refusal := s.judge(ctx, b, text, c); refusal != none {
+				b.refused = append(b.refused, refusedLine{b.lines.number, refusal})
+			}
+			if len(b.beats)+len(b.refused) == group {
 				s.applyGroup(b)
 			}
 		case cutMore:
@@ -165,7 +169,7 @@ func (s *Server) applyLines(ctx *fasthttp.RequestCtx, b *batch) reply {
 // judge makes the single route's checks of a line; none: it is the last of b.beats. When the log has refused a line, those
 // after it are not looked at: all of them are to be sent again.
 func (s *Server) judge(ctx *fasthttp.RequestCtx, b *batch, text []byte, c cut) reply {
-	if b.unstored > 0 {
+	if _, full := b.applied.Full(); full {
 		return unavailable
 	}
 	if c == cutTooLong {
@@ -175,6 +179,7 @@ func (s *Server) judge(ctx *fasthttp.RequestCtx, b *batch, text []byte, c cut) r
 	b.beats = b.beats[:n+1]
 	hb := &b.beats[n]
 	refusal := b.reader.read(text, hb)
+	hb.Index = b.lines.number
 	if refusal == none && s.overRate(ctx, hb) {
 		refusal = rateLimited
 	}
@@ -184,66 +189,53 @@ func (s *Server) judge(ctx *fasthttp.RequestCtx, b *batch, text []byte, c cut) r
 	return refusal
 }
 
-// applyGroup applies the heartbeats that were judged and notes what became of all lines, in their order.
+// applyGroup applies the heartbeats of the group and notes its other lines.
 func (s *Server) applyGroup(b *batch) {
-	if len(b.beats) > 0 {
-		s.presence.Apply(&b.applied, b.beats, b.results[:len(b.beats)])
-	}
-	results := b.results[:len(b.beats)]
-	for _, j := range b.judged {
-		var result engine.Result
-		if j.refusal == none {
-			result, results = results[0], results[1:]
+	b.applied.Add(b.beats)
+	unstored, full := b.applied.Full()
+	for _, l := range b.refused {
+		if full && l.line > unstored {
+			l.refusal = unavailable // found bad before the log was asked: it is judged when it comes again
 		}
-		s.note(b, j, result)
+		s.metrics.heartbeats[l.refusal].Add(1)
+		b.refusals++
+		if len(b.first) < maxBatchErrors {
+			b.first = append(b.first, l)
+		}
 	}
-	b.judged, b.beats = b.judged[:0], b.beats[:0]
+	b.refused, b.beats = b.refused[:0], b.beats[:0]
 }
 
-// note counts a line, and lists it if it was rejected.
-func (s *Server) note(b *batch, j judged, result engine.Result) {
-	r := j.refusal
-	if r == none {
-		r = s.outcome(b, j.line, result)
-	}
-	if b.unstored > 0 {
-		r = unavailable // also a line that was found bad before the log was asked: it is judged when it comes again
-	}
-	if j.refusal != none {
-		s.metrics.heartbeats[r].Add(1) // the engine did not see it
-	}
-	if r == accepted {
-		b.accepted++
-		return
-	}
-	b.rejected++
-	if b.listed < maxBatchErrors {
-		b.list(j.line, r, result.LastSeq)
-	}
-}
-
-// outcome is the reply to a line that was applied, or was to be.
-func (s *Server) outcome(b *batch, line int, result engine.Result) reply {
-	switch result.Outcome {
-	case engine.Accepted:
-		return accepted
-	case engine.Stale:
+// outcome is the reply to a heartbeat that was not accepted.
+func outcome(result *engine.Result) reply {
+	if result.Outcome == engine.Stale {
 		return staleSeq
-	}
-	s.logRefusal(result.Err)
-	if result.LogFull && b.unstored == 0 {
-		b.unstored = line
 	}
 	return unavailable
 }
 
-// list adds a line to the answer's errors.
-func (b *batch) list(line int, r reply, lastSeq uint64) {
-	w := appender{b.errors}
-	if b.listed > 0 {
-		w.text = append(w.text, ',')
+// appendErrors appends the first lines that were rejected, by the engine and before it, in their order.
+func (b *batch) appendErrors(dst []byte) []byte {
+	w := appender{dst}
+	refused, rejections := b.first, b.applied.Rejections()
+	for listed := 0; listed < maxBatchErrors && len(refused)+len(rejections) > 0; listed++ {
+		if listed > 0 {
+			w.text = append(w.text, ',')
+		}
+		if len(rejections) == 0 || len(refused) > 0 && refused[0].line < rejections[0].Index {
+			w.line(refused[0].line, refused[0].refusal, 0)
+			refused = refused[1:]
+		} else {
+			r := &rejections[0]
+			w.line(r.Index, outcome(&r.Result), r.LastSeq)
+			rejections = rejections[1:]
+		}
 	}
-	b.listed++
+	return w.text
+}
+
+// line appends a rejected line.
+func (w *appender) line(line int, r reply, lastSeq uint64) {
 	w.text = append(w.text, '{')
 	w.member("line", line)
 	w.member("status", answers[r].status)
@@ -253,7 +245,7 @@ func (b *batch) list(line int, r reply, lastSeq uint64) {
 		w.text = append(w.text, `,"last_seq":`...)
 		w.text = strconv.AppendUint(w.text, lastSeq, 10)
 	}
-	b.errors = append(w.text, '}')
+	w.text = append(w.text, '}')
 }
 
 // answerBatch tells what became of the lines, and with end why there was no more to read.
@@ -276,17 +268,18 @@ func (s *Server) answerBatch(ctx *fasthttp.RequestCtx, b *batch, end reply) {
 	} else {
 		w.text = append(w.text, '{')
 	}
-	w.member("accepted", b.accepted)
-	w.member("rejected", b.rejected)
-	if omitted := b.rejected - b.listed; omitted > 0 {
-		w.member("errors_omitted", omitted)
+	counts := b.applied.Counts()
+	rejected := b.refusals + counts.Stale + counts.Unavailable
+	w.member("accepted", counts.Accepted)
+	w.member("rejected", rejected)
+	if rejected > maxBatchErrors {
+		w.member("errors_omitted", rejected-maxBatchErrors)
 	}
-	if b.unstored > 0 {
-		w.member("unavailable_from", b.unstored)
+	if line, full := b.applied.Full(); full {
+		w.member("unavailable_from", line)
 	}
 	w.text = append(w.text, `"errors":[`...)
-	w.text = append(append(w.text, b.errors...), `]}`...)
-	b.answer = w.text
+	b.answer = append(b.appendErrors(w.text), `]}`...)
 	ctx.Response.SetBody(b.answer)
 }
 

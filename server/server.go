@@ -29,15 +29,14 @@ var ErrClosed = errors.New("server: closed")
 type Presence interface {
 	// Heartbeat applies a heartbeat and returns when the answer may be given. It keeps nothing of hb.
 	Heartbeat(hb *engine.Heartbeat) engine.Result
-	// Apply applies heartbeats of a batch, engine.GroupSize at most. It keeps nothing of hbs.
-	Apply(b *engine.Batch, hbs []engine.Heartbeat, results []engine.Result)
-	// Settle returns when the answer to a batch may be given.
-	Settle(b *engine.Batch) error
+	// NewBatch returns an empty batch of heartbeats.
+	NewBatch() engine.Batch
 	// Stale tells whether a heartbeat would be refused as stale now; nothing is applied.
 	Stale(hb *engine.Heartbeat) bool
 	// Take takes the socket out of a connection.
 	Take(c net.Conn) (broadcast.Conn, error)
-	// Subscribe starts a stream. On an error, those of package broadcast among them, the caller still owns the connection.
+	// Subscribe starts a stream. On an error, those of package broadcast and engine.ErrNotMine among
+	// them, the caller still owns the connection.
 	Subscribe(s broadcast.Subscription) error
 	// Records returns what is known of a user's devices.
 	Records(user uuid.UUID) ([]engine.Record, error)

@@ -76,13 +76,52 @@ func (f *fakePresence) last() (hb engine.Heartbeat, ok bool) {
 	return hb, ok
 }
 
-func (f *fakePresence) Apply(_ *engine.Batch, hbs []engine.Heartbeat, results []engine.Result) {
+func (f *fakePresence) NewBatch() engine.Batch {
+	b := fakeBatches.Get().(*fakeBatch)
+	*b = fakeBatch{f: f, rejections: b.rejections[:0]}
+	return b
+}
+
+var fakeBatches = sync.Pool{New: func() any { return new(fakeBatch) }}
+
+// fakeBatch is an engine.Batch of a fakePresence.
+type fakeBatch struct {
+	f          *fakePresence
+	counts     engine.Counts
+	full       int // 0: not
+	rejections []engine.Rejection
+}
+
+func (b *fakeBatch) Add(hbs []engine.Heartbeat) {
 	for i := range hbs {
-		results[i] = f.Heartbeat(&hbs[i])
+		r := engine.Result{Outcome: engine.Unavailable, LogFull: true}
+		if b.full == 0 {
+			r = b.f.Heartbeat(&hbs[i])
+		}
+		if r.LogFull && b.full == 0 {
+			b.full = hbs[i].Index
+		}
+		switch r.Outcome {
+		case engine.Accepted:
+			b.counts.Accepted++
+			continue
+		case engine.Stale:
+			b.counts.Stale++
+		case engine.Unavailable:
+			b.counts.Unavailable++
+			b.counts.Err = r.Err
+		}
+		if len(b.rejections) < engine.MaxRejections {
+			b.rejections = append(b.rejections, engine.Rejection{Index: hbs[i].Index, Result: r})
+		}
 	}
 }
 
-func (f *fakePresence) Settle(*engine.Batch) error { return f.settle }
+func (b *fakeBatch) Full() (int, bool)              { return b.full, b.full > 0 }
+func (b *fakeBatch) Settle() error                  { return b.f.settle }
+func (b *fakeBatch) Counts() engine.Counts          { return b.counts }
+func (b *fakeBatch) Rejections() []engine.Rejection { return b.rejections }
+func (b *fakeBatch) Release()                       { fakeBatches.Put(b) }
 
 func (f *fakePresence) Stale(*engine.Heartbeat) bool { return f.stale }
 
