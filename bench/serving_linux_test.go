@@ -21,6 +21,7 @@ import (
 	"rollcall/engine/broadcast"
 	"rollcall/server"
 	"rollcall/wal"
+	"rollcall/wire"
 )
 
 func init() {
@@ -62,8 +63,10 @@ func playServer() error {
 		return err
 	}
 	for n := range streamUsers {
-		hb := engine.Heartbeat{User: streamUser(n), Device: streamUser(n), Status: engine.Online, Source: source, Seq: 1,
-			TTLMS: uint64(forever.Milliseconds())}
+		hb := engine.Heartbeat{Heartbeat: wire.Heartbeat{
+			User: streamUser(n), Device: streamUser(n), Status: engine.Online,
+			Source: source, Seq: 1, TTLMS: uint64(forever.Milliseconds()),
+		}}
 		if r := e.Heartbeat(&hb); r.Outcome != engine.Accepted {
 			return errRefused
 		}

@@ -11,6 +11,7 @@ import (
 	"github.com/google/uuid"
 
 	"rollcall/internal/testseed"
+	"rollcall/wire"
 )
 
 // sendBatch adds hbs in groups of at most group, settles and returns what came of each.
@@ -55,8 +56,10 @@ func TestBatchIsHeartbeatsOneAfterTheOther(t *testing.T) {
 		hbs := make([]Heartbeat, 100)
 		var want []Result
 		for i := range hbs {
-			hbs[i] = Heartbeat{User: users[rng.IntN(2)], Device: devices[rng.IntN(4)], Status: Status(rng.IntN(2)),
-				Source: []byte{'a' + byte(rng.IntN(3))}, SentAtMS: rng.Uint64N(50), Seq: rng.Uint64N(50), TTLMS: 1000}
+			hbs[i] = Heartbeat{Heartbeat: wire.Heartbeat{
+				User: users[rng.IntN(2)], Device: devices[rng.IntN(4)],
+				Status: Status(rng.IntN(2)), Source: []byte{'a' + byte(rng.IntN(3))}, SentAtMS: rng.Uint64N(50), Seq: rng.Uint64N(50), TTLMS: 1000,
+			}}
 			one := hbs[i]
 			want = append(want, single.Heartbeat(&one))
 		}
@@ -234,7 +237,10 @@ func (h *history) batch(e *Engine, id int, user uuid.UUID, devices []uuid.UUID, 
 	ins := make([]opInput, len(hbs))
 	for i := range hbs {
 		d := rng.IntN(len(devices))
-		hbs[i] = Heartbeat{User: user, Device: devices[d], Source: []byte("x"), Status: Status(rng.IntN(2)), TTLMS: 60_000, Seq: seq + rng.Uint64N(8)}
+		hbs[i] = Heartbeat{Heartbeat: wire.Heartbeat{
+			User: user, Device: devices[d], Source: []byte("x"),
+			Status: Status(rng.IntN(2)), TTLMS: 60_000, Seq: seq + rng.Uint64N(8),
+		}}
 		ins[i] = opInput{device: d, kind: opHeartbeat, seq: hbs[i].Seq, status: hbs[i].Status}
 	}
 	call := h.now()

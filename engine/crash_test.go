@@ -21,6 +21,7 @@ import (
 	"rollcall/internal/testseed"
 	"rollcall/record"
 	"rollcall/wal"
+	"rollcall/wire"
 )
 
 // crashSeeds is how many seeds TestCrash runs; each is some hundred crashes. ROLLCALL_CRASH_SEEDS raises it.
@@ -217,8 +218,10 @@ func (c *crasher) beat(d *disk, device *crashDevice) {
 }
 
 func (d *crashDevice) heartbeat(seq uint64) *Heartbeat {
-	hb := &Heartbeat{User: d.user, Device: d.device, Seq: seq, SentAtMS: 1000 + seq, TTLMS: 1 + seq*7919%60_000,
-		Status: Status(seq % 3 & 1), Source: fmt.Appendf(nil, "source %d", seq%5)}
+	hb := &Heartbeat{Heartbeat: wire.Heartbeat{
+		User: d.user, Device: d.device, Seq: seq, SentAtMS: 1000 + seq,
+		TTLMS: 1 + seq*7919%60_000, Status: Status(seq % 3 & 1), Source: fmt.Appendf(nil, "source %d", seq%5),
+	}}
 	if d.retired {
 		hb.Status = Offline
 	}

@@ -11,6 +11,7 @@ import (
 	"github.com/google/uuid"
 
 	"rollcall/internal/testseed"
+	"rollcall/wire"
 )
 
 // TestLinearizable records concurrent heartbeats, expiries and snapshots of a few devices, on the running engine with its
@@ -147,8 +148,10 @@ func (h *history) client(e *Engine, id int, user uuid.UUID, devices []uuid.UUID,
 			h.batch(e, id, user, devices, rng, uint64(i*2))
 			continue
 		}
-		hb := &Heartbeat{User: user, Device: devices[d], Source: []byte("x"), Status: Online, TTLMS: 60_000,
-			Seq: uint64(i*2 + rng.IntN(8))}
+		hb := &Heartbeat{Heartbeat: wire.Heartbeat{
+			User: user, Device: devices[d], Source: []byte("x"), Status: Online,
+			TTLMS: 60_000, Seq: uint64(i*2 + rng.IntN(8)),
+		}}
 		switch rng.IntN(3) {
 		case 0:
 			hb.TTLMS = uint64(1 + rng.IntN(3))
@@ -196,7 +199,9 @@ func settledFrames(t *testing.T, e *Engine, log *memLog, conn *testConn, user uu
 	t.Helper()
 	const lastSeq = 1 << 40
 	for _, d := range devices { // an offline heartbeat above every seq ends each session
-		if res := e.Heartbeat(&Heartbeat{User: user, Device: d, Source: []byte("x"), Seq: lastSeq, TTLMS: 1}); res.Outcome != Accepted {
+		if res := e.Heartbeat(&Heartbeat{Heartbeat: wire.Heartbeat{
+			User: user, Device: d, Source: []byte("x"), Seq: lastSeq, TTLMS: 1,
+		}}); res.Outcome != Accepted {
 			t.Fatalf("last heartbeat: %+v", res)
 		}
 	}

@@ -3,8 +3,6 @@ package engine
 import (
 	"errors"
 
-	"github.com/google/uuid"
-
 	"rollcall/record"
 	"rollcall/wire"
 )
@@ -20,12 +18,7 @@ const (
 
 // Heartbeat is one validated report of a daemon. The caller owns it and may reuse it after Engine.Heartbeat returned.
 type Heartbeat struct {
-	User, Device uuid.UUID
-	Status       Status
-	Source       []byte // trimmed, 1 to 128 bytes of valid UTF-8
-	SentAtMS     uint64 // at most 2^53-1, as are Seq and TTLMS
-	Seq          uint64
-	TTLMS        uint64 // at least 1
+	wire.Heartbeat
 
 	Index int // the caller's number for it in a Batch, which Rejection names
 

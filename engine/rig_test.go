@@ -16,6 +16,7 @@ import (
 
 	"rollcall/engine/broadcast"
 	"rollcall/internal/testwait"
+	"rollcall/wire"
 )
 
 // memLog is a Log in memory. Unless it is held, it commits each record as soon as it can, from its own goroutine.
@@ -254,7 +255,10 @@ func (r *rig) mustAccept(hb *Heartbeat) {
 }
 
 func newHeartbeat(seq, ttlMS uint64) *Heartbeat {
-	return &Heartbeat{User: uuid.New(), Device: uuid.New(), Status: Online, Source: []byte("test"), SentAtMS: 1000 + seq, Seq: seq, TTLMS: ttlMS}
+	return &Heartbeat{Heartbeat: wire.Heartbeat{
+		User: uuid.New(), Device: uuid.New(), Status: Online, Source: []byte("test"),
+		SentAtMS: 1000 + seq, Seq: seq, TTLMS: ttlMS,
+	}}
 }
 
 // frame is one parsed frame and when it was written.

@@ -67,19 +67,19 @@ func (s *Server) debugPresence(w http.ResponseWriter, r *http.Request) {
 		writeAnswer(w, debugDisabled)
 		return
 	}
-	text := trim([]byte(r.URL.Query().Get("user_id")))
+	text := wire.TrimSpace([]byte(r.URL.Query().Get(wire.UserParam)))
 	if len(text) == 0 {
 		writeAnswer(w, missingUserIDParam)
 		return
 	}
-	user, form := parseID(text)
-	if form == idInvalid { // nobody's: as the original, an empty answer
+	user, form := wire.ParseID(text)
+	if form == wire.IDInvalid { // nobody's: as the original, an empty answer
 		writeJSON(w, http.StatusOK, appendPresence(nil, 0, nil))
 		return
 	}
 	records, err := s.presence.Records(user)
 	if err != nil {
-		writeJSON(w, http.StatusServiceUnavailable, appendError(nil, codeUnavailable, err.Error()))
+		writeJSON(w, http.StatusServiceUnavailable, wire.AppendError(nil, wire.CodeUnavailable, err.Error()))
 		return
 	}
 	writeJSON(w, http.StatusOK, appendPresence(nil, s.presence.Streams(user), records))
@@ -120,7 +120,7 @@ func appendRecord(dst []byte, r *engine.Record) []byte {
 func writeAnswer(w http.ResponseWriter, r reply) { writeJSON(w, answers[r].status, answers[r].body) }
 
 func writeJSON(w http.ResponseWriter, status int, body []byte) {
-	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Content-Type", wire.JSONType)
 	w.WriteHeader(status)
 	_, _ = w.Write(body)
 }

@@ -15,10 +15,9 @@ import (
 
 	"github.com/goccy/go-json"
 	"github.com/valyala/fasthttp"
-)
 
-// scopeRead is the scope that a stream needs.
-const scopeRead = "presence:read"
+	"rollcall/wire"
+)
 
 // secrets are what requests are judged by. They are replaced as a whole, never changed: a request sees the old ones or the
 // new ones.
@@ -87,7 +86,7 @@ func (s *Server) streamToken(ctx *fasthttp.RequestCtx) (token []byte, ok bool) {
 	if !s.opts.StreamQueryToken || len(ctx.Request.Header.PeekAll(fasthttp.HeaderAuthorization)) > 0 {
 		return bearer(ctx)
 	}
-	tokens := ctx.QueryArgs().PeekMulti("access_token")
+	tokens := ctx.QueryArgs().PeekMulti(wire.TokenParam)
 	if len(tokens) != 1 {
 		return nil, false
 	}
@@ -127,11 +126,11 @@ type Token struct {
 
 // SignToken makes the text of a stream token. It refuses an empty key and a user that no stream could have.
 func SignToken(key string, t Token) (string, error) {
-	if _, form := parseID([]byte(t.UserID)); form != idCanonical {
+	if _, form := wire.ParseID([]byte(t.UserID)); form != wire.IDCanonical {
 		return "", fmt.Errorf("server: sign token: user id %q: want a UUID in lowercase", t.UserID)
 	}
 	if t.Scope == nil {
-		t.Scope = []string{scopeRead}
+		t.Scope = []string{wire.ScopeRead}
 	}
 	payload, err := json.Marshal(t)
 	if err != nil {
@@ -167,7 +166,7 @@ func (s *Server) verify(token []byte, user string, now time.Time) (until float64
 	if !ok || !(until > float64(now.UnixMilli())) {
 		return 0, tokenExpired
 	}
-	if scopes, _ := payload["scope"].([]any); !slices.Contains(scopes, any(scopeRead)) {
+	if scopes, _ := payload["scope"].([]any); !slices.Contains(scopes, any(wire.ScopeRead)) {
 		return 0, insufficientScope
 	}
 	if payload["user_id"] != any(user) {

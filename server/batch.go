@@ -9,6 +9,7 @@ import (
 	"github.com/valyala/fasthttp"
 
 	"rollcall/engine"
+	"rollcall/wire"
 )
 
 // maxBatchErrors is how many rejected lines an answer lists.
@@ -17,11 +18,11 @@ const maxBatchErrors = engine.MaxRejections
 // batch is what one request of many heartbeats needs; pooled, so that a heartbeat allocates nothing (S5). Its size does not
 // depend on the request's: a window of the body, a group of heartbeats, and the rejected lines that the answer will list.
 //
-//	body ► unpacker ► lines ► group of heartbeats ► Add ► ... next group ... ► Settle ► answer
+//	batchBody ► splitter ► decoder ► group of heartbeats ► Add ► ... next group ... ► Settle ► answer
 type batch struct {
-	unpacker unpacker
-	lines    lines
-	reader   reader
+	body     batchBody
+	splitter *wire.Splitter
+	decoder  wire.Decoder
 
 	// The group that is not applied yet: its valid lines and the others, each in order.
 	beats   []engine.Heartbeat
@@ -41,26 +42,25 @@ type refusedLine struct {
 
 var batches = sync.Pool{New: func() any {
 	return &batch{
-		lines:   lines{window: make([]byte, windowBytes)},
-		beats:   make([]engine.Heartbeat, 0, engine.GroupSize),
-		refused: make([]refusedLine, 0, engine.GroupSize),
+		splitter: wire.NewSplitter(),
+		beats:    make([]engine.Heartbeat, 0, engine.GroupSize),
+		refused:  make([]refusedLine, 0, engine.GroupSize),
 	}
 }}
 
 // release puts b back with nothing of the request but the shape of its texts.
 func (b *batch) release() {
-	b.unpacker.close()
+	b.body.close()
 	b.applied.Release()
 	*b = batch{
-		lines:  lines{window: b.lines.window},
-		reader: b.reader,
-		beats:  b.beats[:0], refused: b.refused[:0], first: b.first[:0],
+		splitter: b.splitter, decoder: b.decoder,
+		beats: b.beats[:0], refused: b.refused[:0], first: b.first[:0],
 		answer: b.answer[:0],
 	}
 	batches.Put(b)
 }
 
-// heartbeats answers POST heartbeatsPath.
+// heartbeats answers POST wire.HeartbeatsPath.
 func (s *Server) heartbeats(ctx *fasthttp.RequestCtx) {
 	array, coding, refusal := s.batchForm(ctx)
 	if refusal != none {
@@ -78,9 +78,9 @@ func (s *Server) heartbeats(ctx *fasthttp.RequestCtx) {
 	b := batches.Get().(*batch)
 	b.applied = s.presence.NewBatch()
 	defer b.release()
-	end := b.unpacked(ctx, coding)
+	b.splitter.Reset(array)
+	end := b.open(ctx, coding)
 	if end == none {
-		b.lines.reset(&b.unpacker, array)
 		end = s.applyLines(ctx, b)
 	}
 	if err := b.applied.Settle(); err != nil {
@@ -90,7 +90,7 @@ func (s *Server) heartbeats(ctx *fasthttp.RequestCtx) {
 	if why := b.applied.Counts().Err; why != nil {
 		s.logRefusal(why)
 	}
-	if b.unpacker.whole() {
+	if b.body.whole() {
 		_ = ctx.Request.CloseBodyStream() // so that the connection can be used again
 	}
 	s.answerBatch(ctx, b, end)
@@ -103,9 +103,9 @@ func (s *Server) batchForm(ctx *fasthttp.RequestCtx) (array bool, coding []byte,
 	}
 	media, _, _ := bytes.Cut(ctx.Request.Header.ContentType(), []byte(";"))
 	switch media = bytes.TrimSpace(media); {
-	case bytes.EqualFold(media, []byte("application/json")):
+	case bytes.EqualFold(media, jsonType):
 		array = true
-	case len(media) > 0 && !bytes.EqualFold(media, []byte("application/x-ndjson")):
+	case len(media) > 0 && !bytes.EqualFold(media, ndjsonType):
 		return false, nil, unknownBatchType
 	}
 	switch coding = ctx.Request.Header.Peek(fasthttp.HeaderContentEncoding); string(coding) {
@@ -115,16 +115,16 @@ func (s *Server) batchForm(ctx *fasthttp.RequestCtx) (array bool, coding []byte,
 	default:
 		return false, nil, unknownEncoding
 	}
-	if ctx.Request.Header.ContentLength() > maxBatchBytes {
+	if ctx.Request.Header.ContentLength() > wire.MaxBatchBytes {
 		return false, nil, batchTooLarge
 	}
 	return array, coding, none
 }
 
-// unpacked begins to read the body.
-func (b *batch) unpacked(ctx *fasthttp.RequestCtx, coding []byte) reply {
-	if err := b.unpacker.open(ctx, coding); err != nil {
-		return b.unpacker.refusal(err)
+// open begins to read the body.
+func (b *batch) open(ctx *fasthttp.RequestCtx, coding []byte) reply {
+	if err := b.body.open(ctx, coding); err != nil {
+		return b.body.refusal(err)
 	}
 	return none
 }
@@ -137,29 +137,29 @@ func (s *Server) applyLines(ctx *fasthttp.RequestCtx, b *batch) reply {
 		group = 1 // the limit wants to know of each line whether it is stale, so all before it must be applied
 	}
 	for count := 0; ; {
-		text, c := b.lines.next()
+		text, c := b.splitter.Next()
 		switch c {
-		case cutText, cutTooLong:
+		case wire.CutText, wire.CutTooLong:
 			if count++; count > s.opts.MaxBatch {
 				s.applyGroup(b)
 				return batchTooLong
 			}
 			if refusal := s.judge(ctx, b, text, c); refusal != none {
-				b.refused = append(b.refused, refusedLine{b.lines.number, refusal})
+				b.refused = append(b.refused, refusedLine{b.splitter.Number(), refusal})
 			}
 			if len(b.beats)+len(b.refused) == group {
 				s.applyGroup(b)
 			}
-		case cutMore:
+		case wire.CutMore:
 			s.applyGroup(b)   // its heartbeats point into the window
 			runtime.Gosched() // a window is much work for one turn on a processor; the log's commits wait for one
-			if err := b.lines.fill(); err != nil {
-				return b.unpacker.refusal(err)
+			if err := b.splitter.Fill(&b.body); err != nil {
+				return b.body.refusal(err)
 			}
-		case cutEnd:
+		case wire.CutEnd:
 			s.applyGroup(b)
 			return none
-		case cutBroken:
+		case wire.CutBroken:
 			s.applyGroup(b)
 			return malformedBatch
 		}
@@ -168,18 +168,18 @@ func (s *Server) applyLines(ctx *fasthttp.RequestCtx, b *batch) reply {
 
 // judge makes the single route's checks of a line; none: it is the last of b.beats. When the log has refused a line, those
 // after it are not looked at: all of them are to be sent again.
-func (s *Server) judge(ctx *fasthttp.RequestCtx, b *batch, text []byte, c cut) reply {
+func (s *Server) judge(ctx *fasthttp.RequestCtx, b *batch, text []byte, c wire.Cut) reply {
 	if _, full := b.applied.Full(); full {
 		return unavailable
 	}
-	if c == cutTooLong {
+	if c == wire.CutTooLong {
 		return bodyTooLarge
 	}
 	n := len(b.beats)
 	b.beats = b.beats[:n+1]
 	hb := &b.beats[n]
-	refusal := b.reader.read(text, hb)
-	hb.Index = b.lines.number
+	refusal := problemReplies[b.decoder.Decode(text, &hb.Heartbeat)]
+	hb.Index = b.splitter.Number()
 	if refusal == none && s.overRate(ctx, hb) {
 		refusal = rateLimited
 	}
@@ -260,7 +260,7 @@ func (s *Server) answerBatch(ctx *fasthttp.RequestCtx, b *batch, end reply) {
 	if end != none {
 		body := answers[end].body
 		w.text = append(append(w.text, body[:len(body)-1]...), ',')
-		line := b.lines.number + 1
+		line := b.splitter.Number() + 1
 		if end == batchTooLong {
 			line-- // the one too many was cut off already
 		}

@@ -16,6 +16,8 @@ import (
 	"github.com/klauspost/compress/zstd"
 
 	"rollcall/engine"
+	"rollcall/internal/testwire"
+	"rollcall/wire"
 )
 
 const (
@@ -26,7 +28,7 @@ const (
 
 // batchText is a request of the batch route.
 func batchText(body string, headers ...string) string {
-	return text("POST "+heartbeatsPath, body, append([]string{testAuth}, headers...)...)
+	return text("POST "+wire.HeartbeatsPath, body, append([]string{testAuth}, headers...)...)
 }
 
 // batchResult is the body of an answer, errors included.
@@ -62,9 +64,9 @@ func (r response) batch(t *testing.T, status int) (b batchResult) {
 func TestBatchIsTheSingleRouteLineByLine(t *testing.T) {
 	r := start(t, nil)
 	for _, array := range []bool{false, true} {
-		var cases []heartbeatCase
-		for _, c := range heartbeatCases() {
-			if frames(c.body, array) {
+		var cases []testwire.Case
+		for _, c := range testwire.Cases() {
+			if frames(c.Body, array) {
 				cases = append(cases, c)
 			}
 		}
@@ -77,21 +79,36 @@ func TestBatchIsTheSingleRouteLineByLine(t *testing.T) {
 	}
 }
 
-// frames reports whether body is one text in a batch.
+// frames reports whether body is one text in a batch, and no more than a line.
 func frames(body string, array bool) bool {
-	if array {
-		f := referenceElements([]byte("[" + body + "]"))
-		return f.broken == 0 && len(f.texts) == 1
+	if !array && strings.Contains(body, "\n") {
+		return false
 	}
-	return len(referenceLines([]byte(body)).texts) == 1 && !strings.Contains(body, "\n")
+	s := wire.NewSplitter()
+	s.Reset(array)
+	if array {
+		body = "[" + body + "]"
+	}
+	for texts, r := 0, strings.NewReader(body); ; {
+		switch _, c := s.Next(); c {
+		case wire.CutText, wire.CutTooLong:
+			texts++
+		case wire.CutMore:
+			_ = s.Fill(r)
+		case wire.CutEnd:
+			return texts == 1
+		case wire.CutBroken:
+			return false
+		}
+	}
 }
 
-func checkBatch(t *testing.T, r *running, cases []heartbeatCase, array bool) {
+func checkBatch(t *testing.T, r *running, cases []testwire.Case, array bool) {
 	t.Helper()
 	bodies, refused := make([]string, len(cases)), 0
 	for i, c := range cases {
-		bodies[i] = c.body
-		if c.refusal != "" {
+		bodies[i] = c.Body
+		if c.Refusal != "" {
 			refused++
 		}
 	}
@@ -105,13 +122,13 @@ func checkBatch(t *testing.T, r *running, cases []heartbeatCase, array bool) {
 	}
 	listed := got.Errors
 	for i, c := range cases {
-		if c.refusal == "" {
+		if c.Refusal == "" {
 			continue
 		}
 		e := listed[0]
 		listed = listed[1:]
-		if e.Line != i+1 || e.Status != 400 || e.Error != "invalid_payload" || e.Details != c.refusal || e.LastSeq != nil {
-			t.Errorf("array %v, %s: line %d says %+v, want %q", array, c.name, i+1, e, c.refusal)
+		if e.Line != i+1 || e.Status != 400 || e.Error != "invalid_payload" || e.Details != c.Refusal || e.LastSeq != nil {
+			t.Errorf("array %v, %s: line %d says %+v, want %q", array, c.Name, i+1, e, c.Refusal)
 		}
 	}
 }
@@ -193,7 +210,7 @@ func TestBatchTransport(t *testing.T) {
 	three := strings.Repeat(validBody+"\n", 3)
 	gzipped, zipped := pack(t, "gzip", three), pack(t, "zstd", three)
 	chunked := func(body, size string, headers string) string {
-		return fmt.Sprintf("POST %s HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n%s\r\n%s\r\n%s\r\n%s\r\n0\r\n\r\n", heartbeatsPath, testAuth, headers+"\r\n", size, body)
+		return fmt.Sprintf("POST %s HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n%s\r\n%s\r\n%s\r\n%s\r\n0\r\n\r\n", wire.HeartbeatsPath, testAuth, headers+"\r\n", size, body)
 	}
 	hex := func(s string) string { return fmt.Sprintf("%x", len(s)) }
 	for name, request := range map[string]string{
@@ -211,7 +228,7 @@ func TestBatchTransport(t *testing.T) {
 		"chunked zstd":   chunked(zipped, hex(zipped), ndjson+"\r\nContent-Encoding: zstd"),
 		"HTTP/1.0":       strings.Replace(batchText(three, ndjson), "HTTP/1.1", "HTTP/1.0", 1),
 		"100-continue":   batchText(three, ndjson, "Expect: 100-continue"),
-		"query":          strings.Replace(batchText(three, ndjson), heartbeatsPath, heartbeatsPath+"?x=1", 1),
+		"query":          strings.Replace(batchText(three, ndjson), wire.HeartbeatsPath, wire.HeartbeatsPath+"?x=1", 1),
 		"many times 8 k": batchText(strings.Repeat(strings.Repeat(" ", 15000)+"\n", 60)+three, ndjson),
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -250,7 +267,7 @@ func TestBatchPipelining(t *testing.T) {
 
 func TestBatchRefusals(t *testing.T) {
 	r := start(t, func(o *Options, _ *fakePresence) { o.MaxBatch = 5 })
-	bomb := strings.Repeat(" ", maxBatchBytes) + "\n"
+	bomb := strings.Repeat(" ", wire.MaxBatchBytes) + "\n"
 	line := validBody + "\n"
 	var flushed bytes.Buffer
 	w := gzip.NewWriter(&flushed)
@@ -265,8 +282,8 @@ func TestBatchRefusals(t *testing.T) {
 		line, accepted int
 		plain          bool // nothing was read of it
 	}{
-		{"no token", text("POST "+heartbeatsPath, line, ndjson), 401, "Unauthorized", 0, 0, true},
-		{"token before type", text("POST "+heartbeatsPath, line, "Content-Type: text/plain"), 401, "Unauthorized", 0, 0, true},
+		{"no token", text("POST "+wire.HeartbeatsPath, line, ndjson), 401, "Unauthorized", 0, 0, true},
+		{"token before type", text("POST "+wire.HeartbeatsPath, line, "Content-Type: text/plain"), 401, "Unauthorized", 0, 0, true},
 		{"type", batchText(line, "Content-Type: text/plain"), 415, "Content-Type must be application/x-ndjson or application/json", 0, 0, true},
 		{"curl's type", batchText(line, "Content-Type: application/x-www-form-urlencoded"), 415, "Content-Type must be application/x-ndjson or application/json", 0, 0, true},
 		{"coding", batchText(line, ndjson, "Content-Encoding: br"), 415, "Content-Encoding must be gzip, zstd or none", 0, 0, true},
@@ -283,7 +300,7 @@ func TestBatchRefusals(t *testing.T) {
 		{"array cut", batchText("["+validBody+","+validBody, jsonArray), 400, answers[malformedBatch].details, 2, 1, false},
 		{"behind the array", batchText("["+validBody+"]]", jsonArray), 400, answers[malformedBatch].details, 2, 1, false},
 		{"no element", batchText("["+validBody+",,"+validBody+"]", jsonArray), 400, answers[malformedBatch].details, 2, 1, false},
-		{"chunks broken", fmt.Sprintf("POST %s HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n%s\r\n%s\r\n\r\n%x\r\n%s\r\nzz\r\n", heartbeatsPath, testAuth, ndjson, len(line), line),
+		{"chunks broken", fmt.Sprintf("POST %s HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n%s\r\n%s\r\n\r\n%x\r\n%s\r\nzz\r\n", wire.HeartbeatsPath, testAuth, ndjson, len(line), line),
 			400, "Malformed request", 2, 1, false},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -300,7 +317,7 @@ func TestBatchRefusals(t *testing.T) {
 			}
 		})
 	}
-	a := r.send(t, text("GET "+heartbeatsPath, ""))
+	a := r.send(t, text("GET "+wire.HeartbeatsPath, ""))
 	if a.status != 405 || !strings.Contains(a.header.Get("Allow"), "POST") {
 		t.Errorf("GET: %d, Allow %q", a.status, a.header.Get("Allow"))
 	}
@@ -363,7 +380,7 @@ func TestBatchUnpacksOnlySoManyAtOnce(t *testing.T) {
 // prepareBatch is a request of n heartbeats as fasthttp hands it to the handler.
 func prepareBatch(n int) (p *prepared, body string) {
 	p = prepare()
-	p.ctx.Request.SetRequestURI(heartbeatsPath)
+	p.ctx.Request.SetRequestURI(wire.HeartbeatsPath)
 	p.ctx.Request.Header.Set("Content-Type", "application/x-ndjson")
 	return p, strings.Repeat(validBody+"\n", n)
 }

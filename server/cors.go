@@ -6,13 +6,15 @@ import (
 	"strings"
 
 	"github.com/valyala/fasthttp"
+
+	"rollcall/wire"
 )
 
 // The CORS headers of every answer (S3), in fasthttp's canonical spelling.
 var (
 	allowOrigin, anyOrigin   = []byte("Access-Control-Allow-Origin"), []byte("*")
-	allowMethods, allMethods = []byte("Access-Control-Allow-Methods"), []byte("GET, POST, OPTIONS")
-	allowHeaders, allHeaders = []byte("Access-Control-Allow-Headers"), []byte("Content-Type, Authorization")
+	allowMethods, allMethods = []byte("Access-Control-Allow-Methods"), []byte(wire.AllowedMethods)
+	allowHeaders, allHeaders = []byte("Access-Control-Allow-Headers"), []byte(wire.AllowedHeaders)
 	vary, originName         = []byte("Vary"), []byte("Origin")
 )
 
@@ -66,8 +68,8 @@ func (s *Server) appendCORS(head []byte, allowed string) []byte {
 	if allowed != "" {
 		head = append(append(append(head, "Access-Control-Allow-Origin: "...), allowed...), "\r\n"...)
 	}
-	return append(head, "Access-Control-Allow-Methods: GET, POST, OPTIONS\r\n"+
-		"Access-Control-Allow-Headers: Content-Type, Authorization\r\n"...)
+	return append(head, "Access-Control-Allow-Methods: "+wire.AllowedMethods+"\r\n"+
+		"Access-Control-Allow-Headers: "+wire.AllowedHeaders+"\r\n"...)
 }
 
 // checkOrigin refuses an origin that no browser would send, since comparing is by bytes.

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"rollcall/engine/broadcast"
+	"rollcall/wire"
 )
 
 const (
@@ -41,18 +42,18 @@ func checkOrigins(t *testing.T, got response, origin string) {
 // read it.
 func TestCORSOrigins(t *testing.T) {
 	r := start(t, withOrigins)
-	stream := "GET " + streamPath + "?user_id=" + testUser
+	stream := "GET " + wire.StreamPath + "?user_id=" + testUser
 	token := "Authorization: Bearer " + sign(t, testKey, payload(""))
 	for _, test := range []struct {
 		name, line, body string
 		status           int
 		headers          []string
 	}{
-		{"preflight", "OPTIONS " + streamPath, "", 204, nil},
-		{"accepted", "POST " + heartbeatPath, validBody, 204, []string{"Authorization: Bearer " + testIngest}},
-		{"unauthorized", "POST " + heartbeatPath, validBody, 401, nil},
+		{"preflight", "OPTIONS " + wire.StreamPath, "", 204, nil},
+		{"accepted", "POST " + wire.HeartbeatPath, validBody, 204, []string{"Authorization: Bearer " + testIngest}},
+		{"unauthorized", "POST " + wire.HeartbeatPath, validBody, 401, nil},
 		{"no route", "GET /nope", "", 404, nil},
-		{"wrong method", "GET " + heartbeatPath, "", 405, nil},
+		{"wrong method", "GET " + wire.HeartbeatPath, "", 405, nil},
 		{"refused stream", stream, "", 401, nil},
 	} {
 		for _, origin := range []string{ownOrigin, otherOrigin, strings.ToUpper(ownOrigin), "null", ""} {
@@ -80,7 +81,7 @@ func TestCORSOrigins(t *testing.T) {
 
 func TestCORSOriginsOfAnswersOutsideFasthttp(t *testing.T) {
 	stream := func(origin string) string {
-		return text("GET "+streamPath+"?user_id="+testUser, "", "Authorization: Bearer "+sign(t, testKey, payload("")), "Origin: "+origin)
+		return text("GET "+wire.StreamPath+"?user_id="+testUser, "", "Authorization: Bearer "+sign(t, testKey, payload("")), "Origin: "+origin)
 	}
 	for name, change := range map[string]func(*Options, *fakePresence){
 		"too many streams": func(_ *Options, f *fakePresence) { f.subscribe = broadcast.ErrTooMany },

@@ -11,29 +11,20 @@ import (
 	"github.com/valyala/fasthttp"
 
 	"rollcall/engine"
+	"rollcall/internal/testwire"
+	"rollcall/wire"
 )
 
-const validBody = `{"schema_version":1,"user_id":"` + testUser + `","device_id":"` + testDevice +
-	`","status":"online","source":"daemon-do","sent_at_ms":1739030400000,"seq":42,"ttl_ms":12000}`
+const validBody = testwire.Body
+
+// with is testwire.With.
+var with = testwire.With
 
 func heartbeatText(body string, headers ...string) string {
 	if headers == nil {
 		headers = []string{"Authorization: Bearer " + testIngest}
 	}
-	return text("POST "+heartbeatPath, body, headers...)
-}
-
-// with returns validBody with the value of one field replaced; an empty value takes the field out.
-func with(field, value string) string {
-	start := strings.Index(validBody, `"`+field+`":`)
-	end := start + strings.IndexAny(validBody[start:], ",}")
-	if value != "" {
-		return fmt.Sprintf(`%s"%s":%s%s`, validBody[:start], field, value, validBody[end:])
-	}
-	if validBody[end] == ',' {
-		return validBody[:start] + validBody[end+1:]
-	}
-	return validBody[:start-1] + validBody[end:]
+	return text("POST "+wire.HeartbeatPath, body, headers...)
 }
 
 func TestHeartbeatAccepted(t *testing.T) {
@@ -47,164 +38,18 @@ func TestHeartbeatAccepted(t *testing.T) {
 	}
 }
 
-// heartbeatCase is a body and why it is refused; "": it is accepted.
-type heartbeatCase struct{ name, body, refusal string }
-
-// heartbeatCases is the table of the single route. The batch route is held to it, too.
-func heartbeatCases() []heartbeatCase {
-	const (
-		noJSON   = "Invalid JSON payload"
-		noUser   = "Missing user_id"
-		badIDs   = "Invalid user_id or device_id"
-		lower    = "Identifiers must be lowercase"
-		noSchema = "Invalid schema_version"
-	)
-	id := func(s string) string { return `"` + s + `"` }
-	return []heartbeatCase{
-		{"as it should be", validBody, ""},
-		{"offline", with("status", `"offline"`), ""},
-		{"space around", " \t\r\n" + validBody + "\n ", ""},
-		{"unknown fields", `{"extra":{"a":[1,{"b":null}]},` + validBody[1:], ""},
-		{"escaped key", strings.Replace(validBody, `"seq"`, `"s\u0065q"`, 1), ""},
-
-		{"schema_version missing", with("schema_version", ""), noSchema},
-		{"schema_version null", with("schema_version", "null"), noSchema},
-		{"schema_version 2", with("schema_version", "2"), noSchema},
-		{"schema_version text", with("schema_version", `"1"`), noSchema},
-		{"schema_version true", with("schema_version", "true"), noSchema},
-		{"schema_version 1.0", with("schema_version", "1.0"), noSchema},
-		{"schema_version 1e0", with("schema_version", "1e0"), noSchema},
-
-		{"user_id missing", with("user_id", ""), noUser},
-		{"user_id null", with("user_id", "null"), noUser},
-		{"user_id empty", with("user_id", `""`), noUser},
-		{"user_id blank", with("user_id", `" \u00a0\ufeff "`), noUser},
-		{"user_id number", with("user_id", "123"), badIDs},
-		{"user_id true", with("user_id", "true"), badIDs},
-		{"user_id array", with("user_id", `["`+testUser+`"]`), badIDs},
-		{"user_id object", with("user_id", `{}`), badIDs},
-		{"user_id upper case", with("user_id", id(strings.ToUpper(testDevice))), lower},
-		{"user_id with space around", with("user_id", id(" "+testUser+" ")), lower},
-		{"user_id v7", with("user_id", id("11111111-2222-7222-8222-333333333333")), ""},
-		{"user_id bad UTF-8", with("user_id", "\"\xff\""), badIDs},
-		{"user_id nil", with("user_id", id(uuid.Nil.String())), badIDs},
-		{"user_id max", with("user_id", id(uuid.Max.String())), badIDs},
-		{"device_id missing", with("device_id", ""), badIDs},
-		{"device_id null", with("device_id", "null"), badIDs},
-		{"device_id number", with("device_id", "123"), badIDs},
-		{"device_id empty", with("device_id", `""`), badIDs},
-		{"device_id no UUID", with("device_id", `"bob"`), badIDs},
-		{"device_id upper case", with("device_id", id(strings.ToUpper(testDevice))), lower},
-		{"device_id variant c", with("device_id", id("aaaaaaaa-bbbb-4ccc-cddd-eeeeeeeeeeee")), badIDs},
-		{"device_id v9", with("device_id", id("aaaaaaaa-bbbb-9ccc-8ddd-eeeeeeeeeeee")), badIDs},
-		{"device_id in braces", with("device_id", id("{"+testDevice+"}")), badIDs},
-		{"device_id urn", with("device_id", id("urn:uuid:"+testDevice)), badIDs},
-		{"device_id no dashes", with("device_id", id(strings.ReplaceAll(testDevice, "-", ""))), badIDs},
-		{"user_id upper case, device_id bad", strings.Replace(with("user_id", id(strings.ToUpper(testDevice))), testDevice, "x", 1), badIDs},
-
-		{"status missing", with("status", ""), "Invalid status"},
-		{"status null", with("status", "null"), "Invalid status"},
-		{"status Online", with("status", `"Online"`), "Invalid status"},
-		{"status space", with("status", `"online "`), "Invalid status"},
-		{"status number", with("status", "1"), "Invalid status"},
-		{"status escaped", with("status", `"\u006fnline"`), ""},
-
-		{"source missing", with("source", ""), "Invalid source"},
-		{"source null", with("source", "null"), "Invalid source"},
-		{"source number", with("source", "5"), "Invalid source"},
-		{"source empty", with("source", `""`), "Invalid source"},
-		{"source blank", with("source", `"   "`), "Invalid source"},
-		{"source 128 bytes", with("source", `"  `+strings.Repeat("é", 64)+` "`), ""},
-		{"source 129 bytes", with("source", `"`+strings.Repeat("x", 129)+`"`), "Invalid source"},
-		{"source lone high surrogate", with("source", `"x\ud800y"`), "Invalid source"},
-		{"source lone low surrogate", with("source", `"x\udc00y"`), "Invalid source"},
-		{"source surrogates swapped", with("source", `"\udc00\ud800"`), "Invalid source"},
-		{"source bad UTF-8", with("source", "\"x\xffy\""), "Invalid source"},
-		{"source raw surrogate", with("source", "\"x\xed\xa0\x80y\""), "Invalid source"},
-		{"bad UTF-8 elsewhere", `{"x\ud800":"` + "\xff" + `",` + validBody[1:], ""},
-
-		{"sent_at_ms missing", with("sent_at_ms", ""), "Invalid sent_at_ms"},
-		{"sent_at_ms null", with("sent_at_ms", "null"), "Invalid sent_at_ms"},
-		{"sent_at_ms text", with("sent_at_ms", `"1"`), "Invalid sent_at_ms"},
-		{"sent_at_ms -1", with("sent_at_ms", "-1"), "Invalid sent_at_ms"},
-		{"sent_at_ms 0", with("sent_at_ms", "0"), ""},
-		{"sent_at_ms 1.5", with("sent_at_ms", "1.5"), "Invalid sent_at_ms"},
-		{"sent_at_ms 1e20", with("sent_at_ms", "1e20"), "Invalid sent_at_ms"},
-		{"seq missing", with("seq", ""), "Invalid seq"},
-		{"seq null", with("seq", "null"), "Invalid seq"},
-		{"seq 0", with("seq", "0"), ""},
-		{"seq -0", with("seq", "-0"), ""},
-		{"seq -1", with("seq", "-1"), "Invalid seq"},
-		{"seq 1.0", with("seq", "1.0"), "Invalid seq"},
-		{"seq 1E2", with("seq", "1E2"), "Invalid seq"},
-		{"seq true", with("seq", "true"), "Invalid seq"},
-		{"seq 2^53-1", with("seq", "9007199254740991"), ""},
-		{"seq 2^53", with("seq", "9007199254740992"), "Invalid seq"},
-		{"seq 2^64", with("seq", "18446744073709551616"), "Invalid seq"},
-		{"seq 2^64+1", with("seq", "18446744073709551617"), "Invalid seq"},
-		{"seq of 400 digits", with("seq", strings.Repeat("9", 400)), "Invalid seq"},
-		{"seq 01", with("seq", "01"), noJSON},
-		{"seq NaN", with("seq", "NaN"), noJSON},
-		{"seq +1", with("seq", "+1"), noJSON},
-		{"seq 1.", with("seq", "1."), noJSON},
-		{"seq .5", with("seq", ".5"), noJSON},
-		{"seq 1e", with("seq", "1e"), noJSON},
-		{"seq -", with("seq", "-"), noJSON},
-		{"SEQ is no seq", strings.Replace(validBody, `"seq"`, `"SEQ"`, 1), "Invalid seq"},
-		{"ttl_ms missing", with("ttl_ms", ""), "Invalid ttl_ms"},
-		{"ttl_ms null", with("ttl_ms", "null"), "Invalid ttl_ms"},
-		{"ttl_ms 0", with("ttl_ms", "0"), "Invalid ttl_ms"},
-		{"ttl_ms -0", with("ttl_ms", "-0"), "Invalid ttl_ms"},
-		{"ttl_ms 1", with("ttl_ms", "1"), ""},
-		{"ttl_ms 2^53-1", with("ttl_ms", "9007199254740991"), ""},
-		{"ttl_ms 2^53", with("ttl_ms", "9007199254740992"), "Invalid ttl_ms"},
-
-		{"duplicate, last is good", `{"seq":"x",` + validBody[1:], ""},
-		{"duplicate, last is bad", strings.TrimSuffix(validBody, "}") + `,"seq":null}`, "Invalid seq"},
-		{"all wrong", `{"user_id":"x","schema_version":0,"device_id":1,"status":1,"source":1,"seq":-1}`, noSchema},
-		{"ids and more wrong", `{"user_id":"x","schema_version":1,"device_id":1,"status":1}`, badIDs},
-
-		{"empty body", "", noJSON},
-		{"array", `[` + validBody + `]`, noJSON},
-		{"null", "null", noJSON},
-		{"number", "5", noJSON},
-		{"text", `"x"`, noJSON},
-		{"empty object", "{}", noUser},
-		{"not closed", "{not-json", noJSON},
-		{"cut", validBody[:len(validBody)-1], noJSON},
-		{"garbage behind", validBody + "x", noJSON},
-		{"two documents", validBody + validBody, noJSON},
-		{"NUL behind", validBody + "\x00", noJSON},
-		{"byte order mark", "\ufeff" + validBody, noJSON},
-		{"trailing comma", validBody[:len(validBody)-1] + ",}", noJSON},
-		{"leading comma", "{," + validBody[1:], noJSON},
-		{"trailing comma in an array", `{"x":[1,],` + validBody[1:], noJSON},
-		{"control character in a string", `{"x":"` + "\n" + `",` + validBody[1:], noJSON},
-		{"NUL in a string", `{"x":"` + "\x00" + `",` + validBody[1:], noJSON},
-		{"unknown escape", `{"x":"\x",` + validBody[1:], noJSON},
-		{"short escape", `{"x":"\u12",` + validBody[1:], noJSON},
-		{"control character behind an escape", `{"x":"\n` + "\n" + `",` + validBody[1:], noJSON},
-		{"single quotes", `{'x':1,` + validBody[1:], noJSON},
-		{"comment", `{/**/` + validBody[1:], noJSON},
-		{"form feed", "{\f" + validBody[1:], noJSON},
-		{"nested 63 deep", `{"x":` + strings.Repeat("[", 63) + strings.Repeat("]", 63) + `,` + validBody[1:], ""},
-		{"nested 64 deep", `{"x":` + strings.Repeat("[", 64) + strings.Repeat("]", 64) + `,` + validBody[1:], noJSON},
-		{"brackets crossed", `{"x":[{]},` + validBody[1:], noJSON},
-	}
-}
-
 func TestHeartbeatFields(t *testing.T) {
 	r := start(t, nil)
-	for _, test := range heartbeatCases() {
-		t.Run(test.name, func(t *testing.T) {
-			got := r.send(t, heartbeatText(test.body))
+	for _, test := range testwire.Cases() {
+		t.Run(test.Name, func(t *testing.T) {
+			got := r.send(t, heartbeatText(test.Body))
 			_, applied := r.presence.last()
-			if test.refusal == "" {
+			if test.Refusal == "" {
 				got.check(t, 204, "")
 			} else {
-				got.check(t, 400, errorBody("invalid_payload", test.refusal))
+				got.check(t, 400, errorBody("invalid_payload", test.Refusal))
 			}
-			if applied != (test.refusal == "") {
+			if applied != (test.Refusal == "") {
 				t.Errorf("applied: %v", applied)
 			}
 		})
@@ -234,13 +79,13 @@ func TestHeartbeatTransport(t *testing.T) {
 	r := start(t, nil)
 	auth := "Authorization: Bearer " + testIngest
 	for name, request := range map[string]string{
-		"query":        text("POST "+heartbeatPath+"?x=1", validBody, auth),
+		"query":        text("POST "+wire.HeartbeatPath+"?x=1", validBody, auth),
 		"text/plain":   heartbeatText(validBody, auth, "Content-Type: text/plain"),
 		"form":         heartbeatText(validBody, auth, "Content-Type: multipart/form-data; boundary=x"),
 		"HTTP/1.0":     strings.Replace(heartbeatText(validBody), "HTTP/1.1", "HTTP/1.0", 1),
-		"absolute URI": text("POST http://test"+heartbeatPath, validBody, auth),
+		"absolute URI": text("POST http://test"+wire.HeartbeatPath, validBody, auth),
 		"chunked": fmt.Sprintf("POST %s HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n%s\r\n\r\n%x\r\n%s\r\n0\r\n\r\n",
-			heartbeatPath, auth, len(validBody), validBody),
+			wire.HeartbeatPath, auth, len(validBody), validBody),
 	} {
 		t.Run(name, func(t *testing.T) { r.send(t, request).check(t, 204, "") })
 	}
@@ -350,7 +195,7 @@ func prepare() *prepared {
 	p := new(prepared)
 	p.ctx.Init(new(fasthttp.Request), &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)}, nil)
 	p.ctx.Request.Header.SetMethod("POST")
-	p.ctx.Request.SetRequestURI(heartbeatPath)
+	p.ctx.Request.SetRequestURI(wire.HeartbeatPath)
 	p.ctx.Request.Header.Set("Authorization", "Bearer "+testIngest)
 	return p
 }
@@ -390,25 +235,6 @@ func TestHeartbeatDoesNotAllocate(t *testing.T) {
 func BenchmarkHeartbeat(b *testing.B) {
 	r := start(b, func(_ *Options, f *fakePresence) {
 		f.heartbeat = func(*engine.Heartbeat) engine.Result { return engine.Result{} }
-	})
-	b.Run("decode", func(b *testing.B) {
-		var f fields
-		body := []byte(validBody)
-		b.ReportAllocs()
-		for b.Loop() {
-			if !f.decode(body) {
-				b.Fatal("refused")
-			}
-		}
-	})
-	b.Run("decode+check", func(b *testing.B) {
-		r := request{body: []byte(validBody)}
-		b.ReportAllocs()
-		for b.Loop() {
-			if r.read() != none {
-				b.Fatal("refused")
-			}
-		}
 	})
 	b.Run("handler", func(b *testing.B) {
 		p := prepare()

@@ -10,6 +10,8 @@ import (
 
 	"github.com/goccy/go-json"
 	"github.com/google/uuid"
+
+	"rollcall/wire"
 )
 
 // The page itself is in the package page; here is what it asks for beside /metrics and /readyz.
@@ -75,13 +77,13 @@ func (s *Server) debugToken(w http.ResponseWriter, r *http.Request) {
 		writeAnswer(w, notThePage)
 		return
 	}
-	text := trim([]byte(r.URL.Query().Get("user_id")))
+	text := wire.TrimSpace([]byte(r.URL.Query().Get(wire.UserParam)))
 	if len(text) == 0 {
 		writeAnswer(w, missingUserIDParam)
 		return
 	}
-	user, form := parseID(text)
-	if form == idInvalid {
+	user, form := wire.ParseID(text)
+	if form == wire.IDInvalid {
 		writeAnswer(w, invalidUserID)
 		return
 	}

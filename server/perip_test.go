@@ -11,6 +11,7 @@ import (
 
 	"rollcall/engine/broadcast"
 	"rollcall/internal/testwait"
+	"rollcall/wire"
 )
 
 // addressed is a connection that says it comes from an address.
@@ -91,7 +92,7 @@ func TestMaxConnsPerIP(t *testing.T) {
 		}
 		testwait.Until(t, "all connections are closed", func() bool { return empty() && r.conns.Load() == 0 })
 	}
-	check("a heartbeat", 204, text("POST "+heartbeatPath, validBody, "Authorization: Bearer "+testIngest, "Connection: close"))
+	check("a heartbeat", 204, text("POST "+wire.HeartbeatPath, validBody, "Authorization: Bearer "+testIngest, "Connection: close"))
 	check("a refused stream", 403, streamText("?user_id="+testUser, "bad")+"\r\n")
 	check("garbage", 400, "garbage\r\n\r\n")
 	r.presence.subscribe = broadcast.ErrTooManyOfUser

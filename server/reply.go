@@ -74,72 +74,77 @@ const (
 	replyCount
 )
 
-// The codes of the wire contract.
-const (
-	codeUnauthorized = "unauthorized"
-	codeForbidden    = "forbidden"
-	codeRateLimited  = "rate_limited"
-	codeUnavailable  = "unavailable"
-	codeInvalid      = "invalid_payload"
-)
-
 // answers is the table. A row without a code has no body. The details also name the row in the metrics.
 var answers = [replyCount]answer{
 	accepted:         {204, "", "Accepted", nil},
 	preflight:        {204, "", "Preflight", nil},
 	streaming:        {200, "", "Streaming", nil}, // its head is in stream.go
-	routeNotFound:    {404, codeUnavailable, "Route not found", nil},
-	methodNotAllowed: {405, codeUnavailable, "Method not allowed", nil},
+	routeNotFound:    {404, wire.CodeUnavailable, "Route not found", nil},
+	methodNotAllowed: {405, wire.CodeUnavailable, "Method not allowed", nil},
 
-	ingestNotConfigured:  {503, codeUnavailable, "Ingest token not configured", nil},
-	unauthorized:         {401, codeUnauthorized, "Unauthorized", nil},
-	bodyTooLarge:         {413, codeInvalid, "Payload too large", nil},
-	invalidJSON:          {400, codeInvalid, "Invalid JSON payload", nil},
-	missingUserID:        {400, codeInvalid, "Missing user_id", nil},
-	invalidSchemaVersion: {400, codeInvalid, "Invalid schema_version", nil},
-	invalidIDs:           {400, codeInvalid, "Invalid user_id or device_id", nil},
-	upperCaseIDs:         {400, codeInvalid, "Identifiers must be lowercase", nil},
-	invalidStatus:        {400, codeInvalid, "Invalid status", nil},
-	invalidSource:        {400, codeInvalid, "Invalid source", nil},
-	invalidSentAtMS:      {400, codeInvalid, "Invalid sent_at_ms", nil},
-	invalidSeq:           {400, codeInvalid, "Invalid seq", nil},
-	invalidTTLMS:         {400, codeInvalid, "Invalid ttl_ms", nil},
-	staleSeq:             {409, codeInvalid, "Non-monotonic seq", nil}, // with last_seq, see answerStale
-	rateLimited:          {429, codeRateLimited, "Too many heartbeats from this address", nil},
-	unavailable:          {503, codeUnavailable, "Heartbeat not stored", nil},
-	tooManyDevices:       {503, codeUnavailable, "Too many devices", nil},
+	ingestNotConfigured:  {503, wire.CodeUnavailable, "Ingest token not configured", nil},
+	unauthorized:         {401, wire.CodeUnauthorized, "Unauthorized", nil},
+	bodyTooLarge:         {413, wire.CodeInvalid, "Payload too large", nil},
+	invalidJSON:          {400, wire.CodeInvalid, wire.InvalidJSON.Details(), nil},
+	missingUserID:        {400, wire.CodeInvalid, wire.MissingUserID.Details(), nil},
+	invalidSchemaVersion: {400, wire.CodeInvalid, wire.InvalidSchemaVersion.Details(), nil},
+	invalidIDs:           {400, wire.CodeInvalid, wire.InvalidIDs.Details(), nil},
+	upperCaseIDs:         {400, wire.CodeInvalid, wire.UpperCaseIDs.Details(), nil},
+	invalidStatus:        {400, wire.CodeInvalid, wire.InvalidStatus.Details(), nil},
+	invalidSource:        {400, wire.CodeInvalid, wire.InvalidSource.Details(), nil},
+	invalidSentAtMS:      {400, wire.CodeInvalid, wire.InvalidSentAtMS.Details(), nil},
+	invalidSeq:           {400, wire.CodeInvalid, wire.InvalidSeq.Details(), nil},
+	invalidTTLMS:         {400, wire.CodeInvalid, wire.InvalidTTLMS.Details(), nil},
+	staleSeq:             {409, wire.CodeInvalid, "Non-monotonic seq", nil}, // with last_seq, see answerStale
+	rateLimited:          {429, wire.CodeRateLimited, "Too many heartbeats from this address", nil},
+	unavailable:          {503, wire.CodeUnavailable, "Heartbeat not stored", nil},
+	tooManyDevices:       {503, wire.CodeUnavailable, "Too many devices", nil},
 
 	batchDone:        {200, "", "Batch", nil}, // its body is in batch.go, as are the further members of those below
-	unknownBatchType: {415, codeInvalid, "Content-Type must be application/x-ndjson or application/json", nil},
-	unknownEncoding:  {415, codeInvalid, "Content-Encoding must be gzip, zstd or none", nil},
-	badEncoding:      {400, codeInvalid, "The body is not what Content-Encoding says, or was cut", nil},
-	batchTooLarge:    {413, codeInvalid, "A batch may have 4 MiB, unpacked", nil},
-	batchTooLong:     {413, codeInvalid, "Too many heartbeats in one batch", nil},
-	malformedBatch:   {400, codeInvalid, "Not a JSON array: a comma or bracket is missing or out of place", nil},
-	tooManyUnpacking: {503, codeUnavailable, "Too many compressed batches at once", nil},
+	unknownBatchType: {415, wire.CodeInvalid, "Content-Type must be application/x-ndjson or application/json", nil},
+	unknownEncoding:  {415, wire.CodeInvalid, "Content-Encoding must be gzip, zstd or none", nil},
+	badEncoding:      {400, wire.CodeInvalid, "The body is not what Content-Encoding says, or was cut", nil},
+	batchTooLarge:    {413, wire.CodeInvalid, "A batch may have 4 MiB, unpacked", nil},
+	batchTooLong:     {413, wire.CodeInvalid, "Too many heartbeats in one batch", nil},
+	malformedBatch:   {400, wire.CodeInvalid, "Not a JSON array: a comma or bracket is missing or out of place", nil},
+	tooManyUnpacking: {503, wire.CodeUnavailable, "Too many compressed batches at once", nil},
 
-	invalidUserID:        {400, codeInvalid, "Invalid user_id", nil},
-	signingNotConfigured: {503, codeUnavailable, "Token signing key not configured", nil},
-	invalidToken:         {403, codeForbidden, "Invalid token", nil},
-	tokenExpired:         {403, codeForbidden, "Token expired", nil},
-	insufficientScope:    {403, codeForbidden, "Insufficient scope", nil},
-	tokenUserMismatch:    {403, codeForbidden, "Token user mismatch", nil},
-	draining:             {503, codeUnavailable, "Server is about to stop", nil},
-	streamUnavailable:    {503, codeUnavailable, "Stream not available", nil},
-	tooManyStreams:       {503, codeUnavailable, "Too many streams", nil},
-	tooManyConns:         {503, codeUnavailable, "Too many connections", nil},
+	invalidUserID:        {400, wire.CodeInvalid, "Invalid user_id", nil},
+	signingNotConfigured: {503, wire.CodeUnavailable, "Token signing key not configured", nil},
+	invalidToken:         {403, wire.CodeForbidden, "Invalid token", nil},
+	tokenExpired:         {403, wire.CodeForbidden, "Token expired", nil},
+	insufficientScope:    {403, wire.CodeForbidden, "Insufficient scope", nil},
+	tokenUserMismatch:    {403, wire.CodeForbidden, "Token user mismatch", nil},
+	draining:             {503, wire.CodeUnavailable, "Server is about to stop", nil},
+	streamUnavailable:    {503, wire.CodeUnavailable, "Stream not available", nil},
+	tooManyStreams:       {503, wire.CodeUnavailable, "Too many streams", nil},
+	tooManyConns:         {503, wire.CodeUnavailable, "Too many connections", nil},
 
-	tooManyStreamsOfUser:  {503, codeUnavailable, "Too many streams of this user", nil},
-	tooManyConnsOfAddress: {503, codeUnavailable, "Too many connections from this address", nil},
+	tooManyStreamsOfUser:  {503, wire.CodeUnavailable, "Too many streams of this user", nil},
+	tooManyConnsOfAddress: {503, wire.CodeUnavailable, "Too many connections from this address", nil},
 
-	malformedRequest: {400, codeInvalid, "Malformed request", nil},
-	headerTooLarge:   {431, codeInvalid, "Request header too large", nil},
-	requestTimeout:   {408, codeUnavailable, "Request timeout", nil},
+	malformedRequest: {400, wire.CodeInvalid, "Malformed request", nil},
+	headerTooLarge:   {431, wire.CodeInvalid, "Request header too large", nil},
+	requestTimeout:   {408, wire.CodeUnavailable, "Request timeout", nil},
 
-	missingUserIDParam: {400, codeInvalid, "Missing user_id query param", nil},
-	debugDisabled:      {403, codeForbidden, "Not available in production", nil},
-	notByName:          {403, codeForbidden, "Tokens are given to pages at an address or localhost only, not at a name", nil},
-	notThePage:         {403, codeForbidden, "Tokens are given to the server's own page only", nil},
+	missingUserIDParam: {400, wire.CodeInvalid, "Missing user_id query param", nil},
+	debugDisabled:      {403, wire.CodeForbidden, "Not available in production", nil},
+	notByName:          {403, wire.CodeForbidden, "Tokens are given to pages at an address or localhost only, not at a name", nil},
+	notThePage:         {403, wire.CodeForbidden, "Tokens are given to the server's own page only", nil},
+}
+
+// problemReplies are the replies to a heartbeat that fails one of the contract's checks.
+var problemReplies = [wire.ProblemCount]reply{
+	wire.InvalidJSON:          invalidJSON,
+	wire.MissingUserID:        missingUserID,
+	wire.InvalidSchemaVersion: invalidSchemaVersion,
+	wire.InvalidIDs:           invalidIDs,
+	wire.UpperCaseIDs:         upperCaseIDs,
+	wire.InvalidStatus:        invalidStatus,
+	wire.InvalidSource:        invalidSource,
+	wire.InvalidSentAtMS:      invalidSentAtMS,
+	wire.InvalidSeq:           invalidSeq,
+	wire.InvalidTTLMS:         invalidTTLMS,
 }
 
 type answer struct {
@@ -151,22 +156,13 @@ type answer struct {
 func init() {
 	for i := range answers {
 		if a := &answers[i]; a.code != "" {
-			a.body = appendError(nil, a.code, a.details)
+			a.body = wire.AppendError(nil, a.code, a.details)
 		}
 	}
 }
 
-// appendError appends the body of an error.
-func appendError(dst []byte, code, details string) []byte {
-	dst = append(dst, `{"error":`...)
-	dst = wire.AppendString(dst, code)
-	dst = append(dst, `,"details":`...)
-	dst = wire.AppendString(dst, details)
-	return append(dst, '}')
-}
-
-// jsonType is the Content-Type of an error.
-var jsonType = []byte("application/json")
+// The media types, as fasthttp takes them.
+var jsonType, ndjsonType = []byte(wire.JSONType), []byte(wire.NDJSONType)
 
 // answer answers with a row of the table.
 func (s *Server) answer(ctx *fasthttp.RequestCtx, r reply) {

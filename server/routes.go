@@ -3,13 +3,8 @@ package server
 import (
 	"github.com/fasthttp/router"
 	"github.com/valyala/fasthttp"
-)
 
-// The public routes. Those of the operators are in admin.go.
-const (
-	heartbeatPath  = "/api/v1/daemon/presence/heartbeat"
-	heartbeatsPath = "/api/v1/daemon/presence/heartbeats"
-	streamPath     = "/api/v1/mobile/presence/stream"
+	"rollcall/wire"
 )
 
 // routes is the whole public API. Paths match byte for byte: no redirect, no case folding, and no unescaping, since the
@@ -22,9 +17,9 @@ func (s *Server) routes() fasthttp.RequestHandler {
 	r.NotFound = s.replier(routeNotFound)
 	r.MethodNotAllowed = s.replier(methodNotAllowed) // the router has set Allow
 
-	r.POST(heartbeatPath, s.heartbeat)
-	r.POST(heartbeatsPath, s.heartbeats)
-	r.GET(streamPath, s.stream)
+	r.POST(wire.HeartbeatPath, s.heartbeat)
+	r.POST(wire.HeartbeatsPath, s.heartbeats)
+	r.GET(wire.StreamPath, s.stream)
 
 	return func(ctx *fasthttp.RequestCtx) {
 		s.allow(ctx)

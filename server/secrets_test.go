@@ -8,6 +8,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"rollcall/wire"
 )
 
 // TestSetSecrets: from the next request on the new ones count and the old ones do not; bad ones change nothing.
@@ -15,7 +17,7 @@ func TestSetSecrets(t *testing.T) {
 	r := start(t, nil)
 	token := sign(t, "newer", payload(""))
 	heartbeat := func(token string) int {
-		return r.send(t, text("POST "+heartbeatPath, validBody, "Authorization: Bearer "+token)).status
+		return r.send(t, text("POST "+wire.HeartbeatPath, validBody, "Authorization: Bearer "+token)).status
 	}
 	want := func(got, want int) {
 		t.Helper()
@@ -84,7 +86,7 @@ func TestRefusalsAreCounted(t *testing.T) {
 	r := start(t, nil)
 	r.send(t, heartbeatText("{"))
 	r.send(t, heartbeatText("{}"))
-	r.send(t, text("POST "+heartbeatPath, validBody))
+	r.send(t, text("POST "+wire.HeartbeatPath, validBody))
 	r.send(t, streamText("", "x"))
 	r.send(t, streamText("?user_id="+testUser, ""))
 	r.send(t, streamText("?user_id="+testUser, "x"))

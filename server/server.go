@@ -20,6 +20,7 @@ import (
 
 	"rollcall/engine"
 	"rollcall/engine/broadcast"
+	"rollcall/wire"
 )
 
 // ErrClosed is returned by Serve and ServeAdmin after Shutdown.
@@ -105,7 +106,7 @@ func New(p Presence, o Options) (*Server, error) {
 		ReadTimeout:        o.ReadTimeout,
 		WriteTimeout:       o.WriteTimeout,
 		IdleTimeout:        o.IdleTimeout,
-		MaxRequestBodySize: maxBodyBytes,
+		MaxRequestBodySize: wire.MaxBodyBytes,
 		Concurrency:        2*o.MaxConns + 1024, // never reached: the listener answers above MaxConns, in JSON
 
 		StreamRequestBody:            true, // so that the route and the token come before the body (S2)

@@ -21,11 +21,13 @@ import (
 	"rollcall/engine"
 	"rollcall/engine/broadcast"
 	"rollcall/internal/testwait"
+	"rollcall/internal/testwire"
+	"rollcall/wire"
 )
 
 const (
-	testUser   = "11111111-2222-4222-8222-333333333333"
-	testDevice = "aaaaaaaa-bbbb-4ccc-8ddd-eeeeeeeeeeee"
+	testUser   = testwire.User
+	testDevice = testwire.Device
 	testIngest = "ingest"
 	testKey    = "signing"
 )
@@ -307,21 +309,21 @@ func TestRoutes(t *testing.T) {
 		{"GET /", "", 404, notFound},
 		{"GET /nope", "", 404, notFound},
 		{"HEAD /nope", "", 404, ""},
-		{"POST " + heartbeatPath + "/", "", 404, notFound},
-		{"POST " + strings.ToUpper(heartbeatPath), "", 404, notFound},
-		{"POST /" + heartbeatPath, "", 404, notFound},
+		{"POST " + wire.HeartbeatPath + "/", "", 404, notFound},
+		{"POST " + strings.ToUpper(wire.HeartbeatPath), "", 404, notFound},
+		{"POST /" + wire.HeartbeatPath, "", 404, notFound},
 		{"POST /api/v1/x/../daemon/presence/heartbeat", "", 404, notFound},
 		{"POST /api/v1/daemon/presence/%68eartbeat", "", 404, notFound},
 		{"GET /debug/presence", "", 404, notFound},
 		{"GET /metrics", "", 404, notFound},
-		{"GET " + heartbeatPath, "OPTIONS, POST", 405, wrongMethod},
-		{"HEAD " + heartbeatPath, "OPTIONS, POST", 405, ""},
-		{"PUT " + heartbeatPath, "OPTIONS, POST", 405, wrongMethod},
-		{"BREW " + heartbeatPath, "OPTIONS, POST", 405, wrongMethod},
-		{"POST " + streamPath, "GET, OPTIONS", 405, wrongMethod},
-		{"HEAD " + streamPath, "GET, OPTIONS", 405, ""},
-		{"OPTIONS " + heartbeatPath, "", 204, ""},
-		{"OPTIONS " + streamPath, "", 204, ""},
+		{"GET " + wire.HeartbeatPath, "OPTIONS, POST", 405, wrongMethod},
+		{"HEAD " + wire.HeartbeatPath, "OPTIONS, POST", 405, ""},
+		{"PUT " + wire.HeartbeatPath, "OPTIONS, POST", 405, wrongMethod},
+		{"BREW " + wire.HeartbeatPath, "OPTIONS, POST", 405, wrongMethod},
+		{"POST " + wire.StreamPath, "GET, OPTIONS", 405, wrongMethod},
+		{"HEAD " + wire.StreamPath, "GET, OPTIONS", 405, ""},
+		{"OPTIONS " + wire.HeartbeatPath, "", 204, ""},
+		{"OPTIONS " + wire.StreamPath, "", 204, ""},
 		{"OPTIONS /nope", "", 204, ""},
 		{"OPTIONS *", "", 204, ""},
 	} {
@@ -340,7 +342,7 @@ func TestUnreadableRequests(t *testing.T) {
 	huge := strings.Repeat("x", 17<<10)
 	tooLarge := errorBody("invalid_payload", "Payload too large")
 	auth := "Authorization: Bearer " + testIngest
-	chunked := "POST " + heartbeatPath + " HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n" + auth + "\r\n\r\n"
+	chunked := "POST " + wire.HeartbeatPath + " HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n" + auth + "\r\n\r\n"
 	for _, test := range []struct {
 		name, request string
 		status        int
@@ -350,16 +352,16 @@ func TestUnreadableRequests(t *testing.T) {
 		{"no host", "GET / HTTP/1.1\r\n\r\n", 400, errorBody("invalid_payload", "Malformed request")},
 		{"bad chunk", chunked + "zz\r\n", 400, errorBody("invalid_payload", "Malformed request")},
 		{"header too large", text("GET /", "", "X: "+huge), 431, errorBody("invalid_payload", "Request header too large")},
-		{"body, token", text("POST "+heartbeatPath, huge, auth), 413, tooLarge},
+		{"body, token", text("POST "+wire.HeartbeatPath, huge, auth), 413, tooLarge},
 		{"body, token, chunked", chunked + fmt.Sprintf("%x\r\n%s\r\n0\r\n\r\n", len(huge), huge), 413, tooLarge},
-		{"body, token, expecting 100", text("POST "+heartbeatPath, huge, auth, "Expect: 100-continue"), 413, tooLarge},
-		{"body, no token", text("POST "+heartbeatPath, huge), 401, errorBody("unauthorized", "Unauthorized")},
-		{"body, other method", text("PUT "+heartbeatPath, huge, auth), 405, errorBody("unavailable", "Method not allowed")},
+		{"body, token, expecting 100", text("POST "+wire.HeartbeatPath, huge, auth, "Expect: 100-continue"), 413, tooLarge},
+		{"body, no token", text("POST "+wire.HeartbeatPath, huge), 401, errorBody("unauthorized", "Unauthorized")},
+		{"body, other method", text("PUT "+wire.HeartbeatPath, huge, auth), 405, errorBody("unavailable", "Method not allowed")},
 		{"body, no route", text("POST /nope", huge, auth), 404, errorBody("unavailable", "Route not found")},
 		{"body, preflight", text("OPTIONS /nope", huge), 204, ""},
-		{"body, stream", text("GET "+streamPath, huge), 400, errorBody("invalid_payload", "Missing user_id")},
-		{"never ends", "POST " + heartbeatPath + " HTTP/1.1\r\n", 408, errorBody("unavailable", "Request timeout")},
-		{"body never ends", text("POST "+heartbeatPath, "", auth, "Content-Length: 9"), 408,
+		{"body, stream", text("GET "+wire.StreamPath, huge), 400, errorBody("invalid_payload", "Missing user_id")},
+		{"never ends", "POST " + wire.HeartbeatPath + " HTTP/1.1\r\n", 408, errorBody("unavailable", "Request timeout")},
+		{"body never ends", text("POST "+wire.HeartbeatPath, "", auth, "Content-Length: 9"), 408,
 			errorBody("unavailable", "Request timeout")},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -374,7 +376,7 @@ func TestUnreadableRequests(t *testing.T) {
 
 func TestBodyOfExactlyTheLimit(t *testing.T) {
 	r := start(t, nil)
-	body := validBody + strings.Repeat(" ", maxBodyBytes-len(validBody))
+	body := validBody + strings.Repeat(" ", wire.MaxBodyBytes-len(validBody))
 	r.send(t, heartbeatText(body)).check(t, 204, "")
 	r.send(t, heartbeatText(body+" ")).check(t, 413, errorBody("invalid_payload", "Payload too large"))
 }

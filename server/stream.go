@@ -15,7 +15,7 @@ import (
 	"rollcall/wire"
 )
 
-// stream answers GET streamPath: it checks who asks and takes the connection over.
+// stream answers GET wire.StreamPath: it checks who asks and takes the connection over.
 func (s *Server) stream(ctx *fasthttp.RequestCtx) {
 	now := s.opts.Now()
 	user, until, refusal := s.admit(ctx, now)
@@ -32,12 +32,12 @@ func (s *Server) stream(ctx *fasthttp.RequestCtx) {
 
 // admit makes the checks of a stream in the order of the wire contract.
 func (s *Server) admit(ctx *fasthttp.RequestCtx, now time.Time) (user uuid.UUID, until float64, refusal reply) {
-	text := trim(ctx.QueryArgs().Peek("user_id"))
+	text := wire.TrimSpace(ctx.QueryArgs().Peek(wire.UserParam))
 	if len(text) == 0 {
 		return user, 0, missingUserID
 	}
-	user, form := parseID(text)
-	if form == idInvalid {
+	user, form := wire.ParseID(text)
+	if form == wire.IDInvalid {
 		return user, 0, invalidUserID
 	}
 	if len(s.secrets.Load().signingKeys) == 0 {
@@ -102,7 +102,7 @@ func (s *Server) streamHead(chunked bool, allowed string) []byte {
 	if chunked {
 		head = append(head, "Transfer-Encoding: chunked\r\n"...)
 	}
-	head = append(head, "Content-Type: text/event-stream\r\nCache-Control: no-cache\r\nX-Accel-Buffering: no\r\n"...)
+	head = append(head, "Content-Type: "+wire.EventsType+"\r\nCache-Control: no-cache\r\nX-Accel-Buffering: no\r\n"...)
 	return s.endHead(head, allowed)
 }
 
@@ -134,7 +134,7 @@ func (s *Server) wholeAnswer(r reply, allowed string) []byte {
 	text = strconv.AppendInt(text, int64(a.status), 10)
 	text = append(text, ' ')
 	text = append(text, fasthttp.StatusMessage(a.status)...)
-	text = append(text, "\r\nContent-Type: application/json\r\nContent-Length: "...)
+	text = append(text, "\r\nContent-Type: "+wire.JSONType+"\r\nContent-Length: "...)
 	text = strconv.AppendInt(text, int64(len(a.body)), 10)
 	text = append(text, "\r\nRetry-After: "...)
 	text = strconv.AppendInt(text, int64(1+rand.IntN(10)), 10)

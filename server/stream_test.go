@@ -20,6 +20,7 @@ import (
 
 	"rollcall/engine/broadcast"
 	"rollcall/internal/testwait"
+	"rollcall/wire"
 )
 
 func sign(t testing.TB, key, payload string) string {
@@ -38,7 +39,7 @@ func payload(more string) string {
 }
 
 func streamText(query, token string) string {
-	return text("GET "+streamPath+query, "", "Authorization: Bearer "+token)
+	return text("GET "+wire.StreamPath+query, "", "Authorization: Bearer "+token)
 }
 
 func TestStreamRefusals(t *testing.T) {
@@ -108,13 +109,13 @@ func TestStreamRefusals(t *testing.T) {
 	}
 	t.Run("token in the query", func(t *testing.T) {
 		for _, name := range []string{"token", "access_token"} {
-			r.send(t, text("GET "+streamPath+query+"&"+name+"="+good, "")).check(t, 401, errorBody("unauthorized", "Unauthorized"))
+			r.send(t, text("GET "+wire.StreamPath+query+"&"+name+"="+good, "")).check(t, 401, errorBody("unauthorized", "Unauthorized"))
 		}
 	})
 	t.Run("no key", func(t *testing.T) {
 		r := start(t, func(o *Options, _ *fakePresence) { o.SigningKeys = nil })
-		r.send(t, text("GET "+streamPath+query, "")).check(t, 503, errorBody("unavailable", "Token signing key not configured"))
-		r.send(t, text("GET "+streamPath, "")).check(t, 400, errorBody("invalid_payload", "Missing user_id"))
+		r.send(t, text("GET "+wire.StreamPath+query, "")).check(t, 503, errorBody("unavailable", "Token signing key not configured"))
+		r.send(t, text("GET "+wire.StreamPath, "")).check(t, 400, errorBody("invalid_payload", "Missing user_id"))
 	})
 	if n := len(r.presence.subscriptions); n != 0 {
 		t.Errorf("%d refused streams were opened", n)
@@ -127,7 +128,7 @@ func TestStreamQueryToken(t *testing.T) {
 	r := start(t, func(o *Options, _ *fakePresence) { o.StreamQueryToken = true })
 	good := sign(t, testKey, payload(""))
 	const user = "?user_id=" + testUser
-	line := "GET " + streamPath
+	line := "GET " + wire.StreamPath
 	for _, test := range []struct {
 		name, request string
 		status        int
@@ -142,7 +143,7 @@ func TestStreamQueryToken(t *testing.T) {
 		{"no user", text(line+"?access_token="+good, ""), 400, errorBody("invalid_payload", "Missing user_id")},
 		{"bad header counts", text(line+user+"&access_token="+good, "", "Authorization: Bearer a.b"), 403, errorBody("forbidden", "Invalid token")},
 		{"empty header counts", text(line+user+"&access_token="+good, "", "Authorization:"), 401, errorBody("unauthorized", "Unauthorized")},
-		{"no ingest token", text("POST "+heartbeatPath+"?access_token="+testIngest, validBody), 401, errorBody("unauthorized", "Unauthorized")},
+		{"no ingest token", text("POST "+wire.HeartbeatPath+"?access_token="+testIngest, validBody), 401, errorBody("unauthorized", "Unauthorized")},
 	} {
 		t.Run(test.name, func(t *testing.T) { r.send(t, test.request).check(t, test.status, test.body) })
 	}
@@ -215,8 +216,8 @@ func TestStreamTakeover(t *testing.T) {
 		{"upper case in the query", streamText("?user_id="+strings.ToUpper(testUser), good), true},
 		{"spaces around", streamText("?user_id=%20"+testUser+"%20", good), true},
 		{"two users, own first", streamText(user+"&user_id="+testDevice, good), true},
-		{"lower-case bearer", text("GET "+streamPath+user, "", "authorization: bearer "+good), true},
-		{"a body", text("GET "+streamPath+user, "{}", "Authorization: Bearer "+good), true},
+		{"lower-case bearer", text("GET "+wire.StreamPath+user, "", "authorization: bearer "+good), true},
+		{"a body", text("GET "+wire.StreamPath+user, "{}", "Authorization: Bearer "+good), true},
 		{"HTTP/1.0", strings.Replace(streamText(user, good), "HTTP/1.1", "HTTP/1.0", 1), false},
 	} {
 		t.Run(test.name, func(t *testing.T) {

@@ -15,6 +15,7 @@ import (
 	"rollcall/engine"
 	"rollcall/engine/broadcast"
 	"rollcall/wal"
+	"rollcall/wire"
 )
 
 // BenchmarkMetrics is a heartbeat of 1,000 devices in the process, log and one stream included, without the histograms and with
@@ -59,7 +60,10 @@ func benchMetrics(b *testing.B, mode wal.SyncMode, on bool) {
 	}
 	reports := make([]engine.Heartbeat, devices)
 	for i := range reports {
-		reports[i] = engine.Heartbeat{User: uuid.New(), Device: uuid.New(), Status: engine.Online, Source: []byte("bench"), TTLMS: 1 << 40}
+		reports[i] = engine.Heartbeat{Heartbeat: wire.Heartbeat{
+			User: uuid.New(), Device: uuid.New(), Status: engine.Online,
+			Source: []byte("bench"), TTLMS: 1 << 40,
+		}}
 	}
 	follow(b, e, reports[0].User)
 	before := processorTime(b)

@@ -88,7 +88,7 @@ func (m *measurement) micro() error {
 		{"log", "^BenchmarkLog$", ".", 10, "150ms", false},
 		{"sync", "^BenchmarkSync$", ".", 10, "100ms", false},
 		{"decode", "^BenchmarkDecode$", ".", 10, "100ms", false},
-		{"decode-server", "^BenchmarkHeartbeat$/^decode$", "rollcall/server", 10, "100ms", false},
+		{"decode-server", "^BenchmarkHeartbeat$/^decode$", "rollcall/wire", 10, "100ms", false},
 		{"frame", "^BenchmarkFrame$", ".", 10, "100ms", false},
 		{"fanout", "^BenchmarkFanOut$", ".", 10, "200ms", false},
 		{"stream", "^BenchmarkIdleStream$", ".", 3, "1x", false},

@@ -1,4 +1,4 @@
-package server
+package wire
 
 import (
 	"bytes"
@@ -11,14 +11,14 @@ import (
 	goccy "github.com/goccy/go-json"
 	"github.com/google/uuid"
 
-	"rollcall/wire"
+	"rollcall/internal/testwire"
 )
 
 // FuzzHeartbeatBody compares the decoder with two others: the same verdict on the syntax as encoding/json, but for what
 // this one bounds, and the same values as both.
 func FuzzHeartbeatBody(f *testing.F) {
 	for _, body := range []string{
-		validBody, "{}", "[]", "null", "", " { } ", `{"seq":-0,"seq":1e400}`, `{"s\u0065q":1,"ttl_ms":null}`,
+		testwire.Body, "{}", "[]", "null", "", " { } ", `{"seq":-0,"seq":1e400}`, `{"s\u0065q":1,"ttl_ms":null}`,
 		`{"source":"\ud83d\ude00\ud800\"\\\/\b\f\n\r\t"}`, "{\"source\":\"\xff\"}", `{"a":[1,{"b":[true,false,null,"x"]},-1.5e+3]}`,
 		`{"user_id":{"x":1},"status":["online"],"source":true,"device_id":5}`, `{"a":1,}`, `{"a":01}`, `{"a" :1 , "b":2}`,
 		`{"seq":9007199254740991,"sent_at_ms":9007199254740992,"ttl_ms":18446744073709551617}`,
@@ -27,11 +27,11 @@ func FuzzHeartbeatBody(f *testing.F) {
 		f.Add([]byte(body))
 	}
 	f.Fuzz(func(t *testing.T, body []byte) {
-		var got fields
-		ok := got.decode(bytes.Clone(body)) // it changes what it reads
+		var got members
+		ok := got.parse(bytes.Clone(body)) // it changes what it reads
 		want, wantOK := reference(body)
 		if ok != wantOK && !(wantOK && tooDeep(body)) {
-			t.Fatalf("decode(%q) = %v, encoding/json says %v", body, ok, wantOK)
+			t.Fatalf("parse(%q) = %v, encoding/json says %v", body, ok, wantOK)
 		}
 		if !ok {
 			return
@@ -49,7 +49,7 @@ func FuzzHeartbeatBody(f *testing.F) {
 		var other map[string]any
 		if err := goccy.Unmarshal(bytes.Clone(body), &other); err == nil && utf8.Valid(body) {
 			if s, isText := other["source"].(string); isText && utf8.Valid(got.source) && s != string(got.source) {
-				t.Fatalf("decode(%q): source = %q, goccy says %q", body, got.source, s)
+				t.Fatalf("parse(%q): source = %q, goccy says %q", body, got.source, s)
 			}
 		}
 	})
@@ -85,12 +85,12 @@ func compare(t *testing.T, body []byte, field string, want map[string]json.RawMe
 	t.Helper()
 	var n uint64
 	raw := want[field]
-	integer := len(raw) > 0 && json.Unmarshal(raw, &n) == nil && string(raw) != "null" && n <= maxInteger
+	integer := len(raw) > 0 && json.Unmarshal(raw, &n) == nil && string(raw) != "null" && n <= MaxInteger
 	if string(raw) == "-0" {
 		integer, n = true, 0
 	}
-	if integer != (got <= maxInteger) || integer && got != n {
-		t.Fatalf("decode(%q): %s = %d, want %s", body, field, got, raw)
+	if integer != (got <= MaxInteger) || integer && got != n {
+		t.Fatalf("parse(%q): %s = %d, want %s", body, field, got, raw)
 	}
 }
 
@@ -100,11 +100,11 @@ func compareText(t *testing.T, body []byte, field string, want map[string]json.R
 	switch {
 	case raw == nil || string(raw) == "null":
 		if got != nil {
-			t.Fatalf("decode(%q): %s = %q, want none", body, field, got)
+			t.Fatalf("parse(%q): %s = %q, want none", body, field, got)
 		}
 	case raw[0] != '"':
 		if !bytes.Equal(got, notText) {
-			t.Fatalf("decode(%q): %s = %q, want notText", body, field, got)
+			t.Fatalf("parse(%q): %s = %q, want notText", body, field, got)
 		}
 	default:
 		var s string
@@ -112,10 +112,10 @@ func compareText(t *testing.T, body []byte, field string, want map[string]json.R
 			t.Fatal(err)
 		}
 		if replaced := replaceInvalid(got); replaced != s {
-			t.Fatalf("decode(%q): %s = %q, want %q", body, field, replaced, s)
+			t.Fatalf("parse(%q): %s = %q, want %q", body, field, replaced, s)
 		}
 		if lossless := !strings.ContainsRune(s, utf8.RuneError); lossless && !utf8.Valid(got) {
-			t.Fatalf("decode(%q): %s = %q is not valid, but nothing in it is amiss", body, field, got)
+			t.Fatalf("parse(%q): %s = %q is not valid, but nothing in it is amiss", body, field, got)
 		}
 	}
 }
@@ -165,9 +165,9 @@ func TestDigits(t *testing.T) {
 					end = at
 				}
 				want, err := strconv.ParseUint(string(b[:end]), 10, 64)
-				if err != nil || want > maxInteger { // over it, whichever
-					got, want = max(got, maxInteger), maxInteger
-					if end > 0 && got == maxInteger {
+				if err != nil || want > MaxInteger { // over it, whichever
+					got, want = max(got, MaxInteger), MaxInteger
+					if end > 0 && got == MaxInteger {
 						t.Errorf("%q is not over the range", b)
 					}
 					got = want
@@ -185,15 +185,57 @@ func FuzzID(f *testing.F) {
 		f.Add([]byte(id))
 	}
 	f.Fuzz(func(t *testing.T, text []byte) {
-		id, form := parseID(text)
-		if got := string(wire.AppendID(nil, id)); form == idCanonical && got != string(text) {
-			t.Fatalf("parseID(%q) is written as %q", text, got)
+		id, form := ParseID(text)
+		if got := string(AppendID(nil, id)); form == IDCanonical && got != string(text) {
+			t.Fatalf("ParseID(%q) is written as %q", text, got)
 		}
-		if got := string(wire.AppendID(nil, id)); form == idOtherForm && !strings.EqualFold(got, string(trim(text))) {
-			t.Fatalf("parseID(%q) is written as %q", text, got)
+		if got := string(AppendID(nil, id)); form == IDOtherForm && !strings.EqualFold(got, string(TrimSpace(text))) {
+			t.Fatalf("ParseID(%q) is written as %q", text, got)
 		}
-		if version := id.Version(); form != idInvalid && (version < 1 || version > 8) {
-			t.Fatalf("parseID(%q) has version %d", text, version)
+		if version := id.Version(); form != IDInvalid && (version < 1 || version > 8) {
+			t.Fatalf("ParseID(%q) has version %d", text, version)
+		}
+	})
+}
+
+// TestContract: each body of the table gets the first problem that the contract's order gives it, by
+// a decoder that has learned a shape, too.
+func TestContract(t *testing.T) {
+	var learned Decoder
+	for _, test := range testwire.Cases() {
+		for name, d := range map[string]*Decoder{"fresh": {}, "learned": &learned} {
+			var hb Heartbeat
+			problem := d.Decode([]byte(test.Body), &hb)
+			if problem.Details() != test.Refusal {
+				t.Errorf("%s, %s: %q, want %q", test.Name, name, problem.Details(), test.Refusal)
+			}
+			if known := hb.User != uuid.Nil && hb.Device != uuid.Nil; problem > UpperCaseIDs && !known {
+				t.Errorf("%s, %s: %q, and the ids are not set", test.Name, name, problem.Details())
+			}
+		}
+	}
+}
+
+func BenchmarkHeartbeat(b *testing.B) {
+	b.Run("decode", func(b *testing.B) {
+		var m members
+		body := []byte(testwire.Body)
+		b.ReportAllocs()
+		for b.Loop() {
+			if !m.parse(body) {
+				b.Fatal("refused")
+			}
+		}
+	})
+	b.Run("decode+check", func(b *testing.B) {
+		var d Decoder
+		var hb Heartbeat
+		body := []byte(testwire.Body)
+		b.ReportAllocs()
+		for b.Loop() {
+			if d.Decode(body, &hb) != Valid {
+				b.Fatal("refused")
+			}
 		}
 	})
 }

@@ -8,11 +8,11 @@ import (
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
 	"github.com/valyala/fasthttp"
+
+	"rollcall/wire"
 )
 
 const (
-	// maxBatchBytes bounds the body of a batch, as it is sent and unpacked.
-	maxBatchBytes = 4 << 20
 	// maxUnpacking bounds how many compressed bodies are read at a time: one of zstd may ask for zstdWindowBytes.
 	maxUnpacking = 64
 	// zstdWindowBytes is how far back a zstd body may refer. RFC 8878 wants 8 MiB to be understood, and encoders that do not
@@ -22,23 +22,24 @@ const (
 
 var errBatchTooLarge = errors.New("server: the body of a batch is too large")
 
-// unpacker reads the body of a batch from its request, unpacked and bounded: a body that grows past maxBatchBytes ends with
-// errBatchTooLarge as soon as it does, however much there may be to come. Single owner.
-type unpacker struct {
-	sent   source
+// batchBody reads the body of a batch from its request, unpacked and bounded: a body that grows past wire.MaxBatchBytes ends
+// with errBatchTooLarge as soon as it does, however much there may be to come. Single owner.
+type batchBody struct {
+	sent   sentBody
 	packed io.Reader // reads sent; nil: sent as it is
 	free   func()    // gives packed back; nil: nothing to give back
 	left   int       // bytes that may still come
 }
 
-// source is a request's body as it was sent. It remembers how it ended, since an unpacker may say it in its own words.
-type source struct {
+// sentBody is a request's body as it was sent. It remembers how it ended, since the reader that unpacks it reports that in its
+// own words.
+type sentBody struct {
 	body io.Reader
 	left int // of Content-Length; negative: chunked
 	err  error
 }
 
-func (s *source) Read(p []byte) (int, error) {
+func (s *sentBody) Read(p []byte) (int, error) {
 	n, err := s.body.Read(p)
 	s.left -= n
 	if err == io.EOF && s.left > 0 {
@@ -60,60 +61,60 @@ var (
 	}}
 )
 
-// open makes u ready to read the body of a request whose Content-Encoding is known. Close follows.
-func (u *unpacker) open(ctx *fasthttp.RequestCtx, coding []byte) error {
-	*u = unpacker{left: maxBatchBytes}
-	u.sent = source{body: ctx.RequestBodyStream(), left: ctx.Request.Header.ContentLength()}
-	if u.sent.body == nil { // without a body
-		u.sent = source{body: eofReader{}}
+// open begins to read the body of a request whose Content-Encoding is known. close follows.
+func (b *batchBody) open(ctx *fasthttp.RequestCtx, coding []byte) error {
+	*b = batchBody{left: wire.MaxBatchBytes}
+	b.sent = sentBody{body: ctx.RequestBodyStream(), left: ctx.Request.Header.ContentLength()}
+	if b.sent.body == nil { // without a body
+		b.sent = sentBody{body: eofReader{}}
 	}
 	switch string(coding) {
 	case "gzip":
 		r := gzipReaders.Get().(*gzip.Reader)
-		u.packed, u.free = r, func() { gzipReaders.Put(r) }
-		return r.Reset(&u.sent)
+		b.packed, b.free = r, func() { gzipReaders.Put(r) }
+		return r.Reset(&b.sent)
 	case "zstd":
 		r := zstdReaders.Get().(*zstd.Decoder)
-		u.packed, u.free = r, func() {
+		b.packed, b.free = r, func() {
 			_ = r.Reset(nil) // lets go of the request
 			zstdReaders.Put(r)
 		}
-		return r.Reset(&u.sent)
+		return r.Reset(&b.sent)
 	}
 	return nil
 }
 
-func (u *unpacker) close() {
-	if u.free != nil {
-		u.free()
+func (b *batchBody) close() {
+	if b.free != nil {
+		b.free()
 	}
-	*u = unpacker{}
+	*b = batchBody{}
 }
 
 // Read returns unpacked bytes.
-func (u *unpacker) Read(p []byte) (n int, err error) {
-	if u.packed != nil {
-		n, err = u.packed.Read(p)
+func (b *batchBody) Read(p []byte) (n int, err error) {
+	if b.packed != nil {
+		n, err = b.packed.Read(p)
 	} else {
-		n, err = u.sent.Read(p)
+		n, err = b.sent.Read(p)
 	}
-	if u.left -= n; u.left < 0 {
+	if b.left -= n; b.left < 0 {
 		return 0, errBatchTooLarge
 	}
 	return n, err
 }
 
 // whole reports that the request's body was read to its end.
-func (u *unpacker) whole() bool { return u.sent.err == io.EOF }
+func (b *batchBody) whole() bool { return b.sent.err == io.EOF }
 
 // refusal is the reply to an error of open or Read.
-func (u *unpacker) refusal(err error) reply {
+func (b *batchBody) refusal(err error) reply {
 	switch {
 	case errors.Is(err, errBatchTooLarge):
 		return batchTooLarge
-	case u.sent.err != nil && u.sent.err != io.EOF:
-		return unreadable(u.sent.err)
-	case u.packed != nil:
+	case b.sent.err != nil && b.sent.err != io.EOF:
+		return unreadable(b.sent.err)
+	case b.packed != nil:
 		return badEncoding
 	}
 	return unreadable(err)

@@ -1,4 +1,4 @@
-package server
+package wire
 
 import (
 	"bytes"
@@ -7,37 +7,11 @@ import (
 
 	"github.com/google/uuid"
 
-	"rollcall/engine"
+	"rollcall/record"
 )
 
 // maxShapeBytes is the longest text that a shape is learned from.
 const maxShapeBytes = 1024
-
-// reader reads the texts of heartbeats, one after the other, and judges them. Single owner.
-type reader struct {
-	fields fields
-	shape  shape
-	missed uint8 // texts that the shape did not take
-}
-
-// learnEvery is how many texts of other shapes there must be before one of them is learned: where shapes alternate, as when
-// daemons of two versions share a pool's reader, most texts still have the learned one, and few are copied in vain.
-const learnEvery = 8
-
-// read fills hb from the text of one heartbeat and judges it. text is changed, and hb.Source points into it (S1).
-func (r *reader) read(text []byte, hb *engine.Heartbeat) reply {
-	if r.shape.read(text, hb) {
-		return none
-	}
-	refusal := r.fields.read(text, hb)
-	if refusal == none {
-		if r.missed%learnEvery == 0 {
-			r.shape.learn(text, &r.fields, hb)
-		}
-		r.missed++
-	}
-	return refusal
-}
 
 // shape is how an accepted text was written: everything but the values that differ from one heartbeat to the next. A text of the
 // same shape is read by comparing what is between those values: BenchmarkBatch takes 250 ns for a heartbeat, of which half is
@@ -53,10 +27,10 @@ type shape struct {
 	text   [maxShapeBytes]byte // of the learned text
 	values [valueCount]value   // in the order of the text; none: nothing is learned
 	tail   span                // of text, behind the last value
-	status engine.Status
+	status record.Status
 }
 
-// span is a part of a text, which is never longer than maxBodyBytes.
+// span is a part of a text, which is never longer than MaxBodyBytes.
 type span struct{ start, end uint16 }
 
 func (s span) of(text []byte) []byte { return text[s.start:s.end] }
@@ -82,12 +56,12 @@ const (
 )
 
 // learn takes the shape of a text that f was read from and hb accepted, if it can.
-func (s *shape) learn(text []byte, f *fields, hb *engine.Heartbeat) {
-	if f.escaped || len(text) > maxShapeBytes {
+func (s *shape) learn(text []byte, m *members, hb *Heartbeat) {
+	if m.escaped || len(text) > maxShapeBytes {
 		return // unescaping has changed the text
 	}
 	copy(s.text[:], text)
-	spans := f.spans
+	spans := m.spans
 	for _, id := range []valueKind{valueUser, valueDevice} {
 		spans[id-1].start++
 		spans[id-1].end--
@@ -103,8 +77,8 @@ func (s *shape) learn(text []byte, f *fields, hb *engine.Heartbeat) {
 	s.status = hb.Status
 }
 
-// read fills hb from a text of this shape. False: it is not, or it is not certain; hb means nothing then.
-func (s *shape) read(text []byte, hb *engine.Heartbeat) bool {
+// match fills hb from a text of this shape. False: it is not, or it is not certain; hb means nothing then.
+func (s *shape) match(text []byte, hb *Heartbeat) bool {
 	if s.values[0].kind == valueNone {
 		return false
 	}
@@ -149,11 +123,11 @@ func (s *shape) literal(p *parser, l span) bool {
 
 // canonicalID reads an id that is written as it must be.
 func (p *parser) canonicalID(id *uuid.UUID) bool {
-	if len(p.json)-p.at < idTextLength {
+	if len(p.json)-p.at < idBytes {
 		return false
 	}
-	p.at += idTextLength
-	return parseCanonicalID(id, p.json[p.at-idTextLength:p.at])
+	p.at += idBytes
+	return parseCanonicalID(id, p.json[p.at-idBytes:p.at])
 }
 
 // plainSource reads a source of ASCII, without escapes, and returns it trimmed.
@@ -169,12 +143,12 @@ func (p *parser) plainSource() (source []byte, ok bool) {
 			return nil, false
 		}
 	}
-	source = trim(p.json[start:p.at])
-	return source, p.take('"') && len(source) > 0 && len(source) <= maxSourceBytes
+	source = TrimSpace(p.json[start:p.at])
+	return source, p.take('"') && len(source) > 0 && len(source) <= MaxSourceBytes
 }
 
 // plainInteger reads a number without sign, fraction and exponent. What follows is the next literal's business.
 func (p *parser) plainInteger() (n uint64, ok bool) {
 	n, ok = p.digits()
-	return n, ok && n <= maxInteger
+	return n, ok && n <= MaxInteger
 }

@@ -1,4 +1,4 @@
-package server
+package wire
 
 import (
 	"bytes"
@@ -10,6 +10,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"rollcall/internal/testwire"
 )
 
 // framed is what cutting a body into lines should give.
@@ -22,7 +24,7 @@ type framed struct {
 const tooLongText = "\x00"
 
 func (f *framed) add(line int, text string) {
-	if len(text) > maxBodyBytes {
+	if len(text) > MaxBodyBytes {
 		text = tooLongText
 	}
 	f.texts, f.lines = append(f.texts, text), append(f.lines, line)
@@ -31,7 +33,7 @@ func (f *framed) add(line int, text string) {
 // referenceLines has all of the body in memory.
 func referenceLines(body []byte) (f framed) {
 	for i, line := range strings.Split(string(body), "\n") {
-		if len(line) > maxBodyBytes || strings.Trim(line, " \t\r\n") != "" {
+		if len(line) > MaxBodyBytes || strings.Trim(line, " \t\r\n") != "" {
 			f.add(i+1, line)
 		}
 	}
@@ -54,7 +56,7 @@ func referenceElements(body []byte) (f framed) {
 		element, closing := text[:end], text[end]
 		text = text[end+1:]
 		switch {
-		case strings.Trim(element, " \t\r\n") != "" || len(element) > maxBodyBytes:
+		case strings.Trim(element, " \t\r\n") != "" || len(element) > MaxBodyBytes:
 			f.add(len(f.texts)+1, element)
 		case closing == ',' || len(f.texts) > 0:
 			f.broken = len(f.texts) + 1
@@ -110,27 +112,27 @@ func (p *pieces) Read(dst []byte) (int, error) {
 	return n, nil
 }
 
-// cutAll runs lines to its end.
-func cutAll(t *testing.T, l *lines, body io.Reader, array bool) (f framed, err error) {
-	l.reset(body, array)
+// cutAll runs a splitter to the end of its body.
+func cutAll(t *testing.T, s *Splitter, body io.Reader, array bool) (f framed, err error) {
+	s.Reset(array)
 	for {
-		text, c := l.next()
+		text, c := s.Next()
 		switch c {
-		case cutText:
-			f.add(l.number, string(text))
-		case cutTooLong:
-			f.texts, f.lines = append(f.texts, tooLongText), append(f.lines, l.number)
-		case cutMore:
-			if err := l.fill(); err != nil {
+		case CutText:
+			f.add(s.Number(), string(text))
+		case CutTooLong:
+			f.texts, f.lines = append(f.texts, tooLongText), append(f.lines, s.Number())
+		case CutMore:
+			if err := s.Fill(body); err != nil {
 				return f, err
 			}
-			if l.end > len(l.window) || l.at > l.scanned || l.scanned > l.end {
-				t.Fatalf("at %d, scanned %d, end %d", l.at, l.scanned, l.end)
+			if s.end > len(s.window) || s.at > s.scanned || s.scanned > s.end {
+				t.Fatalf("at %d, scanned %d, end %d", s.at, s.scanned, s.end)
 			}
-		case cutEnd:
+		case CutEnd:
 			return f, nil
-		case cutBroken:
-			f.broken = l.number + 1
+		case CutBroken:
+			f.broken = s.Number() + 1
 			return f, nil
 		}
 	}
@@ -138,8 +140,8 @@ func cutAll(t *testing.T, l *lines, body io.Reader, array bool) (f framed, err e
 
 func checkFraming(t *testing.T, body []byte, array bool, seed uint64) {
 	t.Helper()
-	l := &lines{window: make([]byte, windowBytes)}
-	got, err := cutAll(t, l, &pieces{rest: body, rng: rand.New(rand.NewPCG(seed, 1))}, array)
+	s := NewSplitter()
+	got, err := cutAll(t, s, &pieces{rest: body, rng: rand.New(rand.NewPCG(seed, 1))}, array)
 	want := referenceLines(body)
 	if array {
 		want = referenceElements(body)
@@ -156,10 +158,10 @@ func checkFraming(t *testing.T, body []byte, array bool, seed uint64) {
 	}
 }
 
-// FuzzLines compares with cutters that have the whole body, whatever the reads that bring it.
-func FuzzLines(f *testing.F) {
+// FuzzSplitter compares with cutters that have the whole body, whatever the reads that bring it.
+func FuzzSplitter(f *testing.F) {
 	for _, body := range []string{"", "\n", "a\nb", "a\r\n\n \nb\n", "[]", "[ ]", " [1,2] ", "[1,]", "[,1]", "[1", "[1]x", "[[1,2],{\"a\":[1,\"]\"]}]",
-		`["\"],[", "\\"]`, `["\`, "{}", "[1]\n[2]", "[}]", "[1,,2]", "[\"\x00\"]", validBody + "\n" + validBody, "[" + validBody + "," + validBody + "]"} {
+		`["\"],[", "\\"]`, `["\`, "{}", "[1]\n[2]", "[}]", "[1,,2]", "[\"\x00\"]", testwire.Body + "\n" + testwire.Body, "[" + testwire.Body + "," + testwire.Body + "]"} {
 		f.Add([]byte(body), false, uint16(0), uint64(1))
 		f.Add([]byte(body), true, uint16(16<<10-3), uint64(2))
 	}
@@ -173,10 +175,10 @@ func FuzzLines(f *testing.F) {
 	})
 }
 
-// TestLinesAtTheBounds: a text of 16 KiB is whole, one byte more is too long, and what follows is not disturbed.
-func TestLinesAtTheBounds(t *testing.T) {
+// TestSplitterAtTheBounds: a text of 16 KiB is whole, one byte more is too long, and what follows is not disturbed.
+func TestSplitterAtTheBounds(t *testing.T) {
 	for seed := range uint64(20) {
-		for _, n := range []int{maxBodyBytes - 1, maxBodyBytes, maxBodyBytes + 1, windowBytes - 1, windowBytes, 3*windowBytes + 7} {
+		for _, n := range []int{MaxBodyBytes - 1, MaxBodyBytes, MaxBodyBytes + 1, windowBytes - 1, windowBytes, 3*windowBytes + 7} {
 			long := strings.Repeat("x", n)
 			checkFraming(t, []byte("a\n"+long+"\nb\n"+long), false, seed)
 			checkFraming(t, []byte(`[1,"`+long[2:]+`",2,`+long+`]`), true, seed)
@@ -186,10 +188,10 @@ func TestLinesAtTheBounds(t *testing.T) {
 	}
 }
 
-func TestLinesGiveUpWithTheBody(t *testing.T) {
+func TestSplitterGivesUpWithTheBody(t *testing.T) {
 	broken := errors.New("broken")
-	l := &lines{window: make([]byte, windowBytes)}
-	f, err := cutAll(t, l, &pieces{rest: []byte("a\nb\nc"), rng: rand.New(rand.NewPCG(1, 1)), err: broken}, false)
+	s := NewSplitter()
+	f, err := cutAll(t, s, &pieces{rest: []byte("a\nb\nc"), rng: rand.New(rand.NewPCG(1, 1)), err: broken}, false)
 	if !errors.Is(err, broken) || fmt.Sprint(f.texts) != "[a b]" {
 		t.Errorf("%q, %v: the last line may have been cut and must not count", f.texts, err)
 	}

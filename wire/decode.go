@@ -1,4 +1,4 @@
-package server
+package wire
 
 import (
 	"encoding/binary"
@@ -8,88 +8,87 @@ import (
 	"unicode/utf8"
 )
 
-// maxInteger is the largest integer that a JavaScript number holds exactly, 2^53-1; no number of a heartbeat is larger.
-const maxInteger = 1<<53 - 1
-
-// noInteger stands for a number field that is missing or not an integer in plain digits. It is over maxInteger, so the
-// range check that every number field has refuses it.
+// noInteger stands for a number field that is missing or not an integer in plain digits. It is over
+// MaxInteger, so the range check that every number field has refuses it.
 const noInteger = math.MaxUint64
 
-// notText stands for a string field that holds some other type. One byte of invalid UTF-8 is not blank, no id, no status
-// and no source, so every check of a string field refuses it.
+// notText stands for a string field that holds some other type. One byte of invalid UTF-8 is not
+// blank, no id, no status and no source, so every check of a string field refuses it.
 var notText = []byte{0xff}
 
 // maxDepth bounds the nesting of values that are skipped, the top-level object included.
 const maxDepth = 64
 
-// fields is the body of a heartbeat, read but not judged. A string field is nil when it is missing or null.
-// The strings point into the body.
-type fields struct {
+// members are the fields of a heartbeat as its text has them, not checked yet. A string is nil when
+// it is missing or null. The strings point into the text.
+type members struct {
 	schemaVersion, sentAtMS, seq, ttlMS uint64
 	userID, deviceID, status, source    []byte
 
-	// For shape: where the values of some fields stood, by valueKind from 1, quotes included, and whether the body was changed.
+	// For shape: where the values of some fields stood, by valueKind from 1, quotes included, and
+	// whether the text was changed.
 	spans   [valueCount]span
 	escaped bool
 }
 
-// decode reads body, which must be one JSON object and nothing after it; else it returns false and f means nothing.
-// Escaped strings are unescaped in place: body is changed, and stays the caller's.
-func (f *fields) decode(body []byte) bool {
-	*f = fields{schemaVersion: noInteger, sentAtMS: noInteger, seq: noInteger, ttlMS: noInteger}
-	p := parser{json: body}
+// parse reads text, which must be one JSON object and nothing after it; else it returns false and m
+// means nothing. Escaped strings are unescaped in place: text is changed, and stays the caller's.
+func (m *members) parse(text []byte) bool {
+	*m = members{schemaVersion: noInteger, sentAtMS: noInteger, seq: noInteger, ttlMS: noInteger}
+	p := parser{json: text}
 	p.space()
 	if !p.take('{') {
 		return false
 	}
 	for p.space(); !p.take('}'); p.space() {
 		key, ok := p.key()
-		if !ok || !f.member(&p, key) || !p.more('}') {
+		if !ok || !m.member(&p, key) || !p.more('}') {
 			return false
 		}
 	}
 	p.space()
-	f.escaped = p.escaped
+	m.escaped = p.escaped
 	return p.at == len(p.json)
 }
 
 // member reads the value of one member of the top-level object. An unknown one is skipped.
-func (f *fields) member(p *parser, key []byte) (ok bool) {
+func (m *members) member(p *parser, key []byte) (ok bool) {
 	var varies valueKind
 	start := p.at
 	switch string(key) {
 	case "schema_version":
-		f.schemaVersion, ok = p.integer()
+		m.schemaVersion, ok = p.integer()
 	case "user_id":
-		f.userID, ok = p.string()
+		m.userID, ok = p.string()
 		varies = valueUser
 	case "device_id":
-		f.deviceID, ok = p.string()
+		m.deviceID, ok = p.string()
 		varies = valueDevice
 	case "status":
-		f.status, ok = p.string()
+		m.status, ok = p.string()
 	case "source":
-		f.source, ok = p.string()
+		m.source, ok = p.string()
 		varies = valueSource
 	case "sent_at_ms":
-		f.sentAtMS, ok = p.integer()
+		m.sentAtMS, ok = p.integer()
 		varies = valueSentAtMS
 	case "seq":
-		f.seq, ok = p.integer()
+		m.seq, ok = p.integer()
 		varies = valueSeq
 	case "ttl_ms":
-		f.ttlMS, ok = p.integer()
+		m.ttlMS, ok = p.integer()
 		varies = valueTTLMS
 	default:
 		ok = p.skip(1)
 	}
 	if varies != valueNone {
-		f.spans[varies-1] = span{uint16(start), uint16(p.at)}
+		m.spans[varies-1] = span{uint16(start), uint16(p.at)}
 	}
 	return ok
 }
 
-// parser is a place in a JSON text (json[at] is next). Its methods return false, or ok=false, where the text leaves the grammar of RFC 8259.
+// parser is a place in a JSON text (json[at] is next). Its methods return false, or ok=false, where
+// the text leaves the grammar of RFC 8259.
 type parser struct {
 	json    []byte
 	at      int
@@ -216,8 +215,8 @@ func (p *parser) literal(word string) bool {
 	return true
 }
 
-// number reads a number. One with a fraction or an exponent, below zero or over maxInteger yields some value over
-// maxInteger; -0 is 0.
+// number reads a number. One with a fraction or an exponent, below zero or over MaxInteger yields some value over
+// MaxInteger; -0 is 0.
 func (p *parser) number() (n uint64, ok bool) {
 	negative := p.take('-')
 	if n, ok = p.digits(); !ok {
@@ -242,7 +241,7 @@ func (p *parser) number() (n uint64, ok bool) {
 	return n, true
 }
 
-// digits reads the integer part of a number: no digit stands behind a leading zero. A value over maxInteger stays so
+// digits reads the integer part of a number: no digit stands behind a leading zero. A value over MaxInteger stays so
 // and does not wrap around.
 func (p *parser) digits() (n uint64, ok bool) {
 	start := p.at
@@ -262,7 +261,7 @@ func (p *parser) digits() (n uint64, ok bool) {
 		if d > 9 {
 			break
 		}
-		if n <= maxInteger {
+		if n <= MaxInteger {
 			n = n*10 + uint64(d)
 		}
 	}

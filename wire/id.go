@@ -1,4 +1,4 @@
-package server
+package wire
 
 import (
 	"bytes"
@@ -9,15 +9,18 @@ import (
 	"github.com/google/uuid"
 )
 
-// idForm is how an identifier is written.
-type idForm uint8
+// IDForm is how an identifier is written.
+type IDForm uint8
 
+// The forms of an identifier.
 const (
-	idInvalid    idForm = iota // not a UUID in the canonical form
-	idOtherForm                // one but for upper case or space around it
-	idCanonical                // 36 characters, lowercase
-	idTextLength = 36
+	IDInvalid   IDForm = iota // not a UUID in the canonical form
+	IDOtherForm               // a UUID in upper case, or with space around it
+	IDCanonical               // 36 characters, lowercase
 )
+
+// idBytes is the length of an identifier's text.
+const idBytes = 36
 
 // hexValue is the value of a hexadecimal digit, with hexUpper set for A to F; hexNone for all else.
 var hexValue = func() (values [256]byte) {
@@ -42,14 +45,14 @@ const (
 // hexPairs is where the sixteen bytes of a UUID stand in its text.
 var hexPairs = [16]uint8{0, 2, 4, 6, 9, 11, 14, 16, 19, 21, 24, 26, 28, 30, 32, 34}
 
-// parseID reads an identifier. The id is valid unless the form is idInvalid.
-func parseID(text []byte) (id uuid.UUID, form idForm) {
+// ParseID reads an identifier. The id is valid unless the form is IDInvalid.
+func ParseID(text []byte) (id uuid.UUID, form IDForm) {
 	if parseCanonicalID(&id, text) {
-		return id, idCanonical
+		return id, IDCanonical
 	}
-	t := trim(text)
-	if len(t) != idTextLength || t[8] != '-' || t[13] != '-' || t[18] != '-' || t[23] != '-' {
-		return id, idInvalid
+	t := TrimSpace(text)
+	if len(t) != idBytes || t[8] != '-' || t[13] != '-' || t[18] != '-' || t[23] != '-' {
+		return id, IDInvalid
 	}
 	var seen byte
 	for i, at := range hexPairs {
@@ -59,11 +62,11 @@ func parseID(text []byte) (id uuid.UUID, form idForm) {
 	}
 	switch {
 	case seen&hexNone != 0 || !hasVersion(&id):
-		return id, idInvalid
+		return id, IDInvalid
 	case seen&hexUpper != 0 || len(t) != len(text):
-		return id, idOtherForm
+		return id, IDOtherForm
 	}
-	return id, idCanonical
+	return id, IDCanonical
 }
 
 // hasVersion reports whether the id is of a version and variant that there are.
@@ -75,7 +78,7 @@ func hasVersion(id *uuid.UUID) bool {
 // parseCanonicalID reads an identifier that is written as nearly all are, eight digits at a time. False: look closer. It stores the
 // id in two words, as the table loads it: a load of what narrower stores have just written waits for them.
 func parseCanonicalID(id *uuid.UUID, t []byte) bool {
-	if len(t) != idTextLength || t[8] != '-' || t[13] != '-' || t[18] != '-' || t[23] != '-' {
+	if len(t) != idBytes || t[8] != '-' || t[13] != '-' || t[18] != '-' || t[23] != '-' {
 		return false
 	}
 	le := binary.LittleEndian
@@ -100,8 +103,8 @@ func fromHex(w uint64) (four uint32, wrong uint64) {
 	return uint32(n | n>>16), wrong
 }
 
-// trim cuts white space off both ends, as JavaScript's String.prototype.trim understands it.
-func trim(text []byte) []byte {
+// TrimSpace cuts white space off both ends, as JavaScript's String.prototype.trim understands it.
+func TrimSpace(text []byte) []byte {
 	if len(text) > 0 && graphic(text[0]) && graphic(text[len(text)-1]) {
 		return text
 	}

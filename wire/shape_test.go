@@ -1,22 +1,25 @@
-package server
+package wire
 
 import (
 	"fmt"
 	"strings"
 	"testing"
 
-	"rollcall/engine"
+	"rollcall/internal/testwire"
 )
 
 // byDecoder is what the decoder makes of a line: the reference for shape.
-func byDecoder(line string) (hb engine.Heartbeat, refusal reply, f fields, text []byte) {
+func byDecoder(line string) (hb Heartbeat, problem Problem, m members, text []byte) {
 	text = []byte(line)
 	text = text[:len(text):len(text)]
-	refusal = f.read(text, &hb)
-	return hb, refusal, f, text
+	problem = InvalidJSON
+	if m.parse(text) {
+		problem = m.check(&hb)
+	}
+	return hb, problem, m, text
 }
 
-func sameHeartbeat(a, b *engine.Heartbeat) bool {
+func sameHeartbeat(a, b *Heartbeat) bool {
 	return a.User == b.User && a.Device == b.Device && a.Status == b.Status && string(a.Source) == string(b.Source) &&
 		a.SentAtMS == b.SentAtMS && a.Seq == b.Seq && a.TTLMS == b.TTLMS
 }
@@ -24,21 +27,21 @@ func sameHeartbeat(a, b *engine.Heartbeat) bool {
 // checkShape learns from one line and reads another: what the shape takes, the decoder must take, with the same result.
 func checkShape(t *testing.T, first, second string) (taken bool) {
 	t.Helper()
-	learned, refusal, f, text := byDecoder(first)
-	if refusal != none {
+	learned, problem, m, text := byDecoder(first)
+	if problem != Valid {
 		return false
 	}
 	var s shape
-	s.learn(text, &f, &learned)
-	var got engine.Heartbeat
+	s.learn(text, &m, &learned)
+	var got Heartbeat
 	line := []byte(second)
-	taken = s.read(line[:len(line):len(line)], &got)
+	taken = s.match(line[:len(line):len(line)], &got)
 	if string(line) != second {
 		t.Errorf("after %q the shape changed %q to %q", first, second, line)
 	}
-	want, refusal, _, _ := byDecoder(second)
-	if taken && (refusal != none || !sameHeartbeat(&got, &want)) {
-		t.Errorf("after %q the shape read %q as %+v; the decoder answers %d, %+v", first, second, got, refusal, want)
+	want, problem, _, _ := byDecoder(second)
+	if taken && (problem != Valid || !sameHeartbeat(&got, &want)) {
+		t.Errorf("after %q the shape read %q as %+v; the decoder answers %d, %+v", first, second, got, problem, want)
 	}
 	return taken
 }
@@ -85,8 +88,8 @@ func TestShape(t *testing.T) {
 		line("source", `"\u0041"`):  false,
 		line("source", `"é"`):       false,
 		line("source", "null"):      false,
-		line("source", `"`+strings.Repeat("s", maxSourceBytes)+`"`):   true,
-		line("source", `"`+strings.Repeat("s", maxSourceBytes+1)+`"`): false,
+		line("source", `"`+strings.Repeat("s", MaxSourceBytes)+`"`):   true,
+		line("source", `"`+strings.Repeat("s", MaxSourceBytes+1)+`"`): false,
 		line("end", "} "):      false,
 		line("end", ""):        false,
 		line("end", "}}"):      false,
@@ -103,7 +106,7 @@ func TestShape(t *testing.T) {
 	if long := line("source", `"d"`, "end", strings.Repeat(" ", maxShapeBytes)+"}"); checkShape(t, long, long) {
 		t.Error("learned from a line that is too long")
 	}
-	if new(shape).read([]byte(line()), &engine.Heartbeat{}) {
+	if new(shape).match([]byte(line()), &Heartbeat{}) {
 		t.Error("a shape that learned nothing took a line")
 	}
 }
@@ -113,9 +116,9 @@ func FuzzShape(f *testing.F) {
 	f.Add(line("seq", "-0", "sent", "1"), line("seq", "10", "sent", "1.5"))
 	f.Add(line("end", `,"seq":3,"user_id":"`+otherUser+`"}`), line("end", `,"seq":4,"user_id":"`+otherDevice+`"}`))
 	f.Add(line("source", `"\u0064aemon"`), line("source", `"daemon"`))
-	f.Add(validBody, line())
+	f.Add(testwire.Body, line())
 	f.Fuzz(func(t *testing.T, first, second string) {
-		if len(first) > maxBodyBytes || len(second) > maxBodyBytes {
+		if len(first) > MaxBodyBytes || len(second) > MaxBodyBytes {
 			return
 		}
 		checkShape(t, first, second)
