@@ -20,6 +20,7 @@ import (
 	"rollcall/engine"
 	"rollcall/engine/broadcast"
 	"rollcall/server"
+	"rollcall/token"
 	"rollcall/wal"
 	"rollcall/wire"
 )
@@ -190,12 +191,12 @@ var streamRequests = sync.OnceValue(func() [][]byte {
 	all := make([][]byte, streamUsers)
 	for n := range all {
 		user := streamUser(n).String()
-		token, err := server.SignToken(signingKey, server.Token{UserID: user, ExpMS: time.Now().Add(24 * time.Hour).UnixMilli()})
+		text, err := token.Sign(signingKey, token.Claims{UserID: user, Scope: []string{wire.ScopeRead}, ExpMS: time.Now().Add(24 * time.Hour).UnixMilli()})
 		if err != nil {
 			panic(err)
 		}
-		all[n] = fmt.Appendf(nil, "GET /api/v1/mobile/presence/stream?user_id=%s HTTP/1.1\r\nHost: bench\r\n"+
-			"Authorization: Bearer %s\r\nConnection: close\r\n\r\n", user, token)
+		all[n] = fmt.Appendf(nil, "GET "+wire.StreamPath+"?user_id=%s HTTP/1.1\r\nHost: bench\r\n"+
+			"Authorization: Bearer %s\r\nConnection: close\r\n\r\n", user, text)
 	}
 	return all
 })

@@ -11,6 +11,7 @@ import (
 	"github.com/goccy/go-json"
 	"github.com/google/uuid"
 
+	"rollcall/token"
 	"rollcall/wire"
 )
 
@@ -87,13 +88,13 @@ func (s *Server) debugToken(w http.ResponseWriter, r *http.Request) {
 		writeAnswer(w, invalidUserID)
 		return
 	}
-	token, err := s.pageToken(user)
+	minted, err := s.pageToken(user)
 	if err != nil { // the last key went in this moment
 		writeAnswer(w, signingNotConfigured)
 		return
 	}
 	w.Header().Set("Cache-Control", "no-store")
-	writeJSON(w, http.StatusOK, []byte(`{"token":"`+token+`"}`))
+	writeJSON(w, http.StatusOK, []byte(`{"token":"`+minted+`"}`))
 }
 
 // pageHeader has to be on a request for a token. Another site's page cannot set it without asking first, and is told no.
@@ -124,10 +125,11 @@ func (s *Server) pageToken(user uuid.UUID) (string, error) {
 	if len(keys) == 0 {
 		return "", errors.New("server: no signing key")
 	}
-	return SignToken(keys[0], Token{
+	return token.Sign(keys[0], token.Claims{
 		TokenID:    rand.Text(),
 		UserID:     user.String(),
 		DeviceID:   uuid.NewString(),
+		Scope:      []string{wire.ScopeRead},
 		ExpMS:      now.Add(pageTokenTTL).UnixMilli(),
 		IssuedAtMS: now.UnixMilli(),
 	})

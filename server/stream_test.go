@@ -2,9 +2,6 @@ package server
 
 import (
 	"bufio"
-	"bytes"
-	"crypto/hmac"
-	"crypto/sha256"
 	"encoding/base64"
 	"errors"
 	"fmt"
@@ -20,16 +17,17 @@ import (
 
 	"rollcall/engine/broadcast"
 	"rollcall/internal/testwait"
+	"rollcall/token"
 	"rollcall/wire"
 )
 
 func sign(t testing.TB, key, payload string) string {
 	t.Helper()
-	token, err := SignPayload(key, []byte(payload))
+	text, err := token.SignPayload(key, []byte(payload))
 	if err != nil {
 		t.Fatal(err)
 	}
-	return token
+	return text
 }
 
 // payload is a good token's with some JSON added behind, where a duplicate name replaces the good value.
@@ -291,63 +289,6 @@ func TestStreamTurnedAway(t *testing.T) {
 		}
 	}
 	testwait.Until(t, "connections of earlier requests are closed", func() bool { return r.conns.Load() == 0 })
-}
-
-func TestSignToken(t *testing.T) {
-	exp := testNow.UnixMilli() + 1000
-	token, err := SignToken(testKey, Token{TokenID: "t", UserID: testUser, DeviceID: testDevice, ExpMS: exp, IssuedAtMS: 5})
-	if err != nil {
-		t.Fatal(err)
-	}
-	first, second, _ := strings.Cut(token, ".")
-	got, err := base64.RawURLEncoding.DecodeString(first)
-	want := fmt.Sprintf(`{"token_id":"t","user_id":%q,"device_id":%q,"scope":["presence:read"],"exp_ms":%d,"issued_at_ms":5}`,
-		testUser, testDevice, exp)
-	if err != nil || string(got) != want {
-		t.Errorf("payload %s (%v)\n   want %s", got, err, want)
-	}
-	mac := hmac.New(sha256.New, []byte(testKey))
-	mac.Write([]byte(first))
-	if want := base64.RawURLEncoding.EncodeToString(mac.Sum(nil)); second != want {
-		t.Errorf("signature %s, want %s", second, want)
-	}
-	r := start(t, nil)
-	r.follow(t, streamText("?user_id="+testUser, token))
-
-	for key, user := range map[string]string{"": testUser, "k": strings.ToUpper(testDevice), "k2": "bob"} {
-		if _, err := SignToken(key, Token{UserID: user}); err == nil {
-			t.Errorf("SignToken(%q, %q) is no error", key, user)
-		}
-	}
-}
-
-// FuzzStreamToken: no token passes but those that a key signed, and nothing makes the check panic.
-func FuzzStreamToken(f *testing.F) {
-	o := testOptions()
-	s, err := New(newFake(), o)
-	if err != nil {
-		f.Fatal(err)
-	}
-	good := sign(f, testKey, payload(""))
-	for _, token := range []string{good, good + ".", "a.b", ".", "", good[:len(good)-2] + "\r\n", sign(f, testKey, "null")} {
-		f.Add([]byte(token), []byte(payload("")))
-	}
-	f.Add([]byte(good), []byte(`{"exp_ms":1e999,"scope":[[],{}],"user_id":{}}`))
-	f.Fuzz(func(t *testing.T, token, text []byte) {
-		first, second, _ := bytes.Cut(token, []byte("."))
-		signed := base64.RawURLEncoding.EncodeToString(signature(testKey, first)) == string(second)
-		if _, refusal := s.verify(token, testUser, testNow); refusal == none && !signed {
-			t.Fatalf("%q passes", token)
-		}
-		own := []byte(sign(t, testKey, string(text)))
-		until, refusal := s.verify(own, testUser, testNow)
-		if refusal == none && !(until > float64(testNow.UnixMilli())) {
-			t.Fatalf("%q passes, but ended at %g", text, until)
-		}
-		if refusal != none && string(text) == payload("") {
-			t.Fatalf("%q is refused: %s", text, answers[refusal].details)
-		}
-	})
 }
 
 // A stream's connection must not keep fasthttp's reader, nor ours.

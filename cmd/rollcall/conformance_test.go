@@ -15,9 +15,9 @@ import (
 	"testing"
 	"time"
 
-	"github.com/google/uuid"
+	"rollcall/token"
 
-	"rollcall/server"
+	"github.com/google/uuid"
 )
 
 func errorBody(code, details string) string {
@@ -458,11 +458,11 @@ func TestStreamChecks(t *testing.T) {
 }
 
 func signRaw(key, payload string) string {
-	token, err := server.SignPayload(key, []byte(payload))
+	text, err := token.SignPayload(key, []byte(payload))
 	if err != nil {
 		panic(err)
 	}
-	return token
+	return text
 }
 
 // TestStreamBytes holds the stream to the byte: head, snapshot, live frame, escaping, chunk framing, HTTP/1.0.

@@ -6,6 +6,8 @@ import (
 	"strings"
 	"time"
 
+	"rollcall/wire"
+
 	"github.com/google/uuid"
 )
 
@@ -40,12 +42,12 @@ and paste this into a second terminal, as often as you like: the device shows on
 
 %[8]s -i -X POST -H 'Authorization: Bearer %[3]s' \
   -d '{"schema_version":1,"user_id":"%[4]s","device_id":"%[5]s","status":"online","source":"curl","sent_at_ms":'$(date +%%s)000',"seq":'$(date +%%s)',"ttl_ms":%[7]d}' \
-  '%[1]s/api/v1/daemon/presence/heartbeat'
+  '%[1]s`+wire.HeartbeatPath+`'
 
 Without a browser, this follows the same user:
 
 %[8]s -N -H 'Authorization: Bearer %[2]s' \
-  '%[1]s/api/v1/mobile/presence/stream?user_id=%[4]s'
+  '%[1]s`+wire.StreamPath+`?user_id=%[4]s'
 
 Ctrl-C stops the server.
 

@@ -5,9 +5,10 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/google/uuid"
+	"rollcall/token"
+	"rollcall/wire"
 
-	"rollcall/server"
+	"github.com/google/uuid"
 )
 
 type tokenCmd struct {
@@ -23,7 +24,7 @@ func (tokenCmd) Help() string {
 The token goes to standard output, alone:
 
   curl -N -H "Authorization: Bearer $(rollcall token --user UUID)" \
-    "http://127.0.0.1:8787/api/v1/mobile/presence/stream?user_id=UUID"`
+    "http://127.0.0.1:8787` + wire.StreamPath + `?user_id=UUID"`
 }
 
 // Run prints a token.
@@ -44,21 +45,21 @@ func (c tokenCmd) Run() error {
 	if c.Device == uuid.Nil {
 		c.Device = uuid.New()
 	}
-	token, err := streamToken(keys[0], c.User, c.Device, c.TTL)
+	text, err := streamToken(keys[0], c.User, c.Device, c.TTL)
 	if err != nil {
 		return err
 	}
-	fmt.Println(token)
+	fmt.Println(text)
 	return nil
 }
 
 func streamToken(key string, user, device uuid.UUID, ttl time.Duration) (string, error) {
 	now := time.Now()
-	return server.SignToken(key, server.Token{
+	return token.Sign(key, token.Claims{
 		TokenID:    uuid.NewString(),
 		UserID:     user.String(),
 		DeviceID:   device.String(),
-		Scope:      []string{"presence:read"},
+		Scope:      []string{wire.ScopeRead},
 		ExpMS:      now.Add(ttl).UnixMilli(),
 		IssuedAtMS: now.UnixMilli(),
 	})
