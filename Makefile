@@ -21,18 +21,23 @@ run: build ## start the server with throw-away secrets and print curl lines to p
 build: ## build bin/rollcall
 	$(GO) build -ldflags '$(LDFLAGS)' -o bin/rollcall ./cmd/rollcall
 
-test: ## run every test
+test: ## run every test of every module; those of test/ and deploy/check read files that Go's test cache does not watch
 	$(GO) test ./...
+	$(GO) test -C bench ./...
+	$(GO) test -C test -count=1 -timeout 30m ./...
+	$(GO) test -C deploy/check -count=1 ./...
 
 race: ## run the tests under the race detector; the slabs lie on the Go heap then, where it can see them
 	$(GO) test -race -short ./...
+	$(GO) test -C test -race -short -count=1 -run '^TestHistoriesUnderChurn$$'
 
 lint: ## gofmt, vet, staticcheck
 	@unformatted=$$(gofmt -l $$(git ls-files '*.go')); test -z "$$unformatted" || { echo "gofmt: $$unformatted"; exit 1; }
 	$(GO) vet ./...
 	GOOS=darwin $(GO) vet ./...
-	cd bench && $(GO) vet ./...
-	cd deploy/check && $(GO) vet ./...
+	$(GO) vet -C bench ./...
+	$(GO) vet -C test ./...
+	$(GO) vet -C deploy/check ./...
 	$(GO) run $(STATICCHECK) ./...
 
 fuzz: ## run every fuzz target for FUZZTIME each
@@ -45,33 +50,33 @@ fuzz: ## run every fuzz target for FUZZTIME each
 
 crash: build ## lose what was not synced some thousand times, fail every fourth file operation, kill -9 fifty times in checkpoints
 	ROLLCALL_CRASH_SEEDS=20 ROLLCALL_FAULTS=4 $(GO) test -count=1 -run '^(TestCrash|TestEveryOperationFailing)$$' -v ./engine
-	ROLLCALL_CRASH_ROUNDS=25 $(GO) test -count=1 -run '^TestCrash$$' -v ./cmd/rollcall
-	ROLLCALL_CRASH_ROUNDS=50 $(GO) test -count=1 -run '^TestCrashInCheckpoint$$' -v ./cmd/rollcall
+	ROLLCALL_CRASH_ROUNDS=25 $(GO) test -C test -count=1 -run '^TestCrash$$' -v
+	ROLLCALL_CRASH_ROUNDS=50 $(GO) test -C test -count=1 -run '^TestCrashInCheckpoint$$' -v
 
 soak: ## churn for SOAK, and fail when memory, goroutines, descriptors or the disk grow
-	ROLLCALL_SOAK=$(SOAK) $(GO) test -count=1 -timeout 0 -run '^TestSoak$$' -v ./cmd/rollcall
+	ROLLCALL_SOAK=$(SOAK) $(GO) test -C test -count=1 -timeout 0 -run '^TestSoak$$' -v
 
 interop: client-ts ## install the npm client that the interoperability test uses, and build the TypeScript client
-	npm ci --silent --no-audit --no-fund --prefix cmd/rollcall/testdata/interop
+	npm ci --silent --no-audit --no-fund --prefix test/interop
 
 browser: ## try the page and browser streams in headless Chromium, which has to be there; `make test` does it if it is
-	ROLLCALL_BROWSER=required $(GO) test -count=1 -run '^TestBrowser' ./cmd/rollcall
+	ROLLCALL_BROWSER=required $(GO) test -C test -count=1 -run '^TestBrowser'
 
 screenshot: ## make docs/page.png, in two minutes
-	ROLLCALL_BROWSER=required ROLLCALL_SCREENSHOT=$(CURDIR)/docs/page.png $(GO) test -count=1 -run '^TestBrowserScreenshot$$' ./cmd/rollcall
+	ROLLCALL_BROWSER=required ROLLCALL_SCREENSHOT=$(CURDIR)/docs/page.png $(GO) test -C test -count=1 -run '^TestBrowserScreenshot$$'
 
 client-ts: ## check and build the TypeScript client to client/ts/dist, its tests to client/ts/build
 	npm ci --silent --no-audit --no-fund --prefix client/ts
 	npm run --silent --prefix client/ts build
 
-openapi: build ## check docs/openapi.yaml against the answers of a running server
-	cd docs/openapicheck && $(GO) test -count=1 ./...
+openapi: ## check docs/openapi.yaml against the answers of a running server; `make test` does it too
+	$(GO) test -C test -count=1 -run '^TestOpenAPI'
 
 deploy: ## check the Dockerfile and the files of deploy/: unit, manifests, alerts, dashboard; what a tool is missing for is left out
 	cd deploy/check && $(GO) test -count=1 ./... # Go does not see when the files change that these tests read
 
 clean: ## remove what the targets above made; data/ stays
-	rm -rf bin cmd/rollcall/testdata/interop/node_modules client/ts/node_modules client/ts/dist client/ts/build
+	rm -rf bin test/interop/node_modules client/ts/node_modules client/ts/dist client/ts/build
 
 bench: build ## measure for some minutes; raw files to bench/results/short, docs/benchmarks.md and docs/capacity.md from them
 	cd bench && $(GO) run ./cmd/measure -rollcall ../bin/rollcall -results results/short

@@ -1,4 +1,4 @@
-// Run by `make client-ts` and, when that was done, by `go test ./cmd/rollcall`. ROLLCALL_BINARY names the server to test
+// Run by `make client-ts` and, when that was done, by `make test`. ROLLCALL_BINARY names the server to test
 // against; without it only the scripted tests run.
 import assert from 'node:assert/strict'
 import { execFileSync, spawn } from 'node:child_process'

@@ -14,6 +14,7 @@ import (
 
 	"rollcall/engine"
 	"rollcall/engine/broadcast"
+	"rollcall/internal/testwait"
 	"rollcall/wal"
 	"rollcall/wire"
 )
@@ -65,7 +66,7 @@ func benchMetrics(b *testing.B, mode wal.SyncMode, on bool) {
 			Source: []byte("bench"), TTLMS: 1 << 40,
 		}}
 	}
-	follow(b, e, reports[0].User)
+	followInside(b, e, reports[0].User)
 	before := processorTime(b)
 	b.ResetTimer()
 	var running sync.WaitGroup
@@ -94,8 +95,8 @@ func processorTime(b *testing.B) time.Duration {
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
-// follow opens a stream whose client drops what it gets.
-func follow(b *testing.B, e *engine.Engine, user uuid.UUID) {
+// followInside opens a stream whose client drops what it gets.
+func followInside(b *testing.B, e *engine.Engine, user uuid.UUID) {
 	ours, theirs := net.Pipe()
 	conn, err := e.Take(ours)
 	if err == nil {
@@ -113,9 +114,5 @@ func follow(b *testing.B, e *engine.Engine, user uuid.UUID) {
 			}
 		}
 	}()
-	for deadline := time.Now().Add(patience); e.Streams(user) == 0; {
-		if time.Now().After(deadline) {
-			b.Fatal("no stream")
-		}
-	}
+	testwait.Until(b, "the stream is there", func() bool { return e.Streams(user) > 0 })
 }

@@ -20,6 +20,8 @@ import (
 	"github.com/moby/buildkit/frontend/dockerfile/parser"
 	"github.com/moby/patternmatcher"
 	"github.com/moby/patternmatcher/ignorefile"
+
+	"rollcall/internal/testproc"
 )
 
 // stages parses the Dockerfile as BuildKit does. What BuildKit would warn of fails the test.
@@ -188,15 +190,9 @@ func runInEmptyRoot(t *testing.T, final instructions.Stage, out string) {
 			cmd.Env = append(cmd.Env, kv.Key+"="+regexp.MustCompile(`^0\.0\.0\.0:\d+$`).ReplaceAllString(kv.Value, "127.0.0.1:0"))
 		}
 	}
-	logs := &lines{}
-	cmd.Stderr = logs
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	exited := make(chan error, 1)
-	go func() { exited <- cmd.Wait() }()
-	defer cmd.Process.Kill()
-	admin := logs.waitFor(t, servingLine, exited)
+	var logs testproc.Output
+	server := testproc.Start(t, cmd, &logs)
+	admin := server.Await(t, servingLine)[1]
 	resp, err := http.Get("http://" + admin + "/readyz")
 	if err != nil || resp.StatusCode != 200 {
 		t.Fatalf("/readyz: %v %v", resp, err)
@@ -204,11 +200,11 @@ func runInEmptyRoot(t *testing.T, final instructions.Stage, out string) {
 	resp.Body.Close()
 	cmd.Process.Signal(syscall.SIGTERM)
 	select {
-	case err := <-exited:
-		if err != nil {
-			t.Errorf("after SIGTERM: %v\n%s", err, logs.text())
+	case <-server.Exited:
+		if server.Err != nil {
+			t.Errorf("after SIGTERM: %v\n%s", server.Err, &logs)
 		}
 	case <-time.After(30 * time.Second):
-		t.Errorf("did not obey SIGTERM within the stop time of 30 s\n%s", logs.text())
+		t.Errorf("did not obey SIGTERM within the stop time of 30 s\n%s", &logs)
 	}
 }

@@ -1,0 +1,137 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/alecthomas/kong"
+	"github.com/google/uuid"
+	"go.uber.org/goleak"
+
+	"rollcall/internal/testwait"
+)
+
+// startInside runs the whole server within the test, where the race detector and goleak see it.
+func startInside(t *testing.T, sec secrets, flags ...string) *running {
+	t.Helper()
+	var c cli
+	parser, err := kong.New(&c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	args := []string{"serve", "--listen=127.0.0.1:0", "--admin-listen=127.0.0.1:0", "--data-dir=" + t.TempDir()}
+	if _, err := parser.Parse(append(args, flags...)); err != nil {
+		t.Fatal(err)
+	}
+	r, err := c.Serve.start(slog.New(slog.DiscardHandler), sec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+// stop ends a server that startInside started, with everything that it holds.
+func (r *running) stop(t *testing.T) {
+	ctx, cancel := context.WithTimeout(context.Background(), testwait.Limit)
+	defer cancel()
+	r.engine.StopExpiry()
+	if err := r.server.Shutdown(ctx); err != nil {
+		t.Errorf("Shutdown: %v", err)
+	}
+	if err := r.close(); err != nil {
+		t.Errorf("close: %v", err)
+	}
+}
+
+// TestStopLeavesNothing: when a server that took heartbeats and fed streams has stopped, its process has
+// no goroutine and no descriptor more than before.
+func TestStopLeavesNothing(t *testing.T) {
+	before, files := goleak.IgnoreCurrent(), openDescriptors(t)
+	r := startInside(t, secrets{[]string{"ingest"}, []string{"signing"}})
+	url := "http://" + r.public.Addr().String()
+	transport := &http.Transport{}
+	client := &http.Client{Transport: transport, Timeout: testwait.Limit}
+	var streams []io.ReadCloser
+	for range 3 {
+		user := uuid.NewString()
+		beat(t, client, url, user)
+		streams = append(streams, follow(t, client, url, user))
+	}
+	r.stop(t)
+	for _, s := range streams {
+		if _, err := io.Copy(io.Discard, s); err != nil {
+			t.Errorf("a stream did not end in order: %v", err)
+		}
+		s.Close()
+	}
+	transport.CloseIdleConnections()
+	goleak.VerifyNone(t, before,
+		goleak.IgnoreAnyFunction("github.com/valyala/fasthttp.updateServerDate.func1"),    // one for the process
+		goleak.IgnoreAnyFunction("github.com/valyala/fasthttp.(*workerPool).Start.func2")) // ends when it wakes up
+	if now := openDescriptors(t); now > files {
+		t.Errorf("%d descriptors were open before, %d are after", files, now)
+	}
+}
+
+func beat(t *testing.T, client *http.Client, url, user string) {
+	t.Helper()
+	body := fmt.Sprintf(`{"schema_version":1,"user_id":%q,"device_id":%q,"status":"online","source":"x","sent_at_ms":1,"seq":1,"ttl_ms":60000}`,
+		user, uuid.NewString())
+	req, err := http.NewRequest("POST", url+"/api/v1/daemon/presence/heartbeat", strings.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Authorization", "Bearer ingest")
+	resp, err := client.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	io.Copy(io.Discard, resp.Body)
+	resp.Body.Close()
+	if resp.StatusCode != 204 {
+		t.Fatalf("heartbeat: %s", resp.Status)
+	}
+}
+
+// follow opens a stream, reads the snapshot's frame and returns the rest.
+func follow(t *testing.T, client *http.Client, url, user string) io.ReadCloser {
+	t.Helper()
+	token, err := streamToken("signing", uuid.MustParse(user), uuid.New(), time.Hour)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req, err := http.NewRequest("GET", url+"/api/v1/mobile/presence/stream?user_id="+user, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Authorization", "Bearer "+token)
+	resp, err := client.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if line, err := bufio.NewReader(resp.Body).ReadString('\n'); err != nil || !strings.HasPrefix(line, "data: ") {
+		t.Fatalf("stream: %q, %v", line, err)
+	}
+	return resp.Body
+}
+
+// openDescriptors counts this process's descriptors, where it can.
+func openDescriptors(t *testing.T) int {
+	t.Helper()
+	r, w, err := os.Pipe() // the runtime's own come with the first
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Close()
+	w.Close()
+	files, _ := os.ReadDir("/proc/self/fd")
+	return len(files)
+}

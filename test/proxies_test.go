@@ -1,0 +1,231 @@
+package test
+
+import (
+	"bufio"
+	"bytes"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"rollcall/internal/testwait"
+)
+
+// proxy is one of the proxies that deploy/ has a configuration for.
+type proxy struct {
+	name, file string
+	args       func(conf, dir string) []string
+	listen     string   // how the file says which port it listens on
+	idle       []string // how the file says how long a stream may be silent
+}
+
+var proxies = []proxy{
+	{"nginx", "nginx.conf",
+		func(conf, dir string) []string { return []string{"-c", conf, "-p", dir, "-g", "daemon off;"} },
+		"listen 80;", []string{"proxy_read_timeout 60s;", "send_timeout 60s;", "proxy_send_timeout 60s;"}},
+	{"haproxy", "haproxy.cfg",
+		func(conf, dir string) []string { return []string{"-db", "-f", conf} },
+		"bind :80\n", []string{"timeout client          60s", "timeout server          60s"}},
+	{"caddy", "Caddyfile",
+		func(conf, dir string) []string { return []string{"run", "--adapter", "caddyfile", "--config", conf} },
+		"\n:80 {", []string{"read_timeout 60s"}},
+}
+
+// TestProxies: with the configuration that deploy/ ships, but for addresses and a shorter idle time, frames arrive at once,
+// comments keep a silent stream open, heartbeats go over kept connections, and a drain reaches the client as a clean end.
+// Without the proxies it is skipped, unless ROLLCALL_PROXIES is "required".
+func TestProxies(t *testing.T) {
+	for _, p := range proxies {
+		t.Run(p.name, func(t *testing.T) {
+			t.Parallel()
+			if _, err := exec.LookPath(p.name); err != nil {
+				if os.Getenv("ROLLCALL_PROXIES") == "required" {
+					t.Fatal(err)
+				}
+				t.Skip(err)
+			}
+			server := startServer(t, "--stream-keepalive=250ms", "--drain-timeout=100ms")
+			through := &rig{t: t, addr: p.start(t, server)}
+			p.play(t, server, through)
+		})
+	}
+}
+
+const proxyIdle = 4 * time.Second
+
+// start runs the proxy in front of a server, and returns where it listens.
+func (p proxy) start(t *testing.T, server *rig) string {
+	t.Helper()
+	var output bytes.Buffer
+	for range 5 { // the port may be somebody else's by the time that the proxy asks for it
+		addr := freePort(t)
+		cmd := exec.Command(p.name, p.args(p.configure(t, server, addr), t.TempDir())...)
+		cmd.Env = append(os.Environ(), "HOME="+t.TempDir())
+		cmd.Stdout, cmd.Stderr = &output, &output
+		cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // with its workers
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		exited := make(chan struct{})
+		go func() {
+			cmd.Wait()
+			close(exited)
+		}()
+		t.Cleanup(func() {
+			syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
+			<-exited
+		})
+		if untilAnswers(addr, exited) {
+			return addr
+		}
+	}
+	t.Fatalf("%s does not start:\n%s", p.name, output.String())
+	return ""
+}
+
+// untilAnswers waits until a request through the proxy reaches the server.
+func untilAnswers(addr string, exited <-chan struct{}) bool {
+	for deadline := time.Now().Add(testwait.Limit); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) { // polls
+		select {
+		case <-exited:
+			return false
+		default:
+		}
+		resp, err := http.Get("http://" + addr + streamPath)
+		if err == nil {
+			resp.Body.Close()
+			if resp.StatusCode == http.StatusBadRequest { // the server's: no user_id
+				return true
+			}
+		}
+	}
+	return false
+}
+
+func freePort(t *testing.T) string {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	return ln.Addr().String()
+}
+
+// configure writes the shipped file with other addresses and a shorter idle time.
+func (p proxy) configure(t *testing.T, server *rig, addr string) (path string) {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join("..", "deploy", p.file))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, port, _ := net.SplitHostPort(addr)
+	_, adminPort, _ := net.SplitHostPort(server.admin)
+	dir := t.TempDir()
+	conf := string(text)
+	change := func(old, new string) {
+		t.Helper()
+		if strings.Count(conf, old) != 1 {
+			t.Fatalf("deploy/%s has %q %d times, not once", p.file, old, strings.Count(conf, old))
+		}
+		conf = strings.Replace(conf, old, new, 1)
+	}
+	change(p.listen, strings.Replace(p.listen, "80", port, 1))
+	change(" 127.0.0.1:8787 ", " "+server.addr+" ")
+	for _, idle := range p.idle {
+		// With what is in front of it on its line, since one name is part of another.
+		line := regexp.MustCompile(`(?m)^(\s*)` + regexp.QuoteMeta(idle))
+		if n := len(line.FindAllString(conf, -1)); n != 1 {
+			t.Fatalf("deploy/%s has %q %d times, not once", p.file, idle, n)
+		}
+		conf = line.ReplaceAllString(conf, "${1}"+strings.Replace(idle, "60s", proxyIdle.String(), 1))
+	}
+	if p.name == "nginx" {
+		change("/run/nginx.pid", filepath.Join(dir, "nginx.pid"))
+	} else {
+		change("port 8788", "port "+adminPort)
+	}
+	path = filepath.Join(dir, p.file)
+	if err := os.WriteFile(path, []byte(conf), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func (p proxy) play(t *testing.T, server, through *rig) {
+	b := newBeat()
+	s := through.follow(b["user_id"].(string))
+	daemon := through.dial()
+	br := bufio.NewReader(daemon)
+	seq := 0
+	tell := func() { // one heartbeat, and its frame before the next
+		t.Helper()
+		seq++
+		daemon.SetDeadline(time.Now().Add(testwait.Limit))
+		io.WriteString(daemon, request("POST", heartbeatPath, b.with("seq", seq).json(), bearer(ingestToken)))
+		expect(t, readAnswer(t, br, false), 204, "")
+		if got := s.event().number("seq"); got != int64(seq) {
+			t.Fatalf("heartbeat %d came back as frame %d", seq, got)
+		}
+	}
+	for range 20 {
+		tell()
+	}
+	if n := server.gauge(t, "rollcall_http_connections"); n < 1 || n > 4 {
+		t.Errorf("the proxy keeps %v connections for one daemon", n)
+	}
+	comments := 0
+	for quiet := time.Now().Add(proxyIdle * 3 / 2); time.Now().Before(quiet); comments++ {
+		if text, err := s.frame(); err != nil || text != ": keepalive\n\n" {
+			t.Fatalf("after %d comments: %q, %v", comments, text, err)
+		}
+	}
+	daemon.Close() // which was idle for as long
+	daemon = through.dial()
+	defer daemon.Close()
+	br = bufio.NewReader(daemon)
+	tell() // the stream has outlived the proxy's idle time
+
+	server.proc.Cmd.Process.Signal(syscall.SIGTERM)
+	var last string
+	for {
+		text, err := s.frame()
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			t.Fatalf("the end is not clean: %v", err)
+		}
+		last = text
+	}
+	if !strings.HasPrefix(last, "retry: ") {
+		t.Errorf("last words %q", last)
+	}
+	<-server.proc.Exited
+	if server.proc.Err != nil {
+		t.Errorf("%v\n%s", server.proc.Err, server.logs())
+	}
+}
+
+// gauge reads one figure of /metrics.
+func (r *rig) gauge(t *testing.T, name string) (value float64) {
+	t.Helper()
+	for line := range strings.Lines(r.metricsText()) {
+		if rest, ok := strings.CutPrefix(line, name+" "); ok {
+			if _, err := fmt.Sscan(rest, &value); err != nil {
+				t.Fatal(err)
+			}
+			return value
+		}
+	}
+	t.Fatalf("/metrics has no %s", name)
+	return 0
+}
