@@ -118,7 +118,7 @@ func (c *farCrowd) follow(b *testing.B, users, workers int, another *noting) *br
 	if err != nil {
 		b.Fatal(err)
 	}
-	s.Start(0, 0)
+	s.Start(0)
 	subscribe := func(user int, conn broadcast.Conn) {
 		if err := s.Subscribe(broadcast.Subscription{User: id(uint64(user)), Conn: conn, Chunked: true}); err != nil {
 			b.Fatal(err)

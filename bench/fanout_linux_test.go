@@ -70,9 +70,9 @@ func benchBroadcaster(b *testing.B, users, batches int) {
 			for range batches {
 				for u := range users {
 					lsn++
-					s.Publish(id(uint64(u)), lsn, event)
+					s.Publish(0, id(uint64(u)), lsn, event)
 				}
-				s.Flush(lsn)
+				s.Flush(0, lsn, 0)
 			}
 			c.wait()
 		}
@@ -89,7 +89,7 @@ func openStreams(b *testing.B, c *crowd, users int) *broadcast.Broadcaster {
 	if err != nil {
 		b.Fatal(err)
 	}
-	s.Start(0, 0)
+	s.Start(0)
 	for i := range streams {
 		conn, err := s.Take(c.join(b))
 		if err == nil {
@@ -152,7 +152,9 @@ type sameFrame struct{ text []byte }
 
 func (c sameFrame) AppendFrame(dst, _ []byte) []byte { return append(dst, c.text...) }
 
-func (c sameFrame) AppendSnapshot(dst []byte, _ uuid.UUID, _, _ uint64) []byte { return dst }
+func (c sameFrame) AppendSnapshot(dst []byte, _ broadcast.Source, _ uuid.UUID, _, _ uint64) []byte {
+	return dst
+}
 
 // descriptorOf takes the socket out of a connection.
 func descriptorOf(b *testing.B, c net.Conn) int {

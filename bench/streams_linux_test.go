@@ -60,10 +60,10 @@ func benchShare(b *testing.B, streams, users, workers, burst int) {
 			for u := range users {
 				for range burst {
 					lsn++
-					s.Publish(id(uint64(u)), lsn, event)
+					s.Publish(0, id(uint64(u)), lsn, event)
 				}
 				if lsn-flushed >= commitEvents || u == users-1 {
-					s.Flush(lsn)
+					s.Flush(0, lsn, 0)
 					flushed = lsn
 				}
 			}
@@ -127,8 +127,8 @@ func benchOthers(b *testing.B) {
 		mu.Lock()
 		defer mu.Unlock()
 		lsn++
-		s.Publish(user, lsn, make([]byte, recordBytes))
-		s.Flush(lsn)
+		s.Publish(0, user, lsn, make([]byte, recordBytes))
+		s.Flush(0, lsn, 0)
 	}
 	waits := func(n int) (all []time.Duration) {
 		for range n {

@@ -30,7 +30,7 @@ func (c codec) AppendFrame(dst, rec []byte) []byte {
 
 // AppendSnapshot appends a frame for each device of the user whose last change has after < LSN <= through (I3). A device
 // that changed later is left out: its event is still on its way to the caller.
-func (c codec) AppendSnapshot(dst []byte, user uuid.UUID, after, through uint64) []byte {
+func (c codec) AppendSnapshot(dst []byte, _ broadcast.Source, user uuid.UUID, after, through uint64) []byte {
 	c.e.table.Devices(user, func(_ table.Ref, entry *table.Entry) bool {
 		if s, source, ok := c.e.read(entry); ok && after < s.LSN && s.LSN <= through {
 			_, device := entry.IDs()

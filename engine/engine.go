@@ -101,7 +101,7 @@ func (e *Engine) openStreams() error {
 	if err != nil {
 		return err
 	}
-	e.events, e.streams = ownStreams{b}, ownStreams{b}
+	e.events, e.streams = b, b
 	return nil
 }
 
@@ -151,12 +151,9 @@ func (e *Engine) open() error {
 	// Nothing is appended before Start returns, so committed has not run and this is the last LSN
 	// that was replayed.
 	through := e.log.Committed()
-	if own, ok := e.events.(ownStreams); ok {
-		own.Start(through, e.clock.Nanos())
-		return nil
-	}
 	e.events.Lose(e.opts.Source)
 	e.events.Flush(e.opts.Source, through, 0)
+	e.streams.Start(e.clock.Nanos())
 	return nil
 }
 

@@ -34,6 +34,7 @@ var ErrNoStreams = errors.New("engine: the events go elsewhere, so there are no 
 
 // streams is what the engine needs of its own broadcaster.
 type streams interface {
+	Start(nowNanos int64)
 	Take(c net.Conn) (broadcast.Conn, error)
 	Subscribe(s broadcast.Subscription) error
 	Open() int
@@ -43,24 +44,10 @@ type streams interface {
 	Close()
 }
 
-// ownStreams adapts the engine's own broadcaster, which has one source.
-type ownStreams struct{ *broadcast.Broadcaster }
-
-func (s ownStreams) Publish(_ broadcast.Source, user uuid.UUID, lsn uint64, record []byte) {
-	s.Broadcaster.Publish(user, lsn, record)
-}
-
-func (s ownStreams) Flush(_ broadcast.Source, through uint64, receivedNanos int64) {
-	s.Broadcaster.Received(receivedNanos)
-	s.Broadcaster.Flush(through)
-}
-
-// Lose does nothing: the broadcaster starts with what recovery has read.
-func (s ownStreams) Lose(broadcast.Source) {}
-
 // noStreams stands for the broadcaster of an engine whose events go elsewhere.
 type noStreams struct{}
 
+func (noStreams) Start(int64)                            {}
 func (noStreams) Take(net.Conn) (broadcast.Conn, error)  { return nil, ErrNoStreams }
 func (noStreams) Subscribe(broadcast.Subscription) error { return ErrNoStreams }
 func (noStreams) Open() int                              { return 0 }

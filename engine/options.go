@@ -64,7 +64,7 @@ type Options struct {
 	// Events takes the engine's events. Set it when several engines share one broadcaster.
 	// Default: an own broadcaster.
 	Events Events
-	// Source is the name under which Events takes them. Default: 0.
+	// Source is the name under which Events takes them. The own broadcaster knows 0 only. Default: 0.
 	Source broadcast.Source
 	// Broadcast tunes the own broadcaster; its Codec is the engine's.
 	Broadcast broadcast.Options
@@ -107,6 +107,7 @@ func (o Options) withDefaults() (Options, error) {
 	option.NotNegative(&problems, "CheckpointEvery", o.CheckpointEvery)
 	problems.When(o.Shards < 0 || o.Shards&(o.Shards-1) != 0, "Shards is %d, not a power of two", o.Shards)
 	if o.Events == nil {
+		problems.When(o.Source != 0, "Source is %d, but the own broadcaster has only source 0", o.Source)
 		streams := o.Broadcast
 		streams.Codec = codec{}
 		problems.Add(streams.Check())

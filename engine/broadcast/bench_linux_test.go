@@ -24,7 +24,7 @@ func newSameFrame() sameFrame {
 
 func (c sameFrame) AppendFrame(dst, event []byte) []byte { return append(dst, c.text...) }
 
-func (c sameFrame) AppendSnapshot(dst []byte, user uuid.UUID, after, through uint64) []byte {
+func (c sameFrame) AppendSnapshot(dst []byte, source Source, user uuid.UUID, after, through uint64) []byte {
 	return dst
 }
 
@@ -147,7 +147,7 @@ func BenchmarkFanOut(b *testing.B) {
 				c := newCrowd(b)
 				s := mustNew(b, Options{Codec: frame})
 				defer s.Close()
-				s.Start(0, 0)
+				s.Start(0)
 				for i := range streams {
 					conn, err := s.Take(c.join(b))
 					if err != nil {
@@ -165,9 +165,9 @@ func BenchmarkFanOut(b *testing.B) {
 					for range batches {
 						for u := range users {
 							lsn++
-							s.Publish(userOf(u), lsn, frame.text[:100])
+							s.Publish(0, userOf(u), lsn, frame.text[:100])
 						}
-						s.Flush(lsn)
+						s.Flush(0, lsn, 0)
 					}
 					c.wait()
 				}
@@ -184,7 +184,7 @@ func BenchmarkIdleStream(b *testing.B) {
 	for range b.N {
 		c := newCrowd(b)
 		s := mustNew(b, Options{Codec: newSameFrame(), Keepalive: 15 * time.Second})
-		s.Start(0, 0)
+		s.Start(0)
 		before := inUse()
 		goroutines := runtime.NumGoroutine()
 		for i := range streams {

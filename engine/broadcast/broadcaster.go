@@ -16,9 +16,8 @@ type Broadcaster struct {
 	options Options
 	seed    maphash.Seed
 	workers []*worker
-	stages  []batch // of each worker, what Publish has collected since Flush; single writer: commit loop
-	since   int64   // see Received; single writer: commit loop
-	poller  *poller // nil: sockets are held with goroutines
+	stages  [][]stage // by source and worker; single writer: the source's commit loop
+	poller  *poller   // nil: sockets are held with goroutines
 
 	// live counts the streams that Subscribe let in and that have not been freed.
 	live atomic.Int64
@@ -37,8 +36,9 @@ type Broadcaster struct {
 
 // Subscription asks for a stream.
 type Subscription struct {
-	User uuid.UUID
-	Conn Conn
+	User   uuid.UUID
+	Source Source // of the user
+	Conn   Conn
 
 	// Head is written first: the response head. It belongs to the stream.
 	Head []byte
@@ -63,11 +63,14 @@ func New(o Options) (*Broadcaster, error) {
 		options: o,
 		seed:    maphash.MakeSeed(),
 		workers: make([]*worker, o.Workers),
-		stages:  make([]batch, o.Workers),
+		stages:  make([][]stage, o.Sources),
 		drained: make(chan struct{}),
 	}
 	for i := range b.workers {
 		b.workers[i] = newWorker(b, i)
+	}
+	for i := range b.stages {
+		b.stages[i] = make([]stage, o.Workers)
 	}
 	if !o.portable {
 		if b.poller, err = newPoller(b); err != nil {
@@ -77,35 +80,44 @@ func New(o Options) (*Broadcaster, error) {
 	return b, nil
 }
 
-// Start tells the workers that the table holds every change through this LSN, and the time. Call it once, before
-// Publish, Flush and Tick.
-func (b *Broadcaster) Start(through uint64, nowNanos int64) {
+// Start sets the workers going, at the time given. Call it once, before Tick. A source begins with Lose
+// and Flush, before or after Start: its table then holds every change through that LSN, and streams of
+// its users that were opened before get the newest states. Until then its users have no devices.
+func (b *Broadcaster) Start(nowNanos int64) {
 	b.startOnce.Do(func() {
 		for _, w := range b.workers {
-			w.start(through, nowNanos)
+			w.start(nowNanos)
 			b.running.Go(w.run)
 		}
 	})
 }
 
-// Publish queues an event for the user's streams; it leaves with the next Flush. LSNs only grow. The event is
-// copied. It never blocks: a full queue is conflated. Commit loop only.
-func (b *Broadcaster) Publish(user uuid.UUID, lsn uint64, event []byte) {
-	b.stages[b.workerIndex(user)].add(user, lsn, event, b.options.QueueBytes)
+// Publish queues an event for the user's streams; it leaves with the source's next Flush. LSNs only
+// grow. Publish copies the event and never blocks: a full queue is conflated. The source's commit loop
+// only.
+func (b *Broadcaster) Publish(source Source, user uuid.UUID, lsn uint64, bytes []byte) {
+	s := &b.stages[source][b.workerIndex(user)]
+	s.add(event{user: user, lsn: lsn, source: source}, bytes, b.options.QueueBytes)
 }
 
-// Received tells when the first event of the batch came in, on the clock of Tick, for Options.Delivered; 0: not known. It is
-// forgotten with the Flush. Commit loop only.
-func (b *Broadcaster) Received(nanos int64) { b.since = nanos }
-
-// Flush ends a batch: all events with an LSN at or below through have been published. Each worker gets the batch's
-// events and through in one step, those without an event too (B1). It never blocks. Commit loop only.
-func (b *Broadcaster) Flush(through uint64) {
+// Flush ends a batch: all events of the source with an LSN at or below through have been published.
+// Each worker gets the batch's events and through in one step, those without an event too (B1).
+// receivedNanos is when the first event of the batch came in, on the clock of Tick, for
+// Options.Delivered; 0: not known. Flush never blocks. The source's commit loop only.
+func (b *Broadcaster) Flush(source Source, through uint64, receivedNanos int64) {
 	for i, w := range b.workers {
-		b.stages[i].since = b.since
-		w.in.flush(&b.stages[i], through, b.options.QueueBytes)
+		w.in.flush(source, &b.stages[source][i], through, receivedNanos, b.options.QueueBytes)
 	}
-	b.since = 0
+}
+
+// Lose says that events of the source were not published. At the next Flush the streams of its users,
+// and of no other source, get the newest state of each device that changed; events that have been
+// published since the last Flush or still wait for a worker are dropped in favour of it. The source's
+// commit loop only.
+func (b *Broadcaster) Lose(source Source) {
+	for i := range b.stages[source] {
+		b.stages[source][i].lose()
+	}
 }
 
 // Tick tells the time, in nanoseconds of the clock of Start. It is due about four times a second: keepalives, write
@@ -190,7 +202,7 @@ func (b *Broadcaster) lastLeft() { b.drainedOnce.Do(func() { close(b.drained) })
 // Publish, Flush and Tick have no effect afterwards. Any goroutine, any number of times.
 func (b *Broadcaster) Close() {
 	b.closeOnce.Do(func() {
-		b.Start(0, 0) // a worker that never ran has subscriptions to end, too
+		b.Start(0) // a worker that never ran has subscriptions to end, too
 		for _, w := range b.workers {
 			w.in.close()
 		}

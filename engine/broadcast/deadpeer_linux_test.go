@@ -63,7 +63,7 @@ func TestDeadPeerIsNoticed(t *testing.T) {
 			s := &sockets{m: newModel(), now: second}
 			s.b = mustNew(t, Options{Codec: s.m})
 			defer s.b.Close()
-			s.b.Start(0, s.now)
+			s.b.Start(s.now)
 			s.listen(t, "tcp")
 			defer s.l.Close()
 			client := s.connect(t)

@@ -16,26 +16,43 @@ type user struct {
 	count      uint32
 	cursor     uint32 // the stream that the lap visits next; 0: no lap has begun
 	queued     bool   // it is in worker.woken or worker.crowds
+	source     Source // that its LSNs are of
+}
+
+func (u *user) mustBeOf(source Source) {
+	if u.source != source {
+		panic("bug: a user is of two sources") // their LSNs cannot be compared
+	}
 }
 
 // takeBatch turns events into frames of the users that have streams, and queues those users.
 func (w *worker) takeBatch() {
 	w.peak = max(w.peak, w.batch.size())
-	start := 0
+	start := uint32(0)
 	var last *user
 	for i := range w.batch.events {
 		e := &w.batch.events[i]
 		if u := w.users[e.user]; u != nil {
+			u.mustBeOf(e.source)
 			w.collect(u, e.lsn, w.batch.bytes[start:e.end])
 			last = u
 		}
 		start = e.end
 	}
 	w.watch(last, w.batch.since)
-	if w.batch.lost {
+	if w.batch.full {
 		w.warnOverflow()
-		for _, u := range w.users {
-			w.conflate(u, w.through)
+	}
+	if w.batch.lost.len() > 0 {
+		w.makeUp()
+	}
+}
+
+// makeUp gives the newest states to the streams of the sources that lost events.
+func (w *worker) makeUp() {
+	for _, u := range w.users {
+		if w.batch.lost.has(u.source) {
+			w.conflate(u, w.through[u.source])
 			w.enqueue(u)
 		}
 	}
@@ -189,7 +206,7 @@ func (w *worker) lag(s *stream) {
 // owed is the parcel of a stream of the user that has everything through an LSN.
 func (w *worker) owed(u *user, after uint64, limit int) *parcel {
 	if after < u.base {
-		return w.snapshot(u.id, after)
+		return w.snapshot(u, after)
 	}
 	p := &w.parcel
 	if key := (parcelKey{u.id, after, u.last, limit, false}); p.key != key {
@@ -201,10 +218,11 @@ func (w *worker) owed(u *user, after uint64, limit int) *parcel {
 
 // snapshot is the parcel of the newest state of the user's devices that changed above an LSN. Events above W are still
 // to come, and the codec leaves their devices out (I3).
-func (w *worker) snapshot(id uuid.UUID, after uint64) *parcel {
-	p := &w.parcel
-	if key := (parcelKey{id, after, w.through, snapshotLimit, true}); p.key != key {
-		p.seal(w.b.options.Codec.AppendSnapshot(p.begin(key), id, after, w.through), 0, w.through)
+func (w *worker) snapshot(u *user, after uint64) *parcel {
+	p, through := &w.parcel, w.through[u.source]
+	if key := (parcelKey{u.id, after, through, snapshotLimit, true}); p.key != key {
+		text := w.b.options.Codec.AppendSnapshot(p.begin(key), u.source, u.id, after, through)
+		p.seal(text, 0, through)
 	}
 	return p
 }

@@ -8,69 +8,6 @@ import (
 	"github.com/google/uuid"
 )
 
-// event is one queued event; its bytes end at end, and begin where those of the event before it end.
-type event struct {
-	user uuid.UUID
-	lsn  uint64
-	end  int
-}
-
-const eventBytes = 32 // of an event, in a batch's size
-
-// batch is a run of events in LSN order, up to a bound of bytes. Past the bound it holds none and knows that it lost
-// some: whoever works it off makes up for them with snapshots.
-type batch struct {
-	events  []event
-	bytes   []byte
-	lost    bool
-	dropped uint64 // events lost
-	since   int64  // when its first event came in; 0: not known
-}
-
-func (q *batch) size() int { return len(q.bytes) + eventBytes*len(q.events) }
-
-func (q *batch) add(user uuid.UUID, lsn uint64, bytes []byte, limit int) {
-	if q.lost || q.size()+len(bytes)+eventBytes > limit {
-		q.lose(1)
-		return
-	}
-	q.bytes = append(q.bytes, bytes...)
-	q.events = append(q.events, event{user, lsn, len(q.bytes)})
-}
-
-// lose drops all events, and more that never came in.
-func (q *batch) lose(more int) {
-	q.lost = true
-	q.dropped += uint64(len(q.events) + more)
-	q.events, q.bytes = q.events[:0], q.bytes[:0]
-}
-
-// take appends another batch and empties it.
-func (q *batch) take(o *batch, limit int) {
-	switch {
-	case q.lost || o.lost || q.size()+o.size() > limit:
-		q.lose(len(o.events))
-		q.dropped += o.dropped
-	case len(q.events) == 0:
-		*q, *o = *o, *q
-	default:
-		if q.since == 0 {
-			q.since = o.since
-		}
-		base := len(q.bytes)
-		q.bytes = append(q.bytes, o.bytes...)
-		for _, e := range o.events {
-			e.end += base
-			q.events = append(q.events, e)
-		}
-	}
-	o.reset()
-}
-
-func (q *batch) reset() {
-	q.events, q.bytes, q.lost, q.dropped, q.since = q.events[:0], q.bytes[:0], false, 0, 0
-}
-
 type query struct {
 	user  uuid.UUID
 	reply chan<- int // has room for the answer
@@ -93,8 +30,8 @@ type inbox struct {
 
 	// All below is guarded by mu.
 
-	batch    batch  // events at or below through
-	through  uint64 // the last Flush
+	batch    batch    // events at or below through
+	through  []uint64 // by source: the last Flush
 	subs     []Subscription
 	ready    []uint32 // slots with something in stream.ready, each listed once at most
 	queries  []query
@@ -106,7 +43,7 @@ type inbox struct {
 	perUser  followers     // the same, those that are ending left out; nil: nobody asks
 	slots    []*slotChunk  // the worker alone changes the directory; Ready reads it
 	stats    Stats         // as of the worker's last turn
-	dropped  uint64        // events dropped by full queues
+	dropped  uint64        // events dropped by full queues and Lose
 	overflow uint64        // full queues
 }
 
@@ -122,25 +59,25 @@ func (in *inbox) post(put func() bool) bool {
 	return true
 }
 
-// flush takes the events of a batch and its through in one step (B1). A worker without events need not wake up: it
-// reads through before it does anything else that depends on it. A worker without streams needs no events: a
-// subscription that comes later is answered at through or above.
-func (in *inbox) flush(stage *batch, through uint64, limit int) {
-	if n := len(stage.events); n > 0 && stage.events[n-1].lsn > through {
+// flush takes the events of a source's batch and its through in one step (B1). A worker without events
+// need not wake up: it reads through before it does anything else that depends on it. A worker without
+// streams needs no events: a subscription that comes later is answered at through or above.
+func (in *inbox) flush(source Source, s *stage, through uint64, receivedNanos int64, limit int) {
+	if n := len(s.events); n > 0 && s.events[n-1].lsn > through {
 		panic("bug: an event was published above the LSN of its Flush") // I3 would not hold
 	}
 	in.post(func() bool {
-		in.through = max(in.through, through)
+		in.through[source] = max(in.through[source], through)
 		if in.closed || in.streams == 0 {
-			stage.reset()
+			s.reset()
 			return false
 		}
-		if len(stage.events) == 0 && !stage.lost {
+		if len(s.events) == 0 && !s.lost {
 			return false
 		}
-		before := in.batch.lost
-		in.batch.take(stage, limit)
-		if in.batch.lost && !before {
+		before := in.batch.full
+		in.batch.take(source, s, receivedNanos, limit)
+		if in.batch.full && !before {
 			in.overflow++
 		}
 		return true

@@ -42,7 +42,7 @@ type Stats struct {
 	Turns     uint64 // turns of workers
 
 	Overflows     uint64 // times that a worker's queue was full
-	DroppedEvents uint64 // events that were in it; conflated, not lost
+	DroppedEvents uint64 // events that full queues and Lose dropped; conflated, not lost
 	FanOverflows  uint64 // times that the frames of a user, or of all users of a worker, became too many
 
 	Streams      int // now, those that are ending included

@@ -18,13 +18,12 @@ func TestDeliveryIsToldOncePerBatch(t *testing.T) {
 				t.Errorf("told of batch %d after %d writes of 2 for each", len(told), n)
 			}
 		}
-	}, func(t *testing.T, s *stage) {
+	}, func(t *testing.T, s *scene) {
 		batch := func(received int64, users ...int) {
-			s.b.Received(received)
 			for _, user := range users {
 				s.m.change(userOf(user), 0)
 			}
-			s.m.flushAll(s.b)
+			s.m.flushSince(s.b, 0, len(s.m.queued[0]), received)
 			synctest.Wait()
 		}
 		batch(1, 0) // no streams yet
@@ -73,14 +72,11 @@ func TestDeliveryIsGivenUp(t *testing.T) {
 
 // TestBatchKeepsItsFirstInstant when a worker finds two batches in its queue.
 func TestBatchKeepsItsFirstInstant(t *testing.T) {
-	var q batch
+	q := batch{lost: newSourceSet(1)}
 	for _, since := range []int64{0, 5, 7} {
-		stage := batch{since: since}
-		stage.add(userOf(0), 1, []byte("x"), 1<<20)
-		q.take(&stage, 1<<20)
-		if stage.since != 0 {
-			t.Errorf("the stage keeps %d", stage.since)
-		}
+		var o stage
+		o.add(event{user: userOf(0), lsn: 1}, []byte("x"), 1<<20)
+		q.take(0, &o, since, 1<<20)
 	}
 	if q.since != 5 || len(q.events) != 3 {
 		t.Errorf("since %d of %d events, want 5 of 3", q.since, len(q.events))

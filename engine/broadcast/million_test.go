@@ -42,7 +42,7 @@ func TestBytesPerStream(t *testing.T) {
 	b := mustNew(t, Options{Codec: frame, MaxStreams: streams, MaxStreamsPerUser: 10,
 		QueueBytes: 1 << 30, PendingBytes: 1 << 30, Keepalive: 15 * time.Second, portable: true})
 	defer b.Close()
-	b.Start(0, second)
+	b.Start(second)
 	conns := make([]sinkConn, streams)
 	before := liveHeap()
 	for i := range conns {
@@ -57,9 +57,9 @@ func TestBytesPerStream(t *testing.T) {
 
 	began := time.Now()
 	for i := range conns {
-		b.Publish(userOf(i), uint64(i+1), nil)
+		b.Publish(0, userOf(i), uint64(i+1), nil)
 		if i%1000 == 999 || i == streams-1 {
-			b.Flush(uint64(i + 1))
+			b.Flush(0, uint64(i+1), 0)
 		}
 	}
 	testwait.Until(t, "each has its frame", func() bool { return b.Stats().Frames == uint64(streams) })
@@ -77,7 +77,7 @@ type sinkFrame struct{ text []byte }
 
 func (f sinkFrame) AppendFrame(dst, _ []byte) []byte { return append(dst, f.text...) }
 
-func (f sinkFrame) AppendSnapshot(dst []byte, _ uuid.UUID, _, _ uint64) []byte { return dst }
+func (f sinkFrame) AppendSnapshot(dst []byte, _ Source, _ uuid.UUID, _, _ uint64) []byte { return dst }
 
 // liveHeap is the heap in use after a collection.
 func liveHeap() int64 {

@@ -24,12 +24,13 @@ func userOf(n int) (id uuid.UUID) {
 	return id
 }
 
-// model is a table and a log: the codec that a broadcaster reads states from, and where tests make changes.
+// model is a table and a log for each source: the codec that a broadcaster reads states from, and where
+// tests make changes.
 type model struct {
 	mu      sync.Mutex
-	lsn     uint64
+	lsn     []uint64 // by source
 	devices map[uuid.UUID][]deviceState
-	queued  []modelEvent // changed, not published yet
+	queued  [][]modelEvent // by source: changed, not published yet
 }
 
 type deviceState struct{ seq, lsn uint64 }
@@ -40,15 +41,32 @@ type modelEvent struct {
 	bytes []byte
 }
 
-func newModel() *model { return &model{devices: make(map[uuid.UUID][]deviceState)} }
+func newModel() *model { return newModelOf(1) }
+
+func newModelOf(sources int) *model {
+	return &model{
+		lsn:     make([]uint64, sources),
+		devices: make(map[uuid.UUID][]deviceState),
+		queued:  make([][]modelEvent, sources),
+	}
+}
+
+// sourceOf is a user's source: user n is of source n modulo the number of sources.
+func (m *model) sourceOf(user uuid.UUID) Source {
+	n := binary.BigEndian.Uint64(user[8:]) - 1
+	return Source(n % uint64(len(m.lsn)))
+}
 
 func (m *model) AppendFrame(dst, event []byte) []byte {
 	return append(append(append(dst, "data: "...), event...), "\n\n"...)
 }
 
-func (m *model) AppendSnapshot(dst []byte, user uuid.UUID, after, through uint64) []byte {
+func (m *model) AppendSnapshot(dst []byte, source Source, user uuid.UUID, after, through uint64) []byte {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if source != m.sourceOf(user) {
+		panic("a snapshot of another source than the user's")
+	}
 	for device, d := range m.devices[user] {
 		if after < d.lsn && d.lsn <= through {
 			dst = m.AppendFrame(dst, eventText(device, d))
@@ -69,26 +87,53 @@ func (m *model) change(user uuid.UUID, device int) {
 		m.devices[user] = append(m.devices[user], deviceState{})
 	}
 	d := &m.devices[user][device]
-	m.lsn++
+	source := m.sourceOf(user)
+	m.lsn[source]++
 	d.seq++
-	d.lsn = m.lsn
-	m.queued = append(m.queued, modelEvent{user, m.lsn, eventText(device, *d)})
+	d.lsn = m.lsn[source]
+	m.queued[source] = append(m.queued[source], modelEvent{user, d.lsn, eventText(device, *d)})
 }
 
-// flush commits the first n changes that are queued.
-func (m *model) flush(b *Broadcaster, n int) {
+// take takes the first n changes of a source that are queued, and the LSN through which they go.
+func (m *model) take(source Source, n int) (batch []modelEvent, through uint64) {
 	m.mu.Lock()
-	batch := m.queued[:n]
-	m.queued = m.queued[n:]
-	through := m.lsn - uint64(len(m.queued))
-	m.mu.Unlock()
-	for _, e := range batch {
-		b.Publish(e.user, e.lsn, e.bytes)
-	}
-	b.Flush(through)
+	defer m.mu.Unlock()
+	queue := m.queued[source]
+	m.queued[source] = queue[n:]
+	return queue[:n], m.lsn[source] - uint64(len(queue)-n)
 }
 
-func (m *model) flushAll(b *Broadcaster) { m.flush(b, len(m.queued)) }
+// flush commits the first n changes of a source that are queued.
+func (m *model) flush(b *Broadcaster, source Source, n int) { m.flushSince(b, source, n, 0) }
+
+func (m *model) flushSince(b *Broadcaster, source Source, n int, receivedNanos int64) {
+	batch, through := m.take(source, n)
+	for _, e := range batch {
+		b.Publish(source, e.user, e.lsn, e.bytes)
+	}
+	b.Flush(source, through, receivedNanos)
+}
+
+// lose commits the first n changes of a source that are queued, some of them published, and loses them.
+func (m *model) lose(b *Broadcaster, source Source, n, published int) {
+	batch, through := m.take(source, n)
+	for i, e := range batch {
+		if i == published {
+			b.Lose(source)
+		}
+		b.Publish(source, e.user, e.lsn, e.bytes)
+	}
+	if published >= n {
+		b.Lose(source)
+	}
+	b.Flush(source, through, 0)
+}
+
+func (m *model) flushAll(b *Broadcaster) {
+	for source := range m.queued {
+		m.flush(b, Source(source), len(m.queued[source]))
+	}
+}
 
 // told is what a stream was told, line by line, checked while it is read.
 type told struct {
@@ -323,7 +368,7 @@ func (c *fakeConn) seen() (s struct {
 // testOptions are for fake connections: one worker, no poller, so that synctest sees everything that goes on.
 func testOptions(m *model) Options {
 	return Options{
-		Codec: m, Workers: 1, Seed: 1, portable: true,
+		Codec: m, Sources: len(m.lsn), Workers: 1, Seed: 1, portable: true,
 		Logger: slog.New(slog.NewTextHandler(io.Discard, nil)),
 	}
 }
@@ -343,7 +388,13 @@ const testHead = "HTTP/1.1 200 OK\r\n\r\n"
 func subscribe(t testing.TB, b *Broadcaster, user uuid.UUID) *fakeConn {
 	t.Helper()
 	c := newFakeConn(t)
-	mustSubscribe(t, b, Subscription{User: user, Conn: c, Head: []byte(testHead), Chunked: true})
+	source := Source(0)
+	if m, ok := b.options.Codec.(*model); ok {
+		source = m.sourceOf(user)
+	}
+	mustSubscribe(t, b, Subscription{
+		User: user, Source: source, Conn: c, Head: []byte(testHead), Chunked: true,
+	})
 	return c
 }
 

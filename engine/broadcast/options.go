@@ -16,15 +16,19 @@ type Codec interface {
 	AppendFrame(dst, event []byte) []byte
 
 	// AppendSnapshot appends the newest frame of each of the user's devices whose last change has
-	// after < LSN <= through. A device that has changed since is left out: its event has not been taken yet
-	// by the worker that asks (B2). It must not block, nor call back into the broadcaster.
-	AppendSnapshot(dst []byte, user uuid.UUID, after, through uint64) []byte
+	// after < LSN <= through, as the table of the source has it. A device that has changed since is left
+	// out: the worker that asks has not taken its event yet (B2). AppendSnapshot must not block, nor call
+	// back into the broadcaster.
+	AppendSnapshot(dst []byte, source Source, user uuid.UUID, after, through uint64) []byte
 }
 
 // Options of a Broadcaster. Only Codec is required.
 type Options struct {
 	// Codec encodes frames and snapshots.
 	Codec Codec
+
+	// Sources is how many sources there are: 0 to Sources-1. Default: 1.
+	Sources int
 
 	// Workers is how many goroutines write to streams; a user's streams all belong to one of them.
 	// Default GOMAXPROCS, at most 256.
@@ -64,7 +68,7 @@ type Options struct {
 	// Seed of the random choices: the order in which streams are drained, and their reconnect delays. 0: random.
 	Seed uint64
 
-	// Delivered is told, with the instant of Received, when every stream of a user has been given what it was owed of a batch:
+	// Delivered is told, with the instant that Flush named, when every stream of a user has been given what it was owed of a batch:
 	// written, or added to its backlog. One user per worker is looked at at a time, the one of a batch's last event. Workers
 	// call it. Default: nobody.
 	Delivered func(receivedNanos int64)
@@ -87,6 +91,7 @@ func (o Options) Check() error {
 
 // withDefaults is a copy with every field set, or every problem at once.
 func (o Options) withDefaults() (Options, error) {
+	setDefault(&o.Sources, 1)
 	setDefault(&o.Workers, min(runtime.GOMAXPROCS(0), maxWorkers))
 	setDefault(&o.QueueBytes, 8<<20)
 	setDefault(&o.BacklogBytes, 64<<10)
@@ -101,6 +106,7 @@ func (o Options) withDefaults() (Options, error) {
 	}
 	return o, errors.Join(
 		refuse(o.Codec == nil, "Codec is missing"),
+		refuse(o.Sources < 0 || o.Sources > maxSources, "Sources is %d, not in 1..%d", o.Sources, maxSources),
 		refuse(o.Workers < 0 || o.Workers > maxWorkers, "Workers is %d, not in 1..%d", o.Workers, maxWorkers),
 		refuse(o.QueueBytes < 0 || o.QueueBytes > 1<<30, "QueueBytes is %d, not in 1..1 GiB", o.QueueBytes),
 		refuse(o.BacklogBytes < 0 || o.BacklogBytes > 1<<30, "BacklogBytes is %d, not in 1..1 GiB", o.BacklogBytes),

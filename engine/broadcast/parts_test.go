@@ -1,11 +1,10 @@
 package broadcast
 
 import (
+	"bytes"
 	"strings"
 	"testing"
 	"time"
-
-	"github.com/google/uuid"
 
 	"rollcall/internal/testseed"
 )
@@ -135,24 +134,84 @@ func TestStreamIDParts(t *testing.T) {
 	}
 }
 
-func TestBatchBound(t *testing.T) {
-	var q, o batch
-	const limit = 1000
-	for lsn := range uint64(10) {
-		o.add(uuid.UUID{}, lsn, make([]byte, 20), limit)
-		q.take(&o, limit)
+func newBatch(sources int) *batch { return &batch{lost: newSourceSet(sources)} }
+
+// stageOf is n events of a source, of 20 bytes each.
+func stageOf(source Source, n, limit int) *stage {
+	s := &stage{}
+	for lsn := range uint64(n) {
+		s.add(event{lsn: lsn, source: source}, bytes.Repeat([]byte{byte(source)}, 20), limit)
 	}
-	if len(q.events) != 10 || q.events[9].end != 200 || o.size() != 0 {
+	return s
+}
+
+// TestBatchBound (B6): above its bound a batch is empty and knows what it lost.
+func TestBatchBound(t *testing.T) {
+	const limit = 1000
+	q := newBatch(1)
+	for range 10 {
+		o := stageOf(0, 1, limit)
+		q.take(0, o, 0, limit)
+		if o.size() != 0 {
+			t.Errorf("a stage that was taken has %d bytes", o.size())
+		}
+	}
+	if len(q.events) != 10 || q.events[9].end != 200 {
 		t.Errorf("%d events, ends %+v", len(q.events), q.events)
 	}
-	for lsn := range uint64(30) {
-		o.add(uuid.UUID{}, lsn, make([]byte, 20), limit)
-	}
+	o := stageOf(0, 30, limit)
 	if !o.lost || o.size() != 0 {
-		t.Error("a batch above its bound still has events")
+		t.Error("a stage above its bound still has events")
 	}
-	if q.take(&o, limit); !q.lost || q.size() != 0 || q.dropped != 40 || o.lost {
+	q.take(0, o, 0, limit)
+	if !q.lost.has(0) || !q.full || q.size() != 0 || q.dropped != 40 || o.lost {
 		t.Errorf("lost %v with %d bytes, %d events dropped, want 40", q.lost, q.size(), q.dropped)
+	}
+	q.take(0, stageOf(0, 3, limit), 0, limit)
+	if q.size() != 0 || q.dropped != 43 {
+		t.Errorf("events behind the lost ones are kept: %d bytes, %d dropped", q.size(), q.dropped)
+	}
+}
+
+// TestLoseDropsOneSource: the other sources' events stay, with their bytes.
+func TestLoseDropsOneSource(t *testing.T) {
+	const limit = 1 << 20
+	q := newBatch(3)
+	for _, source := range []Source{1, 0, 2, 1, 1, 0, 2, 1} {
+		q.take(source, stageOf(source, 3, limit), 0, limit)
+	}
+	o := stageOf(1, 5, limit)
+	o.lose()
+	q.take(1, o, 0, limit)
+	if q.lost.len() != 1 || !q.lost.has(1) || q.full || q.dropped != 4*3+5 {
+		t.Errorf("lost %b, full %v, dropped %d", q.lost, q.full, q.dropped)
+	}
+	start := uint32(0)
+	for i, e := range q.events {
+		text := string(q.bytes[start:e.end])
+		if want := strings.Repeat(string(rune(e.source)), 20); e.source == 1 || text != want {
+			t.Errorf("event %d is of source %d: %q", i, e.source, text)
+		}
+		start = e.end
+	}
+	if len(q.events) != 4*3 || int(start) != len(q.bytes) {
+		t.Errorf("%d events in %d of %d bytes", len(q.events), start, len(q.bytes))
+	}
+}
+
+// TestFullQueueLosesWhatIsInIt (B6): the sources whose events were dropped are lost, and no other.
+func TestFullQueueLosesWhatIsInIt(t *testing.T) {
+	const limit = 1000
+	q := newBatch(100)
+	q.take(99, stageOf(99, 5, limit), 0, limit)
+	q.take(3, stageOf(3, 5, limit), 0, limit)
+	q.take(70, stageOf(70, 15, limit), 0, limit)
+	if q.lost.len() != 3 || !q.lost.has(99) || !q.lost.has(3) || !q.lost.has(70) || !q.full {
+		t.Errorf("lost %b, full %v", q.lost, q.full)
+	}
+	q.take(4, stageOf(4, 5, limit), 0, limit)
+	if len(q.events) != 5 || q.dropped != 25 {
+		t.Errorf("%d events are kept, %d dropped", len(q.events), q.dropped)
 	}
 }
 

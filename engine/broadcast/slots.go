@@ -50,12 +50,14 @@ func (w *worker) free(s *stream, reason Reason) {
 
 // link puts a stream first among those of its user. A lap in progress does not come to it: it begins at W, which no
 // frame of that lap is above.
-func (w *worker) link(s *stream, id uuid.UUID) {
+func (w *worker) link(s *stream, id uuid.UUID, source Source) {
 	u := w.users[id]
 	if u == nil {
-		u = &user{id: id, base: w.through, last: w.through}
+		through := w.through[source]
+		u = &user{id: id, source: source, base: through, last: through}
 		w.users[id] = u
 	}
+	u.mustBeOf(source)
 	s.user, s.next, s.prev = u, u.first, 0
 	if u.first != 0 {
 		w.at(u.first).prev = s.slot

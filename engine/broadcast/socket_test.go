@@ -38,7 +38,7 @@ func onSockets(t *testing.T, change func(*Options), play func(*testing.T, *socke
 					change(&o)
 				}
 				s.b = mustNew(t, o)
-				s.b.Start(0, s.now)
+				s.b.Start(s.now)
 				s.listen(t, kind)
 				play(t, s)
 				s.l.Close()
@@ -211,7 +211,7 @@ func TestSocketSlowReader(t *testing.T) {
 		client := s.connect(t)
 		for s.b.Stats().Lagging == 0 {
 			for range 500 {
-				s.m.change(userOf(0), int(s.m.lsn%40))
+				s.m.change(userOf(0), int(s.m.lsn[0]%40))
 			}
 			s.m.flushAll(s.b)
 		}
@@ -289,7 +289,7 @@ func TestSocketCloseWhileBlocked(t *testing.T) {
 		s.connect(t)
 		for s.b.Stats().BlockedNow == 0 {
 			for range 500 {
-				s.m.change(userOf(0), int(s.m.lsn%40))
+				s.m.change(userOf(0), int(s.m.lsn[0]%40))
 			}
 			s.m.flushAll(s.b)
 		}

@@ -11,15 +11,15 @@ import (
 	"time"
 )
 
-// stage is a broadcaster of one worker on fake time, inside a synctest bubble.
-type stage struct {
+// scene is a broadcaster of one worker on fake time, inside a synctest bubble.
+type scene struct {
 	t   *testing.T
 	m   *model
 	b   *Broadcaster
 	now int64
 }
 
-func onStage(t *testing.T, change func(*Options), play func(*testing.T, *stage)) {
+func onStage(t *testing.T, change func(*Options), play func(*testing.T, *scene)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		m := newModel()
@@ -27,15 +27,15 @@ func onStage(t *testing.T, change func(*Options), play func(*testing.T, *stage))
 		if change != nil {
 			change(&o)
 		}
-		s := &stage{t: t, m: m, b: mustNew(t, o), now: 100 * second}
+		s := &scene{t: t, m: m, b: mustNew(t, o), now: 100 * second}
 		defer s.b.Close()
-		s.b.Start(0, s.now)
+		s.b.Start(s.now)
 		play(t, s)
 	})
 }
 
 // pass lets time go by, tick after tick.
-func (s *stage) pass(d time.Duration) {
+func (s *scene) pass(d time.Duration) {
 	for end := s.now + int64(d); s.now < end; {
 		s.now = min(s.now+int64(tickTime), end)
 		s.b.Tick(s.now)
@@ -43,24 +43,24 @@ func (s *stage) pass(d time.Duration) {
 	}
 }
 
-func (s *stage) tell(user, device int) {
+func (s *scene) tell(user, device int) {
 	s.m.change(userOf(user), device)
 	s.m.flushAll(s.b)
 	synctest.Wait()
 }
 
-func (s *stage) subscribe(user int) *fakeConn {
+func (s *scene) subscribe(user int) *fakeConn {
 	s.t.Helper()
 	c := subscribe(s.t, s.b, userOf(user))
 	synctest.Wait()
 	return c
 }
 
-func (s *stage) closed(reason Reason) uint64 { return s.b.Stats().Closed[reason] }
+func (s *scene) closed(reason Reason) uint64 { return s.b.Stats().Closed[reason] }
 
 func TestBytesOfAStream(t *testing.T) {
 	for _, chunked := range []bool{true, false} {
-		onStage(t, func(o *Options) { o.RetryMin, o.RetryMax = 1500*time.Millisecond, 1500*time.Millisecond }, func(t *testing.T, s *stage) {
+		onStage(t, func(o *Options) { o.RetryMin, o.RetryMax = 1500*time.Millisecond, 1500*time.Millisecond }, func(t *testing.T, s *scene) {
 			s.tell(0, 0)
 			c := newFakeConn(t)
 			mustSubscribe(t, s.b, Subscription{User: userOf(0), Conn: c, Head: []byte("HEAD\r\n\r\n"), Chunked: chunked})
@@ -94,7 +94,7 @@ func TestBytesOfAStream(t *testing.T) {
 }
 
 func TestStreamWithoutDevicesGetsItsHead(t *testing.T) {
-	onStage(t, nil, func(t *testing.T, s *stage) {
+	onStage(t, nil, func(t *testing.T, s *scene) {
 		if c := s.subscribe(0); string(c.seen().received) != testHead {
 			t.Errorf("received %q, want the head alone: an empty chunk would end the body", c.seen().received)
 		}
@@ -102,7 +102,7 @@ func TestStreamWithoutDevicesGetsItsHead(t *testing.T) {
 }
 
 func TestFlushMovesWorkersWithoutEvents(t *testing.T) {
-	onStage(t, func(o *Options) { o.Workers = 4 }, func(t *testing.T, s *stage) {
+	onStage(t, func(o *Options) { o.Workers = 4 }, func(t *testing.T, s *scene) {
 		s.subscribe(0)
 		s.tell(1, 0) // a user without streams, on a worker without events for others
 		for user := range 20 {
@@ -118,7 +118,7 @@ func TestFlushMovesWorkersWithoutEvents(t *testing.T) {
 }
 
 func TestKeepaliveAfterSilence(t *testing.T) {
-	onStage(t, func(o *Options) { o.Keepalive = 15 * time.Second }, func(t *testing.T, s *stage) {
+	onStage(t, func(o *Options) { o.Keepalive = 15 * time.Second }, func(t *testing.T, s *scene) {
 		c := s.subscribe(0)
 		s.pass(14 * time.Second)
 		s.tell(0, 0) // not silent
@@ -138,7 +138,7 @@ func TestKeepaliveAfterSilence(t *testing.T) {
 }
 
 func TestTokenExpires(t *testing.T) {
-	onStage(t, nil, func(t *testing.T, s *stage) {
+	onStage(t, nil, func(t *testing.T, s *scene) {
 		c, never := newFakeConn(t), s.subscribe(0)
 		expires := s.now + 400*second
 		mustSubscribe(t, s.b, Subscription{User: userOf(0), Conn: c, Head: []byte(testHead), Chunked: true, ExpiresNanos: expires})
@@ -164,7 +164,7 @@ func TestTokenExpires(t *testing.T) {
 }
 
 func TestSlowStreamIsClosed(t *testing.T) {
-	onStage(t, nil, func(t *testing.T, s *stage) {
+	onStage(t, nil, func(t *testing.T, s *scene) {
 		stuck, drip := s.subscribe(0), s.subscribe(0)
 		s.pass(time.Minute)
 		stuck.allow(0)
@@ -187,7 +187,7 @@ func TestSlowStreamIsClosed(t *testing.T) {
 }
 
 func TestSlowStreamHasItsTime(t *testing.T) {
-	onStage(t, nil, func(t *testing.T, s *stage) {
+	onStage(t, nil, func(t *testing.T, s *scene) {
 		c := s.subscribe(0)
 		s.pass(45 * time.Second)
 		c.allow(0)
@@ -209,7 +209,7 @@ func TestSlowStreamHasItsTime(t *testing.T) {
 }
 
 func TestDrainSpreadsEnds(t *testing.T) {
-	onStage(t, func(o *Options) { o.RetryMin, o.RetryMax = 1*time.Second, 10*time.Second }, func(t *testing.T, s *stage) {
+	onStage(t, func(o *Options) { o.RetryMin, o.RetryMax = 1*time.Second, 10*time.Second }, func(t *testing.T, s *scene) {
 		conns := make([]*fakeConn, 400)
 		for i := range conns {
 			conns[i] = s.subscribe(i % 7)
@@ -264,7 +264,7 @@ func TestDrainSpreadsEnds(t *testing.T) {
 }
 
 func TestCloseTellsStreams(t *testing.T) {
-	onStage(t, nil, func(t *testing.T, s *stage) {
+	onStage(t, nil, func(t *testing.T, s *scene) {
 		c, blocked := s.subscribe(0), s.subscribe(0)
 		blocked.allow(0)
 		s.tell(0, 0)
@@ -297,7 +297,7 @@ func TestCloseBeforeStart(t *testing.T) {
 }
 
 func TestInputIsBounded(t *testing.T) {
-	onStage(t, nil, func(t *testing.T, s *stage) {
+	onStage(t, nil, func(t *testing.T, s *scene) {
 		c := s.subscribe(0)
 		for range inputLimit / 1024 {
 			c.send(1024)
@@ -315,7 +315,7 @@ func TestInputIsBounded(t *testing.T) {
 }
 
 func TestMaxStreams(t *testing.T) {
-	onStage(t, func(o *Options) { o.MaxStreams = 2 }, func(t *testing.T, s *stage) {
+	onStage(t, func(o *Options) { o.MaxStreams = 2 }, func(t *testing.T, s *scene) {
 		c := s.subscribe(0)
 		s.subscribe(1)
 		if err := s.b.Subscribe(Subscription{Conn: newFakeConn(t)}); err != ErrTooMany {
@@ -328,7 +328,7 @@ func TestMaxStreams(t *testing.T) {
 }
 
 func TestMaxStreamsPerUser(t *testing.T) {
-	onStage(t, func(o *Options) { o.MaxStreamsPerUser = 2 }, func(t *testing.T, s *stage) {
+	onStage(t, func(o *Options) { o.MaxStreamsPerUser = 2 }, func(t *testing.T, s *scene) {
 		first := s.subscribe(0)
 		broken := newFakeConn(t)
 		broken.attach = syscall.ENOMEM
@@ -360,7 +360,7 @@ func TestMaxStreamsPerUser(t *testing.T) {
 // TestSubscriptionsBehindACrowd: those that come while the worker still has a crowd to open are opened after it, without
 // waiting for a tick to wake the worker up.
 func TestSubscriptionsBehindACrowd(t *testing.T) {
-	onStage(t, nil, func(t *testing.T, s *stage) {
+	onStage(t, nil, func(t *testing.T, s *scene) {
 		const late = 10
 		first := newFakeConn(t)
 		comes := sync.OnceFunc(func() { // during the turn that leaves a part of the crowd for the next
@@ -388,7 +388,7 @@ func TestSubscriptionsBehindACrowd(t *testing.T) {
 }
 
 func TestLateReportDoesNotReachTheNextStream(t *testing.T) {
-	onStage(t, nil, func(t *testing.T, s *stage) {
+	onStage(t, nil, func(t *testing.T, s *scene) {
 		first := s.subscribe(0)
 		first.hangUp()
 		synctest.Wait()
@@ -405,7 +405,7 @@ func TestLateReportDoesNotReachTheNextStream(t *testing.T) {
 }
 
 func TestFailedConnections(t *testing.T) {
-	onStage(t, nil, func(t *testing.T, s *stage) {
+	onStage(t, nil, func(t *testing.T, s *scene) {
 		unwatched := newFakeConn(t)
 		unwatched.attach = syscall.ENOSPC
 		mustSubscribe(t, s.b, Subscription{User: userOf(0), Conn: unwatched})
@@ -424,7 +424,7 @@ func TestFailedConnections(t *testing.T) {
 // TestConflation: a stream that cannot take all gets the newest state of each device that changed, once, and nothing of
 // those that did not.
 func TestConflation(t *testing.T) {
-	onStage(t, func(o *Options) { o.BacklogBytes = 100 }, func(t *testing.T, s *stage) {
+	onStage(t, func(o *Options) { o.BacklogBytes = 100 }, func(t *testing.T, s *scene) {
 		s.tell(0, 7) // does not change again
 		c, other := s.subscribe(0), s.subscribe(0)
 		c.allow(3)
@@ -454,7 +454,7 @@ func TestConflation(t *testing.T) {
 }
 
 func TestPendingIsBounded(t *testing.T) {
-	onStage(t, func(o *Options) { o.PendingBytes, o.BacklogBytes = 4000, 400 }, func(t *testing.T, s *stage) {
+	onStage(t, func(o *Options) { o.PendingBytes, o.BacklogBytes = 4000, 400 }, func(t *testing.T, s *scene) {
 		conns := make([]*fakeConn, 200)
 		for i := range conns {
 			conns[i] = s.subscribe(0)
@@ -482,7 +482,7 @@ func TestPendingIsBounded(t *testing.T) {
 // TestQueueOverflow: the events of a full queue are made up for, for users with events in it and for those without.
 func TestQueueOverflow(t *testing.T) {
 	var gate sync.Mutex
-	onStage(t, func(o *Options) { o.QueueBytes = 2000 }, func(t *testing.T, s *stage) {
+	onStage(t, func(o *Options) { o.QueueBytes = 2000 }, func(t *testing.T, s *scene) {
 		conns := make([]*fakeConn, 3)
 		for i := range conns {
 			conns[i] = s.subscribe(i)
@@ -516,7 +516,7 @@ func TestQueueOverflow(t *testing.T) {
 // TestCrowdDoesNotHoldUpOthers: a user's many streams are visited in portions, and what comes meanwhile is joined.
 func TestCrowdDoesNotHoldUpOthers(t *testing.T) {
 	const crowd = 3000
-	onStage(t, nil, func(t *testing.T, s *stage) {
+	onStage(t, nil, func(t *testing.T, s *scene) {
 		var gate sync.Mutex
 		var mu sync.Mutex
 		writes, atFew := 0, 0
@@ -563,7 +563,7 @@ func TestCrowdDoesNotHoldUpOthers(t *testing.T) {
 // much comes.
 func TestEventOvertakesCrowd(t *testing.T) {
 	const crowd = 1000
-	onStage(t, nil, func(t *testing.T, s *stage) {
+	onStage(t, nil, func(t *testing.T, s *scene) {
 		wrote, goOn := make(chan struct{}), make(chan struct{})
 		conns := make([]*fakeConn, crowd)
 		for i := range conns {
@@ -598,7 +598,7 @@ func TestEventOvertakesCrowd(t *testing.T) {
 }
 
 func TestStreamsOfAUser(t *testing.T) {
-	onStage(t, nil, func(t *testing.T, s *stage) {
+	onStage(t, nil, func(t *testing.T, s *scene) {
 		s.subscribe(3)
 		c := s.subscribe(3)
 		if n := s.b.Streams(userOf(3)); n != 2 {
@@ -628,13 +628,13 @@ func TestPublishAboveFlushPanics(t *testing.T) {
 			t.Error("an event above its batch's through went in")
 		}
 	}()
-	b.Publish(userOf(0), 2, []byte("event"))
-	b.Flush(1)
+	b.Publish(0, userOf(0), 2, []byte("event"))
+	b.Flush(0, 1, 0)
 }
 
 // TestLapGoesOnWhenItsNextStreamLeaves: the stream that a lap would visit next may go between two turns.
 func TestLapGoesOnWhenItsNextStreamLeaves(t *testing.T) {
-	onStage(t, func(o *Options) { o.visits = 2 }, func(t *testing.T, s *stage) {
+	onStage(t, func(o *Options) { o.visits = 2 }, func(t *testing.T, s *scene) {
 		conns := make([]*fakeConn, 9)
 		for i := range conns {
 			conns[i] = s.subscribe(0)
@@ -661,7 +661,7 @@ func TestLapGoesOnWhenItsNextStreamLeaves(t *testing.T) {
 
 // TestDrainReachesStreamsOpenedAfterIt: subscriptions that were taken before Drain, and are answered after it.
 func TestDrainReachesStreamsOpenedAfterIt(t *testing.T) {
-	onStage(t, nil, func(t *testing.T, s *stage) {
+	onStage(t, nil, func(t *testing.T, s *scene) {
 		conns := make([]*fakeConn, 3*opensPerTurn)
 		for i := range conns {
 			conns[i] = subscribe(t, s.b, userOf(i))

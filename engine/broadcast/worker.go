@@ -34,7 +34,7 @@ type worker struct {
 	log   *slog.Logger
 	in    inbox
 
-	through uint64 // every event at or below it has been taken: W of B1
+	through []uint64 // by source: every event at or below it has been taken, W of B1
 	users   map[uuid.UUID]*user
 	vacant  []uint32 // free slots
 	slots   uint32   // slots ever used
@@ -78,17 +78,19 @@ func newWorker(b *Broadcaster, index int) *worker {
 		slots: 1, // slot 0 means none
 	}
 	w.in.cond.L = &w.in.mu
+	sources := b.options.Sources
+	w.through, w.in.through = make([]uint64, sources), make([]uint64, sources)
+	w.batch.lost, w.in.batch.lost = newSourceSet(sources), newSourceSet(sources)
 	if b.options.MaxStreamsPerUser > 0 {
 		w.in.perUser = make(followers)
 	}
 	return w
 }
 
-// start sets the worker's place in the log and its clock, before its goroutine runs.
-func (w *worker) start(through uint64, nowNanos int64) {
+// start sets the worker's clock, before its goroutine runs.
+func (w *worker) start(nowNanos int64) {
 	w.in.mu.Lock()
 	defer w.in.mu.Unlock()
-	w.through, w.in.through = through, max(w.in.through, through)
 	w.epoch, w.in.nowNanos = nowNanos, max(w.in.nowNanos, nowNanos)
 	w.now = 1
 	w.ring.start(w.now)
@@ -136,7 +138,7 @@ func (w *worker) takeMail() {
 	w.batch.reset()
 	in.dropped += in.batch.dropped
 	w.batch, in.batch = in.batch, w.batch
-	w.through = in.through
+	copy(w.through, in.through)
 	w.queries, in.queries = in.queries, w.queries[:0]
 	w.closed = in.closed
 	w.now = w.tickOf(in.nowNanos)
@@ -181,7 +183,7 @@ func (w *worker) open(sub *Subscription) {
 	if sub.ExpiresNanos != 0 {
 		s.ends = w.tickUp(sub.ExpiresNanos)
 	}
-	w.link(s, sub.User)
+	w.link(s, sub.User, sub.Source)
 	w.stats.Opened++
 	if err := s.conn.Attach(w.b, streamID(w.index, s.slot, s.reuse)); err != nil {
 		w.log.Error("broadcast: a stream's connection cannot be watched", "err", err)
@@ -192,7 +194,7 @@ func (w *worker) open(sub *Subscription) {
 		w.drain(s)
 	}
 	w.file(s)
-	p := w.snapshot(sub.User, 0)
+	p := w.snapshot(s.user, 0)
 	s.through = p.through
 	w.stats.Snapshots++
 	if snapshot := p.form(s.chunked); len(sub.Head) == 0 {
@@ -281,7 +283,7 @@ func (w *worker) endAll() {
 	}
 	w.in.mu.Lock()
 	defer w.in.mu.Unlock()
-	w.in.batch, w.batch = batch{}, batch{}
+	w.in.batch.run, w.batch.run = run{}, run{}
 	w.in.stats = w.figures()
 }
 
@@ -312,7 +314,7 @@ func (w *worker) trim() {
 		return
 	}
 	if cap(w.batch.bytes) > keepBytes && w.peak < cap(w.batch.bytes)/4 {
-		w.batch = batch{}
+		w.batch.run = run{}
 	}
 	w.peak = 0
 }
