@@ -131,7 +131,7 @@ func (s *Store) Load(lo, hi []byte, fn func(key, value []byte) error) error {
 // and within the range. It is durable when it returns, but part of a checkpoint only after Commit.
 func (s *Store) Replace(lo, hi []byte, items func(yield func(key, value []byte) bool)) error {
 	span := pebble.KeyRange{Start: inner(lo), End: innerEnd(hi)}
-	return s.replace(span, func(yield func(k, v []byte) bool) {
+	return s.replace(span, func(yield yield) {
 		var key []byte
 		items(func(k, v []byte) bool {
 			key = append(append(key[:0], ownersPrefix), k...)
@@ -140,8 +140,11 @@ func (s *Store) Replace(lo, hi []byte, items func(yield func(key, value []byte) 
 	})
 }
 
+// yield takes one key and its value; false: no more of them.
+type yield = func(key, value []byte) bool
+
 // replace is Replace with the store's own keys.
-func (s *Store) replace(span pebble.KeyRange, items func(yield func(key, value []byte) bool)) error {
+func (s *Store) replace(span pebble.KeyRange, items func(yield)) error {
 	path := s.o.FS.PathJoin(s.dir, tableFile)
 	n, err := s.writeTable(path, items)
 	if err != nil {
@@ -161,7 +164,7 @@ func (s *Store) replace(span pebble.KeyRange, items func(yield func(key, value [
 }
 
 // writeTable writes a sorted table and syncs it.
-func (s *Store) writeTable(path string, items func(yield func(key, value []byte) bool)) (n int, err error) {
+func (s *Store) writeTable(path string, items func(yield)) (n int, err error) {
 	file, err := s.o.FS.Create(path, vfs.WriteCategoryUnspecified)
 	if err != nil {
 		return 0, err
@@ -221,7 +224,7 @@ func (s *Store) Close() error { return s.failure.do(s.db.Close) }
 func (s *Store) set(key, value []byte) error {
 	after := append(key[:len(key):len(key)], 0)
 	return s.replace(pebble.KeyRange{Start: key, End: after},
-		func(yield func(k, v []byte) bool) { yield(key, value) })
+		func(yield yield) { yield(key, value) })
 }
 
 func (s *Store) setNumber(key []byte, n uint64) error {
@@ -245,7 +248,8 @@ func (s *Store) number(key []byte) (n uint64, found bool, err error) {
 		return 0, false, err
 	}
 	if len(value) != 8 {
-		return 0, false, fmt.Errorf("checkpoint: %q of %s has %d bytes, not 8", key, s.dir, len(value))
+		return 0, false, fmt.Errorf("checkpoint: %q of %s has %d bytes, not 8",
+			key, s.dir, len(value))
 	}
 	return binary.LittleEndian.Uint64(value), true, nil
 }

@@ -126,7 +126,8 @@ func TestCheckpointNewerVersion(t *testing.T) {
 	}
 }
 
-// TestCheckpointCrash loses everything unsynced at random moments: what was committed is there, as of its LSN.
+// TestCheckpointCrash loses everything unsynced at random moments: what was committed is there, as
+// of its LSN.
 func TestCheckpointCrash(t *testing.T) {
 	for seed := range uint64(30) {
 		rng := rand.New(rand.NewPCG(seed, 0))

@@ -23,12 +23,14 @@ func Advise(err error) error {
 	var newerStore *checkpoint.VersionError
 	switch {
 	case errors.As(err, &corrupt):
-		return fmt.Errorf("%w. Restore %s from a backup. Without one, %s", err, corrupt.Dir, startOver)
+		return fmt.Errorf("%w. Restore %s from a backup. Without one, %s",
+			err, corrupt.Dir, startOver)
 	case errors.As(err, &missing):
-		return fmt.Errorf("%w. Put the segments back, or restore the whole directory from a backup. "+
-			"Without either, %s", err, startOver)
+		return fmt.Errorf("%w. Put the segments back, or restore the whole directory from a "+
+			"backup. Without either, %s", err, startOver)
 	case errors.As(err, &damaged):
-		return fmt.Errorf("%w. Restore the data directory from a backup. Without one, %s", err, startOver)
+		return fmt.Errorf("%w. Restore the data directory from a backup. Without one, %s",
+			err, startOver)
 	case errors.As(err, &newerLog), errors.As(err, &newerStore):
 		return fmt.Errorf("%w; start the version that wrote it", err)
 	case errors.Is(err, checkpoint.ErrFailed):

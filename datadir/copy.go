@@ -91,7 +91,10 @@ func (v *View) Walk(logger *slog.Logger, done *Copied) (err error) {
 	if store != nil {
 		defer func() { err = errors.Join(err, store.Close()) }()
 		through = store.LSN()
-		err := store.Load(nil, nil, func(key, value []byte) error { done.item(key, value); return nil })
+		err := store.Load(nil, nil, func(key, value []byte) error {
+			done.item(key, value)
+			return nil
+		})
 		if err != nil {
 			return err
 		}
@@ -101,10 +104,15 @@ func (v *View) Walk(logger *slog.Logger, done *Copied) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, log.Close()) }()
-	return log.Replay(through, func(_ uint64, record []byte) error { done.record(record); return nil })
+	return log.Replay(through, func(_ uint64, record []byte) error {
+		done.record(record)
+		return nil
+	})
 }
 
-func copyCheckpoint(from *checkpoint.Store, dir string, o checkpoint.Options, done *Copied) (err error) {
+func copyCheckpoint(
+	from *checkpoint.Store, dir string, o checkpoint.Options, done *Copied,
+) (err error) {
 	to, err := checkpoint.Open(dir, o)
 	if err != nil {
 		return err

@@ -56,7 +56,8 @@ func commit(t testing.TB, l *wal.Log, record string) uint64 {
 	return lsn
 }
 
-// rollAndTruncate commits n records, and takes off what lies more than keep behind. It returns through where.
+// rollAndTruncate commits n records, and takes off what lies more than keep behind. It returns
+// through where.
 func rollAndTruncate(t *testing.T, l *wal.Log, n, keep int) (through uint64) {
 	t.Helper()
 	for range n {
@@ -110,7 +111,8 @@ func view(t testing.TB, fs vfs.FS) *View {
 	return v
 }
 
-// live is a log with a checkpoint beside it that keeps the highest LSN it has seen, while appenders work.
+// live is a log with a checkpoint beside it that keeps the highest LSN it has seen, while appenders
+// work.
 type live struct {
 	fs    vfs.FS
 	log   *wal.Log
@@ -146,8 +148,8 @@ func (w *live) append() {
 	}
 }
 
-// checkpoint takes one checkpoint after the other, as the engine does: what the store holds may be newer than its LSN, and
-// the log is synced past it before.
+// checkpoint takes one checkpoint after the other, as the engine does: what the store holds may be
+// newer than its LSN, and the log is synced past it before.
 func (w *live) checkpoint(t *testing.T) {
 	for !w.stop.Load() {
 		through := w.log.Appended()
@@ -181,8 +183,8 @@ func (w *live) close(t *testing.T) {
 	}
 }
 
-// whole checks what recovery would make of a checkpoint and a log: no gap between them, and the log reaches everything that
-// the checkpoint has seen and that was acknowledged.
+// whole checks what recovery would make of a checkpoint and a log: no gap between them, and the log
+// reaches everything that the checkpoint has seen and that was acknowledged.
 func whole(c *checkpoint.Store, l *wal.Log, acked uint64) error {
 	through, seen := uint64(0), acked
 	if c != nil {
@@ -210,9 +212,10 @@ func whole(c *checkpoint.Store, l *wal.Log, acked uint64) error {
 	return nil
 }
 
-// TestViewOfARunningLog looks at a directory while records are appended, segments roll and checkpoints take the place of
-// others: each view is whole, and holds what was acknowledged before it was opened. In the kernel's file system: what keeps a
-// segment from being used again while a view reads it are locks on open files.
+// TestViewOfARunningLog looks at a directory while records are appended, segments roll and
+// checkpoints take the place of others: each view is whole, and holds what was acknowledged before
+// it was opened. In the kernel's file system: what keeps a segment from being used again while a
+// view reads it are locks on open files.
 func TestViewOfARunningLog(t *testing.T) {
 	t.Chdir(t.TempDir())
 	w := goLive(t, vfs.Default)
@@ -242,7 +245,8 @@ func TestViewOfARunningLog(t *testing.T) {
 	}
 }
 
-// TestCopyOfARunningLog: a copy is whole, holds what was acknowledged before, and a log can be started on it.
+// TestCopyOfARunningLog: a copy is whole, holds what was acknowledged before, and a log can be
+// started on it.
 func TestCopyOfARunningLog(t *testing.T) {
 	t.Chdir(t.TempDir())
 	w := goLive(t, vfs.Default)
@@ -283,8 +287,8 @@ func TestCopyOfARunningLog(t *testing.T) {
 	}
 }
 
-// A copy is durable when it is made. A checkpoint that becomes several tables stays the same, as do its secret and its LSN, and
-// the records after it keep their numbers.
+// A copy is durable when it is made. A checkpoint that becomes several tables stays the same, as do
+// its secret and its LSN, and the records after it keep their numbers.
 func TestCopyKeepsEverything(t *testing.T) {
 	fs := vfs.NewCrashableMem()
 	l := start(t, small(fs))
@@ -356,8 +360,8 @@ func hookFS(fs vfs.FS, match func(errorfs.Op) bool, do func()) vfs.FS {
 	}))
 }
 
-// The moment in which a checkpoint comes between the old one and its segments, forced. The log's own
-// moments are in wal's TestReaderMeetsTheWriter.
+// The moment in which a checkpoint comes between the old one and its segments, forced. The log's
+// own moments are in wal's TestReaderMeetsTheWriter.
 func TestViewMeetsACheckpoint(t *testing.T) {
 	mem := vfs.NewMem()
 	w := &live{fs: mem, log: start(t, small(mem))}
@@ -466,8 +470,9 @@ func TestViewOnlyReads(t *testing.T) {
 	}
 }
 
-// TestNothingIsUsedAgainUnderAReader: what a view has opened stays what it was, however far the log goes on.
-func TestNothingIsUsedAgainUnderAReader(t *testing.T) {
+// TestNothingIsRecycledUnderAReader: what a view has opened stays what it was, however far the log
+// goes on.
+func TestNothingIsRecycledUnderAReader(t *testing.T) {
 	t.Chdir(t.TempDir())
 	l := start(t, small(vfs.Default))
 	defer l.Close()

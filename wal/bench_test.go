@@ -10,8 +10,8 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 )
 
-// BenchmarkCommit is a closed loop of appenders that wait for durability, on the disk that holds the temporary
-// directory. Each op is one record of 64 bytes.
+// BenchmarkCommit is a closed loop of appenders that wait for durability, on the disk that holds
+// the temporary directory. Each op is one record of 64 bytes.
 func BenchmarkCommit(b *testing.B) {
 	for _, appenders := range []int{1, 64, 1000, 10000} {
 		b.Run(fmt.Sprintf("sync=always/record=64/appenders=%d", appenders), func(b *testing.B) {
@@ -44,7 +44,8 @@ func BenchmarkCommit(b *testing.B) {
 	}
 }
 
-// BenchmarkAppend is the cost of Reserve, Append and the commit loop's share, with nobody waiting and no disk.
+// BenchmarkAppend is the cost of Reserve, Append and the commit loop's share, with nobody waiting
+// and no disk.
 func BenchmarkAppend(b *testing.B) {
 	l := benchLog(b, nullFS{vfs.NewMem()}, Options{Sync: SyncNever})
 	b.ReportAllocs()

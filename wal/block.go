@@ -7,7 +7,8 @@ import (
 	"iter"
 )
 
-// The bytes of format version 1, all little endian. docs/wal-format.md draws them; TestGolden keeps both true.
+// The bytes of format version 1, all little endian. docs/wal-format.md draws them; TestGolden keeps
+// both true.
 const (
 	formatVersion = 1
 
@@ -28,10 +29,10 @@ var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 // segmentHeader is what the first 64 bytes of a segment say.
 type segmentHeader struct {
-	number  uint64
-	first   uint64 // LSN of the first record that the segment holds or will hold
-	durable uint64 // highest LSN that was durable when the header was written: first-1
-	reused  bool   // the file was another segment before, and need not be zero behind the blocks
+	number   uint64
+	first    uint64 // LSN of the first record that the segment holds or will hold
+	durable  uint64 // highest LSN that was durable when the header was written: first-1
+	recycled bool   // the file was another segment before, and need not be zero behind the blocks
 }
 
 // What can be wrong with a segment header.
@@ -49,15 +50,16 @@ func (h segmentHeader) encode() []byte {
 	binary.LittleEndian.PutUint64(b[16:], h.number)
 	binary.LittleEndian.PutUint64(b[24:], h.first)
 	binary.LittleEndian.PutUint64(b[32:], h.durable)
-	if h.reused {
+	if h.recycled {
 		b[40] = 1
 	}
 	binary.LittleEndian.PutUint32(b[12:], segmentSum(b))
 	return b
 }
 
-// decodeSegmentHeader reads the header of the segment with the given number. The version is looked at before the
-// checksum: a later format may well compute another one, and must still be refused by its name.
+// decodeSegmentHeader reads the header of the segment with the given number. The version is looked
+// at before the checksum: a later format may well compute another one, and must still be refused by
+// its name.
 func decodeSegmentHeader(b []byte, path string, number uint64) (segmentHeader, error) {
 	if allZero(b) {
 		return segmentHeader{}, errHeaderBlank
@@ -72,10 +74,10 @@ func decodeSegmentHeader(b []byte, path string, number uint64) (segmentHeader, e
 		return segmentHeader{}, errHeaderSum
 	}
 	h := segmentHeader{
-		number:  binary.LittleEndian.Uint64(b[16:]),
-		first:   binary.LittleEndian.Uint64(b[24:]),
-		durable: binary.LittleEndian.Uint64(b[32:]),
-		reused:  b[40] == 1,
+		number:   binary.LittleEndian.Uint64(b[16:]),
+		first:    binary.LittleEndian.Uint64(b[24:]),
+		durable:  binary.LittleEndian.Uint64(b[32:]),
+		recycled: b[40] == 1,
 	}
 	if h.number != number {
 		return segmentHeader{}, errHeaderPlace
@@ -93,7 +95,7 @@ type blockHeader struct {
 	payloadSum   uint32 // crc32c of the payload
 	payloadBytes uint32
 	records      uint32
-	first        uint64 // LSN of the first record; of the next one to come if there is none in the block
+	first        uint64 // LSN of the first record, in an empty block of the next one to come
 	durable      uint64 // highest LSN that was durable when the block was written
 }
 
@@ -107,15 +109,16 @@ func blockBytes(payload int64) int64 {
 	return (blockHeaderBytes + payload + blockAlign - 1) &^ (blockAlign - 1)
 }
 
-// summer computes header checksums in its own memory, so that neither the commit loop nor a scan allocates. Not for
-// concurrent use.
-type summer struct {
+// headerSums computes header checksums in its own memory, so that neither the commit loop nor a
+// scan allocates. Not for concurrent use.
+type headerSums struct {
 	scratch [16 + blockHeaderBytes]byte // segment number, offset, header
 }
 
-// sum is the checksum of a block header at its place. Segment number and offset are covered but not stored, so that
-// a block that was left over in a recycled segment, or was written to a wrong place, is no block there (W6).
-func (s *summer) sum(header []byte, segment uint64, offset int64) uint32 {
+// sum is the checksum of a block header at its place. Segment number and offset are covered but not
+// stored, so that a block that was left over in a recycled segment, or was written to a wrong
+// place, is no block there (W6).
+func (s *headerSums) sum(header []byte, segment uint64, offset int64) uint32 {
 	binary.LittleEndian.PutUint64(s.scratch[0:], segment)
 	binary.LittleEndian.PutUint64(s.scratch[8:], uint64(offset))
 	copy(s.scratch[16:], header[:blockHeaderBytes])
@@ -123,7 +126,7 @@ func (s *summer) sum(header []byte, segment uint64, offset int64) uint32 {
 	return crc32.Checksum(s.scratch[:], castagnoli)
 }
 
-func (s *summer) encode(dst []byte, h blockHeader, segment uint64, offset int64) {
+func (s *headerSums) encode(dst []byte, h blockHeader, segment uint64, offset int64) {
 	binary.LittleEndian.PutUint32(dst[0:], blockMagic)
 	binary.LittleEndian.PutUint32(dst[8:], h.payloadSum)
 	binary.LittleEndian.PutUint32(dst[12:], h.payloadBytes)
@@ -135,8 +138,9 @@ func (s *summer) encode(dst []byte, h blockHeader, segment uint64, offset int64)
 }
 
 // decode reads the block header at a place; false when there is none.
-func (s *summer) decode(src []byte, segment uint64, offset int64) (blockHeader, bool) {
-	if binary.LittleEndian.Uint32(src) != blockMagic || binary.LittleEndian.Uint32(src[4:]) != s.sum(src, segment, offset) {
+func (s *headerSums) decode(src []byte, segment uint64, offset int64) (blockHeader, bool) {
+	if binary.LittleEndian.Uint32(src) != blockMagic ||
+		binary.LittleEndian.Uint32(src[4:]) != s.sum(src, segment, offset) {
 		return blockHeader{}, false
 	}
 	return blockHeader{
@@ -167,7 +171,8 @@ func recordsIn(payload []byte) iter.Seq[[]byte] {
 	}
 }
 
-// countRecords returns how many records a payload holds; false when it does not end with the end of a record.
+// countRecords returns how many records a payload holds; false when it does not end with the end of
+// a record.
 func countRecords(payload []byte) (uint32, bool) {
 	var n uint32
 	for len(payload) > 0 {

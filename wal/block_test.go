@@ -14,8 +14,8 @@ import (
 
 var update = flag.Bool("update", false, "write the golden files anew")
 
-// TestGolden pins every byte of format version 1. If it fails, old logs can no longer be read: raise formatVersion
-// instead. The page that documents the format shows the same bytes.
+// TestGolden pins every byte of format version 1. If it fails, old logs can no longer be read:
+// raise formatVersion instead. The page that documents the format shows the same bytes.
 func TestGolden(t *testing.T) {
 	const golden, page = "testdata/segment.hex", "../docs/wal-format.md"
 	fs := vfs.NewMem()
@@ -72,7 +72,8 @@ func TestSegmentHeader(t *testing.T) {
 	}
 }
 
-// A later version must be refused by its name even though its checksum is computed in a way we do not know.
+// A later version must be refused by its name even though its checksum is computed in a way we do
+// not know.
 func TestWrongVersion(t *testing.T) {
 	fs := vfs.NewMem()
 	l := start(t, small(fs))
@@ -91,7 +92,7 @@ func TestWrongVersion(t *testing.T) {
 }
 
 func TestBlockHeaderBoundToPlace(t *testing.T) {
-	var s summer
+	var s headerSums
 	b := make([]byte, blockHeaderBytes)
 	want := blockHeader{payloadSum: 1, payloadBytes: 2, records: 3, first: 4, durable: 3}
 	s.encode(b, want, 5, 64)
@@ -137,7 +138,7 @@ func TestOptions(t *testing.T) {
 		t.Errorf("defaults: %+v, %v", o, err)
 	}
 	_, err := Options{Sync: 9, SyncInterval: -1, BufferBytes: 1}.withDefaults()
-	for _, want := range []string{"sync mode 9", "interval", "buffer of 1"} {
+	for _, want := range []string{"sync mode 9", "SyncInterval", "buffer of 1"} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("not reported: %s: %v", want, err)
 		}

@@ -1,7 +1,7 @@
-// Package wal is a write-ahead log of opaque records: numbered, in order, durable before they are acknowledged. It
-// knows nothing of what the records mean.
+// Package wal is a write-ahead log of opaque records: numbered, in order, durable before they are
+// acknowledged. It knows nothing of what the records mean.
 //
-// # A record's way
+// # The way of a record
 //
 //	Reserve ──► Append ──► Wait ───────────────────────────────► acknowledge
 //	 credit      LSN and     ▲ one channel close per batch
@@ -10,83 +10,94 @@
 //	   filling   ▼     │ commit loop                                        │
 //	  ┌──────────────┐ │ seal ► wait for copies ► checksum ► write ► sync   │
 //	  │ buffer 0 or 1├─┼─► durable LSN moves ► wake ► committed(records)    │
-//	  └──────────────┘ │ next batch: whatever was appended meanwhile        │
+//	  └──────────────┘ │ next batch: what was appended meanwhile            │
 //	                   └────────────────────────────────────────────────────┘
 //
-// An LSN is a record's number; the first is 1, none is left out. A batch is what one write and one sync cover. There
-// are two buffers: one is filling while the other is in flight. No timer decides when a batch ends: the sync of the
-// one before does. So one appender waits for one sync, and ten thousand share it.
+// An LSN is a record's number; the first is 1, none is left out. A batch is what one write and one
+// sync cover (group commit). There are two buffers: one is filling while the other is in flight. No
+// timer decides when a batch ends: the sync of the one before does. So one appender waits for one
+// sync, and ten thousand share it.
 //
-// A credit is the right to append one record of a given size. It separates the step that may wait or be refused
-// (Reserve) from the step that may not (Append), because the latter happens while its caller holds a device that
-// others wait for.
+// A credit is the right to append one record of a given size. It separates the step that may wait
+// or be refused (Reserve) from the step that may not (Append), because the latter happens while its
+// caller holds a device that others wait for.
+//
+// log.go has the picture of the parts and their state: credits, gate, buffers, progress, committer
+// with its writer, preparer, recycler, truncator, recovery.
 //
 // # Invariants
 //
-//   - W1: LSN order is byte order. One atomic add gives an appender its LSN and its place (batch.go has the word and
-//     the interleaving that it prevents). A batch's first LSN is fixed by the step that makes it the filling one.
-//   - W2: what has a credit fits. credit + reserved + filling <= BufferBytes, always; therefore Append cannot fail,
-//     block or be turned away, and Close knows when all credits are home.
-//   - W3: the durable LSN only grows, and moves only after a sync returned without error, over what was written before
-//     that sync began. In SyncAlways nobody is told of a record before.
-//   - W4: a segment's header is durable before its first block is written, and everything in a segment is durable
-//     before the next one's header is written, in every sync mode. So what a crash can leave is narrow, and anything
-//     else is damage.
-//   - W5: the first failed write or sync is final. Nothing is retried: after a failed sync the kernel may call lost
-//     pages clean, and a second sync would succeed. Recovery rewrites what no later block proves durable, for the
-//     same reason.
+//   - W1: LSN order is byte order. One atomic add gives an appender its LSN and its place
+//     (buffers.go has the word and the interleaving that it prevents). A batch's first LSN is fixed
+//     by the step that makes it the filling one.
+//   - W2: what has a credit fits. credit + reserved + filling <= BufferBytes, always; therefore
+//     Append cannot fail, block or be turned away, and Close knows when all credits are home.
+//   - W3: the durable LSN only grows, and moves only after a sync returned without error, over what
+//     was written before that sync began. In SyncAlways no waiter returns before.
+//   - W4: a segment's header is durable before its first block is written, and everything in a
+//     segment is durable before the next one's header is written, in every sync mode. So what a
+//     crash can leave is narrow, and anything else is damage.
+//   - W5: the first failed write or sync is final. Nothing is retried: after a failed sync the
+//     kernel may call lost pages clean, and a second sync would succeed. Recovery rewrites what no
+//     later block proves durable, for the same reason.
 //   - W6: a block is valid in one place only. Its checksum covers segment number and offset.
-//   - W7: everything is bounded: two buffers, one prepared segment, maxRetired files that wait to be used again, one block of
-//     memory per reader.
-//   - W8: a file is another segment only when its renaming off the log is durable, so that it cannot come back under its old
-//     number, and while no View has it open (retire.go).
+//   - W7: everything is bounded: two buffers, one prepared segment, maxRecycled files that wait to
+//     be recycled, one block of memory per reader.
+//   - W8: a file becomes another segment only when its renaming off the log is durable, so that it
+//     cannot come back under its old number, and while no View has it open (recycle.go).
 //
 // # What a crash leaves, and what recovery makes of it
 //
-// Segments are files of zeros, or of blocks of an earlier segment, which are filled with blocks; docs/wal-format.md draws the
-// bytes. Each block, and each segment header, states the LSN that was durable when it was written. Reading stops at an offset X
-// where record L should come and no valid block is:
+// Segments are files of zeros, or of blocks of an earlier segment, which are filled with blocks;
+// docs/wal-format.md draws the bytes. Each block, and each segment header, states the LSN that was
+// durable when it was written. Reading stops at an offset X where record L should come and no valid
+// block is:
 //
-//	is there a next segment? ── yes ─► does it begin with L? ── yes ─► go on there: an earlier recovery cut here,
-//	        │                                  │                       or the segment was full
-//	        no                                 no ─► CorruptionError
+//	is there a next segment? ── yes ─► does it begin with L? ── yes ─► go on there: an earlier
+//	        │                                  │                       recovery cut here, or the
+//	        no                                 no ─► CorruptionError   segment was full
 //	        ▼
 //	does any block header behind X promise a durable LSN >= L? ── yes ─► CorruptionError
 //	        │
-//	        no ─► the end. Zeros, or in a file that was used again no block header: a clean one. Else a torn tail:
-//	              cut, and logged
+//	        no ─► the end. Zeros, or in a recycled file no block header: a clean one.
+//	              Else a torn tail: cut, and logged
 //
-// A torn tail was never acknowledged in SyncAlways: its sync had not returned. Recovery never appends to an old
-// segment; it begins a new one, whose header makes the cut permanent. Close writes an empty block with a promise for
-// everything before it, so any flipped bit in a log that was closed either hits no record or is an error. After a
-// crash one case remains that no log without a second copy can tell: damage to the very last durable batch looks like
-// a batch that never became durable.
+// A torn tail was never acknowledged in SyncAlways: its sync had not returned. Recovery never
+// appends to an old segment; it begins a new one, whose header makes the cut permanent. Close
+// writes an empty block with a promise for everything before it, so any flipped bit in a log that
+// was closed either hits no record or is an error. After a crash one case remains that no log
+// without a second copy can tell: damage to the very last durable batch looks like a batch that
+// never became durable.
 //
-// What a crash of the machine loses: in SyncAlways nothing that Wait returned nil for; in SyncInterval about the
-// interval; in SyncNever what the operating system had not written back. A crash of the process alone loses nothing
-// that was written, in any mode.
+// What a crash of the machine loses: in SyncAlways nothing that Wait returned nil for; in
+// SyncInterval about the interval; in SyncNever what the operating system had not written back. A
+// crash of the process alone loses nothing that was written, in any mode.
 //
 // # Room
 //
-// A preparer keeps one segment ready: a sync of blocks that are already allocated and written has no metadata to store and takes
-// about two thirds of the time of one at the end of a growing file. It is a file that TruncateBefore took off the log, or else a
-// new one that is filled with zeros, which doubles what the disk writes. When it cannot (disk full) and the current segment has
-// little more left than what may still be appended, credits are refused until it can. That is backpressure, not a failure.
+// A preparer keeps one segment ready: a sync of blocks that are already allocated and written has
+// no metadata to store and takes about two thirds of the time of one at the end of a growing file.
+// It is a file that TruncateBefore took off the log, or else a new one that is filled with zeros,
+// which doubles what the disk writes. When it cannot (disk full) and the current segment has little
+// more left than what may still be appended, the gate refuses credits until it can. That is
+// backpressure, not a failure.
 //
 // # What is slow, and why that is fine
 //
-// Waking costs more than writing: with ten thousand waiters most of the time goes into making goroutines runnable.
-// One channel close per batch wakes them in one go. Sealing waits for the copies in progress by yielding; an appender
-// between its add and the end of its copy does nothing that could block. Start fills its first segment with zeros
-// before it returns, some tens of milliseconds.
+// Waking costs more than writing: with ten thousand waiters most of the time goes into making
+// goroutines runnable. One channel close per batch wakes them in one go. Sealing waits for the
+// copies in progress by yielding; an appender between its add and the end of its copy does nothing
+// that could block. Start fills its first segment with zeros before it returns, some tens of
+// milliseconds.
 //
 // # What was tried first
 //
-// A pointer to the current batch, with a state word in each batch: the first LSN of a batch is then known only after
-// the previous one is sealed, which is after the new one became current, so an appender had to spin in between. One
-// word for both has no such moment. A checksum over header and payload together: the scan behind a torn tail would
-// then have to checksum a payload for whatever looks like a header, which somebody could put into many records; and
-// a block whose payload is damaged could not be believed its promise. Not yielding before sealing: with nothing but
-// appenders that is as good, but behind the HTTP server a sync then carries half as many records, and processor time is
-// what the server is short of.
+// A pointer to the current batch, with a state word in each batch: the first LSN of a batch is then
+// known only after the previous one is sealed, which is after the new one became current, so an
+// appender had to spin in between. One word for both has no such moment. A checksum over header and
+// payload together: the scan behind a torn tail would then have to checksum a payload for every
+// record that looks like a header, which a sender could put into many records; and a block whose
+// payload is damaged could not be believed its promise. Not yielding before sealing: with nothing
+// but appenders that is as good, but behind the HTTP server a sync then carries half as many
+// records, and processor time is what the server is short of.
 package wal

@@ -62,7 +62,8 @@ func (s *stallFS) resume() {
 	s.gate = nil
 }
 
-// failOn returns a file system whose operations of one kind on segments fail with err while on is true.
+// failOn returns a file system whose operations of one kind on segments fail with err while on is
+// true.
 func failOn(fs vfs.FS, kind errorfs.OpKind, err error) (_ vfs.FS, on *atomic.Bool) {
 	on = new(atomic.Bool)
 	return errorfs.Wrap(fs, errorfs.InjectorFunc(func(op errorfs.Op) error {
@@ -73,8 +74,8 @@ func failOn(fs vfs.FS, kind errorfs.OpKind, err error) (_ vfs.FS, on *atomic.Boo
 	})), on
 }
 
-// A failed write or sync is final (W5): its waiters and all later ones get the failure, nothing is retried, and a
-// restart finds what had been acknowledged.
+// A failed write or sync is final (W5): its waiters and all later ones get the failure, nothing is
+// retried, and a restart finds what had been acknowledged.
 func TestFailStop(t *testing.T) {
 	for name, kind := range map[string]errorfs.OpKind{"write": errorfs.OpFileWriteAt, "sync": errorfs.OpFileSyncData} {
 		t.Run(name, func(t *testing.T) {
@@ -144,8 +145,8 @@ func TestFailStopInOtherModes(t *testing.T) {
 	}
 }
 
-// A full disk is backpressure, not a failure (I6): what has its credit is committed, then Reserve refuses, and it goes
-// on by itself.
+// A full disk is backpressure, not a failure (I6): what has its credit is committed, then Reserve
+// refuses, and it goes on by itself.
 func TestNoSpace(t *testing.T) {
 	for name, test := range map[string]struct {
 		kind   errorfs.OpKind
@@ -217,11 +218,11 @@ func TestNoSpace(t *testing.T) {
 	}
 }
 
-// Every operation of the file system fails, one after the other, in each way that a disk has, once and from then on. Whatever
-// happens, what was acknowledged, and not taken off, is there.
+// Every operation of the file system fails, one after the other, in each way that a disk has, once
+// and from then on. Whatever happens, what was acknowledged, and not taken off, is there.
 func TestEveryOperationFailing(t *testing.T) {
 	for name, run := range map[string]func(o Options) (acked, through int){
-		"restarts": runUntilFailure, "segments are used again": truncateUntilFailure,
+		"restarts": runUntilFailure, "segments are recycled": truncateUntilFailure,
 	} {
 		for _, kind := range faultfs.Kinds {
 			for _, stuck := range []bool{false, true} {
@@ -251,8 +252,8 @@ func failEach(t *testing.T, name string, kind faultfs.Fault, stuck bool, run fun
 	}
 }
 
-// runUntilFailure opens a log, commits records over several segments and a restart, and returns how many were
-// acknowledged. Nothing is taken off.
+// runUntilFailure opens a log, commits records over several segments and a restart, and returns how
+// many were acknowledged. Nothing is taken off.
 func runUntilFailure(o Options) (acked, through int) {
 	for range 2 {
 		l, err := Open(dir, o)

@@ -10,9 +10,9 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 )
 
-// FuzzSegment reads a damaged last segment: never a panic, never a record that was not written, and what is read is a
-// prefix. Each command overwrites some bytes of a log of known records: two bytes of offset, one of length, then the
-// bytes.
+// FuzzSegment reads a damaged last segment: never a panic, never a record that was not written, and
+// what is read is a prefix. Each command overwrites some bytes of a log of known records: two bytes
+// of offset, one of length, then the bytes.
 func FuzzSegment(f *testing.F) {
 	records := numbered(20, 20)
 	whole := written(f, true, records...)[1]
@@ -44,8 +44,8 @@ func damage(whole, commands []byte) []byte {
 	return b
 }
 
-// FuzzRaw reads arbitrary bytes as a segment behind a good one: never a panic or an endless loop, never an LSN twice
-// or left out, and a log that can be read can be started.
+// FuzzRaw reads arbitrary bytes as a segment behind a good one: never a panic or an endless loop,
+// never an LSN twice or left out, and a log that can be read can be started.
 func FuzzRaw(f *testing.F) {
 	good := written(f, true, "a", "b")[1]
 	for _, segment := range written(f, true, numbered(5, 3)...) {
@@ -75,8 +75,8 @@ func FuzzRaw(f *testing.F) {
 	})
 }
 
-// FuzzForged damages a log like FuzzSegment and then makes the checksums right again, as a bug of ours would: never a
-// panic, never an LSN twice or left out.
+// FuzzForged damages a log like FuzzSegment and then makes the checksums right again, as a bug of
+// ours would: never a panic, never an LSN twice or left out.
 func FuzzForged(f *testing.F) {
 	whole := written(f, true, numbered(5, 20)...)[1]
 	offsets, end := blocksIn(whole, 1)
@@ -100,7 +100,7 @@ func FuzzForged(f *testing.F) {
 
 // forge makes the checksums of the block header at an offset fit.
 func forge(b []byte, at int64) {
-	var s summer
+	var s headerSums
 	header := b[at:]
 	binary.LittleEndian.PutUint32(header, blockMagic)
 	if n := int64(binary.LittleEndian.Uint32(header[12:])); blockHeaderBytes+n <= int64(len(header)) {

@@ -65,8 +65,8 @@ func commit(t testing.TB, l *Log, record string) uint64 {
 	return lsn
 }
 
-// read opens and replays the log of a file system and checks that LSNs have no gap. The records come back joined with
-// the error that ended them.
+// read opens and replays the log of a file system and checks that LSNs have no gap. The records
+// come back joined with the error that ended them.
 func read(fs vfs.FS, after uint64) (records []string, err error) {
 	return readWith(small(fs), after)
 }
@@ -150,7 +150,7 @@ func disk(t testing.TB, segments map[uint64][]byte) *vfs.MemFS {
 
 // blocksIn returns the offsets of the blocks of a segment and where the last one ends.
 func blocksIn(b []byte, number uint64) (offsets []int64, end int64) {
-	var s summer
+	var s headerSums
 	at := int64(segmentHeaderBytes)
 	for at+blockHeaderBytes <= int64(len(b)) {
 		h, ok := s.decode(b[at:], number, at)

@@ -71,7 +71,8 @@ func TestReplayAfterRestart(t *testing.T) {
 	}
 }
 
-// LSN order is byte order (W1), callbacks come in LSN order and without a gap, and nobody is woken early or left asleep.
+// LSN order is byte order (W1), callbacks come in LSN order and without a gap, and nobody is woken
+// early or left asleep.
 func TestConcurrentAppends(t *testing.T) {
 	const writers, each = 64, 300
 	o := small(vfs.NewMem())
@@ -184,7 +185,8 @@ func TestWait(t *testing.T) {
 	closeLog(t, l)
 }
 
-// A waiter that comes when its batch is already in flight must not wait for the next one: there may be none.
+// A waiter that comes when its batch is already in flight must not wait for the next one: there may
+// be none.
 func TestWaitForTheLastBatch(t *testing.T) {
 	disk := newStallFS(vfs.NewMem())
 	l := start(t, small(disk))
@@ -211,10 +213,10 @@ func TestCommitWaitsForCopies(t *testing.T) {
 		t.Fatal(err)
 	}
 	const size = recordOverhead + 4
-	l.state.Add(oneRecord + size) // the first half of Append("slow")
+	l.buffers.state.Add(oneRecord + size) // the first half of Append("slow")
 	lsn := add(t, l, "fast")
-	l.wakeLoop() // which Append does only for the first of a batch
-	testwait.Until(t, "the batch is sealed", func() bool { return l.state.Load()&bytesMask == 0 })
+	l.committer.wakeUp() // which Append does only for the first of a batch
+	testwait.Until(t, "the batch is sealed", func() bool { return l.buffers.state.Load()&bytesMask == 0 })
 	next := add(t, l, "next")
 	for range 1000 {
 		runtime.Gosched()
@@ -222,8 +224,8 @@ func TestCommitWaitsForCopies(t *testing.T) {
 	if l.Committed() != 0 || l.Appended() != next {
 		t.Errorf("committed %d without the first record's copy", l.Committed())
 	}
-	putRecord(l.batches[0].payload, []byte("slow")) // the second half
-	l.batches[0].finished.Add(1)
+	putRecord(l.buffers.batches[0].payload, []byte("slow")) // the second half
+	l.buffers.batches[0].finished.Add(1)
 	if err := l.Wait(max(lsn, next)); err != nil {
 		t.Error(err)
 	}
@@ -241,7 +243,7 @@ func TestCloseWaitsForCredits(t *testing.T) {
 		}
 		done := make(chan error)
 		go func() { done <- l.Close() }()
-		testwait.Until(t, "Close has begun", func() bool { return l.credit.Load() < 0 })
+		testwait.Until(t, "Close has begun", func() bool { return l.credits.word.Load() < 0 })
 		for range 20 {
 			runtime.Gosched() // mostly, the commit loop parks
 		}
@@ -267,7 +269,7 @@ func TestHotPathDoesNotAllocate(t *testing.T) {
 		t.Fatal(err)
 	}
 	if n := testing.AllocsPerRun(1000, func() {
-		if err := l.waitDurable(1); err != nil {
+		if err := l.progress.wait(1); err != nil {
 			t.Fatal(err)
 		}
 	}); n != 0 {
@@ -321,7 +323,7 @@ func TestReserveLimits(t *testing.T) {
 	// A released credit wakes who waits for it.
 	got := make(chan error)
 	go func() { got <- l.Reserve(10, time.Minute) }()
-	testwait.Until(t, "it waits", func() bool { return l.reservers.Load() > 0 })
+	testwait.Until(t, "it waits", func() bool { return l.credits.reservers.Load() > 0 })
 	l.Release(len(full))
 	if err := <-got; err != nil {
 		t.Error(err)
@@ -343,7 +345,8 @@ func TestReserveLimits(t *testing.T) {
 	}
 }
 
-// What has its credit when Close is called is committed; what comes later is refused. Nothing is in between.
+// What has its credit when Close is called is committed; what comes later is refused. Nothing is in
+// between.
 func TestCloseRacesWithAppend(t *testing.T) {
 	for range 50 {
 		fs := vfs.NewMem()

@@ -1,25 +1,27 @@
 package wal
 
 import (
-	"errors"
 	"fmt"
 	"log/slog"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"rollcall/internal/option"
 )
 
 // SyncMode says when a record counts as committed.
 type SyncMode int
 
 const (
-	// SyncAlways syncs every batch before its waiters are told. A crash loses nothing acknowledged. The default.
+	// SyncAlways syncs every batch before its waiters return. A crash loses nothing acknowledged.
+	// The default.
 	SyncAlways SyncMode = iota
-	// SyncInterval writes every batch and syncs every Options.SyncInterval. A crash of the machine, not of the
-	// process, loses about that much.
+	// SyncInterval writes every batch and syncs every Options.SyncInterval. A crash of the machine,
+	// not of the process, loses about that much.
 	SyncInterval
-	// SyncNever leaves syncing to the operating system, except between segments and at Close. A crash of the machine
-	// loses what it had not written back, typically some 30 s.
+	// SyncNever leaves syncing to the operating system, except between segments and at Close. A
+	// crash of the machine loses what it had not written back, typically some 30 s.
 	SyncNever
 )
 
@@ -45,22 +47,25 @@ func ParseSyncMode(s string) (SyncMode, error) {
 
 // Options of Open. The zero value works.
 type Options struct {
-	// FS holds the log's directory. Default vfs.Default; tests pass a crashable or a failing one.
+	// FS holds the log's directory. Tests pass a crashable or a failing one. Default: vfs.Default.
 	FS vfs.FS
-	// Sync says when a record counts as committed. Default SyncAlways.
+	// Sync says when a record counts as committed. Default: SyncAlways.
 	Sync SyncMode
-	// SyncInterval is the longest time that a written record stays unsynced in mode SyncInterval. Default 100ms.
+	// SyncInterval is the longest time that a written record stays unsynced in mode SyncInterval.
+	// Default: 100ms.
 	SyncInterval time.Duration
-	// SegmentBytes is the size to which segments grow, at least 4 times BufferBytes. Smaller segments give disk space
-	// back sooner after a checkpoint, larger ones roll less often. Default 64 MiB.
+	// SegmentBytes is the size to which segments grow, at least 4 times BufferBytes. Smaller
+	// segments give disk space back sooner after a checkpoint, larger ones roll less often.
+	// Default: 64 MiB.
 	SegmentBytes int64
-	// BufferBytes is the size of each of the two commit buffers: the most that can be appended during one sync, so it
-	// bounds the throughput of a slow disk. 4 KiB to 256 MiB. Default 2 MiB.
+	// BufferBytes is the size of each of the two commit buffers: the most that can be appended
+	// during one sync, so it bounds the throughput of a slow disk. 4 KiB to 256 MiB. Default: 2
+	// MiB.
 	BufferBytes int
-	// Logger gets what an operator should know: a torn tail, a full disk. Default slog.Default().
+	// Logger gets what an operator should know: a torn tail, a full disk. Default: slog.Default().
 	Logger *slog.Logger
-	// ObserveCommit is told of each committed batch how many records it has and how long its write and sync took. The commit
-	// loop calls it. Default: nobody.
+	// ObserveCommit gets, for each committed batch, how many records it has and how long its write
+	// and sync took. The commit loop calls it. Default: none.
 	ObserveCommit func(records uint64, took time.Duration)
 
 	prepareRetry time.Duration // between attempts to prepare the next segment; tests shorten it
@@ -87,32 +92,21 @@ func (o Options) withDefaults() (Options, error) {
 	if o.FS == nil {
 		o.FS = vfs.Default
 	}
-	if o.Logger == nil {
-		o.Logger = slog.Default()
-	}
-	setDefault(&o.SyncInterval, defaultSyncInterval)
-	setDefault(&o.BufferBytes, defaultBufferBytes)
-	setDefault(&o.SegmentBytes, max(defaultSegmentBytes, segmentBuffers*int64(o.BufferBytes)))
-	setDefault(&o.prepareRetry, defaultPrepareRetry)
+	option.Default(&o.Logger, slog.Default())
+	option.Default(&o.SyncInterval, defaultSyncInterval)
+	option.Default(&o.BufferBytes, defaultBufferBytes)
+	leastSegment := segmentBuffers * int64(o.BufferBytes)
+	option.Default(&o.SegmentBytes, max(defaultSegmentBytes, leastSegment))
+	option.Default(&o.prepareRetry, defaultPrepareRetry)
 
-	var problems []error
-	if o.Sync < SyncAlways || o.Sync > SyncNever {
-		problems = append(problems, fmt.Errorf("wal: unknown sync mode %d", o.Sync))
-	}
-	if o.SyncInterval < 0 {
-		problems = append(problems, fmt.Errorf("wal: sync interval %v is negative", o.SyncInterval))
-	}
-	if o.BufferBytes < minBufferBytes || o.BufferBytes > maxBufferBytes {
-		problems = append(problems, fmt.Errorf("wal: buffer of %d bytes is not within %d and %d", o.BufferBytes, minBufferBytes, maxBufferBytes))
-	} else if o.SegmentBytes < segmentBuffers*int64(o.BufferBytes) {
-		problems = append(problems, fmt.Errorf("wal: segment of %d bytes is less than %d buffers of %d", o.SegmentBytes, segmentBuffers, o.BufferBytes))
-	}
-	return o, errors.Join(problems...)
-}
-
-func setDefault[T comparable](field *T, value T) {
-	var zero T
-	if *field == zero {
-		*field = value
-	}
+	problems := option.Problems{Package: "wal"}
+	problems.When(o.Sync < SyncAlways || o.Sync > SyncNever, "Sync: unknown sync mode %d", o.Sync)
+	option.NotNegative(&problems, "SyncInterval", o.SyncInterval)
+	wrongBuffer := o.BufferBytes < minBufferBytes || o.BufferBytes > maxBufferBytes
+	problems.When(wrongBuffer, "BufferBytes: a buffer of %d bytes is not within %d and %d",
+		o.BufferBytes, minBufferBytes, maxBufferBytes)
+	problems.When(!wrongBuffer && o.SegmentBytes < leastSegment,
+		"SegmentBytes: a segment of %d bytes is less than %d buffers of %d",
+		o.SegmentBytes, segmentBuffers, o.BufferBytes)
+	return o, problems.Err()
 }

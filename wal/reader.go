@@ -29,7 +29,7 @@ type segmentReader struct {
 	file   vfs.File
 	number uint64
 	size   int64
-	sums   summer
+	sums   headerSums
 
 	window []byte // bytes of the file from start on
 	start  int64
@@ -43,9 +43,10 @@ type block struct {
 	payload []byte
 }
 
-func (l *Log) openSegment(number uint64) (*segmentReader, error) {
-	path := l.segmentPath(number)
-	f, err := l.o.FS.Open(path, vfs.SequentialReadsOption)
+// open opens a segment for reading.
+func (d *directory) open(number uint64) (*segmentReader, error) {
+	path := d.segment(number)
+	f, err := d.fs.Open(path, vfs.SequentialReadsOption)
 	if err != nil {
 		return nil, fmt.Errorf("wal: open segment %d: %w", number, err)
 	}
@@ -61,7 +62,8 @@ func (r *segmentReader) close() error { return r.file.Close() }
 // reread forgets what was read of the file, so that the next look is a new one.
 func (r *segmentReader) reread() { r.window = nil }
 
-// bytes returns n bytes at an offset, fewer at the end of the file. They are valid until the next call.
+// bytes returns n bytes at an offset, fewer at the end of the file. They are valid until the next
+// call.
 func (r *segmentReader) bytes(offset, n int64) ([]byte, error) {
 	if n = min(n, r.size-offset); n <= 0 {
 		return nil, nil
@@ -92,7 +94,8 @@ func (r *segmentReader) header(path string) (segmentHeader, error) {
 	return decodeSegmentHeader(b, path, r.number)
 }
 
-// block reads the block at an offset. What is wrong with it comes as the second result, a failure to read as the third.
+// block reads the block at an offset. What is wrong with it comes as the second result, a failure
+// to read as the third.
 func (r *segmentReader) block(offset int64) (_ block, wrong, err error) {
 	b, err := r.bytes(offset, blockHeaderBytes)
 	if err != nil {
@@ -128,20 +131,21 @@ func (r *segmentReader) block(offset int64) (_ block, wrong, err error) {
 // remains is what lies behind the last readable block of a segment.
 type remains struct {
 	promised uint64 // highest durable LSN that a block header states; 0: there is no block header
-	blocks   int    // valid block headers
+	count    int    // valid block headers
 	end      int64  // behind the last byte that is not zero
 	blockEnd int64  // behind the last block by its header, which may be behind the file's end
 }
 
 var blockMagicBytes = binary.LittleEndian.AppendUint32(nil, blockMagic)
 
-// scan looks at everything from an offset to the end of the file. It believes a block header by its own checksum,
-// whatever became of the payload: the promise was true when the header was written. And it stays linear in the file's
-// size, whatever headers somebody put into records.
+// scan looks at everything from an offset to the end of the file. It believes a block header by its
+// own checksum, whatever became of the payload: the promise was true when the header was written.
+// And it stays linear in the file's size, whatever headers a sender put into records.
 func (r *segmentReader) scan(offset int64) (remains, error) {
 	found := remains{end: offset}
 	for at := (offset + blockAlign - 1) &^ (blockAlign - 1); at < r.size; at += windowBytes {
-		// Read a header's length over the window's end, for the header that begins at its last 8 bytes.
+		// Read a header's length over the window's end, for the header that begins at its last 8
+		// bytes.
 		b, err := r.bytes(at, windowBytes+blockHeaderBytes)
 		if err != nil {
 			return remains{}, err
@@ -156,7 +160,7 @@ func (r *segmentReader) scan(offset int64) (remains, error) {
 				continue
 			}
 			if h, ok := r.sums.decode(b[i:], r.number, at+int64(i)); ok {
-				found.blocks++
+				found.count++
 				found.promised = max(found.promised, h.durable)
 				found.blockEnd = max(found.blockEnd, at+int64(i)+h.bytes())
 			}

@@ -20,8 +20,8 @@ import (
 	"rollcall/internal/testwait"
 )
 
-// written returns the segments of a log with these records, each a block of its own, as Close leaves them or, unclosed,
-// as a crash does. It rolls as often as they need.
+// written returns the segments of a log with these records, each a block of its own, as Close
+// leaves them or, unclosed, as a crash does. It rolls as often as they need.
 func written(t testing.TB, closed bool, records ...string) map[uint64][]byte {
 	t.Helper()
 	fs := vfs.NewCrashableMem()
@@ -51,8 +51,9 @@ func isCorruption(err error) bool {
 	return errors.As(err, &corruption)
 }
 
-// A crash leaves any prefix of the last segment. What lies wholly before the cut is read, the rest is a torn tail: never
-// an error, never half a block. And the log can be started on what is left, and read again.
+// A crash leaves any prefix of the last segment. What lies wholly before the cut is read, the rest
+// is a torn tail: never an error, never half a block. And the log can be started on what is left,
+// and read again.
 func TestCutAtEveryByte(t *testing.T) {
 	records := []string{"first", "", "third record", "4"}
 	whole := written(t, false, records...)[1]
@@ -94,8 +95,8 @@ func TestCutAtEveryByte(t *testing.T) {
 	}
 }
 
-// The rule for a flipped bit in a log that was closed: an error, or every record. The closing block's promise makes it
-// so: without it, damage to the last batch would look like a torn tail.
+// The rule for a flipped bit in a log that was closed: an error, or every record. The closing
+// block's promise makes it so: without it, damage to the last batch would look like a torn tail.
 func TestFlipEveryBitOfAClosedLog(t *testing.T) {
 	for _, mode := range []SyncMode{SyncAlways, SyncNever} {
 		t.Run(mode.String(), func(t *testing.T) { flipEveryBit(t, mode) })
@@ -169,7 +170,8 @@ func checkFlips(t *testing.T, segments map[uint64][]byte, records []string, flip
 	}
 }
 
-// Without Close, a flip in the last block cannot be told from a crash; one in any earlier block can.
+// Without Close, a flip in the last block cannot be told from a crash; one in any earlier block
+// can.
 func TestFlipAfterCrash(t *testing.T) {
 	records := []string{"a", "b", "c"}
 	segments := written(t, false, records...)
@@ -298,7 +300,8 @@ func TestLogGone(t *testing.T) {
 	}
 }
 
-// Start puts a new segment in the place of an empty one. A crash at any step of it leaves one of the two, and no gap.
+// Start puts a new segment in the place of an empty one. A crash at any step of it leaves one of
+// the two, and no gap.
 func TestStartAlwaysLeavesASegment(t *testing.T) {
 	records := numbered(60, 1200)
 	for name, prepare := range map[string]func(l *Log){
@@ -339,7 +342,8 @@ func TestStartAlwaysLeavesASegment(t *testing.T) {
 	}
 }
 
-// crashesOfStart starts the log of a file system and returns what a crash before each operation would have left.
+// crashesOfStart starts the log of a file system and returns what a crash before each operation
+// would have left.
 func crashesOfStart(t *testing.T, mem *vfs.MemFS) (crashes []*vfs.MemFS) {
 	t.Helper()
 	var mu sync.Mutex // the preparer works already when Start returns
@@ -356,7 +360,8 @@ func crashesOfStart(t *testing.T, mem *vfs.MemFS) (crashes []*vfs.MemFS) {
 	return crashes
 }
 
-// firstOf returns the LSN of the first record that a file system's log holds or would hold, 0 without a segment.
+// firstOf returns the LSN of the first record that a file system's log holds or would hold, 0
+// without a segment.
 func firstOf(t *testing.T, fs vfs.FS) uint64 {
 	t.Helper()
 	l := open(t, small(fs))
@@ -387,7 +392,7 @@ func TestStaleBlocks(t *testing.T) {
 	t.Run("with another LSN", func(t *testing.T) {
 		offsets, oldEnd := blocksIn(old, 1)
 		doubled := bytes.Clone(old)
-		var s summer
+		var s headerSums
 		h, _ := s.decode(old[offsets[2]:], 1, offsets[2])
 		h.first++
 		s.encode(doubled[offsets[2]:], h, 1, offsets[2])
@@ -466,9 +471,10 @@ func TestTruncateBefore(t *testing.T) {
 	}
 }
 
-// After a crash at any moment everything that was durable is there, in its place, and what else is there is what was
-// appended. Whatever survives, the log starts again and the same holds for the next crash. In SyncAlways what was
-// acknowledged was durable; in no mode is the trace of a crash taken for damage.
+// After a crash at any moment everything that was durable is there, in its place, and what else is
+// there is what was appended. Whatever survives, the log starts again and the same holds for the
+// next crash. In SyncAlways what was acknowledged was durable; in no mode is the trace of a crash
+// taken for damage.
 func TestCrash(t *testing.T) {
 	rng := testseed.Rand(t)
 	for _, mode := range []SyncMode{SyncAlways, SyncInterval, SyncNever} {
@@ -486,8 +492,8 @@ func TestCrash(t *testing.T) {
 	}
 }
 
-// crashOnce starts a log that must hold known, lets writers append, and crashes it in the middle. It returns the file
-// system after the crash and the records in it.
+// crashOnce starts a log that must hold known, lets writers append, and crashes it in the middle.
+// It returns the file system after the crash and the records in it.
 func crashOnce(t *testing.T, fs *vfs.MemFS, mode SyncMode, known []string, cfg vfs.CrashCloneCfg) (*vfs.MemFS, []string) {
 	o := small(fs)
 	o.Sync, o.SyncInterval = mode, time.Millisecond
@@ -574,8 +580,8 @@ func (c *crew) check(t *testing.T, durable uint64, got []string, after uint64) {
 	}
 }
 
-// After a failed sync the kernel may show pages that never reached the disk, and call them clean. Start writes them
-// again, so that what was replayed is durable when Start returns.
+// After a failed sync the kernel may show pages that never reached the disk, and call them clean.
+// Start writes them again, so that what was replayed is durable when Start returns.
 func TestStartMakesTheReplayedDurable(t *testing.T) {
 	fs := vfs.NewCrashableMem()
 	segments := written(t, false, "a", "b", "c")
@@ -592,7 +598,8 @@ func TestStartMakesTheReplayedDurable(t *testing.T) {
 	}
 }
 
-// The same, seen from the operations: what no later block proves durable is written again, no more than that.
+// The same, seen from the operations: what no later block proves durable is written again, no more
+// than that.
 func TestStartRewritesTheUnproven(t *testing.T) {
 	segments := written(t, false, "a", "b", "c")
 	offsets, _ := blocksIn(segments[1], 1)

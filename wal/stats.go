@@ -11,8 +11,20 @@ type counters struct {
 	syncs, syncNanos, lastSyncNanos atomic.Uint64
 }
 
-// Stats is what the log has done since Start and how it stands, for metrics. The fields are read one after the other,
-// not at one instant.
+func (c *counters) addBatch(records uint64, bytes int) {
+	c.batches.Add(1)
+	c.records.Add(records)
+	c.payloadBytes.Add(uint64(bytes))
+}
+
+func (c *counters) addSync(took time.Duration) {
+	c.syncs.Add(1)
+	c.syncNanos.Add(uint64(took))
+	c.lastSyncNanos.Store(uint64(took))
+}
+
+// Stats is what the log has done since Start and how it stands, for metrics. The fields are read
+// one after the other, not at one instant.
 type Stats struct {
 	Batches      uint64        // batches committed
 	Records      uint64        // records committed
@@ -22,7 +34,7 @@ type Stats struct {
 	LastSync     time.Duration // the last one
 
 	Segments     int   // segments with records, the current one included
-	SegmentBytes int64 // size of their files, and of those that will be used again
+	SegmentBytes int64 // size of their files, and of those that will be recycled
 	RoomLeft     int64 // bytes left in the current segment
 
 	Appended, Committed, Durable uint64 // LSNs
@@ -35,6 +47,7 @@ type Stats struct {
 
 // Stats returns the log's figures. Any goroutine.
 func (l *Log) Stats() Stats {
+	free := l.credits.free()
 	s := Stats{
 		Batches:         l.stats.batches.Load(),
 		Records:         l.stats.records.Load(),
@@ -42,20 +55,20 @@ func (l *Log) Stats() Stats {
 		Syncs:           l.stats.syncs.Load(),
 		SyncTime:        time.Duration(l.stats.syncNanos.Load()),
 		LastSync:        time.Duration(l.stats.lastSyncNanos.Load()),
+		RoomLeft:        l.gate.roomLeft(),
 		Appended:        l.Appended(),
 		Committed:       l.Committed(),
 		Durable:         l.Durable(),
 		BufferBytes:     l.o.BufferBytes,
-		BufferUsedBytes: l.o.BufferBytes - int(credits(l.credit.Load())),
+		BufferUsedBytes: l.o.BufferBytes - int(free),
 		NoSpace:         l.NoSpace(),
 		Failed:          l.Err() != nil,
 	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	s.Segments, s.RoomLeft = len(l.segments), l.roomLeft
-	for _, segment := range l.segments {
+	all := l.segments.list()
+	s.Segments = len(all)
+	for _, segment := range all {
 		s.SegmentBytes += segment.size
 	}
-	s.SegmentBytes += int64(len(l.retired)) * l.o.SegmentBytes
+	s.SegmentBytes += int64(l.recycler.count()) * l.o.SegmentBytes
 	return s
 }

@@ -12,12 +12,13 @@ type Segment struct {
 	First  uint64 `json:"first_lsn"`
 	// Last is the LSN of its last record, First-1 when it has none.
 	Last uint64 `json:"last_lsn"`
-	// Read says that its blocks were looked at: not those of segments that a checkpoint covers whole.
+	// Read says that its blocks were looked at: not those of segments that a checkpoint covers
+	// whole.
 	Read    bool   `json:"read"`
 	Used    int64  `json:"used_bytes"` // where its readable blocks end
 	Blocks  int    `json:"blocks"`
 	Records uint64 `json:"records"`
-	Durable uint64 `json:"durable_lsn"` // highest LSN that its header or a block of it calls durable
+	Durable uint64 `json:"durable_lsn"` // highest LSN that its header or a block calls durable
 }
 
 // Survey is what Replay found in a log. After an error of Replay it ends at the damage.
@@ -35,7 +36,7 @@ type survey struct {
 	torn     int64
 
 	next        atomic.Uint64 // LSN of the next record
-	done, total atomic.Int64  // bytes of segments that were read, and that are to be read altogether
+	done, total atomic.Int64  // bytes of segments that were read, and that are to be read
 	before      int64         // done when the segment that is being read was begun
 }
 
@@ -52,7 +53,10 @@ func (s *survey) begin(all []segmentName, start int) {
 func unread(all []segmentName) []Segment {
 	segments := make([]Segment, len(all))
 	for i, n := range all {
-		segments[i] = Segment{Number: n.number, Bytes: n.size, First: n.first, Last: n.first - 1, Durable: n.first - 1}
+		before := n.first - 1
+		segments[i] = Segment{
+			Number: n.number, Bytes: n.size, First: n.first, Last: before, Durable: before,
+		}
 		if i+1 < len(all) {
 			segments[i].Last = all[i+1].first - 1
 		}
@@ -81,18 +85,16 @@ func (s *survey) add(b block) {
 	s.next.Store(b.last() + 1)
 }
 
-// Replayed is how far Replay is: the LSN of the next record, and the bytes of segments that were read, of how many. Any
-// goroutine.
-func (l *Log) Replayed() (next uint64, done, total int64) {
-	s := &l.survey
-	return s.next.Load(), s.done.Load(), s.total.Load()
-}
-
-// Survey returns what Replay found. After Replay, before Start.
-func (l *Log) Survey() Survey {
-	s := Survey{Segments: l.survey.segments, TornBytes: l.survey.torn, Next: l.survey.next.Load(), Prepared: slices.Clone(l.unused)}
+// surveyed is Log.Survey.
+func (r *recovery) surveyed() Survey {
+	s := Survey{
+		Segments:  r.survey.segments,
+		Next:      r.survey.next.Load(),
+		TornBytes: r.survey.torn,
+		Prepared:  slices.Clone(r.unused),
+	}
 	if s.Segments == nil { // Replay read none
-		s.Segments = unread(l.segments)
+		s.Segments = unread(r.segments.list())
 	}
 	return s
 }

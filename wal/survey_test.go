@@ -143,9 +143,9 @@ func TestReaderMeetsTheWriter(t *testing.T) {
 		l := start(t, large(mem))
 		commit(t, l, "first")
 		testwait.Until(t, "segment 2 is prepared", func() bool {
-			l.mu.Lock()
-			defer l.mu.Unlock()
-			return l.prepared == 2
+			l.gate.mu.Lock()
+			defer l.gate.mu.Unlock()
+			return l.gate.prepared == 2
 		})
 		fs := hookFS(mem, readOf(2, windowBytes/2), func() { spread(t, l, 7*windowBytes/2) })
 		if s, records, err := surveyOf(t, fs); err != nil || len(s.Segments) != 2 || s.Next != uint64(len(records)+1) {

@@ -26,8 +26,8 @@ var Kinds = []Fault{
 	{Name: "short", Err: syscall.ENOSPC, Half: true},
 }
 
-// Faults counts the operations of a file system and makes some fail: the one with number At, the first being 0, and with Stuck
-// every later one that writes.
+// Faults counts the operations of a file system and makes some fail: the one with number At, the
+// first being 0, and with Stuck every later one that writes.
 type Faults struct {
 	Fault
 	At    int64
@@ -56,7 +56,8 @@ func (f *Faults) Hit() string {
 
 func (f *Faults) before(op errorfs.Op) error {
 	n := f.count.Add(1) - 1
-	if f.Err == nil || n != f.At && !(f.Stuck && n > f.At && op.Kind.ReadOrWrite() == errorfs.OpIsWrite) {
+	stuck := f.Stuck && n > f.At && op.Kind.ReadOrWrite() == errorfs.OpIsWrite
+	if f.Err == nil || n != f.At && !stuck {
 		return nil
 	}
 	what := fmt.Sprintf("%s at operation %d, %v of %s", f.Name, n, op.Kind, op.Path)
@@ -78,7 +79,9 @@ func (h halfFS) Create(name string, category vfs.DiskWriteCategory) (vfs.File, e
 	return h.file(h.FS.Create(name, category))
 }
 
-func (h halfFS) OpenReadWrite(name string, category vfs.DiskWriteCategory, o ...vfs.OpenOption) (vfs.File, error) {
+func (h halfFS) OpenReadWrite(
+	name string, category vfs.DiskWriteCategory, o ...vfs.OpenOption,
+) (vfs.File, error) {
 	return h.file(h.FS.OpenReadWrite(name, category, o...))
 }
 

@@ -13,29 +13,31 @@ import (
 	"rollcall/internal/testwait"
 )
 
-// reusedSegments counts the segments of a directory that were another before, and the files that wait for that.
-func reusedSegments(t *testing.T, fs vfs.FS) (reused, retired int) {
+// recycledSegments counts the segments of a directory that were another before, and the files that
+// wait for that.
+func recycledSegments(t *testing.T, fs vfs.FS) (recycled, waiting int) {
 	t.Helper()
 	names, err := fs.List(dir)
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, name := range names {
-		if strings.HasSuffix(name, retiredSuffix) {
-			retired++
+		if strings.HasSuffix(name, recycledSuffix) {
+			waiting++
 		}
 	}
 	l := open(t, small(fs))
 	defer l.Close()
-	for _, s := range l.segments {
-		if s.reused {
-			reused++
+	for _, s := range l.segments.list() {
+		if s.recycled {
+			recycled++
 		}
 	}
-	return reused, retired
+	return recycled, waiting
 }
 
-// rollAndTruncate commits n records, and takes off what lies more than keep behind. It returns through where.
+// rollAndTruncate commits n records, and takes off what lies more than keep behind. It returns
+// through where.
 func rollAndTruncate(t *testing.T, l *Log, n, keep int) (through uint64) {
 	t.Helper()
 	for range n {
@@ -50,19 +52,20 @@ func rollAndTruncate(t *testing.T, l *Log, n, keep int) (through uint64) {
 	return through
 }
 
-// TestSegmentsAreUsedAgain: a log that is truncated as it grows needs no new files, and is read as any other.
-func TestSegmentsAreUsedAgain(t *testing.T) {
+// TestSegmentsAreRecycled: a log that is truncated as it grows needs no new files, and is read as
+// any other.
+func TestSegmentsAreRecycled(t *testing.T) {
 	mem := vfs.NewCrashableMem()
 	l := start(t, small(mem))
 	through := rollAndTruncate(t, l, 300, 40)
 	crashed := mem.CrashClone(vfs.CrashCloneCfg{})
-	if bytes, segments := l.Stats().SegmentBytes, l.Stats().Segments; bytes > int64(segments+maxRetired)*l.o.SegmentBytes {
+	if bytes, segments := l.Stats().SegmentBytes, l.Stats().Segments; bytes > int64(segments+maxRecycled)*l.o.SegmentBytes {
 		t.Errorf("%d bytes in %d segments", bytes, segments)
 	}
 	last := l.Appended()
 	closeLog(t, l)
-	if reused, retired := reusedSegments(t, mem); reused == 0 || retired != 0 {
-		t.Errorf("after Close %d segments were used again, %d files wait", reused, retired)
+	if recycled, waiting := recycledSegments(t, mem); recycled == 0 || waiting != 0 {
+		t.Errorf("after Close %d segments were recycled, %d files wait", recycled, waiting)
 	}
 	for name, fs := range map[string]vfs.FS{"closed": mem, "crashed": crashed} {
 		records, err := read(fs, through)
@@ -73,19 +76,20 @@ func TestSegmentsAreUsedAgain(t *testing.T) {
 			t.Errorf("%s: %+v, %v", name, s, err)
 		}
 		closeLog(t, start(t, small(fs)))
-		if _, retired := reusedSegments(t, fs); retired != 0 {
-			t.Errorf("%s: %d retired files after a start", name, retired)
+		if _, waiting := recycledSegments(t, fs); waiting != 0 {
+			t.Errorf("%s: %d waiting files after a start", name, waiting)
 		}
 	}
 }
 
-// TestTornTailOfAReusedSegment: what the file held before is no torn tail, a block that was begun is.
-func TestTornTailOfAReusedSegment(t *testing.T) {
+// TestTornTailOfARecycledSegment: what the file held before is no torn tail, a block that was begun
+// is.
+func TestTornTailOfARecycledSegment(t *testing.T) {
 	old := written(t, true, "old a", "old b", "old c")[1]
 	fresh := written(t, false, "new a", "new b")[1]
 	offsets, end := blocksIn(fresh, 1)
-	header := segmentHeader{number: 1, first: 1, reused: true}.encode()
-	reused := append(append(header, fresh[segmentHeaderBytes:end]...), old[end:]...)
+	header := segmentHeader{number: 1, first: 1, recycled: true}.encode()
+	recycled := append(append(header, fresh[segmentHeaderBytes:end]...), old[end:]...)
 	for name, c := range map[string]struct {
 		damage func(b []byte)
 		want   int
@@ -96,7 +100,7 @@ func TestTornTailOfAReusedSegment(t *testing.T) {
 		"a header is lost":      {func(b []byte) { clear(b[offsets[1]:][:blockHeaderBytes]) }, 1, false},
 		"the whole log is lost": {func(b []byte) { clear(b[offsets[0]:end]) }, 0, false},
 	} {
-		b := append([]byte(nil), reused...)
+		b := append([]byte(nil), recycled...)
 		// A block of the old life, under another number.
 		copy(b[end:], old[offsets[0]:])
 		c.damage(b)
@@ -110,8 +114,8 @@ func TestTornTailOfAReusedSegment(t *testing.T) {
 	}
 }
 
-// TestRetiredFilesTakenAway: what somebody removed is made anew, at its whole size.
-func TestRetiredFilesTakenAway(t *testing.T) {
+// TestRecycledFilesTakenAway: what somebody removed is made anew, at its whole size.
+func TestRecycledFilesTakenAway(t *testing.T) {
 	mem := vfs.NewMem()
 	l := start(t, small(mem))
 	var through uint64
@@ -122,7 +126,7 @@ func TestRetiredFilesTakenAway(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, name := range names {
-			if strings.HasSuffix(name, retiredSuffix) {
+			if strings.HasSuffix(name, recycledSuffix) {
 				_ = mem.Remove(dir + "/" + name) // it may be in use by now
 			}
 		}
@@ -139,29 +143,30 @@ func TestRetiredFilesTakenAway(t *testing.T) {
 	}
 }
 
-// TestCrashWhileSegmentsAreUsedAgain is TestCrash for a log that is truncated all the time: what was durable and not taken off is
-// there, and no trace of an earlier life of a file is taken for a record or for damage.
-func TestCrashWhileSegmentsAreUsedAgain(t *testing.T) {
+// TestCrashWhileSegmentsAreRecycled is TestCrash for a log that is truncated all the time: what was
+// durable and not taken off is there, and no trace of an earlier life of a file is taken for a
+// record or for damage.
+func TestCrashWhileSegmentsAreRecycled(t *testing.T) {
 	rng := testseed.Rand(t)
-	reused := 0
+	recycled := 0
 	for _, mode := range []SyncMode{SyncAlways, SyncInterval, SyncNever} {
 		for _, percent := range []int{0, 30, 100} {
 			fs, through := vfs.NewCrashableMem(), uint64(0)
 			for life := range 5 {
 				cfg := vfs.CrashCloneCfg{UnsyncedDataPercent: percent, RNG: rand.New(rand.NewPCG(rng.Uint64(), 0))}
 				fs, through = crashWhileTruncating(t, fs, mode, life, through, cfg)
-				n, _ := reusedSegments(t, fs)
-				reused += n
+				n, _ := recycledSegments(t, fs)
+				recycled += n
 			}
 		}
 	}
-	if reused == 0 {
-		t.Error("no crash met a segment that was used again")
+	if recycled == 0 {
+		t.Error("no crash met a segment that was recycled")
 	}
 }
 
-// crashWhileTruncating continues a log that was truncated through an LSN. It returns the file system after the crash, and
-// through where it was truncated.
+// crashWhileTruncating continues a log that was truncated through an LSN. It returns the file
+// system after the crash, and through where it was truncated.
 func crashWhileTruncating(t *testing.T, fs *vfs.MemFS, mode SyncMode, life int, through uint64, cfg vfs.CrashCloneCfg) (*vfs.MemFS, uint64) {
 	o := small(fs)
 	o.Sync, o.SyncInterval = mode, time.Millisecond

@@ -1,0 +1,166 @@
+package wal
+
+import (
+	"iter"
+	"runtime"
+	"sync/atomic"
+)
+
+// The state word says everything about the batch that is filling now:
+//
+//	 63                         31 30 29                        0
+//	┌─────────────────────────────┬──┬──────────────────────────┐
+//	│ count: records ever appended│ p│ bytes: used in buffer p  │
+//	└─────────────────────────────┴──┴──────────────────────────┘
+//
+// One atomic add of (1 record, its bytes) tells an appender all three things that it needs: which
+// buffer (p), where in it (bytes), and its LSN (count). So LSN order is byte order without further
+// proof (W1), and no appender ever retries or waits: there is no second word that could disagree
+// with the first.
+//
+// The commit loop seals the filling batch by one compare-and-swap that flips p, sets bytes to 0 and
+// leaves count alone. That single step ends the old batch, begins the new one and fixes its first
+// LSN. The usual shape, a pointer to the current batch and a state word in each batch, cannot have
+// all of that:
+//
+//	appender                               commit loop
+//	                                       current = B
+//	reads current: B, adds to B: index 0
+//	LSN = B.first + 0: not known yet,      (preempted before it seals A and so learns how many
+//	since A may still grow: must spin,      records A got)
+//	holding the device it claimed
+//
+// or, when A is sealed first, the appender spins on the sealed A until current is set. And an
+// appender that read current = A long ago may add to A after it was emptied. Here every add lands
+// in the batch that is filling at that instant, and none is ever turned away.
+//
+// Why no field overflows:
+//   - bytes: credit + reserved + bytes <= BufferBytes at all times (W2). Reserve moves bytes from
+//     credit to reserved, Append from reserved to the state word, sealing sets them to 0 and only
+//     then gives them back as credit. So a record always fits, and bytes never carries into p,
+//     since BufferBytes <= 2^28 < 2^30.
+//   - count: wraps at 2^33 out of the word's top, which does no harm. An LSN is rebuilt from its
+//     low 33 bits and committed, which is below it by at most the records of two buffers, fewer
+//     than 2^29.
+const (
+	bytesBits   = 30
+	parityShift = bytesBits
+	countShift  = bytesBits + 1
+	countBits   = 64 - countShift
+
+	bytesMask  = 1<<bytesBits - 1
+	parityFlip = 1 << parityShift
+	oneRecord  = 1 << countShift
+	countMask  = 1<<countBits - 1
+)
+
+// extend returns the number next to near whose low bits are those of a state word's count. The
+// number is within 2^32 of near.
+func extend(near, state uint64) uint64 {
+	ahead := (state>>countShift - near) & countMask
+	// Sign-extended: near may be ahead of the state's reader.
+	return near + uint64(int64(ahead<<countShift)>>countShift)
+}
+
+// buffers are the two commit buffers and the word that says which one is filling.
+type buffers struct {
+	_     [64]byte      // keeps state, which every appender writes, off the lines before
+	state atomic.Uint64 // the filling batch, see above
+	_     [56]byte      // and off those behind
+
+	batches [2]*batch // set before Start returns, then immutable
+	sealed  uint64    // last LSN that is not in the filling batch. Single writer: commit loop
+}
+
+// begin lets appenders in behind the given last LSN, into buffers of the given size.
+func (bs *buffers) begin(last uint64, bytes int) {
+	bs.batches = [2]*batch{newBatch(bytes), newBatch(bytes)}
+	bs.batches[0].done = make(chan struct{})
+	bs.sealed = last
+	bs.state.Store(last << countShift)
+}
+
+// filling returns the bytes of the filling batch.
+func (bs *buffers) filling() int { return int(bs.state.Load() & bytesMask) }
+
+// seal ends the filling batch and returns it, and the one that is filling now; nil when it is
+// empty. Its copies may still be in progress, see batch.awaitCopies. Commit loop only.
+func (bs *buffers) seal() (b, next *batch) {
+	for {
+		state := bs.state.Load()
+		if state&bytesMask == 0 {
+			return nil, nil
+		}
+		p := state >> parityShift & 1
+		b, next = bs.batches[p], bs.batches[p^1]
+		next.finished.Store(0)
+		// Fails only when a record was appended meanwhile, so at most as often as there is credit
+		// for.
+		if bs.state.CompareAndSwap(state, state&^bytesMask^parityFlip) {
+			b.bytes = int(state & bytesMask)
+			b.first = bs.sealed + 1
+			bs.sealed = extend(bs.sealed, state)
+			b.records = bs.sealed - b.first + 1
+			next.done = make(chan struct{})
+			return b, next
+		}
+	}
+}
+
+// batch is one of the two commit buffers and what the commit loop knows of its content.
+type batch struct {
+	// finished counts the copies that are complete. An appender adds 1 after its last write to the
+	// buffer; the commit loop, having sealed the batch, reads the buffer when finished has reached
+	// the number of records. Reset by the commit loop before the batch becomes the filling one,
+	// when no appender can know it.
+	finished atomic.Uint64
+	_        [56]byte // keeps finished, which every appender writes, off the fields below
+
+	block   []byte // header and payload in one piece, so that one write takes them; immutable
+	payload []byte // the part of block behind the header, BufferBytes long
+
+	// Single writer and reader: the commit loop, from sealing to the end of the commit.
+	first   uint64 // LSN of the first record
+	records uint64
+	bytes   int           // of payload in use
+	done    chan struct{} // closed when the batch is committed, or never will be
+	all     iter.Seq[[]byte]
+}
+
+func newBatch(bufferBytes int) *batch {
+	b := &batch{block: make([]byte, blockBytes(int64(bufferBytes)))}
+	b.payload = b.block[blockHeaderBytes : blockHeaderBytes+bufferBytes]
+	b.all = func(yield func([]byte) bool) { recordsIn(b.payload[:b.bytes])(yield) }
+	return b
+}
+
+func (b *batch) last() uint64 { return b.first + b.records - 1 }
+
+// awaitCopies returns when every record of a sealed batch is in its buffer. Commit loop only.
+func (b *batch) awaitCopies() {
+	for b.finished.Load() != b.records {
+		runtime.Gosched() // an appender between its add and the end of its copy; it never blocks
+	}
+}
+
+// Append puts a record into the log's buffer and returns its LSN. The caller holds a credit for
+// exactly this many bytes, from Reserve; Append uses it up. It takes no lock, does no I/O,
+// allocates nothing and cannot fail, so it may be called while a device is claimed (I1). The record
+// is copied. It is not durable yet: see Wait. Any goroutine.
+func (l *Log) Append(record []byte) uint64 {
+	if len(record) > MaxRecord {
+		panic("bug: wal: record longer than MaxRecord")
+	}
+	add := uint64(oneRecord + recordOverhead + len(record))
+	state := l.buffers.state.Add(add) - add
+	b := l.buffers.batches[state>>parityShift&1]
+	at := state & bytesMask
+	putRecord(b.payload[at:], record)
+	// Until this copy is finished the batch cannot be committed, so committed is below our LSN.
+	lsn := extend(l.progress.committed.Load(), state) + 1
+	b.finished.Add(1)
+	if at == 0 { // the first of its batch: the commit loop may be parked
+		l.committer.wakeUp()
+	}
+	return lsn
+}

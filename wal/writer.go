@@ -1,0 +1,186 @@
+package wal
+
+import (
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"time"
+)
+
+// writer puts blocks into segments, syncs them and rolls from one to the next. Single owner: the
+// commit loop, and Start before it. It alone stores durable (W3), and it keeps W4: everything in a
+// segment is durable before the next one's header is written.
+type writer struct {
+	dir      *directory
+	segments *segments
+	gate     *gate
+	spares   <-chan *segment // from the preparer
+	closing  <-chan struct{} // closed by Close
+	retry    time.Duration   // between the preparer's attempts
+	mode     SyncMode
+	interval time.Duration // of SyncInterval
+	progress *progress
+	stats    *counters
+
+	segment  *segment
+	sums     headerSums
+	written  uint64      // last LSN handed to the operating system; the batch in flight is above it
+	unsynced time.Time   // when the oldest unsynced block was written; zero: all is synced
+	timer    *time.Timer // SyncInterval: fires when the oldest unsynced block is due, else stopped
+}
+
+// beginFirst begins the first segment of this life, for records from first on. It appears under its
+// name with its header in it, so that no crash leaves the directory without a segment: that would
+// look like a log that was taken away.
+func (w *writer) beginFirst(number, first uint64, size int64) error {
+	fresh := w.dir.join(freshName)
+	s, err := w.dir.create(fresh, number, size, func(time.Duration) {})
+	if err != nil {
+		return err
+	}
+	w.segment, w.written = s, first-1
+	w.timer = time.NewTimer(time.Hour)
+	w.timer.Stop()
+	w.gate.addPrepared()
+	if err := w.begin(s, first); err != nil {
+		return errors.Join(err, s.file.Close())
+	}
+	if err := w.dir.fs.Rename(fresh, w.dir.segment(number)); err != nil {
+		err = fmt.Errorf("wal: rename %s to segment %d: %w", fresh, number, err)
+		return errors.Join(err, s.file.Close())
+	}
+	if err := w.dir.sync(); err != nil {
+		return errors.Join(err, s.file.Close())
+	}
+	return nil
+}
+
+// begin writes and syncs a segment's header and makes it the current one.
+func (w *writer) begin(s *segment, first uint64) error {
+	if err := s.begin(first); err != nil {
+		return err
+	}
+	w.segments.add(segmentName{number: s.number, first: first, size: s.size})
+	w.gate.begin(s.size, s.left())
+	return nil
+}
+
+// write frames a sealed batch as one block and hands it to the operating system.
+func (w *writer) write(b *batch) error {
+	size := blockBytes(int64(b.bytes))
+	if err := w.roll(size); err != nil {
+		return err
+	}
+	block, payload := b.block[:size], b.payload[:b.bytes]
+	clear(block[blockHeaderBytes+b.bytes:]) // the padding
+	w.sums.encode(block, blockHeader{
+		payloadSum:   crc32.Checksum(payload, castagnoli),
+		payloadBytes: uint32(b.bytes),
+		records:      uint32(b.records),
+		first:        b.first,
+		durable:      w.progress.durable.Load(),
+	}, w.segment.number, w.segment.used)
+	if err := w.segment.write(block); err != nil {
+		return err
+	}
+	w.written = b.last()
+	w.noteUnsynced()
+	w.gate.write(w.segment.left())
+	return nil
+}
+
+// noteUnsynced remembers that the segment has bytes to sync, and starts the interval's clock.
+func (w *writer) noteUnsynced() {
+	if w.unsynced.IsZero() {
+		w.unsynced = time.Now()
+		if w.mode == SyncInterval {
+			w.timer.Reset(w.interval)
+		}
+	}
+}
+
+// due reports whether the interval of SyncInterval is over.
+func (w *writer) due() bool {
+	return w.mode == SyncInterval && !w.unsynced.IsZero() && time.Since(w.unsynced) >= w.interval
+}
+
+// sync makes everything that was written durable.
+func (w *writer) sync() error {
+	if w.unsynced.IsZero() {
+		return nil
+	}
+	began := time.Now()
+	if err := w.segment.sync(); err != nil {
+		return err
+	}
+	w.stats.addSync(time.Since(began))
+	w.unsynced = time.Time{}
+	w.timer.Stop()
+	w.progress.durable.Store(w.written)
+	return nil
+}
+
+// roll makes sure that a block of this size fits into the current segment, else it begins the
+// prepared one. Room for an empty block is always left over, for finish.
+func (w *writer) roll(size int64) error {
+	if size+blockHeaderBytes <= w.segment.left() {
+		return nil
+	}
+	// In every mode: the next segment's first LSN must never be on disk while records before it are
+	// not, or recovery would take the gap for damage (W4).
+	if err := w.sync(); err != nil {
+		return err
+	}
+	next, err := w.awaitSpare()
+	if err != nil {
+		return err
+	}
+	old := w.segment
+	w.segment = next
+	if err := old.file.Close(); err != nil {
+		return fmt.Errorf("wal: close segment %d: %w", old.number, err)
+	}
+	return w.begin(next, w.written+1)
+}
+
+// awaitSpare returns the prepared segment. The gate shuts long before the current segment is full,
+// so waiting here is rare. It holds up waiters, not appenders: those are bounded by their credits.
+func (w *writer) awaitSpare() (*segment, error) {
+	select {
+	case s := <-w.spares:
+		return s, nil
+	case <-w.closing:
+	}
+	timer := time.NewTimer(2 * w.retry) // closing: one more attempt, no more
+	defer timer.Stop()
+	select {
+	case s := <-w.spares:
+		return s, nil
+	case <-timer.C:
+		return nil, fmt.Errorf("wal: close: %w", ErrNoSpace)
+	}
+}
+
+// finish ends the segment with an empty block that promises everything before it durable. A flipped
+// bit in the last batch is then seen as damage; without it, it would look like the torn tail of a
+// crash.
+func (w *writer) finish() error {
+	if err := w.sync(); err != nil {
+		return err
+	}
+	block := make([]byte, blockHeaderBytes)
+	h := blockHeader{first: w.written + 1, durable: w.progress.durable.Load()}
+	w.sums.encode(block, h, w.segment.number, w.segment.used)
+	if err := w.segment.write(block); err != nil {
+		return err
+	}
+	w.noteUnsynced()
+	return w.sync()
+}
+
+func (w *writer) close() error {
+	if w.segment == nil {
+		return nil
+	}
+	return w.segment.file.Close()
+}
