@@ -16,6 +16,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -92,7 +93,7 @@ func startServer(t *testing.T, flags ...string) *rig {
 // startServerIn is startServer with this data directory.
 func startServerIn(t *testing.T, dir string, flags ...string) *rig {
 	t.Helper()
-	r := &rig{t: t, dir: dir, flags: flags, env: secretsEnv}
+	r := &rig{t: t, dir: dir, flags: flags, env: slices.Clone(secretsEnv)}
 	r.start()
 	return r
 }
