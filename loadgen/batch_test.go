@@ -36,7 +36,6 @@ func TestBatchTemplateMakesLines(t *testing.T) {
 
 // TestBatchAnswersAreRead: what a list leaves open is sent again, and a list that cannot be true says nothing.
 func TestBatchAnswersAreRead(t *testing.T) {
-	w := new(worker)
 	for _, test := range []struct{ body, want string }{
 		{`{"accepted":3,"rejected":0,"errors":[]}`, "[{204 0 false} {204 0 false} {204 0 false}]"},
 		{`{"accepted":2,"rejected":1,"errors":[{"line":2,"status":409,"last_seq":0}]}`, "[{204 0 false} {409 0 true} {204 0 false}]"},
@@ -48,7 +47,7 @@ func TestBatchAnswersAreRead(t *testing.T) {
 		{`{"accepted":1,"rejected":2,"errors":[{"line":2,"status":409},{"line":2,"status":409}]}`, "wrong"},
 		{`nonsense`, "wrong"},
 	} {
-		lines, err := w.readLines([]byte(test.body), 3)
+		lines, err := readLines([]byte(test.body), 3)
 		got := fmt.Sprint(lines)
 		if err != nil {
 			if got != "[{0 0 false} {0 0 false} {0 0 false}]" {

@@ -1,7 +1,6 @@
 package loadgen
 
 import (
-	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -9,75 +8,110 @@ import (
 	"runtime"
 	"strings"
 	"time"
+
+	"rollcall/internal/option"
 )
 
-// Options is one run. Run fills in what is zero, so that the report carries every value that was used. The zero value of a
-// field without another default takes the scenario's (see scenario.go).
+// Options is one run. Run fills in what is zero, so that the report carries every value that was
+// used. A scenario may have other defaults (see scenario.go).
 type Options struct {
-	// Target is the server's base URL, http://HOST:PORT. HTTPS is not spoken: measure behind the proxy that ends it.
+	// Target is the server's base URL, http://HOST:PORT. HTTPS is not supported: measure behind the
+	// proxy that ends it.
 	Target string `json:"target"`
-	// IngestToken goes into every heartbeat; StreamToken mints a token that is valid for at least the given time. Without
-	// it there are no streams and no final check of what the server remembers.
-	IngestToken string                                                         `json:"-"`
-	StreamToken func(user string, valid time.Duration) (token string, e error) `json:"-"`
+	// IngestToken goes into every heartbeat.
+	IngestToken string `json:"-"`
+	// StreamToken mints a token that is valid for at least the given time. Default: none. Then there
+	// are no streams and no final check of what the server remembers.
+	StreamToken func(user string, valid time.Duration) (token string, err error) `json:"-"`
 
-	// Scenario is one of Scenarios: steady.
+	// Scenario is one of Scenarios. Default: steady.
 	Scenario string `json:"scenario"`
-	// Closed sends the next heartbeat of a connection when the last one is answered, to find the peak. Its latencies leave
-	// out the wait that an overloaded server causes, so they are no statement about latency.
+	// Closed sends the next heartbeat of a connection when the last one is answered, to find the
+	// peak. Its latencies leave out the wait that an overloaded server causes, so they are no
+	// statement about latency.
 	Closed bool `json:"closed"`
 
-	Users          int `json:"users"`            // 1,000
-	DevicesPerUser int `json:"devices_per_user"` // 10
-	// Rate is heartbeats per second over all devices; Interval is the same per device. Rate wins: 10s.
-	Rate     float64       `json:"rate"`
+	// Users. Default: 1,000.
+	Users int `json:"users"`
+	// DevicesPerUser. Default: 10.
+	DevicesPerUser int `json:"devices_per_user"`
+	// Rate is heartbeats per second over all devices. Default: that of Interval.
+	Rate float64 `json:"rate"`
+	// Interval is the time between two heartbeats of a device. Rate wins. Default: 10s.
 	Interval time.Duration `json:"interval_ns"`
-	// Arrivals is how heartbeats are spread: constant, or poisson (bursts and gaps as of independent senders): constant.
-	Arrivals string        `json:"arrivals"`
-	TTL      time.Duration `json:"ttl_ns"` // 3 × the interval, at least a second
-	// Skew makes users unequal: the share of the i-th busiest one in heartbeats and streams is proportional to 1/i^Skew.
+	// Arrivals is how heartbeats are spread: constant, or poisson (bursts and gaps as of independent
+	// senders). Default: constant.
+	Arrivals string `json:"arrivals"`
+	// TTL of the heartbeats. Default: three intervals, but at least a second.
+	TTL time.Duration `json:"ttl_ns"`
+	// Skew makes users unequal: the share of the i-th busiest in heartbeats and streams is
+	// proportional to 1/i^Skew. Default: 0.
 	Skew float64 `json:"skew"`
-	// SilentShare of the devices fall silent for good during the run; their streams must say so in time.
+	// SilentShare of the devices fall silent for good during the run. Their streams must show them
+	// offline in time. Default: 0.
 	SilentShare float64 `json:"silent_share"`
-	// RepeatShare of the heartbeats are sent a second time after they were accepted, and must be answered 409.
+	// RepeatShare of the heartbeats are sent a second time after they were accepted, and must be
+	// answered 409. Default: 0.
 	RepeatShare float64 `json:"repeat_share"`
 
-	StreamsPerUser float64 `json:"streams_per_user"` // may be a fraction; 0
-	// Churn is how many streams per second hang up and connect again.
+	// StreamsPerUser may be a fraction. Default: 0.
+	StreamsPerUser float64 `json:"streams_per_user"`
+	// Churn is how many streams per second hang up and connect again. Default: 0.
 	Churn float64 `json:"churn"`
-	// SlowShare of the streams read SlowBytes per second until the load is over.
+	// SlowShare of the streams read SlowBytes per second until the load is over. Default: 0.
 	SlowShare float64 `json:"slow_share"`
-	SlowBytes int     `json:"slow_bytes"` // 512
+	// SlowBytes. Default: 512.
+	SlowBytes int `json:"slow_bytes"`
 
-	Connections int           `json:"connections"` // of heartbeats: 64
-	Pipeline    int           `json:"pipeline"`    // heartbeats outstanding on one connection: 1
-	Batch       int           `json:"batch"`       // heartbeats in one request, at most: 1, on the route for one
-	Workers     int           `json:"workers"`     // event loops: half of GOMAXPROCS
-	Sources     int           `json:"sources"`     // connect from 127.0.1.1 … that many addresses, so that ports last; 0: the system chooses
-	Duration    time.Duration `json:"duration_ns"` // measured: 30s
-	Warmup      time.Duration `json:"warmup_ns"`   // before it, counted apart: 5s
-	Seed        uint64        `json:"seed"`        // of ids, order and chance: the clock's
+	// Connections for heartbeats. Default: 64.
+	Connections int `json:"connections"`
+	// Pipeline is how many requests may be outstanding on one connection. Default: 1.
+	Pipeline int `json:"pipeline"`
+	// Batch is the most heartbeats in one request. Default: 1, on the route for one heartbeat.
+	Batch int `json:"batch"`
+	// Workers are event loops. Default: half of GOMAXPROCS.
+	Workers int `json:"workers"`
+	// Sources is from how many loopback addresses, 127.0.1.1 and on, it connects, so that ports last.
+	// Default: 0, the system chooses.
+	Sources int `json:"sources"`
+	// Duration of the measured part. Default: 30s.
+	Duration time.Duration `json:"duration_ns"`
+	// Warmup comes before it and is counted apart. Default: 5s.
+	Warmup time.Duration `json:"warmup_ns"`
+	// Seed of ids, order and chance. Default: the clock's.
+	Seed uint64 `json:"seed"`
 
-	RampTo  float64 `json:"ramp_to"`  // ramp: the last step's rate: 30 × Rate
-	SpikeBy float64 `json:"spike_by"` // spike: how many times Rate: 5
-	// KneeP99 is how slow the server may be at the knee of a ramp: 100ms.
+	// RampTo is the last rate of a ramp. Default: 30 times Rate.
+	RampTo float64 `json:"ramp_to"`
+	// SpikeBy is how many times Rate a spike has. Default: 5.
+	SpikeBy float64 `json:"spike_by"`
+	// KneeP99 is how slow the server may be at the knee of a ramp. Default: 100ms.
 	KneeP99 time.Duration `json:"knee_p99_ns"`
-	// Restart runs in the middle of the scenario restart. Without one the generator waits for an outage by itself.
+	// Restart runs in the middle of the scenario restart. Default: none; restart the server yourself.
 	Restart func() error `json:"-"`
 
-	Timeout     time.Duration `json:"timeout_ns"`   // a heartbeat unanswered for so long is sent again on a new connection: 10s
-	Patience    time.Duration `json:"patience_ns"`  // how long the server may take to show what it acknowledged, and how late an expiry may be: 5s
-	Grace       time.Duration `json:"grace_ns"`     // the server's --recovery-grace: 15s
-	MaxLag      time.Duration `json:"max_lag_ns"`   // the run is invalid when the generator's own p99 delay is above it: 10ms
-	VerifyUsers int           `json:"verify_users"` // users whose snapshot is compared at the end, spread evenly: 20,000
+	// Timeout is after how long an unanswered heartbeat is sent again on a new connection. Default:
+	// 10s.
+	Timeout time.Duration `json:"timeout_ns"`
+	// MaxWait is how long the server may take to show what it acknowledged, and how late an expiry
+	// may be. Default: 5s.
+	MaxWait time.Duration `json:"max_wait_ns"`
+	// Grace is the server's time after a restart or a stall in which no device goes offline. Default:
+	// 15s.
+	Grace time.Duration `json:"grace_ns"`
+	// MaxLag makes the run invalid when the generator's own p99 delay is above it. Default: 10ms.
+	MaxLag time.Duration `json:"max_lag_ns"`
+	// VerifyUsers is of how many users the snapshot is compared at the end, spread evenly. Default:
+	// 20,000.
+	VerifyUsers int `json:"verify_users"`
 	// NoVerify leaves out the check of every user's snapshot at the end.
 	NoVerify bool `json:"no_verify"`
-	// NoOracle leaves out every check: for servers that forget, like Bare.
+	// NoOracle leaves out every check: for servers that forget, like ServeBare.
 	NoOracle bool `json:"no_oracle"`
 	// NoConflation makes a skipped frame a violation.
 	NoConflation bool `json:"no_conflation"`
 
-	// Progress is told what happens, about every second. Nil: nobody.
+	// Progress is called about every second. Default: none.
 	Progress func(Progress) `json:"-"`
 
 	portable bool // use the portable sockets even where there is epoll
@@ -89,85 +123,93 @@ const (
 	streamPath    = "/api/v1/mobile/presence/stream"
 )
 
-// resolve fills in defaults and reports every problem at once.
-func (o Options) resolve() (Options, error) {
-	sc, err := findScenario(&o.Scenario)
-	if err != nil {
-		return o, err
-	}
-	if sc.defaults != nil {
+// Check returns every problem that Run would have with the options.
+func (o Options) Check() error {
+	_, err := o.withDefaults()
+	return err
+}
+
+// withDefaults fills in what is zero and checks the rest.
+func (o Options) withDefaults() (Options, error) {
+	option.Default(&o.Scenario, "steady")
+	if sc := findScenario(o.Scenario); sc != nil && sc.defaults != nil {
 		sc.defaults(&o)
 	}
-	setDefault(&o.Users, 1000)
-	setDefault(&o.DevicesPerUser, 10)
-	setDefault(&o.Arrivals, "constant")
-	setDefault(&o.Connections, 64)
-	setDefault(&o.Pipeline, 1)
-	setDefault(&o.Batch, 1)
-	setDefault(&o.Workers, max(1, runtime.GOMAXPROCS(0)/2))
-	setDefault(&o.Duration, 30*time.Second)
-	setDefault(&o.Warmup, 5*time.Second)
-	setDefault(&o.Seed, uint64(time.Now().UnixNano()))
-	setDefault(&o.SlowBytes, 512)
-	setDefault(&o.SpikeBy, 5)
-	setDefault(&o.VerifyUsers, 20000)
-	setDefault(&o.KneeP99, 100*time.Millisecond)
-	setDefault(&o.Timeout, 10*time.Second)
-	setDefault(&o.Patience, 5*time.Second)
-	setDefault(&o.Grace, 15*time.Second)
-	setDefault(&o.MaxLag, 10*time.Millisecond)
+	option.Default(&o.Users, 1000)
+	option.Default(&o.DevicesPerUser, 10)
+	option.Default(&o.Arrivals, "constant")
+	option.Default(&o.Connections, 64)
+	option.Default(&o.Pipeline, 1)
+	option.Default(&o.Batch, 1)
+	option.Default(&o.Workers, max(1, runtime.GOMAXPROCS(0)/2))
+	option.Default(&o.Duration, 30*time.Second)
+	option.Default(&o.Warmup, 5*time.Second)
+	option.Default(&o.Seed, uint64(time.Now().UnixNano()))
+	option.Default(&o.SlowBytes, 512)
+	option.Default(&o.SpikeBy, 5)
+	option.Default(&o.VerifyUsers, 20000)
+	option.Default(&o.KneeP99, 100*time.Millisecond)
+	option.Default(&o.Timeout, 10*time.Second)
+	option.Default(&o.MaxWait, 5*time.Second)
+	option.Default(&o.Grace, 15*time.Second)
+	option.Default(&o.MaxLag, 10*time.Millisecond)
 	devices := float64(o.Users) * float64(o.DevicesPerUser)
 	if o.Rate == 0 {
-		setDefault(&o.Interval, 10*time.Second)
+		option.Default(&o.Interval, 10*time.Second)
 		o.Rate = devices / o.Interval.Seconds()
 	} else {
 		o.Interval = time.Duration(devices / o.Rate * 1e9)
 	}
-	setDefault(&o.TTL, max(time.Second, 3*o.Interval).Round(time.Millisecond))
-	setDefault(&o.RampTo, 30*o.Rate)
+	option.Default(&o.TTL, max(time.Second, 3*o.Interval).Round(time.Millisecond))
+	option.Default(&o.RampTo, 30*o.Rate)
 	o.Workers = min(o.Workers, o.Users, o.Connections)
-	return o, o.check()
+	return o, o.problems()
 }
 
-func setDefault[T comparable](field *T, value T) {
-	var zero T
-	if *field == zero {
-		*field = value
-	}
+// problems checks options that have their defaults.
+func (o *Options) problems() error {
+	p := option.Problems{Package: "loadgen"}
+	_, _, err := o.target()
+	p.Add(err)
+	names, _ := Scenarios()
+	p.When(findScenario(o.Scenario) == nil, "Scenario is %q: want one of %s",
+		o.Scenario, strings.Join(names, ", "))
+	p.When(o.Arrivals != "constant" && o.Arrivals != "poisson",
+		"Arrivals is %q: want constant or poisson", o.Arrivals)
+	p.When(float64(o.Users)*float64(o.DevicesPerUser) >= 1<<31, "Users: more than 2^31 devices")
+	p.When(o.TTL < time.Millisecond, "TTL is %v: want at least a millisecond", o.TTL)
+	p.When(o.Batch < 1 || o.Batch > maxBatch, "Batch is %d: want 1 to %d", o.Batch, maxBatch)
+	p.When(o.Sources < 0 || o.Sources > 60000, "Sources is %d: want 0 to 60,000", o.Sources)
+	positive(&p, "Users", o.Users)
+	positive(&p, "DevicesPerUser", o.DevicesPerUser)
+	positive(&p, "Rate", o.Rate)
+	positive(&p, "Connections", o.Connections)
+	positive(&p, "Pipeline", o.Pipeline)
+	positive(&p, "Duration", o.Duration)
+	positive(&p, "RampTo", o.RampTo)
+	positive(&p, "SpikeBy", o.SpikeBy)
+	option.NotNegative(&p, "Warmup", o.Warmup)
+	option.NotNegative(&p, "StreamsPerUser", o.StreamsPerUser)
+	option.NotNegative(&p, "Churn", o.Churn)
+	option.NotNegative(&p, "Skew", o.Skew)
+	share(&p, "SilentShare", o.SilentShare)
+	share(&p, "SlowShare", o.SlowShare)
+	share(&p, "RepeatShare", o.RepeatShare)
+	p.When(o.IngestToken == "", "IngestToken is missing")
+	p.When(o.StreamToken == nil && o.StreamsPerUser != 0, "StreamToken is missing: streams need it")
+	outstanding := o.Connections * o.Pipeline * o.Batch
+	p.When(o.Closed && o.Users*o.DevicesPerUser < 2*outstanding,
+		"Users: a closed loop needs at least twice as many devices as heartbeats outstanding (%d)",
+		outstanding)
+	return p.Err()
 }
 
-func (o *Options) check() error {
-	var problems []error
-	want := func(ok bool, format string, args ...any) {
-		if !ok {
-			problems = append(problems, fmt.Errorf("loadgen: "+format, args...))
-		}
-	}
-	if _, _, err := o.target(); err != nil {
-		problems = append(problems, err)
-	}
-	want(o.Users > 0 && o.DevicesPerUser > 0, "users and devices per user must be positive")
-	want(float64(o.Users)*float64(o.DevicesPerUser) < 1<<31, "more than 2^31 devices")
-	want(o.Rate > 0, "the rate must be positive")
-	want(o.Arrivals == "constant" || o.Arrivals == "poisson", "arrivals are constant or poisson, not %q", o.Arrivals)
-	want(o.TTL >= time.Millisecond, "the TTL must be at least a millisecond")
-	want(o.Connections > 0 && o.Pipeline > 0, "connections and pipeline must be positive")
-	want(o.Batch > 0 && o.Batch <= maxBatch, "a batch must be of 1 to %d heartbeats", maxBatch)
-	want(o.Duration > 0 && o.Warmup >= 0, "the duration must be positive")
-	want(o.StreamsPerUser >= 0 && o.Churn >= 0 && o.Skew >= 0, "streams, churn and skew must not be negative")
-	want(o.Sources >= 0 && o.Sources <= 60000, "sources must be at most 60,000")
-	want(o.RampTo > 0 && o.SpikeBy > 0, "the rates of ramp and spike must be positive")
-	for name, share := range map[string]float64{"silent": o.SilentShare, "slow": o.SlowShare, "repeat": o.RepeatShare} {
-		want(share >= 0 && share <= 1, "the %s share must be in 0 … 1", name)
-	}
-	want(o.IngestToken != "", "no ingest token")
-	want(o.StreamToken != nil || o.StreamsPerUser == 0, "streams need a token")
-	if o.Closed {
-		outstanding := o.Connections * o.Pipeline * o.Batch
-		want(o.Users*o.DevicesPerUser >= 2*outstanding,
-			"a closed loop needs at least twice as many devices as heartbeats outstanding (%d)", 2*outstanding)
-	}
-	return errors.Join(problems...)
+func positive[T ~int | ~int64 | ~float64](p *option.Problems, name string, value T) {
+	p.When(!(value > 0), "%s is %v: it must be above 0", name, value)
+}
+
+func share(p *option.Problems, name string, value float64) {
+	p.When(!(value >= 0 && value <= 1), "%s is %v: it must be in 0 … 1", name, value)
 }
 
 // target is where to connect and what to say in Host.

@@ -23,15 +23,17 @@ func (u *outages) end(now int64) {
 	}
 }
 
-// near says whether the server may have been away within the given time before now, so that it owes its grace.
+// near reports whether the server may have been away within the given time before now, so that it
+// owes its grace.
 func (u *outages) near(now, within int64) bool {
 	return u.open || u.last > 0 && now-u.last < within
 }
 
-// allowance is how much longer than usual the server may take to flag the silent: it may have been deaf.
-func (u *outages) allowance(w *worker) time.Duration {
+// allowance is how much longer than usual the server may take to show a silent device offline: it may
+// have postponed expiries.
+func (u *outages) allowance(o *Options) time.Duration {
 	if u.open || u.last > 0 {
-		return min(w.o.TTL, w.o.Grace)
+		return min(o.TTL, o.Grace)
 	}
 	return 0
 }

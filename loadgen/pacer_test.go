@@ -172,15 +172,11 @@ func TestPlans(t *testing.T) {
 	names, _ := Scenarios()
 	for _, name := range names {
 		o, err := Options{Target: "http://127.0.0.1:1", IngestToken: "x", Scenario: name, Duration: time.Minute,
-			StreamToken: func(string, time.Duration) (string, error) { return "", nil }}.resolve()
+			StreamToken: func(string, time.Duration) (string, error) { return "", nil }}.withDefaults()
 		if err != nil {
 			t.Fatal(err)
 		}
-		sc, err := findScenario(&name)
-		if err != nil {
-			t.Fatal(err)
-		}
-		plan := sc.plan(&o)
+		plan := findScenario(name).plan(&o)
 		at := int64(0)
 		for _, p := range plan {
 			if p.start != at {

@@ -6,43 +6,42 @@ import (
 	"math/rand/v2"
 )
 
-// picker chooses whose heartbeat is next.
+// picker chooses the device that sends next.
 type picker struct {
-	// Even load: devices in random order, round and round, so that each is heard at its interval; in a closed loop, which has
-	// none, each round in another order, or the server would be asked in the order in which it placed them.
+	// Even load: devices in random order, round and round, so that each sends at its interval. In a
+	// closed loop, which has none, each round has another order, or the server would be asked in the
+	// order in which it placed them.
 	round round
 	at    uint32
-	users *alias // skewed load: a user by weight, then its devices in turn
-	part  float64
+	users *alias  // skewed load: a user by weight, then its devices in turn
+	share float64 // of the whole load that falls to this worker
 }
 
-// share of the whole load that falls to this worker.
-func (p *picker) share() float64 { return p.part }
-
-// device chooses; whether it is silent by then the caller asks.
-func (p *picker) device(w *worker) (index uint32) {
-	if p.users == nil {
-		index = p.round.at(p.at)
-		if p.at++; p.at == p.round.n {
-			p.at = 0
-			if w.o.Closed {
-				p.round = newRound(p.round.n, w.rng)
-			}
-		}
-	} else {
-		u := &w.users[p.users.draw(w.rng)]
-		index = u.first + u.turn
+// next chooses. Whether the device is silent by then, the caller asks.
+func (p *picker) next(c *crowd, rng *rand.Rand, closed bool) (device uint32) {
+	if p.users != nil {
+		u := &c.users[p.users.draw(rng)]
+		device = u.first + u.turn
 		if u.turn++; u.turn == u.count {
 			u.turn = 0
 		}
+		return device
 	}
-	return index
+	device = p.round.at(p.at)
+	if p.at++; p.at == p.round.n {
+		p.at = 0
+		if closed {
+			p.round = newRound(p.round.n, rng)
+		}
+	}
+	return device
 }
 
-// round is a random order of the numbers below n, computed and not stored: at a million devices an array of them would be a cache
-// miss for each heartbeat. Additions, products with odd numbers and shifted sums permute the numbers of some bits; one that is
-// not below n is mixed again until it is, which permutes those below n (cycle walking; Black and Rogaway, "Ciphers with arbitrary
-// finite domains", 2002).
+// round is a random order of the numbers below n, computed and not stored: at a million devices an
+// array of them would be a cache miss for each heartbeat. Additions, products with odd numbers and
+// shifted sums permute the numbers of some bits; one that is not below n is mixed again until it is,
+// which permutes those below n (cycle walking; Black and Rogaway, "Ciphers with arbitrary finite
+// domains", 2002, https://doi.org/10.1007/3-540-45760-7_9).
 type round struct {
 	n, mask uint32
 	shift   int // half of the bits
@@ -72,7 +71,8 @@ func (r *round) at(i uint32) uint32 {
 	}
 }
 
-// alias draws an index with given probabilities in constant time (Vose's alias method).
+// alias draws an index with given probabilities in constant time: Vose's alias method (1991,
+// https://doi.org/10.1109/32.92917).
 type alias struct {
 	keep  []float64 // probability that the drawn index stays
 	other []uint32  // what it becomes otherwise
@@ -118,7 +118,8 @@ func (a *alias) draw(rng *rand.Rand) int {
 	return int(a.other[i])
 }
 
-// zipfWeights are the shares of n users when the i-th busiest one has a share proportional to 1/i^skew. Skew 0 is even.
+// zipfWeights are the shares of n users when the i-th busiest has a share proportional to
+// 1/i^skew (Zipf's law). Skew 0 is even.
 func zipfWeights(n int, skew float64) []float64 {
 	w := make([]float64, n)
 	for i := range w {
@@ -127,7 +128,8 @@ func zipfWeights(n int, skew float64) []float64 {
 	return w
 }
 
-// allot splits total into whole parts in proportion to weights, by largest remainder; earlier parts win ties.
+// allot splits total into whole parts in proportion to weights. Each part is what rounding the sum up
+// to it adds, so that the parts have the total.
 func allot(total int, weights []float64) []int {
 	sum := 0.0
 	for _, w := range weights {

@@ -22,7 +22,7 @@ func (t *timers) Pop() any {
 	return x
 }
 
-func (t *timers) after(at int64, do func()) { heap.Push(t, timer{at, do}) }
+func (t *timers) add(at int64, do func()) { heap.Push(t, timer{at, do}) }
 
 func (t timers) next() int64 {
 	if len(t) == 0 {

@@ -173,7 +173,7 @@ func (r *runner) report() *Report {
 	for i := range r.plan {
 		var t tally
 		for _, w := range r.workers {
-			t.add(&w.tallies[i])
+			t.add(&w.meter.tallies[i])
 		}
 		p := &r.plan[i]
 		length := float64(min(p.end, stop)-p.start) / 1e9
@@ -200,7 +200,7 @@ func (r *runner) report() *Report {
 		Max: float64(o.MaxLag) / 1e6, At: o.Connections}
 	check := newHistogram()
 	for _, w := range r.workers {
-		check.add(w.checks.histogram)
+		check.add(w.streams.checked)
 	}
 	rep.Latency["snapshot_check"] = check.latency(true)
 	r.judge(rep)
@@ -227,8 +227,8 @@ func (r *runner) judge(rep *Report) {
 	down, unchecked := 0, 0
 	for _, w := range r.workers {
 		v.add(&w.oracle)
-		down += w.down
-		unchecked += w.unchecked
+		down += w.streams.down
+		unchecked += w.checks.unchecked
 	}
 	if down > 0 {
 		v.Invalid = append(v.Invalid, fmt.Sprintf("%d streams were not connected at the end", down))

@@ -11,24 +11,23 @@ import (
 	"time"
 )
 
-// never is an instant that does not come.
-const never = math.MaxInt64
+// ErrConnections is returned by Run when the connections were not all made within Options.Timeout.
+var ErrConnections = errors.New("loadgen: the server does not take all connections: " +
+	"ask for fewer, or raise its limits")
 
-// Run drives the target as the options say and reports what it saw. The error tells why there is no report: bad options, no
-// server, an answer that makes a run pointless. What the run found wrong is in the report (Report.Verdict). When ctx ends,
-// the load ends early and the run is still judged.
+// Run drives the target as the options say and reports what it saw. The error says why there is no
+// report: bad options, no server, an answer that makes a run pointless. What the run found wrong is
+// in the report (Report.Verdict). When ctx ends, the load ends early and the run is still judged.
 func Run(ctx context.Context, o Options) (*Report, error) {
-	o, err := o.resolve()
+	o, err := o.withDefaults()
 	if err != nil {
 		return nil, err
 	}
-	sc, err := findScenario(&o.Scenario)
-	if err != nil {
-		return nil, err
-	}
+	sc := findScenario(o.Scenario)
 	r := &runner{o: &o, scenario: sc, plan: sc.plan(&o), began: time.Now()}
+	began := r.began.UnixMilli()
 	r.orders = &orders{epoch: r.began, seconds: make(chan handover, 64*o.Workers),
-		seqBase: r.began.UnixMilli() * 1000, sentMS: r.began.UnixMilli()}
+		seqBase: began * 1000, sentMS: began}
 	r.orders.stopAt.Store(never)
 	if err := o.checkDescriptors(); err != nil {
 		return nil, err
@@ -59,7 +58,8 @@ type restartResult struct {
 	once sync.Once
 }
 
-// populate makes users, devices and the workers that own them. User i belongs to worker i mod Workers.
+// populate makes users, devices and the workers that own them. User i belongs to worker i mod
+// Workers.
 func (r *runner) populate() error {
 	o := r.o
 	addr, host, err := o.target()
@@ -74,32 +74,33 @@ func (r *runner) populate() error {
 		sum += w
 	}
 	for i := range o.Workers {
-		w := &worker{index: i, o: o, run: r.orders, addr: addr, host: host, plot: r.scenario,
-			request: newTemplate(host, heartbeatPath, o.IngestToken, o.TTL), batch: newBatchTemplate(host, batchPath, o.IngestToken, o.TTL),
-			suffix: frameSuffix(o.TTL.Milliseconds()), nextDue: never,
-			rng: rand.New(rand.NewPCG(o.Seed, uint64(i+1))), waiting: map[uint32][]int64{}, retrying: map[uint32]int64{},
-			phases: append([]phase(nil), r.plan...), tallies: make([]tally, len(r.plan)), input: make([]byte, 256<<10)}
-		w.oracle.rules = o
-		if o.portable {
-			w.net = newPortableSockets()
-		} else if w.net, err = newSockets(); err != nil {
+		net, err := o.openSockets()
+		if err != nil {
 			return err
 		}
+		w := newWorker(r, i, net, addr, host)
 		r.workers = append(r.workers, w)
 		own := make([]float64, 0, o.Users/o.Workers+1)
 		for u := i; u < o.Users; u += o.Workers {
 			rate := o.Rate * weights[u] / sum / float64(o.DevicesPerUser) * r.peak()
-			w.addUser(rng, rate, streams[u])
+			w.crowd.add(o, rng, rate)
+			w.follow(streams[u])
 			own = append(own, weights[u])
-			w.pick.part += weights[u] / sum
+			w.arrivals.pick.share += weights[u] / sum
 		}
 		w.shuffle(own)
 		for c := i; c < o.Connections; c += o.Workers {
-			w.links = append(w.links, &link{w: w, source: o.source(c)})
+			w.sender.add(&link{source: o.source(c)})
 		}
-		w.opening = len(w.links)
 	}
 	return nil
+}
+
+func (o *Options) openSockets() (sockets, error) {
+	if o.portable {
+		return newPortableSockets(), nil
+	}
+	return newSockets()
 }
 
 // peak is the highest factor of any phase.
@@ -111,45 +112,23 @@ func (r *runner) peak() float64 {
 	return most
 }
 
-// addUser makes a user with its devices; rate is the heartbeats per second of each.
-func (w *worker) addUser(rng *rand.Rand, rate float64, streams int) {
-	o := w.o
-	// Frames may come this many heartbeats of their device after their own and are still measured.
-	const memory = 10 // seconds
-	size := uint32(2)
-	for float64(size) < rate*memory && size < 1<<14 && size < uint32(1<<20/o.DevicesPerUser) {
-		size *= 2
-	}
-	u := user{id: newUUID(rng), first: uint32(len(w.devices)), count: uint32(o.DevicesPerUser)}
-	u.text = u.id.String()
-	if o.StreamsPerUser == 0 && o.NoVerify {
-		// Nobody will ask for a moment: one for all saves a cache miss per heartbeat.
-		w.moments, size = w.moments[:0], 1
-	}
-	for i := range u.count {
-		d := device{id: newUUID(rng), userID: u.id, user: uint32(len(w.users)), ring: uint32(len(w.moments)), mask: size - 1, silent: never}
-		d.id[12], d.id[13], d.id[14], d.id[15] = byte(i>>24), byte(i>>16), byte(i>>8), byte(i)
-		w.devices = append(w.devices, d)
-		for range size {
-			w.moments = append(w.moments, moment{never, never})
-		}
-	}
-	w.users = append(w.users, u)
+// follow makes the streams that follow the last user.
+func (w *worker) follow(streams int) {
 	for range streams {
-		s := newWatch(w, uint32(len(w.users)-1))
-		s.source = o.source(len(w.watches)*o.Workers + w.index)
-		s.slow = o.SlowShare > 0 && w.rng.Float64() < o.SlowShare
-		w.watches = append(w.watches, s)
+		s := w.streams.follow(uint32(len(w.crowd.users) - 1))
+		s.source = w.o.source(len(w.streams.watches)*w.o.Workers + w.index)
+		s.slow = w.o.SlowShare > 0 && w.rng.Float64() < w.o.SlowShare
+		w.streams.watches = append(w.streams.watches, s)
 	}
 }
 
 // shuffle fixes the order of heartbeats.
 func (w *worker) shuffle(weights []float64) {
 	if w.o.Skew > 0 {
-		w.pick.users = newAlias(weights)
+		w.arrivals.pick.users = newAlias(weights)
 		return
 	}
-	w.pick.round = newRound(uint32(len(w.devices)), w.rng)
+	w.arrivals.pick.round = newRound(uint32(len(w.crowd.devices)), w.rng)
 }
 
 // drive runs the workers to their end.
@@ -160,9 +139,6 @@ func (r *runner) drive(ctx context.Context) (*Report, error) {
 			runtime.LockOSThread() // its own thread: the kernel's timer slack below is per thread
 			defer runtime.UnlockOSThread()
 			fineTimers()
-			for _, l := range w.links {
-				l.open()
-			}
 			w.loop()
 		})
 	}
@@ -178,8 +154,8 @@ func (r *runner) drive(ctx context.Context) (*Report, error) {
 	return r.report(), nil
 }
 
-// watch starts the schedule when every worker has its connections, follows the tallies, and ends the load when the plan is
-// over, ctx is, or the scenario has seen enough.
+// watch starts the schedule when every worker has its connections, follows the tallies, and ends the
+// load when the plan or ctx is over, or the scenario has seen enough.
 func (r *runner) watch(ctx context.Context, finished <-chan struct{}) {
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
@@ -219,16 +195,13 @@ func (r *runner) steer() {
 		if int(r.orders.connect.Load()) == len(r.workers) {
 			start = now + int64(20*time.Millisecond)
 			for i := range r.plan {
-				r.plan[i].start += start
-				if r.plan[i].end != never {
-					r.plan[i].end += start
-				}
+				r.plan[i].moveTo(start)
 			}
 			r.orders.stopAt.Store(r.plan[len(r.plan)-1].start)
 			r.orders.startAt.Store(start)
 			r.cpu.start()
 		} else if now > int64(r.o.Timeout) {
-			r.orders.fail(errors.New("loadgen: the server does not take all connections; fewer --connections, or raise its limits"))
+			r.orders.fail(ErrConnections)
 		}
 		return
 	}

@@ -32,7 +32,7 @@ func smallRun(t testing.TB, s *fakeServer) Options {
 		Target: s.url, IngestToken: "ingest",
 		StreamToken: func(user string, _ time.Duration) (string, error) { return "token-" + user, nil },
 		Users:       4, DevicesPerUser: 3, StreamsPerUser: 2, Rate: 60, TTL: 5 * time.Second, Connections: 4,
-		Warmup: 200 * time.Millisecond, Duration: 1200 * time.Millisecond, Patience: 10 * time.Second, MaxLag: time.Minute,
+		Warmup: 200 * time.Millisecond, Duration: 1200 * time.Millisecond, MaxWait: 10 * time.Second, MaxLag: time.Minute,
 		Seed: testseed.Of(t),
 	}
 }
@@ -162,7 +162,7 @@ func TestOracleFindsEachFault(t *testing.T) {
 			t.Parallel()
 			o := smallRun(t, startFake(t, c.fault))
 			if c.want == lost || c.want == notExpired || c.and == lost {
-				o.Patience = 2 * time.Second // that much is waited for what does not come
+				o.MaxWait = 2 * time.Second // that much is waited for what does not come
 			}
 			if c.change != nil {
 				c.change(&o)
@@ -299,7 +299,7 @@ func TestUnansweredHeartbeatsCount(t *testing.T) {
 	}})
 	t.Cleanup(func() { close(block) })
 	o := smallRun(t, s)
-	o.StreamsPerUser, o.NoVerify, o.Patience = 0, true, time.Second
+	o.StreamsPerUser, o.NoVerify, o.MaxWait = 0, true, time.Second
 	rep := mustRun(t, o)
 	if rep.Counts["accepted"] > 25 || rep.Latency["answer"].Count != rep.Counts["offered"] || rep.Latency["answer"].P90 < 1000 {
 		t.Errorf("%v %s", rep.Counts, brief(rep.Latency["answer"]))
@@ -462,13 +462,13 @@ func TestSourcesAreUsed(t *testing.T) {
 }
 
 func TestOptionsReportEveryProblem(t *testing.T) {
-	_, err := Options{Target: "https://example.com", SilentShare: 2, Arrivals: "never", TTL: time.Microsecond}.resolve()
-	for _, want := range []string{"http://HOST:PORT", "silent share", "arrivals", "TTL", "ingest token"} {
+	_, err := Options{Target: "https://example.com", SilentShare: 2, Arrivals: "never", TTL: time.Microsecond}.withDefaults()
+	for _, want := range []string{"http://HOST:PORT", "SilentShare", "Arrivals", "TTL", "IngestToken"} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%v: does not mention %q", err, want)
 		}
 	}
-	if _, err := (Options{Scenario: "x"}).resolve(); err == nil || !strings.Contains(err.Error(), "reconnect-storm") {
+	if _, err := (Options{Scenario: "x"}).withDefaults(); err == nil || !strings.Contains(err.Error(), "reconnect-storm") {
 		t.Errorf("%v: does not name the scenarios", err)
 	}
 }

@@ -5,6 +5,8 @@ import (
 	"math"
 	"strings"
 	"time"
+
+	"rollcall/internal/option"
 )
 
 // scenario is a plot: phases of offered rate, and at most one thing that happens.
@@ -37,50 +39,85 @@ type phase struct {
 	start, end int64   // on the run's clock, set when the run begins
 }
 
+// moveTo moves a phase whose times begin at 0.
+func (p *phase) moveTo(at int64) {
+	p.start += at
+	if p.end != never {
+		p.end += at
+	}
+}
+
 const rampStep = 1.3
 
 var scenarios = []scenario{
 	{name: "steady", help: "one rate for the whole run"},
-	{name: "ramp", help: "the rate climbs in steps of 30 % up to --ramp-to; finds the knee, and ends when the server is past it",
+	{
+		name: "ramp",
+		help: "the rate climbs in steps of 30 % up to --ramp-to; finds the knee, and ends when the server is past it",
 		phases: func(o *Options) []phase {
 			steps := max(1, int(math.Ceil(math.Log(o.RampTo/o.Rate)/math.Log(rampStep)))+1)
 			out := make([]phase, steps)
 			for i := range out {
 				factor := min(math.Pow(rampStep, float64(i)), o.RampTo/o.Rate)
-				out[i] = phase{name: fmt.Sprintf("%.0f/s", factor*o.Rate), factor: factor, length: o.Duration / time.Duration(steps)}
+				out[i] = phase{name: fmt.Sprintf("%.0f/s", factor*o.Rate), factor: factor,
+					length: o.Duration / time.Duration(steps)}
 			}
 			return out
-		}},
-	{name: "spike", help: "--spike-by times the rate for a fifth of the run, in its middle; shows how fast the server recovers",
+		},
+	}, {
+		name: "spike",
+		help: "--spike-by times the rate for a fifth of the run, in its middle; shows how fast the server recovers",
 		phases: func(o *Options) []phase {
 			d := o.Duration
-			return []phase{{name: "before", length: d * 2 / 5, factor: 1}, {name: "spike", length: d / 5, factor: o.SpikeBy},
-				{name: "after", length: d - d*2/5 - d/5, factor: 1}}
-		}},
-	{name: "reconnect-storm", help: "in the middle all streams hang up and come back in the same instant",
-		defaults: func(o *Options) { setDefault(&o.StreamsPerUser, 1) },
-		phases:   halves("before", "storm"), event: cutStreams, eventAt: 0.5},
-	{name: "silent", help: "after a quarter of the run a fifth of the devices die at once; all must be flagged in time",
-		defaults: func(o *Options) {
-			setDefault(&o.SilentShare, 0.2)
-			setDefault(&o.StreamsPerUser, 1)
-			if o.Rate == 0 {
-				setDefault(&o.Interval, 2*time.Second)
+			return []phase{
+				{name: "before", length: d * 2 / 5, factor: 1},
+				{name: "spike", length: d / 5, factor: o.SpikeBy},
+				{name: "after", length: d - d*2/5 - d/5, factor: 1},
 			}
-		}, event: silence, eventAt: 0.25},
-	{name: "slow-readers", help: "a fifth of the streams read 512 bytes a second; the others must not notice",
+		},
+	}, {
+		name:     "reconnect-storm",
+		help:     "in the middle all streams hang up and come back in the same instant",
+		defaults: func(o *Options) { option.Default(&o.StreamsPerUser, 1) },
+		phases:   halves("before", "storm"),
+		event:    cutStreams,
+		eventAt:  0.5,
+	}, {
+		name: "silent",
+		help: "after a quarter of the run a fifth of the devices die at once; all must be flagged in time",
 		defaults: func(o *Options) {
-			setDefault(&o.SlowShare, 0.2)
-			setDefault(&o.StreamsPerUser, 1)
-		}},
-	{name: "restart", help: "in the middle the server is restarted, by --restart-command or by you; nothing acknowledged may be lost",
-		defaults: func(o *Options) { setDefault(&o.StreamsPerUser, 1) },
-		phases:   halves("before", "restart"), event: restartEvent, eventAt: 0.5},
+			option.Default(&o.SilentShare, 0.2)
+			option.Default(&o.StreamsPerUser, 1)
+			if o.Rate == 0 {
+				option.Default(&o.Interval, 2*time.Second)
+			}
+		},
+		event:   silence,
+		eventAt: 0.25,
+	}, {
+		name: "slow-readers",
+		help: "a fifth of the streams read 512 bytes a second; the others must not notice",
+		defaults: func(o *Options) {
+			option.Default(&o.SlowShare, 0.2)
+			option.Default(&o.StreamsPerUser, 1)
+		},
+	}, {
+		name:     "restart",
+		help:     "in the middle the server is restarted, by --restart-command or by you; nothing acknowledged may be lost",
+		defaults: func(o *Options) { option.Default(&o.StreamsPerUser, 1) },
+		phases:   halves("before", "restart"),
+		event:    restartEvent,
+		eventAt:  0.5,
+	},
 }
 
 func halves(first, second string) func(*Options) []phase {
 	return func(o *Options) []phase {
-		return []phase{{name: first, length: o.Duration / 2, factor: 1}, {name: second, length: o.Duration - o.Duration/2, factor: 1}}
+		half := o.Duration / 2
+		return []phase{
+			{name: first, length: half, factor: 1},
+			{name: second, length: o.Duration - half, factor: 1},
+		}
 	}
 }
 
@@ -94,18 +131,18 @@ func Scenarios() (names []string, help string) {
 	return names, b.String()
 }
 
-func findScenario(name *string) (*scenario, error) {
-	setDefault(name, "steady")
+// findScenario returns nil for a name that is none.
+func findScenario(name string) *scenario {
 	for i := range scenarios {
-		if scenarios[i].name == *name {
-			return &scenarios[i], nil
+		if scenarios[i].name == name {
+			return &scenarios[i]
 		}
 	}
-	names, _ := Scenarios()
-	return nil, fmt.Errorf("loadgen: scenario %q is none of %s", *name, strings.Join(names, ", "))
+	return nil
 }
 
-// plan is the whole run in phases: warm-up, the scenario's, and what comes after the load. Times begin at 0.
+// plan is the whole run in phases: warm-up, the scenario's, and what comes after the load. Times
+// begin at 0.
 func (sc *scenario) plan(o *Options) []phase {
 	phases := []phase{{name: "warm-up", length: o.Warmup, factor: 1}}
 	if sc.phases != nil {
@@ -120,6 +157,6 @@ func (sc *scenario) plan(o *Options) []phase {
 		at += int64(phases[i].length)
 		phases[i].end = at
 	}
-	phases[len(phases)-1].end = math.MaxInt64
+	phases[len(phases)-1].end = never
 	return phases
 }

@@ -13,8 +13,8 @@ type sockets interface {
 	// open begins to connect. The socket is reported ready for output when it is connected or has failed; connected tells
 	// which. An invalid source lets the system choose; receiveBuffer 0 too.
 	open(id socketID, target netip.AddrPort, source netip.Addr, receiveBuffer int) (socket, error)
-	// wait appends what is ready to ready, waiting at most patience for the first.
-	wait(patience time.Duration, ready []readiness) ([]readiness, error)
+	// wait appends what is ready to ready, waiting at most timeout for the first.
+	wait(timeout time.Duration, ready []readiness) ([]readiness, error)
 	close()
 }
 

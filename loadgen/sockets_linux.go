@@ -67,8 +67,8 @@ func sockaddr(a netip.AddrPort) unix.Sockaddr {
 	return &unix.SockaddrInet6{Port: int(a.Port()), Addr: a.Addr().As16()}
 }
 
-func (e *epoll) wait(patience time.Duration, ready []readiness) ([]readiness, error) {
-	n, err := e.pwait(patience)
+func (e *epoll) wait(timeout time.Duration, ready []readiness) ([]readiness, error) {
+	n, err := e.pwait(timeout)
 	if err != nil {
 		return ready, err
 	}
@@ -83,9 +83,9 @@ func (e *epoll) wait(patience time.Duration, ready []readiness) ([]readiness, er
 	return ready, nil
 }
 
-func (e *epoll) pwait(patience time.Duration) (int, error) {
+func (e *epoll) pwait(timeout time.Duration) (int, error) {
 	for !e.coarse {
-		n, errno := epollPwait2(e.fd, e.events, max(0, patience))
+		n, errno := epollPwait2(e.fd, e.events, max(0, timeout))
 		switch errno {
 		case 0:
 			return n, nil
@@ -97,7 +97,7 @@ func (e *epoll) pwait(patience time.Duration) (int, error) {
 			return 0, os.NewSyscallError("epoll_pwait2", errno)
 		}
 	}
-	n, err := unix.EpollWait(e.fd, e.events, int(max(0, patience).Milliseconds()))
+	n, err := unix.EpollWait(e.fd, e.events, int(max(0, timeout).Milliseconds()))
 	if err == unix.EINTR {
 		return 0, nil
 	}
@@ -107,10 +107,10 @@ func (e *epoll) pwait(patience time.Duration) (int, error) {
 // epollPwait2 is epoll_wait with a timeout in nanoseconds, which golang.org/x/sys does not wrap. A sender that sleeps in
 // whole milliseconds would either be late or spin. With nothing to wait for, the call cannot block and the Go scheduler
 // need not be told.
-func epollPwait2(fd int, events []unix.EpollEvent, patience time.Duration) (int, unix.Errno) {
-	timeout := unix.NsecToTimespec(patience.Nanoseconds())
-	a, b := uintptr(unsafe.Pointer(&events[0])), uintptr(unsafe.Pointer(&timeout))
-	if patience == 0 {
+func epollPwait2(fd int, events []unix.EpollEvent, timeout time.Duration) (int, unix.Errno) {
+	spec := unix.NsecToTimespec(timeout.Nanoseconds())
+	a, b := uintptr(unsafe.Pointer(&events[0])), uintptr(unsafe.Pointer(&spec))
+	if timeout == 0 {
 		n, _, errno := unix.RawSyscall6(unix.SYS_EPOLL_PWAIT2, uintptr(fd), a, uintptr(len(events)), b, 0, 0)
 		return int(n), errno
 	}

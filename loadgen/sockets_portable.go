@@ -28,15 +28,15 @@ func (l *portableSockets) open(id socketID, target netip.AddrPort, source netip.
 	return s, nil
 }
 
-func (l *portableSockets) wait(patience time.Duration, ready []readiness) ([]readiness, error) {
-	if patience <= 0 {
+func (l *portableSockets) wait(timeout time.Duration, ready []readiness) ([]readiness, error) {
+	if timeout <= 0 {
 		select {
 		case <-l.wake:
 		default:
 			return ready, nil
 		}
 	} else {
-		timer := time.NewTimer(patience)
+		timer := time.NewTimer(timeout)
 		defer timer.Stop()
 		select {
 		case <-l.wake:

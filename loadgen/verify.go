@@ -2,76 +2,69 @@ package loadgen
 
 import "time"
 
-// checks is the last act: after the load every user's snapshot is fetched on a new stream and compared with what was
-// acknowledged. It sees what no stream of the run could, such as users without streams and a server that forgets.
+// checks is the last act: after the load every user's snapshot is fetched on a new stream and
+// compared with what was acknowledged. It sees what no stream of the run could, such as users without
+// streams and a server that forgets. Single owner: the worker's goroutine.
 type checks struct {
+	*turn
+	crowd     *crowd
+	oracle    *oracle
+	streams   *streams
 	users     []uint32 // still to do
 	active    []*watch
-	histogram *histogram
+	unchecked int // users whose final snapshot did not come
 }
 
 const activeChecks = 32 // per worker
 
-func (w *worker) beginVerify() {
-	w.checks.histogram = newHistogram()
-	o := w.o
-	if o.NoOracle || o.NoVerify || o.StreamToken == nil {
+func (c *checks) begin() {
+	if c.o.NoOracle || c.o.NoVerify || c.o.StreamToken == nil {
 		return
 	}
-	step := max(1, o.Users/max(1, o.VerifyUsers))
-	for u := 0; u < len(w.users); u += step {
-		w.checks.users = append(w.checks.users, uint32(u))
+	step := max(1, c.o.Users/max(1, c.o.VerifyUsers))
+	for u := 0; u < len(c.crowd.users); u += step {
+		c.users = append(c.users, uint32(u))
 	}
 }
 
-// verified goes on with the checks and says whether all are done.
-func (w *worker) verified() bool {
-	c := &w.checks
+// done goes on with the checks and reports whether all are done.
+func (c *checks) done() bool {
 	kept := c.active[:0]
-	for _, s := range c.active {
-		if !w.checkDone(s) {
-			kept = append(kept, s)
+	for _, w := range c.active {
+		if !c.over(w) {
+			kept = append(kept, w)
 		}
 	}
 	clear(c.active[len(kept):])
 	c.active = kept
 	for len(c.active) < activeChecks && len(c.users) > 0 {
-		s := newWatch(w, c.users[0])
-		s.check, s.source = true, w.o.source(len(c.users))
+		w := c.streams.follow(c.users[0])
+		w.check, w.source = true, c.o.source(len(c.users))
 		c.users = c.users[1:]
-		c.active = append(c.active, s)
-		s.openSoon(w.now)
+		c.active = append(c.active, w)
+		w.openSoon(c.now)
 	}
 	return len(c.active) == 0
 }
 
-// checkDone closes a check that has seen everything, or that had time enough to.
-func (w *worker) checkDone(s *watch) bool {
-	if s.state == watchLive && s.owed < 0 || w.now-s.due > int64(w.o.Patience) {
-		if s.state == watchLive {
-			w.oracle.checked.Snapshots++
-			w.oracle.checked.Devices += int64(len(s.shown))
-			w.judge(s, "the final snapshot")
-		} else {
-			w.unchecked++
-		}
-		s.close(true)
-		s.state = watchGone
-		return true
+// over closes a check that has seen everything, or that had time enough to.
+func (c *checks) over(w *watch) bool {
+	if (w.state != watchLive || w.owed >= 0) && c.now-w.due <= int64(c.o.MaxWait) {
+		return false
 	}
-	return false
-}
-
-// endLoad lets slow streams catch up.
-func (w *worker) endLoad() {
-	for _, s := range w.watches {
-		if s.slow {
-			s.resume(s.id)
-		}
+	if w.state == watchLive {
+		c.oracle.checked.Snapshots++
+		c.oracle.checked.Devices += int64(len(w.shown))
+		c.oracle.judge(w, "the final snapshot")
+	} else {
+		c.unchecked++
 	}
+	w.close(true)
+	w.state = watchGone
+	return true
 }
 
 // wholeRun is longer than any stream of the run lasts.
 func (o *Options) wholeRun() time.Duration {
-	return o.Warmup + o.Duration + 10*(o.TTL+o.Grace+o.Patience) + 10*time.Minute
+	return o.Warmup + o.Duration + 10*(o.TTL+o.Grace+o.MaxWait) + 10*time.Minute
 }

@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"net/http/httputil"
+	"net/netip"
 	"strings"
 	"testing"
 	"time"
@@ -50,7 +51,7 @@ func TestAnswersAreParsedAtEveryCut(t *testing.T) {
 		for _, part := range []string{whole[:cut], whole[cut:]} {
 			buf = append(buf, part...)
 			for len(buf) > 0 {
-				a, n, err := parseAnswer(buf)
+				a, n, err := parseResponse(buf)
 				if err != nil {
 					t.Fatalf("cut at %d: %v", cut, err)
 				}
@@ -70,7 +71,7 @@ func TestAnswersAreParsedAtEveryCut(t *testing.T) {
 	}
 	for _, bad := range []string{"HTTP/2 204 No\r\n\r\n", "garbage that is long enough\r\n\r\n", "HTTP/1.1 2x4 No Content\r\n\r\n",
 		"HTTP/1.1 400 Bad\r\nContent-Length: -1\r\n\r\n"} {
-		if _, _, err := parseAnswer([]byte(bad)); err == nil {
+		if _, _, err := parseResponse([]byte(bad)); err == nil {
 			t.Errorf("%q was taken", bad)
 		}
 	}
@@ -138,7 +139,7 @@ func TestFramesAreReadByPosition(t *testing.T) {
 	if !ok || string(f.device) != device || !f.offline || f.sentMS != 1739030400000 || f.seq != 42 {
 		t.Fatalf("%+v %t", f, ok)
 	}
-	if i, ok := deviceIndex(f.device); !ok || i != 42 {
+	if i, ok := indexIn(f.device); !ok || i != 42 {
 		t.Error(i, ok)
 	}
 	for _, change := range [][2]string{{`"seq":42`, `"seq":4.2`}, {`"seq":42`, `"seq": 42`}, {"offline", "away"}, {"12000}", "12001}"},
@@ -159,15 +160,16 @@ func BenchmarkStreamRead(b *testing.B) {
 	for _, perRead := range []int{1, 8} {
 		b.Run(fmt.Sprintf("frames=%d", perRead), func(b *testing.B) {
 			w, s := benchWatch()
-			d := &w.devices[0]
+			d := &w.crowd.devices[0]
 			const rounds = 512
 			var reads [rounds][]byte
 			for i := range reads {
 				var frames []byte
 				for range perRead {
 					d.sent++
-					frames = fmt.Appendf(frames, "%s%s\",\"status\":\"online\",\"source\":\"loadgen\",\"sent_at_ms\":1739030400000,\"seq\":%d%s\n\n",
-						framePrefix(w.users[0].text), d.id, w.run.seqBase+int64(d.sent), w.suffix)
+					frames = fmt.Appendf(frames, "%s%s\",\"status\":\"online\",\"source\":\"loadgen\","+
+						"\"sent_at_ms\":1739030400000,\"seq\":%d%s\n\n",
+						framePrefix(w.crowd.users[0].text), d.id, w.run.seq(d.sent), w.streams.suffix)
 				}
 				reads[i] = fmt.Appendf(nil, "%x\r\n%s\r\n", len(frames), frames)
 			}
@@ -182,7 +184,7 @@ func BenchmarkStreamRead(b *testing.B) {
 				i++
 			}
 			b.ReportMetric(float64(w.oracle.checked.Frames)/b.Elapsed().Seconds(), "frames/s")
-			if !s.w.oracle.clean() {
+			if !w.oracle.clean() {
 				b.Fatal(w.oracle.examples)
 			}
 		})
@@ -191,12 +193,12 @@ func BenchmarkStreamRead(b *testing.B) {
 
 func benchWatch() (*worker, *watch) {
 	o := &Options{DevicesPerUser: 1, Rate: 1, TTL: time.Hour, Grace: time.Second}
-	w := &worker{o: o, run: &orders{seqBase: 1739030400000000}, rng: rand.New(rand.NewPCG(1, 1)), suffix: frameSuffix(3600000),
-		phases: []phase{{end: never}}, tallies: make([]tally, 1)}
-	w.oracle.rules = o
-	w.addUser(w.rng, 1, 1)
-	w.users[0].prefix = framePrefix(w.users[0].text)
-	s := w.watches[0]
+	r := &runner{o: o, orders: &orders{seqBase: 1739030400000000}, plan: []phase{{end: never}}}
+	w := newWorker(r, 0, nil, netip.AddrPort{}, "")
+	w.crowd.add(o, w.rng, 1)
+	w.follow(1)
+	w.crowd.users[0].prefix = framePrefix(w.crowd.users[0].text)
+	s := w.streams.watches[0]
 	s.state, s.owed = watchLive, -1
 	s.shown[0].flags = shownBefore
 	return w, s

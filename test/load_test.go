@@ -94,7 +94,7 @@ func TestLoadSeesAKilledServerRecover(t *testing.T) {
 			}
 		}
 	})
-	code, out := load(t, r.addr, "--scenario=restart", "--duration=3s", "--patience=20s", "--restart-command="+command)
+	code, out := load(t, r.addr, "--scenario=restart", "--duration=3s", "--max-wait=20s", "--restart-command="+command)
 	if code != 0 || !strings.Contains(out, "longest outage") {
 		t.Errorf("exit %d\n%s", code, out)
 	}

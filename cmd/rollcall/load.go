@@ -55,7 +55,7 @@ type loadRunCmd struct {
 	Seed        uint64        `group:"Generator" placeholder:"N" help:"Repeat a run's ids and order. Default: the clock's."`
 	Timeout     time.Duration `group:"Generator" placeholder:"TIME" help:"Send a heartbeat again when it was unanswered for so long (10s)."`
 
-	Patience     time.Duration `group:"Judgement" placeholder:"TIME" help:"How long the server may take to show what it acknowledged, or to flag a silent device (5s)."`
+	MaxWait     time.Duration `group:"Judgement" placeholder:"TIME" help:"How long the server may take to show what it acknowledged, or to flag a silent device (5s)."`
 	Grace        time.Duration `group:"Judgement" placeholder:"TIME" help:"The server's --recovery-grace (15s)."`
 	MaxLag       time.Duration `group:"Judgement" placeholder:"TIME" help:"The run is invalid when the generator itself is later than this at p99 (10ms)."`
 	NoConflation bool          `group:"Judgement" help:"A frame that a fast stream skips fails the run. Otherwise it is counted."`
@@ -135,7 +135,7 @@ func (c loadRunCmd) options() (o loadgen.Options, err error) {
 		Skew: c.Skew, SilentShare: c.SilentShare, RepeatShare: c.RepeatShare, StreamsPerUser: c.StreamsPerUser, Churn: c.Churn,
 		SlowShare: c.SlowShare, SlowBytes: c.SlowBytes, Connections: c.Connections, Pipeline: c.Pipeline, Batch: c.Batch, Workers: c.Workers,
 		Sources: c.Sources, Duration: c.Duration, Warmup: c.Warmup, Seed: c.Seed, RampTo: c.RampTo, KneeP99: c.KneeP99,
-		SpikeBy: c.SpikeBy, Timeout: c.Timeout, Patience: c.Patience, Grace: c.Grace, MaxLag: c.MaxLag,
+		SpikeBy: c.SpikeBy, Timeout: c.Timeout, MaxWait: c.MaxWait, Grace: c.Grace, MaxLag: c.MaxLag,
 		VerifyUsers: c.VerifyUsers, NoVerify: c.NoVerify, NoOracle: c.NoOracle, NoConflation: c.NoConflation,
 	}
 	if len(signing) > 0 {
