@@ -109,7 +109,8 @@ func (o *DaemonOptions) complete() (string, error) {
 	refuse(o.Token == nil, "Token is missing: use StaticToken for one that never changes")
 	refuse(!canonicalID(o.UserID), fmt.Sprintf("UserID %q: want a UUID in lowercase", o.UserID))
 	refuse(!canonicalID(o.DeviceID), fmt.Sprintf("DeviceID %q: want a UUID in lowercase", o.DeviceID))
-	refuse(strings.TrimSpace(o.Source) == "" || len(o.Source) > 128, "Source must have 1 to 128 bytes")
+	refuse(strings.TrimSpace(o.Source) == "" || len(o.Source) > maxSource,
+		fmt.Sprintf("Source must have 1 to %d bytes", maxSource))
 	refuse(o.TTL < 10*time.Millisecond, fmt.Sprintf("TTL %v: want at least 10 ms, better 30 s", o.TTL))
 	refuse(o.Interval < 0 || o.Interval >= o.TTL && o.TTL > 0,
 		fmt.Sprintf("Interval %v: want less than the TTL, %v", o.Interval, o.TTL))

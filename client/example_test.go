@@ -1,4 +1,4 @@
-package client_test
+package client
 
 import (
 	"context"
@@ -9,13 +9,6 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"time"
-
-	"rollcall/client"
-)
-
-const (
-	userID   = "6a0f5a1e-2b7c-4c55-9f10-0c5a3c1d7e01"
-	deviceID = "b3c1d2e4-8f9a-4b6c-a7d8-1e2f3a4b5c6d"
 )
 
 // A daemon reports its device until it is closed, and says offline then.
@@ -23,11 +16,11 @@ func ExampleStartDaemon() {
 	server := httptest.NewServer(toyServer())
 	defer server.Close()
 
-	d, err := client.StartDaemon(client.DaemonOptions{
+	d, err := StartDaemon(DaemonOptions{
 		URL:      server.URL,
-		Token:    client.StaticToken("ingest"),
-		UserID:   userID,
-		DeviceID: deviceID,
+		Token:    StaticToken("ingest"),
+		UserID:   user,
+		DeviceID: device,
 		TTL:      30 * time.Second,
 		Logger:   slog.Default(),
 	})
@@ -55,9 +48,9 @@ func ExampleWatch() {
 	defer cancel()
 
 	online := map[string]bool{}
-	for ev, err := range client.Watch(ctx, client.WatchOptions{
+	for ev, err := range Watch(ctx, WatchOptions{
 		URL:    server.URL,
-		UserID: userID,
+		UserID: user,
 		Token:  func(context.Context) (string, error) { return "from-your-backend", nil }, // a new one each time
 	}) {
 		if err != nil {
@@ -65,14 +58,14 @@ func ExampleWatch() {
 			continue
 		}
 		if ev.Transition {
-			online[ev.DeviceID] = ev.Status == client.Online
+			online[ev.DeviceID] = ev.Status == Online
 			fmt.Println(ev.DeviceID, ev.Status)
 		}
-		if ev.Status == client.Offline {
+		if ev.Status == Offline {
 			break
 		}
 	}
-	fmt.Println("online:", online[deviceID])
+	fmt.Println("online:", online[device])
 	// Output:
 	// b3c1d2e4-8f9a-4b6c-a7d8-1e2f3a4b5c6d online
 	// b3c1d2e4-8f9a-4b6c-a7d8-1e2f3a4b5c6d offline
@@ -93,7 +86,7 @@ func toyServer() http.Handler {
 		w.Header().Set("Content-Type", "text/event-stream")
 		for i, status := range []string{"online", "online", "offline"} {
 			fmt.Fprintf(w, `data: {"schema_version":1,"user_id":%q,"device_id":%q,"status":%q,"source":"toy","sent_at_ms":1,"seq":%d,"ttl_ms":30000}`+"\n\n",
-				r.URL.Query().Get("user_id"), deviceID, status, i+1)
+				r.URL.Query().Get("user_id"), device, status, i+1)
 		}
 	})
 	return mux

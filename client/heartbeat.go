@@ -10,8 +10,12 @@ import (
 	"net/http"
 )
 
-// maxSeq is the largest seq of the wire contract: what a JavaScript number holds exactly.
-const maxSeq = 1<<53 - 1
+const (
+	// maxSeq is the largest seq of the wire contract: what a JavaScript number holds exactly.
+	maxSeq = 1<<53 - 1
+	// maxSource bounds the source, in bytes.
+	maxSource = 128
+)
 
 // errNotSent marks an attempt that ended before anything left.
 var errNotSent = errors.New("client: not sent")

@@ -19,7 +19,7 @@ const batchWait = int64(10 * time.Millisecond)
 // flushBytes is how much output of a link is written at once.
 const flushBytes = 64 << 10
 
-// maxBatch keeps a body well under what the server takes.
+// maxBatch keeps a body below wire.MaxBatchBytes.
 const maxBatch = 10_000
 
 // gatherer makes the next batch. Single owner: the worker's goroutine.

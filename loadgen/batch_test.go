@@ -10,12 +10,13 @@ import (
 	"time"
 
 	"rollcall/internal/testseed"
+	"rollcall/wire"
 )
 
 // TestBatchTemplateMakesLines reads a batch with net/http.
 func TestBatchTemplateMakesLines(t *testing.T) {
 	rng := testseed.Rand(t)
-	tpl := newBatchTemplate("example:80", batchPath, "secret", 12*time.Second)
+	tpl := newBatchTemplate("example:80", wire.HeartbeatsPath, "secret", 12*time.Second)
 	user, devices := newUUID(rng), []uuid{newUUID(rng), newUUID(rng), newUUID(rng)}
 	text := tpl.begin([]byte("before"), len(devices))
 	want := ""
@@ -29,8 +30,15 @@ func TestBatchTemplateMakesLines(t *testing.T) {
 		t.Fatal(err)
 	}
 	body, err := io.ReadAll(req.Body)
-	if err != nil || string(body) != want || req.URL.Path != batchPath || req.Header.Get("Content-Type") != "application/x-ndjson" {
+	if err != nil || string(body) != want || req.URL.Path != wire.HeartbeatsPath || req.Header.Get("Content-Type") != "application/x-ndjson" {
 		t.Errorf("%v %+v\ngot  %s\nwant %s", err, req, body, want)
+	}
+}
+
+func TestLargestBatchFits(t *testing.T) {
+	tpl := newBatchTemplate("example:80", wire.HeartbeatsPath, "secret", 1000*time.Hour)
+	if size := maxBatch * len(tpl.line.request); size > wire.MaxBatchBytes {
+		t.Errorf("a batch of %d heartbeats has %d bytes, the server takes %d", maxBatch, size, wire.MaxBatchBytes)
 	}
 }
 

@@ -11,6 +11,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"rollcall/wire"
 )
 
 // fakeServer is a small presence server that keeps the contract, and breaks it where a test says so.
@@ -87,11 +89,11 @@ func (s *fakeServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	switch {
-	case r.URL.Path == heartbeatPath && r.Header.Get("Authorization") == "Bearer ingest":
+	case r.URL.Path == wire.HeartbeatPath && r.Header.Get("Authorization") == "Bearer ingest":
 		s.heartbeat(w, r)
-	case r.URL.Path == batchPath && r.Header.Get("Authorization") == "Bearer ingest" && r.Header.Get("Content-Type") == "application/x-ndjson":
+	case r.URL.Path == wire.HeartbeatsPath && r.Header.Get("Authorization") == "Bearer ingest" && r.Header.Get("Content-Type") == "application/x-ndjson":
 		s.batch(w, r)
-	case r.URL.Path == streamPath && r.Header.Get("Authorization") == "Bearer token-"+r.URL.Query().Get("user_id"):
+	case r.URL.Path == wire.StreamPath && r.Header.Get("Authorization") == "Bearer token-"+r.URL.Query().Get("user_id"):
 		s.stream(w, r)
 	default:
 		w.WriteHeader(http.StatusUnauthorized)

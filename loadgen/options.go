@@ -117,12 +117,6 @@ type Options struct {
 	portable bool // use the portable sockets even where there is epoll
 }
 
-const (
-	heartbeatPath = "/api/v1/daemon/presence/heartbeat"
-	batchPath     = "/api/v1/daemon/presence/heartbeats"
-	streamPath    = "/api/v1/mobile/presence/stream"
-)
-
 // Check returns every problem that Run would have with the options.
 func (o Options) Check() error {
 	_, err := o.withDefaults()

@@ -3,6 +3,8 @@ package loadgen
 import (
 	"fmt"
 	"time"
+
+	"rollcall/wire"
 )
 
 // streams is a worker's watches. Single owner: the worker's goroutine.
@@ -98,7 +100,7 @@ func (s *streams) mint(u *user) error {
 
 // requestOf is the request for a user's stream, valid until the next call.
 func (s *streams) requestOf(u *user) []byte {
-	b := append(s.scratch[:0], "GET "+streamPath+"?user_id="...)
+	b := append(s.scratch[:0], "GET "+wire.StreamPath+"?user_id="...)
 	b = append(b, u.text...)
 	b = append(b, " HTTP/1.1\r\nHost: "...)
 	b = append(b, s.host...)

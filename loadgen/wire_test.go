@@ -15,12 +15,13 @@ import (
 	"time"
 
 	"rollcall/internal/testseed"
+	"rollcall/wire"
 )
 
 // TestTemplateMakesAHeartbeat reads a stamped request with net/http and encoding/json.
 func TestTemplateMakesAHeartbeat(t *testing.T) {
 	rng := testseed.Rand(t)
-	tpl := newTemplate("example:80", heartbeatPath, "secret", 12*time.Second)
+	tpl := newTemplate("example:80", wire.HeartbeatPath, "secret", 12*time.Second)
 	user, device := newUUID(rng), newUUID(rng)
 	sent, seq := time.Now().UnixMilli(), time.Now().UnixMilli()*1000+7
 	text := tpl.stamp([]byte("before"), &user, &device, sent, seq)
@@ -28,7 +29,7 @@ func TestTemplateMakesAHeartbeat(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if req.Method != "POST" || req.URL.Path != heartbeatPath || req.Host != "example:80" || req.Header.Get("Authorization") != "Bearer secret" {
+	if req.Method != "POST" || req.URL.Path != wire.HeartbeatPath || req.Host != "example:80" || req.Header.Get("Authorization") != "Bearer secret" {
 		t.Errorf("%+v", req)
 	}
 	body, err := io.ReadAll(req.Body)
@@ -207,7 +208,7 @@ func benchWatch() (*worker, *watch) {
 // BenchmarkStamp is the cost of making a request.
 func BenchmarkStamp(b *testing.B) {
 	rng := rand.New(rand.NewPCG(1, 1))
-	tpl := newTemplate("example:80", heartbeatPath, "secret", 12*time.Second)
+	tpl := newTemplate("example:80", wire.HeartbeatPath, "secret", 12*time.Second)
 	user, device := newUUID(rng), newUUID(rng)
 	var dst []byte
 	b.ReportAllocs()

@@ -5,6 +5,8 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"time"
+
+	"rollcall/wire"
 )
 
 // worker is one event loop with a share of the users, all of their devices and streams, some
@@ -45,8 +47,8 @@ func newWorker(r *runner, index int, net sockets, addr netip.AddrPort, host stri
 	w.arrivals = arrivals{turn: t, crowd: &w.crowd, meter: &w.meter, ledger: &w.ledger, nextDue: never}
 	w.sender = sender{turn: t, meter: &w.meter, oracle: &w.oracle, outage: &w.outage,
 		reactor: &w.reactor, ledger: &w.ledger, arrivals: &w.arrivals,
-		request: newTemplate(host, heartbeatPath, o.IngestToken, o.TTL),
-		batch:   newBatchTemplate(host, batchPath, o.IngestToken, o.TTL),
+		request: newTemplate(host, wire.HeartbeatPath, o.IngestToken, o.TTL),
+		batch:   newBatchTemplate(host, wire.HeartbeatsPath, o.IngestToken, o.TTL),
 		gatherer: gatherer{turn: t, crowd: &w.crowd, meter: &w.meter, ledger: &w.ledger,
 			arrivals: &w.arrivals}}
 	w.ledger.retried = w.sender.retried

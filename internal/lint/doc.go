@@ -7,5 +7,6 @@
 //	imports_test.go     which package may import which
 //	invariants_test.go  every numbered invariant has one definition and a test that cites it
 //	prose_test.go       lines end by column 100; words that say less than they seem to
+//	client_test.go      client/ can be copied into another module, and agrees with wire
 //	docs_test.go        files that a page names exist; figures that a page states are in bench/results
 package lint
