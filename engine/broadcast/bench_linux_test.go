@@ -116,8 +116,8 @@ func (c *crowd) expect(frames int) { c.want.Store(int64(frames) * frameFill) }
 
 func (c *crowd) wait() { <-c.reached }
 
-// BenchmarkFanOut tells many streams of one event each, and compares with what the kernel takes for the writes alone. A
-// round ends when every client has read its frame.
+// BenchmarkFanOut tells many streams of one event each, and compares with what the kernel takes for
+// the writes alone. A round ends when every client has read its frame.
 func BenchmarkFanOut(b *testing.B) {
 	const streams = 4000
 	frame := newSameFrame()
@@ -178,7 +178,8 @@ func BenchmarkFanOut(b *testing.B) {
 	}
 }
 
-// BenchmarkIdleStream reports the memory of a stream on a socket, one per user, the kernel's own aside.
+// BenchmarkIdleStream reports the memory of a stream on a socket, one per user, the kernel's own
+// aside.
 func BenchmarkIdleStream(b *testing.B) {
 	const streams = 8000
 	for range b.N {

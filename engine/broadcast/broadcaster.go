@@ -5,33 +5,23 @@ import (
 	"math/rand/v2"
 	"net"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
 )
 
-// Broadcaster tells every stream of a user what happens to the user's devices. See the package comment.
+// Broadcaster tells every stream what happens to the devices of its user. See the package comment.
 type Broadcaster struct {
 	options Options
 	seed    maphash.Seed
 	workers []*worker
 	stages  [][]stage // by source and worker; single writer: the source's commit loop
 	poller  *poller   // nil: sockets are held with goroutines
-
-	// live counts the streams that Subscribe let in and that have not been freed.
-	live atomic.Int64
-
-	// draining is set once every worker refuses new streams. Drain stores it and then loads live; leave
-	// decrements live and then loads it: one of the two sees that the last stream is gone.
-	draining    atomic.Bool
-	drainOnce   sync.Once
-	drainedOnce sync.Once
-	drained     chan struct{}
+	open    *openStreams
 
 	startOnce, closeOnce sync.Once
 	running              sync.WaitGroup // the workers
-	conns                sync.WaitGroup // goroutines of connections without a poller; only workers add to it
+	conns                sync.WaitGroup // goroutines of connections without a poller: workers add
 }
 
 // Subscription asks for a stream.
@@ -64,10 +54,10 @@ func New(o Options) (*Broadcaster, error) {
 		seed:    maphash.MakeSeed(),
 		workers: make([]*worker, o.Workers),
 		stages:  make([][]stage, o.Sources),
-		drained: make(chan struct{}),
+		open:    newOpenStreams(int64(o.MaxStreams)),
 	}
 	for i := range b.workers {
-		b.workers[i] = newWorker(b, i)
+		b.workers[i] = newWorker(i, &b.options, b, b.open)
 	}
 	for i := range b.stages {
 		b.stages[i] = make([]stage, o.Workers)
@@ -80,9 +70,10 @@ func New(o Options) (*Broadcaster, error) {
 	return b, nil
 }
 
-// Start sets the workers going, at the time given. Call it once, before Tick. A source begins with Lose
-// and Flush, before or after Start: its table then holds every change through that LSN, and streams of
-// its users that were opened before get the newest states. Until then its users have no devices.
+// Start sets the workers going, at the time given. Call it once, before Tick. A source begins with
+// Lose and Flush, before or after Start: its table then holds every change through that LSN, and
+// streams of its users that were opened before get the newest states. Until then its users have no
+// devices.
 func (b *Broadcaster) Start(nowNanos int64) {
 	b.startOnce.Do(func() {
 		for _, w := range b.workers {
@@ -93,8 +84,8 @@ func (b *Broadcaster) Start(nowNanos int64) {
 }
 
 // Publish queues an event for the user's streams; it leaves with the source's next Flush. LSNs only
-// grow. Publish copies the event and never blocks: a full queue is conflated. The source's commit loop
-// only.
+// grow. Publish copies the event and never blocks: a full queue is conflated. The source's commit
+// loop only.
 func (b *Broadcaster) Publish(source Source, user uuid.UUID, lsn uint64, bytes []byte) {
 	s := &b.stages[source][b.workerIndex(user)]
 	s.add(event{user: user, lsn: lsn, source: source}, bytes, b.options.QueueBytes)
@@ -110,42 +101,42 @@ func (b *Broadcaster) Flush(source Source, through uint64, receivedNanos int64) 
 	}
 }
 
-// Lose says that events of the source were not published. At the next Flush the streams of its users,
-// and of no other source, get the newest state of each device that changed; events that have been
-// published since the last Flush or still wait for a worker are dropped in favour of it. The source's
-// commit loop only.
+// Lose says that events of the source were not published. At the next Flush the streams of its
+// users, and of no other source, get the newest state of each device that changed; events that have
+// been published since the last Flush or still wait for a worker are dropped in favour of it. The
+// source's commit loop only.
 func (b *Broadcaster) Lose(source Source) {
 	for i := range b.stages[source] {
 		b.stages[source][i].lose()
 	}
 }
 
-// Tick tells the time, in nanoseconds of the clock of Start. It is due about four times a second: keepalives, write
-// timeouts, token expiry and draining happen as Ticks go by. Any goroutine, one at a time.
+// Tick tells the time, in nanoseconds of the clock of Start. It is due about four times a second:
+// keepalives, write timeouts, token expiry and draining happen as Ticks go by. Any goroutine, one
+// at a time.
 func (b *Broadcaster) Tick(nowNanos int64) {
 	for _, w := range b.workers {
 		w.in.tick(nowNanos)
 	}
 }
 
-// Subscribe opens a stream: Head, a snapshot, then every event that follows it. When it returns nil the Conn is the
-// broadcaster's, which always ends it; after an error it still belongs to the caller.
+// Subscribe opens a stream: Head, a snapshot, then every event that follows it. When it returns nil
+// the broadcaster owns the Conn and always ends it; after an error it still belongs to the caller.
 // Any goroutine.
 func (b *Broadcaster) Subscribe(s Subscription) error {
-	if b.live.Add(1) > int64(b.options.MaxStreams) {
-		b.leave()
+	if !b.open.enter() {
 		return ErrTooMany
 	}
 	if err := b.workerOf(s.User).in.subscribe(s, b.options.MaxStreamsPerUser); err != nil {
-		b.leave()
+		b.open.leave()
 		return err
 	}
 	return nil
 }
 
-// Take makes a Conn of an accepted connection. On Linux the descriptor of a TCP or Unix connection is duplicated and
-// c closed, so that the stream costs no goroutine; anything else is held with goroutines. On error c is still the
-// caller's. Any goroutine.
+// Take makes a Conn of an accepted connection. On Linux the descriptor of a TCP or Unix connection
+// is duplicated and c closed, so that the stream costs no goroutine; anything else is held with
+// goroutines. On error c is still the caller's. Any goroutine.
 func (b *Broadcaster) Take(c net.Conn) (Conn, error) {
 	if b.poller != nil {
 		conn, ok, err := b.poller.take(c, b.options.WriteTimeout)
@@ -163,8 +154,8 @@ func (b *Broadcaster) Ready(id StreamID, r Readiness) {
 	}
 }
 
-// Streams is how many streams a user has. It asks the worker, and waits for it: between Start and Close only.
-// Any goroutine.
+// Streams is how many streams a user has. It asks the worker, and waits for it: between Start and
+// Close only. Any goroutine.
 func (b *Broadcaster) Streams(user uuid.UUID) int {
 	reply := make(chan int, 1)
 	if !b.workerOf(user).in.ask(query{user, reply}) {
@@ -173,33 +164,20 @@ func (b *Broadcaster) Streams(user uuid.UUID) int {
 	return <-reply
 }
 
-// Drain refuses new streams from now on and ends those there are, each at a random instant of the time given, as
-// Ticks go by, after telling it when to reconnect. done is closed when the last connection is. A second call changes
-// nothing. Any goroutine.
+// Drain refuses new streams from now on and ends those there are, each at a random instant of the
+// time given, as Ticks go by, after telling it when to reconnect. done is closed when the last
+// connection is. A second call changes nothing. Any goroutine.
 func (b *Broadcaster) Drain(over time.Duration) (done <-chan struct{}) {
-	b.drainOnce.Do(func() {
+	return b.open.drain(func() {
 		for _, w := range b.workers {
 			w.in.startDrain(over)
 		}
-		b.draining.Store(true)
-		if b.live.Load() == 0 {
-			b.lastLeft()
-		}
 	})
-	return b.drained
 }
 
-// leave takes a stream off the count.
-func (b *Broadcaster) leave() {
-	if b.live.Add(-1) == 0 && b.draining.Load() {
-		b.lastLeft()
-	}
-}
-
-func (b *Broadcaster) lastLeft() { b.drainedOnce.Do(func() { close(b.drained) }) }
-
-// Close ends every stream now, with one attempt to say so, and waits until all goroutines and descriptors are gone.
-// Publish, Flush and Tick have no effect afterwards. Any goroutine, any number of times.
+// Close ends every stream now, with one attempt to say so, and waits until all goroutines and
+// descriptors are gone. Publish, Flush and Tick have no effect afterwards. Any goroutine, any
+// number of times.
 func (b *Broadcaster) Close() {
 	b.closeOnce.Do(func() {
 		b.Start(0) // a worker that never ran has subscriptions to end, too
@@ -215,7 +193,7 @@ func (b *Broadcaster) Close() {
 }
 
 // Open is how many streams there are now, those that are ending included. Any goroutine.
-func (b *Broadcaster) Open() int { return int(b.live.Load()) }
+func (b *Broadcaster) Open() int { return int(b.open.live.Load()) }
 
 // Stats sums what the workers published at the start of their last turn. Any goroutine.
 func (b *Broadcaster) Stats() Stats {
@@ -224,7 +202,8 @@ func (b *Broadcaster) Stats() Stats {
 		s := w.in.figures()
 		sum.add(&s)
 	}
-	sum.QueueLimitBytes, sum.PendingLimitBytes = len(b.workers)*b.options.QueueBytes, len(b.workers)*b.options.PendingBytes
+	sum.QueueLimitBytes = len(b.workers) * b.options.QueueBytes
+	sum.PendingLimitBytes = len(b.workers) * b.options.PendingBytes
 	sum.MaxStreams = b.options.MaxStreams
 	return sum
 }

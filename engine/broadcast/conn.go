@@ -1,18 +1,18 @@
 package broadcast
 
-// Conn is one stream's connection. After Subscribe accepted it, only the worker that owns the stream calls it.
-// No method blocks.
+// Conn is one stream's connection. After Subscribe accepted it, only the worker that owns the
+// stream calls it. No method blocks.
 type Conn interface {
-	// Attach names the stream. From now on the Conn reports what it becomes ready for to n, under this id, from
-	// any goroutine but not from within one of the Conn's own methods.
+	// Attach names the stream. From now on the Conn reports what it becomes ready for to n, under
+	// this id, from any goroutine but not from within one of the Conn's own methods.
 	Attach(n Notifier, id StreamID) error
 
-	// Write takes what fits. n < len(p) with a nil error means that it would block: Writable is then reported
-	// when there is room again. p is not kept.
+	// Write takes what fits. n < len(p) with a nil error means that it would block: Writable is
+	// then reported when there is room again. p is not kept.
 	Write(p []byte) (n int, err error)
 
-	// Discard reads input and drops it, until there is none left or more than inputLimit was read. gone: the
-	// client has closed its side, or the connection is broken.
+	// Discard reads input and drops it, until there is none left or more than inputLimit was read.
+	// gone: the client has closed its side, or the connection is broken.
 	Discard(buf []byte) (n int, gone bool)
 
 	// CloseWrite tells the client that nothing follows what was written.
@@ -32,14 +32,15 @@ const (
 	HangUp                         // the client has gone
 )
 
-// Notifier hears of readiness. The Broadcaster is the one; Ready never blocks for long and ignores streams that
-// have ended.
+// Notifier hears of readiness. The Broadcaster is the one; Ready never blocks for long and ignores
+// streams that have ended.
 type Notifier interface {
 	Ready(id StreamID, r Readiness)
 }
 
-// StreamID names a stream: its worker, the slot that it has there, and how often that slot was used before. A late
-// report about a stream that has ended therefore never reaches the next one in its slot.
+// StreamID names a stream: its worker, the slot that it has there, and how often that slot was used
+// before. A late report about a stream that has ended therefore never reaches the next one in its
+// slot.
 type StreamID uint64
 
 const (

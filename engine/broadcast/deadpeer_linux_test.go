@@ -7,8 +7,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// deafen makes a connection's kernel drop whatever arrives for it: to the other side it is a machine without power, which
-// neither acknowledges nor resets. No privilege and no firewall is needed.
+// deafen makes a connection's kernel drop whatever arrives for it: to the other side it is a
+// machine without power, which neither acknowledges nor resets. No privilege and no firewall is
+// needed.
 func deafen(t *testing.T, c net.Conn) {
 	t.Helper()
 	raw, err := c.(*net.TCPConn).SyscallConn()
@@ -33,14 +34,14 @@ func descriptorOf(t *testing.T, s *sockets) int {
 	s.until(t, "the stream is open", func() bool { return s.b.Stats().Opened == 1 })
 	for _, w := range s.b.workers {
 		if w.in.figures().Streams == 1 {
-			return w.at(1).conn.(*socket).fd // nothing is going on: the worker waits
+			return w.slots.at(1).conn.(*socket).fd // nothing is going on: the worker waits
 		}
 	}
 	t.Fatal("no worker has the stream")
 	return -1
 }
 
-func option(t *testing.T, fd, level, name int) int {
+func socketOption(t *testing.T, fd, level, name int) int {
 	t.Helper()
 	value, err := unix.GetsockoptInt(fd, level, name)
 	if err != nil {
@@ -49,9 +50,9 @@ func option(t *testing.T, fd, level, name int) int {
 	return value
 }
 
-// TestDeadPeerIsNoticed: a peer that vanished without a word is found out and freed, by what it is sent and does not
-// acknowledge, or without --stream-keepalive by the kernel's own probes. The real times are half a minute and more: they
-// are read back, and then shortened.
+// TestDeadPeerIsNoticed: a peer that vanished without a word is found out and freed, by what it is
+// sent and does not acknowledge, or without --stream-keepalive by the kernel's own probes. The real
+// times are half a minute and more: they are read back, and then shortened.
 func TestDeadPeerIsNoticed(t *testing.T) {
 	for _, told := range []bool{true, false} {
 		name := "by=probe"
@@ -69,10 +70,10 @@ func TestDeadPeerIsNoticed(t *testing.T) {
 			client := s.connect(t)
 			defer client.Close()
 			fd := descriptorOf(t, s)
-			if got := option(t, fd, unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT); got != 35_000 {
+			if got := socketOption(t, fd, unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT); got != 35_000 {
 				t.Errorf("TCP_USER_TIMEOUT is %d ms, want 35,000: a slow reader's 30 s and a bit", got)
 			}
-			if option(t, fd, unix.SOL_SOCKET, unix.SO_KEEPALIVE) == 0 || option(t, fd, unix.IPPROTO_TCP, unix.TCP_KEEPIDLE) > 60 {
+			if socketOption(t, fd, unix.SOL_SOCKET, unix.SO_KEEPALIVE) == 0 || socketOption(t, fd, unix.IPPROTO_TCP, unix.TCP_KEEPIDLE) > 60 {
 				t.Error("the kernel does not probe a silent connection within a minute")
 			}
 			deafen(t, client)

@@ -11,8 +11,8 @@ const (
 	goLinger     = time.Second // that a write on its way may take after Close, at most
 )
 
-// goConn is a Conn on any net.Conn, held with goroutines: one that reads, and one for as long as a write is on its way,
-// of which there is at most one. For TLS, and for systems without a poller.
+// goConn is a Conn on any net.Conn, held with goroutines: one that reads, and one for as long as a
+// write is on its way, of which there is at most one. For TLS, and for systems without a poller.
 type goConn struct {
 	conn    net.Conn
 	running *sync.WaitGroup
@@ -89,7 +89,8 @@ func (c *goConn) startWriterLocked() {
 	}
 }
 
-// write does what there is to do for a writer: bytes, then the end of our side, then closing. Each may block.
+// write does what there is to do for a writer: bytes, then the end of our side, then closing. Each
+// may block.
 func (c *goConn) write() {
 	for {
 		c.mu.Lock()
@@ -132,7 +133,8 @@ func (c *goConn) do(deed func() error) {
 	c.report(HangUp)
 }
 
-// report tells the broadcaster. A connection that was turned away was never attached: nobody wants to know.
+// report tells the broadcaster. A connection that was turned away was never attached: nobody wants
+// to know.
 func (c *goConn) report(r Readiness) {
 	if c.notifier != nil {
 		c.notifier.Ready(c.id, r)

@@ -8,43 +8,43 @@ import (
 	"github.com/google/uuid"
 )
 
-type query struct {
-	user  uuid.UUID
-	reply chan<- int // has room for the answer
-}
-
-// report is a stream's readiness on its way to the worker.
-type report struct {
-	slot, reuse uint32
-	ready       Readiness
-}
-
-// inbox is the one way into a worker. The mutex is held for copying only, never during a write to a connection.
+// inbox is the one way into a worker. Any goroutine may call it, but for take and what says that
+// the worker calls it. The mutex is held for copying only, never during a write to a connection.
 type inbox struct {
 	mu   sync.Mutex
 	cond sync.Cond // the worker waits here for mail
 
-	// mail: there is something that the worker should wake up for. Changed under mu; the worker also looks at it without, to
-	// see whether it should put off what can wait. What it then misses it sees at its next look.
+	// mail says that there is something to wake up for. post sets it and take clears it, under mu.
+	// The worker also loads it without mu, to put off what can wait: what it misses then it sees at
+	// its next look.
 	mail atomic.Bool
 
 	// All below is guarded by mu.
 
-	batch    batch    // events at or below through
+	slots    *slots   // see there
+	queue    queue    // events at or below through
 	through  []uint64 // by source: the last Flush
 	subs     []Subscription
-	ready    []uint32 // slots with something in stream.ready, each listed once at most
 	queries  []query
 	nowNanos int64
 	drain    time.Duration // how long draining takes, when draining
 	draining bool          // no more subscriptions
 	closed   bool          // neither subscriptions nor queries nor events
 	streams  int           // subscriptions taken and not freed yet
-	perUser  followers     // the same, those that are ending left out; nil: nobody asks
-	slots    []*slotChunk  // the worker alone changes the directory; Ready reads it
+	perUser  streamCounts  // the same by user, without those that are ending; nil: no limit
 	stats    Stats         // as of the worker's last turn
 	dropped  uint64        // events dropped by full queues and Lose
 	overflow uint64        // full queues
+}
+
+func (in *inbox) init(o *Options, slots *slots) {
+	in.cond.L = &in.mu
+	in.slots = slots
+	in.through = make([]uint64, o.Sources)
+	in.queue.lost = newSourceSet(o.Sources)
+	if o.MaxStreamsPerUser > 0 {
+		in.perUser = make(streamCounts)
+	}
 }
 
 // post runs put under the lock and wakes the worker when it says so.
@@ -59,9 +59,10 @@ func (in *inbox) post(put func() bool) bool {
 	return true
 }
 
-// flush takes the events of a source's batch and its through in one step (B1). A worker without events
-// need not wake up: it reads through before it does anything else that depends on it. A worker without
-// streams needs no events: a subscription that comes later is answered at through or above.
+// flush takes the events of a source's batch and its through in one step (B1). A worker without
+// events need not wake up: it reads through before it does anything else that depends on it. A
+// worker without streams needs no events: a subscription that comes later is answered at through or
+// above.
 func (in *inbox) flush(source Source, s *stage, through uint64, receivedNanos int64, limit int) {
 	if n := len(s.events); n > 0 && s.events[n-1].lsn > through {
 		panic("bug: an event was published above the LSN of its Flush") // I3 would not hold
@@ -75,9 +76,9 @@ func (in *inbox) flush(source Source, s *stage, through uint64, receivedNanos in
 		if len(s.events) == 0 && !s.lost {
 			return false
 		}
-		before := in.batch.full
-		in.batch.take(source, s, receivedNanos, limit)
-		if in.batch.full && !before {
+		before := in.queue.full
+		in.queue.take(source, s, receivedNanos, limit)
+		if in.queue.full && !before {
 			in.overflow++
 		}
 		return true
@@ -106,49 +107,51 @@ func (in *inbox) subscribe(s Subscription, perUser int) (err error) {
 	return err
 }
 
-// followers counts the streams of each user: those that were let in, opened by the worker or not, and are not ending. A
-// nil map counts nobody and lets everybody in.
-type followers map[uuid.UUID]uint32
+// streamCounts counts the streams of each user: those that Subscribe took, opened by the worker or
+// not, and that are not ending. A nil map counts none and sets no limit.
+type streamCounts map[uuid.UUID]uint32
 
-// join counts one more, unless the user has as many as may be.
-func (f followers) join(user uuid.UUID, limit int) bool {
-	if f == nil {
+// join counts one more, unless the user has as many as allowed.
+func (c streamCounts) join(user uuid.UUID, limit int) bool {
+	if c == nil {
 		return true
 	}
-	if int64(f[user]) >= int64(limit) {
+	if int64(c[user]) >= int64(limit) {
 		return false
 	}
-	f[user]++
+	c[user]++
 	return true
 }
 
-func (f followers) leave(user uuid.UUID) {
-	if n := f[user]; n > 1 {
-		f[user] = n - 1
+func (c streamCounts) leave(user uuid.UUID) {
+	if n := c[user]; n > 1 {
+		c[user] = n - 1
 	} else {
-		delete(f, user) // of a nil map: nothing
+		delete(c, user) // of a nil map: nothing
 	}
 }
 
-// notify notes what a stream is ready for. A stream that waits in the list already only gains bits there, so the list
-// is never longer than there are streams.
+// unfollow makes room for another stream of the user. The worker calls it.
+func (in *inbox) unfollow(user uuid.UUID) {
+	if in.perUser == nil { // it never becomes another map
+		return
+	}
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	in.perUser.leave(user)
+}
+
+// release gives a stream's slot back. The worker calls it.
+func (in *inbox) release(s *stream) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	in.slots.releaseLocked(s)
+	in.streams--
+}
+
+// notify notes what a stream is ready for.
 func (in *inbox) notify(id StreamID, r Readiness) {
-	in.post(func() bool {
-		slot := id.slot()
-		if in.closed || r == 0 || int(slot/chunkSlots) >= len(in.slots) {
-			return false
-		}
-		s := &in.slots[slot/chunkSlots][slot%chunkSlots]
-		if s.reuse != id.reuse() {
-			return false
-		}
-		if !s.listed {
-			s.listed = true
-			in.ready = append(in.ready, slot)
-		}
-		s.ready |= r
-		return true
-	})
+	in.post(func() bool { return !in.closed && in.slots.noteLocked(id, r) })
 }
 
 func (in *inbox) ask(q query) bool {
@@ -175,12 +178,49 @@ func (in *inbox) close() {
 	})
 }
 
+// take moves everything to the worker's mail at once. It waits until there is something, unless the
+// worker is busy. The worker calls it; figures are the worker's as of its last turn.
+func (in *inbox) take(m *mail, figures Stats, busy bool) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	in.stats = figures
+	for !in.mail.Load() && !busy && len(in.subs) == 0 && len(in.slots.listed) == 0 {
+		in.cond.Wait()
+	}
+	in.mail.Store(false)
+	m.queue.reset()
+	in.dropped += in.queue.dropped
+	m.queue, in.queue = in.queue, m.queue
+	copy(m.through, in.through)
+	m.queries, in.queries = in.queries, m.queries[:0]
+	m.nowNanos = in.nowNanos
+	m.draining, m.drain, m.closed = in.draining, in.drain, in.closed
+	if len(m.subs) == 0 {
+		m.subs, in.subs = in.subs, nil
+	} else if m.closed {
+		m.subs, in.subs = append(m.subs, in.subs...), nil
+	}
+	if len(m.ready) == 0 { // else a stream could be listed again and again
+		m.ready = in.slots.reportsLocked(m.ready)
+	}
+	m.peak = max(m.peak, m.queue.size())
+}
+
+// finish is the worker's last call.
+func (in *inbox) finish(figures Stats) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	in.queue.run = run{}
+	in.stats = figures
+}
+
+// figures are the worker's, with those of the inbox.
 func (in *inbox) figures() Stats {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	s := in.stats
 	s.Streams = in.streams
-	s.QueueBytes += in.batch.size()
-	s.Overflows, s.DroppedEvents = in.overflow, in.dropped+in.batch.dropped
+	s.QueueBytes += in.queue.size()
+	s.Overflows, s.DroppedEvents = in.overflow, in.dropped+in.queue.dropped
 	return s
 }

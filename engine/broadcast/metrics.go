@@ -11,11 +11,13 @@ const (
 	Drained                    // Drain or Close
 	ServerLimit                // it sent more than inputLimit
 	Overload                   // PendingBytes were in use
-	Failed                     // its connection could not be watched, or failed in a way that is not the client's doing
+	Failed                     // its connection could not be watched, or failed on our side
 	reasons
 )
 
-var reasonNames = [reasons]string{"client_gone", "slow", "token_expired", "drained", "server_limit", "overload", "failed"}
+var reasonNames = [reasons]string{
+	"client_gone", "slow", "token_expired", "drained", "server_limit", "overload", "failed",
+}
 
 // Reasons is how many reasons there are.
 const Reasons = int(reasons)
@@ -35,7 +37,7 @@ type Stats struct {
 
 	Frames    uint64 // events' frames given to streams; snapshots are not in it
 	Snapshots uint64 // first snapshots given to streams
-	Conflated uint64 // times that a stream got the newest state of its devices instead of each event
+	Conflated uint64 // times that a stream got the newest states instead of each event
 	Writes    uint64 // calls of Conn.Write
 	Bytes     uint64 // written
 	Blocked   uint64 // writes that did not fit
@@ -43,7 +45,7 @@ type Stats struct {
 
 	Overflows     uint64 // times that a worker's queue was full
 	DroppedEvents uint64 // events that full queues and Lose dropped; conflated, not lost
-	FanOverflows  uint64 // times that the frames of a user, or of all users of a worker, became too many
+	FanOverflows  uint64 // times that a user's frames, or all of a worker, became too long
 
 	Streams      int // now, those that are ending included
 	Users        int // with streams
@@ -78,33 +80,4 @@ func (s *Stats) add(o *Stats) {
 	s.BlockedNow += o.BlockedNow
 	s.QueueBytes += o.QueueBytes
 	s.PendingBytes += o.PendingBytes
-}
-
-// watched is the delivery that a worker measures. Single writer: the worker.
-type watched struct {
-	user  *user  // nil: none
-	lsn   uint64 // delivered once a lap has passed it
-	since int64
-}
-
-// watch begins to measure unless a measurement is on its way.
-func (w *worker) watch(u *user, since int64) {
-	if u != nil && since != 0 && w.watched.user == nil && w.b.options.Delivered != nil {
-		w.watched = watched{u, u.last, since}
-	}
-}
-
-// delivered ends a measurement when a lap of the user ends.
-func (w *worker) delivered(u *user) {
-	if w.watched.user == u && u.lap >= w.watched.lsn {
-		w.b.options.Delivered(w.watched.since)
-		w.watched = watched{}
-	}
-}
-
-// unwatch gives up a measurement: the user's last stream has gone.
-func (w *worker) unwatch(u *user) {
-	if w.watched.user == u {
-		w.watched = watched{}
-	}
 }

@@ -6,7 +6,8 @@ import (
 	"testing/synctest"
 )
 
-// TestDeliveryIsToldOncePerBatch: with the instant of the batch, after the write, and only when there was a stream to tell.
+// TestDeliveryIsToldOncePerBatch: with the instant of the batch, after the write, and only when
+// there was a stream to tell.
 func TestDeliveryIsToldOncePerBatch(t *testing.T) {
 	var told []int64
 	written := func() int { return 0 }
@@ -51,28 +52,28 @@ func TestDeliveryIsToldOncePerBatch(t *testing.T) {
 
 // TestDeliveryIsGivenUp when the last stream of the user goes before all have been written to.
 func TestDeliveryIsGivenUp(t *testing.T) {
-	w := &worker{b: &Broadcaster{options: Options{Delivered: func(int64) { t.Error("told") }}}}
+	d := delivery{observe: func(int64) { t.Error("observed") }}
 	u := &user{last: 3, lap: 2}
-	w.watch(u, 1)
-	w.delivered(u) // a lap that began before the batch
-	w.watch(&user{}, 2)
-	if w.watched.user != u || w.watched.since != 1 {
-		t.Errorf("watched is %+v, want the first", w.watched)
+	d.begin(u, 1)
+	d.lapped(u) // a lap that began before the batch
+	d.begin(&user{}, 2)
+	if d.user != u || d.received != 1 {
+		t.Errorf("measures %+v, want the first", d)
 	}
-	w.unwatch(&user{})
-	w.unwatch(u)
+	d.forget(&user{})
+	d.forget(u)
 	u.lap = 3
-	w.delivered(u)
-	w.watch(u, 0)
-	w.watch(nil, 1)
-	if w.watched != (watched{}) {
-		t.Errorf("watched is %+v, want nothing", w.watched)
+	d.lapped(u)
+	d.begin(u, 0)
+	d.begin(nil, 1)
+	if d.user != nil {
+		t.Errorf("measures %+v, want nothing", d)
 	}
 }
 
-// TestBatchKeepsItsFirstInstant when a worker finds two batches in its queue.
-func TestBatchKeepsItsFirstInstant(t *testing.T) {
-	q := batch{lost: newSourceSet(1)}
+// TestQueueKeepsItsFirstInstant when a worker finds two batches in its queue.
+func TestQueueKeepsItsFirstInstant(t *testing.T) {
+	q := queue{lost: newSourceSet(1)}
 	for _, since := range []int64{0, 5, 7} {
 		var o stage
 		o.add(event{user: userOf(0), lsn: 1}, []byte("x"), 1<<20)

@@ -27,9 +27,9 @@ func (c *sinkConn) Close() error               { return nil }
 // maxStreamBytes is what a stream may cost on the heap, its connection and its user included.
 const maxStreamBytes = 400
 
-// TestBytesPerStream: what a stream costs at a size that descriptors would not allow. ROLLCALL_STREAMS=1000000 is the size
-// that is meant; the default shows the same, but that Go's maps and slices grow in steps: at a full million they are
-// anywhere between half and all used.
+// TestBytesPerStream: what a stream costs at a size that descriptors would not allow.
+// ROLLCALL_STREAMS=1000000 is the size that is meant; the default shows the same, but that Go's
+// maps and slices grow in steps: at a full million they are anywhere between half and all used.
 func TestBytesPerStream(t *testing.T) {
 	streams := 50_000
 	if given := os.Getenv("ROLLCALL_STREAMS"); given != "" {

@@ -24,8 +24,8 @@ func userOf(n int) (id uuid.UUID) {
 	return id
 }
 
-// model is a table and a log for each source: the codec that a broadcaster reads states from, and where
-// tests make changes.
+// model is a table and a log for each source: the codec that a broadcaster reads states from, and
+// where tests make changes.
 type model struct {
 	mu      sync.Mutex
 	lsn     []uint64 // by source
@@ -79,7 +79,8 @@ func eventText(device int, d deviceState) []byte {
 	return fmt.Appendf(nil, "%d %d %d", device, d.seq, d.lsn)
 }
 
-// change is an accepted heartbeat: the table has it, the broadcaster does not hear of it before flush.
+// change is an accepted heartbeat: the table has it, the broadcaster does not hear of it before
+// flush.
 func (m *model) change(user uuid.UUID, device int) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -114,7 +115,8 @@ func (m *model) flushSince(b *Broadcaster, source Source, n int, receivedNanos i
 	b.Flush(source, through, receivedNanos)
 }
 
-// lose commits the first n changes of a source that are queued, some of them published, and loses them.
+// lose commits the first n changes of a source that are queued, some of them published, and loses
+// them.
 func (m *model) lose(b *Broadcaster, source Source, n, published int) {
 	batch, through := m.take(source, n)
 	for i, e := range batch {
@@ -145,7 +147,8 @@ type told struct {
 	ended    bool // the last chunk was there
 }
 
-// readTold checks what a stream received so far: its head, framing, and that no device ever stands still or goes back.
+// readTold checks what a stream received so far: its head, framing, and that no device ever stands
+// still or goes back.
 func readTold(t testing.TB, received []byte, head string, chunked bool) told {
 	t.Helper()
 	if len(received) < len(head) {
@@ -365,7 +368,8 @@ func (c *fakeConn) seen() (s struct {
 	return s
 }
 
-// testOptions are for fake connections: one worker, no poller, so that synctest sees everything that goes on.
+// testOptions are for fake connections: one worker, no poller, so that synctest sees everything
+// that goes on.
 func testOptions(m *model) Options {
 	return Options{
 		Codec: m, Sources: len(m.lsn), Workers: 1, Seed: 1, portable: true,

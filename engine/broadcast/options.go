@@ -1,13 +1,13 @@
 package broadcast
 
 import (
-	"errors"
-	"fmt"
 	"log/slog"
 	"runtime"
 	"time"
 
 	"github.com/google/uuid"
+
+	"rollcall/internal/option"
 )
 
 // Codec turns events into the text of frames. Workers call it concurrently, for different users.
@@ -16,9 +16,9 @@ type Codec interface {
 	AppendFrame(dst, event []byte) []byte
 
 	// AppendSnapshot appends the newest frame of each of the user's devices whose last change has
-	// after < LSN <= through, as the table of the source has it. A device that has changed since is left
-	// out: the worker that asks has not taken its event yet (B2). AppendSnapshot must not block, nor call
-	// back into the broadcaster.
+	// after < LSN <= through, as the table of the source has it. A device that has changed since is
+	// left out: the worker that asks has not taken its event yet (B2). AppendSnapshot must not
+	// block, nor call back into the broadcaster.
 	AppendSnapshot(dst []byte, source Source, user uuid.UUID, after, through uint64) []byte
 }
 
@@ -27,53 +27,59 @@ type Options struct {
 	// Codec encodes frames and snapshots.
 	Codec Codec
 
-	// Sources is how many sources there are: 0 to Sources-1. Default: 1.
+	// Sources is how many sources there are, with the numbers 0 to Sources-1. Default: 1.
 	Sources int
 
-	// Workers is how many goroutines write to streams; a user's streams all belong to one of them.
-	// Default GOMAXPROCS, at most 256.
+	// Workers is how many goroutines write to streams; all streams of a user belong to one of them.
+	// Default: GOMAXPROCS, at most 256.
 	Workers int
 
-	// QueueBytes bounds the events that wait for one worker (8 MiB). A worker that falls further behind loses
-	// its queue and brings its streams up to date with the newest state of each device instead. Memory for
-	// three such queues can be in use per worker: being collected, waiting, being worked on.
+	// QueueBytes bounds the events that wait for one worker. A worker that falls further behind
+	// loses its queue and gives its streams the newest state of each device instead. A worker can
+	// use the memory of three such queues: being collected (by source), waiting, being worked on.
+	// Default: 8 MiB.
 	QueueBytes int
 
-	// BacklogBytes bounds what is kept for one stream that takes nothing for the moment (64 KiB), a snapshot
-	// aside, which is as long as the user has devices. Beyond it the stream lags and gets conflated.
+	// BacklogBytes bounds what is kept for one stream whose connection takes nothing for the
+	// moment, except for a snapshot, which is as long as the user has devices. Beyond it the stream
+	// lags and is conflated. Default: 64 KiB.
 	BacklogBytes int
 
-	// PendingBytes bounds the backlogs of one worker's streams together (64 MiB). Near it streams lag at
-	// once; a stream whose half-written chunk does not fit is closed (Overload).
+	// PendingBytes bounds the backlogs of one worker's streams together. Near it streams lag at
+	// once; a stream whose half-written chunk does not fit is closed (Overload). Default: 64 MiB.
 	PendingBytes int
 
-	// Keepalive is the silence after which a stream gets a comment, so that proxies and dead peers are noticed.
-	// 0: never.
+	// Keepalive is the silence after which a stream gets a comment, so that proxies keep the
+	// connection and dead peers are noticed. Default: 0, never.
 	Keepalive time.Duration
 
-	// WriteTimeout is how long a stream may take nothing of what it is owed before it is closed (30 s).
+	// WriteTimeout is how long a stream may take nothing of what it is owed before it is closed.
+	// Default: 30s.
 	WriteTimeout time.Duration
 
-	// RetryMin and RetryMax bound the random reconnect delay that streams are told at a planned end (1 s, 10 s).
+	// RetryMin and RetryMax bound the random reconnect delay that streams are told at a planned
+	// end. Default: 1s and 10s.
 	RetryMin, RetryMax time.Duration
 
-	// MaxStreams bounds the streams open at once (1 << 20). Subscribe answers ErrTooMany beyond it.
+	// MaxStreams bounds the streams open at once. Beyond it, Subscribe returns ErrTooMany.
+	// Default: 1 << 20.
 	MaxStreams int
 
-	// MaxStreamsPerUser bounds the streams that follow one user, so that who holds one user's tokens cannot take
-	// the place of everybody else. Streams that are ending do not count. Subscribe answers ErrTooManyOfUser beyond
-	// it. 0: only MaxStreams does.
+	// MaxStreamsPerUser bounds the streams that follow one user, so that the holder of one user's
+	// tokens cannot take the place of all others. Streams that are ending do not count. Beyond it,
+	// Subscribe returns ErrTooManyOfUser. Default: 0, only MaxStreams counts.
 	MaxStreamsPerUser int
 
-	// Seed of the random choices: the order in which streams are drained, and their reconnect delays. 0: random.
+	// Seed of the random choices: the order in which streams are drained, and their reconnect
+	// delays. Default: 0, a random one.
 	Seed uint64
 
-	// Delivered is told, with the instant that Flush named, when every stream of a user has been given what it was owed of a batch:
-	// written, or added to its backlog. One user per worker is looked at at a time, the one of a batch's last event. Workers
-	// call it. Default: nobody.
+	// Delivered gets the receipt time that Flush named when every stream of a user has been given
+	// what it was owed of that batch: written, or added to its backlog. One user per worker is
+	// measured at a time, that of a batch's last event. Workers call it. Default: none.
 	Delivered func(receivedNanos int64)
 
-	// Logger gets what an operator should know. Default slog.Default().
+	// Logger gets what an operator should know. Default: slog.Default().
 	Logger *slog.Logger
 
 	// visits is how many streams of one user a turn visits. Tests make it small.
@@ -91,51 +97,37 @@ func (o Options) Check() error {
 
 // withDefaults is a copy with every field set, or every problem at once.
 func (o Options) withDefaults() (Options, error) {
-	setDefault(&o.Sources, 1)
-	setDefault(&o.Workers, min(runtime.GOMAXPROCS(0), maxWorkers))
-	setDefault(&o.QueueBytes, 8<<20)
-	setDefault(&o.BacklogBytes, 64<<10)
-	setDefault(&o.PendingBytes, 64<<20)
-	setDefault(&o.WriteTimeout, 30*time.Second)
-	setDefault(&o.RetryMin, min(time.Second, positiveOr(o.RetryMax, time.Second)))
-	setDefault(&o.RetryMax, max(10*time.Second, o.RetryMin))
-	setDefault(&o.MaxStreams, 1<<20)
-	setDefault(&o.visits, visitsPerUser)
-	if o.Logger == nil {
-		o.Logger = slog.Default()
+	option.Default(&o.Sources, 1)
+	option.Default(&o.Workers, min(runtime.GOMAXPROCS(0), maxWorkers))
+	option.Default(&o.QueueBytes, 8<<20)
+	option.Default(&o.BacklogBytes, 64<<10)
+	option.Default(&o.PendingBytes, 64<<20)
+	option.Default(&o.WriteTimeout, 30*time.Second)
+	retryMin := time.Second
+	if o.RetryMax > 0 {
+		retryMin = min(retryMin, o.RetryMax)
 	}
-	return o, errors.Join(
-		refuse(o.Codec == nil, "Codec is missing"),
-		refuse(o.Sources < 0 || o.Sources > maxSources, "Sources is %d, not in 1..%d", o.Sources, maxSources),
-		refuse(o.Workers < 0 || o.Workers > maxWorkers, "Workers is %d, not in 1..%d", o.Workers, maxWorkers),
-		refuse(o.QueueBytes < 0 || o.QueueBytes > 1<<30, "QueueBytes is %d, not in 1..1 GiB", o.QueueBytes),
-		refuse(o.BacklogBytes < 0 || o.BacklogBytes > 1<<30, "BacklogBytes is %d, not in 1..1 GiB", o.BacklogBytes),
-		refuse(o.PendingBytes < 0, "PendingBytes is negative"),
-		refuse(o.Keepalive < 0, "Keepalive is negative"),
-		refuse(o.WriteTimeout < 0, "WriteTimeout is negative"),
-		refuse(o.RetryMin < 0 || o.RetryMax < o.RetryMin, "RetryMin..RetryMax is %v..%v", o.RetryMin, o.RetryMax),
-		refuse(o.MaxStreams < 0 || o.MaxStreams > maxSlots, "MaxStreams is %d, not in 1..%d", o.MaxStreams, maxSlots),
-		refuse(o.MaxStreamsPerUser < 0, "MaxStreamsPerUser is negative"),
-	)
-}
+	option.Default(&o.RetryMin, retryMin)
+	option.Default(&o.RetryMax, max(10*time.Second, o.RetryMin))
+	option.Default(&o.MaxStreams, 1<<20)
+	option.Default(&o.visits, visitsPerUser)
+	option.Default(&o.Logger, slog.Default())
 
-func setDefault[T comparable](field *T, value T) {
-	var zero T
-	if *field == zero {
-		*field = value
+	p := option.Problems{Package: "broadcast"}
+	within := func(name string, value, limit int) {
+		p.When(value < 0 || value > limit, "%s is %d: it has to be in 1..%d", name, value, limit)
 	}
-}
-
-func positiveOr(d, otherwise time.Duration) time.Duration {
-	if d > 0 {
-		return d
-	}
-	return otherwise
-}
-
-func refuse(wrong bool, format string, args ...any) error {
-	if !wrong {
-		return nil
-	}
-	return fmt.Errorf("broadcast: option "+format, args...)
+	p.When(o.Codec == nil, "Codec is missing")
+	within("Sources", o.Sources, maxSources)
+	within("Workers", o.Workers, maxWorkers)
+	within("QueueBytes", o.QueueBytes, 1<<30)
+	within("BacklogBytes", o.BacklogBytes, 1<<30)
+	within("MaxStreams", o.MaxStreams, maxSlots)
+	option.NotNegative(&p, "PendingBytes", o.PendingBytes)
+	option.NotNegative(&p, "Keepalive", o.Keepalive)
+	option.NotNegative(&p, "WriteTimeout", o.WriteTimeout)
+	option.NotNegative(&p, "RetryMin", o.RetryMin)
+	p.When(o.RetryMax < o.RetryMin, "RetryMax is %v, below RetryMin, %v", o.RetryMax, o.RetryMin)
+	option.NotNegative(&p, "MaxStreamsPerUser", o.MaxStreamsPerUser)
+	return o, p.Err()
 }

@@ -72,7 +72,8 @@ func TestBacklogKeepsBytes(t *testing.T) {
 	}
 }
 
-// TestRingAgainstAMap: each item comes up at its tick, whatever the steps of time and the portions in which it is asked.
+// TestRingAgainstAMap: each item comes up at its tick, whatever the steps of time and the portions
+// in which it is asked.
 func TestRingAgainstAMap(t *testing.T) {
 	rng := testseed.Rand(t)
 	var r ring
@@ -108,7 +109,7 @@ func TestRingAgainstAMap(t *testing.T) {
 }
 
 func TestTicks(t *testing.T) {
-	w := &worker{epoch: 5 * second}
+	w := &clock{epoch: 5 * second}
 	for _, c := range []struct {
 		nanos    int64
 		in, upTo uint32
@@ -134,7 +135,7 @@ func TestStreamIDParts(t *testing.T) {
 	}
 }
 
-func newBatch(sources int) *batch { return &batch{lost: newSourceSet(sources)} }
+func newQueue(sources int) *queue { return &queue{lost: newSourceSet(sources)} }
 
 // stageOf is n events of a source, of 20 bytes each.
 func stageOf(source Source, n, limit int) *stage {
@@ -145,10 +146,10 @@ func stageOf(source Source, n, limit int) *stage {
 	return s
 }
 
-// TestBatchBound (B6): above its bound a batch is empty and knows what it lost.
-func TestBatchBound(t *testing.T) {
+// TestQueueBound (B6): above its bound a queue is empty and knows what it lost.
+func TestQueueBound(t *testing.T) {
 	const limit = 1000
-	q := newBatch(1)
+	q := newQueue(1)
 	for range 10 {
 		o := stageOf(0, 1, limit)
 		q.take(0, o, 0, limit)
@@ -176,7 +177,7 @@ func TestBatchBound(t *testing.T) {
 // TestLoseDropsOneSource: the other sources' events stay, with their bytes.
 func TestLoseDropsOneSource(t *testing.T) {
 	const limit = 1 << 20
-	q := newBatch(3)
+	q := newQueue(3)
 	for _, source := range []Source{1, 0, 2, 1, 1, 0, 2, 1} {
 		q.take(source, stageOf(source, 3, limit), 0, limit)
 	}
@@ -202,7 +203,7 @@ func TestLoseDropsOneSource(t *testing.T) {
 // TestFullQueueLosesWhatIsInIt (B6): the sources whose events were dropped are lost, and no other.
 func TestFullQueueLosesWhatIsInIt(t *testing.T) {
 	const limit = 1000
-	q := newBatch(100)
+	q := newQueue(100)
 	q.take(99, stageOf(99, 5, limit), 0, limit)
 	q.take(3, stageOf(3, 5, limit), 0, limit)
 	q.take(70, stageOf(70, 15, limit), 0, limit)

@@ -66,8 +66,8 @@ func (p *poller) close() {
 	<-p.done
 }
 
-// take makes a socket of a TCP or Unix connection; ok is false for others. c is closed: its descriptor is duplicated, so
-// that the runtime's state of it goes too.
+// take makes a socket of a TCP or Unix connection; ok is false for others. c is closed: its
+// descriptor is duplicated, so that the runtime's state of it goes too.
 func (p *poller) take(c net.Conn, timeout time.Duration) (conn Conn, ok bool, err error) {
 	var raw syscall.RawConn
 	switch c := c.(type) {
@@ -91,11 +91,13 @@ func (p *poller) take(c net.Conn, timeout time.Duration) (conn Conn, ok bool, er
 		return nil, false, fmt.Errorf("broadcast: duplicate a descriptor: %w", err)
 	}
 	if _, tcp := c.(*net.TCPConn); tcp {
-		// For a peer that is dead while what it was sent still fits the kernel's buffer, so that no write is ever refused.
-		// A little later than WriteTimeout, lest slow streams be counted as gone. A kernel that cannot, does without.
-		_ = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int((timeout + lingerTime).Milliseconds()))
+		// For a peer that is dead while what it was sent still fits the kernel's buffer, so that no
+		// write is ever refused. A little later than WriteTimeout, lest slow streams be counted as
+		// gone. A kernel that cannot, does without.
+		ms := int((timeout + lingerTime).Milliseconds())
+		_ = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, ms)
 	}
-	c.Close() // of a descriptor that is open elsewhere: nothing is sent, and there is nothing to do about an error
+	_ = c.Close() // the duplicate stays open: nothing is sent, and an error changes nothing
 	return &socket{fd: fd, poller: p}, true, nil
 }
 

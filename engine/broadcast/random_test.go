@@ -13,7 +13,8 @@ import (
 	"rollcall/internal/testseed"
 )
 
-// story is one random run: changes, batches, subscriptions, connections that block, go and come back.
+// story is one random run: changes, batches, subscriptions, connections that block, go and come
+// back.
 type story struct {
 	t       *testing.T
 	rng     *rand.Rand
@@ -37,8 +38,9 @@ type storyStream struct {
 	left    bool // by its own will
 }
 
-// TestStreamsFollowTheTable: whatever happens, no stream is told a step back or a double, one that never blocked while
-// no queue was full is told every event, and once all has been said every stream's last word on each device is the truth.
+// TestStreamsFollowTheTable: whatever happens, no stream is told a step back or a double, one that
+// never blocked while no queue was full is told every event, and once all has been said every
+// stream's last word on each device is the truth.
 func TestStreamsFollowTheTable(t *testing.T) {
 	seed := testseed.Of(t)
 	runs := 60
@@ -88,8 +90,8 @@ func tellStory(t *testing.T, seed uint64) {
 	s.finish()
 }
 
-// start begins a source. Its log is replayed; a stream may follow one of its users already, which then
-// gets the newest states.
+// start begins a source. Its log is replayed; a stream may follow one of its users already, which
+// then gets the newest states.
 func (s *story) start(source Source) {
 	_, through := s.m.take(source, len(s.m.queued[source]))
 	s.b.Lose(source)
@@ -156,7 +158,8 @@ func (s *story) subscribe() {
 	}
 }
 
-// full: at least as many streams follow the user as may. Some may be gone without the broadcaster knowing it yet.
+// full: at least as many streams follow the user as may. Some may be gone without the broadcaster
+// knowing it yet.
 func (s *story) full(user uuid.UUID) bool {
 	n := 0
 	for _, st := range s.streams {
@@ -247,8 +250,8 @@ func (s *story) checkFigures(stats Stats, alive int) {
 		}
 	}
 	for _, w := range s.b.workers {
-		if w.fanBytes != 0 || len(w.users) != 0 || len(w.in.perUser) != 0 {
-			s.t.Errorf("worker keeps %d bytes of frames, %d users and counts %d", w.fanBytes, len(w.users), len(w.in.perUser))
+		if w.fans.bytes != 0 || len(w.users.byID) != 0 || len(w.in.perUser) != 0 {
+			s.t.Errorf("worker keeps %d bytes of frames, %d users and counts %d", w.fans.bytes, len(w.users.byID), len(w.in.perUser))
 		}
 	}
 }
@@ -265,7 +268,8 @@ func (s *story) checkLimit(user uuid.UUID, n int) {
 	}
 }
 
-// TestSubscribeDrainCloseRace: a connection that Subscribe took is closed once, one that it refused never.
+// TestSubscribeDrainCloseRace: a connection that Subscribe took is closed once, one that it refused
+// never.
 func TestSubscribeDrainCloseRace(t *testing.T) {
 	for run := range 30 {
 		t.Run(strconv.Itoa(run), func(t *testing.T) {

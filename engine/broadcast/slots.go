@@ -1,101 +1,100 @@
 package broadcast
 
-import (
-	"github.com/google/uuid"
-)
+import "sync"
+
+// Streams lie in pages, so that growing moves none of them.
+const pageSlots = 256
+
+type slotPage [pageSlots]stream
+
+// slots are the places of a worker's streams. Single owner: its worker, but for what Ready touches:
+// pages, listed, and of a stream reuse, ready and listed are guarded by the inbox's mu. The worker
+// alone changes pages and reuse, and so reads them without mu.
+type slots struct {
+	mu     *sync.Mutex // the inbox's
+	pages  []*slotPage
+	listed []uint32 // slots whose stream.ready is not empty, each once at most
+	used   uint32   // slots ever used; slot 0 means none
+	vacant []uint32 // of these, the free ones
+}
+
+func (s *slots) init(mu *sync.Mutex) { s.mu, s.used = mu, 1 }
 
 // at is the stream in a slot.
-func (w *worker) at(slot uint32) *stream {
-	return &w.in.slots[slot/chunkSlots][slot%chunkSlots]
-}
+func (s *slots) at(slot uint32) *stream { return &s.pages[slot/pageSlots][slot%pageSlots] }
+
+// following is the stream of a follow.
+func (s *slots) following(id followID) *stream { return s.at(uint32(id)) }
 
 // allocate finds a free slot.
-func (w *worker) allocate() *stream {
-	if n := len(w.vacant); n > 0 {
-		s := w.at(w.vacant[n-1])
-		w.vacant = w.vacant[:n-1]
-		return s
+func (s *slots) allocate() *stream {
+	if n := len(s.vacant); n > 0 {
+		st := s.at(s.vacant[n-1])
+		s.vacant = s.vacant[:n-1]
+		return st
 	}
-	if int(w.slots/chunkSlots) == len(w.in.slots) {
-		chunk := new(slotChunk)
-		w.in.mu.Lock()
-		w.in.slots = append(w.in.slots, chunk)
-		w.in.mu.Unlock()
+	if int(s.used/pageSlots) == len(s.pages) {
+		page := new(slotPage)
+		s.mu.Lock()
+		s.pages = append(s.pages, page)
+		s.mu.Unlock()
 	}
-	s := w.at(w.slots)
-	s.slot = w.slots
-	w.slots++
-	return s
+	st := s.at(s.used)
+	st.slot = s.used
+	s.used++
+	return st
 }
 
-// free closes a stream's connection and gives its slot back. A stream that was ending keeps its first reason.
-func (w *worker) free(s *stream, reason Reason) {
-	if s.state == ending || s.state == shut {
-		reason = s.reason
-	}
-	w.unlink(s)
-	w.drop(s)
-	if err := s.conn.Close(); err != nil {
-		w.log.Debug("broadcast: close a stream's connection", "err", err)
-	}
-	w.stats.Closed[reason]++
-	slot, reuse := s.slot, (s.reuse+1)&(1<<reuseBits-1)
-	w.in.mu.Lock()
-	*s = stream{slot: slot, reuse: reuse, listed: s.listed}
-	w.in.streams--
-	w.in.mu.Unlock()
-	w.vacant = append(w.vacant, slot)
-	w.b.leave()
+// releaseLocked gives a slot back. Late reports about its stream name a reuse that has passed.
+func (s *slots) releaseLocked(st *stream) {
+	*st = stream{slot: st.slot, reuse: (st.reuse + 1) & (1<<reuseBits - 1), listed: st.listed}
+	s.vacant = append(s.vacant, st.slot)
 }
 
-// link puts a stream first among those of its user. A lap in progress does not come to it: it begins at W, which no
-// frame of that lap is above.
-func (w *worker) link(s *stream, id uuid.UUID, source Source) {
-	u := w.users[id]
-	if u == nil {
-		through := w.through[source]
-		u = &user{id: id, source: source, base: through, last: through}
-		w.users[id] = u
+// all calls yield for each stream. yield may release it.
+func (s *slots) all(yield func(*stream) bool) {
+	for slot := uint32(1); slot < s.used; slot++ {
+		if st := s.at(slot); st.state != free && !yield(st) {
+			return
+		}
 	}
-	u.mustBeOf(source)
-	s.user, s.next, s.prev = u, u.first, 0
-	if u.first != 0 {
-		w.at(u.first).prev = s.slot
-	}
-	u.first = s.slot
-	u.count++
 }
 
-// unlink takes a stream off its user: it will be told no more events.
-func (w *worker) unlink(s *stream) {
-	u := s.user
-	if u == nil {
-		return
+func (s *slots) inUse() int { return int(s.used) - 1 - len(s.vacant) }
+
+// report is a stream's readiness on its way to the worker.
+type report struct {
+	slot, reuse uint32
+	ready       Readiness
+}
+
+// noteLocked notes what a stream is ready for. A stream that waits in the list only gains bits
+// there, so the list is never longer than there are streams. False: there is no such stream any
+// more.
+func (s *slots) noteLocked(id StreamID, r Readiness) bool {
+	slot := id.slot()
+	if r == 0 || int(slot/pageSlots) >= len(s.pages) {
+		return false
 	}
-	if s.lagging {
-		s.lagging = false
-		w.stats.Lagging--
+	st := s.at(slot)
+	if st.reuse != id.reuse() {
+		return false
 	}
-	if u.cursor == s.slot {
-		u.cursor = s.next
+	if !st.listed {
+		st.listed = true
+		s.listed = append(s.listed, slot)
 	}
-	if s.prev == 0 {
-		u.first = s.next
-	} else {
-		w.at(s.prev).next = s.next
+	st.ready |= r
+	return true
+}
+
+// reportsLocked moves what was noted to reports.
+func (s *slots) reportsLocked(reports []report) []report {
+	for _, slot := range s.listed {
+		st := s.at(slot)
+		reports = append(reports, report{slot, st.reuse, st.ready})
+		st.ready, st.listed = 0, false
 	}
-	if s.next != 0 {
-		w.at(s.next).prev = s.prev
-	}
-	s.user, s.next, s.prev = nil, 0, 0
-	if w.b.options.MaxStreamsPerUser > 0 {
-		w.in.mu.Lock()
-		w.in.perUser.leave(u.id)
-		w.in.mu.Unlock()
-	}
-	if u.count--; u.count == 0 {
-		w.release(u, u.last)
-		delete(w.users, u.id)
-		w.unwatch(u)
-	}
+	s.listed = s.listed[:0]
+	return reports
 }

@@ -2,9 +2,10 @@ package broadcast
 
 import "math/bits"
 
-// Source names one order of LSNs: the log of this process, or that of a partition in a cluster. A user
-// is of one source for ever. LSNs of two sources have nothing to do with each other, so everything
-// that is said of LSNs is said by source (B1 to B3). The only log of a process is source 0.
+// Source names one order of LSNs: the log of this process, or that of a partition in a cluster. A
+// user is of one source for ever. LSNs of two sources have nothing to do with each other, so
+// everything that is said of LSNs is said by source (B1 to B3). The only log of a process is source
+// 0.
 type Source uint16
 
 const maxSources = 1 << 16

@@ -23,8 +23,8 @@ func onSources(t *testing.T, sources int, change func(*Options), play func(*test
 	})
 }
 
-// TestLoseConflatesItsSource (B1, B3): streams of the source that lost events get the newest states once and
-// go on from there; those of other sources get every frame, those in the same queue too.
+// TestLoseConflatesItsSource (B1, B3): streams of the source that lost events get the newest states
+// once and go on from there; those of other sources get every frame, those in the same queue too.
 func TestLoseConflatesItsSource(t *testing.T) {
 	var gate sync.Mutex
 	onSources(t, 2, nil, func(t *testing.T, s *scene) {
@@ -73,8 +73,8 @@ func (s *scene) tellGated(user int) {
 	}
 }
 
-// TestSourceBeginsLate (I3): a stream that was opened before its source began gets the states then, and what
-// follows.
+// TestSourceBeginsLate (I3): a stream that was opened before its source began gets the states then,
+// and what follows.
 func TestSourceBeginsLate(t *testing.T) {
 	onSources(t, 2, nil, func(t *testing.T, s *scene) {
 		for range 3 {

@@ -357,8 +357,8 @@ func TestMaxStreamsPerUser(t *testing.T) {
 	})
 }
 
-// TestSubscriptionsBehindACrowd: those that come while the worker still has a crowd to open are opened after it, without
-// waiting for a tick to wake the worker up.
+// TestSubscriptionsBehindACrowd: those that come while the worker still has a crowd to open are
+// opened after it, without waiting for a tick to wake the worker up.
 func TestSubscriptionsBehindACrowd(t *testing.T) {
 	onStage(t, nil, func(t *testing.T, s *scene) {
 		const late = 10
@@ -377,7 +377,7 @@ func TestSubscriptionsBehindACrowd(t *testing.T) {
 			}
 			s.b.workers[0].in.subs = append(s.b.workers[0].in.subs, Subscription{User: userOf(0), Conn: c, Head: []byte(testHead)})
 			s.b.workers[0].in.streams++
-			s.b.live.Add(1)
+			s.b.open.enter()
 		}
 		s.b.workers[0].in.mu.Unlock()
 		s.tell(0, 0)
@@ -421,8 +421,8 @@ func TestFailedConnections(t *testing.T) {
 	})
 }
 
-// TestConflation: a stream that cannot take all gets the newest state of each device that changed, once, and nothing of
-// those that did not.
+// TestConflation: a stream that cannot take all gets the newest state of each device that changed,
+// once, and nothing of those that did not.
 func TestConflation(t *testing.T) {
 	onStage(t, func(o *Options) { o.BacklogBytes = 100 }, func(t *testing.T, s *scene) {
 		s.tell(0, 7) // does not change again
@@ -479,7 +479,8 @@ func TestPendingIsBounded(t *testing.T) {
 	})
 }
 
-// TestQueueOverflow: the events of a full queue are made up for, for users with events in it and for those without.
+// TestQueueOverflow: the events of a full queue are made up for, for users with events in it and
+// for those without.
 func TestQueueOverflow(t *testing.T) {
 	var gate sync.Mutex
 	onStage(t, func(o *Options) { o.QueueBytes = 2000 }, func(t *testing.T, s *scene) {
@@ -513,7 +514,8 @@ func TestQueueOverflow(t *testing.T) {
 	})
 }
 
-// TestCrowdDoesNotHoldUpOthers: a user's many streams are visited in portions, and what comes meanwhile is joined.
+// TestCrowdDoesNotHoldUpOthers: a user's many streams are visited in portions, and what comes
+// meanwhile is joined.
 func TestCrowdDoesNotHoldUpOthers(t *testing.T) {
 	const crowd = 3000
 	onStage(t, nil, func(t *testing.T, s *scene) {
@@ -559,8 +561,8 @@ func TestCrowdDoesNotHoldUpOthers(t *testing.T) {
 	})
 }
 
-// TestEventOvertakesCrowd: what comes in the middle of a crowd's lap does not wait for its end, and the crowd goes on however
-// much comes.
+// TestEventOvertakesCrowd: what comes in the middle of a crowd's lap does not wait for its end, and
+// the crowd goes on however much comes.
 func TestEventOvertakesCrowd(t *testing.T) {
 	const crowd = 1000
 	onStage(t, nil, func(t *testing.T, s *scene) {
@@ -632,7 +634,8 @@ func TestPublishAboveFlushPanics(t *testing.T) {
 	b.Flush(0, 1, 0)
 }
 
-// TestLapGoesOnWhenItsNextStreamLeaves: the stream that a lap would visit next may go between two turns.
+// TestLapGoesOnWhenItsNextStreamLeaves: the stream that a lap would visit next may go between two
+// turns.
 func TestLapGoesOnWhenItsNextStreamLeaves(t *testing.T) {
 	onStage(t, func(o *Options) { o.visits = 2 }, func(t *testing.T, s *scene) {
 		conns := make([]*fakeConn, 9)
@@ -659,7 +662,8 @@ func TestLapGoesOnWhenItsNextStreamLeaves(t *testing.T) {
 	})
 }
 
-// TestDrainReachesStreamsOpenedAfterIt: subscriptions that were taken before Drain, and are answered after it.
+// TestDrainReachesStreamsOpenedAfterIt: subscriptions that were taken before Drain, and are
+// answered after it.
 func TestDrainReachesStreamsOpenedAfterIt(t *testing.T) {
 	onStage(t, nil, func(t *testing.T, s *scene) {
 		conns := make([]*fakeConn, 3*opensPerTurn)

@@ -8,12 +8,12 @@ import (
 	"github.com/google/uuid"
 )
 
-// What a worker does at most in one turn before it looks at its inbox again, so that nothing waits long behind a
-// crowd. The rest is done in the next turns.
+// What a worker does at most in one turn before it looks at its inbox again, so that nothing waits
+// long behind a crowd. The rest is done in the next turns.
 const (
-	visitsPerUser = 8    // streams of one user at a time, unless only crowds are left and something else is to be done
+	visitsPerUser = 8    // streams of a user at a time, unless only crowds are left to do
 	visitsPerTurn = 4096 // streams in all
-	crowdShare    = 4    // one in so many visits is a crowd's, however many other users have something to tell
+	crowdShare    = 4    // one in so many visits is a crowd's, however many other users have frames
 	opensPerTurn  = 256
 	readyPerTurn  = 1024
 	duePerTurn    = 1024
@@ -21,87 +21,84 @@ const (
 
 const (
 	inputLimit = 64 << 10 // bytes that a client may send on its stream
-	fanFactor  = 16       // a user's frames may be this many times BacklogBytes long before they are conflated
 	lingerTime = 5 * time.Second
 	keepBytes  = 256 << 10 // of a buffer that was last filled for less
 )
 
-// worker owns the streams of the users that hash to it. One goroutine; nobody else touches its fields, the inbox
-// aside.
+// worker owns the streams of the users that hash to it, and everything below but the inbox: its
+// goroutine alone touches them. It joins the types that own the parts; each part says what it
+// changes.
 type worker struct {
-	b     *Broadcaster
-	index int
-	log   *slog.Logger
-	in    inbox
+	index    int
+	log      *slog.Logger
+	notifier Notifier // of connections
+	open     *openStreams
+	visits   int // streams of one user at a time
+	in       inbox
 
-	through []uint64 // by source: every event at or below it has been taken, W of B1
-	users   map[uuid.UUID]*user
-	vacant  []uint32 // free slots
-	slots   uint32   // slots ever used
-	woken   []*user  // users whose lap has not begun, first come first served
-	crowds  []*user  // users in the middle of a lap, in turn
-	fans    []*fan   // spare
+	mail      mail
+	slots     slots
+	users     users
+	deadlines deadlines
+	fans      fans
+	laps      laps
+	parcels   parcels
+	writer    writer
+	drain     drain
+	delivery  delivery
+	stats     Stats
 
-	// The present turn's mail. What its limits leave over stays for the next turn.
-	batch    batch
-	subs     []Subscription
-	ready    []report
-	queries  []query
-	closed   bool
-	drainFor time.Duration // below 0: not draining
-
-	ring     ring
-	epoch    int64  // nanoseconds at tick 1
-	now      uint32 // tick
-	draining bool
-	drainEnd uint32 // tick by which the last stream is told to go
-
-	rand     *rand.Rand
-	parcel   parcel // the last one made
-	watched  watched
-	out      []byte // scratch: what one stream alone is sent
-	input    []byte // scratch: what Discard reads
-	fanBytes int    // in all users' fans
-	peak     int    // longest batch since the last tick
-	stats    Stats
-	warned   uint32 // tick of the last warning about a full queue
+	out    []byte // scratch: what one stream alone is sent
+	input  []byte // scratch: what Discard reads
+	warned uint32 // tick of the last warning about a full queue; 0: none
 }
 
-func newWorker(b *Broadcaster, index int) *worker {
+func newWorker(index int, o *Options, notifier Notifier, open *openStreams) *worker {
 	w := &worker{
-		b:     b,
-		index: index,
-		log:   b.options.Logger,
-		users: make(map[uuid.UUID]*user),
-		rand:  rand.New(rand.NewPCG(b.options.Seed, uint64(index))),
-		input: make([]byte, 4<<10),
-		slots: 1, // slot 0 means none
+		index:    index,
+		log:      o.Logger,
+		notifier: notifier,
+		open:     open,
+		visits:   o.visits,
+		deadlines: deadlines{
+			keepalive: ticksOf(o.Keepalive), writeTimeout: ticksOf(o.WriteTimeout),
+		},
+		parcels: parcels{codec: o.Codec},
+		drain: drain{
+			rand:     rand.New(rand.NewPCG(o.Seed, uint64(index))),
+			retryMin: o.RetryMin, retryMax: o.RetryMax,
+		},
+		delivery: delivery{observe: o.Delivered},
+		input:    make([]byte, 4<<10),
 	}
-	w.in.cond.L = &w.in.mu
-	sources := b.options.Sources
-	w.through, w.in.through = make([]uint64, sources), make([]uint64, sources)
-	w.batch.lost, w.in.batch.lost = newSourceSet(sources), newSourceSet(sources)
-	if b.options.MaxStreamsPerUser > 0 {
-		w.in.perUser = make(followers)
+	w.in.init(o, &w.slots)
+	w.mail.init(o.Sources)
+	w.slots.init(&w.in.mu)
+	w.users = users{byID: make(map[uuid.UUID]*user), slots: &w.slots}
+	w.fans = fans{
+		codec: o.Codec, stats: &w.stats,
+		userLimit: fanFactor * o.BacklogBytes, limit: o.PendingBytes,
+	}
+	w.writer = writer{
+		clock: &w.deadlines.clock, backlogLimit: o.BacklogBytes, pendingLimit: o.PendingBytes,
+		stats: &w.stats,
 	}
 	return w
 }
 
-// start sets the worker's clock, before its goroutine runs.
+// start sets the clock, before run.
 func (w *worker) start(nowNanos int64) {
-	w.in.mu.Lock()
-	defer w.in.mu.Unlock()
-	w.epoch, w.in.nowNanos = nowNanos, max(w.in.nowNanos, nowNanos)
-	w.now = 1
-	w.ring.start(w.now)
+	w.deadlines.start(nowNanos)
+	w.in.tick(nowNanos)
 }
 
-// run is the worker's life: turn after turn. The order inside a turn is free, but for one thing: the batch comes
-// first, since the rest is done as of its through.
+// run is the worker's life: turn after turn. The order inside a turn is free, but for one thing:
+// the events come first, since the rest is done as of the through that came with them.
 func (w *worker) run() {
 	for {
-		w.takeMail()
-		w.takeBatch()
+		w.in.take(&w.mail, w.figures(), w.laps.waiting() || w.leftOver())
+		w.deadlines.set(w.mail.nowNanos)
+		w.takeEvents()
 		w.startDrain()
 		w.openStreams()
 		w.handleReady()
@@ -109,7 +106,7 @@ func (w *worker) run() {
 		w.checkDue()
 		w.answer()
 		w.stats.Turns++
-		if w.closed {
+		if w.mail.closed {
 			w.endAll()
 			return
 		}
@@ -117,85 +114,39 @@ func (w *worker) run() {
 	}
 }
 
-// busyLocked: there is work left from the last turn, or mail that was left in the inbox until it would be done.
-func (w *worker) busyLocked() bool {
-	return len(w.woken) > 0 || len(w.crowds) > 0 || w.leftOver() || len(w.in.subs) > 0 || len(w.in.ready) > 0
-}
+// leftOver reports whether a limit of the last turn kept something back.
+func (w *worker) leftOver() bool { return w.mail.left() || w.deadlines.behind() }
 
-// leftOver: a limit of the last turn kept something back.
-func (w *worker) leftOver() bool { return len(w.subs) > 0 || len(w.ready) > 0 || w.ring.behind(w.now) }
-
-// takeMail waits until there is something to do and takes it all at once.
-func (w *worker) takeMail() {
-	in := &w.in
-	in.mu.Lock()
-	defer in.mu.Unlock()
-	in.stats = w.figures()
-	for !in.mail.Load() && !w.busyLocked() {
-		in.cond.Wait()
-	}
-	in.mail.Store(false)
-	w.batch.reset()
-	in.dropped += in.batch.dropped
-	w.batch, in.batch = in.batch, w.batch
-	copy(w.through, in.through)
-	w.queries, in.queries = in.queries, w.queries[:0]
-	w.closed = in.closed
-	w.now = w.tickOf(in.nowNanos)
-	if len(w.subs) == 0 {
-		w.subs, in.subs = in.subs, nil
-	} else if w.closed {
-		w.subs, in.subs = append(w.subs, in.subs...), nil
-	}
-	if len(w.ready) == 0 { // else a stream could be listed again and again
-		for _, slot := range in.ready {
-			s := w.at(slot)
-			w.ready = append(w.ready, report{slot, s.reuse, s.ready})
-			s.ready, s.listed = 0, false
-		}
-		in.ready = in.ready[:0]
-	}
-	w.drainFor = -1
-	if in.draining {
-		w.drainFor = in.drain
-	}
-}
-
-// openStreams answers subscriptions: between batches, with a snapshot at W (I3).
+// openStreams answers subscriptions: between batches, with a snapshot (B1).
 func (w *worker) openStreams() {
-	n := min(len(w.subs), opensPerTurn)
-	if w.closed {
-		n = len(w.subs)
-	}
-	for i := range w.subs[:n] {
-		w.open(&w.subs[i])
-		w.subs[i] = Subscription{}
-	}
-	if w.subs = w.subs[n:]; len(w.subs) == 0 {
-		w.subs = nil
+	subs := w.mail.openings()
+	for i := range subs {
+		w.openStream(&subs[i])
+		subs[i] = Subscription{}
 	}
 }
 
-func (w *worker) open(sub *Subscription) {
-	s := w.allocate()
+func (w *worker) openStream(sub *Subscription) {
+	through := w.mail.through[sub.Source]
+	s := w.slots.allocate()
 	s.conn, s.chunked, s.state, s.reason = sub.Conn, sub.Chunked, open, 0
-	s.wrote = w.now
+	s.wrote = w.deadlines.now
 	if sub.ExpiresNanos != 0 {
-		s.ends = w.tickUp(sub.ExpiresNanos)
+		s.ends = w.deadlines.tickUp(sub.ExpiresNanos)
 	}
-	w.link(s, sub.User, sub.Source)
+	w.users.link(s, sub.User, sub.Source, through)
 	w.stats.Opened++
-	if err := s.conn.Attach(w.b, streamID(w.index, s.slot, s.reuse)); err != nil {
+	if err := s.conn.Attach(w.notifier, streamID(w.index, s.slot, s.reuse)); err != nil {
 		w.log.Error("broadcast: a stream's connection cannot be watched", "err", err)
 		w.free(s, Failed)
 		return
 	}
-	if w.draining {
-		w.drain(s)
+	if w.drain.began {
+		w.drain.setEnd(s, w.deadlines.now)
 	}
-	w.file(s)
-	p := w.snapshot(s.user, 0)
-	s.through = p.through
+	w.deadlines.file(s)
+	p := w.parcels.snapshot(s.follow.user, 0, through)
+	s.follow.through = p.through
 	w.stats.Snapshots++
 	if snapshot := p.form(s.chunked); len(sub.Head) == 0 {
 		w.send(s, snapshot)
@@ -207,13 +158,14 @@ func (w *worker) open(sub *Subscription) {
 
 // handleReady works off what connections have become ready for.
 func (w *worker) handleReady() {
-	n := min(len(w.ready), readyPerTurn)
-	for _, r := range w.ready[:n] {
-		if s := w.at(r.slot); s.reuse == r.reuse && s.state != free {
+	ready := w.mail.ready
+	n := min(len(ready), readyPerTurn)
+	for _, r := range ready[:n] {
+		if s := w.slots.at(r.slot); s.reuse == r.reuse && s.state != free {
 			w.handle(s, r.ready)
 		}
 	}
-	w.ready = w.ready[:copy(w.ready, w.ready[n:])]
+	w.mail.ready = ready[:copy(ready, ready[n:])]
 }
 
 func (w *worker) handle(s *stream, r Readiness) {
@@ -257,64 +209,55 @@ func (w *worker) resume(s *stream) {
 	}
 }
 
-// answer tells how many streams users have.
-func (w *worker) answer() {
-	for _, q := range w.queries {
-		n := 0
-		if u := w.users[q.user]; u != nil {
-			n = int(u.count)
-		}
-		q.reply <- n
+// send gives bytes to a stream, which ends when that fails.
+func (w *worker) send(s *stream, bytes []byte) {
+	if reason, ok := w.writer.send(s, bytes); !ok {
+		w.free(s, reason)
 	}
-	w.queries = w.queries[:0]
 }
 
-// endAll is the last turn: one attempt to tell each stream, and everything is given back.
-func (w *worker) endAll() {
-	for slot := uint32(1); slot < w.slots; slot++ {
-		s := w.at(slot)
-		if s.state == open && w.flush(s) && s.backlog == nil {
-			w.end(s, Drained)
-		}
-		if s.state != free {
-			s.conn.Discard(w.input) // closing with input unread would reset the connection and take the end with it
-			w.free(s, Drained)
-		}
+// flush writes from a stream's backlog. False: the stream has ended.
+func (w *worker) flush(s *stream) bool {
+	reason, ok := w.writer.flush(s)
+	if !ok {
+		w.free(s, reason)
 	}
-	w.in.mu.Lock()
-	defer w.in.mu.Unlock()
-	w.in.batch.run, w.batch.run = run{}, run{}
-	w.in.stats = w.figures()
+	return ok
+}
+
+// answer says how many streams users have.
+func (w *worker) answer() {
+	for _, q := range w.mail.queries {
+		q.reply <- w.users.streams(q.user)
+	}
+	w.mail.queries = w.mail.queries[:0]
 }
 
 // figures are the stats with the gauges that are read off the worker's fields.
 func (w *worker) figures() Stats {
 	s := w.stats
-	s.Users = len(w.users)
+	s.Users = len(w.users.byID)
 	return s
 }
 
 // warnOverflow logs a full queue, not more often than every ten seconds.
 func (w *worker) warnOverflow() {
-	if w.warned != 0 && w.now-w.warned < ticksOf(10*time.Second) {
+	now := w.deadlines.now
+	if w.warned != 0 && now-w.warned < ticksOf(10*time.Second) {
 		return
 	}
-	w.warned = max(w.now, 1)
-	w.log.Warn("broadcast: a worker's queue was full, its streams get the newest states instead of each event",
-		"worker", w.index, "events", w.batch.dropped, "streams", w.slots-1-uint32(len(w.vacant)))
+	w.warned = max(now, 1)
+	const what = "broadcast: a worker's queue was full; its streams get the newest states, not each event"
+	w.log.Warn(what, "worker", w.index, "events", w.mail.queue.dropped, "streams", w.slots.inUse())
 }
 
 // trim gives memory of unusual peaks back.
 func (w *worker) trim() {
-	w.parcel.forget(keepBytes)
+	w.parcels.trim()
 	if cap(w.out) > keepBytes {
 		w.out = nil
 	}
-	if !w.ring.turned() {
-		return
+	if w.deadlines.ring.turned() {
+		w.mail.trim()
 	}
-	if cap(w.batch.bytes) > keepBytes && w.peak < cap(w.batch.bytes)/4 {
-		w.batch.run = run{}
-	}
-	w.peak = 0
 }

@@ -2,77 +2,110 @@ package broadcast
 
 import (
 	"errors"
-	"strconv"
 	"syscall"
 )
 
-// send writes bytes, or what of them fits; the rest becomes the backlog. To a backlog they are added.
-func (w *worker) send(s *stream, bytes []byte) {
+// backlog is what a stream was owed when its connection took no more: whole chunks, but for the
+// first.
+type backlog struct {
+	bytes []byte
+	sent  int // of bytes
+}
+
+func (b *backlog) left() int { return len(b.bytes) - b.sent }
+
+// add appends a chunk, moving what is left to the front when that makes room.
+func (b *backlog) add(p []byte) {
+	if b.sent > 0 && len(b.bytes)+len(p) > cap(b.bytes) {
+		n := copy(b.bytes, b.bytes[b.sent:])
+		b.bytes, b.sent = b.bytes[:n], 0
+	}
+	b.bytes = append(b.bytes, p...)
+}
+
+// writer writes to connections and keeps in backlogs, within their bounds (B6), what they do not
+// take. Single owner: the worker. It closes no stream: it returns the reason when one has to end,
+// and true when none has to.
+type writer struct {
+	clock        *clock
+	backlogLimit int // bytes of one stream's backlog
+	pendingLimit int // bytes of all backlogs
+	stats        *Stats
+}
+
+// room is how many bytes may be added to what a stream is sent.
+func (w *writer) room(s *stream) int {
+	if s.backlog == nil {
+		return w.backlogLimit
+	}
+	return min(w.backlogLimit-s.backlog.left(), w.pendingLimit-w.stats.PendingBytes)
+}
+
+// send writes bytes, or what of them fits; the rest becomes the backlog. To a backlog they are
+// added.
+func (w *writer) send(s *stream, bytes []byte) (Reason, bool) {
 	if len(bytes) == 0 {
-		return
+		return 0, true
 	}
 	if s.backlog != nil {
 		before := cap(s.backlog.bytes)
 		s.backlog.add(bytes)
 		w.stats.PendingBytes += cap(s.backlog.bytes) - before
-		return
+		return 0, true
 	}
-	n, ok := w.write(s, bytes)
-	if !ok || n == len(bytes) {
-		return
+	n, err := w.write(s, bytes)
+	if err != nil {
+		return reasonOf(err), false
+	}
+	if n == len(bytes) {
+		return 0, true
 	}
 	rest := bytes[n:]
-	if w.stats.PendingBytes+len(rest) > w.b.options.PendingBytes {
-		w.free(s, Overload)
-		return
+	if w.stats.PendingBytes+len(rest) > w.pendingLimit {
+		return Overload, false
 	}
 	s.backlog = &backlog{bytes: append([]byte(nil), rest...)}
-	s.wrote = w.now // its time runs from here
+	s.wrote = w.clock.now // its time runs from here
 	w.stats.PendingBytes += cap(s.backlog.bytes)
 	w.stats.BlockedNow++
+	return 0, true
 }
 
-// flush writes from the backlog. False: the stream has ended.
-func (w *worker) flush(s *stream) bool {
+// flush writes from the backlog. A stream whose backlog is empty no longer lags.
+func (w *writer) flush(s *stream) (Reason, bool) {
 	if s.backlog == nil {
-		return true
+		return 0, true
 	}
-	n, ok := w.write(s, s.backlog.bytes[s.backlog.sent:])
-	if !ok {
-		return false
+	n, err := w.write(s, s.backlog.bytes[s.backlog.sent:])
+	if err != nil {
+		return reasonOf(err), false
 	}
-	s.backlog.sent += n
-	if s.backlog.left() > 0 {
-		return true
+	if s.backlog.sent += n; s.backlog.left() == 0 {
+		w.drop(s)
+		w.catchUp(s)
 	}
-	w.drop(s)
-	if s.lagging {
-		s.lagging = false
-		w.stats.Lagging--
-	}
-	return true
+	return 0, true
 }
 
-// write is one write to the connection. False: it failed, and the stream has ended.
-func (w *worker) write(s *stream, bytes []byte) (n int, ok bool) {
-	n, err := s.conn.Write(bytes)
+// write is one write to the connection.
+func (w *writer) write(s *stream, bytes []byte) (n int, err error) {
+	n, err = s.conn.Write(bytes)
 	w.stats.Writes++
 	w.stats.Bytes += uint64(n)
 	if err != nil {
-		w.free(s, reasonOf(err))
-		return n, false
+		return n, err
 	}
 	if n > 0 {
-		s.wrote = w.now
+		s.wrote = w.clock.now
 	}
 	if n < len(bytes) {
 		w.stats.Blocked++
 	}
-	return n, true
+	return n, nil
 }
 
 // drop forgets a stream's backlog.
-func (w *worker) drop(s *stream) {
+func (w *writer) drop(s *stream) {
 	if s.backlog != nil {
 		w.stats.PendingBytes -= cap(s.backlog.bytes)
 		w.stats.BlockedNow--
@@ -80,45 +113,26 @@ func (w *worker) drop(s *stream) {
 	}
 }
 
-// end tells a stream that it is over. It is told no more events; its connection is closed once the client has read
-// the end, or has had its time.
-func (w *worker) end(s *stream, reason Reason) {
-	w.unlink(s)
-	s.state, s.reason, s.ends = ending, reason, 0
-	w.send(s, w.endText(s, reason))
-	if s.state == ending && s.backlog == nil {
-		w.shut(s)
-	}
+// lag marks a stream that has no room for what it is owed. It goes on when its backlog is empty.
+func (w *writer) lag(s *stream) {
+	s.lagging = true
+	w.stats.Lagging++
 }
 
-// endText is the last thing that a stream is sent.
-func (w *worker) endText(s *stream, reason Reason) []byte {
-	w.out = w.out[:0]
-	if reason == Drained {
-		low, high := w.b.options.RetryMin.Milliseconds(), w.b.options.RetryMax.Milliseconds()
-		retry := low + w.rand.Int64N(high-low+1)
-		w.out = appendChunk(w.out, "retry: "+strconv.FormatInt(retry, 10)+"\n\n", s.chunked)
+// catchUp ends a stream's lag.
+func (w *writer) catchUp(s *stream) {
+	if s.lagging {
+		s.lagging = false
+		w.stats.Lagging--
 	}
-	if s.chunked {
-		w.out = append(w.out, lastChunk...)
-	}
-	return w.out
-}
-
-// shut closes our side and leaves the client some time to close its own: closing at once could reset the connection
-// before the client has read the end.
-func (w *worker) shut(s *stream) {
-	if err := s.conn.CloseWrite(); err != nil {
-		w.free(s, reasonOf(err))
-		return
-	}
-	s.state, s.ends = shut, w.after(lingerTime)
-	w.file(s)
 }
 
 // reasonOf tells a client that is gone from a failure of ours.
 func reasonOf(err error) Reason {
-	for _, gone := range []error{syscall.EPIPE, syscall.ECONNRESET, syscall.ETIMEDOUT, syscall.EHOSTUNREACH, syscall.ENETUNREACH, errClosed} {
+	for _, gone := range []error{
+		syscall.EPIPE, syscall.ECONNRESET, syscall.ETIMEDOUT,
+		syscall.EHOSTUNREACH, syscall.ENETUNREACH, errClosed,
+	} {
 		if errors.Is(err, gone) {
 			return ClientGone
 		}

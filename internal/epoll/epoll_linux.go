@@ -63,8 +63,8 @@ func (e *Epoll) Add(fd int, events uint32, id uint64) error {
 // it stays open.
 func (e *Epoll) Remove(fd int) error { return e.control(unix.EPOLL_CTL_DEL, fd, nil) }
 
-// control changes the set. It holds on to the epoll's descriptor: after Close, its number may belong
-// to another file.
+// control changes the set. It holds on to the epoll's descriptor: after Close, its number may
+// belong to another file.
 func (e *Epoll) control(op, fd int, event *unix.EpollEvent) error {
 	var failed error
 	closed := e.raw.Control(func(epoll uintptr) {
@@ -73,8 +73,8 @@ func (e *Epoll) control(op, fd int, event *unix.EpollEvent) error {
 	return errors.Join(closed, failed)
 }
 
-// Wait parks until a descriptor is ready, calls report for each that is, and returns nil. It returns
-// os.ErrDeadlineExceeded at the deadline and os.ErrClosed after Close.
+// Wait parks until a descriptor is ready, calls report for each that is, and returns nil. It
+// returns os.ErrDeadlineExceeded at the deadline and os.ErrClosed after Close.
 func (e *Epoll) Wait(report func(id uint64, events uint32)) error {
 	err := e.raw.Read(e.poll)
 	if errors.Is(err, os.ErrDeadlineExceeded) {

@@ -2,7 +2,8 @@ package broadcast
 
 import "github.com/google/uuid"
 
-// event is one event of a run; its bytes end at end, and begin where those of the event before it end.
+// event is one event of a run; its bytes end at end, and begin where those of the event before it
+// end.
 type event struct {
 	user   uuid.UUID
 	lsn    uint64
@@ -53,9 +54,9 @@ func (r *run) drop(source Source) int {
 
 func (r *run) reset() { r.events, r.bytes = r.events[:0], r.bytes[:0] }
 
-// stage collects what a source publishes for one worker until its next Flush. Past its bound it drops
-// the events and is lost: the worker makes up for them with snapshots.
-// Single writer: the source's commit loop.
+// stage collects what a source publishes for one worker until its next Flush. Past its bound it
+// drops the events and is lost: the worker makes up for them with snapshots. Single writer: the
+// source's commit loop.
 type stage struct {
 	run
 	lost    bool
@@ -87,9 +88,9 @@ func (s *stage) reset() {
 	s.lost, s.full, s.dropped = false, false, 0
 }
 
-// batch is what waits for a worker, of all sources, up to a bound of bytes. A source in lost has lost
-// events: the worker makes up for them with snapshots.
-type batch struct {
+// queue is what waits for a worker, of all sources, up to a bound of bytes. A source in lost has
+// lost events: the worker makes up for them with snapshots.
+type queue struct {
 	run
 	lost    sourceSet
 	full    bool   // something was dropped because of the bound
@@ -98,7 +99,7 @@ type batch struct {
 }
 
 // take appends a source's stage and empties it.
-func (q *batch) take(source Source, s *stage, sinceNanos int64, limit int) {
+func (q *queue) take(source Source, s *stage, sinceNanos int64, limit int) {
 	switch {
 	case s.lost:
 		q.lost.add(source)
@@ -127,7 +128,7 @@ func (q *batch) take(source Source, s *stage, sinceNanos int64, limit int) {
 	s.reset()
 }
 
-func (q *batch) reset() {
+func (q *queue) reset() {
 	q.run.reset()
 	clear(q.lost)
 	q.full, q.dropped, q.since = false, 0, 0

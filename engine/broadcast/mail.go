@@ -1,0 +1,58 @@
+package broadcast
+
+import (
+	"time"
+
+	"github.com/google/uuid"
+)
+
+// query asks how many streams a user has.
+type query struct {
+	user  uuid.UUID
+	reply chan<- int // has room for the answer
+}
+
+// mail is what one turn works on. It is taken from the inbox at once; what the turn's limits leave
+// over stays for the next. Single owner: the worker.
+type mail struct {
+	queue    queue    // events at or below through
+	through  []uint64 // by source: every event at or below it has been taken (B1)
+	subs     []Subscription
+	ready    []report
+	queries  []query
+	nowNanos int64
+	drain    time.Duration // how long draining takes, when draining
+	draining bool
+	closed   bool
+
+	peak int // bytes of the longest queue since trim
+}
+
+func (m *mail) init(sources int) {
+	m.through = make([]uint64, sources)
+	m.queue.lost = newSourceSet(sources)
+}
+
+// left reports whether a limit of the last turn kept something back.
+func (m *mail) left() bool { return len(m.subs) > 0 || len(m.ready) > 0 }
+
+// openings takes the subscriptions that this turn answers.
+func (m *mail) openings() []Subscription {
+	n := min(len(m.subs), opensPerTurn)
+	if m.closed {
+		n = len(m.subs)
+	}
+	subs := m.subs[:n]
+	if m.subs = m.subs[n:]; len(m.subs) == 0 {
+		m.subs = nil
+	}
+	return subs
+}
+
+// trim gives the memory of an unusually long queue back.
+func (m *mail) trim() {
+	if cap(m.queue.bytes) > keepBytes && m.peak < cap(m.queue.bytes)/4 {
+		m.queue.run = run{}
+	}
+	m.peak = 0
+}

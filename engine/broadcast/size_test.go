@@ -1,0 +1,24 @@
+package broadcast
+
+import (
+	"testing"
+	"unsafe"
+)
+
+// TestSizes pins what there is one of for each stream, user and queued event: an idle stream costs
+// the sum of the first two, the user's place in two maps, and its connection.
+func TestSizes(t *testing.T) {
+	for _, c := range []struct {
+		what      string
+		got, want uintptr
+	}{
+		{"stream", unsafe.Sizeof(stream{}), 80},
+		{"follow, inside it", unsafe.Sizeof(follow{}), 24},
+		{"user", unsafe.Sizeof(user{}), 64},
+		{"event", unsafe.Sizeof(event{}), eventBytes},
+	} {
+		if c.got != c.want {
+			t.Errorf("a %s takes %d bytes, not %d", c.what, c.got, c.want)
+		}
+	}
+}
