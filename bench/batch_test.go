@@ -1,6 +1,7 @@
 package bench
 
 import (
+	"context"
 	"fmt"
 	"math/rand/v2"
 	"runtime"
@@ -35,8 +36,7 @@ func BenchmarkBatch(b *testing.B) {
 
 func benchBatch(b *testing.B, size int, l engine.Log, single bool) {
 	e := startEngine(b, l, engine.Options{})
-	defer e.Release()
-	defer e.Close()
+	defer e.Close(context.Background())
 	fillBatches(b, e, size, 2)
 	seq := uint64(1)
 	for _, procs := range []int{1, runtime.GOMAXPROCS(0), 16} {

@@ -1,6 +1,7 @@
 package bench
 
 import (
+	"context"
 	"fmt"
 	"path/filepath"
 	"slices"
@@ -30,8 +31,7 @@ func BenchmarkHeartbeatInCheckpoint(b *testing.B) {
 		}
 		defer closeIt(b, store)
 		e := startEngine(b, l, engine.Options{Store: store, CheckpointBytes: 1 << 60, CheckpointEvery: forever, MaxWait: time.Minute})
-		defer e.Release()
-		defer e.Close()
+		defer e.Close(context.Background())
 		fill(b, e, size)
 		seq := uint64(2)
 		b.Run("appenders=64/checkpoint=none", func(b *testing.B) { seq = paced(b, e, size, seq) })

@@ -1,6 +1,7 @@
 package bench
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"iter"
@@ -39,8 +40,7 @@ func BenchmarkHeartbeat(b *testing.B) {
 
 func benchEngine(b *testing.B, size int, l engine.Log, appenders int) {
 	e := startEngine(b, l, engine.Options{})
-	defer e.Release()
-	defer e.Close()
+	defer e.Close(context.Background())
 	fill(b, e, size)
 	next := uint64(2) // seq
 	b.Run(fmt.Sprintf("appenders=%d/by=rollcall", appenders), func(b *testing.B) {

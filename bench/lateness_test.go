@@ -1,6 +1,7 @@
 package bench
 
 import (
+	"context"
 	"encoding/binary"
 	"fmt"
 	"iter"
@@ -68,8 +69,7 @@ func lateness(b *testing.B, size, expiring int) []time.Duration {
 	defer log.Close()
 	l := &expiryLog{Log: log, at: make([]time.Time, expiring), left: make(chan int, expiring)}
 	e := startEngine(b, l, engine.Options{RecoveryGrace: time.Millisecond})
-	defer e.Release()
-	defer e.Close()
+	defer e.Close(context.Background())
 	fillBatches(b, e, size, 2)
 	due := lastBeats(b, e, expiring)
 	for left := expiring; left > 0; {

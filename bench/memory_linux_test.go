@@ -1,6 +1,7 @@
 package bench
 
 import (
+	"context"
 	"fmt"
 	"log/slog"
 	"net"
@@ -33,8 +34,7 @@ func BenchmarkMemory(b *testing.B) {
 				before := mustResident(b)
 				l := &noLog{}
 				e := startEngine(b, l, engine.Options{})
-				defer e.Release()
-				defer e.Close()
+				defer e.Close(context.Background())
 				fillBatches(b, e, size, perUser)
 				for b.Loop() {
 				}
@@ -52,8 +52,7 @@ func BenchmarkIdleConn(b *testing.B) {
 	const conns, first = 8000, 1000
 	b.Run(fmt.Sprintf("conns=%d", conns), func(b *testing.B) {
 		e := startEngine(b, &noLog{}, engine.Options{})
-		defer e.Release()
-		defer e.Close()
+		defer e.Close(context.Background())
 		metrics := prometheus.NewRegistry()
 		s, err := server.New(e, server.Options{IngestTokens: []string{"t"}, Logger: slog.New(slog.DiscardHandler), Registry: metrics})
 		if err != nil {

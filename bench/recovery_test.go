@@ -1,6 +1,7 @@
 package bench
 
 import (
+	"context"
 	"io"
 	"io/fs"
 	"log/slog"
@@ -102,8 +103,7 @@ func eachRound(b *testing.B, things int, before func(), round func() (after func
 func writeCheckpoint(b *testing.B, dir string, log *noLog, size int) {
 	e, store := openEngine(b, dir, log)
 	defer closeIt(b, store)
-	defer e.Release()
-	defer e.Close()
+	defer e.Close(context.Background())
 	fill(b, e, size)
 	if n, err := e.Checkpoint(nil); err != nil || n != size {
 		b.Fatalf("%d devices in the checkpoint, want %d: %v", n, size, err)
@@ -117,8 +117,7 @@ func recoverCheckpoint(b *testing.B, dir string, log *noLog, size int) (after fu
 		b.Fatalf("%d devices came back, want %d", n, size)
 	}
 	return func() {
-		e.Close()
-		e.Release()
+		e.Close(context.Background())
 		closeIt(b, store)
 	}
 }
@@ -147,8 +146,7 @@ func writeLog(b *testing.B, dir string, size, records int) {
 	l := openLog(b, dir)
 	defer closeIt(b, l)
 	e := startEngine(b, l, engine.Options{MaxWait: time.Minute})
-	defer e.Release()
-	defer e.Close()
+	defer e.Close(context.Background())
 	var hb engine.Heartbeat
 	for n := range records {
 		if err := beat(e, &hb, uint64(n)*stride%uint64(size), uint64(1+n/size)); err != nil {
@@ -165,9 +163,8 @@ func recoverLog(b *testing.B, dir string, size int) (after func()) {
 		b.Fatalf("%d devices came back, want %d", n, size)
 	}
 	return func() {
-		e.Close()
+		e.Close(context.Background())
 		closeIt(b, l)
-		e.Release()
 	}
 }
 

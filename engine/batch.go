@@ -60,28 +60,27 @@ type Rejection struct {
 //
 //	Add, Add, ...: for each heartbeat steps 1 to 6 of doc.go      Settle: step 7, once for all
 type batch struct {
-	engine     *Engine
+	acceptor   *acceptor
 	newest     uint64 // highest LSN that an outcome depends on
 	counts     Counts
 	refusal    error // why the log took no more; all that comes after it is refused, too
 	full       int   // the Index of the first refused for that
 	rejections []Rejection
-	lane       *lane // of the heartbeats; nil: none was added
+	stripe     *stripe // of the heartbeats; nil: none was added
 	finds      [GroupSize]table.Lookup
 }
 
 var batches = sync.Pool{New: func() any { return new(batch) }}
 
-// NewBatch returns an empty batch.
-func (e *Engine) NewBatch() Batch {
+func newBatch(a *acceptor) *batch {
 	b := batches.Get().(*batch)
-	b.engine = e
+	b.acceptor = a
 	return b
 }
 
 func (b *batch) Release() {
 	clear(b.rejections) // their errors
-	b.engine, b.lane, b.refusal, b.newest, b.counts = nil, nil, nil, 0, Counts{}
+	b.acceptor, b.stripe, b.refusal, b.newest, b.counts = nil, nil, nil, 0, Counts{}
 	b.rejections = b.rejections[:0]
 	batches.Put(b)
 }
@@ -96,23 +95,20 @@ func (b *batch) Add(hbs []Heartbeat) {
 	if len(hbs) == 0 {
 		return
 	}
-	e := b.engine
-	t := e.clock()
-	b.lane = e.counters.lane(&hbs[0])
+	a := b.acceptor
+	received := a.clock()
+	b.stripe = a.counters.stripe(&hbs[0])
 	finds := b.finds[:len(hbs)]
 	for i := range hbs {
 		finds[i].User, finds[i].Device = hbs[i].User, hbs[i].Device
 	}
-	e.table.FindAll(finds)
+	a.table.FindAll(finds)
 	for i := range hbs {
 		if b.refusal != nil {
-			e.deaf(t.Nanos) // the silence of those refused unheard is not theirs (I8)
-			r := e.refuse(&hbs[i], b.refusal)
-			r.LogFull = true
-			b.note(hbs[i].Index, r)
+			b.note(hbs[i].Index, a.refuseFull(&hbs[i], b.refusal, received.Nanos))
 			continue
 		}
-		r, lsn := e.submit(&hbs[i], finds[i].Ref, finds[i].Entry, t)
+		r, lsn := a.submit(&hbs[i], finds[i].Ref, finds[i].Entry, received)
 		b.newest = max(b.newest, lsn)
 		if r.Outcome == Accepted {
 			b.counts.Accepted++
@@ -126,8 +122,8 @@ func (b *batch) Add(hbs []Heartbeat) {
 func (b *batch) note(index int, r Result) {
 	if r.Outcome == Stale {
 		b.counts.Stale++
-	} else {
-		b.counts.refused(r.Err)
+	} else if b.counts.Unavailable++; b.counts.Err == nil {
+		b.counts.Err = r.Err
 	}
 	if r.LogFull && b.refusal == nil {
 		b.refusal, b.full = r.Err, index
@@ -137,22 +133,16 @@ func (b *batch) note(index int, r Result) {
 	}
 }
 
-func (c *Counts) refused(err error) {
-	if c.Unavailable++; c.Err == nil {
-		c.Err = err
-	}
-}
-
 func (b *batch) Settle() error {
-	if b.lane == nil { // nothing was added
+	if b.stripe == nil { // nothing was added
 		return nil
 	}
 	accepted, stale := uint64(b.counts.Accepted), uint64(b.counts.Stale)
-	if err := b.engine.log.Wait(b.newest); err != nil {
-		b.lane.unavailable.Add(accepted + stale)
+	if err := b.acceptor.log.Wait(b.newest); err != nil {
+		b.stripe.unavailable.Add(accepted + stale)
 		return err
 	}
-	b.lane.count(Accepted, accepted)
-	b.lane.count(Stale, stale)
+	b.stripe.count(Accepted, accepted)
+	b.stripe.count(Stale, stale)
 	return nil
 }

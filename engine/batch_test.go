@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"context"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -207,7 +208,7 @@ func TestBatchDoesNotAllocate(t *testing.T) {
 	if err := e.open(); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { l.close(); e.Close(); e.Release() })
+	t.Cleanup(func() { l.close(); e.Close(context.Background()) })
 	hbs := make([]Heartbeat, GroupSize)
 	for i := range hbs {
 		hbs[i] = *newHeartbeat(1, 60_000)

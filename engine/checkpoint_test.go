@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"context"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
@@ -55,7 +56,7 @@ func openDisk(t *testing.T, fs *vfs.MemFS, o Options, nanos int64) *disk {
 	hooked := &hookedStore{Store: store}
 	o.Store = hooked
 	e, now := newStill(t, log, o)
-	e.rangeDevices = 2 // so that a few devices make several ranges
+	e.checkpoints.rangeDevices = 2 // so that a few devices make several ranges
 	now.Store(nanos)
 	if err := e.open(); err != nil {
 		t.Fatal(err)
@@ -64,10 +65,9 @@ func openDisk(t *testing.T, fs *vfs.MemFS, o Options, nanos int64) *disk {
 }
 
 func (d *disk) shut() {
-	d.Close()
+	d.Close(context.Background())
 	d.log.Close()
 	d.store.Close()
-	d.Release()
 }
 
 func (d *disk) checkpoint(t *testing.T) int {
@@ -233,8 +233,8 @@ func checkpointCrashRound(t *testing.T, seed uint64) {
 			switch rng.IntN(12) {
 			case 0:
 				d.now.Add(rng.Int64N(int64(50 * time.Minute)))
-				d.deaf(0)
-				for d.expireTurn(d.now.Load()) <= 0 {
+				d.expiry.postponeExpiry(0)
+				for d.expiry.turn(d.now.Load()) <= 0 {
 				}
 			case 1:
 				at := rng.IntN(12) // the crash falls after this range, or into no range
@@ -269,7 +269,7 @@ func checkpointCrashRound(t *testing.T, seed uint64) {
 func TestCheckpointMixesMoments(t *testing.T) {
 	fs := vfs.NewCrashableMem()
 	d := openDisk(t, fs, Options{}, 1)
-	d.rangeDevices = 20_000
+	d.checkpoints.rangeDevices = 20_000
 	var early, late *Heartbeat // the first and the last range
 	for i := range maxSources {
 		hb := newHeartbeat(1, 60_000)
@@ -277,10 +277,10 @@ func TestCheckpointMixesMoments(t *testing.T) {
 		if res := d.Heartbeat(hb); res.Outcome != Accepted {
 			t.Fatal(res)
 		}
-		switch d.rangeOf(hb.User) * d.ranges() / maxRanges {
+		switch rangeOf(d.table.UserHash(hb.User)) * d.checkpoints.ranges() / maxRanges {
 		case 0:
 			early = hb
-		case d.ranges() - 1:
+		case d.checkpoints.ranges() - 1:
 			late = hb
 		}
 	}

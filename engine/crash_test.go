@@ -230,7 +230,7 @@ func (d *crashDevice) heartbeat(seq uint64) *Heartbeat {
 
 func (c *crasher) expire(d *disk, stop <-chan struct{}) {
 	for {
-		d.expireTurn(c.now.Load())
+		d.expiry.turn(c.now.Load())
 		select {
 		case <-stop:
 			return
@@ -416,7 +416,7 @@ func tryDisk(t *testing.T, fs vfs.FS, lo wal.Options, o Options, now *atomic.Int
 		store.Close()
 		return nil, err
 	}
-	d.rangeDevices = 2
+	d.checkpoints.rangeDevices = 2
 	if err := d.Engine.open(); err != nil {
 		d.shut()
 		return nil, err

@@ -1,9 +1,11 @@
 package engine
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"iter"
+	"math"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -12,42 +14,30 @@ import (
 	"github.com/google/uuid"
 
 	"rollcall/engine/broadcast"
-	"rollcall/engine/table"
-	"rollcall/engine/wheel"
 	"rollcall/record"
 )
 
-// Engine holds every device, tells its streams and expires the silent. Make one with New, bring it to life with Start.
-// Its methods may be called from any goroutine unless they say otherwise.
+// Engine holds every device of a partition, gives its streams their events and expires silent devices.
+// Make one with New, bring it to life with Start. Its methods may be called from any goroutine unless
+// they say otherwise.
 type Engine struct {
-	opts    Options
-	log     Log
-	table   *table.Table
-	sources *sources
-	events  Events  // the streams, or what Options.Events says
-	streams streams // the own broadcaster, or none
-	expiry  expiry
-	clock   Clock
+	*devices
+	acceptor    *acceptor
+	expiry      *expirer
+	checkpoints *checkpointer
+	recovery    *recoverer
 
-	// phase guards what Ready answers: recovering, then serving, then closing.
-	phase    atomic.Int32
-	recovery recovery
+	streams  streams // the own broadcaster, or none
+	events   Events  // the own broadcaster, or what Options.Events says
+	source   broadcast.Source
+	observed bool // Options.ObserveDelivery is set
 
-	stop     chan struct{}
+	// phase decides what Ready answers: recovering, then serving, then draining.
+	phase atomic.Int32
+
+	stop     chan struct{} // ends the loops
 	stopOnce sync.Once
 	loops    sync.WaitGroup
-
-	counters  counters
-	refusedAt atomic.Int64 // when a refused device was last logged: nanoseconds; 0: never
-
-	logged atomic.Int64 // bytes of records since the last checkpoint
-	// stored is the highest LSN in the store above the store's own; the log must reach it. Written by recovery.
-	stored atomic.Uint64
-	// rangeDevices is what a range of a checkpoint should hold at least: each costs some milliseconds however small it is.
-	rangeDevices int
-	// forgot is the LSN of the last device forgotten in each of the finest ranges: the table does not show that the range changed. Single
-	// owner: Start, then the checkpoint loop.
-	forgot [maxRanges]uint64
 }
 
 const (
@@ -56,11 +46,12 @@ const (
 	draining
 )
 
-// Why the engine is not ready. The text is what /readyz answers.
+// Why the engine is not ready.
 var (
 	ErrRecovering = errors.New("recovering")
 	ErrDraining   = errors.New("draining: the server is about to stop")
-	ErrNoSpace    = errors.New("no room for the next log segment: free disk space; heartbeats are refused until then")
+	ErrNoSpace    = errors.New("no room for the next log segment: free disk space; " +
+		"heartbeats are refused until then")
 )
 
 // New makes an engine on an opened log. It reads nothing yet.
@@ -69,59 +60,24 @@ func New(log Log, o Options) (*Engine, error) {
 	if err != nil {
 		return nil, err
 	}
-	e, err := newEngine(log, o)
+	d, err := newDevices(log, &o)
 	if err != nil {
 		return nil, err
 	}
-	if err := e.openStreams(); err != nil {
-		e.table.Close()
-		return nil, err
-	}
-	e.expiry.wheel = wheel.New(tickOf(e.clock().Nanos))
-	e.expiry.wake = make(chan struct{}, 1)
-	e.counters.checkpointed.Store(time.Now().UnixNano())
-	return e, nil
-}
-
-// openStreams decides where events go: to the streams of an own broadcaster, unless Options.Events
-// takes them.
-func (e *Engine) openStreams() error {
-	if e.opts.Events != nil {
-		e.events, e.streams = e.opts.Events, noStreams{}
-		return nil
-	}
-	o := e.opts.Broadcast
-	o.Codec = e.Codec()
-	if observe := e.opts.ObserveDelivery; observe != nil {
-		o.Delivered = func(received int64) {
-			observe(time.Duration(e.clock.Nanos() - received).Seconds())
-		}
-	}
-	b, err := broadcast.New(o)
-	if err != nil {
-		return err
-	}
-	e.events, e.streams = b, b
-	return nil
-}
-
-// newEngine makes what recovery needs: a table, but no wheel and no streams.
-func newEngine(log Log, o Options) (*Engine, error) {
 	e := &Engine{
-		opts:    o,
-		log:     log,
-		sources: newSources(),
-		clock:   o.Clock,
-		stop:    make(chan struct{}),
-
-		recovery:     recovery{every: time.Second},
-		rangeDevices: 16384,
+		devices:     d,
+		expiry:      newExpirer(d, &o),
+		checkpoints: newCheckpointer(d, &o),
+		source:      o.Source,
+		observed:    o.ObserveDelivery != nil,
+		stop:        make(chan struct{}),
 	}
-	key, err := e.hashKey()
-	if err != nil {
+	e.acceptor = newAcceptor(d, e.expiry, &o)
+	e.recovery = newRecoverer(d, e.expiry, e.checkpoints, &o)
+	if e.streams, e.events, err = openStreams(d, &o); err != nil {
+		d.table.Close()
 		return nil, err
 	}
-	e.table = table.New(table.Options{Shards: o.Shards, MaxDevices: o.MaxDevices, Key: key})
 	return e, nil
 }
 
@@ -130,11 +86,11 @@ func (e *Engine) Start() error {
 	if err := e.open(); err != nil {
 		return err
 	}
-	e.deaf(e.clock().Nanos) // the grace begins now, not before a long replay
-	e.loops.Go(func() { e.expireLoop(e.stop) })
-	e.loops.Go(func() { e.tickLoop(e.stop) })
-	if e.opts.Store != nil {
-		e.loops.Go(func() { e.checkpointLoop(e.stop) })
+	e.expiry.postponeExpiry(e.clock.Nanos()) // the grace begins now, not before a long replay
+	e.loops.Go(func() { e.expiry.run(e.stop) })
+	e.loops.Go(func() { e.tick(e.stop) })
+	if e.checkpoints.store != nil {
+		e.loops.Go(func() { e.checkpoints.run(e.stop) })
 	}
 	e.phase.Store(serving)
 	return nil
@@ -142,91 +98,111 @@ func (e *Engine) Start() error {
 
 // open does all of Start but the loops.
 func (e *Engine) open() error {
-	if err := e.recoverLog(e.clock()); err != nil {
+	if err := e.recovery.recover(e.clock()); err != nil {
 		return err
 	}
 	if err := e.log.Start(e.committed); err != nil {
 		return fmt.Errorf("engine: start the log: %w", err)
 	}
-	// Nothing is appended before Start returns, so committed has not run and this is the last LSN
-	// that was replayed.
+	// Nothing is appended before Start returns, so committed has not run and this is the last LSN that
+	// was replayed.
 	through := e.log.Committed()
-	e.events.Lose(e.opts.Source)
-	e.events.Flush(e.opts.Source, through, 0)
+	e.events.Lose(e.source)
+	e.events.Flush(e.source, through, 0)
 	e.streams.Start(e.clock.Nanos())
 	return nil
 }
 
-// committed hands a batch's events to the streams. The log's commit loop calls it; nothing in it blocks.
-func (e *Engine) committed(first, last uint64, records iter.Seq[[]byte], took time.Duration) {
+// committed passes a batch on. The log's commit loop calls it; nothing in it blocks.
+func (e *Engine) committed(
+	first, last uint64, records iter.Seq[[]byte], took time.Duration,
+) {
 	lsn := first
 	bytes := 0
 	received := int64(0)
 	for rec := range records {
 		bytes += len(rec)
-		if r := record.View(rec); !r.Forget() { // a stream was told offline before
-			if received == 0 && e.opts.ObserveDelivery != nil {
+		if r := record.View(rec); !r.Forget() { // the streams got its offline before
+			if received == 0 && e.observed {
 				received = e.received(r, lsn)
 			}
-			e.events.Publish(e.opts.Source, r.User(), lsn, rec)
+			e.events.Publish(e.source, r.User(), lsn, rec)
 		}
 		lsn++
 	}
-	e.logged.Add(int64(bytes))
-	e.events.Flush(e.opts.Source, last, received)
-	if int64(took) > stallNanos {
-		e.opts.Logger.Warn("the disk stalled; silence meanwhile does not count", "commit", took)
-		e.deaf(e.clock().Nanos)
-	}
+	e.events.Flush(e.source, last, received)
+	e.checkpoints.noteLogged(int64(bytes))
+	e.expiry.noteCommit(took)
 }
 
-// tickLoop tells the streams the time (I7).
-func (e *Engine) tickLoop(stop <-chan struct{}) {
-	ticker := time.NewTicker(250 * time.Millisecond)
-	defer ticker.Stop()
+// streamTickNanos is how often the streams get the time (I7).
+const streamTickNanos = int64(250 * time.Millisecond)
+
+// tick gives the streams the time until stop is closed. Several engines tick at the same instants of
+// their common clock.
+func (e *Engine) tick(stop <-chan struct{}) {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
 	for {
+		now := e.clock.Nanos()
+		timer.Reset(time.Duration(nextMultiple(now, streamTickNanos) - now))
 		select {
 		case <-stop:
 			return
-		case <-ticker.C:
+		case <-timer.C:
 			e.events.Tick(e.clock.Nanos())
 		}
 	}
 }
 
-// StopExpiry ends the loops. It is called before the server stops listening: silence from then on is not the devices' (I8).
-func (e *Engine) StopExpiry() {
+// stopLoops ends expiry, checkpoints and ticks.
+func (e *Engine) stopLoops() {
 	e.stopOnce.Do(func() { close(e.stop) })
 	e.loops.Wait()
 }
 
-// Close ends every stream now and stops the loops. The log stays open: it belongs to whoever opened it, and heartbeats in
-// flight still wait for it.
-func (e *Engine) Close() {
+// Drain prepares for a planned end. It refuses new streams and ends the open ones, spread over the
+// given time, until all have ended or ctx is done; with a ctx that is done it waits for none. Then it
+// ends expiry: silence from here on is not the devices' (I8), since the server is about to stop
+// listening. Heartbeats are still answered. An error is ctx's: streams were left.
+func (e *Engine) Drain(ctx context.Context, over time.Duration) error {
 	e.phase.Store(draining)
-	e.StopExpiry()
-	e.streams.Close()
+	ended := e.streams.Drain(over)
+	defer e.stopLoops()
+	select {
+	case <-ended:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
-// Release gives the table's memory back. No method may be called afterwards, and none may be in flight.
-func (e *Engine) Release() { e.table.Close() }
-
-// Drain refuses new streams and ends the open ones, spread over the given time. The channel closes when all have ended.
-func (e *Engine) Drain(over time.Duration) <-chan struct{} {
+// Close ends expiry and every stream now, and gives the memory back. The log stays open: it belongs to
+// the caller of New, and heartbeats in flight wait for it. With a ctx that is done some may still be
+// in flight, so the table's memory stays; that is the error. Otherwise no method may be called any
+// more, and none may be in flight.
+func (e *Engine) Close(ctx context.Context) error {
 	e.phase.Store(draining)
-	return e.streams.Drain(over)
+	e.stopLoops()
+	e.streams.Close()
+	if err := ctx.Err(); err != nil {
+		return fmt.Errorf("engine: close: %w", err)
+	}
+	e.table.Close()
+	return nil
 }
 
 // Ready returns nil when the engine serves, or why it does not.
 func (e *Engine) Ready() error {
-	switch e.phase.Load() {
-	case recovering:
-		return fmt.Errorf("%w: %s", ErrRecovering, e.progress())
-	case draining:
-		return ErrDraining
+	phase := e.phase.Load()
+	if phase == recovering {
+		return fmt.Errorf("%w: %s", ErrRecovering, e.recovery.progress.describe(e.devices))
 	}
 	if err := e.log.Err(); err != nil {
 		return err
+	}
+	if phase == draining {
+		return ErrDraining
 	}
 	if e.log.NoSpace() {
 		return ErrNoSpace
@@ -234,7 +210,24 @@ func (e *Engine) Ready() error {
 	return nil
 }
 
-// Take makes a connection ready for Subscribe; it takes the socket out of the net.Conn, which is closed.
+// Heartbeat applies one heartbeat and returns once its outcome is as durable as the log promises.
+func (e *Engine) Heartbeat(hb *Heartbeat) Result { return e.acceptor.heartbeat(hb) }
+
+// NewBatch returns an empty batch of heartbeats.
+func (e *Engine) NewBatch() Batch { return newBatch(e.acceptor) }
+
+// Stale reports whether the heartbeat would be refused as stale now. Nothing is applied, and the answer
+// may be old when it arrives: it serves checks that come after the seq's and before the apply.
+func (e *Engine) Stale(hb *Heartbeat) bool { return e.acceptor.stale(hb) }
+
+// Checkpoint takes a checkpoint now, until stop is closed, and returns how many devices were written.
+// One goroutine at a time, and none while the engine takes its own.
+func (e *Engine) Checkpoint(stop <-chan struct{}) (written int, err error) {
+	return e.checkpoints.checkpoint(stop)
+}
+
+// Take makes a connection ready for Subscribe; it takes the socket out of the net.Conn, which is
+// closed.
 func (e *Engine) Take(c net.Conn) (broadcast.Conn, error) { return e.streams.Take(c) }
 
 // Subscribe starts a stream. On an error the connection still belongs to the caller.
@@ -250,25 +243,26 @@ func (e *Engine) Streams(user uuid.UUID) int { return e.streams.Streams(user) }
 func (e *Engine) Records(user uuid.UUID) ([]Record, error) {
 	var records []Record
 	newest := uint64(0)
-	e.table.Devices(user, func(_ table.Ref, entry *table.Entry) bool {
-		if r, ok := e.shown(entry); ok {
-			records = append(records, r)
-			newest = max(newest, r.LSN)
-		}
+	e.eachRecord(user, func(r Record) bool {
+		records = append(records, r)
+		newest = max(newest, r.LSN)
 		return true
 	})
 	return records, e.log.Wait(newest)
 }
 
-// shown is a device as it is shown; false when it is gone.
-func (e *Engine) shown(entry *table.Entry) (Record, bool) {
-	user, device, s, source, ok := e.readWhole(entry)
-	if !ok {
-		return Record{}, false
+func (e *Engine) received(r record.View, lsn uint64) int64 {
+	s := r.State()
+	if s.Expired {
+		return 0
 	}
-	r := Record{Event: event(user, device, &s.State, source), HeartbeatAtMS: s.HeartbeatAtMS, UpdatedAtMS: s.UpdatedAtMS, LSN: s.LSN}
-	if !s.Online {
-		r.OfflineAtMS = s.SentAtMS
+	_, entry := e.table.Find(r.User(), r.Device())
+	if entry == nil || entry.LSN() != lsn {
+		return 0
 	}
-	return r, true
+	deadline := entry.DeadlineNanos()
+	if entry.LSN() != lsn || deadline == math.MaxInt64 { // the deadline is another commit's, or saturated
+		return 0
+	}
+	return max(0, deadline-ttlNanos(s.TTLMS))
 }

@@ -242,7 +242,9 @@ func TestReady(t *testing.T) {
 		t.Errorf("no space: %v", err)
 	}
 	r.log.noSpace.Store(false)
-	r.Drain(0)
+	if err := r.Drain(t.Context(), 0); err != nil {
+		t.Error(err)
+	}
 	if err := r.Ready(); !errors.Is(err, ErrDraining) {
 		t.Errorf("draining: %v", err)
 	}

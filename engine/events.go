@@ -44,6 +44,22 @@ type streams interface {
 	Close()
 }
 
+// openStreams makes the own broadcaster, unless Options.Events takes the events.
+func openStreams(d *devices, o *Options) (streams, Events, error) {
+	if o.Events != nil {
+		return noStreams{}, o.Events, nil
+	}
+	b := o.Broadcast
+	b.Codec = codec{d}
+	if observe := o.ObserveDelivery; observe != nil {
+		b.Delivered = func(received int64) {
+			observe(time.Duration(d.clock.Nanos() - received).Seconds())
+		}
+	}
+	own, err := broadcast.New(b)
+	return own, own, err
+}
+
 // noStreams stands for the broadcaster of an engine whose events go elsewhere.
 type noStreams struct{}
 

@@ -94,7 +94,7 @@ func TestPauseGivesGrace(t *testing.T) {
 	hb := newHeartbeat(1, 2000)
 	r.mustAccept(hb)
 	r.now.Add(int64(10 * time.Second))
-	r.deaf(r.now.Load()) // what the loop does when it finds itself late
+	r.expiry.postponeExpiry(r.now.Load()) // what the loop does when it finds itself late
 	r.advance(490 * time.Millisecond)
 	r.wantStatus(hb, Online)
 	r.advance(20 * time.Millisecond)
@@ -105,8 +105,8 @@ func TestPauseGivesGrace(t *testing.T) {
 func TestExpireLoopNoticesPause(t *testing.T) {
 	r := startRig(t, newMemLog(), Options{})
 	stop, done := make(chan struct{}), make(chan struct{})
-	go func() { defer close(done); r.expireLoop(stop) }()
-	testwait.Until(t, "the loop sleeps", func() bool { return r.expiry.wakeAt.Load() != 0 })
+	go func() { defer close(done); r.expiry.run(stop) }()
+	testwait.Until(t, "the loop sleeps", func() bool { return r.expiry.filed.wakeAt.Load() != 0 })
 	r.now.Add(int64(5 * time.Second))
 	testwait.Until(t, "the loop notices a pause of five seconds", func() bool {
 		return r.expiry.resume.Load() >= int64(5*time.Second)

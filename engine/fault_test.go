@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -105,12 +106,11 @@ func (f *faultRun) script(t *testing.T) {
 		}
 		f.session(t, d)
 		log, store := d.log, d.store
-		d.Close()
+		d.Close(context.Background())
 		if err := errors.Join(store.Close(), log.Close()); err != nil {
 			f.failedAt = err.Error()
 			f.wantCause(t, err)
 		}
-		d.Release()
 		if store.Err() != nil {
 			return // the process ends here
 		}
@@ -129,9 +129,9 @@ func (f *faultRun) session(t *testing.T, d *disk) {
 			}
 		}
 		f.now.Add(int64(time.Second))
-		d.deaf(0)
+		d.expiry.postponeExpiry(0)
 		for range 100 { // a log that refuses is no reason to spin
-			if d.expireTurn(f.now.Load()) > 0 {
+			if d.expiry.turn(f.now.Load()) > 0 {
 				break
 			}
 		}

@@ -2,85 +2,111 @@ package engine
 
 import (
 	"errors"
+	"log/slog"
 	"math"
+	"sync/atomic"
 	"time"
 
 	"rollcall/engine/table"
 	"rollcall/record"
 )
 
-// Heartbeat applies one report and returns once its outcome is as durable as the log promises. Any number of goroutines
-// may call it. The steps and their order are drawn in doc.go.
-func (e *Engine) Heartbeat(hb *Heartbeat) Result {
-	ref, entry := e.table.Find(hb.User, hb.Device)
-	r, lsn := e.submit(hb, ref, entry, e.clock())
+// acceptor judges heartbeats and applies those it accepts. Any goroutine may call its methods.
+type acceptor struct {
+	*devices
+	expiry  *expirer
+	policy  SeqPolicy
+	maxWait time.Duration // for room in the log
+	logger  *slog.Logger
+
+	devicesRefused atomic.Uint64 // heartbeats of new devices that found the table full
+	refusalLogged  atomic.Int64  // when one was last logged: nanoseconds; 0: never
+}
+
+func newAcceptor(d *devices, x *expirer, o *Options) *acceptor {
+	return &acceptor{
+		devices: d, expiry: x, policy: o.SeqPolicy, maxWait: o.MaxWait, logger: o.Logger,
+	}
+}
+
+// heartbeat applies one heartbeat and returns once its outcome is as durable as the log promises. The
+// steps and their order are drawn in doc.go.
+func (a *acceptor) heartbeat(hb *Heartbeat) Result {
+	ref, entry := a.table.Find(hb.User, hb.Device)
+	r, lsn := a.submit(hb, ref, entry, a.clock())
 	if r.Outcome == Unavailable {
 		return r
 	}
-	if err := e.log.Wait(lsn); err != nil { // I2
-		return e.refuse(hb, err)
+	if err := a.log.Wait(lsn); err != nil { // I2
+		return a.refuse(hb, err)
 	}
-	e.counters.lane(hb).count(r.Outcome, 1)
+	a.counters.stripe(hb).count(r.Outcome, 1)
 	return r
 }
 
-// submit does all of a heartbeat but the look-up before it, whose result it is given, and the wait after it: an outcome
-// other than Unavailable may be told when the LSN is durable.
-func (e *Engine) submit(hb *Heartbeat, ref table.Ref, entry *table.Entry, t Instant) (Result, uint64) {
-	if entry != nil && e.opts.SeqPolicy == Strict {
-		if seq, ok := entry.LastSeq(); ok && hb.Seq <= seq {
-			if r, lsn, ok := stale(hb, entry); ok {
-				return r, lsn
-			}
-		}
+// submission is a heartbeat on its way through submit, with what was found out about it.
+type submission struct {
+	hb       *Heartbeat
+	received Instant
+
+	// ref and entry are the device's, perhaps those that it had a moment ago; none: it is unknown.
+	ref   table.Ref
+	entry *table.Entry
+
+	otherSource bool   // the source is not the entry's
+	source      uint16 // the source's id, pinned; 0: the entry's own
+	lsn         uint64 // that an outcome depends on
+}
+
+// submit does all of a heartbeat but the look-up before it, whose result it is given, and the wait
+// after it: an outcome other than Unavailable may be told when the LSN is durable.
+func (a *acceptor) submit(
+	hb *Heartbeat, ref table.Ref, entry *table.Entry, received Instant,
+) (Result, uint64) {
+	s := submission{hb: hb, received: received, ref: ref, entry: entry}
+	if r, is := a.staleAtSight(&s); is {
+		return r, s.lsn
 	}
 	size := record.Bytes(len(hb.Source))
-	if err := e.log.Reserve(size, e.opts.MaxWait); err != nil {
-		e.deaf(e.clock().Nanos)
-		r := e.refuse(hb, err)
-		r.LogFull = true
-		return r, 0
+	if err := a.log.Reserve(size, a.maxWait); err != nil {
+		return a.refuseFull(hb, err, a.clock.Nanos()), 0
 	}
-	for otherSource := false; ; {
-		var source uint16 // 0: the entry's own
-		var err error
-		if entry == nil || otherSource {
-			// Before a new device takes a slot, so that a full table of sources leaves no empty entries behind.
-			source, err = e.sources.intern(hb.Source, e.table, t.Nanos)
+	for {
+		v, err := a.attempt(&s)
+		if err != nil {
+			a.log.Release(size)
+			return a.refuseHeld(&s, err), 0
 		}
-		if err == nil && entry == nil {
-			if ref, entry, err = e.table.FindOrInsert(hb.User, hb.Device); errors.Is(err, table.ErrFull) {
-				err = e.refuseDevice(t.Nanos)
-			}
+		if v == applied {
+			return Result{Outcome: Accepted}, s.lsn
 		}
-		v, lsn := refused, uint64(0)
-		if err == nil {
-			v, lsn = e.apply(hb, ref, entry, source, t)
-		}
-		if source != 0 {
-			e.sources.unpin(source)
-		}
-		switch v {
-		case applied:
-			return Result{Outcome: Accepted}, lsn
-		case tooOld:
-			if r, lsn, ok := stale(hb, entry); ok {
-				e.log.Release(size)
-				return r, lsn
-			}
-			ref, entry = e.table.Find(hb.User, hb.Device)
-		case refused:
-			e.log.Release(size)
-			if entry != nil {
-				e.spare(hb, ref, entry, t.Nanos)
-			}
-			return e.refuse(hb, err), 0
-		case renamed:
-			otherSource = true
-		case moved:
-			ref, entry = e.table.Find(hb.User, hb.Device)
+		if r, is := a.again(&s, v); is {
+			a.log.Release(size)
+			return r, s.lsn
 		}
 	}
+}
+
+// staleAtSight refuses a stale heartbeat by one atomic load, before anything is reserved.
+func (a *acceptor) staleAtSight(s *submission) (r Result, is bool) {
+	if s.entry == nil || a.policy != Strict {
+		return r, false
+	}
+	if seq, ok := s.entry.LastSeq(); !ok || s.hb.Seq > seq {
+		return r, false
+	}
+	return s.stale()
+}
+
+// stale answers with the last accepted seq, and sets the LSN that must be durable before that is told
+// (I2). False: the slot is another device's by now.
+func (s *submission) stale() (Result, bool) {
+	user, device, held, ok := s.entry.Read()
+	if !ok || user != s.hb.User || device != s.hb.Device {
+		return Result{}, false
+	}
+	s.lsn = held.LSN
+	return Result{Outcome: Stale, LastSeq: held.Seq}, true
 }
 
 // verdict is what apply found once it held the claim.
@@ -88,69 +114,130 @@ type verdict uint8
 
 const (
 	applied verdict = iota
-	refused         // the table or the sources are full
 	tooOld          // the seq is not above the last accepted one
 	renamed         // the source is another than the entry's: intern it first
 	moved           // the entry is another device's now: look again
 )
 
-// apply is the critical section of a heartbeat: claim, check, append, commit. It holds a credit of the log, and a pinned source
-// id or 0 for the entry's own, so nothing in it blocks or fails (I1).
-func (e *Engine) apply(hb *Heartbeat, ref table.Ref, entry *table.Entry, source uint16, t Instant) (verdict, uint64) {
+// attempt prepares and applies a heartbeat whose credit is reserved. An error says that the table or
+// the sources are full.
+func (a *acceptor) attempt(s *submission) (verdict, error) {
+	if err := a.prepare(s); err != nil {
+		return 0, err
+	}
+	v := a.apply(s)
+	a.unpin(s)
+	return v, nil
+}
+
+// again draws the conclusion of an attempt that did not apply the heartbeat: it is stale, or there is
+// to be another attempt.
+func (a *acceptor) again(s *submission, v verdict) (r Result, stale bool) {
+	switch v {
+	case tooOld:
+		if r, stale = s.stale(); stale {
+			return r, true
+		}
+	case renamed:
+		s.otherSource = true
+		return r, false
+	}
+	s.ref, s.entry = a.table.Find(s.hb.User, s.hb.Device)
+	return r, false
+}
+
+// prepare does what may block or fail, before the claim (I1): it interns a source and inserts a device
+// that the entry does not have. The source comes first, so that a full table of sources leaves no
+// empty entries behind.
+func (a *acceptor) prepare(s *submission) (err error) {
+	if s.entry != nil && !s.otherSource {
+		return nil
+	}
+	if s.source, err = a.sources.intern(s.hb.Source, a.table, s.received.Nanos); err != nil {
+		return err
+	}
+	if s.entry != nil {
+		return nil
+	}
+	if s.ref, s.entry, err = a.table.FindOrInsert(s.hb.User, s.hb.Device); err == nil {
+		return nil
+	}
+	a.unpin(s)
+	if errors.Is(err, table.ErrFull) {
+		return a.refuseDevice(s.received.Nanos)
+	}
+	return err
+}
+
+// unpin gives the source back that prepare interned, if it did.
+func (a *acceptor) unpin(s *submission) {
+	if s.source != 0 {
+		a.sources.unpin(s.source)
+		s.source = 0
+	}
+}
+
+// apply is the critical section of a heartbeat: claim, check, append, commit. It holds a credit of the
+// log, and a pinned source or the entry's own, so nothing in it blocks or fails (I1).
+func (a *acceptor) apply(s *submission) verdict {
+	hb, entry, source := s.hb, s.entry, s.source
 	if !entry.Claim(hb.User, hb.Device) {
-		return moved, 0
+		return moved
 	}
 	held := entry.Held()
-	if !e.accepts(hb, &held) {
+	if !a.accepts(hb, &held) {
 		entry.Unclaim()
-		return tooOld, 0
+		return tooOld
 	}
 	if source == 0 {
-		if !e.sources.holds(held.Source, hb.Source) { // under the claim: the id stays in use
+		if !a.sources.holds(held.Source, hb.Source) { // under the claim: the id stays in use
 			entry.Unclaim()
-			return renamed, 0
+			return renamed
 		}
 		source = held.Source
 	}
-	next := table.State{State: record.State{Seq: hb.Seq, SentAtMS: hb.SentAtMS, HeartbeatAtMS: hb.SentAtMS, UpdatedAtMS: t.WallMS, TTLMS: hb.TTLMS, Online: hb.Status == Online}, DeadlineNanos: after(t.Nanos, hb.TTLMS), Source: source}
+	next := hb.state(&held, s.received)
+	next.Source = source
+	rec := record.Append(hb.scratch[:0], hb.User, hb.Device, &next.State, hb.Source)
+	next.LSN = a.log.Append(rec)
+	entry.Commit(next)
+	s.lsn = next.LSN
+	a.counters.stripe(hb).moved(&held, &next)
+	if next.Online {
+		a.expiry.arm(s.ref, entry, next.DeadlineNanos, s.received.Nanos)
+	}
+	return applied
+}
+
+// state is what a heartbeat makes of the state that its device had.
+func (hb *Heartbeat) state(held *table.State, received Instant) table.State {
+	next := table.State{
+		State: record.State{
+			Seq:           hb.Seq,
+			SentAtMS:      hb.SentAtMS,
+			HeartbeatAtMS: hb.SentAtMS,
+			UpdatedAtMS:   received.WallMS,
+			TTLMS:         hb.TTLMS,
+			Online:        hb.Status == Online,
+		},
+		DeadlineNanos: after(received.Nanos, hb.TTLMS),
+	}
 	if !next.Online && held.LSN != 0 {
 		next.HeartbeatAtMS = held.HeartbeatAtMS
 	}
-	next.LSN = e.log.Append(record.Append(hb.scratch[:0], hb.User, hb.Device, &next.State, hb.Source))
-	entry.Commit(next)
-	e.counters.lane(hb).moved(&held, &next)
-	if next.Online {
-		e.arm(ref, entry, next.DeadlineNanos, t.Nanos)
-	}
-	return applied, next.LSN
-}
-
-// spare gives a known device whose heartbeat had to be refused, though the log took others, the time to be heard again: its
-// silence is not its own (I8). The state stays what the log has; deadlines are not logged.
-func (e *Engine) spare(hb *Heartbeat, ref table.Ref, entry *table.Entry, now int64) {
-	if !entry.Claim(hb.User, hb.Device) {
-		return
-	}
-	held := entry.Held()
-	later := now + min(ttlNanos(held.TTLMS), int64(e.opts.RecoveryGrace))
-	if !held.Online || held.DeadlineNanos >= later {
-		entry.Unclaim()
-		return
-	}
-	held.DeadlineNanos = later
-	entry.Commit(held)
-	e.arm(ref, entry, later, now)
+	return next
 }
 
 // accepts is the check of the seq, under the claim.
-func (e *Engine) accepts(hb *Heartbeat, held *table.State) bool {
+func (a *acceptor) accepts(hb *Heartbeat, held *table.State) bool {
 	if held.LSN == 0 || hb.Seq > held.Seq {
 		return true
 	}
-	return e.opts.SeqPolicy == Restart && hb.SentAtMS > lastSentAtMS(held)
+	return a.policy == Restart && hb.SentAtMS > lastSentAtMS(held)
 }
 
-// lastSentAtMS is the sent_at_ms of the last accepted heartbeat: an expiry puts the server's time in its place.
+// lastSentAtMS is the sent_at_ms of the last accepted heartbeat: an expiry puts the server's time in
+// its place.
 func lastSentAtMS(s *table.State) uint64 {
 	if s.Expired {
 		return s.HeartbeatAtMS
@@ -158,47 +245,54 @@ func lastSentAtMS(s *table.State) uint64 {
 	return s.SentAtMS
 }
 
-// holds compares without a lock: nearly every heartbeat repeats its device's source.
-func (s *sources) holds(id uint16, text []byte) bool {
-	p := s.names[id].Load()
-	return p != nil && *p == string(text)
-}
-
-// stale answers with the last accepted seq and the LSN that must be durable before that is told (I2). False: the slot is
-// another device's by now.
-func stale(hb *Heartbeat, entry *table.Entry) (Result, uint64, bool) {
-	user, device, s, ok := entry.Read()
-	if !ok || user != hb.User || device != hb.Device {
-		return Result{}, 0, false
-	}
-	return Result{Outcome: Stale, LastSeq: s.Seq}, s.LSN, true
-}
-
-// refuseDevice counts a new device that has no place any more, and says so at most once a minute.
-func (e *Engine) refuseDevice(now int64) error {
-	e.counters.devicesRefused.Add(1)
-	if last := e.refusedAt.Load(); last == 0 || now-last >= int64(time.Minute) {
-		if e.refusedAt.CompareAndSwap(last, now) {
-			e.opts.Logger.Warn("new devices are refused: as many are known as --max-devices allows; known ones go on. "+
-				"Raise it and restart, or let --forget-after forget devices sooner",
-				"devices", e.table.Len(), "refused", e.counters.devicesRefused.Load())
-		}
-	}
-	return ErrTooManyDevices
-}
-
-// Stale tells whether the heartbeat would be refused as stale now. Nothing is applied, and the answer may be old when it
-// arrives: it serves checks that come after the seq's and before the apply.
-func (e *Engine) Stale(hb *Heartbeat) bool {
-	_, entry := e.table.Find(hb.User, hb.Device)
+// stale reports whether the heartbeat would be refused as stale now.
+func (a *acceptor) stale(hb *Heartbeat) bool {
+	_, entry := a.table.Find(hb.User, hb.Device)
 	if entry == nil {
 		return false
 	}
 	user, device, s, ok := entry.Read()
-	return ok && user == hb.User && device == hb.Device && !e.accepts(hb, &s)
+	return ok && user == hb.User && device == hb.Device && !a.accepts(hb, &s)
 }
 
-// after returns the instant ttlMS milliseconds after nanos; it saturates, since a ttl of 2^53-1 ms is 285,000 years.
+// refuse answers a heartbeat that could not be taken.
+func (a *acceptor) refuse(hb *Heartbeat, err error) Result {
+	a.counters.stripe(hb).unavailable.Add(1)
+	return Result{Outcome: Unavailable, Err: err}
+}
+
+// refuseFull answers a heartbeat that the log had no room for. The silence of its device is not its
+// own, and the log is closed to all devices (I8).
+func (a *acceptor) refuseFull(hb *Heartbeat, err error, now int64) Result {
+	a.expiry.postponeExpiry(now)
+	r := a.refuse(hb, err)
+	r.LogFull = true
+	return r
+}
+
+// refuseHeld answers a heartbeat that was refused though the log took others.
+func (a *acceptor) refuseHeld(s *submission, err error) Result {
+	if s.entry != nil {
+		a.expiry.extendDeadline(s.hb, s.ref, s.entry, s.received.Nanos)
+	}
+	return a.refuse(s.hb, err)
+}
+
+// refuseDevice counts a new device for which the table has no place, and logs it once a minute at
+// most.
+func (a *acceptor) refuseDevice(now int64) error {
+	refused := a.devicesRefused.Add(1)
+	last := a.refusalLogged.Load()
+	if last != 0 && now-last < int64(time.Minute) || !a.refusalLogged.CompareAndSwap(last, now) {
+		return ErrTooManyDevices
+	}
+	a.logger.Warn("new devices are refused: as many are known as may be; known ones go on",
+		"error", ErrTooManyDevices, "devices", a.table.Len(), "refused", refused)
+	return ErrTooManyDevices
+}
+
+// after returns the instant ttlMS milliseconds after nanos. It saturates: a ttl of 2^53-1 ms is
+// 285,000 years.
 func after(nanos int64, ttlMS uint64) int64 {
 	ttl := ttlNanos(ttlMS)
 	if nanos > 0 && ttl > math.MaxInt64-nanos {

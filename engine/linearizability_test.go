@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"context"
 	"math/rand/v2"
 	"slices"
 	"sync"
@@ -111,7 +112,7 @@ func linearizableRound(t *testing.T, seed uint64) {
 	if err := e.Start(); err != nil {
 		t.Fatal(err)
 	}
-	defer func() { log.close(); e.Close(); e.Release() }()
+	defer func() { log.close(); e.Close(context.Background()) }()
 
 	user := uuid.New()
 	ids := make([]uuid.UUID, devices)

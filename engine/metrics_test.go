@@ -24,7 +24,7 @@ func (r *rig) wantDevices(online, offline int) {
 	counted := [2]int{}
 	r.table.Range(func(_ table.Ref, entry *table.Entry) bool {
 		if s, ok := entry.Load(); ok {
-			counted[statusOf(&s)]++
+			counted[s.Status()]++
 		}
 		return true
 	})
@@ -72,7 +72,7 @@ func TestDevicesAreCountedByStatus(t *testing.T) {
 	startRig(t, after, Options{}).wantDevices(2, 2)
 }
 
-// TestDevicesAreCountedUnderRace: many goroutines flip a few devices and count in lanes of their own.
+// TestDevicesAreCountedUnderRace: many goroutines flip a few devices and count in stripes of their own.
 func TestDevicesAreCountedUnderRace(t *testing.T) {
 	r := startRig(t, newMemLog(), Options{})
 	rng := testseed.Rand(t)
@@ -116,7 +116,7 @@ func TestLatenessIsObserved(t *testing.T) {
 		t.Fatalf("observed %v before the deadline", seen)
 	}
 	r.now.Store(1 + int64(1300*time.Millisecond)) // the loop did not run at the deadline
-	for r.expireTurn(r.now.Load()) <= 0 {
+	for r.expiry.turn(r.now.Load()) <= 0 {
 	}
 	if len(seen) != 1 || seen[0] != 0.3 {
 		t.Errorf("observed %v, want 0.3 s", seen)

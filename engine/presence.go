@@ -16,14 +16,15 @@ const (
 	Online  = record.Online
 )
 
-// Heartbeat is one validated report of a daemon. The caller owns it and may reuse it after Engine.Heartbeat returned.
+// Heartbeat is one validated report of a daemon. The caller owns it and may use it again after
+// Engine.Heartbeat or Batch.Add returned.
 type Heartbeat struct {
 	wire.Heartbeat
 
 	Index int // the caller's number for it in a Batch, which Rejection names
 
-	scratch [record.MaxBytes]byte // for the encoded record, so that the hot path does not allocate
-	lane    uint8                 // of the counters; 0: not chosen yet
+	scratch [record.MaxBytes]byte // of the encoded record, so that the hot path does not allocate
+	stripe  uint8                 // of the counters; 0: not chosen yet
 }
 
 // Outcome is the engine's answer to a heartbeat.
@@ -34,12 +35,14 @@ const (
 	Accepted Outcome = iota
 	// Stale: seq is not above the last accepted one, which Result.LastSeq tells.
 	Stale
-	// Unavailable: refused and not applied, or applied to a log that failed before it was durable. Result.Err says why.
+	// Unavailable: refused and not applied, or applied to a log that failed before it was durable.
+	// Result.Err says why.
 	Unavailable
 )
 
-// ErrTooManyDevices is the Result.Err of a new device when Options.MaxDevices are known. The engine logs it itself.
-var ErrTooManyDevices = errors.New("as many devices are known as --max-devices allows")
+// ErrTooManyDevices is the Result.Err of a new device when Options.MaxDevices are known. The engine
+// logs it itself.
+var ErrTooManyDevices = errors.New("as many devices are known as the table may hold")
 
 // ErrNotMine says that another node has the user's partition, or that no node has it: the sender
 // comes again. It is the Result.Err of a heartbeat, alone or in a batch, and what Subscribe returns.
@@ -51,7 +54,8 @@ type Result struct {
 	Outcome Outcome
 	LastSeq uint64 // set when Stale
 	Err     error  // set when Unavailable: why, for the log and the answer's details
-	// LogFull says that it is Unavailable because the log had no room, so that it has none for the next one either.
+	// LogFull says that it is Unavailable because the log had no room, so that it has none for the next
+	// one either.
 	LogFull bool
 }
 

@@ -2,13 +2,15 @@ package engine
 
 import (
 	"fmt"
+	"log/slog"
 	"sync"
 	"sync/atomic"
 	"time"
 )
 
-// recovery is how far a recovery is, for the console and for /readyz.
-type recovery struct {
+// progress is how far a recovery is, for the console and for Ready. Any goroutine may read it; recovery
+// writes it.
+type progress struct {
 	every         time.Duration // between two lines on the console; tests shorten it
 	step          atomic.Int32
 	parts, ranges atomic.Int64 // of the checkpoint: read, of how many
@@ -20,34 +22,36 @@ const (
 	stepLog
 )
 
-// progress says how far the recovery is. Any goroutine.
-func (e *Engine) progress() string {
-	devices := e.table.Len()
-	if e.recovery.step.Load() == stepCheckpoint {
-		return fmt.Sprintf("reading the checkpoint, part %d of %d, %d devices so far", e.recovery.parts.Load(), e.recovery.ranges.Load(), devices)
+// describe says how far the recovery is.
+func (p *progress) describe(d *devices) string {
+	devices := d.table.Len()
+	if p.step.Load() == stepCheckpoint {
+		return fmt.Sprintf("reading the checkpoint, part %d of %d, %d devices so far",
+			p.parts.Load(), p.ranges.Load(), devices)
 	}
-	next, done, total := e.log.Replayed()
-	return fmt.Sprintf("replaying the log, record %d, %d of %d MiB, %d devices so far", max(next, 1)-1, done>>20, total>>20, devices)
+	next, done, total := d.log.Replayed()
+	return fmt.Sprintf("replaying the log, record %d, %d of %d MiB, %d devices so far",
+		max(next, 1)-1, done>>20, total>>20, devices)
 }
 
-// tellProgress logs the progress every second until it is stopped: a short recovery says nothing.
-func (e *Engine) tellProgress() (stop func()) {
+// report logs the progress every second until it is stopped: a short recovery logs nothing.
+func (p *progress) report(d *devices, logger *slog.Logger) (stop func()) {
 	done := make(chan struct{})
-	var telling sync.WaitGroup
-	telling.Go(func() {
-		ticker := time.NewTicker(e.recovery.every)
+	var reporting sync.WaitGroup
+	reporting.Go(func() {
+		ticker := time.NewTicker(p.every)
 		defer ticker.Stop()
 		for {
 			select {
 			case <-done:
 				return
 			case <-ticker.C:
-				e.opts.Logger.Info("recovering", "progress", e.progress())
+				logger.Info("recovering", "progress", p.describe(d))
 			}
 		}
 	})
 	return func() {
 		close(done)
-		telling.Wait()
+		reporting.Wait()
 	}
 }

@@ -4,92 +4,140 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"log/slog"
 	"runtime"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"rollcall/engine/table"
 	"rollcall/record"
 )
 
-// recoverLog fills the table from the checkpoint and what the log has beyond it. It runs alone, before the loops.
-func (e *Engine) recoverLog(now Instant) error {
-	defer e.tellProgress()()
-	e.sources.recovering = true
-	defer func() { e.sources.recovering = false }()
-	e.expiry.resume.Store(now.Nanos)
+// recoverer fills the table from the checkpoint and what the log has beyond it. It runs alone, before
+// the loops.
+type recoverer struct {
+	*devices
+	expiry      *expirer
+	checkpoints *checkpointer
+	store       Store // nil: none
+	logger      *slog.Logger
+
+	progress progress
+	// newest is the highest LSN in the store above the store's own; the log must reach it.
+	newest atomic.Uint64
+}
+
+func newRecoverer(d *devices, x *expirer, c *checkpointer, o *Options) *recoverer {
+	return &recoverer{
+		devices: d, expiry: x, checkpoints: c, store: o.Store, logger: o.Logger,
+		progress: progress{every: time.Second},
+	}
+}
+
+// ErrLogShort says that the log ends before what the checkpoint has seen of it: the disk lost what it
+// had confirmed, or segments were taken away. Nothing can be recovered from the two.
+var ErrLogShort = errors.New("the log ends before the checkpoint does")
+
+// ErrTableTooSmall says that there are more devices on disk than Options.MaxDevices allows.
+var ErrTableTooSmall = errors.New("there are more devices on disk than the table may hold")
+
+// recover reads checkpoint and log; now is the instant from which silence counts again.
+func (r *recoverer) recover(now Instant) error {
+	defer r.progress.report(r.devices, r.logger)()
+	r.sources.recovering = true
+	defer func() { r.sources.recovering = false }()
+	r.expiry.postponeExpiry(now.Nanos)
 	through := uint64(0)
-	if e.opts.Store != nil {
-		through = e.opts.Store.LSN()
-		if err := e.loadCheckpoint(now); err != nil {
+	if r.store != nil {
+		through = r.store.LSN()
+		if err := r.loadCheckpoint(now); err != nil {
 			return fmt.Errorf("engine: recovery from the checkpoint: %w", err)
 		}
 	}
-	e.recovery.step.Store(stepLog)
-	r := newReplayer(e, now)
-	err := e.log.Replay(through, func(lsn uint64, rec []byte) error {
-		e.logged.Add(int64(len(rec)))
-		return r.add(lsn, rec)
+	r.progress.step.Store(stepLog)
+	replay := newReplayer(r, now)
+	err := r.log.Replay(through, func(lsn uint64, rec []byte) error {
+		r.checkpoints.noteLogged(int64(len(rec)))
+		return replay.add(lsn, rec)
 	})
-	if err = errors.Join(err, r.close()); err != nil {
+	if err = errors.Join(err, replay.close()); err != nil {
 		return fmt.Errorf("engine: recovery: %w", err)
 	}
-	if next, _, _ := e.log.Replayed(); next <= e.stored.Load() {
-		return fmt.Errorf("engine: the log ends at record %d, but the checkpoint has seen %d: the disk lost what it had confirmed, or "+
-			"segments were taken away; restore the data directory from a backup", next-1, e.stored.Load())
+	if next, _, _ := r.log.Replayed(); next <= r.newest.Load() {
+		return fmt.Errorf("engine: %w: its last record is %d, but the checkpoint has seen %d",
+			ErrLogShort, next-1, r.newest.Load())
 	}
 	return nil
 }
 
-// loadCheckpoint reads the store's ranges, as many at a time as there are processors: they lie in different shards.
-func (e *Engine) loadCheckpoint(now Instant) error {
-	ranges := min(maxRanges, e.table.Shards())
-	e.recovery.ranges.Store(int64(ranges))
+// loadCheckpoint reads the store's ranges, as many at a time as there are processors: they lie in
+// different shards.
+func (r *recoverer) loadCheckpoint(now Instant) error {
+	ranges := min(maxRanges, r.table.Shards())
+	r.progress.ranges.Store(int64(ranges))
 	var next atomic.Int64
 	var loaders sync.WaitGroup
 	errs := make([]error, runtime.GOMAXPROCS(0))
 	for i := range errs {
 		loaders.Go(func() {
-			a := &applier{e: e, now: now}
-			for r := int(next.Add(1)) - 1; r < ranges && errs[i] == nil; r = int(next.Add(1)) - 1 {
-				lo, hi := rangeBounds(r, ranges)
-				stored := int64(0)
-				errs[i] = e.opts.Store.Load(lo, hi, func(_, value []byte) error {
-					stored++
-					return e.load(a, value)
-				})
-				e.recovery.stored.Add(stored)
-				e.recovery.parts.Add(1)
+			a := newApplier(r, now)
+			for n := int(next.Add(1)) - 1; n < ranges && errs[i] == nil; n = int(next.Add(1)) - 1 {
+				errs[i] = r.loadRange(a, n, ranges)
 			}
-			a.forgetSource()
-			a.handOver()
+			a.close()
 		})
 	}
 	loaders.Wait()
 	return errors.Join(errs...)
 }
 
-// load takes up one value of the store. What is newer than the store's LSN is left to the log, which has it and everything
-// between: so the table holds, at each moment of a recovery, no more devices and sources than it held at some moment before.
-func (e *Engine) load(a *applier, value []byte) error {
+// loadRange takes up the n-th of so many ranges.
+func (r *recoverer) loadRange(a *applier, n, ranges int) error {
+	lo, hi := rangeBounds(n, ranges)
+	stored := int64(0)
+	err := r.store.Load(lo, hi, func(_, value []byte) error {
+		stored++
+		return r.load(a, value)
+	})
+	r.progress.stored.Add(stored)
+	r.progress.parts.Add(1)
+	return err
+}
+
+// load takes up one value of the store. What is newer than the store's LSN is left to the log, which
+// has it and everything between: so the table holds, at each moment of a recovery, no more devices and
+// sources than it held at some moment before.
+func (r *recoverer) load(a *applier, value []byte) error {
 	if len(value) < 8 {
 		return fmt.Errorf("%w: a value of %d bytes", record.Err, len(value))
 	}
 	lsn := binary.LittleEndian.Uint64(value)
-	if lsn > e.opts.Store.LSN() {
-		for old := e.stored.Load(); old < lsn && !e.stored.CompareAndSwap(old, lsn); old = e.stored.Load() {
+	if lsn > r.store.LSN() {
+		for old := r.newest.Load(); old < lsn; old = r.newest.Load() {
+			if r.newest.CompareAndSwap(old, lsn) {
+				break
+			}
 		}
 		return nil
 	}
-	r, err := record.Parse(value[8:])
+	rec, err := record.Parse(value[8:])
 	if err != nil {
 		return fmt.Errorf("LSN %d: %w", lsn, err)
 	}
-	return fullOnDisk(a.apply(lsn, r, 0, nil))
+	return tooSmall(a.apply(lsn, rec, 0, nil))
 }
 
-// deadlineAfterRestart counts the silence before the restart; the grace comes on top of it in dueAt. A wall clock that
-// went backwards counts as no silence.
+// tooSmall says what it means when what is on disk does not fit into the table.
+func tooSmall(err error) error {
+	if errors.Is(err, table.ErrFull) {
+		return fmt.Errorf("%w: %w", ErrTableTooSmall, err)
+	}
+	return err
+}
+
+// deadlineAfterRestart counts the silence before the restart; the grace comes on top of it in dueAt. A
+// wall clock that went backwards counts as no silence.
 func deadlineAfterRestart(s *table.State, now Instant) int64 {
 	silent := uint64(0)
 	if now.WallMS > s.UpdatedAtMS {

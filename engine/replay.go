@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
-	"slices"
 	"sync"
 
 	"github.com/google/uuid"
@@ -15,33 +14,33 @@ import (
 	"rollcall/record"
 )
 
-// roundBytes is how much of the log is applied at a time: enough that waiting for the slowest applier costs little, and little
-// enough that the records are still in the processor's caches.
+// roundBytes is how much of the log is applied at a time: enough that waiting for the slowest applier
+// costs little, and little enough that the records are still in the processor's caches.
 const roundBytes = 1 << 20
 
-// replayer applies the log's records in rounds, each divided among as many appliers as there are processors. While a round is
-// applied the log's reader fills the next one.
+// replayer applies the log's records in rounds, each divided among as many appliers as there are
+// processors. While a round is applied the log's reader fills the next one. Single owner: recovery.
 //
 //	reader ──► fill ──┬─► applier 0: users of ranges 0…     ──┐
 //	                  └─► applier 1: users of the next ones ──┴─► all done: what was put off ──► next round
 //
-// A user's records go to one applier, in order. Between users the order is lost, so that in the middle of a round the table may
-// hold devices and sources that it never held together. What finds no room for that reason is put off to the round's end, when
-// everything else stands as it did at one moment.
+// A user's records go to one applier, in order. Between users the order is lost, so that in the middle
+// of a round the table may hold devices and sources that it never held together. What finds no room
+// for that reason is put off to the round's end, when everything else stands as it did at one moment.
 type replayer struct {
-	e        *Engine
+	recovery *recoverer
 	appliers []*applier
-	filling  [][]byte // for each applier, the records of the round that the reader fills: LSN, length, bytes
+	filling  [][]byte // for each applier, of the round that is filled: LSN, length, bytes of each record
 	applying [][]byte // of the round in progress
 	bytes    int      // in filling
 	round    sync.WaitGroup
 }
 
-func newReplayer(e *Engine, now Instant) *replayer {
+func newReplayer(recovery *recoverer, now Instant) *replayer {
 	n := min(runtime.GOMAXPROCS(0), maxRanges)
-	r := &replayer{e: e, filling: make([][]byte, n), applying: make([][]byte, n)}
+	r := &replayer{recovery: recovery, filling: make([][]byte, n), applying: make([][]byte, n)}
 	for range n {
-		r.appliers = append(r.appliers, &applier{e: e, now: now})
+		r.appliers = append(r.appliers, newApplier(recovery, now))
 	}
 	return r
 }
@@ -52,7 +51,7 @@ func (r *replayer) add(lsn uint64, rec []byte) error {
 	if err != nil {
 		return fmt.Errorf("LSN %d: %w", lsn, err)
 	}
-	i := r.e.rangeOf(v.User()) * len(r.appliers) / maxRanges
+	i := rangeOf(r.recovery.table.UserHash(v.User())) * len(r.appliers) / maxRanges
 	r.filling[i] = appendReplay(r.filling[i], lsn, rec)
 	if r.bytes += len(rec); r.bytes < roundBytes {
 		return nil
@@ -109,43 +108,47 @@ func (r *replayer) close() error {
 		err = r.finish()
 	}
 	for _, a := range r.appliers {
-		a.handOver()
+		a.close()
 	}
 	return err
 }
 
-// applier takes up the records of some users during recovery; other appliers have the others. One goroutine at a time.
+// applier takes up the records of some users during recovery; other appliers have the others. One
+// goroutine at a time.
 type applier struct {
-	e     *Engine
-	now   Instant
-	items []wheel.Item // armed, not yet handed to the expire loop
+	*devices
+	expiry      *expirer
+	checkpoints *checkpointer
+	now         Instant
+	items       []wheel.Item // armed, not yet handed to the expire loop
 
-	devices [2]int64 // by status: how many more there are than before, not yet counted
+	came [2]int64 // by status: how many more devices there are than before, not yet counted
 
 	// name is the source of the last record and id its id, which is pinned; 0: none. Most devices have the same few.
 	name []byte
 	id   uint16
 
-	found [group]table.Lookup // scratch of applyAll
+	found [GroupSize]table.Lookup // scratch of applyAll
 
 	late []byte // the rest of a round, from the first record that found no room
 	err  error
 }
 
-// group is how many devices are looked up together: enough to have their cache misses in flight at the same time.
-const group = 32
+func newApplier(r *recoverer, now Instant) *applier {
+	return &applier{devices: r.devices, expiry: r.expiry, checkpoints: r.checkpoints, now: now}
+}
 
 // applyAll applies records as appendReplay made them.
 func (a *applier) applyAll(records []byte) {
 	defer a.forgetSource()
 	for len(records) > 0 && a.err == nil && len(a.late) == 0 {
 		n := 0
-		for rest := records; len(rest) > 0 && n < group; n++ {
+		for rest := records; len(rest) > 0 && n < GroupSize; n++ {
 			var r record.View
 			_, r, rest = cutReplay(rest)
 			a.found[n].User, a.found[n].Device = r.User(), r.Device()
 		}
-		a.e.table.FindAll(a.found[:n])
+		a.table.FindAll(a.found[:n])
 		records = a.applyFound(records, n)
 	}
 }
@@ -168,9 +171,9 @@ func (a *applier) applyFound(records []byte, n int) (rest []byte) {
 	return records
 }
 
-// applyLate applies what was put off in a round, now that everything else of the round is there. Of each device only the last
-// record counts. First all of them let go of their slots and sources, and only then does each take its new one: the table as it
-// is at the round's end has room for them.
+// applyLate applies what was put off in a round, now that everything else of the round is there. Of
+// each device only the last record counts. First all of them give up their slots and sources, and only
+// then does each take its new one: the table as it is at the round's end has room for them.
 func (a *applier) applyLate(records []byte) error {
 	defer a.forgetSource()
 	type change struct {
@@ -187,22 +190,22 @@ func (a *applier) applyLate(records []byte) error {
 		if c.rec.Forget() {
 			a.forget(c.lsn, c.rec.User(), c.rec.Device())
 		} else {
-			a.letGo(c.lsn, c.rec.User(), c.rec.Device())
+			a.dropSource(c.lsn, c.rec.User(), c.rec.Device())
 		}
 	}
 	for _, c := range last {
 		if !c.rec.Forget() {
 			if err := a.apply(c.lsn, c.rec, 0, nil); err != nil {
-				return fullOnDisk(err)
+				return tooSmall(err)
 			}
 		}
 	}
 	return nil
 }
 
-// letGo takes the source away from a device that stands before lsn.
-func (a *applier) letGo(lsn uint64, user, device uuid.UUID) {
-	_, entry := a.e.table.Find(user, device)
+// dropSource takes the source away from a device that stands before lsn.
+func (a *applier) dropSource(lsn uint64, user, device uuid.UUID) {
+	_, entry := a.table.Find(user, device)
 	if entry == nil || entry.LSN() == 0 || lsn <= entry.LSN() {
 		return
 	}
@@ -212,24 +215,18 @@ func (a *applier) letGo(lsn uint64, user, device uuid.UUID) {
 	entry.Commit(held)
 }
 
-// fullOnDisk says what to do when what is on disk does not fit into the table.
-func fullOnDisk(err error) error {
-	if errors.Is(err, table.ErrFull) {
-		return fmt.Errorf("there are more devices on disk than the table may hold (--max-devices): %w", err)
-	}
-	return err
-}
-
-// apply takes up one record. It goes by LSN, never by seq: the log's order is the order of acceptance. The entry may be one that
-// was the device's a moment ago, or nil.
-func (a *applier) apply(lsn uint64, r record.View, ref table.Ref, entry *table.Entry) (err error) {
+// apply takes up one record. It goes by LSN, never by seq: the log's order is the order of acceptance.
+// The entry may be one that was the device's a moment ago, or nil.
+func (a *applier) apply(
+	lsn uint64, r record.View, ref table.Ref, entry *table.Entry,
+) (err error) {
 	user, device := r.User(), r.Device()
 	if r.Forget() {
 		a.forget(lsn, user, device)
 		return nil
 	}
 	if entry == nil || !entry.Is(user, device) {
-		if ref, entry, err = a.e.table.FindOrInsert(user, device); err != nil {
+		if ref, entry, err = a.table.FindOrInsert(user, device); err != nil {
 			return err
 		}
 	}
@@ -237,7 +234,7 @@ func (a *applier) apply(lsn uint64, r record.View, ref table.Ref, entry *table.E
 		return nil
 	}
 	held, known := entry.Load()
-	// Before the claim: who sweeps the sources waits for claims.
+	// Before the claim: a sweep of the sources waits for claims.
 	source, err := a.source(held.Source, r.Source())
 	if err != nil {
 		return err
@@ -247,9 +244,9 @@ func (a *applier) apply(lsn uint64, r record.View, ref table.Ref, entry *table.E
 	mustClaim(entry, user, device)
 	entry.Commit(next)
 	if known {
-		a.devices[statusOf(&held)]--
+		a.came[held.Status()]--
 	}
-	a.devices[statusOf(&next)]++
+	a.came[next.Status()]++
 	if next.Online {
 		a.arm(ref, entry, &next)
 	}
@@ -258,36 +255,37 @@ func (a *applier) apply(lsn uint64, r record.View, ref table.Ref, entry *table.E
 
 // forget takes a device out.
 func (a *applier) forget(lsn uint64, user, device uuid.UUID) {
-	a.e.forgot[a.e.rangeOf(user)] = lsn
-	ref, entry := a.e.table.Find(user, device)
+	a.checkpoints.noteForgotten(user, lsn)
+	ref, entry := a.table.Find(user, device)
 	if entry == nil || lsn <= entry.LSN() {
 		return
 	}
 	if held, known := entry.Load(); known {
-		a.devices[statusOf(&held)]--
+		a.came[held.Status()]--
 	}
 	mustClaim(entry, user, device)
-	a.e.table.Remove(ref, entry)
+	a.table.Remove(ref, entry)
 }
 
-// mustClaim claims an entry that nobody else may want.
+// mustClaim claims an entry that no other goroutine may want.
 func mustClaim(entry *table.Entry, user, device uuid.UUID) {
 	if !entry.Claim(user, device) {
 		panic("bug: an entry changed hands during recovery")
 	}
 }
 
-// source returns the id of a source: the device's own if it is the same, else the last one's, else a new one, which stays pinned
-// until the next. A pinned id is thus one that the device before holds, and takes nothing from others.
+// source returns the id of a source: the device's own if it is the same, else the last one's, else a
+// new one, which stays pinned until the next. A pinned id is thus one that the device before holds,
+// and takes nothing from others.
 func (a *applier) source(held uint16, text []byte) (uint16, error) {
-	if held != 0 && a.e.sources.holds(held, text) {
+	if held != 0 && a.sources.holds(held, text) {
 		return held, nil
 	}
 	if a.id != 0 && string(a.name) == string(text) {
 		return a.id, nil
 	}
 	a.forgetSource()
-	id, err := a.e.sources.intern(text, a.e.table, a.now.Nanos)
+	id, err := a.sources.intern(text, a.table, a.now.Nanos)
 	if err != nil {
 		return 0, err
 	}
@@ -297,14 +295,16 @@ func (a *applier) source(held uint16, text []byte) (uint16, error) {
 
 func (a *applier) forgetSource() {
 	if a.id != 0 {
-		a.e.sources.unpin(a.id)
+		a.sources.unpin(a.id)
 		a.id = 0
 	}
 }
 
-// arm is Engine.arm while nobody else arms: the entry is at hand now, and would have to be fetched again later.
+// arm is expirer.arm while no other goroutine arms: the entry is at hand now, and would have to be
+// fetched again later.
 func (a *applier) arm(ref table.Ref, entry *table.Entry, s *table.State) {
-	tick := uint32(tickOf(min(a.e.dueAt(s.DeadlineNanos, s.TTLMS), a.now.Nanos+maxAhead)))
+	due := min(a.expiry.dueAt(s.DeadlineNanos, s.TTLMS), a.now.Nanos+maxAhead)
+	tick := uint32(tickOf(due))
 	armed := entry.Armed()
 	if armed != 0 && int32(tick-armed) >= 0 {
 		return
@@ -315,17 +315,11 @@ func (a *applier) arm(ref table.Ref, entry *table.Entry, s *table.State) {
 	a.items = append(a.items, wheel.Item{Ref: uint32(ref), Tick: tick})
 }
 
-// handOver hands what was armed to the expire loop, and what was counted to the counters.
-func (a *applier) handOver() {
-	for status, n := range a.devices {
-		a.e.counters.lanes[0].devices[status].Add(n)
+// close hands what was armed to the expire loop, and what was counted to the counters.
+func (a *applier) close() {
+	a.forgetSource()
+	for status, n := range a.came {
+		a.counters.loops().devices[status].Add(n)
 	}
-	x := &a.e.expiry
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	if x.filed == nil {
-		x.filed = a.items
-	} else {
-		x.filed = append(slices.Grow(x.filed, len(a.items)), a.items...)
-	}
+	a.expiry.filed.putAll(a.items)
 }

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -206,15 +207,14 @@ func startRig(t *testing.T, log *memLog, o Options) *rig {
 
 func (r *rig) shut() {
 	r.log.close()
-	r.Close()
-	r.Release()
+	r.Close(context.Background())
 }
 
 // advance moves the clock and runs the expire loop's turns that a timer would have run, one for each tick.
 func (r *rig) advance(d time.Duration) {
 	r.t.Helper()
 	for end := r.now.Load() + int64(d); ; {
-		for r.expireTurn(r.now.Load()) <= 0 {
+		for r.expiry.turn(r.now.Load()) <= 0 {
 		}
 		if r.now.Load() == end {
 			return

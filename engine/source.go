@@ -53,6 +53,13 @@ func (s *sources) name(id uint16) string {
 	return ""
 }
 
+// holds reports whether an id that the caller holds has this text. It takes no lock: nearly every
+// heartbeat repeats its device's source.
+func (s *sources) holds(id uint16, text []byte) bool {
+	p := s.names[id].Load()
+	return p != nil && *p == string(text)
+}
+
 // intern returns the id of text and pins it. Every successful intern is followed by one unpin, after the entry's commit.
 func (s *sources) intern(text []byte, t *table.Table, nowNanos int64) (uint16, error) {
 	s.mu.Lock()

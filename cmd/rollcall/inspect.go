@@ -212,7 +212,7 @@ func lineOf(r engine.Record) deviceLine {
 }
 
 func damaged(err error) damageLine {
-	line := damageLine{Kind: "damage", Error: datadir.Advise(err).Error()}
+	line := damageLine{Kind: "damage", Error: advise(err).Error()}
 	var c *wal.CorruptionError
 	if errors.As(err, &c) {
 		line.Path, line.Segment, line.Offset, line.LSN = c.Path, c.Segment, c.Offset, c.LSN

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"log/slog"
 	"net"
@@ -54,8 +55,7 @@ func benchMetrics(b *testing.B, mode wal.SyncMode, on bool) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	defer e.Release()
-	defer e.Close()
+	defer e.Close(context.Background())
 
 	callers := devices // with --sync=always they wait for the disk, and make the batches large
 	if mode != wal.SyncAlways {

@@ -222,8 +222,8 @@ func (c serveCmd) start(logger *slog.Logger, sec secrets) (*running, error) {
 	r := &running{logger: logger, clock: engine.NewClock(), served: make(chan error, 2), signals: make(chan os.Signal, 2)}
 	r.reloader = &reloader{cmd: &c, logger: logger, secrets: sec, certificate: c.certificate()}
 	if err := c.open(r, sec); err != nil {
-		r.close()
-		return nil, datadir.Advise(err)
+		_ = r.close(doneContext()) // an operator's request may be in flight
+		return nil, advise(err)
 	}
 	return r, nil
 }
@@ -352,7 +352,7 @@ func (r *running) untilDone(drain time.Duration, hangups <-chan os.Signal) error
 			return r.logFailed()
 		case <-r.checkpoint.Failed():
 			r.hangUp()
-			return datadir.Advise(r.checkpoint.Err())
+			return advise(r.checkpoint.Err())
 		case err := <-r.served:
 			r.hangUp()
 			return fmt.Errorf("a listener ended: %w", err)
@@ -372,11 +372,18 @@ func (r *running) logFailed() error {
 func (r *running) hangUp() {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
-	r.engine.StopExpiry()
+	_ = r.engine.Drain(doneContext(), 0) // waits for no stream
 	if err := r.server.Shutdown(ctx); err != nil {
 		r.logger.Warn("some connections were cut", "error", err)
 	}
-	r.close()
+	_ = r.close(ctx)
+}
+
+// doneContext is for what is not to wait.
+func doneContext() context.Context {
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	return ctx
 }
 
 const (
@@ -390,22 +397,21 @@ const (
 func (r *running) drain(over time.Duration, signals <-chan os.Signal) error {
 	done := make(chan error, 1)
 	go func() {
-		select {
-		case <-r.engine.Drain(over):
-		case <-time.After(over + streamPatience):
-		}
-		r.engine.StopExpiry()
-		ctx, cancel := context.WithTimeout(context.Background(), answerPatience)
+		hangUps, cancel := context.WithTimeout(context.Background(), over+streamPatience)
 		defer cancel()
-		done <- r.server.Shutdown(ctx)
+		_ = r.engine.Drain(hangUps, over) // what is left is closed with the engine
+		answers, cancel := context.WithTimeout(context.Background(), answerPatience)
+		defer cancel()
+		done <- r.server.Shutdown(answers)
 	}()
 	select {
 	case err := <-done:
+		ctx := context.Background()
 		if errors.Is(err, context.DeadlineExceeded) {
 			r.logger.Warn("some connections were still busy and were cut")
-			err = nil
+			ctx, err = doneContext(), nil
 		}
-		return errors.Join(err, r.close())
+		return errors.Join(err, r.close(ctx))
 	case <-r.log.Failed():
 		return r.logFailed()
 	case <-signals:
@@ -414,15 +420,15 @@ func (r *running) drain(over time.Duration, signals <-chan os.Signal) error {
 	}
 }
 
-// close takes down whatever was started, in reverse.
-func (r *running) close() error {
+// close takes down what was started, in reverse. With a ctx that is done requests may be in flight.
+func (r *running) close(ctx context.Context) error {
 	for _, ln := range []net.Listener{r.public, r.admin} {
 		if ln != nil {
 			ln.Close()
 		}
 	}
 	if r.engine != nil {
-		r.engine.Close()
+		_ = r.engine.Close(ctx)
 	}
 	var errs []error
 	if r.checkpoint != nil {

@@ -42,11 +42,11 @@ func startInside(t *testing.T, sec secrets, flags ...string) *running {
 func (r *running) stop(t *testing.T) {
 	ctx, cancel := context.WithTimeout(context.Background(), testwait.Limit)
 	defer cancel()
-	r.engine.StopExpiry()
+	_ = r.engine.Drain(doneContext(), 0)
 	if err := r.server.Shutdown(ctx); err != nil {
 		t.Errorf("Shutdown: %v", err)
 	}
-	if err := r.close(); err != nil {
+	if err := r.close(ctx); err != nil {
 		t.Errorf("close: %v", err)
 	}
 }

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"bytes"
+	"context"
 	"log/slog"
 	"slices"
 	"strings"
@@ -71,7 +72,7 @@ func TestRecoveryProgress(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	e.recovery.every = time.Millisecond
+	e.recovery.progress.every = time.Millisecond
 	opened := make(chan error, 1)
 	go func() { opened <- e.open() }()
 
@@ -97,15 +98,14 @@ func TestRecoveryProgress(t *testing.T) {
 		t.Errorf("Ready before the loops run: %v", err)
 	}
 	log.close()
-	e.Close()
-	e.Release()
+	e.Close(context.Background())
 }
 
 // TestMaxDevices: over it a new device is refused, counted, and logged once a minute; known ones go on.
 func TestMaxDevices(t *testing.T) {
 	r := newRig(t, newMemLog(), Options{MaxDevices: 2})
 	var out lines
-	r.opts.Logger = slog.New(slog.NewTextHandler(&out, nil))
+	r.acceptor.logger = slog.New(slog.NewTextHandler(&out, nil))
 	if err := r.open(); err != nil {
 		t.Fatal(err)
 	}
@@ -216,10 +216,9 @@ func TestLogBehindItsCheckpoint(t *testing.T) {
 	}
 	defer log.Close()
 	e, _ := newStill(t, log, Options{})
-	defer e.Release()
-	e.stored.Store(2)
-	if err := e.open(); err == nil || !strings.Contains(err.Error(), "ends at record 1, but the checkpoint has seen 2") {
+	defer e.Close(context.Background())
+	e.recovery.newest.Store(2)
+	if err := e.open(); err == nil || !strings.Contains(err.Error(), "its last record is 1, but the checkpoint has seen 2") {
 		t.Errorf("%v", err)
 	}
-	e.streams.Close()
 }

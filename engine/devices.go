@@ -1,0 +1,110 @@
+package engine
+
+import (
+	"encoding/binary"
+	"fmt"
+
+	"github.com/google/uuid"
+
+	"rollcall/engine/table"
+	"rollcall/record"
+	"rollcall/wire"
+)
+
+// devices is what every part of an engine works on: the table, the texts of its sources, the log
+// that changes go to, the clock, and the counts. Any goroutine may use it.
+type devices struct {
+	table    *table.Table
+	sources  *sources
+	log      Log
+	clock    Clock
+	counters counters
+}
+
+func newDevices(log Log, o *Options) (*devices, error) {
+	key, err := hashKey(o.Store)
+	if err != nil {
+		return nil, err
+	}
+	return &devices{
+		table:   table.New(table.Options{Shards: o.Shards, MaxDevices: o.MaxDevices, Key: key}),
+		sources: newSources(),
+		log:     log,
+		clock:   o.Clock,
+	}, nil
+}
+
+// hashKey returns the key of the table's hash, which the store keeps, so that a device comes back to
+// the range of keys under which it was stored.
+func hashKey(store Store) (key [4]uint64, err error) {
+	if store == nil {
+		return table.RandomKey(), nil
+	}
+	secret, err := store.Secret(func() []byte {
+		var b []byte
+		for _, w := range table.RandomKey() {
+			b = binary.LittleEndian.AppendUint64(b, w)
+		}
+		return b
+	})
+	if err != nil {
+		return key, err
+	}
+	if len(secret) != 8*len(key) {
+		return key, fmt.Errorf("engine: the store's secret has %d bytes, not %d",
+			len(secret), 8*len(key))
+	}
+	for i := range key {
+		key[i] = binary.LittleEndian.Uint64(secret[8*i:])
+	}
+	return key, nil
+}
+
+// read returns ids, state and source of one moment; false: the entry has no state. The id of a source
+// is not given to another text while an entry holds it, so an LSN that has not moved vouches for the
+// text.
+func (d *devices) read(entry *table.Entry) (
+	user, device uuid.UUID, s table.State, source string, ok bool,
+) {
+	for {
+		user, device, s, ok = entry.Read()
+		if !ok {
+			return user, device, s, "", false
+		}
+		if source = d.sources.name(s.Source); entry.LSN() == s.LSN {
+			return user, device, s, source, true
+		}
+	}
+}
+
+// record returns a device as it is shown; false: it is gone.
+func (d *devices) record(entry *table.Entry) (Record, bool) {
+	user, device, s, source, ok := d.read(entry)
+	if !ok {
+		return Record{}, false
+	}
+	r := Record{
+		Event:         event(user, device, &s.State, source),
+		HeartbeatAtMS: s.HeartbeatAtMS, UpdatedAtMS: s.UpdatedAtMS, LSN: s.LSN,
+	}
+	if !s.Online {
+		r.OfflineAtMS = s.SentAtMS
+	}
+	return r, true
+}
+
+// eachRecord calls fn for each device of the user, in the order of first sight, until it returns
+// false. fn must not use the table.
+func (d *devices) eachRecord(user uuid.UUID, fn func(Record) bool) {
+	d.table.Devices(user, func(_ table.Ref, entry *table.Entry) bool {
+		r, ok := d.record(entry)
+		return !ok || fn(r)
+	})
+}
+
+func event(user, device uuid.UUID, s *record.State, source string) wire.Event {
+	return wire.Event{
+		User: user, Device: device, Status: s.Status(), Source: source,
+		SentAtMS: s.SentAtMS, Seq: s.Seq, TTLMS: s.TTLMS,
+	}
+}

@@ -1,0 +1,120 @@
+package engine
+
+import (
+	"cmp"
+	"slices"
+	"sync"
+	"sync/atomic"
+
+	"rollcall/engine/wheel"
+)
+
+// queue takes items from heartbeats to the expire loop, and wakes the loop when it would sleep too
+// long.
+type queue struct {
+	mu    sync.Mutex
+	items []wheel.Item // guarded by mu
+	taken []wheel.Item // single owner: the expire loop; the other half of the double buffer
+
+	// wakeAt is when the sleeping loop will look again, 0 while it is awake. The loop stores it and then
+	// checks items; a heartbeat appends to items and then loads it: one of the two sees the other.
+	wakeAt atomic.Int64
+	wake   chan struct{}
+}
+
+// manyItems is how many places an empty list keeps: a burst does not hold its memory.
+const manyItems = 1 << 16
+
+// put adds an item whose deadline is due. Any goroutine.
+func (q *queue) put(it wheel.Item, deadline int64) {
+	q.mu.Lock()
+	q.items = append(q.items, it)
+	q.mu.Unlock()
+	if at := q.wakeAt.Load(); at != 0 && deadline-tickNanos < at {
+		select {
+		case q.wake <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// putAll adds items before the loop runs. Any goroutine.
+func (q *queue) putAll(items []wheel.Item) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.items == nil {
+		q.items = items
+	} else {
+		q.items = append(slices.Grow(q.items, len(items)), items...)
+	}
+}
+
+// take returns the items that were added since the last call. They are valid until the next one. The
+// expire loop calls it.
+func (q *queue) take() []wheel.Item {
+	if cap(q.taken) > manyItems {
+		q.taken = nil
+	}
+	q.mu.Lock()
+	q.items, q.taken = q.taken[:0], q.items
+	q.mu.Unlock()
+	return q.taken
+}
+
+// sleepUntil says when the loop will look again, unless wake is sent to. False: there are items now.
+// The expire loop calls it.
+func (q *queue) sleepUntil(at int64) bool {
+	q.wakeAt.Store(max(at, 1))
+	q.mu.Lock()
+	waiting := len(q.items)
+	q.mu.Unlock()
+	if waiting > 0 {
+		q.awake()
+	}
+	return waiting == 0
+}
+
+// awake says that the loop looks at the items now. The expire loop calls it.
+func (q *queue) awake() { q.wakeAt.Store(0) }
+
+// dueItem waits for the last few milliseconds outside the wheel, so that lateness is not a whole tick.
+type dueItem struct {
+	deadline int64
+	item     wheel.Item
+}
+
+// dueList is the items that are due within a tick, ascending by deadline. Single owner: the expire
+// loop.
+type dueList struct {
+	items    []dueItem
+	unsorted bool // items has grown since it was sorted
+}
+
+func (l *dueList) add(d dueItem) {
+	l.items = append(l.items, d)
+	l.unsorted = true
+}
+
+// until takes out the items whose deadline is at or before now, in the order of their deadlines.
+func (l *dueList) until(now int64, fire func(dueItem)) {
+	if l.unsorted {
+		slices.SortFunc(l.items, func(a, b dueItem) int { return cmp.Compare(a.deadline, b.deadline) })
+		l.unsorted = false
+	}
+	n := 0
+	for n < len(l.items) && l.items[n].deadline <= now {
+		fire(l.items[n])
+		n++
+	}
+	if l.items = slices.Delete(l.items, 0, n); len(l.items) == 0 && cap(l.items) > manyItems {
+		l.items = nil
+	}
+}
+
+// first returns the earliest deadline; false: the list is empty. Only after until.
+func (l *dueList) first() (deadline int64, ok bool) {
+	if len(l.items) == 0 {
+		return 0, false
+	}
+	return l.items[0].deadline, true
+}

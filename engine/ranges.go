@@ -1,0 +1,132 @@
+package engine
+
+import (
+	"bytes"
+	"encoding/binary"
+	"slices"
+	"time"
+
+	"github.com/google/uuid"
+
+	"rollcall/engine/table"
+	"rollcall/record"
+)
+
+const (
+	// maxRanges is the most parts that a checkpoint is written in: memory for one part is needed at a
+	// time.
+	maxRanges = 256
+	// deviceBytes is about what a device takes in the store.
+	deviceBytes = 128
+	// keyBytes is the length of a device's key in the store.
+	keyBytes = 2 + 16 + 16
+)
+
+// rangeOf is the finest range in which the devices of a user with this hash lie.
+func rangeOf(userHash uint64) int { return int(userHash >> 56) }
+
+// rangeBounds are the keys between which the r-th range lies; hi is nil for the last.
+func rangeBounds(r, ranges int) (lo, hi []byte) {
+	width := (1 << 16) / ranges
+	lo = binary.BigEndian.AppendUint16(nil, uint16(r*width))
+	if r+1 < ranges {
+		hi = binary.BigEndian.AppendUint16(nil, uint16((r+1)*width))
+	}
+	return lo, hi
+}
+
+func appendKey(dst []byte, userHash uint64, user, device uuid.UUID) []byte {
+	dst = binary.BigEndian.AppendUint16(dst, uint16(userHash>>48))
+	dst = append(dst, user[:]...)
+	return append(dst, device[:]...)
+}
+
+// rangeBuffer holds the devices of one range: keys and values in one piece of memory, used again from
+// range to range. Single owner.
+type rangeBuffer struct {
+	bytes []byte
+	items []rangeItem
+	pace  pace
+}
+
+// rangeItem is where a device lies in bytes: its key, then its value.
+type rangeItem struct{ at, end int }
+
+func (b *rangeBuffer) key(it rangeItem) []byte   { return b.bytes[it.at : it.at+keyBytes] }
+func (b *rangeBuffer) value(it rangeItem) []byte { return b.bytes[it.at+keyBytes : it.end] }
+
+// collect copies the devices of some shards, one shard after the other, and returns the newest LSN
+// among them.
+func (b *rangeBuffer) collect(d *devices, from, to int) (newest uint64) {
+	b.bytes, b.items = b.bytes[:0], b.items[:0]
+	d.table.RangeShards(from, to, func(_ table.Ref, entry *table.Entry) bool {
+		user, device, s, source, ok := d.read(entry)
+		if !ok {
+			return true
+		}
+		at := len(b.bytes)
+		b.bytes = appendKey(b.bytes, d.table.UserHash(user), user, device)
+		b.bytes = binary.LittleEndian.AppendUint64(b.bytes, s.LSN)
+		b.bytes = record.Append(b.bytes, user, device, &s.State, []byte(source))
+		b.items = append(b.items, rangeItem{at, len(b.bytes)})
+		newest = max(newest, s.LSN)
+		if len(b.items)%paceItems == 0 {
+			b.pace.step()
+		}
+		return true
+	})
+	return newest
+}
+
+// sortKeys brings the items into the order of their keys, a shard at a time: shards follow each other
+// as keys do.
+func (b *rangeBuffer) sortKeys(shards int) {
+	shardOf := func(it rangeItem) int { return int(binary.BigEndian.Uint16(b.key(it))) * shards >> 16 }
+	for rest := b.items; len(rest) > 0; {
+		n := 1
+		for n < len(rest) && shardOf(rest[n]) == shardOf(rest[0]) {
+			n++
+		}
+		slices.SortFunc(rest[:n], func(x, y rangeItem) int { return bytes.Compare(b.key(x), b.key(y)) })
+		rest = rest[n:]
+		b.pace.step()
+	}
+}
+
+// each yields keys and values in order.
+func (b *rangeBuffer) each(yield func(key, value []byte) bool) {
+	for i, it := range b.items {
+		if !yield(b.key(it), b.value(it)) {
+			return
+		}
+		if i%paceItems == 0 {
+			b.pace.step()
+		}
+	}
+}
+
+// pace leaves the processor and the disk to heartbeats for as long as they were taken, in slices that
+// are short beside the latency of a heartbeat: work in one long piece would delay every heartbeat that
+// arrives meanwhile. Single owner.
+type pace struct {
+	began time.Time // of the work since the last rest
+	stop  <-chan struct{}
+}
+
+const (
+	paceSlice = time.Millisecond
+	paceItems = 256 // between two looks at the clock
+)
+
+// step rests if a slice is over. It is called between small pieces of work.
+func (p *pace) step() {
+	worked := time.Since(p.began)
+	if worked < paceSlice {
+		return
+	}
+	select {
+	case <-time.After(worked):
+	case <-p.stop:
+	}
+	p.began = time.Now()
+}
