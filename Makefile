@@ -36,6 +36,7 @@ lint: ## gofmt, vet on every system that the binary is for, staticcheck, and the
 	@for os in linux darwin freebsd windows; do echo "go vet for $$os" && GOOS=$$os $(GO) vet ./... || exit 1; done
 	@for module in bench test deploy/check; do echo "go vet of $$module" && $(GO) vet -C $$module ./... || exit 1; done
 	$(GO) test -count=1 ./internal/lint
+	$(GO) test -C bench -count=1 ./cmd/report # pages and results say the same
 	$(GO) run $(STATICCHECK) ./...
 
 fuzz: ## run every fuzz target for FUZZTIME each
@@ -76,11 +77,11 @@ deploy: ## check the Dockerfile and the files of deploy/: unit, manifests, alert
 clean: ## remove what the targets above made; data/ stays
 	rm -rf bin test/interop/node_modules client/ts/node_modules client/ts/dist client/ts/build
 
-bench: build ## measure for some minutes; raw files to bench/results/short, docs/benchmarks.md and docs/capacity.md from them
+bench: build ## measure for a quarter of an hour, on a machine that does nothing else; commit first. Raw files to bench/results/short, the docs' figures from them
 	cd bench && $(GO) run ./cmd/measure -rollcall ../bin/rollcall -results results/short
 	cd bench && $(GO) run ./cmd/report -results results/short -docs ../docs
 
-bench-full: build ## the same with 10 million devices and longer runs, about an hour and 24 GiB; to bench/results/full
+bench-full: build ## the same with 10 million devices and longer runs, in about an hour and 24 GiB; to bench/results/full
 	cd bench && $(GO) run ./cmd/measure -full -rollcall ../bin/rollcall -results results/full
 	cd bench && $(GO) run ./cmd/report -results results/full -docs ../docs
 

@@ -130,7 +130,7 @@ func TestCheckIsDocumented(t *testing.T) {
 	if code != 0 && !strings.Contains(problems, "--data-dir") { // the tester may not be allowed to write there
 		t.Fatalf("exit %d: %s", code, problems)
 	}
-	want, err := docblock.Replace(string(page), "check", "```\n"+out+"```\n")
+	want, err := docblock.Replace(string(page), "check", "\n```\n"+out+"```\n")
 	if err != nil {
 		t.Fatal(err)
 	}

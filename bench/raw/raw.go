@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"regexp"
 	"strconv"
 	"strings"
 )
@@ -171,9 +172,18 @@ func ReadRuns(r io.Reader) (runs []Run, err error) {
 	return runs, json.NewDecoder(r).Decode(&runs)
 }
 
-// WriteRuns writes one.
+// WriteRuns writes one: a field a line, and a curve on one line, so that a difference can be read.
 func WriteRuns(w io.Writer, runs []Run) error {
-	e := json.NewEncoder(w)
-	e.SetIndent("", " ")
-	return e.Encode(runs)
+	text, err := json.MarshalIndent(runs, "", " ")
+	if err != nil {
+		return err
+	}
+	text = curve.ReplaceAllFunc(text, func(c []byte) []byte { return space.ReplaceAll(c, nil) })
+	_, err = w.Write(append(text, '\n'))
+	return err
 }
+
+var (
+	curve = regexp.MustCompile(`\[\s*\[[\s\d.,eE+\[\]-]*\]`)
+	space = regexp.MustCompile(`\s+`)
+)

@@ -3,6 +3,7 @@ package raw
 import (
 	"bytes"
 	"reflect"
+	"strings"
 	"testing"
 )
 
@@ -20,5 +21,24 @@ func TestTextReadsBack(t *testing.T) {
 	want := []Line{{"A/by=x-y", map[string]float64{"ns/op": 1.5, "p99-ns": 7}}}
 	if !reflect.DeepEqual(lines, want) {
 		t.Errorf("%+v, want %+v", lines, want)
+	}
+}
+
+// TestRunsReadBack, and a curve takes one line.
+func TestRunsReadBack(t *testing.T) {
+	runs := []Run{{Head: Head{Commit: "abc"}, Load: Load{
+		Latency: map[string]Latency{"answer": {Count: 2, Curve: [][2]float64{{0, 0.017}, {99.99, 1e-7}}}},
+		Phases:  []Phase{{Name: "warm-up", Seconds: 1}},
+	}}}
+	var b bytes.Buffer
+	if err := WriteRuns(&b, runs); err != nil {
+		t.Fatal(err)
+	}
+	if want := "    \"curve\": [[0,0.017],[99.99,1e-7]]\n"; !strings.Contains(b.String(), want) {
+		t.Errorf("no line %q in\n%s", want, &b)
+	}
+	got, err := ReadRuns(&b)
+	if err != nil || !reflect.DeepEqual(got, runs) {
+		t.Errorf("%+v, %v", got, err)
 	}
 }

@@ -19,7 +19,7 @@ func TestFlagsAreDocumented(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want, err := docblock.Replace(string(page), "flags", flagTables(t))
+	want, err := docblock.Replace(string(page), "flags", "\n"+flagTables(t))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,4 +1,4 @@
-// Package docblock rewrites the generated parts of a document. Such a part stands between the lines
+// Package docblock rewrites the generated parts of a document. Such a part stands between the comments
 // <!-- name --> and <!-- end of name -->; a test or a command writes it, and a gate compares it.
 package docblock
 
@@ -7,14 +7,21 @@ import (
 	"strings"
 )
 
-// Replace returns the page with text between the two comments of this name.
+// Replace returns the page with text in every part of this name. A text that is a block begins and
+// ends with a line end.
 func Replace(page, name, text string) (string, error) {
-	open, end := "<!-- "+name+" -->\n", "<!-- end of "+name+" -->"
-	before, rest, opened := strings.Cut(page, open)
-	_, after, ended := strings.Cut(rest, end)
-	if !opened || !ended {
-		return "", fmt.Errorf("docblock: the page has no part %q: add the lines %q and %q",
-			name, strings.TrimSpace(open), end)
+	open, end := "<!-- "+name+" -->", "<!-- end of "+name+" -->"
+	var b strings.Builder
+	for n := 0; ; n++ {
+		before, rest, opened := strings.Cut(page, open)
+		if !opened && n > 0 {
+			return b.String() + page, nil
+		}
+		_, after, ended := strings.Cut(rest, end)
+		if !opened || !ended {
+			return "", fmt.Errorf("docblock: the page lacks %q and %q behind it: add them where the text belongs", open, end)
+		}
+		b.WriteString(before + open + text + end)
+		page = after
 	}
-	return before + open + text + end + after, nil
 }

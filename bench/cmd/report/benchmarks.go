@@ -10,21 +10,36 @@ import (
 	"strings"
 )
 
-// page writes the pages.
+// page makes the pages.
 type page struct {
 	m      *measured
 	groups []*group
 	docs   string
-	source string // where the raw files are, for readers
+	source string            // where the raw files are, for readers
+	files  map[string]string // the pages and plots that are finished, by path below docs
 	b      strings.Builder
 }
 
 func (p *page) f(format string, args ...any) { fmt.Fprintf(&p.b, format, args...) }
 
-func (p *page) save(name string) error {
-	text := p.b.String()
+// finish ends a page.
+func (p *page) finish(name string) {
+	p.files[name] = p.b.String()
 	p.b.Reset()
-	return os.WriteFile(filepath.Join(p.docs, name), []byte(text), 0o644)
+}
+
+// write puts the pages where they belong.
+func (p *page) write() error {
+	for name, text := range p.files {
+		path := filepath.Join(p.docs, name)
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			return err
+		}
+		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // sections are the parts of the page, each of one file of raw results.
@@ -48,28 +63,25 @@ var sections = []struct{ file, title, text string }{
 	{"http-open", "Over HTTP, open loop", "A fixed schedule at half of the bare server's peak; latency counts from when a heartbeat was due."},
 }
 
-func (p *page) benchmarks() error {
-	p.f("# Benchmarks\n\nMade by `bench/cmd/report` from the raw files in `%s`; do not edit. `make bench` measures again and writes this page, in some\nminutes; `make bench-full` adds ten million devices and longer runs.\n\n", p.source)
+func (p *page) benchmarks() {
+	p.f("# Benchmarks\n\nMade by `bench/cmd/report` from the raw files in `%s`; do not edit. `make bench` measures again and writes this page, in a\nquarter of an hour; `make bench-full` adds ten million devices and longer runs.\n\n", p.source)
 	p.machine()
 	p.f("A figure is the median of the runs, with the lowest and the highest behind it. *Ratio* is how many times better rollcall is: 2.00 is\ntwice as fast, or half the memory. A ceiling leaves out work that cannot be left out; the ratio to it is the share of it that is reached.\nBytes per device and the cost of a collection are measured once in a pass.\n\n")
 	p.claims()
 	p.losses()
 	for _, s := range sections {
-		if err := p.section(s.file, s.title, s.text); err != nil {
-			return err
-		}
+		p.section(s.file, s.title, s.text)
 	}
 	p.generator()
-	return p.save("benchmarks.md")
+	p.finish("benchmarks.md")
 }
 
-// machine says where it was measured. All files of a pass have the same head; a part that was measured again by itself
-// may have another commit.
+// machine says where it was measured. All files of a pass have the same head.
 func (p *page) machine() {
 	for _, file := range files {
 		if h, ok := p.m.heads[file]; ok {
 			p.f("| | |\n| --- | --- |\n| commit | %s |\n| date | %s |\n| machine | %d cores, %s, %s |\n| system | %s, %s |\n| Go | %s |\n\n",
-				p.m.commits(), h.Date, h.Cores, h.CPU, h.Memory, h.Kernel, h.FileSystem, h.Go)
+				strings.Join(p.m.commits(), ", "), h.Date, h.Cores, h.CPU, h.Memory, h.Kernel, h.FileSystem, h.Go)
 			p.f("The machine is shared. Load average in the minute before each part, which is the part before and whatever else ran:")
 			for _, file := range files {
 				if l := p.m.heads[file].Load; l != "" {
@@ -188,9 +200,9 @@ func (p *page) losses() {
 	p.f("A table of a thousand devices takes a whole chunk of 65,536 entries, mapped at once; its bytes per device say nothing about\nlarger ones.\n\n")
 }
 
-func (p *page) section(file, title, text string) error {
+func (p *page) section(file, title, text string) {
 	if _, ok := p.m.heads[file]; !ok {
-		return nil
+		return
 	}
 	p.f("## %s\n\n%s\n\n```console\n%s\n```\n\n", title, text, p.m.command(file))
 	if file == "decode" {
@@ -204,9 +216,7 @@ func (p *page) section(file, title, text string) error {
 	}
 	for _, g := range p.groups {
 		if g.file == file {
-			if err := p.group(g); err != nil {
-				return err
-			}
+			p.group(g)
 		}
 	}
 	p.alone(file)
@@ -214,9 +224,8 @@ func (p *page) section(file, title, text string) error {
 		p.verdicts(file)
 	}
 	if file == "http-open" {
-		return p.curves(file)
+		p.curves(file)
 	}
-	return nil
 }
 
 // alone is a table of what stands beside nothing, or carries its own comparison.
@@ -245,7 +254,7 @@ func (p *page) alone(file string) {
 }
 
 // group is a table and a picture of what did the same work.
-func (p *page) group(g *group) error {
+func (p *page) group(g *group) {
 	_, keys, _ := strings.Cut(g.rest, "/")
 	if keys != "" {
 		p.f("**%s**\n\n", strings.ReplaceAll(keys, "/", ", "))
@@ -280,13 +289,10 @@ func (p *page) group(g *group) error {
 	p.f("\n")
 	name := picture(g.rest)
 	if len(rows) < 2 {
-		return nil
+		return
 	}
-	if err := p.write(name, bars(g.rest, metrics[0], rows)); err != nil {
-		return err
-	}
+	p.files["bench/"+name] = bars(g.rest, metrics[0], rows)
 	p.f("![%s](bench/%s)\n\n", g.rest, name)
-	return nil
 }
 
 func picture(name string) string {
@@ -296,14 +302,6 @@ func picture(name string) string {
 		}
 		return r
 	}, strings.ToLower(name)) + ".svg"
-}
-
-func (p *page) write(name, svg string) error {
-	dir := filepath.Join(p.docs, "bench")
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return err
-	}
-	return os.WriteFile(filepath.Join(dir, name), []byte(svg), 0o644)
 }
 
 // verdicts says what the generator thought of the runs.
@@ -333,7 +331,7 @@ func verdict(violations map[string]int64, invalid []string) string {
 }
 
 // curves draws latency over percentile, the median run of each server.
-func (p *page) curves(file string) error {
+func (p *page) curves(file string) {
 	var lines []line
 	for _, by := range []string{"bare-fasthttp", "rollcall"} {
 		var best []line
@@ -348,13 +346,10 @@ func (p *page) curves(file string) error {
 		}
 	}
 	if len(lines) == 0 {
-		return nil
+		return
 	}
-	if err := p.write("latency.svg", curvesSVG(lines)); err != nil {
-		return err
-	}
+	p.files["bench/latency.svg"] = curvesSVG(lines)
 	p.f("![latency over percentile](bench/latency.svg)\n\n")
-	return nil
 }
 
 // generator says what the instrument itself can drive.

@@ -4,6 +4,9 @@ import (
 	"rollcall/bench/raw"
 )
 
+// deadlineBytes is what the benchmark of the wheel keeps for a device itself: in rollcall the entry holds it.
+const deadlineBytes = 8
+
 // model is what a device, a heartbeat, a stream and a frame cost, each from one measurement.
 type model struct {
 	baseMiB     float64 // resident before anybody came
@@ -36,10 +39,9 @@ func (p *page) model() (c model, ok bool) {
 		}
 	}
 	onHeap := median(table.metrics["heap-B/device"])
-	const deadline = 8 // the benchmark's own, an entry holds it in rollcall
 	c = model{
 		baseMiB:     median(base),
-		deviceBytes: median(table.metrics["B/device"]) - onHeap + 2*(onHeap+median(wheel.metrics["B/device"])-deadline),
+		deviceBytes: median(table.metrics["B/device"]) - onHeap + 2*(onHeap+median(wheel.metrics["B/device"])-deadlineBytes),
 		streamBytes: 2 * median(stream.metrics["B/stream"]),
 		kernelBytes: median(stream.metrics["kernel-B/stream"]) / 2,
 		frameMicros: 1e6 * float64(p.cores()) / median(fanout.metrics["frames/s"]),
@@ -101,10 +103,10 @@ const (
 	follow   = 0.1  // streams for each device: frames per heartbeat
 )
 
-func (p *page) capacity() error {
+func (p *page) capacity() {
 	c, ok := p.model()
 	if !ok {
-		return nil
+		return
 	}
 	p.f("# Capacity\n\nMade by `bench/cmd/report` from the raw files in `%s`; do not edit. The figures are of the machine that `benchmarks.md` names;\nmeasure on yours with `make bench`.\n\n", p.source)
 	p.f("## What things cost\n\n| | | measured by |\n| --- | ---: | --- |\n")
@@ -124,7 +126,7 @@ func (p *page) capacity() error {
 	p.formula()
 	p.machines(&c)
 	p.check(&c)
-	return p.save("capacity.md")
+	p.finish("capacity.md")
 }
 
 func (p *page) formula() {

@@ -1,5 +1,6 @@
-// Report makes docs/benchmarks.md, docs/capacity.md and their plots from the raw files, and prints each claim with its ceiling
-// and the ratio. It measures nothing: the same files make the same pages.
+// Report makes docs/benchmarks.md, docs/capacity.md, their plots and the figures in other pages from
+// the raw files, and prints each claim with its ceiling and the ratio. It measures nothing: the same
+// files make the same pages. It refuses to write pages from results that are older than the code.
 //
 //	report -results results/short -docs ../docs
 package main
@@ -29,19 +30,29 @@ func main() {
 }
 
 func run(results, docs string) error {
-	m, err := read(results)
+	p, err := pages(results, docs)
 	if err != nil {
 		return err
 	}
-	groups := m.groups()
-	for _, g := range groups {
+	for _, g := range p.groups {
 		g.print(os.Stdout)
 	}
-	p := page{m: m, groups: groups, docs: docs, source: "bench/" + filepath.ToSlash(results)}
-	if err := p.benchmarks(); err != nil {
-		return err
+	if err := p.m.fresh(filepath.Dir(docs)); err != nil {
+		return fmt.Errorf("the pages are not written: %w", err)
 	}
-	return p.capacity()
+	return p.write()
+}
+
+// pages makes all pages, in memory.
+func pages(results, docs string) (*page, error) {
+	m, err := read(results)
+	if err != nil {
+		return nil, err
+	}
+	p := &page{m: m, groups: m.groups(), docs: docs, source: "bench/" + filepath.ToSlash(results), files: map[string]string{}}
+	p.benchmarks()
+	p.capacity()
+	return p, p.figures()
 }
 
 // measured is everything in a directory of raw files.
@@ -134,19 +145,14 @@ func (m *measured) command(file string) string {
 	return m.heads[file].Command
 }
 
-// commits names what was measured: the commit of the first file, and the others with their files.
-func (m *measured) commits() string {
-	first, text := "", ""
+// commits are those that were measured, in the order of the files. Results that are published have one.
+func (m *measured) commits() (all []string) {
 	for _, file := range files {
-		switch h, ok := m.heads[file]; {
-		case !ok:
-		case first == "":
-			first, text = h.Commit, h.Commit
-		case h.Commit != first:
-			text += fmt.Sprintf("; %s: %s", file, h.Commit)
+		if h, ok := m.heads[file]; ok && !slices.Contains(all, h.Commit) {
+			all = append(all, h.Commit)
 		}
 	}
-	return text
+	return all
 }
 
 // split takes the key by out of a name.

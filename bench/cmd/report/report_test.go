@@ -2,6 +2,10 @@ package main
 
 import (
 	"math"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
 	"testing"
 
 	"rollcall/bench/raw"
@@ -44,4 +48,89 @@ func TestClearNeedsRangesApart(t *testing.T) {
 	if !m.clear(of(1, 2), of(3, 4)) || m.clear(of(1, 3), of(2, 4)) || m.clear(of(10, 10), of(10.5, 10.5)) {
 		t.Error("ranges that touch are clear, or ranges apart are not")
 	}
+}
+
+// TestPagesHoldTheResults: the pages say what the results say that docs/benchmarks.md names, and the
+// results are of one commit. ROLLCALL_UPDATE=1 writes the pages; `make bench` measures first.
+func TestPagesHoldTheResults(t *testing.T) {
+	const docs = "../../../docs"
+	text, err := os.ReadFile(docs + "/benchmarks.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	source := regexp.MustCompile("raw files in `bench/(results/\\w+)`").FindSubmatch(text)
+	if source == nil {
+		t.Fatal("docs/benchmarks.md does not say where the raw files are")
+	}
+	t.Chdir("../..")
+	p, err := pages(string(source[1]), "../docs")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if os.Getenv("ROLLCALL_UPDATE") != "" {
+		if err := p.write(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, want := range p.files {
+		if got, err := os.ReadFile(filepath.Join("../docs", name)); err != nil || string(got) != want {
+			t.Errorf("docs/%s does not say what the results say (%v): run this test with ROLLCALL_UPDATE=1 and look "+
+				"at the difference, or run make bench", name, err)
+		}
+	}
+}
+
+// TestFresh: results are good for a tree that differs in comments, tests and documents, and for no other.
+func TestFresh(t *testing.T) {
+	dir := t.TempDir()
+	git := func(args ...string) string {
+		t.Helper()
+		out, err := output(dir, "git", append([]string{"-c", "user.name=x", "-c", "user.email=x@example.com"}, args...)...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return strings.TrimSpace(out)
+	}
+	write := func(name, text string) {
+		t.Helper()
+		path := filepath.Join(dir, name)
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("go.mod", "module rollcall\n\ngo 1.26\n")
+	write("cmd/rollcall/main.go", "package main\n\nimport _ \"rollcall/wal\"\n\nfunc main() {}\n")
+	write("wal/wal.go", "package wal\n\nvar N = 1\n")
+	write("README.md", "one\n")
+	git("init", "-q")
+	git("add", ".")
+	git("commit", "-q", "-m", "one")
+	commit := git("rev-parse", "--short=12", "HEAD")
+	of := func(commits ...string) *measured {
+		m := &measured{heads: map[string]raw.Head{}}
+		for i, c := range commits {
+			m.heads[files[i]] = raw.Head{Commit: c}
+		}
+		return m
+	}
+	check := func(what string, m *measured, why string) {
+		t.Helper()
+		err := m.fresh(dir)
+		if why == "" && err != nil || why != "" && (err == nil || !strings.Contains(err.Error(), why)) {
+			t.Errorf("%s: %v, want %q", what, err, why)
+		}
+	}
+	check("the same tree", of(commit, commit), "")
+	write("README.md", "two\n")
+	write("wal/wal.go", "// Package wal is a log.\npackage wal\n\nvar N = 1 // one\n")
+	write("wal/wal_test.go", "package wal\n")
+	check("words", of(commit), "")
+	write("wal/wal.go", "package wal\n\nvar N = 2\n")
+	check("code", of(commit), "the program changed (wal/wal.go)")
+	check("two commits", of(commit, "abc"), "2 commits")
+	check("changes", of(commit+" with changes"), "commit them")
+	check("a commit from elsewhere", of("0123456789ab"), "does not have")
 }
