@@ -104,6 +104,8 @@ func (m *model) compare(t *testing.T, tab *Table) {
 	}
 }
 
+// TestTableAgainstMap compares every answer with a map's, the order of a user's devices included
+// (T5).
 func TestTableAgainstMap(t *testing.T) {
 	eachHash(t, Options{Shards: 4}, func(t *testing.T, tab *Table) {
 		rng := testseed.Rand(t)

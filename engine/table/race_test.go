@@ -30,6 +30,7 @@ func rounds(n int) int {
 	return n
 }
 
+// TestLookupsWhileTheIndexGrows: a device that is there is found at every moment of a growth (T1).
 func TestLookupsWhileTheIndexGrows(t *testing.T) {
 	for _, name := range []string{"keyed", "last"} {
 		t.Run("hash="+name, func(t *testing.T) {
@@ -96,7 +97,8 @@ func checkTorn(d uuid.UUID, s State) error {
 	return nil
 }
 
-// TestClaimsExclude lets goroutines accept seqs of one device, as heartbeats do, while others read.
+// TestClaimsExclude lets goroutines accept seqs of one device, as heartbeats do, while others read
+// (T2).
 func TestClaimsExclude(t *testing.T) {
 	tab := New(Options{})
 	defer tab.Close()

@@ -349,7 +349,8 @@ func TestRemovedSlotIsUsedAgainAndOldClaimsFail(t *testing.T) {
 	})
 }
 
-// TestHeartbeatBetweenTheHalvesOfRemove steps into the moment in which Remove holds neither the claim nor the mutex.
+// TestHeartbeatBetweenTheHalvesOfRemove steps into the moment in which Remove holds neither the
+// claim nor the mutex (T4).
 func TestHeartbeatBetweenTheHalvesOfRemove(t *testing.T) {
 	tab := New(Options{})
 	defer tab.Close()

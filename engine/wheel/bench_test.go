@@ -5,8 +5,8 @@ import (
 	"testing"
 )
 
-// BenchmarkRefile is the lazy wheel at work: every item comes up once per TTL (1,200 ticks: 12 s) and is filed again
-// for another. The time is that of one item, both its cascades included.
+// BenchmarkRefile is the lazy wheel at work: every item comes up once per TTL (1,200 ticks: 12 s)
+// and is filed again for another. The time is that of one item, both its cascades included.
 func BenchmarkRefile(b *testing.B) {
 	for _, devices := range []int{1_000, 1_000_000, 10_000_000} {
 		b.Run(fmt.Sprintf("devices=%d", devices), func(b *testing.B) {
@@ -30,7 +30,8 @@ func BenchmarkRefile(b *testing.B) {
 			for done = 0; done < b.N; {
 				w.Advance(w.Now()+1, 1<<30, refile)
 			}
-			b.ReportMetric(float64(w.pool.inUse+w.pool.frees)*blockBytes/float64(devices), "B/device")
+			b.ReportMetric(float64(w.pool.inUse+w.pool.frees)*blockBytes/float64(devices),
+				"B/device")
 		})
 	}
 }

@@ -7,8 +7,9 @@ const (
 	blockItems = (blockBytes - 16) / int(unsafe.Sizeof(Item{}))
 )
 
-// block is a page of items. Buckets are chains of blocks and not growing slices: filing never copies a large bucket, a
-// drained block serves any other bucket, and a block is the natural bounded slice of work.
+// block is a page of items. Buckets are chains of blocks and not growing slices: filing never
+// copies a large bucket, a drained block serves any other bucket, and a block is the natural
+// bounded slice of work.
 type block struct {
 	next  *block // first, so that the collector looks at one word of the block
 	n     int
@@ -38,12 +39,13 @@ func (b *bucket) pop() *block {
 	return first
 }
 
-// spareBlocks is how many drained blocks are kept however few are in use: one for each bucket, 768 KiB, so that a small
-// wheel whose items are spread over all ticks does not allocate.
+// spareBlocks is how many drained blocks are kept however few are in use: one for each bucket, 768
+// KiB, so that a small wheel whose items are spread over all ticks does not allocate.
 const spareBlocks = levels * buckets
 
-// pool keeps drained blocks for the next buckets: at most half as many as are in use, and spareBlocks. The rest goes to
-// the collector, so that a burst does not hold its memory for ever (W5).
+// pool keeps drained blocks for the next buckets: at most half as many as are in use, and
+// spareBlocks. The rest goes to the collector, so that a burst does not hold its memory for ever
+// (H5).
 type pool struct {
 	free  *block
 	frees int // length of free

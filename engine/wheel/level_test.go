@@ -5,19 +5,21 @@ import (
 	"testing"
 )
 
-// cursors are the next ticks from which the arithmetic is tried: around every boundary of every level, with the upper
-// bits clear, set and about to overflow into 33 bits.
+// cursors are the next ticks from which the arithmetic is tried: around every boundary of every
+// level, with the upper bits clear, set and about to overflow into 33 bits.
 func cursors() (all []uint64) {
-	for _, base := range []uint64{0, 1 << 18, 5<<18 | 3<<12 | 9<<6, 1<<32 - 1<<18, 1<<32 - 1<<12, 1<<40 - 64} {
-		for _, at := range []uint64{0, 1, 63, 64, 65, 127, 128, 4032, 4095, 4096, 4097, 8191, 1<<18 - 65, 1<<18 - 64, 1<<18 - 1} {
+	for _, base := range []uint64{0, 1 << 18, 5<<18 | 3<<12 | 9<<6, 1<<32 - 1<<18, 1<<32 - 1<<12,
+		1<<40 - 64} {
+		for _, at := range []uint64{0, 1, 63, 64, 65, 127, 128, 4032, 4095, 4096, 4097, 8191,
+			1<<18 - 65, 1<<18 - 64, 1<<18 - 1} {
 			all = append(all, base+at)
 		}
 	}
 	return all
 }
 
-// TestPlaceEveryTick tries every distance that the levels tell apart, from every kind of cursor: the bucket must come
-// due no later than the tick, and not before everything that is closer.
+// TestPlaceEveryTick tries every distance that the levels tell apart, from every kind of cursor:
+// the bucket must come due no later than the tick, and not before everything that is closer (H3).
 func TestPlaceEveryTick(t *testing.T) {
 	for _, cursor := range cursors() {
 		var last uint64
@@ -25,10 +27,12 @@ func TestPlaceEveryTick(t *testing.T) {
 			level, bucket := place(cursor, tick)
 			at, ok := due(level, 1<<bucket, cursor)
 			if err := checkPlace(cursor, tick, level, at); !ok || err != nil {
-				t.Fatalf("cursor %d, tick %d: level %d, bucket %d, due %d (%v): %v", cursor, tick, level, bucket, at, ok, err)
+				t.Fatalf("cursor %d, tick %d: level %d, bucket %d, due %d (%v): %v", cursor, tick,
+					level, bucket, at, ok, err)
 			}
 			if at < last {
-				t.Fatalf("cursor %d: tick %d is due at %d, a tick before it at %d", cursor, tick, at, last)
+				t.Fatalf("cursor %d: tick %d is due at %d, a tick before it at %d", cursor, tick,
+					at, last)
 			}
 			last = at
 			if testing.Short() {
@@ -77,13 +81,14 @@ func TestLowestLevelServes(t *testing.T) {
 		{1 << 18, 1<<18 + 4096, 2, 1}, // another turn of the ring
 	} {
 		if level, bucket := place(c.cursor, c.tick); level != c.level || bucket != c.bucket {
-			t.Errorf("place(%d, %d): level %d, bucket %d; want %d, %d", c.cursor, c.tick, level, bucket, c.level, c.bucket)
+			t.Errorf("place(%d, %d): level %d, bucket %d; want %d, %d", c.cursor, c.tick, level,
+				bucket, c.level, c.bucket)
 		}
 	}
 }
 
-// TestDueEveryBucket tries every pair of an occupied bucket and a cursor's bucket, on every level, alone and with a
-// farther one.
+// TestDueEveryBucket tries every pair of an occupied bucket and a cursor's bucket, on every level,
+// alone and with a farther one.
 func TestDueEveryBucket(t *testing.T) {
 	for level := range levels {
 		for own := range uint64(buckets) {
@@ -96,7 +101,8 @@ func TestDueEveryBucket(t *testing.T) {
 				}
 				for _, occupied := range []uint64{1 << b, 1<<b | 1<<farthest} {
 					if tick, ok := due(level, occupied, cursor); !ok || tick != want {
-						t.Fatalf("level %d, cursor %d, occupied %b: due %d, want %d", level, cursor, occupied, tick, want)
+						t.Fatalf("level %d, cursor %d, occupied %b: due %d, want %d", level, cursor,
+							occupied, tick, want)
 					}
 				}
 			}

@@ -50,22 +50,25 @@ func (h *harness) addMany(n int, tick uint64) {
 }
 
 func (h *harness) insert(f filed) {
-	i, _ := slices.BinarySearchFunc(h.m.items, f, func(a, b filed) int { return int(int64(a.tick - b.tick)) })
+	i, _ := slices.BinarySearchFunc(h.m.items, f,
+		func(a, b filed) int { return int(int64(a.tick - b.tick)) })
 	h.m.items = slices.Insert(h.m.items, i, f)
 }
 
-// advance goes to a tick in slices and checks that what comes up is what the model holds for ticks up to it: whole, in
-// order, none of them early, none late.
+// advance goes to a tick in slices and checks that what comes up is what the model holds for ticks
+// up to it: whole, in order, none of them early, none late.
 func (h *harness) advance(to uint64, limit int) {
 	h.t.Helper()
 	h.checkNext()
 	var got []Item
-	for calls := 0; !h.w.Advance(to, limit, func(items []Item) { got = append(got, items...) }); calls++ {
+	collect := func(items []Item) { got = append(got, items...) }
+	for calls := 0; !h.w.Advance(to, limit, collect); calls++ {
 		if calls > 1_000_000 {
 			h.t.Fatal("Advance never ends")
 		}
 	}
-	n, _ := slices.BinarySearchFunc(h.m.items, to+1, func(f filed, tick uint64) int { return int(int64(f.tick - tick)) })
+	n, _ := slices.BinarySearchFunc(h.m.items, to+1,
+		func(f filed, tick uint64) int { return int(int64(f.tick - tick)) })
 	want := h.m.items[:n]
 	h.m.items = h.m.items[n:]
 	overdue := 0
@@ -119,13 +122,16 @@ func (h *harness) checkNext() {
 
 // starts are ticks to begin from: all over the levels, and where 32 bits of tick come round.
 func starts(rng *rand.Rand) []uint64 {
-	all := []uint64{0, 1, 62, 63, 64, 4094, 4095, 4096, 1<<18 - 2, 1<<18 - 1, 1 << 18, 1<<32 - 2, 1<<32 - 1, 1 << 32, 1<<32 - 1<<18}
+	all := []uint64{0, 1, 62, 63, 64, 4094, 4095, 4096, 1<<18 - 2, 1<<18 - 1, 1 << 18, 1<<32 - 2,
+		1<<32 - 1, 1 << 32, 1<<32 - 1<<18}
 	for range 20 {
 		all = append(all, rng.Uint64N(1<<40))
 	}
 	return all
 }
 
+// TestWheelAgainstSortedList compares a wheel with a sorted list (H1), from all kinds of starts,
+// with limits that stop in the middle of a cascade (H2).
 func TestWheelAgainstSortedList(t *testing.T) {
 	rng := testseed.Rand(t)
 	for _, start := range starts(rng) {
@@ -146,7 +152,8 @@ func TestWheelAgainstSortedList(t *testing.T) {
 // distance is a number of ticks, small and large ones equally likely, up to 2^24.
 func distance(rng *rand.Rand) uint64 { return rng.Uint64N(1 << rng.IntN(25)) }
 
-// TestEveryTickComesUpOnItsTick files one item for every tick of the first two levels and beyond and goes tick by tick.
+// TestEveryTickComesUpOnItsTick files one item for every tick of the first two levels and beyond
+// and goes tick by tick (H1).
 func TestEveryTickComesUpOnItsTick(t *testing.T) {
 	for _, start := range []uint64{0, 63, 4000, 1<<18 - 100, 1<<32 - 5000} {
 		w := New(start)
@@ -173,7 +180,8 @@ func TestOverdueComesUpAtTheNextAdvance(t *testing.T) {
 			t.Fatalf("Next: %d, %v", next, ok)
 		}
 		var got []Item
-		if !w.Advance(100, 10, func(items []Item) { got = append(got, items...) }) || len(got) != 1 || got[0].Tick != uint32(tick) {
+		if !w.Advance(100, 10, func(items []Item) { got = append(got, items...) }) ||
+			len(got) != 1 || got[0].Tick != uint32(tick) {
 			t.Fatalf("an item for tick %d: %+v", tick, got)
 		}
 	}
@@ -189,8 +197,8 @@ func TestTimeNeverGoesBack(t *testing.T) {
 	}
 }
 
-// TestNothingHappensBeforeNext goes from Next to Next: each time right before it nothing comes up, and the number of
-// steps shows that Next does not merely count ticks.
+// TestNothingHappensBeforeNext goes from Next to Next: each time right before it nothing comes up,
+// and the number of steps shows that Next does not merely count ticks.
 func TestNothingHappensBeforeNext(t *testing.T) {
 	rng := testseed.Rand(t)
 	for _, start := range starts(rng) {
@@ -201,17 +209,20 @@ func TestNothingHappensBeforeNext(t *testing.T) {
 		steps := 0
 		for ; w.Len() > 0; steps++ {
 			next, _ := w.Next()
-			w.Advance(next-1, 1<<30, func(items []Item) { t.Fatalf("at %d, before Next, came up %+v", w.Now(), items) })
+			w.Advance(next-1, 1<<30,
+				func(items []Item) { t.Fatalf("at %d, before Next, came up %+v", w.Now(), items) })
 			w.Advance(next, 1<<30, func([]Item) {})
 		}
-		// An item cascades at most twice, and beyond the levels' reach once more for every 63 buckets of the top level.
+		// An item cascades at most twice, and beyond the levels' reach once more for every 63
+		// buckets of the top level.
 		if steps > 20*(3+1<<24/(63<<12)) {
 			t.Errorf("from %d: %d steps for 20 items", start, steps)
 		}
 	}
 }
 
-// TestFireMayAdd re-files every item from within fire, for ticks before, at and after the one that is handed over.
+// TestFireMayAdd re-files every item from within fire, for ticks before, at and after the one that
+// is handed over.
 func TestFireMayAdd(t *testing.T) {
 	rng := testseed.Rand(t)
 	w := New(1000)
@@ -248,7 +259,8 @@ func TestFireMayAdd(t *testing.T) {
 	}
 }
 
-// TestSlicesAreBounded lets a crowd come up at one tick, from the top level down, and a jump over many ticks.
+// TestSlicesAreBounded lets a crowd come up at one tick, from the top level down, and a jump over
+// many ticks: cascades stop in the middle and go on (H2).
 func TestSlicesAreBounded(t *testing.T) {
 	const crowd, limit = 50_000, 700
 	h := newHarness(t, 5)
@@ -265,14 +277,17 @@ func TestSlicesAreBounded(t *testing.T) {
 			t.Fatalf("a slice handed over %d items, the limit is %d", n, limit)
 		}
 	}
-	if most := 3 * 3 * crowd / (limit - blockItems); calls < 3*crowd/(limit+blockItems) || calls > most || h.w.Len() != 0 {
+	if most := 3 * 3 * crowd / (limit - blockItems); calls < 3*crowd/(limit+blockItems) ||
+		calls > most || h.w.Len() != 0 {
 		t.Errorf("%d slices, %d items left", calls, h.w.Len())
 	}
 }
 
-// TestFarItemsKeepTheirTick files beyond what the levels cover: never early, and the item still bears its tick.
+// TestFarItemsKeepTheirTick files beyond what the levels cover: never early, and the item still
+// bears its tick (H4).
 func TestFarItemsKeepTheirTick(t *testing.T) {
-	for _, ahead := range []uint64{63 << 12, 63<<12 + 1, 1 << 18, 1<<18 + 1, 1 << 20, 1 << 24, Horizon} {
+	for _, ahead := range []uint64{63 << 12, 63<<12 + 1, 1 << 18, 1<<18 + 1, 1 << 20, 1 << 24,
+		Horizon} {
 		w := New(777)
 		w.Add(1, 777+ahead)
 		var got []Item
@@ -300,7 +315,7 @@ func TestBeyondTheHorizonIsClipped(t *testing.T) {
 	}
 }
 
-// TestBurstDoesNotHoldMemory counts blocks, used and spare, after a crowd has come and gone.
+// TestBurstDoesNotHoldMemory counts blocks, used and spare, after a crowd has come and gone (H5).
 func TestBurstDoesNotHoldMemory(t *testing.T) {
 	w := New(0)
 	for n := range uint64(1_000_000) {
