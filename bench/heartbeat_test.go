@@ -101,12 +101,12 @@ type noLog struct {
 
 func (l *noLog) Replay(uint64, func(uint64, []byte) error) error { return nil }
 func (l *noLog) Replayed() (next uint64, done, total int64)      { return l.lsn.Load() + 1, 0, 0 }
-func (l *noLog) Start(func(first, last uint64, records iter.Seq[[]byte], took time.Duration)) error {
+func (l *noLog) Start(func(first, last uint64, records iter.Seq[[]byte], stamp int64, took time.Duration)) error {
 	return nil
 }
 func (l *noLog) Reserve(int, time.Duration) error { return nil }
 func (l *noLog) Release(int)                      {}
-func (l *noLog) Append([]byte) uint64             { return l.lsn.Add(1) }
+func (l *noLog) Append([]byte, int64) uint64      { return l.lsn.Add(1) }
 func (l *noLog) Appended() uint64                 { return l.lsn.Load() }
 func (l *noLog) Wait(uint64) error                { return nil }
 func (l *noLog) Sync(uint64) error                { return nil }

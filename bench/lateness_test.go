@@ -27,8 +27,10 @@ const (
 	recordExpired = 1 << 1
 )
 
-func (l *expiryLog) Start(committed func(first, last uint64, records iter.Seq[[]byte], took time.Duration)) error {
-	return l.Log.Start(func(first, last uint64, records iter.Seq[[]byte], took time.Duration) {
+func (l *expiryLog) Start(
+	committed func(first, last uint64, records iter.Seq[[]byte], stamp int64, took time.Duration),
+) error {
+	return l.Log.Start(func(first, last uint64, records iter.Seq[[]byte], stamp int64, took time.Duration) {
 		now, n := time.Now(), 0
 		for r := range records {
 			if r[recordFlags]&recordExpired != 0 {
@@ -39,7 +41,7 @@ func (l *expiryLog) Start(committed func(first, last uint64, records iter.Seq[[]
 		if n > 0 {
 			l.left <- n
 		}
-		committed(first, last, records, took)
+		committed(first, last, records, stamp, took)
 	})
 }
 

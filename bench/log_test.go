@@ -115,7 +115,7 @@ func (l walLogger) append(rec []byte) error {
 	if err := l.Reserve(len(rec), time.Minute); err != nil {
 		return err
 	}
-	return l.Wait(l.Append(rec))
+	return l.Wait(l.Append(rec, 0))
 }
 
 func (l walLogger) close() error { return l.Close() }

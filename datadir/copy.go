@@ -128,7 +128,7 @@ func copyLog(from, to *wal.Log, after uint64, done *Copied) error {
 		if err := to.Reserve(len(record), copyMaxWait); err != nil {
 			return err
 		}
-		if got := to.Append(record); got != lsn {
+		if got := to.Append(record, 0); got != lsn {
 			return fmt.Errorf("datadir: record %d became record %d in the copy", lsn, got)
 		}
 		done.record(record)

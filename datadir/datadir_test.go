@@ -49,7 +49,7 @@ func commit(t testing.TB, l *wal.Log, record string) uint64 {
 	if err := l.Reserve(len(record), time.Minute); err != nil {
 		t.Fatal(err)
 	}
-	lsn := l.Append([]byte(record))
+	lsn := l.Append([]byte(record), 0)
 	if err := l.Wait(lsn); err != nil {
 		t.Fatal(err)
 	}
@@ -139,7 +139,7 @@ func (w *live) append() {
 		if w.log.Reserve(len(record), time.Minute) != nil {
 			return
 		}
-		lsn := w.log.Append(record)
+		lsn := w.log.Append(record, 0)
 		if w.log.Wait(lsn) != nil {
 			return
 		}

@@ -258,7 +258,7 @@ func (c *checkpointer) forget(r record.View, at uint64) (lsn uint64, err error) 
 		c.log.Release(len(r))
 		return 0, nil
 	}
-	lsn = c.log.Append(record.AppendForget(nil, r))
+	lsn = c.log.Append(record.AppendForget(nil, r), 0)
 	c.table.Remove(ref, entry)
 	c.forgotten.Add(1)
 	c.counters.loops().devices[Offline].Add(-1)

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"iter"
-	"math"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -27,10 +26,9 @@ type Engine struct {
 	checkpoints *checkpointer
 	recovery    *recoverer
 
-	streams  streams // the own broadcaster, or none
-	events   Events  // the own broadcaster, or what Options.Events says
-	source   broadcast.Source
-	observed bool // Options.ObserveDelivery is set
+	streams streams // the own broadcaster, or none
+	events  Events  // the own broadcaster, or what Options.Events says
+	source  broadcast.Source
 
 	// phase decides what Ready answers: recovering, then serving, then draining.
 	phase atomic.Int32
@@ -69,7 +67,6 @@ func New(log Log, o Options) (*Engine, error) {
 		expiry:      newExpirer(d, &o),
 		checkpoints: newCheckpointer(d, &o),
 		source:      o.Source,
-		observed:    o.ObserveDelivery != nil,
 		stop:        make(chan struct{}),
 	}
 	e.acceptor = newAcceptor(d, e.expiry, &o)
@@ -113,19 +110,16 @@ func (e *Engine) open() error {
 	return nil
 }
 
-// committed passes a batch on. The log's commit loop calls it; nothing in it blocks.
+// committed passes a batch on, with the instant at which the first of its heartbeats was received. The
+// log's commit loop calls it; nothing in it blocks.
 func (e *Engine) committed(
-	first, last uint64, records iter.Seq[[]byte], took time.Duration,
+	first, last uint64, records iter.Seq[[]byte], received int64, took time.Duration,
 ) {
 	lsn := first
 	bytes := 0
-	received := int64(0)
 	for rec := range records {
 		bytes += len(rec)
 		if r := record.View(rec); !r.Forget() { // the streams got its offline before
-			if received == 0 && e.observed {
-				received = e.received(r, lsn)
-			}
 			e.events.Publish(e.source, r.User(), lsn, rec)
 		}
 		lsn++
@@ -249,20 +243,4 @@ func (e *Engine) Records(user uuid.UUID) ([]Record, error) {
 		return true
 	})
 	return records, e.log.Wait(newest)
-}
-
-func (e *Engine) received(r record.View, lsn uint64) int64 {
-	s := r.State()
-	if s.Expired {
-		return 0
-	}
-	_, entry := e.table.Find(r.User(), r.Device())
-	if entry == nil || entry.LSN() != lsn {
-		return 0
-	}
-	deadline := entry.DeadlineNanos()
-	if entry.LSN() != lsn || deadline == math.MaxInt64 { // the deadline is another commit's, or saturated
-		return 0
-	}
-	return max(0, deadline-ttlNanos(s.TTLMS))
 }

@@ -340,7 +340,7 @@ func (x *expirer) expire(
 	held.SentAtMS, held.UpdatedAtMS = now.WallMS, now.WallMS
 	held.DeadlineNanos = math.MaxInt64
 	rec := record.Append(x.scratch[:0], user, device, &held.State, []byte(source))
-	held.LSN = x.log.Append(rec)
+	held.LSN = x.log.Append(rec, 0)
 	entry.Commit(held)
 	x.counters.loops().moved(seen, &held)
 	if x.observe != nil {

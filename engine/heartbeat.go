@@ -199,7 +199,7 @@ func (a *acceptor) apply(s *submission) verdict {
 	next := hb.state(&held, s.received)
 	next.Source = source
 	rec := record.Append(hb.scratch[:0], hb.User, hb.Device, &next.State, hb.Source)
-	next.LSN = a.log.Append(rec)
+	next.LSN = a.log.Append(rec, s.received.Nanos)
 	entry.Commit(next)
 	s.lsn = next.LSN
 	a.counters.stripe(hb).moved(&held, &next)

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"runtime"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -11,7 +12,6 @@ import (
 	"rollcall/engine/table"
 	"rollcall/internal/testseed"
 	"rollcall/internal/testwait"
-	"rollcall/record"
 )
 
 // wantDevices compares the counters with the table.
@@ -152,27 +152,34 @@ func TestDeliveryIsObserved(t *testing.T) {
 	}
 }
 
-// TestReceiptIsTheHeartbeats: known from the entry while the device stands where the record says, and only then.
-func TestReceiptIsTheHeartbeats(t *testing.T) {
-	r := startRig(t, newMemLog(), Options{})
-	hb := newHeartbeat(1, 1000)
+// TestReceiptTravelsWithTheBatch: the log hands back when the first heartbeat was received, whatever
+// the device did since; an expiry was not received.
+func TestReceiptTravelsWithTheBatch(t *testing.T) {
+	log, sink := newMemLog(), &recorder{}
+	r := startRig(t, log, Options{Events: sink})
+	hb, long := newHeartbeat(1, 1000), newHeartbeat(1, 1<<53-1)
 	r.now.Store(int64(5 * time.Second))
-	r.mustAccept(hb)
-	rec := func(lsn int) record.View { return record.View(r.log.records[lsn-1]) }
-	if at := r.received(rec(1), 1); at != int64(5*time.Second) {
-		t.Errorf("received at %v, want 5s", time.Duration(at))
+	log.set(func() { log.held = true })
+	var daemons sync.WaitGroup
+	for i, hb := range []*Heartbeat{hb, long} {
+		daemons.Go(func() { r.mustAccept(hb) })
+		testwait.Until(t, "it is appended", func() bool { return log.Appended() == uint64(i+1) })
+		r.now.Add(int64(500 * time.Millisecond))
 	}
+	r.advance(time.Second)
+	log.set(func() { log.held = false })
+	daemons.Wait()
+	testwait.Until(t, "the expiry is flushed", func() bool {
+		return slices.Contains(sink.seen(), "flush 0 3 received 5s")
+	})
+	hb.Seq++
+	r.mustAccept(hb)
 	r.advance(2 * time.Second)
 	r.wantStatus(hb, Offline)
-	if at := r.received(rec(1), 1); at != 0 {
-		t.Errorf("the device has moved on, but the record was received at %v", time.Duration(at))
-	}
-	if at := r.received(rec(2), 2); at != 0 {
-		t.Errorf("an expiry was received at %v", time.Duration(at))
-	}
-	long := newHeartbeat(1, 1<<53-1)
-	r.mustAccept(long)
-	if at := r.received(rec(3), 3); at != 0 {
-		t.Errorf("the deadline is saturated, but the record was received at %v", time.Duration(at))
+	testwait.Until(t, "the second expiry is flushed", func() bool {
+		return slices.Contains(sink.seen(), "flush 0 5 received 0s")
+	})
+	if !slices.Contains(sink.seen(), "flush 0 4 received 7s") {
+		t.Errorf("%q", sink.seen())
 	}
 }

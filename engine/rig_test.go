@@ -26,6 +26,7 @@ type memLog struct {
 	cond      *sync.Cond
 	records   [][]byte // guarded by mu
 	committed uint64   // guarded by mu
+	stamp     int64    // guarded by mu: the first of what is not committed
 	reserved  int      // guarded by mu: credits out
 	full      bool     // guarded by mu: Reserve refuses
 	held      bool     // guarded by mu: nothing is committed
@@ -56,7 +57,9 @@ func (l *memLog) Replay(after uint64, apply func(uint64, []byte) error) error {
 
 func (l *memLog) Replayed() (uint64, int64, int64) { return uint64(len(l.records)) + 1, 0, 0 }
 
-func (l *memLog) Start(committed func(first, last uint64, records iter.Seq[[]byte], took time.Duration)) error {
+func (l *memLog) Start(
+	committed func(first, last uint64, records iter.Seq[[]byte], stamp int64, took time.Duration),
+) error {
 	l.committed = uint64(len(l.records))
 	go func() {
 		defer close(l.done)
@@ -70,6 +73,8 @@ func (l *memLog) Start(committed func(first, last uint64, records iter.Seq[[]byt
 				return
 			}
 			first, batch := l.committed+1, l.records[l.committed:]
+			stamp := l.stamp
+			l.stamp = 0
 			l.committed = uint64(len(l.records))
 			last := l.committed
 			l.cond.Broadcast()
@@ -80,7 +85,7 @@ func (l *memLog) Start(committed func(first, last uint64, records iter.Seq[[]byt
 						return
 					}
 				}
-			}, 0)
+			}, stamp, 0)
 		}
 	}()
 	return nil
@@ -102,13 +107,16 @@ func (l *memLog) Release(int) {
 	l.mu.Unlock()
 }
 
-func (l *memLog) Append(record []byte) uint64 {
+func (l *memLog) Append(record []byte, stamp int64) uint64 {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.reserved--; l.reserved < 0 {
 		panic("append without a credit")
 	}
 	l.records = append(l.records, bytes.Clone(record))
+	if l.stamp == 0 {
+		l.stamp = stamp
+	}
 	l.cond.Broadcast()
 	return uint64(len(l.records))
 }

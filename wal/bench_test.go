@@ -28,7 +28,7 @@ func BenchmarkCommit(b *testing.B) {
 							b.Error(err)
 							return
 						}
-						if err := l.Wait(l.Append(record)); err != nil {
+						if err := l.Wait(l.Append(record, 0)); err != nil {
 							b.Error(err)
 							return
 						}
@@ -56,7 +56,7 @@ func BenchmarkAppend(b *testing.B) {
 				b.Error(err)
 				return
 			}
-			l.Append(record)
+			l.Append(record, 0)
 		}
 	})
 }

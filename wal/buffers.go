@@ -94,6 +94,7 @@ func (bs *buffers) seal() (b, next *batch) {
 		p := state >> parityShift & 1
 		b, next = bs.batches[p], bs.batches[p^1]
 		next.finished.Store(0)
+		next.stamp.Store(0)
 		// Fails only when a record was appended meanwhile, so at most as often as there is credit
 		// for.
 		if bs.state.CompareAndSwap(state, state&^bytesMask^parityFlip) {
@@ -114,7 +115,10 @@ type batch struct {
 	// the number of records. Reset by the commit loop before the batch becomes the filling one,
 	// when no appender can know it.
 	finished atomic.Uint64
-	_        [56]byte // keeps finished, which every appender writes, off the fields below
+	// stamp is the first stamp that an appender brought, 0 before. An appender sets it before it adds
+	// to finished. Reset together with finished.
+	stamp atomic.Int64
+	_     [48]byte // keeps finished, which every appender writes, off the fields below
 
 	block   []byte // header and payload in one piece, so that one write takes them; immutable
 	payload []byte // the part of block behind the header, BufferBytes long
@@ -147,7 +151,10 @@ func (b *batch) awaitCopies() {
 // exactly this many bytes, from Reserve; Append uses it up. It takes no lock, does no I/O,
 // allocates nothing and cannot fail, so it may be called while a device is claimed (I1). The record
 // is copied. It is not durable yet: see Wait. Any goroutine.
-func (l *Log) Append(record []byte) uint64 {
+//
+// A stamp is a number of the caller's, 0 for none, that is not written: the first one of a batch is
+// handed back when the batch is committed.
+func (l *Log) Append(record []byte, stamp int64) uint64 {
 	if len(record) > MaxRecord {
 		panic("bug: wal: record longer than MaxRecord")
 	}
@@ -158,6 +165,9 @@ func (l *Log) Append(record []byte) uint64 {
 	putRecord(b.payload[at:], record)
 	// Until this copy is finished the batch cannot be committed, so committed is below our LSN.
 	lsn := extend(l.progress.committed.Load(), state) + 1
+	if stamp != 0 && b.stamp.Load() == 0 {
+		b.stamp.CompareAndSwap(0, stamp)
+	}
 	b.finished.Add(1)
 	if at == 0 { // the first of its batch: the commit loop may be parked
 		l.committer.wakeUp()

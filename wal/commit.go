@@ -24,7 +24,7 @@ type committer struct {
 
 	// Set before the loop runs, then immutable.
 	observe   func(records uint64, took time.Duration)
-	committed func(first, last uint64, records iter.Seq[[]byte], took time.Duration)
+	committed func(first, last uint64, records iter.Seq[[]byte], stamp int64, took time.Duration)
 
 	wake    chan struct{}   // one token: there is something to do
 	closing <-chan struct{} // closed by Close
@@ -203,7 +203,7 @@ func (c *committer) publish(b *batch, took time.Duration) {
 		c.observe(b.records, took)
 	}
 	if c.committed != nil {
-		c.committed(b.first, last, b.all, took)
+		c.committed(b.first, last, b.all, b.stamp.Load(), took)
 	}
 }
 

@@ -100,7 +100,7 @@ func TestFailStop(t *testing.T) {
 			wg.Wait()
 			<-l.Failed()
 			broken.Store(false) // the disk comes back; the log must not
-			late := l.Append([]byte("late"))
+			late := l.Append([]byte("late"), 0)
 			for _, lsn := range []uint64{bad, late} {
 				if err := l.Wait(lsn); !errors.Is(err, ErrFailed) {
 					t.Errorf("Wait(%d) after the failure = %v", lsn, err)
@@ -177,7 +177,7 @@ func TestNoSpace(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				if err := l.Wait(l.Append(record)); err != nil {
+				if err := l.Wait(l.Append(record, 0)); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -196,7 +196,7 @@ func TestNoSpace(t *testing.T) {
 				if err := l.Reserve(len(record), time.Minute); err != nil {
 					t.Fatalf("there is room again, but: %v", err)
 				}
-				l.Append(record)
+				l.Append(record, 0)
 			}
 			closeLog(t, l)
 			if l.NoSpace() {
@@ -266,7 +266,7 @@ func runUntilFailure(o Options) (acked, through int) {
 		}
 		for n := range 12 {
 			record := tagged(0, n, 1500)
-			if l.Reserve(len(record), time.Second) != nil || l.Wait(l.Append(record)) != nil {
+			if l.Reserve(len(record), time.Second) != nil || l.Wait(l.Append(record, 0)) != nil {
 				break
 			}
 			acked++

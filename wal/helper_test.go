@@ -52,7 +52,7 @@ func add(t testing.TB, l *Log, record string) uint64 {
 	if err := l.Reserve(len(record), time.Minute); err != nil {
 		t.Fatal(err)
 	}
-	return l.Append([]byte(record))
+	return l.Append([]byte(record), 0)
 }
 
 // commit appends one record and waits for it, so that it becomes a block of its own.

@@ -170,11 +170,11 @@ func (l *Log) Survey() Survey { return l.recovery.surveyed() }
 
 // Start makes what was replayed durable, begins a new segment and starts the commit loop; it
 // replays by itself what was not. The commit loop calls committed, which may be nil, after each
-// batch with its LSNs, its records, valid during the call only, and the time that sealing, writing
-// and syncing took: in LSN order, after waiters were woken. It must not block: the next batch waits
+// batch with its LSNs, its records, valid during the call only, its stamp (see Append), and the time
+// that sealing, writing and syncing took: in LSN order, after waiters were woken. It must not block: the next batch waits
 // for it. After an error only Close may be called. Not concurrently with Close.
 func (l *Log) Start(
-	committed func(first, last uint64, records iter.Seq[[]byte], took time.Duration),
+	committed func(first, last uint64, records iter.Seq[[]byte], stamp int64, took time.Duration),
 ) error {
 	if l.lifeNow() != opened {
 		return ErrClosed

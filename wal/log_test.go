@@ -71,6 +71,9 @@ func TestReplayAfterRestart(t *testing.T) {
 	}
 }
 
+// stampOf is the stamp with which the record of a tag is appended.
+func stampOf(tag [2]uint32) int64 { return 1 + int64(tag[0])<<32 + int64(tag[1]) }
+
 // LSN order is byte order (W1), callbacks come in LSN order and without a gap, and nobody is woken
 // early or left asleep.
 func TestConcurrentAppends(t *testing.T) {
@@ -79,13 +82,19 @@ func TestConcurrentAppends(t *testing.T) {
 	l := open(t, o)
 	var next uint64 = 1
 	var order [][2]uint32 // by LSN, as the callback saw them
-	err := l.Start(func(first, last uint64, records iter.Seq[[]byte], took time.Duration) {
+	err := l.Start(func(first, last uint64, records iter.Seq[[]byte], stamp int64, took time.Duration) {
 		if first != next || took <= 0 {
 			t.Errorf("batch begins with %d, want %d; took %v", first, next, took)
 		}
+		stamped := false
 		for r := range records {
-			order = append(order, tagOf(r))
+			tag := tagOf(r)
+			order = append(order, tag)
+			stamped = stamped || stampOf(tag) == stamp
 			next++
+		}
+		if !stamped {
+			t.Errorf("the batch from %d on has stamp %d, which came with none of its records", first, stamp)
 		}
 		if last != next-1 {
 			t.Errorf("batch ends with %d, want %d", last, next-1)
@@ -111,7 +120,7 @@ func TestConcurrentAppends(t *testing.T) {
 						return
 					}
 				}
-				lsn := l.Append(record)
+				lsn := l.Append(record, stampOf(tagOf(record)))
 				lsns[w] = append(lsns[w], lsn)
 				if w%4 == 0 { // three in four run ahead
 					continue
@@ -285,7 +294,7 @@ func TestHotPathDoesNotAllocate(t *testing.T) {
 		if err := s.Reserve(len(record), 0); err != nil {
 			t.Fatal(err)
 		}
-		s.Append(record)
+		s.Append(record, 0)
 	}); n != 0 {
 		t.Errorf("Reserve and Append allocate %v times", n)
 	}
@@ -328,7 +337,7 @@ func TestReserveLimits(t *testing.T) {
 	if err := <-got; err != nil {
 		t.Error(err)
 	}
-	last := l.Append(make([]byte, 10))
+	last := l.Append(make([]byte, 10), 0)
 	disk.resume()
 	if err := l.Wait(last); err != nil {
 		t.Error(err)
@@ -363,7 +372,7 @@ func TestCloseRacesWithAppend(t *testing.T) {
 						}
 						return
 					}
-					lsn := l.Append(record)
+					lsn := l.Append(record, 0)
 					appended.Add(1)
 					if n%3 == 0 {
 						if err := l.Wait(lsn); err != nil {

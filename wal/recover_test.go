@@ -541,7 +541,7 @@ func (c *crew) append(w int) {
 		if c.log.Reserve(len(record), time.Minute) != nil {
 			return
 		}
-		lsn := c.log.Append(record)
+		lsn := c.log.Append(record, 0)
 		c.appended[w] = append(c.appended[w], lsn)
 		if n%5 != 0 && c.log.Wait(lsn) == nil {
 			for old := c.acked.Load(); old < lsn && !c.acked.CompareAndSwap(old, lsn); old = c.acked.Load() {

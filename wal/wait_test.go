@@ -21,7 +21,7 @@ func TestWaitDuringReplay(t *testing.T) {
 	if err := l.Reserve(5, time.Second); err != nil {
 		t.Fatal(err)
 	}
-	if err := l.Wait(l.Append([]byte("hello"))); err != nil {
+	if err := l.Wait(l.Append([]byte("hello"), 0)); err != nil {
 		t.Fatal(err)
 	}
 	if err := l.Close(); err != nil {
