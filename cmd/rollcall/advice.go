@@ -3,20 +3,86 @@ package main
 import (
 	"errors"
 	"fmt"
+	"regexp"
+	"strings"
 
 	"rollcall/datadir"
 	"rollcall/engine"
+	"rollcall/loadgen"
+	"rollcall/wal"
 )
 
-// advise adds to an error what an operator can do about it. Packages say facts; only cmd knows the
-// flags.
+// advice is what an operator can do about an error. Packages report facts; only cmd knows the flags.
+var advice = []struct {
+	err  error
+	text string
+}{
+	{wal.ErrLocked, "stop the other process, or give --data-dir another directory"},
+	{engine.ErrLogShort, "the disk lost what it had confirmed, or segments were taken away: " +
+		"restore the data directory from a backup"},
+	{engine.ErrTableTooSmall, "raise --max-devices"},
+	{loadgen.ErrConnections, "lower --connections, or raise the server's limits"},
+}
+
+// advise adds to an error what an operator can do about it, and to a wrong option its flag.
 func advise(err error) error {
-	switch {
-	case errors.Is(err, engine.ErrLogShort):
-		return fmt.Errorf("%w: the disk lost what it had confirmed, or segments were taken away; "+
-			"restore the data directory from a backup", err)
-	case errors.Is(err, engine.ErrTableTooSmall):
-		return fmt.Errorf("%w; raise --max-devices", err)
+	for _, a := range advice {
+		if errors.Is(err, a.err) {
+			return fmt.Errorf("%w; %s", err, a.text)
+		}
 	}
-	return datadir.Advise(err)
+	return nameFlags(datadir.Advise(err))
+}
+
+// flags are those whose values become options, by package and option. In loadgen the names agree.
+var flags = map[string]string{
+	"wal SyncInterval":            "sync-interval",
+	"wal SegmentBytes":            "segment-bytes",
+	"engine RecoveryGrace":        "recovery-grace",
+	"engine MaxDevices":           "max-devices",
+	"engine ForgetAfter":          "forget-after",
+	"engine CheckpointBytes":      "checkpoint-bytes",
+	"engine CheckpointEvery":      "checkpoint-interval",
+	"broadcast Keepalive":         "stream-keepalive",
+	"broadcast WriteTimeout":      "stream-write-timeout",
+	"broadcast BacklogBytes":      "stream-backlog",
+	"broadcast MaxStreams":        "max-streams",
+	"broadcast MaxStreamsPerUser": "max-streams-per-user",
+	"server RatePerIP":            "rate-per-ip",
+	"server MaxBatch":             "max-batch",
+	"server MaxConnsPerIP":        "max-connections-per-ip",
+	"server CORSOrigins":          "cors-origin",
+}
+
+// option is how the packages begin the report of a wrong option.
+var option = regexp.MustCompile(`^(\w+): option (\w+)`)
+
+// upper is where a word of an option's name begins.
+var upper = regexp.MustCompile(`([a-z])([A-Z])`)
+
+// nameFlags adds its flag to each wrong option.
+func nameFlags(err error) error {
+	if err == nil {
+		return nil
+	}
+	all, ok := err.(interface{ Unwrap() []error })
+	if ok && errors.Join(all.Unwrap()...).Error() == err.Error() {
+		var named []error
+		for _, one := range all.Unwrap() {
+			named = append(named, nameFlags(one))
+		}
+		return errors.Join(named...)
+	}
+	name := option.FindStringSubmatch(err.Error())
+	if name == nil {
+		return err
+	}
+	flag := flags[name[1]+" "+name[2]]
+	if name[1] == "loadgen" {
+		flag = strings.ToLower(upper.ReplaceAllString(name[2], "$1-$2"))
+	}
+	if flag == "" {
+		return err
+	}
+	return fmt.Errorf("%w (--%s)", err, flag)
 }

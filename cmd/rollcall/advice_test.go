@@ -6,7 +6,11 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/alecthomas/kong"
+
 	"rollcall/engine"
+	"rollcall/loadgen"
+	"rollcall/wal"
 )
 
 // TestAdvice is added to what packages report, and keeps the error.
@@ -14,6 +18,7 @@ func TestAdvice(t *testing.T) {
 	for sentinel, want := range map[error]string{
 		engine.ErrLogShort:      "restore the data directory from a backup",
 		engine.ErrTableTooSmall: "raise --max-devices",
+		wal.ErrLocked:           "give --data-dir another directory",
 	} {
 		got := advise(fmt.Errorf("engine: recovery: %w", sentinel))
 		if !errors.Is(got, sentinel) || !strings.HasSuffix(got.Error(), want) {
@@ -26,5 +31,40 @@ func TestAdvice(t *testing.T) {
 	}
 	if got := advise(nil); got != nil {
 		t.Errorf("%v", got)
+	}
+}
+
+// TestWrongOptionsNameTheirFlags, each of them.
+func TestWrongOptionsNameTheirFlags(t *testing.T) {
+	err := advise(errors.Join(
+		engine.Options{RecoveryGrace: -1, CheckpointEvery: -1}.Check(),
+		loadgen.Options{Target: "http://x:1", KneeP99: 1, SilentShare: 2, IngestToken: "x"}.Check(),
+		errors.New("other: option X is wrong"),
+	))
+	for _, want := range []string{"(--recovery-grace)", "(--checkpoint-interval)", "(--silent-share)", "X is wrong"} {
+		if !strings.Contains(err.Error(), want) {
+			t.Errorf("%v: does not say %s", err, want)
+		}
+	}
+	if strings.Contains(err.Error(), "X is wrong (") {
+		t.Errorf("%v: a flag that there is not", err)
+	}
+}
+
+func TestAdviceNamesFlagsThatExist(t *testing.T) {
+	parser, err := kong.New(&cli{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	known := map[string]bool{}
+	for _, command := range parser.Model.Children {
+		for _, f := range command.Flags {
+			known[f.Name] = true
+		}
+	}
+	for option, flag := range flags {
+		if !known[flag] {
+			t.Errorf("%s: there is no flag --%s", option, flag)
+		}
 	}
 }

@@ -86,15 +86,23 @@ func (c serveCmd) check(w io.Writer, settings []setting) error {
 	if err := c.print(w, settings, sec, pair); err != nil {
 		return err
 	}
-	unopened := &running{logger: slog.New(slog.DiscardHandler), histograms: newHistograms(registry())}
-	return errors.Join(
+	unopened := &node{logger: slog.New(slog.DiscardHandler), histograms: newHistograms(registry())}
+	return advise(errors.Join(
 		secretsErr,
 		tlsErr,
 		checkAddresses(c.Listen, c.AdminListen),
 		checkDataDir(c.DataDir),
-		c.logOptions(unopened).Check(),
-		c.engineOptions(unopened).Check(),
-		c.serverOptions(unopened, sec).Check(),
+		c.checkOptions(unopened, sec),
+	))
+}
+
+// checkOptions returns every problem that opening a node would have with its options.
+func (c serveCmd) checkOptions(n *node, sec secrets) error {
+	return errors.Join(
+		c.logOptions(n).Check(),
+		c.checkpointOptions(n).Check(),
+		c.engineOptions(n).Check(),
+		c.serverOptions(n, sec).Check(),
 	)
 }
 

@@ -55,7 +55,7 @@ type loadRunCmd struct {
 	Seed        uint64        `group:"Generator" placeholder:"N" help:"Repeat a run's ids and order. Default: the clock's."`
 	Timeout     time.Duration `group:"Generator" placeholder:"TIME" help:"Send a heartbeat again when it was unanswered for so long (10s)."`
 
-	MaxWait     time.Duration `group:"Judgement" placeholder:"TIME" help:"How long the server may take to show what it acknowledged, or to flag a silent device (5s)."`
+	MaxWait      time.Duration `group:"Judgement" placeholder:"TIME" help:"How long the server may take to show what it acknowledged, or to flag a silent device (5s)."`
 	Grace        time.Duration `group:"Judgement" placeholder:"TIME" help:"The server's --recovery-grace (15s)."`
 	MaxLag       time.Duration `group:"Judgement" placeholder:"TIME" help:"The run is invalid when the generator itself is later than this at p99 (10ms)."`
 	NoConflation bool          `group:"Judgement" help:"A frame that a fast stream skips fails the run. Otherwise it is counted."`
@@ -107,7 +107,7 @@ func (c loadRunCmd) Run() error {
 	rep, err := loadgen.Run(ctx, o)
 	line.Close()
 	if err != nil {
-		return err
+		return advise(err)
 	}
 	rep.Version = buildVersion()
 	rep.WriteTable(os.Stdout)

@@ -21,6 +21,10 @@ type reloader struct {
 	certificate *certificate
 }
 
+func newReloader(c serveCmd, logger *slog.Logger, sec secrets) *reloader {
+	return &reloader{cmd: &c, logger: logger, secrets: sec, certificate: c.certificate()}
+}
+
 // hangups returns SIGHUPs. It is asked for them before the start, since a SIGHUP that nobody waits for ends a process.
 func hangups() <-chan os.Signal {
 	c := make(chan os.Signal, 1) // one that waits stands for those that come meanwhile

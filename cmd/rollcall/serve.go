@@ -2,24 +2,19 @@ package main
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
-	"net"
 	"os"
 	"os/signal"
-	"path/filepath"
 	"strings"
 	"syscall"
 	"time"
 
 	"github.com/alecthomas/kong"
-	"github.com/prometheus/client_golang/prometheus"
 
 	"rollcall/checkpoint"
-	"rollcall/datadir"
 	"rollcall/engine"
 	"rollcall/engine/broadcast"
 	"rollcall/server"
@@ -85,47 +80,30 @@ removed ingest token is refused from then on, an open stream lasts as long as it
 Exit is 1 when the server cannot start or when the log fails; the last line on standard error says what to do.`
 }
 
-// Validate refuses values that would silently mean something else. Kong calls it.
+// Validate checks what only the flags know; the packages check their options. Kong calls it.
 func (c serveCmd) Validate() error {
 	var errs []error
-	positive := func(flag string, d time.Duration) {
-		if d <= 0 {
-			errs = append(errs, fmt.Errorf("--%s must be above 0, not %v", flag, d))
+	refuse := func(bad bool, format string, args ...any) {
+		if bad {
+			errs = append(errs, fmt.Errorf(format, args...))
 		}
 	}
-	positive("sync-interval", c.SyncInterval)
-	positive("recovery-grace", c.RecoveryGrace)
-	positive("stream-write-timeout", c.StreamWriteTimeout)
-	positive("checkpoint-interval", c.CheckpointInterval)
-	positive("forget-after", c.ForgetAfter)
-	notNegative := func(flag string, n float64) {
-		if n < 0 {
-			errs = append(errs, fmt.Errorf("--%s cannot be negative, not %v", flag, n))
-		}
-	}
-	notNegative("stream-keepalive", float64(c.StreamKeepalive))
-	notNegative("drain-timeout", float64(c.DrainTimeout))
-	notNegative("max-devices", float64(c.MaxDevices))
-	notNegative("max-streams", float64(c.MaxStreams))
-	notNegative("max-streams-per-user", float64(c.MaxStreamsPerUser))
-	notNegative("max-connections-per-ip", float64(c.MaxConnsPerIP))
-	notNegative("rate-per-ip", c.RatePerIP)
-	if _, err := socketMode(c.SocketMode); err != nil {
-		errs = append(errs, err)
-	}
-	if c.MaxBatch <= 0 {
-		errs = append(errs, fmt.Errorf("--max-batch must be above 0, not %d", c.MaxBatch))
-	}
-	if c.CheckpointBytes <= 0 {
-		errs = append(errs, fmt.Errorf("--checkpoint-bytes must be above 0, not %d", c.CheckpointBytes))
-	}
-	if c.StreamBacklog <= 0 {
-		errs = append(errs, fmt.Errorf("--stream-backlog must be above 0, not %d", c.StreamBacklog))
-	}
-	if (c.TLSCert == "") != (c.TLSKey == "") {
-		errs = append(errs, errors.New("--tls-cert and --tls-key belong together: give both or none"))
-	}
-	return errors.Join(errs...)
+	// In an Options struct 0 is the default. On a command line it would be a surprise.
+	notZero := func(flag string, zero bool) { refuse(zero, "--%s must be above 0", flag) }
+	notZero("sync-interval", c.SyncInterval == 0)
+	notZero("segment-bytes", c.SegmentBytes == 0)
+	notZero("recovery-grace", c.RecoveryGrace == 0)
+	notZero("stream-write-timeout", c.StreamWriteTimeout == 0)
+	notZero("stream-backlog", c.StreamBacklog == 0)
+	notZero("checkpoint-bytes", c.CheckpointBytes == 0)
+	notZero("checkpoint-interval", c.CheckpointInterval == 0)
+	notZero("forget-after", c.ForgetAfter == 0)
+	notZero("max-batch", c.MaxBatch == 0)
+	refuse(c.MaxStreams < 0, "--max-streams cannot be negative, not %d", c.MaxStreams)
+	refuse(c.DrainTimeout < 0, "--drain-timeout cannot be negative, not %v", c.DrainTimeout)
+	refuse((c.TLSCert == "") != (c.TLSKey == ""), "--tls-cert and --tls-key belong together: give both or none")
+	_, err := socketMode(c.SocketMode)
+	return errors.Join(append(errs, err)...)
 }
 
 // Run serves until a signal or a failure.
@@ -142,18 +120,84 @@ func (c serveCmd) Run(line *kong.Context) error {
 		return err
 	}
 	logSettings(logger, settingsOf(line), secrets)
-	hangups := hangups()
-	s, err := c.start(logger, secrets)
+	hangups, stops := hangups(), make(chan os.Signal, 2)
+	// Before the recovery is done a signal ends the process, which has promised nothing. Then it drains.
+	n, err := c.start(logger, secrets, func() { signal.Notify(stops, syscall.SIGTERM, syscall.SIGINT) })
 	if err != nil {
 		return err
 	}
 	if c.Dev {
-		public, admin := listenName(s.public), s.admin.Addr().String()
-		if err := printCurlLines(os.Stdout, c.scheme(), public, admin, secrets.ingest[0], secrets.signing[0]); err != nil {
+		public, admin := listenName(n.public), n.admin.Addr().String()
+		err := printCurlLines(os.Stdout, c.scheme(), public, admin, secrets.ingest[0], secrets.signing[0])
+		if err != nil {
 			return err
 		}
 	}
-	return s.untilDone(c.DrainTimeout, hangups)
+	return c.untilDone(n, stops, hangups)
+}
+
+// untilDone serves until the first of: a signal (drain, nil), a failure, a listener's end. SIGHUP
+// reloads meanwhile.
+func (c serveCmd) untilDone(n *node, stops, hangups <-chan os.Signal) error {
+	for {
+		select {
+		case <-hangups:
+			n.reloader.reload()
+		case s := <-stops:
+			n.logger.Info("draining; a second signal stops at once", "signal", s.String(),
+				"streams", n.engine.Stats().Streams.Streams)
+			return c.drain(n, stops)
+		case <-n.log.Failed():
+			return hangUp(n, n.logFailure())
+		case <-n.checkpoint.Failed():
+			return hangUp(n, advise(n.checkpoint.Err()))
+		case err := <-n.served:
+			return hangUp(n, fmt.Errorf("a listener ended: %w", err))
+		}
+	}
+}
+
+// hangUp writes the answers that are due, within a second, takes everything down and returns why.
+func hangUp(n *node, why error) error {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	_ = n.Close(ctx) // why came first
+	return why
+}
+
+const (
+	// streamWait is how long after the drain the clients of ended streams have to hang up.
+	streamWait = 6 * time.Second
+	// answerWait is how long requests in flight have after that.
+	answerWait = 5 * time.Second
+)
+
+// errStopped: not even the log is closed, which would wait for the disk. What was acknowledged is on
+// it.
+var errStopped = errors.New("stopped at once by a second signal")
+
+// drain ends the streams, answers what is in flight and closes the node.
+func (c serveCmd) drain(n *node, stops <-chan os.Signal) error {
+	streams, cancel := context.WithTimeout(context.Background(), c.DrainTimeout+streamWait)
+	defer cancel()
+	closed := make(chan error, 1)
+	go func() {
+		_ = n.engine.Drain(streams, c.DrainTimeout) // what is left ends with the node
+		answers, cancel := context.WithTimeout(context.Background(), answerWait)
+		defer cancel()
+		closed <- n.Close(answers)
+	}()
+	select {
+	case <-n.log.Failed():
+		failure := n.logFailure()
+		cancel()
+		<-closed
+		return failure
+	case err := <-closed:
+		return err
+	case <-stops:
+		return errStopped
+	}
 }
 
 func (c serveCmd) scheme() string {
@@ -199,96 +243,22 @@ func (c serveCmd) logger(w io.Writer) *slog.Logger {
 	return slog.New(slog.NewTextHandler(w, o))
 }
 
-// running is a server that was started.
-type running struct {
-	logger        *slog.Logger
-	clock         engine.Clock
-	limits        limits
-	metrics       *prometheus.Registry
-	histograms    *histograms
-	reloader      *reloader
-	log           *wal.Log
-	checkpoint    *checkpoint.Store
-	engine        *engine.Engine
-	server        *server.Server
-	public, admin net.Listener
-	served        chan error     // one for each listener, when it ends
-	signals       chan os.Signal // SIGTERM and SIGINT
-}
-
-// start opens the admin listener first, so that /readyz can tell of the recovery, and the public one last, so that nobody
-// waits on a connection that cannot be answered yet.
-func (c serveCmd) start(logger *slog.Logger, sec secrets) (*running, error) {
-	r := &running{logger: logger, clock: engine.NewClock(), served: make(chan error, 2), signals: make(chan os.Signal, 2)}
-	r.reloader = &reloader{cmd: &c, logger: logger, secrets: sec, certificate: c.certificate()}
-	if err := c.open(r, sec); err != nil {
-		_ = r.close(doneContext()) // an operator's request may be in flight
-		return nil, advise(err)
-	}
-	return r, nil
-}
-
-func (c serveCmd) open(r *running, sec secrets) (err error) {
-	config, err := r.reloader.tlsConfig()
-	if err != nil {
-		return err
-	}
-	r.limits = c.limits()
-	r.limits.log(r.logger, c.MaxStreams, acceptQueue())
-	r.metrics = registry()
-	r.histograms = newHistograms(r.metrics)
-	if r.log, err = wal.Open(c.DataDir, c.logOptions(r)); err != nil {
-		return err
-	}
-	// After the log, whose lock it is that names the other process.
-	if r.checkpoint, err = checkpoint.Open(filepath.Join(c.DataDir, datadir.CheckpointDir), checkpoint.Options{
-		SpareBytes: 2*c.SegmentBytes + 64<<20, Logger: r.logger,
-	}); err != nil {
-		return err
-	}
-	if r.engine, err = engine.New(r.log, c.engineOptions(r)); err != nil {
-		return err
-	}
-	if r.server, err = server.New(r.engine, c.serverOptions(r, sec)); err != nil {
-		return err
-	}
-	r.reloader.server = r.server
-	r.metrics.MustRegister(figures{r.log, r.checkpoint, r.engine, r.server})
-	if r.admin, err = net.Listen("tcp", c.AdminListen); err != nil {
-		return fmt.Errorf("--admin-listen: %w", err)
-	}
-	go func() { r.served <- r.server.ServeAdmin(r.admin) }()
-
-	began := time.Now()
-	if err = r.engine.Start(); err != nil {
-		return err
-	}
-	// From here on a signal means drain. Until here it ends the process, which has promised nothing to anybody.
-	signal.Notify(r.signals, syscall.SIGTERM, syscall.SIGINT)
-	if r.public, err = listenPublic(c.Listen, c.SocketMode); err != nil {
-		return fmt.Errorf("--listen: %w", err)
-	}
-	if config != nil {
-		r.public = tls.NewListener(r.public, config)
-	}
-	go func() { r.served <- r.server.Serve(r.public) }()
-	r.logger.Info("serving", "version", buildVersion(), "listen", listenName(r.public), "admin", r.admin.Addr().String(),
-		"data", c.DataDir, "sync", c.Sync, "max_connections", r.limits.conns, "max_streams", r.limits.streams, "devices", r.engine.Stats().Devices, "recovery", time.Since(began).Round(time.Millisecond))
-	return nil
-}
-
-func (c serveCmd) logOptions(r *running) wal.Options {
+func (c serveCmd) logOptions(n *node) wal.Options {
 	mode, err := wal.ParseSyncMode(c.Sync)
 	if err != nil {
 		panic("bug: the enum of --sync allows " + c.Sync)
 	}
 	return wal.Options{
-		Sync: mode, SyncInterval: c.SyncInterval, SegmentBytes: c.SegmentBytes, Logger: r.logger,
-		ObserveCommit: r.histograms.observeCommit,
+		Sync: mode, SyncInterval: c.SyncInterval, SegmentBytes: c.SegmentBytes, Logger: n.logger,
+		ObserveCommit: n.histograms.observeCommit,
 	}
 }
 
-func (c serveCmd) engineOptions(r *running) engine.Options {
+func (c serveCmd) checkpointOptions(n *node) checkpoint.Options {
+	return checkpoint.Options{SpareBytes: 2*c.SegmentBytes + 64<<20, Logger: n.logger}
+}
+
+func (c serveCmd) engineOptions(n *node) engine.Options {
 	policy, err := engine.ParseSeqPolicy(c.SeqPolicy)
 	if err != nil {
 		panic("bug: the enum of --seq-policy allows " + c.SeqPolicy)
@@ -298,27 +268,27 @@ func (c serveCmd) engineOptions(r *running) engine.Options {
 		RecoveryGrace: c.RecoveryGrace,
 		MaxDevices:    c.MaxDevices,
 
-		Store:           r.checkpoint,
+		Store:           n.checkpoint,
 		CheckpointBytes: c.CheckpointBytes,
 		CheckpointEvery: c.CheckpointInterval,
 		ForgetAfter:     c.ForgetAfter,
 
-		Clock:           r.clock,
-		Logger:          r.logger,
-		ObserveLateness: r.histograms.lateness.Observe,
-		ObserveDelivery: r.histograms.delivery.Observe,
+		Clock:           n.clock,
+		Logger:          n.logger,
+		ObserveLateness: n.histograms.lateness.Observe,
+		ObserveDelivery: n.histograms.delivery.Observe,
 		Broadcast: broadcast.Options{
 			Keepalive:    c.StreamKeepalive,
 			WriteTimeout: c.StreamWriteTimeout,
 			BacklogBytes: c.StreamBacklog,
-			MaxStreams:   r.limits.streams,
+			MaxStreams:   n.limits.streams,
 
 			MaxStreamsPerUser: c.MaxStreamsPerUser,
 		},
 	}
 }
 
-func (c serveCmd) serverOptions(r *running, sec secrets) server.Options {
+func (c serveCmd) serverOptions(n *node, sec secrets) server.Options {
 	return server.Options{
 		IngestTokens:      sec.ingest,
 		SigningKeys:       sec.signing,
@@ -329,113 +299,12 @@ func (c serveCmd) serverOptions(r *running, sec secrets) server.Options {
 		StreamQueryToken:  c.StreamQueryToken,
 		CORSOrigins:       c.CORSOrigin,
 		TLS:               c.TLSCert != "",
-		MaxConns:          r.limits.conns,
+		MaxConns:          n.limits.conns,
 		MaxConnsPerIP:     c.MaxConnsPerIP,
-		OpenStreams:       r.engine.OpenStreams,
-		NowNanos:          r.clock.Nanos,
-		Now:               r.clock.Wall,
-		Registry:          r.metrics,
-		Logger:            r.logger,
+		OpenStreams:       n.engine.OpenStreams,
+		NowNanos:          n.clock.Nanos,
+		Now:               n.clock.Wall,
+		Registry:          n.metrics,
+		Logger:            n.logger,
 	}
-}
-
-// untilDone serves until the first of: a signal (drain, nil), the log's failure, a listener's end. Hangups reload meanwhile.
-func (r *running) untilDone(drain time.Duration, hangups <-chan os.Signal) error {
-	for {
-		select {
-		case <-hangups:
-			r.reloader.reload()
-		case s := <-r.signals:
-			r.logger.Info("draining; a second signal stops at once", "signal", s.String(), "streams", r.engine.Stats().Streams.Streams)
-			return r.drain(drain, r.signals)
-		case <-r.log.Failed():
-			return r.logFailed()
-		case <-r.checkpoint.Failed():
-			r.hangUp()
-			return advise(r.checkpoint.Err())
-		case err := <-r.served:
-			r.hangUp()
-			return fmt.Errorf("a listener ended: %w", err)
-		}
-	}
-}
-
-// logFailed answers those who wait with 503 and ends: nothing can be promised any more.
-func (r *running) logFailed() error {
-	err := r.log.Err()
-	r.hangUp()
-	return fmt.Errorf("the log failed, so nothing can be promised any more: %w; check the disk, then start again: "+
-		"recovery begins from what was acknowledged", err)
-}
-
-// hangUp writes the answers that are due, within a second, and takes everything down.
-func (r *running) hangUp() {
-	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
-	defer cancel()
-	_ = r.engine.Drain(doneContext(), 0) // waits for no stream
-	if err := r.server.Shutdown(ctx); err != nil {
-		r.logger.Warn("some connections were cut", "error", err)
-	}
-	_ = r.close(ctx)
-}
-
-// doneContext is for what is not to wait.
-func doneContext() context.Context {
-	ctx, cancel := context.WithCancel(context.Background())
-	cancel()
-	return ctx
-}
-
-const (
-	// streamPatience is how long after the drain the clients of ended streams have to hang up.
-	streamPatience = 6 * time.Second
-	// answerPatience is how long requests in flight have after that.
-	answerPatience = 5 * time.Second
-)
-
-// drain ends the streams over the given time, answers what is in flight and closes the log.
-func (r *running) drain(over time.Duration, signals <-chan os.Signal) error {
-	done := make(chan error, 1)
-	go func() {
-		hangUps, cancel := context.WithTimeout(context.Background(), over+streamPatience)
-		defer cancel()
-		_ = r.engine.Drain(hangUps, over) // what is left is closed with the engine
-		answers, cancel := context.WithTimeout(context.Background(), answerPatience)
-		defer cancel()
-		done <- r.server.Shutdown(answers)
-	}()
-	select {
-	case err := <-done:
-		ctx := context.Background()
-		if errors.Is(err, context.DeadlineExceeded) {
-			r.logger.Warn("some connections were still busy and were cut")
-			ctx, err = doneContext(), nil
-		}
-		return errors.Join(err, r.close(ctx))
-	case <-r.log.Failed():
-		return r.logFailed()
-	case <-signals:
-		// At once: not even the log is closed, which would wait for the disk. What was acknowledged is on it.
-		return errors.New("stopped at once by a second signal")
-	}
-}
-
-// close takes down what was started, in reverse. With a ctx that is done requests may be in flight.
-func (r *running) close(ctx context.Context) error {
-	for _, ln := range []net.Listener{r.public, r.admin} {
-		if ln != nil {
-			ln.Close()
-		}
-	}
-	if r.engine != nil {
-		_ = r.engine.Close(ctx)
-	}
-	var errs []error
-	if r.checkpoint != nil {
-		errs = append(errs, r.checkpoint.Close())
-	}
-	if r.log != nil { // last: it holds the directory's lock
-		errs = append(errs, r.log.Close())
-	}
-	return errors.Join(errs...)
 }

@@ -20,7 +20,7 @@ import (
 )
 
 // startInside runs the whole server within the test, where the race detector and goleak see it.
-func startInside(t *testing.T, sec secrets, flags ...string) *running {
+func startInside(t *testing.T, sec secrets, flags ...string) *node {
 	t.Helper()
 	var c cli
 	parser, err := kong.New(&c)
@@ -31,23 +31,19 @@ func startInside(t *testing.T, sec secrets, flags ...string) *running {
 	if _, err := parser.Parse(append(args, flags...)); err != nil {
 		t.Fatal(err)
 	}
-	r, err := c.Serve.start(slog.New(slog.DiscardHandler), sec)
+	n, err := c.Serve.start(slog.New(slog.DiscardHandler), sec, func() {})
 	if err != nil {
 		t.Fatal(err)
 	}
-	return r
+	return n
 }
 
 // stop ends a server that startInside started, with everything that it holds.
-func (r *running) stop(t *testing.T) {
+func (n *node) stop(t *testing.T) {
 	ctx, cancel := context.WithTimeout(context.Background(), testwait.Limit)
 	defer cancel()
-	_ = r.engine.Drain(doneContext(), 0)
-	if err := r.server.Shutdown(ctx); err != nil {
-		t.Errorf("Shutdown: %v", err)
-	}
-	if err := r.close(ctx); err != nil {
-		t.Errorf("close: %v", err)
+	if err := n.Close(ctx); err != nil || ctx.Err() != nil {
+		t.Errorf("Close: %v, %v", err, ctx.Err())
 	}
 }
 
@@ -55,8 +51,8 @@ func (r *running) stop(t *testing.T) {
 // no goroutine and no descriptor more than before.
 func TestStopLeavesNothing(t *testing.T) {
 	before, files := goleak.IgnoreCurrent(), openDescriptors(t)
-	r := startInside(t, secrets{[]string{"ingest"}, []string{"signing"}})
-	url := "http://" + r.public.Addr().String()
+	n := startInside(t, secrets{[]string{"ingest"}, []string{"signing"}})
+	url := "http://" + n.public.Addr().String()
 	transport := &http.Transport{}
 	client := &http.Client{Transport: transport, Timeout: testwait.Limit}
 	var streams []io.ReadCloser
@@ -65,7 +61,7 @@ func TestStopLeavesNothing(t *testing.T) {
 		beat(t, client, url, user)
 		streams = append(streams, follow(t, client, url, user))
 	}
-	r.stop(t)
+	n.stop(t)
 	for _, s := range streams {
 		if _, err := io.Copy(io.Discard, s); err != nil {
 			t.Errorf("a stream did not end in order: %v", err)

@@ -1,0 +1,169 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"path/filepath"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"rollcall/checkpoint"
+	"rollcall/datadir"
+	"rollcall/engine"
+	"rollcall/server"
+	"rollcall/wal"
+)
+
+// node is a running server: the parts that serveCmd configures, in the order in which they are
+// opened. Close takes them down in reverse, whatever was opened.
+type node struct {
+	logger     *slog.Logger
+	clock      engine.Clock // one for the process
+	limits     limits
+	metrics    *prometheus.Registry
+	histograms *histograms
+
+	log        *wal.Log // holds the directory's lock
+	checkpoint *checkpoint.Store
+	engine     *engine.Engine
+	server     *server.Server
+	reloader   *reloader
+	admin      net.Listener
+	public     net.Listener
+	served     chan error // one for each listener, when it ends
+}
+
+// start opens a node, recovers what the data directory holds and serves. The admin listener comes
+// first, so that /readyz can report the recovery, and the public one last, so that no connection
+// waits for an answer that cannot be given yet. recovered is called between the two.
+func (c serveCmd) start(logger *slog.Logger, sec secrets, recovered func()) (*node, error) {
+	n := &node{logger: logger, clock: engine.NewClock(), served: make(chan error, 2)}
+	if err := n.start(c, sec, recovered); err != nil {
+		return nil, advise(errors.Join(err, n.Close(doneContext()))) // an operator's request may be in flight
+	}
+	return n, nil
+}
+
+func (n *node) start(c serveCmd, sec secrets, recovered func()) error {
+	began := time.Now()
+	n.limits = c.limits()
+	n.limits.log(n.logger, c.MaxStreams, acceptQueue())
+	n.metrics = registry()
+	n.histograms = newHistograms(n.metrics)
+	if err := c.checkOptions(n, sec); err != nil {
+		return err
+	}
+	n.reloader = newReloader(c, n.logger, sec)
+	config, err := n.reloader.tlsConfig()
+	if err != nil {
+		return err
+	}
+	if err := n.open(c, sec); err != nil {
+		return err
+	}
+	if err := n.engine.Start(); err != nil {
+		return err
+	}
+	recovered()
+	if err := n.listen(c, config); err != nil {
+		return err
+	}
+	n.logger.Info("serving", "version", buildVersion(), "listen", listenName(n.public),
+		"admin", n.admin.Addr().String(), "data", c.DataDir, "sync", c.Sync,
+		"max_connections", n.limits.conns, "max_streams", n.limits.streams,
+		"devices", n.engine.Stats().Devices, "recovery", time.Since(began).Round(time.Millisecond))
+	return nil
+}
+
+// open opens everything but the public listener.
+func (n *node) open(c serveCmd, sec secrets) (err error) {
+	if n.log, err = wal.Open(c.DataDir, c.logOptions(n)); err != nil {
+		return err
+	}
+	// After the log, whose lock it is that names the other process.
+	at := filepath.Join(c.DataDir, datadir.CheckpointDir)
+	if n.checkpoint, err = checkpoint.Open(at, c.checkpointOptions(n)); err != nil {
+		return err
+	}
+	if n.engine, err = engine.New(n.log, c.engineOptions(n)); err != nil {
+		return err
+	}
+	if n.server, err = server.New(n.engine, c.serverOptions(n, sec)); err != nil {
+		return err
+	}
+	n.reloader.server = n.server
+	n.metrics.MustRegister(figures{n.log, n.checkpoint, n.engine, n.server})
+	if n.admin, err = net.Listen("tcp", c.AdminListen); err != nil {
+		return fmt.Errorf("--admin-listen: %w", err)
+	}
+	go func() { n.served <- n.server.ServeAdmin(n.admin) }()
+	return nil
+}
+
+// listen opens the public listener, over TLS with a config.
+func (n *node) listen(c serveCmd, config *tls.Config) (err error) {
+	if n.public, err = listenPublic(c.Listen, c.SocketMode); err != nil {
+		return fmt.Errorf("--listen: %w", err)
+	}
+	if config != nil {
+		n.public = tls.NewListener(n.public, config)
+	}
+	go func() { n.served <- n.server.Serve(n.public) }()
+	return nil
+}
+
+// logFailure is why the node cannot go on when its log failed, else nil.
+func (n *node) logFailure() error {
+	select {
+	case <-n.log.Failed():
+		return fmt.Errorf("the log failed, so nothing can be promised any more: %w; check the disk, then "+
+			"start again: recovery begins from what was acknowledged", n.log.Err())
+	default:
+		return nil
+	}
+}
+
+// Close ends every stream, answers the requests that are in flight until ctx ends, and takes down
+// whatever was opened, in reverse. From its beginning on no device goes offline: the node would not
+// hear its heartbeats. Where there is time, the streams are drained before. The error is the log's or
+// the checkpoint's.
+func (n *node) Close(ctx context.Context) error {
+	if n.engine != nil {
+		_ = n.engine.Drain(doneContext(), 0) // waits for no stream
+	}
+	busy := context.Background()
+	if n.server != nil {
+		if err := n.server.Shutdown(ctx); err != nil {
+			n.logger.Warn("some connections were still busy and were cut", "error", err)
+			busy = doneContext()
+		}
+	}
+	for _, ln := range []net.Listener{n.public, n.admin} {
+		if ln != nil {
+			ln.Close()
+		}
+	}
+	if n.engine != nil {
+		_ = n.engine.Close(busy)
+	}
+	var errs []error
+	if n.checkpoint != nil {
+		errs = append(errs, n.checkpoint.Close())
+	}
+	if n.log != nil {
+		errs = append(errs, n.log.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// doneContext is for what is not to wait.
+func doneContext() context.Context {
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	return ctx
+}
