@@ -72,7 +72,7 @@ func playServer() error {
 			return errRefused
 		}
 	}
-	s, err := server.New(e, server.Options{SigningKeys: []string{signingKey}, NowNanos: clock.Nanos, OpenStreams: e.OpenStreams, Logger: quiet})
+	s, err := server.New(e, server.Options{SigningKeys: []string{signingKey}, Clock: clock, OpenStreams: e.OpenStreams, Logger: quiet})
 	if err != nil {
 		return err
 	}

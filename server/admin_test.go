@@ -98,7 +98,7 @@ func TestDebugPresence(t *testing.T) {
 
 	r.presence.ready = errors.New("the log failed")
 	checkAdmin(t, r.get("/debug/presence?user_id="+testUser), 503, errorBody("unavailable", "the log failed"))
-	r.opts.Production = true
+	r = start(t, func(o *Options, _ *fakePresence) { o.Production = true })
 	checkAdmin(t, r.get("/debug/presence?user_id="+testUser), 403, errorBody("forbidden", "Not available in production"))
 }
 
@@ -118,7 +118,7 @@ func TestServeAdmin(t *testing.T) {
 	if res.StatusCode != 200 {
 		t.Errorf("status %d", res.StatusCode)
 	}
-	if err := r.Shutdown(t.Context()); err != nil {
+	if err := r.Close(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	if err := <-served; !errors.Is(err, ErrClosed) {

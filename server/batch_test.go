@@ -16,7 +16,9 @@ import (
 	"github.com/klauspost/compress/zstd"
 
 	"rollcall/engine"
+	"rollcall/internal/testwait"
 	"rollcall/internal/testwire"
+	"rollcall/server/reply"
 	"rollcall/wire"
 )
 
@@ -60,7 +62,8 @@ func (r response) batch(t *testing.T, status int) (b batchResult) {
 	return b
 }
 
-// TestBatchIsTheSingleRouteLineByLine sends every case of the single route through both framings, in batches of a few.
+// TestBatchIsTheSingleRouteLineByLine sends every case of the single route through both framings,
+// in batches of a few.
 func TestBatchIsTheSingleRouteLineByLine(t *testing.T) {
 	r := start(t, nil)
 	for _, array := range []bool{false, true} {
@@ -239,7 +242,8 @@ func TestBatchTransport(t *testing.T) {
 	}
 }
 
-// TestBatchPipelining: what comes behind a batch on its connection is answered after it, compressed or not.
+// TestBatchPipelining: what comes behind a batch on its connection is answered after it, compressed
+// or not.
 func TestBatchPipelining(t *testing.T) {
 	r := start(t, nil)
 	body := strings.Repeat(validBody+"\n", 200)
@@ -296,10 +300,10 @@ func TestBatchRefusals(t *testing.T) {
 		{"empty gzip", batchText("", ndjson, "Content-Encoding: gzip", "Content-Length: 0"), 400, "The body is not what Content-Encoding says, or was cut", 1, 0, false},
 		{"no zstd", batchText(line, ndjson, "Content-Encoding: zstd"), 400, "The body is not what Content-Encoding says, or was cut", 1, 0, false},
 		{"cut gzip", batchText(flushed.String(), ndjson, "Content-Encoding: gzip"), 400, "The body is not what Content-Encoding says, or was cut", 2, 1, false},
-		{"object for array", batchText(line, jsonArray), 400, answers[malformedBatch].details, 1, 0, false},
-		{"array cut", batchText("["+validBody+","+validBody, jsonArray), 400, answers[malformedBatch].details, 2, 1, false},
-		{"behind the array", batchText("["+validBody+"]]", jsonArray), 400, answers[malformedBatch].details, 2, 1, false},
-		{"no element", batchText("["+validBody+",,"+validBody+"]", jsonArray), 400, answers[malformedBatch].details, 2, 1, false},
+		{"object for array", batchText(line, jsonArray), 400, reply.MalformedBatch.Details(), 1, 0, false},
+		{"array cut", batchText("["+validBody+","+validBody, jsonArray), 400, reply.MalformedBatch.Details(), 2, 1, false},
+		{"behind the array", batchText("["+validBody+"]]", jsonArray), 400, reply.MalformedBatch.Details(), 2, 1, false},
+		{"no element", batchText("["+validBody+",,"+validBody+"]", jsonArray), 400, reply.MalformedBatch.Details(), 2, 1, false},
 		{"chunks broken", fmt.Sprintf("POST %s HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n%s\r\n%s\r\n\r\n%x\r\n%s\r\nzz\r\n", wire.HeartbeatsPath, testAuth, ndjson, len(line), line),
 			400, "Malformed request", 2, 1, false},
 	} {
@@ -323,7 +327,8 @@ func TestBatchRefusals(t *testing.T) {
 	}
 }
 
-// TestBatchCutByTheClient: a body that ends before its Content-Length is applied up to its last whole line.
+// TestBatchCutByTheClient: a body that ends before its Content-Length is applied up to its last
+// whole line.
 func TestBatchCutByTheClient(t *testing.T) {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -362,19 +367,39 @@ func TestBatchRateLimit(t *testing.T) {
 
 func TestBatchUnpacksOnlySoManyAtOnce(t *testing.T) {
 	r := start(t, nil)
-	r.unpacking.Store(maxUnpacking)
-	request := batchText(pack(t, "gzip", validBody), ndjson, "Content-Encoding: gzip")
-	got := r.send(t, request)
-	got.check(t, 503, errorBody("unavailable", "Too many compressed batches at once"))
-	if got.header.Get("Retry-After") != "1" {
-		t.Errorf("Retry-After = %q", got.header.Get("Retry-After"))
+	packed := pack(t, "gzip", validBody)
+	request := batchText(packed, ndjson, "Content-Encoding: gzip")
+	begun := text("POST "+wire.HeartbeatsPath, "", testAuth, ndjson, "Content-Encoding: gzip",
+		"Transfer-Encoding: chunked") + fmt.Sprintf("%x\r\n%s\r\n", len(packed), packed)
+	const end = "0\r\n\r\n"
+	var held []net.Conn
+	answered := make(chan response)
+	for range maxUnpacking + 1 { // one of them is one too many
+		c, err := r.public.Dial()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		if _, err := io.WriteString(c, begun); err != nil {
+			t.Fatal(err)
+		}
+		held = append(held, c)
+		go func() { answered <- readResponse(t, bufio.NewReader(c), "POST") }()
+	}
+	for _, got := range []response{testwait.For(t, "the refusal", answered), r.send(t, request)} {
+		got.check(t, 503, errorBody("unavailable", "Too many compressed batches at once"))
+		if got.header.Get("Retry-After") != "1" {
+			t.Errorf("Retry-After = %q", got.header.Get("Retry-After"))
+		}
 	}
 	r.send(t, batchText(validBody, ndjson)).batch(t, 200)
-	r.unpacking.Add(-1)
-	r.send(t, request).batch(t, 200)
-	if n := r.unpacking.Load(); n != maxUnpacking-1 {
-		t.Errorf("%d are counted", n)
+	for _, c := range held {
+		_, _ = io.WriteString(c, end)
 	}
+	for range maxUnpacking {
+		testwait.For(t, "an answer", answered).batch(t, 200)
+	}
+	r.send(t, request).batch(t, 200)
 }
 
 // prepareBatch is a request of n heartbeats as fasthttp hands it to the handler.

@@ -9,21 +9,24 @@ import (
 	"github.com/klauspost/compress/zstd"
 	"github.com/valyala/fasthttp"
 
+	"rollcall/server/reply"
 	"rollcall/wire"
 )
 
 const (
-	// maxUnpacking bounds how many compressed bodies are read at a time: one of zstd may ask for zstdWindowBytes.
+	// maxUnpacking bounds how many compressed bodies are read at a time: one of zstd may ask for
+	// zstdWindowBytes.
 	maxUnpacking = 64
-	// zstdWindowBytes is how far back a zstd body may refer. RFC 8878 wants 8 MiB to be understood, and encoders that do not
-	// know how much will come ask for it.
+	// zstdWindowBytes is how far back a zstd body may refer. RFC 8878 wants 8 MiB to be understood,
+	// and encoders that do not know how much will come ask for it.
 	zstdWindowBytes = 8 << 20
 )
 
 var errBatchTooLarge = errors.New("server: the body of a batch is too large")
 
-// batchBody reads the body of a batch from its request, unpacked and bounded: a body that grows past wire.MaxBatchBytes ends
-// with errBatchTooLarge as soon as it does, however much there may be to come. Single owner.
+// batchBody reads the body of a batch from its request, unpacked and bounded: a body that grows
+// past wire.MaxBatchBytes ends with errBatchTooLarge as soon as it does, however much there may be
+// to come. Single owner.
 type batchBody struct {
 	sent   sentBody
 	packed io.Reader // reads sent; nil: sent as it is
@@ -31,8 +34,8 @@ type batchBody struct {
 	left   int       // bytes that may still come
 }
 
-// sentBody is a request's body as it was sent. It remembers how it ended, since the reader that unpacks it reports that in its
-// own words.
+// sentBody is a request's body as it was sent. It remembers how it ended, since the reader that
+// unpacks it reports that in its own words.
 type sentBody struct {
 	body io.Reader
 	left int // of Content-Length; negative: chunked
@@ -108,16 +111,16 @@ func (b *batchBody) Read(p []byte) (n int, err error) {
 func (b *batchBody) whole() bool { return b.sent.err == io.EOF }
 
 // refusal is the reply to an error of open or Read.
-func (b *batchBody) refusal(err error) reply {
+func (b *batchBody) refusal(err error) reply.Reply {
 	switch {
 	case errors.Is(err, errBatchTooLarge):
-		return batchTooLarge
+		return reply.BatchTooLarge
 	case b.sent.err != nil && b.sent.err != io.EOF:
-		return unreadable(b.sent.err)
+		return readError(b.sent.err)
 	case b.packed != nil:
-		return badEncoding
+		return reply.BadEncoding
 	}
-	return unreadable(err)
+	return readError(err)
 }
 
 type eofReader struct{}

@@ -18,38 +18,38 @@ var (
 	vary, originName         = []byte("Vary"), []byte("Origin")
 )
 
-// originSet is the origins whose pages may read the answers, each under itself. Nil: any page may, and the answers do not
-// depend on who asks.
-type originSet map[string]string
+// origins are the origins whose pages may read the answers, each under itself. Nil: any page may,
+// and the answers do not depend on the origin.
+type origins map[string]string
 
-func newOriginSet(origins []string) originSet {
-	if len(origins) == 0 || origins[0] == "*" {
+func newOrigins(list []string) origins {
+	if len(list) == 0 || list[0] == "*" {
 		return nil
 	}
-	set := make(originSet, len(origins))
-	for _, origin := range origins {
+	set := make(origins, len(list))
+	for _, origin := range list {
 		set[origin] = origin
 	}
 	return set
 }
 
-// allowed is what Access-Control-Allow-Origin says to a request with this Origin header; "": nothing. The text is ours and
-// not the request's (S1).
-func (set originSet) allowed(origin []byte) string {
-	if set == nil {
+// allowed is what Access-Control-Allow-Origin says to a request with this Origin header; "":
+// nothing. The text is ours and not the request's (S1).
+func (o origins) allowed(origin []byte) string {
+	if o == nil {
 		return "*"
 	}
-	return set[string(origin)]
+	return o[string(origin)]
 }
 
 // allow sets the CORS headers.
-func (s *Server) allow(ctx *fasthttp.RequestCtx) {
+func (o origins) allow(ctx *fasthttp.RequestCtx) {
 	h := &ctx.Response.Header
-	if s.origins == nil {
+	if o == nil {
 		h.SetCanonical(allowOrigin, anyOrigin)
 	} else {
 		h.SetCanonical(vary, originName)
-		if origin := s.origins.allowed(origin(ctx)); origin != "" {
+		if origin := o.allowed(origin(ctx)); origin != "" {
 			h.SetCanonical(allowOrigin, []byte(origin))
 		}
 	}
@@ -60,13 +60,14 @@ func (s *Server) allow(ctx *fasthttp.RequestCtx) {
 // origin is the request's Origin header, which points into the request (S1).
 func origin(ctx *fasthttp.RequestCtx) []byte { return ctx.Request.Header.PeekBytes(originName) }
 
-// appendCORS appends the same headers to a head that is not fasthttp's. allowed is what originSet.allowed said.
-func (s *Server) appendCORS(head []byte, allowed string) []byte {
-	if s.origins != nil {
+// append appends the same headers to a head that is not fasthttp's. allowed is what allowed said.
+func (o origins) append(head []byte, allowed string) []byte {
+	if o != nil {
 		head = append(head, "Vary: Origin\r\n"...)
 	}
 	if allowed != "" {
-		head = append(append(append(head, "Access-Control-Allow-Origin: "...), allowed...), "\r\n"...)
+		head = append(head, "Access-Control-Allow-Origin: "...)
+		head = append(append(head, allowed...), "\r\n"...)
 	}
 	return append(head, "Access-Control-Allow-Methods: "+wire.AllowedMethods+"\r\n"+
 		"Access-Control-Allow-Headers: "+wire.AllowedHeaders+"\r\n"...)
@@ -79,7 +80,8 @@ func checkOrigin(origin string) error {
 	case origin == "*":
 		return fmt.Errorf("server: CORS origin %q allows every origin: leave the others out", origin)
 	case err != nil || u.Host == "" || u.Scheme+"://"+u.Host != origin || strings.ContainsAny(origin, "*, \t"):
-		return fmt.Errorf("server: CORS origin %q: want * or what browsers send, such as https://example.com, without a path", origin)
+		return fmt.Errorf("server: CORS origin %q: want * or what browsers send, "+
+			"such as https://example.com, without a path", origin)
 	case origin != strings.ToLower(origin):
 		return fmt.Errorf("server: CORS origin %q: browsers send it in lowercase", origin)
 	case u.Scheme == "http" && u.Port() == "80" || u.Scheme == "https" && u.Port() == "443":

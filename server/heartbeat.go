@@ -8,8 +8,21 @@ import (
 	"github.com/valyala/fasthttp"
 
 	"rollcall/engine"
+	"rollcall/server/conns"
+	"rollcall/server/reply"
 	"rollcall/wire"
 )
+
+// heartbeats answers POST wire.HeartbeatPath. Any goroutine may use it.
+type heartbeats struct {
+	presence interface {
+		Heartbeat(hb *engine.Heartbeat) engine.Result
+		Stale(hb *engine.Heartbeat) bool
+	}
+	secrets *secrets
+	answers *answers
+	rate    *conns.Rate // of each address; nil: no limit
+}
 
 // request is what one heartbeat needs; pooled, so that the handler does not allocate (S5).
 type request struct {
@@ -20,41 +33,40 @@ type request struct {
 
 var requests = sync.Pool{New: func() any { return &request{body: make([]byte, 0, 1024)} }}
 
-// heartbeat answers POST wire.HeartbeatPath.
-func (s *Server) heartbeat(ctx *fasthttp.RequestCtx) {
-	if refusal := s.ingest(ctx); refusal != none {
-		s.refuseHeartbeat(ctx, refusal)
+func (h *heartbeats) serve(ctx *fasthttp.RequestCtx) {
+	if refusal := h.secrets.checkIngest(ctx); refusal != reply.None {
+		h.refuse(ctx, refusal)
 		return
 	}
 	r := requests.Get().(*request)
 	refusal := r.readBody(ctx)
-	if refusal == none {
-		refusal = problemReplies[r.decoder.Decode(r.body, &r.hb.Heartbeat)]
+	if refusal == reply.None {
+		refusal = reply.OfProblem(r.decoder.Decode(r.body, &r.hb.Heartbeat))
 	}
-	if refusal == none {
-		s.apply(ctx, &r.hb)
+	if refusal == reply.None {
+		h.apply(ctx, &r.hb)
 	} else {
-		s.refuseHeartbeat(ctx, refusal)
+		h.refuse(ctx, refusal)
 	}
 	requests.Put(r)
 }
 
-// refuseHeartbeat answers a heartbeat that the engine does not get to see.
-func (s *Server) refuseHeartbeat(ctx *fasthttp.RequestCtx, refusal reply) {
-	s.metrics.heartbeats[refusal].Add(1)
-	s.answer(ctx, refusal)
+// refuse answers a heartbeat that the engine does not get to see.
+func (h *heartbeats) refuse(ctx *fasthttp.RequestCtx, refusal reply.Reply) {
+	h.answers.counters.Heartbeats[refusal].Add(1)
+	h.answers.answer(ctx, refusal)
 }
 
-// readBody reads the request's body, which fasthttp has begun to read at most. A body that it read to the end it takes
-// off the request, so that the connection can be used again.
-func (r *request) readBody(ctx *fasthttp.RequestCtx) reply {
+// readBody reads the request's body, which fasthttp has begun to read at most. A body that it read
+// to the end it takes off the request, so that the connection can be used again.
+func (r *request) readBody(ctx *fasthttp.RequestCtx) reply.Reply {
 	r.body = r.body[:0]
 	stream := ctx.RequestBodyStream()
 	if stream == nil {
-		return none // without a body
+		return reply.None // without a body
 	}
 	if ctx.Request.Header.ContentLength() > wire.MaxBodyBytes {
-		return bodyTooLarge
+		return reply.BodyTooLarge
 	}
 	for len(r.body) <= wire.MaxBodyBytes {
 		r.body = slices.Grow(r.body, 512)
@@ -62,33 +74,33 @@ func (r *request) readBody(ctx *fasthttp.RequestCtx) reply {
 		r.body = r.body[:len(r.body)+n]
 		if err == io.EOF && len(r.body) <= wire.MaxBodyBytes {
 			_ = ctx.Request.CloseBodyStream()
-			return none
+			return reply.None
 		}
 		if err != nil && err != io.EOF {
-			return unreadable(err)
+			return readError(err)
 		}
 	}
-	return bodyTooLarge
+	return reply.BodyTooLarge
 }
 
 // apply hands a valid heartbeat to the engine and answers with what came of it.
-func (s *Server) apply(ctx *fasthttp.RequestCtx, hb *engine.Heartbeat) {
-	if s.overRate(ctx, hb) {
-		s.refuseHeartbeat(ctx, rateLimited)
+func (h *heartbeats) apply(ctx *fasthttp.RequestCtx, hb *engine.Heartbeat) {
+	if h.overRate(ctx, hb) {
+		h.refuse(ctx, reply.RateLimited)
 		return
 	}
-	switch result := s.presence.Heartbeat(hb); result.Outcome {
+	switch result := h.presence.Heartbeat(hb); result.Outcome {
 	case engine.Accepted:
-		s.answer(ctx, accepted)
+		h.answers.answer(ctx, reply.Accepted)
 	case engine.Stale:
-		s.answerStale(ctx, result.LastSeq)
+		h.answers.stale(ctx, result.LastSeq)
 	default:
-		s.answerUnavailable(ctx, result.Err)
+		h.answers.unavailable(ctx, result.Err)
 	}
 }
 
-// overRate counts a valid heartbeat and reports whether it is too many of its address. A stale one is told so even over the
-// rate, and does not count.
-func (s *Server) overRate(ctx *fasthttp.RequestCtx, hb *engine.Heartbeat) bool {
-	return s.limiter != nil && !s.presence.Stale(hb) && !s.limiter.allow(ctx.RemoteAddr())
+// overRate counts a valid heartbeat and reports whether it is too many of its address. A stale one
+// is answered as such even over the rate, and does not count.
+func (h *heartbeats) overRate(ctx *fasthttp.RequestCtx, hb *engine.Heartbeat) bool {
+	return h.rate != nil && !h.presence.Stale(hb) && !h.rate.Allow(ctx.RemoteAddr())
 }

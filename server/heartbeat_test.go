@@ -160,31 +160,6 @@ func TestRateLimit(t *testing.T) {
 	}
 }
 
-func TestRateLimitSources(t *testing.T) {
-	source := func(ip string) string {
-		return sourceOf(&net.TCPAddr{IP: net.ParseIP(ip), Port: 1}).String()
-	}
-	for ip, want := range map[string]string{
-		"192.0.2.1":           "192.0.2.1/32",
-		"::ffff:192.0.2.1":    "192.0.2.1/32",
-		"2001:db8:1:2:3:4::1": "2001:db8:1:2::/64",
-	} {
-		if got := source(ip); got != want {
-			t.Errorf("%s counts as %s, want %s", ip, got, want)
-		}
-	}
-	l, err := newLimiter(1, 1, 2)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for i := range 100 {
-		l.allow(&net.TCPAddr{IP: net.IPv4(10, 0, 0, byte(i))})
-	}
-	if n := l.addresses.Len(); n != 2 {
-		t.Errorf("%d addresses are remembered, want 2", n)
-	}
-}
-
 // prepared is a heartbeat as fasthttp hands it to the handler.
 type prepared struct {
 	ctx  fasthttp.RequestCtx
@@ -245,8 +220,8 @@ func BenchmarkHeartbeat(b *testing.B) {
 			}
 		}
 	})
-	// From a client's socket through fasthttp and back. The one allocation is fasthttp's: it looks whether a body that it
-	// streamed was left unread.
+	// From a client's socket through fasthttp and back. The one allocation is fasthttp's: it looks
+	// whether a body that it streamed was left unread.
 	b.Run("socket", func(b *testing.B) {
 		ln, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {

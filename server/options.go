@@ -1,36 +1,38 @@
 package server
 
 import (
-	"errors"
-	"fmt"
 	"log/slog"
 	"math"
 	"slices"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"rollcall/engine"
+	"rollcall/internal/option"
+	"rollcall/server/conns"
 )
 
-// Options of a Server. Every zero value is the default that its comment names.
+// Options of a Server. Its zero value works, but answers no heartbeat and no stream.
 type Options struct {
-	// IngestTokens are the bearer tokens that a heartbeat may carry; several while a token is rotated. None: heartbeats
-	// are answered 503. SetSecrets replaces them and the keys.
+	// IngestTokens are the bearer tokens that a heartbeat may carry; several while a token is rotated.
+	// SetSecrets replaces them and the keys. Default: none, and heartbeats are answered 503.
 	IngestTokens []string
-	// SigningKeys verify stream tokens; any may have signed. None: streams are answered 503.
+	// SigningKeys verify stream tokens; any may have signed. Default: none, and streams are answered
+	// 503.
 	SigningKeys []string
 	// TokenExpiryIgnore lets a stream outlive its token. An expired token still opens none.
 	TokenExpiryIgnore bool
-	// NowNanos is the engine's clock, monotonic nanoseconds, for the instant at which a stream's token ends. Required
-	// with SigningKeys, now or later, unless TokenExpiryIgnore is set.
-	NowNanos func() int64
-	// Now is the wall clock that tokens are judged by: time.Now.
-	Now func() time.Time
+	// Clock is the engine's clock: a stream ends with its token at an instant of it. Required with
+	// SigningKeys, now or later, unless TokenExpiryIgnore is set. Default: a clock of its own.
+	Clock engine.Clock
 
-	// StreamQueryToken also takes a stream's token from the query, access_token=, when there is no Authorization header:
-	// a browser's EventSource cannot set one. URLs end in the logs of proxies; ours has none of them.
+	// StreamQueryToken also takes a stream's token from the query, access_token=, when there is no
+	// Authorization header: a browser's EventSource cannot set one. URLs end in the logs of proxies;
+	// ours has none of them.
 	StreamQueryToken bool
-	// CORSOrigins are the web origins whose pages may read the answers, as browsers send them: scheme://host[:port]. None,
-	// or "*" alone: all.
+	// CORSOrigins are the web origins whose pages may read the answers, as browsers send them:
+	// scheme://host[:port]. Default: all, as with "*" alone.
 	CORSOrigins []string
 
 	// TLS says that the public listeners speak it, so that the page asks there for the stream.
@@ -38,97 +40,100 @@ type Options struct {
 	// Production switches /debug/presence and /debug/token off.
 	Production bool
 
-	// RatePerIP is how many heartbeats per second one source address may send, an IPv6 /64 being one address: 0, any
-	// number. Leave it off behind a proxy, which is the source of everything.
+	// RatePerIP is how many heartbeats per second one source address may send, an IPv6 /64 being one
+	// address. Leave it off behind a proxy, which is the source of everything. Default: no limit.
 	RatePerIP float64
-	// RateBurst is how many heartbeats an address may send at once: RatePerIP rounded up. Raise it where many daemons
-	// share an address.
+	// RateBurst is how many heartbeats an address may send at once. Raise it where many daemons share
+	// an address. Default: RatePerIP rounded up.
 	RateBurst int
-	// RateAddresses is how many addresses the limiter remembers; the least recently seen one is forgotten first and
-	// begins anew: 65,536, some 20 MB.
+	// RateAddresses is how many addresses the limiter remembers; the least recently seen one is
+	// forgotten first and begins anew. Default: 65,536, some 20 MB.
 	RateAddresses int
 
-	// MaxBatch is how many heartbeats one batch may have: 10,000. An answer waits for all of them, so more make it later.
+	// MaxBatch is how many heartbeats one batch may have. An answer waits for all of them, so more
+	// make it later. Default: 10,000.
 	MaxBatch int
 
-	// MaxConns is how many connections there may be, streams included if OpenStreams is set; one more is answered 503:
-	// 262,144. One that is not a stream costs some 2.5 KB while it is parked, else 18 KB. Keep it below the descriptor limit:
-	// what the log needs must be left.
+	// MaxConns is how many connections there may be, streams included if OpenStreams is set; one more
+	// is answered 503. One that is not a stream costs some 2.5 KB while it is idle, else 18 KB. Keep it
+	// below the descriptor limit: what the log needs must be left. Default: 262,144.
 	MaxConns int
-	// MaxConnsPerIP is how many connections, streams included, one source address may have, an IPv6 /64 being one
-	// address: 0, any number. Leave it off behind a proxy, which is the source of everything.
+	// MaxConnsPerIP is how many connections, streams included, one source address may have, an IPv6
+	// /64 being one address. Leave it off behind a proxy, which is the source of everything. Default:
+	// no limit.
 	MaxConnsPerIP int
-	// OpenStreams is how many streams there are now. Nil: they are not counted.
+	// OpenStreams is how many streams there are now. Default: they are not counted.
 	OpenStreams func() int
-	// MaxHeaderBytes bounds a request's line and headers, and is each connection's read buffer: 4,096. Raise it when a
-	// proxy adds more.
+	// MaxHeaderBytes bounds a request's line and headers, and is each connection's read buffer. Raise
+	// it when a proxy adds more. Default: 4,096.
 	MaxHeaderBytes int
-	// ReadTimeout bounds the reading of one request, from its first byte on (of a new connection from the accept on):
-	// 10 s.
+	// ReadTimeout bounds the reading of one request, from its first byte on (of a new connection from
+	// the accept on). Default: 10s.
 	ReadTimeout time.Duration
-	// WriteTimeout bounds the writing of one answer; it does not concern streams: 10 s.
+	// WriteTimeout bounds the writing of one answer; it does not concern streams. Default: 10s.
 	WriteTimeout time.Duration
-	// IdleTimeout is how long a connection may wait for its next request, up to two seconds more when it is parked: 3 min.
-	// Set it above the daemons' interval.
+	// IdleTimeout is how long a connection may wait for its next request, up to two seconds more when
+	// it is suspended meanwhile. Set it above the daemons' interval. Default: 3m.
 	IdleTimeout time.Duration
-	parkAfter   time.Duration // defaultParkAfter; tests are in a hurry. From IdleTimeout on nothing is parked
+	idleAfter   time.Duration // conns.DefaultIdleAfter but in tests
 
-	// Registry gets the server's metrics and is what /metrics shows: a new one.
+	// Registry gets the server's metrics and is what /metrics shows. Default: a new one.
 	Registry *prometheus.Registry
-	// Logger: slog.Default().
+	// Logger takes what operators should know. Default: slog.Default().
 	Logger *slog.Logger
-}
-
-// withDefaults fills what is unset and reports every problem at once.
-func (o Options) withDefaults() (Options, error) {
-	err := o.Check()
-	setDefault(&o.Now, time.Now, o.Now == nil)
-	setDefault(&o.RateBurst, int(math.Ceil(min(o.RatePerIP, math.MaxInt32))), o.RateBurst == 0)
-	setDefault(&o.RateAddresses, 1<<16, o.RateAddresses == 0)
-	setDefault(&o.OpenStreams, func() int { return 0 }, o.OpenStreams == nil)
-	setDefault(&o.MaxBatch, 10_000, o.MaxBatch == 0)
-	setDefault(&o.MaxConns, 1<<18, o.MaxConns == 0)
-	setDefault(&o.MaxHeaderBytes, 4096, o.MaxHeaderBytes == 0)
-	setDefault(&o.ReadTimeout, 10*time.Second, o.ReadTimeout == 0)
-	setDefault(&o.WriteTimeout, 10*time.Second, o.WriteTimeout == 0)
-	setDefault(&o.IdleTimeout, 3*time.Minute, o.IdleTimeout == 0)
-	setDefault(&o.parkAfter, defaultParkAfter, o.parkAfter == 0)
-	setDefault(&o.Registry, prometheus.NewRegistry(), o.Registry == nil)
-	setDefault(&o.Logger, slog.Default(), o.Logger == nil)
-	return o, err
-}
-
-func setDefault[T any](field *T, value T, unset bool) {
-	if unset {
-		*field = value
-	}
 }
 
 // Check reports every problem of the options at once, as New does.
 func (o Options) Check() error {
-	var errs []error
-	refuse := func(bad bool, format string, args ...any) {
-		if bad {
-			errs = append(errs, fmt.Errorf("server: "+format, args...))
-		}
+	_, err := o.withDefaults()
+	return err
+}
+
+// withDefaults fills what is unset and reports every problem at once.
+func (o Options) withDefaults() (Options, error) {
+	p := option.Problems{Package: "server"}
+	o.check(&p)
+	if o.Clock == nil {
+		o.Clock = engine.NewClock()
 	}
+	if o.OpenStreams == nil {
+		o.OpenStreams = func() int { return 0 }
+	}
+	option.Default(&o.RateBurst, int(math.Ceil(min(o.RatePerIP, math.MaxInt32))))
+	option.Default(&o.RateAddresses, 1<<16)
+	option.Default(&o.MaxBatch, 10_000)
+	option.Default(&o.MaxConns, 1<<18)
+	option.Default(&o.MaxHeaderBytes, 4096)
+	option.Default(&o.ReadTimeout, 10*time.Second)
+	option.Default(&o.WriteTimeout, 10*time.Second)
+	option.Default(&o.IdleTimeout, 3*time.Minute)
+	option.Default(&o.idleAfter, conns.DefaultIdleAfter)
+	option.Default(&o.Logger, slog.Default())
+	if o.Registry == nil {
+		o.Registry = prometheus.NewRegistry()
+	}
+	return o, p.Err()
+}
+
+// check collects the problems of the options as they were given.
+func (o Options) check(p *option.Problems) {
 	if !slices.Equal(o.CORSOrigins, []string{"*"}) {
 		for _, origin := range o.CORSOrigins {
-			errs = append(errs, checkOrigin(origin))
+			p.Add(checkOrigin(origin))
 		}
 	}
-	refuse(len(o.SigningKeys) > 0 && o.NowNanos == nil && !o.TokenExpiryIgnore, "Options.NowNanos is missing")
-	refuse(!(o.RatePerIP >= 0) || math.IsInf(o.RatePerIP, 1), "RatePerIP cannot be %v", o.RatePerIP)
-	for _, f := range []struct {
-		name  string
-		value int64
-	}{
-		{"RateBurst", int64(o.RateBurst)}, {"RateAddresses", int64(o.RateAddresses)}, {"MaxBatch", int64(o.MaxBatch)},
-		{"MaxConns", int64(o.MaxConns)}, {"MaxConnsPerIP", int64(o.MaxConnsPerIP)},
-		{"MaxHeaderBytes", int64(o.MaxHeaderBytes)}, {"ReadTimeout", int64(o.ReadTimeout)},
-		{"WriteTimeout", int64(o.WriteTimeout)}, {"IdleTimeout", int64(o.IdleTimeout)},
-	} {
-		refuse(f.value < 0, "%s cannot be negative", f.name)
-	}
-	return errors.Join(append(errs, checkSecrets(o.IngestTokens, o.SigningKeys))...)
+	p.When(len(o.SigningKeys) > 0 && o.Clock == nil && !o.TokenExpiryIgnore,
+		"Clock is missing: streams end with their tokens by the engine's clock")
+	option.NotNegative(p, "RatePerIP", o.RatePerIP)
+	p.When(math.IsInf(o.RatePerIP, 1), "RatePerIP is %v: it must have an end", o.RatePerIP)
+	option.NotNegative(p, "RateBurst", o.RateBurst)
+	option.NotNegative(p, "RateAddresses", o.RateAddresses)
+	option.NotNegative(p, "MaxBatch", o.MaxBatch)
+	option.NotNegative(p, "MaxConns", o.MaxConns)
+	option.NotNegative(p, "MaxConnsPerIP", o.MaxConnsPerIP)
+	option.NotNegative(p, "MaxHeaderBytes", o.MaxHeaderBytes)
+	option.NotNegative(p, "ReadTimeout", o.ReadTimeout)
+	option.NotNegative(p, "WriteTimeout", o.WriteTimeout)
+	option.NotNegative(p, "IdleTimeout", o.IdleTimeout)
+	p.Add(checkSecrets(o.IngestTokens, o.SigningKeys))
 }

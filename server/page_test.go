@@ -11,6 +11,8 @@ import (
 	"github.com/google/uuid"
 
 	"rollcall/internal/testwait"
+	"rollcall/token"
+	"rollcall/wire"
 )
 
 // ask sends a request to the admin listener as a page at host would.
@@ -62,11 +64,13 @@ func TestPageSettings(t *testing.T) {
 	r = start(t, nil)
 	port = listen("127.0.0.1:0")
 	checkAdmin(t, r.ask("GET", "/page.json", "10.0.0.1:8788"), 200, `{"public_url":"http://127.0.0.1:`+port+`","mints_tokens":true}`)
-	r.opts.Production, r.opts.TLS = true, true
+	r = start(t, func(o *Options, _ *fakePresence) { o.Production, o.TLS = true, true })
+	port = listen("127.0.0.1:0")
 	checkAdmin(t, r.ask("GET", "/page.json", "10.0.0.1:8788"), 200, `{"public_url":"https://127.0.0.1:`+port+`","mints_tokens":false}`)
 }
 
-// TestDebugToken: the server's own page gets a token; no other page does, by whatever way a browser was led here.
+// TestDebugToken: the server's own page gets a token; no other page does, by whatever way a browser
+// was led here.
 func TestDebugToken(t *testing.T) {
 	r := start(t, nil)
 	const (
@@ -79,12 +83,15 @@ func TestDebugToken(t *testing.T) {
 	if err := json.Unmarshal(w.Body.Bytes(), &got); w.Code != 200 || err != nil || w.Header().Get("Cache-Control") != "no-store" {
 		t.Fatalf("answer %d %s", w.Code, w.Body)
 	}
-	until, refusal := r.verify([]byte(got.Token), testUser, testNow)
-	if refusal != none || int64(until) != testNow.Add(pageTokenTTL).UnixMilli() {
-		t.Errorf("token until %v, %s", until, answers[refusal].details)
+	const ttl = 5 * time.Minute
+	keys := r.secrets.signing()
+	until, err := keys.Verify([]byte(got.Token), wire.ScopeRead, testUser, testNow)
+	if err != nil || int64(until) != testNow.Add(ttl).UnixMilli() {
+		t.Errorf("token until %v, %v", until, err)
 	}
-	if _, refusal := r.verify([]byte(got.Token), testUser, testNow.Add(pageTokenTTL+time.Second)); refusal != tokenExpired {
-		t.Error("the token does not end")
+	_, err = keys.Verify([]byte(got.Token), wire.ScopeRead, testUser, testNow.Add(ttl+time.Second))
+	if err != token.ErrExpired {
+		t.Errorf("the token does not end: %v", err)
 	}
 
 	notPage := errorBody("forbidden", "Tokens are given to the server's own page only")
@@ -120,7 +127,7 @@ func TestDebugToken(t *testing.T) {
 		})
 	}
 
-	r.opts.Production = true
+	r = start(t, func(o *Options, _ *fakePresence) { o.Production = true })
 	checkAdmin(t, r.ask("POST", target, host, own), 403, errorBody("forbidden", "Not available in production"))
 	r = start(t, func(o *Options, _ *fakePresence) { o.SigningKeys = nil })
 	checkAdmin(t, r.ask("POST", target, host, own), 503, errorBody("unavailable", "Token signing key not configured"))

@@ -11,86 +11,46 @@ import (
 
 	"rollcall/engine/broadcast"
 	"rollcall/internal/testwait"
+	"rollcall/server/reply"
 	"rollcall/wire"
 )
 
-// addressed is a connection that says it comes from an address.
-type addressed struct {
-	net.Conn
-	from net.Addr
-}
-
-func (c addressed) RemoteAddr() net.Addr { return c.from }
-
 func tcpAddr(ip string) net.Addr { return &net.TCPAddr{IP: net.ParseIP(ip), Port: 1} }
 
-func TestPerSourceCounts(t *testing.T) {
-	p := newPerSource(2)
-	first, ok := p.join(tcpAddr("192.0.2.1"))
-	if !ok {
-		t.Fatal("the first connection is refused")
+// dialFrom connects from an address, in memory.
+func (r *running) dialFrom(t *testing.T, addr string) net.Conn {
+	t.Helper()
+	c, err := r.public.DialWithLocalAddr(tcpAddr(addr))
+	if err != nil {
+		t.Fatal(err)
 	}
-	for addr, want := range map[string]bool{"::ffff:192.0.2.1": true, "192.0.2.2": true} {
-		if _, ok := p.join(tcpAddr(addr)); ok != want {
-			t.Errorf("%s let in: %v", addr, ok)
-		}
-	}
-	if _, ok := p.join(tcpAddr("192.0.2.1")); ok {
-		t.Error("a third connection of one address is let in, one of them mapped to IPv6")
-	}
-	p.leave(first)
-	if _, ok := p.join(tcpAddr("192.0.2.1")); !ok {
-		t.Error("refused in the place of one that has left")
-	}
-	for i, addr := range []string{"2001:db8::1", "2001:db8::2", "2001:db8::3", "2001:db8:0:1::3"} {
-		if _, ok := p.join(tcpAddr(addr)); ok != (i != 2) {
-			t.Errorf("%s let in: %v", addr, ok)
-		}
-	}
-	for range 5 {
-		if source, ok := p.join(&net.UnixAddr{}); !ok || source.IsValid() {
-			t.Error("a Unix socket is limited")
-		}
-	}
+	t.Cleanup(func() { c.Close() })
+	return c
+}
+
+// refusesFrom checks that a connection from an address is one too many.
+func (r *running) refusesFrom(t *testing.T, addr string) {
+	t.Helper()
+	c := r.dialFrom(t, addr)
+	readResponse(t, bufio.NewReader(c), "POST").
+		check(t, 503, errorBody("unavailable", "Too many connections from this address"))
+	c.Close()
 }
 
 // TestMaxConnsPerIP: refused over the limit, and the count comes back to nothing on every way that a connection can go.
 func TestMaxConnsPerIP(t *testing.T) {
 	r := start(t, func(o *Options, _ *fakePresence) { o.MaxConnsPerIP = 1 })
 	request := streamText("?user_id="+testUser, sign(t, testKey, payload("")))
-	empty := func() bool {
-		r.perSource.mu.Lock()
-		defer r.perSource.mu.Unlock()
-		return len(r.perSource.open) == 0
-	}
-	// The listener in memory has no addresses, so the connection is served without it.
-	serve := func(text string) response {
-		t.Helper()
-		ours, theirs := net.Pipe()
-		c, refusal := r.letIn(addressed{theirs, tcpAddr("192.0.2.1")})
-		if refusal != none {
-			t.Fatalf("refused: %s", answers[refusal].details)
-		}
-		if _, refusal := r.letIn(addressed{theirs, tcpAddr("192.0.2.1")}); refusal != tooManyConnsOfAddress {
-			t.Errorf("a second connection: %s", answers[refusal].details)
-		}
-		done := make(chan struct{})
-		go func() {
-			_ = r.Server.public.ServeConn(c)
-			close(done)
-		}()
-		go func() { _, _ = io.WriteString(ours, text) }()
-		answer := readResponse(t, bufio.NewReader(ours), "POST")
-		ours.Close()
-		<-done
-		return answer
-	}
 	check := func(what string, status int, text string) {
 		t.Helper()
-		if got := serve(text); got.status != status {
+		c := r.dialFrom(t, "192.0.2.1")
+		r.refusesFrom(t, "192.0.2.1")
+		go func() { _, _ = io.WriteString(c, text) }()
+		if got := readResponse(t, bufio.NewReader(c), "POST"); got.status != status {
 			t.Errorf("%s: %d %s", what, got.status, got.body)
 		}
-		testwait.Until(t, "all connections are closed", func() bool { return empty() && r.conns.Load() == 0 })
+		c.Close()
+		testwait.Until(t, "all connections are closed", func() bool { return r.conns.Stats().Open == 0 })
 	}
 	check("a heartbeat", 204, text("POST "+wire.HeartbeatPath, validBody, "Authorization: Bearer "+testIngest, "Connection: close"))
 	check("a refused stream", 403, streamText("?user_id="+testUser, "bad")+"\r\n")
@@ -99,53 +59,55 @@ func TestMaxConnsPerIP(t *testing.T) {
 	check("a stream turned away", 503, request)
 	r.presence.subscribe, r.presence.take = nil, func(net.Conn) (broadcast.Conn, error) { return nil, errors.New("no") }
 	check("a stream that cannot be taken over", 503, request)
+	r.presence.take = nil
+	check("a heartbeat after all", 204, text("POST "+wire.HeartbeatPath, validBody, "Authorization: Bearer "+testIngest))
 }
 
 // TestStreamCountsForItsAddress: from the takeover until the broadcaster closes it.
 func TestStreamCountsForItsAddress(t *testing.T) {
 	r := start(t, func(o *Options, _ *fakePresence) { o.MaxConnsPerIP = 1 })
-	ours, theirs := net.Pipe()
-	c, _ := r.letIn(addressed{theirs, tcpAddr("192.0.2.1")})
-	go func() { _ = r.Server.public.ServeConn(c) }()
+	c := r.dialFrom(t, "192.0.2.1")
 	go func() {
-		_, _ = io.WriteString(ours, streamText("?user_id="+testUser, sign(t, testKey, payload(""))))
+		_, _ = io.WriteString(c, streamText("?user_id="+testUser, sign(t, testKey, payload(""))))
 	}()
-	go func() { _, _ = io.Copy(io.Discard, ours) }()
+	go func() { _, _ = io.Copy(io.Discard, c) }()
 	s := <-r.presence.subscriptions
-	if n := r.conns.Load(); n != 0 {
+	if n := r.conns.Stats().Open; n != 0 {
 		t.Errorf("%d connections are counted beside the stream", n)
 	}
-	if _, refusal := r.letIn(addressed{theirs, tcpAddr("192.0.2.1")}); refusal != tooManyConnsOfAddress {
-		t.Errorf("a connection beside the stream: %s", answers[refusal].details)
-	}
+	r.refusesFrom(t, "192.0.2.1")
 	_ = s.Conn.Close()
-	if _, refusal := r.letIn(addressed{theirs, tcpAddr("192.0.2.1")}); refusal != none {
-		t.Errorf("a connection after the stream: %s", answers[refusal].details)
-	}
+	after := r.dialFrom(t, "192.0.2.1")
+	_, _ = io.WriteString(after, heartbeatText(validBody))
+	readResponse(t, bufio.NewReader(after), "POST").check(t, 204, "")
 }
 
-// TestRefusalOverALimit: each names its limit, and those turned away together are not told to come back together.
+// TestRefusalOverALimit: each names its limit, and clients that are turned away together are not asked
+// to come back together.
 func TestRefusalOverALimit(t *testing.T) {
-	r := start(t, nil)
-	for refusal, details := range map[reply]string{
-		tooManyConns:          "Too many connections",
-		tooManyConnsOfAddress: "Too many connections from this address",
+	for refusal, limit := range map[reply.Reply]func(*Options){
+		reply.TooManyConns:          func(o *Options) { o.MaxConns, o.OpenStreams = 1, func() int { return 1 } },
+		reply.TooManyConnsOfAddress: func(o *Options) { o.MaxConnsPerIP = 1 },
 	} {
+		r := start(t, func(o *Options, _ *fakePresence) { limit(o) })
+		if refusal == reply.TooManyConnsOfAddress {
+			r.dialFrom(t, "192.0.2.1")
+		}
 		seen := make(map[string]bool)
 		for range 100 {
-			ours, theirs := net.Pipe()
-			go r.turnAwayConn(theirs, refusal)
-			got := readResponse(t, bufio.NewReader(ours), "GET")
-			got.check(t, 503, errorBody("unavailable", details))
+			c := r.dialFrom(t, "192.0.2.1")
+			got := readResponse(t, bufio.NewReader(c), "GET")
+			got.check(t, 503, errorBody("unavailable", refusal.Details()))
 			if n, err := strconv.Atoi(got.header.Get("Retry-After")); err != nil || n < 1 || n > 10 {
 				t.Errorf("Retry-After = %q", got.header.Get("Retry-After"))
 			}
 			seen[got.header.Get("Retry-After")] = true
+			c.Close()
 		}
 		if len(seen) < 2 { // by chance: once in 10^99
-			t.Error("all are told to come back together")
+			t.Error("all are asked to come back together")
 		}
-		if n := r.metrics.answers[refusal].Load(); n != 100 {
+		if n := r.counters.Answers[refusal].Load(); n != 100 {
 			t.Errorf("%d refusals counted", n)
 		}
 	}
@@ -153,9 +115,9 @@ func TestRefusalOverALimit(t *testing.T) {
 
 // TestTurnedAwayReadsWhy: a client that has sent its request already is answered, not reset.
 func TestTurnedAwayReadsWhy(t *testing.T) {
-	r := start(t, func(o *Options, _ *fakePresence) { o.MaxConns = 1 })
-	r.conns.Add(1)
-	defer r.conns.Add(-1)
+	r := start(t, func(o *Options, _ *fakePresence) {
+		o.MaxConns, o.OpenStreams = 1, func() int { return 1 }
+	})
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -173,7 +135,6 @@ func TestTurnedAwayReadsWhy(t *testing.T) {
 		readResponse(t, bufio.NewReader(c), "POST").check(t, 503, errorBody("unavailable", "Too many connections"))
 		c.Close()
 	}
-	_ = r.Shutdown(context.Background())
+	_ = r.Close(context.Background())
 	<-served
-	testwait.Until(t, "no connection is being turned away", func() bool { return r.turnedAway.Load() == 0 })
 }

@@ -4,27 +4,28 @@ import (
 	"github.com/fasthttp/router"
 	"github.com/valyala/fasthttp"
 
+	"rollcall/server/reply"
 	"rollcall/wire"
 )
 
-// routes is the whole public API. Paths match byte for byte: no redirect, no case folding, and no unescaping, since the
-// router is given the path as sent.
-func (s *Server) routes() fasthttp.RequestHandler {
+// routes is the whole public API. Paths match byte for byte: no redirect, no case folding, and no
+// unescaping, since the router is given the path as sent.
+func routes(a *answers, one *heartbeats, many *batches, follow *streams) fasthttp.RequestHandler {
 	r := router.New()
 	r.RedirectTrailingSlash = false
 	r.RedirectFixedPath = false
 	r.HandleOPTIONS = false
-	r.NotFound = s.replier(routeNotFound)
-	r.MethodNotAllowed = s.replier(methodNotAllowed) // the router has set Allow
+	r.NotFound = a.always(reply.RouteNotFound)
+	r.MethodNotAllowed = a.always(reply.MethodNotAllowed) // the router has set Allow
 
-	r.POST(wire.HeartbeatPath, s.heartbeat)
-	r.POST(wire.HeartbeatsPath, s.heartbeats)
-	r.GET(wire.StreamPath, s.stream)
+	r.POST(wire.HeartbeatPath, one.serve)
+	r.POST(wire.HeartbeatsPath, many.serve)
+	r.GET(wire.StreamPath, follow.serve)
 
 	return func(ctx *fasthttp.RequestCtx) {
-		s.allow(ctx)
+		a.origins.allow(ctx)
 		if ctx.IsOptions() { // on any path, known or not
-			s.answer(ctx, preflight)
+			a.answer(ctx, reply.Preflight)
 		} else {
 			r.Handler(ctx)
 		}
@@ -34,7 +35,7 @@ func (s *Server) routes() fasthttp.RequestHandler {
 	}
 }
 
-// replier is a handler that always answers r.
-func (s *Server) replier(r reply) fasthttp.RequestHandler {
-	return func(ctx *fasthttp.RequestCtx) { s.answer(ctx, r) }
+// always is a handler with one answer.
+func (a *answers) always(r reply.Reply) fasthttp.RequestHandler {
+	return func(ctx *fasthttp.RequestCtx) { a.answer(ctx, r) }
 }

@@ -9,10 +9,12 @@ import (
 	"testing"
 	"time"
 
+	"rollcall/server/reply"
 	"rollcall/wire"
 )
 
-// TestSetSecrets: from the next request on the new ones count and the old ones do not; bad ones change nothing.
+// TestSetSecrets: from the next request on the new ones count and the old ones do not; bad ones
+// change nothing.
 func TestSetSecrets(t *testing.T) {
 	r := start(t, nil)
 	token := sign(t, "newer", payload(""))
@@ -38,8 +40,9 @@ func TestSetSecrets(t *testing.T) {
 	want(heartbeat("newer"), 204)
 	want(heartbeat(testIngest), 401)
 	want(r.send(t, streamText("?user_id="+testUser, sign(t, testKey, payload("")))).status, 403)
-	_, refusal := r.verify([]byte(token), testUser, testNow)
-	want(int(refusal), int(none))
+	if _, err := r.secrets.signing().Verify([]byte(token), wire.ScopeRead, testUser, testNow); err != nil {
+		t.Error(err)
+	}
 	if err := r.SetSecrets(nil, nil); err != nil {
 		t.Fatal(err)
 	}
@@ -73,15 +76,16 @@ func TestSetSecretsUnderLoad(t *testing.T) {
 		if a := r.send(t, heartbeatText(validBody)); a.status != 204 {
 			t.Fatalf("status %d", a.status)
 		}
-		if _, refusal := r.verify(token, testUser, testNow); refusal != none {
-			t.Fatalf("refused: %s", answers[refusal].details)
+		if _, err := r.secrets.signing().Verify(token, wire.ScopeRead, testUser, testNow); err != nil {
+			t.Fatal(err)
 		}
 	}
 	close(stop)
 	setter.Wait()
 }
 
-// TestRefusalsAreCounted by what they were refused: the same row of the table for a heartbeat and for a stream.
+// TestRefusalsAreCounted by what they were refused: the same row of the table for a heartbeat and
+// for a stream.
 func TestRefusalsAreCounted(t *testing.T) {
 	r := start(t, nil)
 	r.send(t, heartbeatText("{"))
@@ -90,10 +94,10 @@ func TestRefusalsAreCounted(t *testing.T) {
 	r.send(t, streamText("", "x"))
 	r.send(t, streamText("?user_id="+testUser, ""))
 	r.send(t, streamText("?user_id="+testUser, "x"))
-	if got, want := r.Refused(), (Refused{Invalid: 2, Unauthorized: 1}); got != want {
+	if got, want := r.Refused(), (reply.Refused{Invalid: 2, Unauthorized: 1}); got != want {
 		t.Errorf("heartbeats: %+v, want %+v", got, want)
 	}
-	streams := r.streamsRefused()
+	streams := r.counters.StreamsRefused()
 	for reason, n := range streams {
 		want := uint64(0)
 		switch reason {
@@ -104,7 +108,7 @@ func TestRefusalsAreCounted(t *testing.T) {
 			t.Errorf("streams: %d for %s, want %d", n, reason, want)
 		}
 	}
-	if len(streams) != 11 {
+	if len(streams) != 12 {
 		t.Errorf("%d reasons: %v", len(streams), streams)
 	}
 	r.presence.ready = errors.New("recovering")
@@ -113,8 +117,8 @@ func TestRefusalsAreCounted(t *testing.T) {
 	}
 }
 
-// TestTooManyConnectionsOverTLS: one over the limit is closed at once. An answer would take a handshake, which is up to the
-// client, in the loop that accepts for all.
+// TestTooManyConnectionsOverTLS: one over the limit is closed at once. An answer would take a
+// handshake, which is up to the client, in the loop that accepts for all.
 func TestTooManyConnectionsOverTLS(t *testing.T) {
 	o := testOptions()
 	o.MaxConns = 1
@@ -147,7 +151,7 @@ func TestTooManyConnectionsOverTLS(t *testing.T) {
 			t.Errorf("connection %d: %d bytes, %v, want the end", i, n, err)
 		}
 	}
-	if err := s.Shutdown(t.Context()); err != nil {
+	if err := s.Close(t.Context()); err != nil {
 		t.Error(err)
 	}
 	<-served

@@ -35,6 +35,9 @@ const (
 // testNow is the wall clock of the tests.
 var testNow = time.UnixMilli(1_700_000_000_000)
 
+// testInstant is the reading of both clocks.
+var testInstant = engine.Instant{Nanos: 1_000, WallMS: uint64(testNow.UnixMilli())}
+
 // fakePresence answers as it is told and remembers what it was asked.
 type fakePresence struct {
 	heartbeat func(*engine.Heartbeat) engine.Result // nil: Accepted
@@ -170,8 +173,7 @@ func testOptions() Options {
 	return Options{
 		IngestTokens: []string{"older", testIngest},
 		SigningKeys:  []string{testKey, "older"},
-		Now:          func() time.Time { return testNow },
-		NowNanos:     func() int64 { return 1_000 },
+		Clock:        func() engine.Instant { return testInstant },
 		Logger:       slog.New(slog.DiscardHandler),
 	}
 }
@@ -192,8 +194,8 @@ func start(t testing.TB, change func(*Options, *fakePresence)) *running {
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 		defer cancel()
-		if err := s.Shutdown(ctx); err != nil {
-			t.Errorf("Shutdown: %v", err)
+		if err := s.Close(ctx); err != nil {
+			t.Errorf("Close: %v", err)
 		}
 		if err := <-served; !errors.Is(err, ErrClosed) {
 			t.Errorf("Serve: %v", err)
@@ -426,11 +428,11 @@ func TestMaxConns(t *testing.T) {
 	}
 	exchange()
 	first.Close()
-	testwait.Until(t, "the connection is closed", func() bool { return r.conns.Load() == 0 })
+	testwait.Until(t, "the connection is closed", func() bool { return r.conns.Stats().Open == 0 })
 	r.send(t, heartbeatText(validBody)).check(t, 204, "")
 }
 
-func TestShutdownAnswersHeartbeatsInFlight(t *testing.T) {
+func TestCloseAnswersHeartbeatsInFlight(t *testing.T) {
 	arrived, proceed := make(chan struct{}), make(chan struct{})
 	r := start(t, func(_ *Options, f *fakePresence) {
 		f.heartbeat = func(*engine.Heartbeat) engine.Result {
@@ -446,8 +448,8 @@ func TestShutdownAnswersHeartbeatsInFlight(t *testing.T) {
 	_, _ = io.WriteString(c, heartbeatText(validBody))
 	<-arrived
 	stopped := make(chan error, 1)
-	go func() { stopped <- r.Shutdown(context.Background()) }()
-	testwait.Until(t, "Shutdown has begun", func() bool { // no connection is accepted
+	go func() { stopped <- r.Close(context.Background()) }()
+	testwait.Until(t, "Close has begun", func() bool { // no connection is accepted
 		c, err := r.public.Dial()
 		if err == nil {
 			_ = c.Close()
@@ -456,7 +458,7 @@ func TestShutdownAnswersHeartbeatsInFlight(t *testing.T) {
 	})
 	select {
 	case err := <-stopped:
-		t.Fatalf("Shutdown returned (%v) with a heartbeat in flight", err)
+		t.Fatalf("Close returned (%v) with a heartbeat in flight", err)
 	default:
 	}
 	close(proceed)
@@ -465,11 +467,11 @@ func TestShutdownAnswersHeartbeatsInFlight(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := r.Serve(fasthttputil.NewInmemoryListener()); !errors.Is(err, ErrClosed) {
-		t.Errorf("Serve after Shutdown: %v", err)
+		t.Errorf("Serve after Close: %v", err)
 	}
 }
 
-func TestShutdownGivesUpWithItsContext(t *testing.T) {
+func TestCloseGivesUpWithItsContext(t *testing.T) {
 	arrived, proceed := make(chan struct{}), make(chan struct{})
 	r := start(t, func(_ *Options, f *fakePresence) {
 		f.heartbeat = func(*engine.Heartbeat) engine.Result {
@@ -486,8 +488,8 @@ func TestShutdownGivesUpWithItsContext(t *testing.T) {
 	<-arrived
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
-	if err := r.Shutdown(ctx); !errors.Is(err, context.Canceled) {
-		t.Errorf("Shutdown: %v", err)
+	if err := r.Close(ctx); !errors.Is(err, context.Canceled) {
+		t.Errorf("Close: %v", err)
 	}
 	close(proceed)
 }
@@ -499,7 +501,7 @@ func TestOptionsReportEveryProblem(t *testing.T) {
 		RatePerIP:    -1,
 		MaxConns:     -1,
 	})
-	for _, want := range []string{"ingest token 2", "ingest token 3", "signing key 1", "NowNanos", "RatePerIP", "MaxConns"} {
+	for _, want := range []string{"ingest token 2", "ingest token 3", "signing key 1", "Clock", "RatePerIP", "MaxConns"} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("the error does not mention %s: %v", want, err)
 		}

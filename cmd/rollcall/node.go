@@ -138,7 +138,7 @@ func (n *node) Close(ctx context.Context) error {
 	}
 	busy := context.Background()
 	if n.server != nil {
-		if err := n.server.Shutdown(ctx); err != nil {
+		if err := n.server.Close(ctx); err != nil {
 			n.logger.Warn("some connections were still busy and were cut", "error", err)
 			busy = doneContext()
 		}

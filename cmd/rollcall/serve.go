@@ -302,8 +302,7 @@ func (c serveCmd) serverOptions(n *node, sec secrets) server.Options {
 		MaxConns:          n.limits.conns,
 		MaxConnsPerIP:     c.MaxConnsPerIP,
 		OpenStreams:       n.engine.OpenStreams,
-		NowNanos:          n.clock.Nanos,
-		Now:               n.clock.Wall,
+		Clock:             n.clock,
 		Registry:          n.metrics,
 		Logger:            n.logger,
 	}

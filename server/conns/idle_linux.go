@@ -1,4 +1,4 @@
-package server
+package conns
 
 import (
 	"errors"
@@ -12,13 +12,14 @@ import (
 	"rollcall/internal/epoll"
 )
 
-// poll watches the parked connections. Their sockets are in Go's poller too, which nobody asks while they are parked.
+// poll watches the idle connections. Their sockets are in Go's poller, too, in which no goroutine
+// waits for them meanwhile.
 type poll struct {
 	epoll  *epoll.Epoll
 	every  time.Duration
 	report func(token uint64, events uint32) // note, bound once
 
-	reports []report // of the last wait. Single owner: who waits
+	reports []report // of the last wait. Single owner: the goroutine in wait
 }
 
 // newPoll makes a poll whose wait ends every so often.
@@ -36,15 +37,16 @@ func newPoll(every time.Duration) (*poll, error) {
 	return p, nil
 }
 
-// add watches a connection until it is reported, once. Input or a hang-up that is there already is reported too (P2).
+// add watches a connection until it is reported, once. Input or a hang-up that is there already is
+// reported too (P2).
 func (p *poll) add(c net.Conn, token uint64) error {
 	return control(c, func(fd int) error {
 		return p.epoll.Add(fd, unix.EPOLLIN|unix.EPOLLRDHUP|unix.EPOLLONESHOT, token)
 	})
 }
 
-// remove ends the watch of a connection that was reported. It would be watched still by the descriptor that a stream makes
-// of it, and could not be added again.
+// remove ends the watch of a connection that was reported. It would be watched still by the
+// descriptor that a stream makes of it, and could not be added again.
 func (p *poll) remove(c net.Conn) {
 	_ = control(c, p.epoll.Remove) // fails only when the epoll is closed
 }
@@ -60,8 +62,8 @@ func control(c net.Conn, change func(fd int) error) error {
 	return errors.Join(closed, failed)
 }
 
-// wait returns the next reports, which are good until the next wait; none when it is time for a sweep. An error says that the
-// poll is closed.
+// wait returns the next reports, which are good until the next wait; none when it is time for a
+// sweep. An error says that the poll is closed.
 func (p *poll) wait() ([]report, error) {
 	p.reports = p.reports[:0]
 	err := p.epoll.Wait(p.report)

@@ -1,13 +1,13 @@
 //go:build !linux
 
-package server
+package conns
 
 import (
 	"net"
 	"time"
 )
 
-// poll is nothing here: connections are not parked.
+// poll is nothing here: connections are not suspended.
 type poll struct{}
 
 func newPoll(time.Duration) (*poll, error) { return nil, nil }

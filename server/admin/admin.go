@@ -1,0 +1,107 @@
+// Package admin answers operators: the page, health, metrics, profiles and what is known of one user.
+// Its routes carry no CORS headers: no other site's page has business on this listener.
+package admin
+
+import (
+	"net"
+	"net/http"
+	"net/http/pprof"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"rollcall/engine"
+	"rollcall/server/admin/page"
+	"rollcall/server/reply"
+	"rollcall/token"
+	"rollcall/wire"
+)
+
+// Config is what the routes need. Every field but the booleans is required, and any goroutine may call
+// the functions.
+type Config struct {
+	Presence Presence
+	// Ready returns nil, or why /readyz answers 503.
+	Ready func() error
+	// SigningKeys returns the keys of stream tokens; the first signs the page's. None: it gets none.
+	SigningKeys func() token.Keys
+	// PublicAddrs returns the addresses of the public listeners, and TLS says that they speak it.
+	PublicAddrs func() []net.Addr
+	TLS         bool
+	// Production switches /debug/presence and /debug/token off.
+	Production bool
+	// Now is the wall clock.
+	Now      func() time.Time
+	Registry *prometheus.Registry
+}
+
+// Presence is what the routes need of the engine.
+type Presence interface {
+	// Records returns what is known of a user's devices.
+	Records(user uuid.UUID) ([]engine.Record, error)
+	// Streams is how many streams follow a user now.
+	Streams(user uuid.UUID) int
+}
+
+// New returns the handler of the operators' routes.
+func New(c Config) http.Handler {
+	p := publicSide{addrs: c.PublicAddrs, tls: c.TLS}
+	m := minter{keys: c.SigningKeys, now: c.Now, production: c.Production}
+	mux := http.NewServeMux()
+	mux.Handle("GET /{$}", page.New())
+	mux.HandleFunc("GET /page.json", func(w http.ResponseWriter, r *http.Request) { settings(w, r, p, m) })
+	mux.HandleFunc("GET /livez", alive)
+	mux.HandleFunc("GET /healthz", alive)
+	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) { ready(w, c.Ready()) })
+	mux.Handle("GET /metrics", promhttp.HandlerFor(c.Registry, promhttp.HandlerOpts{Registry: c.Registry}))
+	mux.Handle("GET /debug/presence", debugPresence{c.Presence, c.Production})
+	mux.HandleFunc("POST /debug/token", m.serve)
+	mux.HandleFunc("/debug/pprof/", pprof.Index)
+	mux.HandleFunc("/debug/pprof/cmdline", pprof.Cmdline)
+	mux.HandleFunc("/debug/pprof/profile", pprof.Profile)
+	mux.HandleFunc("/debug/pprof/symbol", pprof.Symbol)
+	mux.HandleFunc("/debug/pprof/trace", pprof.Trace)
+	mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) { write(w, reply.RouteNotFound) })
+	return mux
+}
+
+// alive answers while the process does.
+func alive(w http.ResponseWriter, _ *http.Request) { writeText(w, http.StatusOK, "ok\n") }
+
+// ready answers whether heartbeats and streams should be sent here, and if not, why.
+func ready(w http.ResponseWriter, why error) {
+	if why != nil {
+		writeText(w, http.StatusServiceUnavailable, why.Error()+"\n")
+		return
+	}
+	writeText(w, http.StatusOK, "ok\n")
+}
+
+// userOf reads the user_id of a request. A refusal says that there is none, or that it is no id.
+func userOf(r *http.Request) (user uuid.UUID, refusal reply.Reply) {
+	text := wire.TrimSpace([]byte(r.URL.Query().Get(wire.UserParam)))
+	if len(text) == 0 {
+		return user, reply.MissingUserIDParam
+	}
+	user, form := wire.ParseID(text)
+	if form == wire.IDInvalid {
+		return user, reply.InvalidUserID
+	}
+	return user, reply.None
+}
+
+func write(w http.ResponseWriter, r reply.Reply) { writeJSON(w, r.Status(), r.Body()) }
+
+func writeJSON(w http.ResponseWriter, status int, body []byte) {
+	w.Header().Set("Content-Type", wire.JSONType)
+	w.WriteHeader(status)
+	_, _ = w.Write(body)
+}
+
+func writeText(w http.ResponseWriter, status int, text string) {
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	w.WriteHeader(status)
+	_, _ = w.Write([]byte(text))
+}

@@ -1,0 +1,77 @@
+package admin
+
+import (
+	"strconv"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"rollcall/server/conns"
+	"rollcall/server/reply"
+)
+
+// Metrics shows the public side to Prometheus: the counters are read when it asks.
+type Metrics struct {
+	Counters *reply.Counters
+	Conns    *conns.Conns
+	MaxConns int
+	Rate     *conns.Rate // nil: no limit
+	Ready    func() error
+}
+
+var (
+	answersDesc = prometheus.NewDesc("rollcall_http_answers_total",
+		"Answers on the public listener, by status and reason.", []string{"status", "reason"}, nil)
+	connsDesc = prometheus.NewDesc("rollcall_http_connections",
+		"Open connections of the public listener, without streams.", nil, nil)
+	idleDesc = prometheus.NewDesc("rollcall_http_connections_parked",
+		"Of the open connections, those that are suspended until their next request.", nil, nil)
+	acceptDesc = prometheus.NewDesc("rollcall_http_accept_retries_total",
+		"Accepts that failed for want of descriptors or memory and were tried again.", nil, nil)
+	connsLimitDesc = prometheus.NewDesc("rollcall_http_connections_limit",
+		"Most connections and streams together; one more is answered 503.", nil, nil)
+	readyDesc = prometheus.NewDesc("rollcall_ready",
+		"1 when /readyz answers 200, else 0.", nil, nil)
+	streamsRefusedDesc = prometheus.NewDesc("rollcall_streams_refused_total",
+		"Streams that were not opened, by reason.", []string{"reason"}, nil)
+	addressesDesc = prometheus.NewDesc("rollcall_http_rate_addresses",
+		"Source addresses that the rate limiter remembers.", nil, nil)
+)
+
+// Describe implements prometheus.Collector.
+func (*Metrics) Describe(descs chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{
+		answersDesc, connsDesc, idleDesc, connsLimitDesc, acceptDesc, addressesDesc, readyDesc,
+		streamsRefusedDesc,
+	} {
+		descs <- d
+	}
+}
+
+// Collect implements prometheus.Collector.
+func (m *Metrics) Collect(values chan<- prometheus.Metric) {
+	counter := func(d *prometheus.Desc, n uint64, labels ...string) {
+		values <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(n), labels...)
+	}
+	gauge := func(d *prometheus.Desc, n int) {
+		values <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, float64(n))
+	}
+	for r := reply.None + 1; r < reply.Count; r++ {
+		counter(answersDesc, m.Counters.Answers[r].Load(), strconv.Itoa(r.Status()), r.Details())
+	}
+	for reason, n := range m.Counters.StreamsRefused() {
+		counter(streamsRefusedDesc, n, reason)
+	}
+	conns := m.Conns.Stats()
+	gauge(connsDesc, conns.Open)
+	gauge(idleDesc, conns.Idle)
+	gauge(connsLimitDesc, m.MaxConns)
+	counter(acceptDesc, conns.AcceptRetries)
+	if m.Rate != nil {
+		gauge(addressesDesc, m.Rate.Addresses())
+	}
+	ready := 0
+	if m.Ready() == nil {
+		ready = 1
+	}
+	gauge(readyDesc, ready)
+}

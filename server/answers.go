@@ -1,0 +1,178 @@
+package server
+
+import (
+	"errors"
+	"log/slog"
+	"math/rand/v2"
+	"strconv"
+	"sync/atomic"
+
+	"github.com/valyala/fasthttp"
+
+	"rollcall/engine"
+	"rollcall/internal/sample"
+	"rollcall/server/conns"
+	"rollcall/server/reply"
+	"rollcall/wire"
+)
+
+// The media types, as fasthttp takes them.
+var jsonType, ndjsonType = []byte(wire.JSONType), []byte(wire.NDJSONType)
+
+// answers writes the rows of the table of replies, and counts them. Any goroutine may use it.
+type answers struct {
+	counters   *reply.Counters
+	origins    origins
+	draining   *atomic.Bool // Close has begun
+	retryAfter string       // of a heartbeat over the rate, in seconds
+	clock      engine.Clock
+	logger     *slog.Logger
+	logged     sample.Second // when the last refused heartbeat was
+}
+
+// answer answers with a row of the table.
+func (a *answers) answer(ctx *fasthttp.RequestCtx, r reply.Reply) {
+	a.counters.Answers[r].Add(1)
+	ctx.SetStatusCode(r.Status())
+	if a.draining.Load() { // fasthttp says so, too, but not before the idle connections are closed
+		ctx.SetConnectionClose()
+	}
+	body := r.Body()
+	if body == nil {
+		return
+	}
+	ctx.Response.Header.SetContentTypeBytes(jsonType)
+	ctx.Response.SetBodyRaw(body)
+	switch r {
+	case reply.Unauthorized:
+		ctx.Response.Header.Set(fasthttp.HeaderWWWAuthenticate, "Bearer")
+	case reply.RateLimited:
+		setRetryAfter(ctx, a.retryAfter)
+	case reply.TooManyUnpacking, reply.NotOwned:
+		setRetryAfter(ctx, "1")
+	}
+}
+
+// setRetryAfter says when to come back, to another origin's page, too.
+func setRetryAfter(ctx *fasthttp.RequestCtx, seconds string) {
+	h := &ctx.Response.Header
+	h.Set(fasthttp.HeaderRetryAfter, seconds)
+	h.Set(fasthttp.HeaderAccessControlExposeHeaders, fasthttp.HeaderRetryAfter)
+}
+
+// stale answers a heartbeat whose seq is not above lastSeq, so that a restarted daemon can go on
+// from lastSeq+1.
+func (a *answers) stale(ctx *fasthttp.RequestCtx, lastSeq uint64) {
+	a.answer(ctx, reply.StaleSeq)
+	var scratch [128]byte
+	body := append(scratch[:0], reply.StaleSeq.Body()...)
+	body = append(body[:len(body)-1], `,"last_seq":`...)
+	body = append(strconv.AppendUint(body, lastSeq, 10), '}')
+	ctx.Response.SetBody(body)
+}
+
+// unavailable answers a heartbeat that the engine could not take. The reason goes to the log and to
+// /readyz, not to the daemon.
+func (a *answers) unavailable(ctx *fasthttp.RequestCtx, why error) {
+	r := unavailability(why)
+	if errors.Is(why, engine.ErrTooManyDevices) {
+		r = reply.TooManyDevices
+	}
+	a.answer(ctx, r)
+	if r == reply.Unavailable {
+		a.logRefusal(why)
+	}
+}
+
+// unavailability is the reply to a heartbeat that the engine refused.
+func unavailability(why error) reply.Reply {
+	if errors.Is(why, engine.ErrNotMine) {
+		return reply.NotOwned
+	}
+	return reply.Unavailable
+}
+
+// logRefusal tells the operator, once a second at most.
+func (a *answers) logRefusal(why error) {
+	if a.logged.Take() {
+		a.logger.Warn("heartbeats are refused", "error", why)
+	}
+}
+
+// unreadable answers a request that fasthttp could not read, and closes the connection. It is
+// fasthttp's ErrorHandler.
+func (a *answers) unreadable(ctx *fasthttp.RequestCtx, err error) {
+	a.origins.allow(ctx)
+	a.answer(ctx, readError(err))
+	hangUp(ctx)
+}
+
+// readError is the reply to a request that could not be read to its end.
+func readError(err error) reply.Reply {
+	var timeout interface{ Timeout() bool }
+	var small *fasthttp.ErrSmallBuffer
+	switch {
+	case errors.As(err, &timeout) && timeout.Timeout():
+		return reply.RequestTimeout
+	case errors.As(err, &small):
+		return reply.HeaderTooLarge
+	}
+	return reply.MalformedRequest
+}
+
+// hangUp closes the connection behind the answer, but so that a client that is still sending can
+// read it.
+func hangUp(ctx *fasthttp.RequestCtx) {
+	ctx.SetConnectionClose()
+	conns.Linger(ctx.Conn())
+}
+
+// overLimit counts the refusal of a connection over a limit and returns the text of the answer. The
+// client's origin is not known yet.
+func (a *answers) overLimit(r reply.Reply) []byte {
+	a.counters.Answers[r].Add(1)
+	return a.whole(r, a.origins.allowed(nil))
+}
+
+// whole is the full text of an error, for connections that are not, or no longer, fasthttp's.
+// allowed is what origins.allowed said. Retry-After varies, so that clients that are turned away
+// together do not come back together.
+func (a *answers) whole(r reply.Reply, allowed string) []byte {
+	seconds := int64(1)
+	if r != reply.NotOwned {
+		seconds += rand.Int64N(10)
+	}
+	body := r.Body()
+	text := make([]byte, 0, 512)
+	text = append(text, "HTTP/1.1 "...)
+	text = strconv.AppendInt(text, int64(r.Status()), 10)
+	text = append(text, ' ')
+	text = append(text, fasthttp.StatusMessage(r.Status())...)
+	text = append(text, "\r\nContent-Type: "+wire.JSONType+"\r\nContent-Length: "...)
+	text = strconv.AppendInt(text, int64(len(body)), 10)
+	text = append(text, "\r\nRetry-After: "...)
+	text = strconv.AppendInt(text, seconds, 10)
+	text = append(text, "\r\nAccess-Control-Expose-Headers: Retry-After\r\n"...)
+	return append(a.endHead(text, allowed), body...)
+}
+
+// streamHead is the head of a stream's response. An HTTP/1.0 client cannot read chunks: its body
+// ends with the connection.
+func (a *answers) streamHead(chunked bool, allowed string) []byte {
+	head := make([]byte, 0, 384)
+	head = append(head, "HTTP/1.1 200 OK\r\n"...)
+	if chunked {
+		head = append(head, "Transfer-Encoding: chunked\r\n"...)
+	}
+	head = append(head, "Content-Type: "+wire.EventsType+"\r\n"+
+		"Cache-Control: no-cache\r\nX-Accel-Buffering: no\r\n"...)
+	return a.endHead(head, allowed)
+}
+
+// endHead appends the headers that every head of ours ends with, and the blank line.
+func (a *answers) endHead(head []byte, allowed string) []byte {
+	head = append(head, "Date: "...)
+	head = fasthttp.AppendHTTPDate(head, a.clock.Wall())
+	head = a.origins.append(append(head, "\r\n"...), allowed)
+	return append(head, "Connection: close\r\n\r\n"...)
+}

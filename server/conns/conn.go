@@ -1,0 +1,218 @@
+package conns
+
+import (
+	"errors"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"sync/atomic"
+	"time"
+
+	"github.com/valyala/fasthttp"
+)
+
+// conn is one connection while it is fasthttp's. It is closed, suspended or released to become a
+// stream, once; a suspended one that goes on does so in another conn. fasthttp's Shutdown closes
+// idle ones from another goroutine.
+type conn struct {
+	net.Conn
+	counts       *counts
+	idle         *idle        // where it is when it is suspended; nil: it never is
+	source       netip.Prefix // for counts
+	writeTimeout time.Duration
+	linger       atomic.Bool // see Close
+	rests        atomic.Bool // nothing was read and nothing will be: Close suspends. Read stores it
+	gone         atomic.Bool // closed, suspended or released, and no longer this conn's
+
+	// Single owner: the goroutine that serves the connection.
+	phase            phase
+	reading, writing deadline
+}
+
+// phase says what fasthttp reads of a connection.
+type phase uint8
+
+const (
+	opening phase = iota // the first request of all
+	resumed              // the first bytes of the next request, or the end: they are there
+	active               // the rest of a request
+	waiting              // the first bytes of the next request: they may take their time
+)
+
+// Follow tells a connection what fasthttp reads of it. It is fasthttp's ConnState.
+func Follow(c net.Conn, state fasthttp.ConnState) {
+	own, ok := c.(*conn)
+	if !ok {
+		return
+	}
+	switch state { // the others do not come from the goroutine that serves it
+	case fasthttp.StateActive:
+		own.phase = active
+		own.writing.asked = time.Time{} // the last answer's, and perhaps long over
+	case fasthttp.StateIdle:
+		own.phase = waiting
+	}
+}
+
+// deadlineSlack is how much earlier than asked a connection's deadline may be.
+const deadlineSlack = time.Second
+
+// deadline puts off setting a connection's deadline until it matters. fasthttp sets three for each
+// request, a timer of the runtime each time; nearly all of them are replaced before anybody waits.
+// Most of a keep-alive connection's are those of the request before, moved on by the time between:
+// these are left as they are for a while.
+type deadline struct {
+	asked, set time.Time
+	early      bool // set is when to suspend, which is no deadline of a request
+}
+
+// due reports whether the deadline must be set for real before waiting.
+func (d *deadline) due() bool {
+	if !d.early && d.asked.IsZero() == d.set.IsZero() && within(d.asked.Sub(d.set), deadlineSlack) {
+		return false
+	}
+	d.set, d.early = d.asked, false
+	return true
+}
+
+// dueEarly is due for a wait that ends before what was asked, at until.
+func (d *deadline) dueEarly(until time.Time, slack time.Duration) bool {
+	if d.early && within(until.Sub(d.set), slack) {
+		return false
+	}
+	d.set, d.early = until, true
+	return true
+}
+
+func within(early, slack time.Duration) bool { return 0 <= early && early < slack }
+
+// SetReadDeadline remembers the deadline for Read.
+func (c *conn) SetReadDeadline(t time.Time) error {
+	c.reading.asked = t
+	return nil
+}
+
+// SetWriteDeadline remembers the deadline for Write.
+func (c *conn) SetWriteDeadline(t time.Time) error {
+	c.writing.asked = t
+	return nil
+}
+
+// SetDeadline remembers both.
+func (c *conn) SetDeadline(t time.Time) error {
+	c.reading.asked, c.writing.asked = t, t
+	return nil
+}
+
+// Read reads under the deadline that was asked for, or one up to deadlineSlack earlier.
+func (c *conn) Read(p []byte) (int, error) {
+	switch c.phase {
+	case resumed:
+		return c.readNext(p)
+	case waiting:
+		if c.idle != nil {
+			return c.readOrRest(p)
+		}
+	}
+	return c.readMore(p)
+}
+
+// readMore reads the rest of a request.
+func (c *conn) readMore(p []byte) (int, error) {
+	if c.reading.due() {
+		if err := c.Conn.SetReadDeadline(c.reading.set); err != nil {
+			return 0, err
+		}
+	}
+	return c.Conn.Read(p)
+}
+
+// readNext reads the first bytes of a request of a resumed connection. fasthttp believes that it is
+// the connection's first request and would answer an error; it does not answer io.EOF, so that is
+// what every end becomes (P7).
+func (c *conn) readNext(p []byte) (int, error) {
+	n, err := c.readMore(p)
+	if n == 0 && err != nil {
+		err = io.EOF
+	}
+	return n, err
+}
+
+// readOrRest waits for the first bytes of the next request, idle.after at most. When none came, it
+// says io.EOF: fasthttp lets go of the connection without a word and closes it, which suspends it.
+// A busy connection sets its deadline, which is a timer of the runtime, once per half of
+// idle.after.
+func (c *conn) readOrRest(p []byte) (int, error) {
+	after := c.idle.after
+	if c.reading.dueEarly(c.reading.asked.Add(after-c.idle.timeout), after/2) {
+		if err := c.Conn.SetReadDeadline(c.reading.set); err != nil {
+			return 0, err
+		}
+	}
+	n, err := c.Conn.Read(p)
+	if n == 0 && errors.Is(err, os.ErrDeadlineExceeded) {
+		c.rests.Store(true)
+		err = io.EOF
+	}
+	return n, err
+}
+
+// Write writes under the deadline that was asked for, or one up to deadlineSlack earlier. fasthttp
+// asks for none before it tells a client to go on with its body.
+func (c *conn) Write(p []byte) (int, error) {
+	if c.writing.asked.IsZero() {
+		c.writing.asked = time.Now().Add(c.writeTimeout)
+	}
+	if c.writing.due() {
+		if err := c.Conn.SetWriteDeadline(c.writing.set); err != nil {
+			return 0, err
+		}
+	}
+	return c.Conn.Write(p)
+}
+
+// Close suspends the connection if it rests, else it closes it. When linger is set, the client may
+// still be sending a body that the server does not read: the answer goes out with a FIN behind it,
+// and input is dropped for a while, because closing at once would send a reset, which may destroy
+// the answer before the client has read it (RFC 9112, section 9.6).
+func (c *conn) Close() error {
+	if c.gone.Swap(true) {
+		return net.ErrClosed
+	}
+	if c.rests.Load() && c.idle.suspend(c.Conn, c.source, c.reading.asked) {
+		return nil
+	}
+	defer c.counts.leave(c.source) // a lingering connection still counts
+	if c.linger.Load() {
+		drainInput(c.Conn)
+	}
+	return c.Conn.Close()
+}
+
+// Linger makes the close of a connection wait until its client can have read the answer: see Close.
+func Linger(c net.Conn) {
+	if own, ok := c.(*conn); ok {
+		own.linger.Store(true)
+	}
+}
+
+// Release gets the connection below fasthttp's and this package's: what they keep, a 4 KB reader
+// above all, would stay for as long as a stream. It is the caller's from now on and no longer
+// counted, but keeps its place in the count of its address. Bytes that fasthttp's reader holds are
+// lost.
+func Release(c net.Conn) (raw net.Conn, place Place) {
+	if hijacked, ok := c.(interface{ UnsafeConn() net.Conn }); ok {
+		c = hijacked.UnsafeConn()
+	}
+	own, ok := c.(*conn)
+	if !ok {
+		return c, place
+	}
+	if !own.gone.Swap(true) { // else Close came first, and took it off both counts
+		own.counts.open.Add(-1)
+		place = Place{own.counts.sources, own.source}
+	}
+	_ = own.Conn.SetDeadline(time.Time{})
+	return own.Conn, place
+}

@@ -1,0 +1,154 @@
+package conns
+
+import (
+	"fmt"
+	"log/slog"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/valyala/fasthttp"
+
+	"rollcall/server/reply"
+)
+
+// DefaultIdleAfter is how long a connection waits for its next request before it is suspended, half
+// of it at least. A daemon that beats every 30 s spends less than a hundredth of its time in
+// between, at some 18 KB; and one that sends its next request when it has the answer to the last is
+// never suspended, however far away it is. A connection that was suspended in vain costs some
+// microseconds.
+const DefaultIdleAfter = 250 * time.Millisecond
+
+// Config is what Conns needs. Every field is required but the last two limits.
+type Config struct {
+	// WriteTimeout bounds a write that fasthttp sets no deadline for.
+	WriteTimeout time.Duration
+	// IdleTimeout is how long a connection may wait for its next request.
+	IdleTimeout time.Duration
+	// IdleAfter is after how much of this it is suspended: DefaultIdleAfter but for tests. From
+	// IdleTimeout on, none is.
+	IdleAfter time.Duration
+	// Refuse counts the refusal of a connection over a limit and returns the text of the answer.
+	Refuse func(reply.Reply) []byte
+	Logger *slog.Logger
+
+	// MaxConns is the most connections and streams together.
+	MaxConns int
+	// OpenStreams is how many streams there are now.
+	OpenStreams func() int
+	// MaxPerIP is the most connections and streams of one source address. Default: no limit.
+	MaxPerIP int
+}
+
+// Conns are the connections of the public listeners. Its methods may be called from any goroutine.
+type Conns struct {
+	config  Config
+	counts  *counts
+	refuser *refuser
+
+	mu        sync.Mutex
+	listeners []*listener // guarded by mu
+	idle      *idle       // made by the first Serve, if any connection can be idle; guarded by mu
+	closed    bool        // guarded by mu
+}
+
+// New returns the connections of a server, none yet.
+func New(c Config) *Conns {
+	counts := &counts{max: c.MaxConns, streams: c.OpenStreams}
+	if c.MaxPerIP > 0 {
+		counts.sources = newSources(c.MaxPerIP)
+	}
+	return &Conns{config: c, counts: counts, refuser: &refuser{answer: c.Refuse}}
+}
+
+// Serve accepts connections on ln, which it closes, and has by serve them, until Close or a failure
+// of the listener. Its error is the failure, or net.ErrClosed after Close.
+func (c *Conns) Serve(by *fasthttp.Server, ln net.Listener) error {
+	l, err := c.listen(by, ln)
+	if err != nil {
+		return err
+	}
+	if err := by.Serve(l); err != nil {
+		return err
+	}
+	return net.ErrClosed
+}
+
+// listen notes a listener for Close, and gives it the idle connections, which all listeners share.
+// With an error, it closes the listener.
+func (c *Conns) listen(by *fasthttp.Server, ln net.Listener) (*listener, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
+		_ = ln.Close()
+		return nil, net.ErrClosed
+	}
+	if c.idle == nil && c.config.IdleAfter < c.config.IdleTimeout {
+		idle, err := newIdle(c.counts, &c.config)
+		if err != nil {
+			_ = ln.Close()
+			return nil, fmt.Errorf("watch idle connections: %w", err)
+		}
+		if idle != nil {
+			c.idle = idle
+			go idle.serve(by)
+		}
+	}
+	l := &listener{
+		retrying:     retry(ln, c.config.Logger),
+		counts:       c.counts,
+		refuser:      c.refuser,
+		idle:         c.idle,
+		writeTimeout: c.config.WriteTimeout,
+	}
+	c.listeners = append(c.listeners, l)
+	return l, nil
+}
+
+// Close stops accepting and closes the idle connections. The others are fasthttp's.
+func (c *Conns) Close() {
+	c.mu.Lock()
+	c.closed = true
+	for _, l := range c.listeners { // fasthttp would miss one whose Serve has just begun
+		_ = l.Close()
+	}
+	idle := c.idle
+	c.mu.Unlock()
+	if idle != nil {
+		_ = idle.Close()
+		<-idle.done
+	}
+}
+
+// Stats are the counts of a moment.
+type Stats struct {
+	Open          int    // connections, without streams
+	Idle          int    // of these, how many are suspended
+	Suspended     uint64 // how often one was suspended
+	AcceptRetries uint64 // accepts that were tried again
+}
+
+// Stats returns the counts of now.
+func (c *Conns) Stats() Stats {
+	s := Stats{Open: int(c.counts.open.Load())}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, l := range c.listeners {
+		s.AcceptRetries += l.retries.Load()
+	}
+	if c.idle != nil {
+		s.Idle, s.Suspended = c.idle.stats()
+	}
+	return s
+}
+
+// Addrs returns the addresses of the listeners.
+func (c *Conns) Addrs() []net.Addr {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	addrs := make([]net.Addr, len(c.listeners))
+	for i, l := range c.listeners {
+		addrs[i] = l.Addr()
+	}
+	return addrs
+}

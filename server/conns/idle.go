@@ -1,0 +1,225 @@
+package conns
+
+import (
+	"log/slog"
+	"net"
+	"net/netip"
+	"sync"
+	"time"
+
+	"github.com/valyala/fasthttp"
+
+	"rollcall/internal/sample"
+)
+
+// sweepEvery is how often the idle connections are looked through for those that waited too long:
+// so much later than IdleTimeout, and IdleAfter more, one may be closed.
+const sweepEvery = time.Second
+
+// idle has the connections that are suspended between two requests. fasthttp gives a goroutine, a
+// reader and a request to each connection that it serves; a suspended one has none of them, only
+// its net.Conn and what is in idleConn. To fasthttp this is a listener: a connection that goes on
+// comes out of its Accept and is served like a new one. P1 to P5 of doc.go are kept here.
+//
+//	fasthttp ► conn.Read waits in vain ► io.EOF ► conn.Close ► suspend ► epoll
+//	    ▲                                                                  │
+//	    └───────────────────────── Accept ◄── resume ◄─────────────────────┘ input
+//
+// One goroutine accepts; any may suspend and close.
+type idle struct {
+	counts         *counts
+	after, timeout time.Duration // IdleAfter and IdleTimeout
+	writeTimeout   time.Duration
+	logger         *slog.Logger
+	logged         sample.Second // when a connection that could not be suspended was
+	poll           *poll
+	began          time.Time
+	done           chan struct{} // fasthttp accepts no more
+	ending         sync.Once
+
+	reports []report // of the last wait, not handled yet. Single owner: the goroutine that accepts
+
+	mu     sync.Mutex
+	conns  map[uint64]*idleConn // by token; nil once closed. guarded by mu
+	token  uint64               // the last one given out. guarded by mu
+	oldest idleConn             // the ring: next is the oldest, prev the newest. guarded by mu
+}
+
+// idleConn is one suspended connection. There may be a million: it has no more than it needs.
+type idleConn struct {
+	net.Conn
+	source     netip.Prefix  // for counts
+	until      time.Duration // since idle.began: when it has waited too long
+	token      uint64
+	prev, next *idleConn // guarded by idle.mu
+}
+
+// report is what the epoll says of a suspended connection.
+type report struct {
+	token  uint64
+	hungUp bool // the client has ended its side, or the connection broke; input may be there
+}
+
+// newIdle makes the idle connections of a server. Nil: this platform has no epoll.
+func newIdle(counts *counts, c *Config) (*idle, error) {
+	p, err := newPoll(sweepEvery)
+	if p == nil {
+		return nil, err
+	}
+	i := &idle{
+		counts:       counts,
+		after:        c.IdleAfter,
+		timeout:      c.IdleTimeout,
+		writeTimeout: c.WriteTimeout,
+		logger:       c.Logger,
+		poll:         p,
+		began:        time.Now(),
+		done:         make(chan struct{}),
+		conns:        make(map[uint64]*idleConn),
+	}
+	i.oldest.prev, i.oldest.next = &i.oldest, &i.oldest
+	return i, nil
+}
+
+// serve lets fasthttp serve those that are resumed, until Close.
+func (i *idle) serve(by *fasthttp.Server) {
+	defer close(i.done)
+	_ = by.Serve(i) // there is no error but that of a closed listener, which it keeps to itself
+}
+
+// takes reports whether a connection may be suspended: one of the kernel's, with nothing above it
+// that could hold bytes back, as TLS does.
+func (i *idle) takes(c net.Conn) bool {
+	if i == nil {
+		return false
+	}
+	switch c.(type) {
+	case *net.TCPConn, *net.UnixConn:
+		return true
+	}
+	return false
+}
+
+// suspend keeps a connection until there is input, or until its wait is over. When it returns
+// false, the connection is still the caller's, to be closed.
+func (i *idle) suspend(c net.Conn, source netip.Prefix, until time.Time) bool {
+	s := &idleConn{Conn: c, source: source, until: until.Sub(i.began)}
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if i.conns == nil {
+		return false
+	}
+	i.token++
+	s.token = i.token
+	if err := i.poll.add(c, s.token); err != nil { // a report of it waits for mu
+		if i.logged.Take() {
+			i.logger.Warn("an idle connection cannot be watched and is closed", "error", err)
+		}
+		return false
+	}
+	i.conns[s.token] = s
+	s.prev, s.next = i.oldest.prev, &i.oldest
+	s.prev.next, s.next.prev = s, s
+	return true
+}
+
+// take takes a suspended connection out, which is the caller's from now on (P1). Nil: it is not
+// suspended any more.
+func (i *idle) take(token uint64) *idleConn {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return i.takeLocked(i.conns[token])
+}
+
+func (i *idle) takeLocked(s *idleConn) *idleConn {
+	if s == nil {
+		return nil
+	}
+	delete(i.conns, s.token)
+	s.prev.next, s.next.prev = s.next, s.prev
+	s.prev, s.next = nil, nil
+	return s
+}
+
+// stats returns how many connections are suspended, and how often one was.
+func (i *idle) stats() (now int, ever uint64) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return len(i.conns), i.token
+}
+
+// Accept waits for a suspended connection that has input.
+func (i *idle) Accept() (net.Conn, error) {
+	for {
+		for len(i.reports) > 0 {
+			r := i.reports[0]
+			i.reports = i.reports[1:]
+			if c := i.resume(r); c != nil {
+				return c, nil
+			}
+		}
+		reports, err := i.poll.wait()
+		if err != nil {
+			return nil, net.ErrClosed
+		}
+		if i.reports = reports; len(reports) == 0 {
+			i.sweep(time.Since(i.began))
+		}
+	}
+}
+
+// resume makes a conn of a suspended connection again. Nil: it has ended.
+func (i *idle) resume(r report) net.Conn {
+	s := i.take(r.token)
+	if s == nil {
+		return nil
+	}
+	i.poll.remove(s.Conn)
+	if r.hungUp && !hasInput(s.Conn) {
+		i.drop(s)
+		return nil
+	}
+	return &conn{
+		Conn: s.Conn, counts: i.counts, idle: i, source: s.source, writeTimeout: i.writeTimeout,
+		phase: resumed,
+	}
+}
+
+// sweep closes those that waited too long (P5).
+func (i *idle) sweep(now time.Duration) {
+	late := func() *idleConn {
+		i.mu.Lock()
+		defer i.mu.Unlock()
+		if s := i.oldest.next; s != &i.oldest && s.until <= now {
+			return i.takeLocked(s)
+		}
+		return nil
+	}
+	for s := late(); s != nil; s = late() {
+		i.drop(s)
+	}
+}
+
+// drop closes a connection that was taken out and takes it off the counts (P4).
+func (i *idle) drop(s *idleConn) {
+	_ = s.Close()
+	i.counts.leave(s.source)
+}
+
+// Close closes all that are suspended. From now on none can be, and none is resumed.
+func (i *idle) Close() error {
+	i.ending.Do(func() {
+		i.mu.Lock()
+		all := i.conns
+		i.conns, i.oldest.prev, i.oldest.next = nil, &i.oldest, &i.oldest
+		i.mu.Unlock()
+		i.poll.close()
+		for _, s := range all {
+			i.drop(s)
+		}
+	})
+	return nil
+}
+
+// Addr is of no connection: each has its own.
+func (i *idle) Addr() net.Addr { return &net.UnixAddr{Name: "idle", Net: "unix"} }
