@@ -19,12 +19,13 @@ type sameFrame struct{ text []byte }
 const frameFill = 251 // bytes of a frame between "data: " and its end
 
 func newSameFrame() sameFrame {
-	return sameFrame{append(append([]byte("data: "), bytes.Repeat([]byte("x"), frameFill)...), "\n\n"...)}
+	text := append([]byte("data: "), bytes.Repeat([]byte("x"), frameFill)...)
+	return sameFrame{append(text, "\n\n"...)}
 }
 
 func (c sameFrame) AppendFrame(dst, event []byte) []byte { return append(dst, c.text...) }
 
-func (c sameFrame) AppendSnapshot(dst []byte, source Source, user uuid.UUID, after, through uint64) []byte {
+func (c sameFrame) AppendSnapshot(dst []byte, _ Source, _ uuid.UUID, _, _ uint64) []byte {
 	return dst
 }
 
@@ -69,7 +70,7 @@ func (c *crowd) discard() {
 				return
 			}
 			if n, _ := unix.Read(int(events[i].Fd), buf); n > 0 {
-				c.read += int64(bytes.Count(buf[:n], []byte("x"))) // not the framing, which depends on the batches
+				c.read += int64(bytes.Count(buf[:n], []byte("x"))) // without the framing: it varies
 			}
 		}
 		if want := c.want.Load(); want > 0 && c.read >= want {
@@ -86,10 +87,13 @@ func (c *crowd) join(b testing.TB) net.Conn {
 		b.Fatal(err)
 	}
 	c.fds = append(c.fds, fd)
-	if err := unix.Connect(fd, &unix.SockaddrInet4{Port: c.l.Addr().(*net.TCPAddr).Port, Addr: [4]byte{127, 0, 0, 1}}); err != nil {
+	port := c.l.Addr().(*net.TCPAddr).Port
+	to := &unix.SockaddrInet4{Port: port, Addr: [4]byte{127, 0, 0, 1}}
+	if err := unix.Connect(fd, to); err != nil {
 		b.Fatal(err)
 	}
-	if err := unix.EpollCtl(c.epoll, unix.EPOLL_CTL_ADD, fd, &unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(fd)}); err != nil {
+	input := &unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(fd)}
+	if err := unix.EpollCtl(c.epoll, unix.EPOLL_CTL_ADD, fd, input); err != nil {
 		b.Fatal(err)
 	}
 	server, err := c.l.Accept()
@@ -143,7 +147,8 @@ func BenchmarkFanOut(b *testing.B) {
 	})
 	for _, users := range []int{1, streams} {
 		for _, batches := range []int{1, 8} {
-			b.Run(fmt.Sprintf("streams=%d/by=broadcaster/users=%d/batches=%d", streams, users, batches), func(b *testing.B) {
+			name := "streams=%d/by=broadcaster/users=%d/batches=%d"
+			b.Run(fmt.Sprintf(name, streams, users, batches), func(b *testing.B) {
 				c := newCrowd(b)
 				s := mustNew(b, Options{Codec: frame})
 				defer s.Close()
@@ -153,7 +158,8 @@ func BenchmarkFanOut(b *testing.B) {
 					if err != nil {
 						b.Fatal(err)
 					}
-					mustSubscribe(b, s, Subscription{User: userOf(i % users), Conn: conn, Chunked: true})
+					user := userOf(i % users)
+					mustSubscribe(b, s, Subscription{User: user, Conn: conn, Chunked: true})
 				}
 				for s.Stats().Opened < streams {
 					runtime.Gosched()
@@ -193,7 +199,9 @@ func BenchmarkIdleStream(b *testing.B) {
 			if err != nil {
 				b.Fatal(err)
 			}
-			mustSubscribe(b, s, Subscription{User: userOf(i), Conn: conn, Head: []byte(testHead), Chunked: true})
+			mustSubscribe(b, s, Subscription{
+				User: userOf(i), Conn: conn, Head: []byte(testHead), Chunked: true,
+			})
 		}
 		for s.Stats().Opened < streams {
 			runtime.Gosched()

@@ -10,7 +10,7 @@ import (
 	"github.com/google/uuid"
 )
 
-// Broadcaster tells every stream what happens to the devices of its user. See the package comment.
+// Broadcaster sends each stream the events of its user. See the package comment.
 type Broadcaster struct {
 	options Options
 	seed    maphash.Seed
@@ -33,10 +33,10 @@ type Subscription struct {
 	// Head is written first: the response head. It belongs to the stream.
 	Head []byte
 
-	// Chunked frames the body for HTTP/1.1; an HTTP/1.0 client gets it plain.
+	// Chunked selects chunked framing of the body, for HTTP/1.1; an HTTP/1.0 client gets it plain.
 	Chunked bool
 
-	// ExpiresNanos is the instant, on the clock of Tick, at which the stream ends. 0: never.
+	// ExpiresNanos is the instant, on the clock of Tick, at which the stream ends. Default: never.
 	ExpiresNanos int64
 }
 
@@ -70,7 +70,7 @@ func New(o Options) (*Broadcaster, error) {
 	return b, nil
 }
 
-// Start sets the workers going, at the time given. Call it once, before Tick. A source begins with
+// Start starts the workers, at the time given. Call it once, before Tick. A source begins with
 // Lose and Flush, before or after Start: its table then holds every change through that LSN, and
 // streams of its users that were opened before get the newest states. Until then its users have no
 // devices.
@@ -147,15 +147,15 @@ func (b *Broadcaster) Take(c net.Conn) (Conn, error) {
 	return newGoConn(c, &b.conns, b.options.WriteTimeout), nil
 }
 
-// Ready implements Notifier, for Conns.
+// Ready implements Notifier: Conns call it.
 func (b *Broadcaster) Ready(id StreamID, r Readiness) {
 	if i := id.worker(); i < len(b.workers) {
 		b.workers[i].in.notify(id, r)
 	}
 }
 
-// Streams is how many streams a user has. It asks the worker, and waits for it: between Start and
-// Close only. Any goroutine.
+// Streams is how many streams follow a user. It waits for the worker's answer, so it may be called
+// between Start and Close only. Any goroutine.
 func (b *Broadcaster) Streams(user uuid.UUID) int {
 	reply := make(chan int, 1)
 	if !b.workerOf(user).in.ask(query{user, reply}) {
@@ -164,8 +164,8 @@ func (b *Broadcaster) Streams(user uuid.UUID) int {
 	return <-reply
 }
 
-// Drain refuses new streams from now on and ends those there are, each at a random instant of the
-// time given, as Ticks go by, after telling it when to reconnect. done is closed when the last
+// Drain refuses new streams from now on and ends the open ones, each at a random instant of the
+// time given, as Ticks go by; each is sent its reconnect delay. done is closed when the last
 // connection is. A second call changes nothing. Any goroutine.
 func (b *Broadcaster) Drain(over time.Duration) (done <-chan struct{}) {
 	return b.open.drain(func() {
@@ -175,7 +175,7 @@ func (b *Broadcaster) Drain(over time.Duration) (done <-chan struct{}) {
 	})
 }
 
-// Close ends every stream now, with one attempt to say so, and waits until all goroutines and
+// Close ends every stream now, with one attempt to send its end, and waits until all goroutines and
 // descriptors are gone. Publish, Flush and Tick have no effect afterwards. Any goroutine, any
 // number of times.
 func (b *Broadcaster) Close() {
@@ -192,7 +192,7 @@ func (b *Broadcaster) Close() {
 	})
 }
 
-// Open is how many streams there are now, those that are ending included. Any goroutine.
+// Open is how many streams there are now, including those that are ending. Any goroutine.
 func (b *Broadcaster) Open() int { return int(b.open.live.Load()) }
 
 // Stats sums what the workers published at the start of their last turn. Any goroutine.

@@ -1,21 +1,21 @@
 package broadcast
 
-// Conn is one stream's connection. After Subscribe accepted it, only the worker that owns the
+// Conn is one stream's connection. After Subscribe has accepted it, only the worker that owns the
 // stream calls it. No method blocks.
 type Conn interface {
-	// Attach names the stream. From now on the Conn reports what it becomes ready for to n, under
-	// this id, from any goroutine but not from within one of the Conn's own methods.
+	// Attach names the stream. From now on the Conn reports to n, under this id, what it becomes
+	// ready for: from any goroutine, but not from within one of the Conn's own methods.
 	Attach(n Notifier, id StreamID) error
 
 	// Write takes what fits. n < len(p) with a nil error means that it would block: Writable is
 	// then reported when there is room again. p is not kept.
 	Write(p []byte) (n int, err error)
 
-	// Discard reads input and drops it, until there is none left or more than inputLimit was read.
-	// gone: the client has closed its side, or the connection is broken.
+	// Discard reads input and drops it, until there is none left or it has read more than
+	// inputLimit. gone means that the client has closed its side, or that the connection is broken.
 	Discard(buf []byte) (n int, gone bool)
 
-	// CloseWrite tells the client that nothing follows what was written.
+	// CloseWrite closes our side: the client reads the end after what was written.
 	CloseWrite() error
 
 	// Close frees the connection. It is called once.
@@ -32,8 +32,8 @@ const (
 	HangUp                         // the client has gone
 )
 
-// Notifier hears of readiness. The Broadcaster is the one; Ready never blocks for long and ignores
-// streams that have ended.
+// Notifier takes reports of readiness. The Broadcaster implements it. Ready never blocks for long
+// and ignores streams that have ended.
 type Notifier interface {
 	Ready(id StreamID, r Readiness)
 }

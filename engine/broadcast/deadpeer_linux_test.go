@@ -7,10 +7,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// deafen makes a connection's kernel drop whatever arrives for it: to the other side it is a
+// dropInput makes a connection's kernel drop whatever arrives for it: to the other side it is a
 // machine without power, which neither acknowledges nor resets. No privilege and no firewall is
 // needed.
-func deafen(t *testing.T, c net.Conn) {
+func dropInput(t *testing.T, c net.Conn) {
 	t.Helper()
 	raw, err := c.(*net.TCPConn).SyscallConn()
 	if err != nil {
@@ -71,13 +71,16 @@ func TestDeadPeerIsNoticed(t *testing.T) {
 			defer client.Close()
 			fd := descriptorOf(t, s)
 			if got := socketOption(t, fd, unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT); got != 35_000 {
-				t.Errorf("TCP_USER_TIMEOUT is %d ms, want 35,000: a slow reader's 30 s and a bit", got)
+				t.Errorf("TCP_USER_TIMEOUT is %d ms, want 35,000: longer than WriteTimeout", got)
 			}
-			if socketOption(t, fd, unix.SOL_SOCKET, unix.SO_KEEPALIVE) == 0 || socketOption(t, fd, unix.IPPROTO_TCP, unix.TCP_KEEPIDLE) > 60 {
+			probes := socketOption(t, fd, unix.SOL_SOCKET, unix.SO_KEEPALIVE)
+			if probes == 0 || socketOption(t, fd, unix.IPPROTO_TCP, unix.TCP_KEEPIDLE) > 60 {
 				t.Error("the kernel does not probe a silent connection within a minute")
 			}
-			deafen(t, client)
-			for name, value := range map[int]int{unix.TCP_USER_TIMEOUT: 300, unix.TCP_KEEPIDLE: 1, unix.TCP_KEEPINTVL: 1} {
+			dropInput(t, client)
+			for name, value := range map[int]int{
+				unix.TCP_USER_TIMEOUT: 300, unix.TCP_KEEPIDLE: 1, unix.TCP_KEEPINTVL: 1,
+			} {
 				if err := unix.SetsockoptInt(fd, unix.IPPROTO_TCP, name, value); err != nil {
 					t.Fatal(err)
 				}

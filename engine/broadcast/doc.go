@@ -31,8 +31,8 @@
 //
 //	through == last   nothing
 //	through >= base   the frames above through, as they are
-//	through <  base   the newest state of each device that changed above through, up to the worker's
-//	                  through: frames of it are gone
+//	through <  base   the newest state of each device that changed above through, up to the
+//	                  worker's through: frames of it are gone
 //
 // A new follow is one that has nothing yet: it gets all states through the worker's through. A
 // stream that lags, a user whose frames became too many, a source that lost events: each is the
@@ -61,9 +61,9 @@
 //   - B3. A follow's through only grows, and the stream is given only what lies above it, in LSN
 //     order: never a step back.
 //   - B4. Frames leave a user's fan from the front only, and base moves past them in the same step.
-//   - B5. The worker closes each Conn that Subscribe took, exactly once, whatever happens meanwhile.
-//     Subscriptions are refused under the lock under which the worker learns that it must drain or
-//     stop.
+//   - B5. The worker closes each Conn that Subscribe took, exactly once, whatever happens
+//     meanwhile. Subscriptions are refused under the lock under which the worker learns that it
+//     must drain or stop.
 //   - B6. Everything has a bound (I5), see below.
 //   - B7. A source that loses events, by Lose or in a full queue, conflates the streams of its own
 //     users: those of other sources get every frame.
@@ -93,8 +93,8 @@
 //	frames of one user        16 BacklogBytes     dropped; the same for this user
 //	frames of all users       PendingBytes        the same for the user that comes next
 //	backlog of one stream     BacklogBytes        it lags: it is given nothing until it is empty
-//	backlogs of a worker      PendingBytes        streams lag at once; one in the middle of a chunk
-//	                                              is closed
+//	backlogs of a worker      PendingBytes        streams lag at once; one in the middle of a
+//	                                              chunk is closed
 //	time without progress     WriteTimeout        closed
 //	streams                   MaxStreams          ErrTooMany
 //	streams of one user       MaxStreamsPerUser   ErrTooManyOfUser

@@ -3,13 +3,13 @@ package broadcast
 import "errors"
 
 var (
-	// ErrDraining: the broadcaster takes no new streams, since Drain or Close was called.
+	// ErrDraining says that Drain or Close was called: new streams are refused.
 	ErrDraining = errors.New("broadcast: draining")
 
-	// ErrTooMany: MaxStreams are open.
+	// ErrTooMany says that MaxStreams are open.
 	ErrTooMany = errors.New("broadcast: too many streams")
 
-	// ErrTooManyOfUser: MaxStreamsPerUser follow this user.
+	// ErrTooManyOfUser says that MaxStreamsPerUser follow this user.
 	ErrTooManyOfUser = errors.New("broadcast: too many streams of this user")
 
 	errClosed = errors.New("broadcast: connection closed")

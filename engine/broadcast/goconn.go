@@ -7,12 +7,12 @@ import (
 )
 
 const (
-	goWriteBytes = 16 << 10    // longest write on its way
-	goLinger     = time.Second // that a write on its way may take after Close, at most
+	goWriteBytes = 16 << 10    // longest write
+	goLinger     = time.Second // longest time that a write may take after Close
 )
 
-// goConn is a Conn on any net.Conn, held with goroutines: one that reads, and one for as long as a
-// write is on its way, of which there is at most one. For TLS, and for systems without a poller.
+// goConn is a Conn on any net.Conn, held with goroutines: one reads, and another exists while a
+// write is in progress. It serves TLS, and systems without a poller.
 type goConn struct {
 	conn    net.Conn
 	running *sync.WaitGroup
@@ -22,12 +22,12 @@ type goConn struct {
 	mu       sync.Mutex
 	notifier Notifier // nil before Attach
 	writing  bool     // a writer goroutine exists: it alone uses out
-	refused  bool     // a Write did not fit: Writable is to be reported
+	refused  bool     // a Write did not fit: report Writable when the writer is done
 	fin      bool     // CloseWrite was called
 	finDone  bool
 	closed   bool
 	gone     bool // reading or writing failed
-	input    int  // read and not asked for by Discard yet
+	input    int  // bytes read that Discard has not returned yet
 	out      []byte
 }
 
@@ -43,7 +43,7 @@ func (c *goConn) Attach(n Notifier, id StreamID) error {
 	return nil
 }
 
-// read waits for the client to send something, or to go.
+// read reports input and the client's end.
 func (c *goConn) read() {
 	var buf [512]byte
 	for {
@@ -64,7 +64,7 @@ func (c *goConn) read() {
 	}
 }
 
-// Write hands bytes to a writer goroutine unless one is at work.
+// Write starts a writer goroutine for the bytes, unless one is running.
 func (c *goConn) Write(p []byte) (int, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -89,7 +89,7 @@ func (c *goConn) startWriterLocked() {
 	}
 }
 
-// write does what there is to do for a writer: bytes, then the end of our side, then closing. Each
+// write is the writer goroutine: it writes the bytes, then ends our side, then closes. Each step
 // may block.
 func (c *goConn) write() {
 	for {
@@ -122,9 +122,9 @@ func (c *goConn) write() {
 	}
 }
 
-// do reports a failure as a hang-up.
-func (c *goConn) do(deed func() error) {
-	if deed() == nil {
+// do takes a step and reports a failure as a hang-up.
+func (c *goConn) do(step func() error) {
+	if step() == nil {
 		return
 	}
 	c.mu.Lock()
@@ -133,8 +133,8 @@ func (c *goConn) do(deed func() error) {
 	c.report(HangUp)
 }
 
-// report tells the broadcaster. A connection that was turned away was never attached: nobody wants
-// to know.
+// report tells the broadcaster. A connection that Subscribe refused is not attached and reports
+// nothing.
 func (c *goConn) report(r Readiness) {
 	if c.notifier != nil {
 		c.notifier.Ready(c.id, r)
@@ -145,7 +145,7 @@ func (c *goConn) closeWrite() error {
 	if half, ok := c.conn.(interface{ CloseWrite() error }); ok {
 		return half.CloseWrite()
 	}
-	return nil // Close comes when the client goes, or has had its time
+	return nil // Close follows when the client has closed, or after lingerTime
 }
 
 func (c *goConn) Discard([]byte) (int, bool) {
@@ -156,7 +156,7 @@ func (c *goConn) Discard([]byte) (int, bool) {
 	return n, c.gone
 }
 
-// CloseWrite leaves the deed to the writer: with TLS it writes, and could block.
+// CloseWrite leaves the work to the writer: with TLS it writes, and could block.
 func (c *goConn) CloseWrite() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -165,7 +165,7 @@ func (c *goConn) CloseWrite() error {
 	return nil
 }
 
-// Close leaves the deed to the writer, too, with a limit to what it still has on its way.
+// Close leaves the work to the writer, too, and limits the time of a write in progress.
 func (c *goConn) Close() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -8,21 +8,22 @@ import (
 	"github.com/google/uuid"
 )
 
-// inbox is the one way into a worker. Any goroutine may call it, but for take and what says that
-// the worker calls it. The mutex is held for copying only, never during a write to a connection.
+// inbox is the one way into a worker. Any goroutine may call it, except for the methods that say
+// that the worker calls them. The mutex is held for copying only, never during a write to a
+// connection.
 type inbox struct {
 	mu   sync.Mutex
 	cond sync.Cond // the worker waits here for mail
 
 	// mail says that there is something to wake up for. post sets it and take clears it, under mu.
-	// The worker also loads it without mu, to put off what can wait: what it misses then it sees at
-	// its next look.
+	// The worker also loads it without mu, to postpone what can wait; mail that it misses then it
+	// sees at the next load.
 	mail atomic.Bool
 
 	// All below is guarded by mu.
 
-	slots    *slots   // see there
-	queue    queue    // events at or below through
+	slots    *slots   // of them, what Ready touches
+	queue    queue    // events at or below through, of each source
 	through  []uint64 // by source: the last Flush
 	subs     []Subscription
 	queries  []query
@@ -47,7 +48,7 @@ func (in *inbox) init(o *Options, slots *slots) {
 	}
 }
 
-// post runs put under the lock and wakes the worker when it says so.
+// post runs put under the lock and wakes the worker when put returns true.
 func (in *inbox) post(put func() bool) bool {
 	in.mu.Lock()
 	defer in.mu.Unlock()

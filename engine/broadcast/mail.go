@@ -6,7 +6,7 @@ import (
 	"github.com/google/uuid"
 )
 
-// query asks how many streams a user has.
+// query asks how many streams follow a user.
 type query struct {
 	user  uuid.UUID
 	reply chan<- int // has room for the answer
@@ -15,7 +15,7 @@ type query struct {
 // mail is what one turn works on. It is taken from the inbox at once; what the turn's limits leave
 // over stays for the next. Single owner: the worker.
 type mail struct {
-	queue    queue    // events at or below through
+	queue    queue    // events at or below through, of each source
 	through  []uint64 // by source: every event at or below it has been taken (B1)
 	subs     []Subscription
 	ready    []report

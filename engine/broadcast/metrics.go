@@ -10,7 +10,7 @@ const (
 	TokenExpired               // ExpiresNanos has passed
 	Drained                    // Drain or Close
 	ServerLimit                // it sent more than inputLimit
-	Overload                   // PendingBytes were in use
+	Overload                   // its backlog did not fit into PendingBytes
 	Failed                     // its connection could not be watched, or failed on our side
 	reasons
 )
@@ -30,12 +30,12 @@ func (r Reason) String() string {
 	return reasonNames[r]
 }
 
-// Stats are counts since Start, and gauges of now. Workers publish theirs once a turn.
+// Stats are counts since Start, and gauges. Workers publish theirs once a turn.
 type Stats struct {
 	Opened uint64          // streams
 	Closed [Reasons]uint64 // streams, by reason
 
-	Frames    uint64 // events' frames given to streams; snapshots are not in it
+	Frames    uint64 // events given to streams, without those in snapshots
 	Snapshots uint64 // first snapshots given to streams
 	Conflated uint64 // times that a stream got the newest states instead of each event
 	Writes    uint64 // calls of Conn.Write
@@ -47,7 +47,7 @@ type Stats struct {
 	DroppedEvents uint64 // events that full queues and Lose dropped; conflated, not lost
 	FanOverflows  uint64 // times that a user's frames, or all of a worker, became too long
 
-	Streams      int // now, those that are ending included
+	Streams      int // including those that are ending
 	Users        int // with streams
 	Lagging      int // streams whose backlog is full
 	BlockedNow   int // streams with a backlog

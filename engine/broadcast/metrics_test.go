@@ -11,7 +11,7 @@ import (
 func TestDeliveryIsToldOncePerBatch(t *testing.T) {
 	var told []int64
 	written := func() int { return 0 }
-	onStage(t, func(o *Options) {
+	withRig(t, func(o *Options) {
 		o.visits = 1
 		o.Delivered = func(received int64) {
 			told = append(told, received)
@@ -19,7 +19,7 @@ func TestDeliveryIsToldOncePerBatch(t *testing.T) {
 				t.Errorf("told of batch %d after %d writes of 2 for each", len(told), n)
 			}
 		}
-	}, func(t *testing.T, s *scene) {
+	}, func(t *testing.T, s *rig) {
 		batch := func(received int64, users ...int) {
 			for _, user := range users {
 				s.m.change(userOf(user), 0)

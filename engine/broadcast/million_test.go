@@ -48,8 +48,10 @@ func TestBytesPerStream(t *testing.T) {
 	for i := range conns {
 		mustSubscribe(t, b, Subscription{User: userOf(i), Conn: &conns[i], Chunked: true})
 	}
-	testwait.Until(t, "all streams are open", func() bool { return b.Stats().Opened == uint64(streams) })
-	each := float64(liveHeap()-before)/float64(streams) + 8 // a real connection's descriptor and poller: 16 bytes
+	opened := func() bool { return b.Stats().Opened == uint64(streams) }
+	testwait.Until(t, "all streams are open", opened)
+	// sinkConn takes 8 bytes, a socket 16.
+	each := float64(liveHeap()-before)/float64(streams) + 8
 	t.Logf("%.0f bytes per stream at %d streams", each, streams)
 	if each > maxStreamBytes {
 		t.Errorf("a stream takes %.0f bytes of heap, more than %d", each, maxStreamBytes)
@@ -62,8 +64,10 @@ func TestBytesPerStream(t *testing.T) {
 			b.Flush(0, uint64(i+1), 0)
 		}
 	}
-	testwait.Until(t, "each has its frame", func() bool { return b.Stats().Frames == uint64(streams) })
-	t.Logf("%d ns per frame, one for each of %d streams, without a socket", int(time.Since(began))/streams, streams)
+	sent := func() bool { return b.Stats().Frames == uint64(streams) }
+	testwait.Until(t, "each has its frame", sent)
+	nanos := int(time.Since(began)) / streams
+	t.Logf("%d ns per frame, one for each of %d streams, without a socket", nanos, streams)
 	b.Close()
 	for i := range conns {
 		if want := int64(len(appendChunk(nil, string(frame.text), true))); conns[i].bytes < want {
@@ -77,7 +81,9 @@ type sinkFrame struct{ text []byte }
 
 func (f sinkFrame) AppendFrame(dst, _ []byte) []byte { return append(dst, f.text...) }
 
-func (f sinkFrame) AppendSnapshot(dst []byte, _ Source, _ uuid.UUID, _, _ uint64) []byte { return dst }
+func (f sinkFrame) AppendSnapshot(dst []byte, _ Source, _ uuid.UUID, _, _ uint64) []byte {
+	return dst
+}
 
 // liveHeap is the heap in use after a collection.
 func liveHeap() int64 {

@@ -61,7 +61,9 @@ func (m *model) AppendFrame(dst, event []byte) []byte {
 	return append(append(append(dst, "data: "...), event...), "\n\n"...)
 }
 
-func (m *model) AppendSnapshot(dst []byte, source Source, user uuid.UUID, after, through uint64) []byte {
+func (m *model) AppendSnapshot(
+	dst []byte, source Source, user uuid.UUID, after, through uint64,
+) []byte {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if source != m.sourceOf(user) {
@@ -323,7 +325,7 @@ func (c *fakeConn) Close() error {
 	return nil
 }
 
-// allow sets the room, and reports it to who was refused.
+// allow sets the room, and reports it if a write was refused.
 func (c *fakeConn) allow(room int) {
 	c.mu.Lock()
 	c.room = room
@@ -364,7 +366,8 @@ func (c *fakeConn) seen() (s struct {
 }) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	s.received, s.fin, s.closed, s.writes, s.starved = slices.Clone(c.received), c.fin, c.closed, c.writes, c.starved
+	s.received = slices.Clone(c.received)
+	s.fin, s.closed, s.writes, s.starved = c.fin, c.closed, c.writes, c.starved
 	return s
 }
 

@@ -23,32 +23,6 @@ func TestParcelForms(t *testing.T) {
 	}
 }
 
-func TestFanSpan(t *testing.T) {
-	f := &fan{}
-	for _, lsn := range []uint64{3, 5, 9} {
-		f.text = append(f.text, strings.Repeat(string(rune('0'+lsn)), 10)...)
-		f.frames = append(f.frames, frame{lsn, len(f.text)})
-	}
-	check := func(after uint64, limit int, want string, through uint64) {
-		t.Helper()
-		if text, n, got := f.span(after, limit); string(text) != want || got != through || n != len(want)/10 {
-			t.Errorf("above %d, %d bytes: %q, %d frames, through %d", after, limit, text, n, got)
-		}
-	}
-	three, five, nine := strings.Repeat("3", 10), strings.Repeat("5", 10), strings.Repeat("9", 10)
-	check(0, 30, three+five+nine, 9)
-	check(2, 29, three+five, 5)
-	check(3, 100, five+nine, 9)
-	check(4, 1, five, 5)
-	check(8, 10, nine, 9)
-	f.cut(4)
-	check(0, 100, five+nine, 9)
-	f.cut(9)
-	if len(f.frames) != 0 || len(f.text) != 0 {
-		t.Error("frames are left after the last was cut")
-	}
-}
-
 func TestBacklogKeepsBytes(t *testing.T) {
 	rng := testseed.Rand(t)
 	b := &backlog{}
@@ -118,7 +92,7 @@ func TestTicks(t *testing.T) {
 		{0, 1, 1}, {1<<63 - 1, 1 << 31, 1 << 31},
 	} {
 		if in, up := w.tickOf(c.nanos), w.tickUp(c.nanos); in != c.in || up != c.upTo {
-			t.Errorf("%d ns: in tick %d, up to tick %d, want %d and %d", c.nanos, in, up, c.in, c.upTo)
+			t.Errorf("%d ns: in tick %d, up to %d, want %d and %d", c.nanos, in, up, c.in, c.upTo)
 		}
 	}
 	if n := ticksOf(time.Duration(1<<63 - 1)); n != 1<<31-1 {
@@ -130,7 +104,7 @@ func TestStreamIDParts(t *testing.T) {
 	for _, c := range [][3]uint32{{0, 1, 0}, {255, 1<<28 - 1, 1<<28 - 1}, {7, 12345, 99}} {
 		id := streamID(int(c[0]), c[1], c[2])
 		if id.worker() != int(c[0]) || id.slot() != c[1] || id.reuse() != c[2] {
-			t.Errorf("%v became worker %d, slot %d, reuse %d", c, id.worker(), id.slot(), id.reuse())
+			t.Errorf("%v became %d, %d, %d", c, id.worker(), id.slot(), id.reuse())
 		}
 	}
 }
@@ -174,7 +148,7 @@ func TestQueueBound(t *testing.T) {
 	}
 }
 
-// TestLoseDropsOneSource: the other sources' events stay, with their bytes.
+// TestLoseDropsOneSource (B7): the other sources' events stay, with their bytes.
 func TestLoseDropsOneSource(t *testing.T) {
 	const limit = 1 << 20
 	q := newQueue(3)
@@ -200,7 +174,8 @@ func TestLoseDropsOneSource(t *testing.T) {
 	}
 }
 
-// TestFullQueueLosesWhatIsInIt (B6): the sources whose events were dropped are lost, and no other.
+// TestFullQueueLosesWhatIsInIt (B6, B7): the sources whose events were dropped are lost, and no
+// other.
 func TestFullQueueLosesWhatIsInIt(t *testing.T) {
 	const limit = 1000
 	q := newQueue(100)

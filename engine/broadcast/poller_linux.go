@@ -66,8 +66,8 @@ func (p *poller) close() {
 	<-p.done
 }
 
-// take makes a socket of a TCP or Unix connection; ok is false for others. c is closed: its
-// descriptor is duplicated, so that the runtime's state of it goes too.
+// take makes a socket of a TCP or Unix connection; ok is false for others. It duplicates the
+// descriptor and closes c, so that the runtime frees its state of it.
 func (p *poller) take(c net.Conn, timeout time.Duration) (conn Conn, ok bool, err error) {
 	var raw syscall.RawConn
 	switch c := c.(type) {
@@ -91,9 +91,9 @@ func (p *poller) take(c net.Conn, timeout time.Duration) (conn Conn, ok bool, er
 		return nil, false, fmt.Errorf("broadcast: duplicate a descriptor: %w", err)
 	}
 	if _, tcp := c.(*net.TCPConn); tcp {
-		// For a peer that is dead while what it was sent still fits the kernel's buffer, so that no
-		// write is ever refused. A little later than WriteTimeout, lest slow streams be counted as
-		// gone. A kernel that cannot, does without.
+		// A dead peer acknowledges nothing, but writes succeed while they fit the kernel's buffer:
+		// only this option ends the connection. It is a little longer than WriteTimeout, so that
+		// slow streams do not count as gone. Best effort: not every kernel has the option.
 		ms := int((timeout + lingerTime).Milliseconds())
 		_ = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, ms)
 	}

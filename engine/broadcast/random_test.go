@@ -13,9 +13,9 @@ import (
 	"rollcall/internal/testseed"
 )
 
-// story is one random run: changes, batches, subscriptions, connections that block, go and come
+// randomRun is one random run: changes, batches, subscriptions, connections that block, go and come
 // back.
-type story struct {
+type randomRun struct {
 	t       *testing.T
 	rng     *rand.Rand
 	m       *model
@@ -25,22 +25,22 @@ type story struct {
 	started [3]bool   // by source
 	loses   bool      // a source may lose events
 	lost    sourceSet // sources that lost events, or began when there were streams already
-	streams []*storyStream
+	streams []*randomStream
 	perUser int        // streams of a user at most; 0: any number
 	gate    sync.Mutex // held: the worker waits in its next write, and mail piles up
 	gated   bool
 }
 
-type storyStream struct {
+type randomStream struct {
 	user    uuid.UUID
 	conn    *fakeConn
 	chunked bool
 	left    bool // by its own will
 }
 
-// TestStreamsFollowTheTable: whatever happens, no stream is told a step back or a double, one that
-// never blocked while no queue was full is told every event, and once all has been said every
-// stream's last word on each device is the truth.
+// TestStreamsFollowTheTable (I3, B1, B2, B3, B7): whatever happens, no stream is told a step back
+// or a double. A stream that never blocked is told every event, unless a queue was full or its own
+// source lost events. In the end every stream was told the newest state of each device.
 func TestStreamsFollowTheTable(t *testing.T) {
 	seed := testseed.Of(t)
 	runs := 60
@@ -48,14 +48,14 @@ func TestStreamsFollowTheTable(t *testing.T) {
 		runs = 10
 	}
 	for run := range runs {
-		synctest.Test(t, func(t *testing.T) { tellStory(t, seed+uint64(run)) })
+		synctest.Test(t, func(t *testing.T) { runRandomly(t, seed+uint64(run)) })
 		if t.Failed() {
 			t.Fatalf("ROLLCALL_SEED=%d", seed+uint64(run))
 		}
 	}
 }
 
-func tellStory(t *testing.T, seed uint64) {
+func runRandomly(t *testing.T, seed uint64) {
 	rng := rand.New(rand.NewPCG(seed, 0))
 	m := newModelOf(1 + rng.IntN(3))
 	o := testOptions(m)
@@ -71,8 +71,10 @@ func tellStory(t *testing.T, seed uint64) {
 	if rng.IntN(2) == 0 {
 		o.MaxStreamsPerUser = 1 + rng.IntN(8)
 	}
-	s := &story{t: t, rng: rng, m: m, b: mustNew(t, o), users: 1 + rng.IntN(4), perUser: o.MaxStreamsPerUser, now: second}
-	s.loses = rng.IntN(2) == 0
+	s := &randomRun{
+		t: t, rng: rng, m: m, b: mustNew(t, o), now: second,
+		users: 1 + rng.IntN(4), perUser: o.MaxStreamsPerUser, loses: rng.IntN(2) == 0,
+	}
 	defer s.b.Close()
 	for range rng.IntN(20) { // what recovery would have found
 		m.change(userOf(rng.IntN(s.users)), rng.IntN(3))
@@ -92,7 +94,7 @@ func tellStory(t *testing.T, seed uint64) {
 
 // start begins a source. Its log is replayed; a stream may follow one of its users already, which
 // then gets the newest states.
-func (s *story) start(source Source) {
+func (s *randomRun) start(source Source) {
 	_, through := s.m.take(source, len(s.m.queued[source]))
 	s.b.Lose(source)
 	s.b.Flush(source, through, 0)
@@ -100,7 +102,7 @@ func (s *story) start(source Source) {
 }
 
 // flush commits some changes of a source, which it now and then loses.
-func (s *story) flush(source Source) {
+func (s *randomRun) flush(source Source) {
 	n := s.rng.IntN(len(s.m.queued[source]) + 1)
 	switch {
 	case !s.started[source]:
@@ -114,7 +116,7 @@ func (s *story) flush(source Source) {
 	}
 }
 
-func (s *story) step() {
+func (s *randomRun) step() {
 	switch r := s.rng.IntN(100); {
 	case r < 45:
 		s.m.change(userOf(s.rng.IntN(s.users)), s.rng.IntN(4))
@@ -139,8 +141,10 @@ func (s *story) step() {
 	}
 }
 
-func (s *story) subscribe() {
-	st := &storyStream{user: userOf(s.rng.IntN(s.users)), conn: newFakeConn(s.t), chunked: s.rng.IntN(4) > 0}
+func (s *randomRun) subscribe() {
+	st := &randomStream{
+		user: userOf(s.rng.IntN(s.users)), conn: newFakeConn(s.t), chunked: s.rng.IntN(4) > 0,
+	}
 	st.conn.onWrite = func() { pass(&s.gate) }
 	if s.rng.IntN(4) == 0 {
 		st.conn.room = s.rng.IntN(200)
@@ -160,7 +164,7 @@ func (s *story) subscribe() {
 
 // full: at least as many streams follow the user as may. Some may be gone without the broadcaster
 // knowing it yet.
-func (s *story) full(user uuid.UUID) bool {
+func (s *randomRun) full(user uuid.UUID) bool {
 	n := 0
 	for _, st := range s.streams {
 		if st.user == user && st.conn.seen().closed == 0 {
@@ -170,7 +174,7 @@ func (s *story) full(user uuid.UUID) bool {
 	return s.perUser > 0 && n >= s.perUser
 }
 
-func (s *story) disturb(st *storyStream) {
+func (s *randomRun) disturb(st *randomStream) {
 	st.conn.mu.Lock()
 	attached := st.conn.notifier != nil
 	st.conn.mu.Unlock()
@@ -189,8 +193,8 @@ func (s *story) disturb(st *storyStream) {
 	}
 }
 
-// finish lets everybody read, waits until all is said, and checks.
-func (s *story) finish() {
+// finish lets every stream read, waits until nothing is owed, and checks.
+func (s *randomRun) finish() {
 	if s.gated {
 		s.gate.Unlock()
 	}
@@ -221,7 +225,8 @@ func (s *story) finish() {
 			s.t.Errorf("stream %d hung up and is still open", i)
 		}
 		s.m.checkLast(s.t, st.user, told)
-		conflated := stats.Overflows > 0 || stats.FanOverflows > 0 || s.lost.has(s.m.sourceOf(st.user))
+		lost := s.lost.has(s.m.sourceOf(st.user))
+		conflated := lost || stats.Overflows > 0 || stats.FanOverflows > 0
 		if told.gaps > 0 && !seen.starved && !conflated {
 			s.t.Errorf("stream %d kept up, and was not told %d events", i, told.gaps)
 		}
@@ -229,8 +234,9 @@ func (s *story) finish() {
 	s.checkFigures(stats, alive)
 }
 
-func (s *story) checkFigures(stats Stats, alive int) {
-	if stats.Streams != alive || stats.Lagging != 0 || stats.BlockedNow != 0 || stats.PendingBytes != 0 || stats.QueueBytes != 0 {
+func (s *randomRun) checkFigures(stats Stats, alive int) {
+	owed := stats.Lagging + stats.BlockedNow + stats.PendingBytes + stats.QueueBytes
+	if stats.Streams != alive || owed != 0 {
 		s.t.Errorf("%d streams are open, nothing is owed, and the figures are %+v", alive, stats)
 	}
 	sum := 0
@@ -251,25 +257,27 @@ func (s *story) checkFigures(stats Stats, alive int) {
 	}
 	for _, w := range s.b.workers {
 		if w.fans.bytes != 0 || len(w.users.byID) != 0 || len(w.in.perUser) != 0 {
-			s.t.Errorf("worker keeps %d bytes of frames, %d users and counts %d", w.fans.bytes, len(w.users.byID), len(w.in.perUser))
+			s.t.Errorf("worker keeps %d bytes of frames, %d users and counts %d",
+				w.fans.bytes, len(w.users.byID), len(w.in.perUser))
 		}
 	}
 }
 
-// checkLimit: who has n streams gets as many more as the limit leaves, and then none.
-func (s *story) checkLimit(user uuid.UUID, n int) {
+// checkLimit: a user with n streams gets as many more as the limit leaves, and then none.
+func (s *randomRun) checkLimit(user uuid.UUID, n int) {
 	for ; n < s.perUser; n++ {
-		st := &storyStream{user: user, conn: newFakeConn(s.t)}
+		st := &randomStream{user: user, conn: newFakeConn(s.t)}
 		mustSubscribe(s.t, s.b, Subscription{User: user, Source: s.m.sourceOf(user), Conn: st.conn})
 		s.streams = append(s.streams, st)
 	}
-	if err := s.b.Subscribe(Subscription{User: user, Conn: newFakeConn(s.t)}); n != s.perUser || err != ErrTooManyOfUser {
+	err := s.b.Subscribe(Subscription{User: user, Conn: newFakeConn(s.t)})
+	if n != s.perUser || err != ErrTooManyOfUser {
 		s.t.Errorf("a user with %d streams of %d asked for one more: %v", n, s.perUser, err)
 	}
 }
 
-// TestSubscribeDrainCloseRace: a connection that Subscribe took is closed once, one that it refused
-// never.
+// TestSubscribeDrainCloseRace (B5): a connection that Subscribe took is closed once, one that it
+// refused never.
 func TestSubscribeDrainCloseRace(t *testing.T) {
 	for run := range 30 {
 		t.Run(strconv.Itoa(run), func(t *testing.T) {
@@ -297,7 +305,9 @@ func TestSubscribeDrainCloseRace(t *testing.T) {
 				group.Go(func() {
 					for i := range 100 {
 						c := newFakeConn(t)
-						if err := b.Subscribe(Subscription{User: userOf(i % 5), Conn: c, Chunked: true}); err != nil {
+						s := Subscription{User: userOf(i % 5), Conn: c, Chunked: true}
+						err := b.Subscribe(s)
+						if err != nil {
 							refused[g] = append(refused[g], c)
 						} else {
 							taken[g] = append(taken[g], c)

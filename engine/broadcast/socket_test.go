@@ -25,8 +25,8 @@ type sockets struct {
 	client net.Conn // the last to connect
 }
 
-// onSockets plays on each kind of connection, with the poller and with goroutines.
-func onSockets(t *testing.T, change func(*Options), play func(*testing.T, *sockets)) {
+// onSockets tests each kind of connection, with the poller and with goroutines.
+func onSockets(t *testing.T, change func(*Options), test func(*testing.T, *sockets)) {
 	for _, portable := range []bool{false, true} {
 		for _, kind := range []string{"tcp", "unix", "tls"} {
 			t.Run(fmt.Sprintf("%s/portable=%v", kind, portable), func(t *testing.T) {
@@ -40,7 +40,7 @@ func onSockets(t *testing.T, change func(*Options), play func(*testing.T, *socke
 				s.b = mustNew(t, o)
 				s.b.Start(s.now)
 				s.listen(t, kind)
-				play(t, s)
+				test(t, s)
 				s.l.Close()
 				s.b.Close()
 				s.client.Close()
@@ -117,7 +117,9 @@ func (s *sockets) connect(t *testing.T) net.Conn {
 	if err != nil {
 		t.Fatal(err)
 	}
-	mustSubscribe(t, s.b, Subscription{User: userOf(0), Conn: conn, Head: []byte(testHead), Chunked: true})
+	mustSubscribe(t, s.b, Subscription{
+		User: userOf(0), Conn: conn, Head: []byte(testHead), Chunked: true,
+	})
 	return client
 }
 
@@ -285,7 +287,8 @@ func TestSocketTooMuchInput(t *testing.T) {
 }
 
 func TestSocketCloseWhileBlocked(t *testing.T) {
-	onSockets(t, func(o *Options) { o.WriteTimeout = 20 * time.Millisecond }, func(t *testing.T, s *sockets) {
+	short := func(o *Options) { o.WriteTimeout = 20 * time.Millisecond }
+	onSockets(t, short, func(t *testing.T, s *sockets) {
 		s.connect(t)
 		for s.b.Stats().BlockedNow == 0 {
 			for range 500 {

@@ -7,8 +7,8 @@ import (
 	"testing/synctest"
 )
 
-// onSources plays on a broadcaster of one worker and some sources.
-func onSources(t *testing.T, sources int, change func(*Options), play func(*testing.T, *scene)) {
+// withSources tests a broadcaster of one worker and some sources.
+func withSources(t *testing.T, sources int, change func(*Options), test func(*testing.T, *rig)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		m := newModelOf(sources)
@@ -16,18 +16,18 @@ func onSources(t *testing.T, sources int, change func(*Options), play func(*test
 		if change != nil {
 			change(&o)
 		}
-		s := &scene{t: t, m: m, b: mustNew(t, o), now: 100 * second}
+		s := &rig{t: t, m: m, b: mustNew(t, o), now: 100 * second}
 		defer s.b.Close()
 		s.b.Start(s.now)
-		play(t, s)
+		test(t, s)
 	})
 }
 
-// TestLoseConflatesItsSource (B1, B3): streams of the source that lost events get the newest states
+// TestLoseConflatesItsSource (B3, B7): streams of the source that lost events get the newest states
 // once and go on from there; those of other sources get every frame, those in the same queue too.
 func TestLoseConflatesItsSource(t *testing.T) {
 	var gate sync.Mutex
-	onSources(t, 2, nil, func(t *testing.T, s *scene) {
+	withSources(t, 2, nil, func(t *testing.T, s *rig) {
 		kept, lost := s.subscribe(0), s.subscribe(1)
 		kept.onWrite = func() { pass(&gate) }
 		gate.Lock()
@@ -47,11 +47,11 @@ func TestLoseConflatesItsSource(t *testing.T) {
 		gate.Unlock()
 		synctest.Wait()
 		if r := kept.told(); r.gaps != 0 || r.frames != 7 {
-			t.Errorf("a stream of the other source was told %d of 7 events, %d gaps", r.frames, r.gaps)
+			t.Errorf("the other source's stream was told %d of 7 events, %d gaps", r.frames, r.gaps)
 		}
 		s.m.checkLast(t, userOf(1), lost.told())
 		if r := lost.told(); r.frames != 2 {
-			t.Errorf("a stream of the lost source was told %d frames, want 2: the newest of each device", r.frames)
+			t.Errorf("the lost source's stream was told %d frames, want the newest 2", r.frames)
 		}
 		if st := s.b.Stats(); st.Conflated != 1 || st.Overflows != 0 || st.DroppedEvents != 10+2+1 {
 			t.Errorf("%+v", st)
@@ -65,7 +65,7 @@ func TestLoseConflatesItsSource(t *testing.T) {
 }
 
 // tellGated is tell while the worker cannot come to rest.
-func (s *scene) tellGated(user int) {
+func (s *rig) tellGated(user int) {
 	s.m.change(userOf(user), 0)
 	s.m.flushAll(s.b)
 	for s.b.Stats().QueueBytes > 0 { // until the worker has taken it
@@ -76,7 +76,7 @@ func (s *scene) tellGated(user int) {
 // TestSourceBeginsLate (I3): a stream that was opened before its source began gets the states then,
 // and what follows.
 func TestSourceBeginsLate(t *testing.T) {
-	onSources(t, 2, nil, func(t *testing.T, s *scene) {
+	withSources(t, 2, nil, func(t *testing.T, s *rig) {
 		for range 3 {
 			s.m.change(userOf(1), 0)
 		}
@@ -103,9 +103,9 @@ func TestSourceBeginsLate(t *testing.T) {
 	})
 }
 
-// TestThroughIsKeptBySource (B2): a source's Flush does not move another source's W.
+// TestThroughIsKeptBySource (B2): a source's Flush does not move another source's through.
 func TestThroughIsKeptBySource(t *testing.T) {
-	onSources(t, 2, nil, func(t *testing.T, s *scene) {
+	withSources(t, 2, nil, func(t *testing.T, s *rig) {
 		for range 10 {
 			s.tell(0, 0)
 		}
@@ -121,7 +121,7 @@ func TestThroughIsKeptBySource(t *testing.T) {
 }
 
 func TestFlushNeverMovesBack(t *testing.T) {
-	onSources(t, 2, nil, func(t *testing.T, s *scene) {
+	withSources(t, 2, nil, func(t *testing.T, s *rig) {
 		s.tell(0, 0)
 		s.b.Flush(0, 0, 0)
 		if r := s.subscribe(0).told(); r.frames != 1 {

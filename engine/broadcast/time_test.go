@@ -11,15 +11,15 @@ import (
 	"time"
 )
 
-// scene is a broadcaster of one worker on fake time, inside a synctest bubble.
-type scene struct {
+// rig is a broadcaster of one worker on fake time, inside a synctest bubble.
+type rig struct {
 	t   *testing.T
 	m   *model
 	b   *Broadcaster
 	now int64
 }
 
-func onStage(t *testing.T, change func(*Options), play func(*testing.T, *scene)) {
+func withRig(t *testing.T, change func(*Options), test func(*testing.T, *rig)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		m := newModel()
@@ -27,15 +27,15 @@ func onStage(t *testing.T, change func(*Options), play func(*testing.T, *scene))
 		if change != nil {
 			change(&o)
 		}
-		s := &scene{t: t, m: m, b: mustNew(t, o), now: 100 * second}
+		s := &rig{t: t, m: m, b: mustNew(t, o), now: 100 * second}
 		defer s.b.Close()
 		s.b.Start(s.now)
-		play(t, s)
+		test(t, s)
 	})
 }
 
 // pass lets time go by, tick after tick.
-func (s *scene) pass(d time.Duration) {
+func (s *rig) pass(d time.Duration) {
 	for end := s.now + int64(d); s.now < end; {
 		s.now = min(s.now+int64(tickTime), end)
 		s.b.Tick(s.now)
@@ -43,27 +43,32 @@ func (s *scene) pass(d time.Duration) {
 	}
 }
 
-func (s *scene) tell(user, device int) {
+func (s *rig) tell(user, device int) {
 	s.m.change(userOf(user), device)
 	s.m.flushAll(s.b)
 	synctest.Wait()
 }
 
-func (s *scene) subscribe(user int) *fakeConn {
+func (s *rig) subscribe(user int) *fakeConn {
 	s.t.Helper()
 	c := subscribe(s.t, s.b, userOf(user))
 	synctest.Wait()
 	return c
 }
 
-func (s *scene) closed(reason Reason) uint64 { return s.b.Stats().Closed[reason] }
+func (s *rig) closed(reason Reason) uint64 { return s.b.Stats().Closed[reason] }
 
 func TestBytesOfAStream(t *testing.T) {
 	for _, chunked := range []bool{true, false} {
-		onStage(t, func(o *Options) { o.RetryMin, o.RetryMax = 1500*time.Millisecond, 1500*time.Millisecond }, func(t *testing.T, s *scene) {
+		retry := func(o *Options) {
+			o.RetryMin, o.RetryMax = 1500*time.Millisecond, 1500*time.Millisecond
+		}
+		withRig(t, retry, func(t *testing.T, s *rig) {
 			s.tell(0, 0)
 			c := newFakeConn(t)
-			mustSubscribe(t, s.b, Subscription{User: userOf(0), Conn: c, Head: []byte("HEAD\r\n\r\n"), Chunked: chunked})
+			mustSubscribe(t, s.b, Subscription{
+				User: userOf(0), Conn: c, Head: []byte("HEAD\r\n\r\n"), Chunked: chunked,
+			})
 			synctest.Wait()
 			s.m.change(userOf(0), 0)
 			s.m.change(userOf(0), 0)
@@ -71,7 +76,10 @@ func TestBytesOfAStream(t *testing.T) {
 			synctest.Wait()
 			s.b.Drain(0)
 			s.pass(tickTime)
-			want := []string{"HEAD\r\n\r\n", "data: 0 1 1\n\n", "data: 0 2 2\n\ndata: 0 3 3\n\n", "retry: 1500\n\n", ""}
+			want := []string{
+				"HEAD\r\n\r\n", "data: 0 1 1\n\n", "data: 0 2 2\n\ndata: 0 3 3\n\n",
+				"retry: 1500\n\n", "",
+			}
 			if chunked {
 				for i, text := range want[1:] {
 					want[i+1] = fmt.Sprintf("%x\r\n%s\r\n", len(text), text)
@@ -82,7 +90,8 @@ func TestBytesOfAStream(t *testing.T) {
 				t.Errorf("chunked %v: received %q, want %q", chunked, got, want)
 			}
 			if seen.writes != 3 || !seen.fin || seen.closed != 0 {
-				t.Errorf("%d writes, not one per batch; fin %v; closed %d times before the client's own end", seen.writes, seen.fin, seen.closed)
+				t.Errorf("%d writes, not one per batch; fin %v; closed %d times, too early",
+					seen.writes, seen.fin, seen.closed)
 			}
 			c.hangUp()
 			synctest.Wait()
@@ -94,15 +103,15 @@ func TestBytesOfAStream(t *testing.T) {
 }
 
 func TestStreamWithoutDevicesGetsItsHead(t *testing.T) {
-	onStage(t, nil, func(t *testing.T, s *scene) {
+	withRig(t, nil, func(t *testing.T, s *rig) {
 		if c := s.subscribe(0); string(c.seen().received) != testHead {
-			t.Errorf("received %q, want the head alone: an empty chunk would end the body", c.seen().received)
+			t.Errorf("received %q, want the head: an empty chunk ends the body", c.seen().received)
 		}
 	})
 }
 
 func TestFlushMovesWorkersWithoutEvents(t *testing.T) {
-	onStage(t, func(o *Options) { o.Workers = 4 }, func(t *testing.T, s *scene) {
+	withRig(t, func(o *Options) { o.Workers = 4 }, func(t *testing.T, s *rig) {
 		s.subscribe(0)
 		s.tell(1, 0) // a user without streams, on a worker without events for others
 		for user := range 20 {
@@ -118,7 +127,7 @@ func TestFlushMovesWorkersWithoutEvents(t *testing.T) {
 }
 
 func TestKeepaliveAfterSilence(t *testing.T) {
-	onStage(t, func(o *Options) { o.Keepalive = 15 * time.Second }, func(t *testing.T, s *scene) {
+	withRig(t, func(o *Options) { o.Keepalive = 15 * time.Second }, func(t *testing.T, s *rig) {
 		c := s.subscribe(0)
 		s.pass(14 * time.Second)
 		s.tell(0, 0) // not silent
@@ -138,10 +147,12 @@ func TestKeepaliveAfterSilence(t *testing.T) {
 }
 
 func TestTokenExpires(t *testing.T) {
-	onStage(t, nil, func(t *testing.T, s *scene) {
+	withRig(t, nil, func(t *testing.T, s *rig) {
 		c, never := newFakeConn(t), s.subscribe(0)
 		expires := s.now + 400*second
-		mustSubscribe(t, s.b, Subscription{User: userOf(0), Conn: c, Head: []byte(testHead), Chunked: true, ExpiresNanos: expires})
+		mustSubscribe(t, s.b, Subscription{
+			User: userOf(0), Conn: c, Head: []byte(testHead), Chunked: true, ExpiresNanos: expires,
+		})
 		s.pass(400*time.Second - 1)
 		if r := c.told(); r.ended {
 			t.Fatal("ended before its token")
@@ -164,7 +175,7 @@ func TestTokenExpires(t *testing.T) {
 }
 
 func TestSlowStreamIsClosed(t *testing.T) {
-	onStage(t, nil, func(t *testing.T, s *scene) {
+	withRig(t, nil, func(t *testing.T, s *rig) {
 		stuck, drip := s.subscribe(0), s.subscribe(0)
 		s.pass(time.Minute)
 		stuck.allow(0)
@@ -181,13 +192,14 @@ func TestSlowStreamIsClosed(t *testing.T) {
 			}
 		}
 		if stuck.seen().closed != 1 || drip.seen().closed != 0 || s.closed(Slow) != 1 {
-			t.Errorf("stuck closed %d times, drip %d times, as slow %d", stuck.seen().closed, drip.seen().closed, s.closed(Slow))
+			t.Errorf("stuck closed %d times, drip %d times, as slow %d",
+				stuck.seen().closed, drip.seen().closed, s.closed(Slow))
 		}
 	})
 }
 
 func TestSlowStreamHasItsTime(t *testing.T) {
-	onStage(t, nil, func(t *testing.T, s *scene) {
+	withRig(t, nil, func(t *testing.T, s *rig) {
 		c := s.subscribe(0)
 		s.pass(45 * time.Second)
 		c.allow(0)
@@ -209,7 +221,8 @@ func TestSlowStreamHasItsTime(t *testing.T) {
 }
 
 func TestDrainSpreadsEnds(t *testing.T) {
-	onStage(t, func(o *Options) { o.RetryMin, o.RetryMax = 1*time.Second, 10*time.Second }, func(t *testing.T, s *scene) {
+	retry := func(o *Options) { o.RetryMin, o.RetryMax = 1*time.Second, 10*time.Second }
+	withRig(t, retry, func(t *testing.T, s *rig) {
 		conns := make([]*fakeConn, 400)
 		for i := range conns {
 			conns[i] = s.subscribe(i % 7)
@@ -264,7 +277,7 @@ func TestDrainSpreadsEnds(t *testing.T) {
 }
 
 func TestCloseTellsStreams(t *testing.T) {
-	onStage(t, nil, func(t *testing.T, s *scene) {
+	withRig(t, nil, func(t *testing.T, s *rig) {
 		c, blocked := s.subscribe(0), s.subscribe(0)
 		blocked.allow(0)
 		s.tell(0, 0)
@@ -297,7 +310,7 @@ func TestCloseBeforeStart(t *testing.T) {
 }
 
 func TestInputIsBounded(t *testing.T) {
-	onStage(t, nil, func(t *testing.T, s *scene) {
+	withRig(t, nil, func(t *testing.T, s *rig) {
 		c := s.subscribe(0)
 		for range inputLimit / 1024 {
 			c.send(1024)
@@ -315,7 +328,7 @@ func TestInputIsBounded(t *testing.T) {
 }
 
 func TestMaxStreams(t *testing.T) {
-	onStage(t, func(o *Options) { o.MaxStreams = 2 }, func(t *testing.T, s *scene) {
+	withRig(t, func(o *Options) { o.MaxStreams = 2 }, func(t *testing.T, s *rig) {
 		c := s.subscribe(0)
 		s.subscribe(1)
 		if err := s.b.Subscribe(Subscription{Conn: newFakeConn(t)}); err != ErrTooMany {
@@ -328,26 +341,31 @@ func TestMaxStreams(t *testing.T) {
 }
 
 func TestMaxStreamsPerUser(t *testing.T) {
-	onStage(t, func(o *Options) { o.MaxStreamsPerUser = 2 }, func(t *testing.T, s *scene) {
+	withRig(t, func(o *Options) { o.MaxStreamsPerUser = 2 }, func(t *testing.T, s *rig) {
 		first := s.subscribe(0)
 		broken := newFakeConn(t)
 		broken.attach = syscall.ENOMEM
-		mustSubscribe(t, s.b, Subscription{User: userOf(0), Conn: broken}) // its place is free again at once
-		synctest.Wait()
+		mustSubscribe(t, s.b, Subscription{User: userOf(0), Conn: broken})
+		synctest.Wait() // its place is free again
 		short := newFakeConn(t)
-		mustSubscribe(t, s.b, Subscription{User: userOf(0), Conn: short, ExpiresNanos: s.now + second})
-		if err := s.b.Subscribe(Subscription{User: userOf(0), Conn: newFakeConn(t)}); err != ErrTooManyOfUser {
-			t.Errorf("a third stream of a user: %v", err)
+		mustSubscribe(t, s.b, Subscription{
+			User: userOf(0), Conn: short, ExpiresNanos: s.now + second,
+		})
+		refused := func() {
+			t.Helper()
+			err := s.b.Subscribe(Subscription{User: userOf(0), Conn: newFakeConn(t)})
+			if err != ErrTooManyOfUser {
+				t.Errorf("a third stream of a user: %v", err)
+			}
 		}
+		refused()
 		s.subscribe(1) // others have their own
 		s.pass(2 * time.Second)
-		s.subscribe(0) // in the place of the one whose token has expired, though its client has not hung up
+		s.subscribe(0) // in the place of the expired one, though its client has not hung up
 		if n := short.seen().closed; n != 0 {
 			t.Errorf("the expired stream's connection was closed %d times", n)
 		}
-		if err := s.b.Subscribe(Subscription{User: userOf(0), Conn: newFakeConn(t)}); err != ErrTooManyOfUser {
-			t.Errorf("a third stream of a user: %v", err)
-		}
+		refused()
 		first.hangUp()
 		synctest.Wait()
 		s.subscribe(0)
@@ -360,10 +378,10 @@ func TestMaxStreamsPerUser(t *testing.T) {
 // TestSubscriptionsBehindACrowd: those that come while the worker still has a crowd to open are
 // opened after it, without waiting for a tick to wake the worker up.
 func TestSubscriptionsBehindACrowd(t *testing.T) {
-	onStage(t, nil, func(t *testing.T, s *scene) {
+	withRig(t, nil, func(t *testing.T, s *rig) {
 		const late = 10
 		first := newFakeConn(t)
-		comes := sync.OnceFunc(func() { // during the turn that leaves a part of the crowd for the next
+		comes := sync.OnceFunc(func() { // in the turn that leaves a part of the crowd for the next
 			for range late {
 				subscribe(t, s.b, userOf(1))
 			}
@@ -375,8 +393,10 @@ func TestSubscriptionsBehindACrowd(t *testing.T) {
 			if i == 0 {
 				c = first
 			}
-			s.b.workers[0].in.subs = append(s.b.workers[0].in.subs, Subscription{User: userOf(0), Conn: c, Head: []byte(testHead)})
-			s.b.workers[0].in.streams++
+			in := &s.b.workers[0].in
+			sub := Subscription{User: userOf(0), Conn: c, Head: []byte(testHead)}
+			in.subs = append(in.subs, sub)
+			in.streams++
 			s.b.open.enter()
 		}
 		s.b.workers[0].in.mu.Unlock()
@@ -388,7 +408,7 @@ func TestSubscriptionsBehindACrowd(t *testing.T) {
 }
 
 func TestLateReportDoesNotReachTheNextStream(t *testing.T) {
-	onStage(t, nil, func(t *testing.T, s *scene) {
+	withRig(t, nil, func(t *testing.T, s *rig) {
 		first := s.subscribe(0)
 		first.hangUp()
 		synctest.Wait()
@@ -405,15 +425,20 @@ func TestLateReportDoesNotReachTheNextStream(t *testing.T) {
 }
 
 func TestFailedConnections(t *testing.T) {
-	onStage(t, nil, func(t *testing.T, s *scene) {
+	withRig(t, nil, func(t *testing.T, s *rig) {
 		unwatched := newFakeConn(t)
 		unwatched.attach = syscall.ENOSPC
 		mustSubscribe(t, s.b, Subscription{User: userOf(0), Conn: unwatched})
 		reset, odd, well := s.subscribe(0), s.subscribe(0), s.subscribe(0)
 		reset.err, odd.err = syscall.ECONNRESET, syscall.EINVAL
 		s.tell(0, 0)
-		if unwatched.seen().closed != 1 || reset.seen().closed != 1 || odd.seen().closed != 1 || well.seen().closed != 0 {
-			t.Error("not the failed connections were closed")
+		for _, c := range []*fakeConn{unwatched, reset, odd} {
+			if n := c.seen().closed; n != 1 {
+				t.Errorf("a failed connection was closed %d times", n)
+			}
+		}
+		if well.seen().closed != 0 {
+			t.Error("a connection that did not fail was closed")
 		}
 		if s.closed(Failed) != 2 || s.closed(ClientGone) != 1 || well.told().last[0].seq != 1 {
 			t.Errorf("closed: %v", s.b.Stats().Closed)
@@ -424,7 +449,7 @@ func TestFailedConnections(t *testing.T) {
 // TestConflation: a stream that cannot take all gets the newest state of each device that changed,
 // once, and nothing of those that did not.
 func TestConflation(t *testing.T) {
-	onStage(t, func(o *Options) { o.BacklogBytes = 100 }, func(t *testing.T, s *scene) {
+	withRig(t, func(o *Options) { o.BacklogBytes = 100 }, func(t *testing.T, s *rig) {
 		s.tell(0, 7) // does not change again
 		c, other := s.subscribe(0), s.subscribe(0)
 		c.allow(3)
@@ -432,7 +457,8 @@ func TestConflation(t *testing.T) {
 			s.tell(0, 0)
 			s.tell(0, 1)
 		}
-		if stats := s.b.Stats(); stats.Lagging != 1 || stats.BlockedNow != 1 || stats.PendingBytes > 300 {
+		stats := s.b.Stats()
+		if stats.Lagging != 1 || stats.BlockedNow != 1 || stats.PendingBytes > 300 {
 			t.Errorf("while lagging: %+v", stats)
 		}
 		c.allow(-1)
@@ -440,7 +466,7 @@ func TestConflation(t *testing.T) {
 		r := c.told()
 		s.m.checkLast(t, userOf(0), r)
 		if r.frames > 15 || r.gaps != 2 {
-			t.Errorf("%d frames, %d gaps: want some old ones and the newest of two devices", r.frames, r.gaps)
+			t.Errorf("%d frames, %d gaps: want some, and the newest of both", r.frames, r.gaps)
 		}
 		if r := other.told(); r.frames != 101 || r.gaps != 0 {
 			t.Errorf("a stream that kept up was told %d of 101 events", r.frames)
@@ -453,8 +479,10 @@ func TestConflation(t *testing.T) {
 	})
 }
 
+// TestPendingIsBounded (B6): streams lag, and one in the middle of a chunk is closed.
 func TestPendingIsBounded(t *testing.T) {
-	onStage(t, func(o *Options) { o.PendingBytes, o.BacklogBytes = 4000, 400 }, func(t *testing.T, s *scene) {
+	small := func(o *Options) { o.PendingBytes, o.BacklogBytes = 4000, 400 }
+	withRig(t, small, func(t *testing.T, s *rig) {
 		conns := make([]*fakeConn, 200)
 		for i := range conns {
 			conns[i] = s.subscribe(0)
@@ -467,7 +495,7 @@ func TestPendingIsBounded(t *testing.T) {
 			}
 		}
 		if s.closed(Overload) == 0 {
-			t.Fatal("nobody was closed")
+			t.Fatal("no stream was closed")
 		}
 		for _, c := range conns {
 			if c.seen().closed == 0 {
@@ -483,7 +511,7 @@ func TestPendingIsBounded(t *testing.T) {
 // for those without.
 func TestQueueOverflow(t *testing.T) {
 	var gate sync.Mutex
-	onStage(t, func(o *Options) { o.QueueBytes = 2000 }, func(t *testing.T, s *scene) {
+	withRig(t, func(o *Options) { o.QueueBytes = 2000 }, func(t *testing.T, s *rig) {
 		conns := make([]*fakeConn, 3)
 		for i := range conns {
 			conns[i] = s.subscribe(i)
@@ -518,7 +546,7 @@ func TestQueueOverflow(t *testing.T) {
 // meanwhile is joined.
 func TestCrowdDoesNotHoldUpOthers(t *testing.T) {
 	const crowd = 3000
-	onStage(t, nil, func(t *testing.T, s *scene) {
+	withRig(t, nil, func(t *testing.T, s *rig) {
 		var gate sync.Mutex
 		var mu sync.Mutex
 		writes, atFew := 0, 0
@@ -551,7 +579,7 @@ func TestCrowdDoesNotHoldUpOthers(t *testing.T) {
 			t.Errorf("another user's frame was write number %d", atFew)
 		}
 		if writes > 1+crowd+visitsPerUser {
-			t.Errorf("%d writes for two batches to %d streams: batches were not joined", writes, crowd)
+			t.Errorf("%d writes for two batches to %d streams: not joined", writes, crowd)
 		}
 		for _, c := range conns {
 			if r := c.told(); r.gaps != 0 || r.last[0].seq != 2 {
@@ -565,7 +593,7 @@ func TestCrowdDoesNotHoldUpOthers(t *testing.T) {
 // the crowd goes on however much comes.
 func TestEventOvertakesCrowd(t *testing.T) {
 	const crowd = 1000
-	onStage(t, nil, func(t *testing.T, s *scene) {
+	withRig(t, nil, func(t *testing.T, s *rig) {
 		wrote, goOn := make(chan struct{}), make(chan struct{})
 		conns := make([]*fakeConn, crowd)
 		for i := range conns {
@@ -590,7 +618,7 @@ func TestEventOvertakesCrowd(t *testing.T) {
 		}
 		synctest.Wait()
 		if longest > 2*visitsPerUser || published < crowd/2 {
-			t.Errorf("an event waited for %d writes to a crowd; %d events came meanwhile", longest, published)
+			t.Errorf("an event waited for %d writes to a crowd, of %d events", longest, published)
 		}
 		for i, c := range append(conns, other) {
 			c.onWrite = nil
@@ -600,7 +628,7 @@ func TestEventOvertakesCrowd(t *testing.T) {
 }
 
 func TestStreamsOfAUser(t *testing.T) {
-	onStage(t, nil, func(t *testing.T, s *scene) {
+	withRig(t, nil, func(t *testing.T, s *rig) {
 		s.subscribe(3)
 		c := s.subscribe(3)
 		if n := s.b.Streams(userOf(3)); n != 2 {
@@ -637,7 +665,7 @@ func TestPublishAboveFlushPanics(t *testing.T) {
 // TestLapGoesOnWhenItsNextStreamLeaves: the stream that a lap would visit next may go between two
 // turns.
 func TestLapGoesOnWhenItsNextStreamLeaves(t *testing.T) {
-	onStage(t, func(o *Options) { o.visits = 2 }, func(t *testing.T, s *scene) {
+	withRig(t, func(o *Options) { o.visits = 2 }, func(t *testing.T, s *rig) {
 		conns := make([]*fakeConn, 9)
 		for i := range conns {
 			conns[i] = s.subscribe(0)
@@ -665,7 +693,7 @@ func TestLapGoesOnWhenItsNextStreamLeaves(t *testing.T) {
 // TestDrainReachesStreamsOpenedAfterIt: subscriptions that were taken before Drain, and are
 // answered after it.
 func TestDrainReachesStreamsOpenedAfterIt(t *testing.T) {
-	onStage(t, nil, func(t *testing.T, s *scene) {
+	withRig(t, nil, func(t *testing.T, s *rig) {
 		conns := make([]*fakeConn, 3*opensPerTurn)
 		for i := range conns {
 			conns[i] = subscribe(t, s.b, userOf(i))

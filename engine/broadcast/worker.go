@@ -8,8 +8,8 @@ import (
 	"github.com/google/uuid"
 )
 
-// What a worker does at most in one turn before it looks at its inbox again, so that nothing waits
-// long behind a crowd. The rest is done in the next turns.
+// Bounds of the work in one turn: the inbox is looked at in between, so that nothing waits long
+// behind a crowd. The rest is done in the next turns.
 const (
 	visitsPerUser = 8    // streams of a user at a time, unless only crowds are left to do
 	visitsPerTurn = 4096 // streams in all
@@ -92,8 +92,8 @@ func (w *worker) start(nowNanos int64) {
 	w.in.tick(nowNanos)
 }
 
-// run is the worker's life: turn after turn. The order inside a turn is free, but for one thing:
-// the events come first, since the rest is done as of the through that came with them.
+// run takes turns until Close. The order inside a turn is free, except that the events come first:
+// the rest is done as of the through that came with them.
 func (w *worker) run() {
 	for {
 		w.in.take(&w.mail, w.figures(), w.laps.waiting() || w.leftOver())
@@ -181,7 +181,7 @@ func (w *worker) handle(s *stream, r Readiness) {
 	}
 }
 
-// discard drops input. False: that was the stream's end.
+// discard drops input. False: the stream has ended.
 func (w *worker) discard(s *stream) bool {
 	n, gone := s.conn.Discard(w.input)
 	s.input += uint32(min(n, 2*inputLimit))
@@ -247,11 +247,11 @@ func (w *worker) warnOverflow() {
 		return
 	}
 	w.warned = max(now, 1)
-	const what = "broadcast: a worker's queue was full; its streams get the newest states, not each event"
-	w.log.Warn(what, "worker", w.index, "events", w.mail.queue.dropped, "streams", w.slots.inUse())
+	w.log.Warn("broadcast: a worker's queue was full, so its streams get the newest states only",
+		"worker", w.index, "events", w.mail.queue.dropped, "streams", w.slots.inUse())
 }
 
-// trim gives memory of unusual peaks back.
+// trim gives the memory of rare peaks back.
 func (w *worker) trim() {
 	w.parcels.trim()
 	if cap(w.out) > keepBytes {
