@@ -124,6 +124,9 @@ func (b *Broadcaster) Tick(nowNanos int64) {
 // the broadcaster owns the Conn and always ends it; after an error it still belongs to the caller.
 // Any goroutine.
 func (b *Broadcaster) Subscribe(s Subscription) error {
+	if int(s.Source) >= b.options.Sources {
+		panic("bug: a stream of a source beyond Options.Sources")
+	}
 	if !b.open.enter() {
 		return ErrTooMany
 	}

@@ -89,37 +89,56 @@ func (c *goConn) startWriterLocked() {
 	}
 }
 
-// write is the writer goroutine: it writes the bytes, then ends our side, then closes. Each step
-// may block.
+// goStep is what the writer goroutine does next.
+type goStep uint8
+
+const (
+	stop       goStep = iota // nothing: the goroutine ends
+	tellRoom                 // report Writable, and end
+	writeBytes               // the three that may block
+	endWrites
+	closeConn // and end
+)
+
+// write is the writer goroutine: it writes the bytes, then ends our side, then closes.
 func (c *goConn) write() {
 	for {
-		c.mu.Lock()
-		out := c.out
-		c.out = nil
-		finish := c.fin && !c.finDone
-		c.finDone = c.finDone || finish && len(out) == 0
-		closed := c.closed
-		if len(out) == 0 && !finish && !closed {
-			c.writing = false
-			report := c.refused && !c.gone
-			c.refused = false
-			c.mu.Unlock()
-			if report {
-				c.report(Writable)
-			}
-			return
-		}
-		c.mu.Unlock()
-		switch {
-		case len(out) > 0:
+		step, out := c.next()
+		switch step {
+		case writeBytes:
 			c.do(func() error { _, err := c.conn.Write(out); return err })
-		case finish:
+			continue
+		case endWrites:
 			c.do(c.closeWrite)
-		default:
+			continue
+		case closeConn:
 			c.conn.Close()
-			return
+		case tellRoom:
+			c.report(Writable)
 		}
+		return
 	}
+}
+
+// next takes the writer's next step, and its bytes. After stop and tellRoom there is no writer.
+func (c *goConn) next() (step goStep, out []byte) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch {
+	case len(c.out) > 0:
+		out, c.out = c.out, nil
+		return writeBytes, out
+	case c.fin && !c.finDone:
+		c.finDone = true
+		return endWrites, nil
+	case c.closed:
+		return closeConn, nil
+	}
+	if c.refused && !c.gone {
+		step = tellRoom
+	}
+	c.writing, c.refused = false, false
+	return step, nil
 }
 
 // do takes a step and reports a failure as a hang-up.

@@ -130,14 +130,25 @@ func TestFlushNeverMovesBack(t *testing.T) {
 	})
 }
 
-// TestUserOfTwoSources: the LSNs of one cannot be compared with those of the other.
-func TestUserOfTwoSources(t *testing.T) {
-	defer func() {
-		if recover() == nil {
-			t.Error("a user is of two sources")
-		}
-	}()
+// TestWrongSourcesPanic: LSNs of two sources cannot be compared, and a source needs its place.
+func TestWrongSourcesPanic(t *testing.T) {
+	b := mustNew(t, testOptions(newModelOf(2)))
+	defer b.Close()
 	u := &user{source: 1}
 	u.mustBeOf(1)
-	u.mustBeOf(2)
+	for what, wrong := range map[string]func(){
+		"a user of two sources":      func() { u.mustBeOf(0) },
+		"a stream of a third source": func() { b.Subscribe(Subscription{Source: 2}) },
+		"an event of a third source": func() { b.Publish(2, userOf(0), 1, nil) },
+		"a batch of a third source":  func() { b.Flush(2, 1, 0) },
+	} {
+		func() {
+			defer func() {
+				if recover() == nil {
+					t.Errorf("%s did not panic", what)
+				}
+			}()
+			wrong()
+		}()
+	}
 }
