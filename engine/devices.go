@@ -27,7 +27,9 @@ func newDevices(log Log, o *Options) (*devices, error) {
 		return nil, err
 	}
 	return &devices{
-		table:   table.New(table.Options{Shards: o.Shards, MaxDevices: o.MaxDevices, Key: key}),
+		table: table.New(table.Options{
+			Shards: o.Shards, MaxDevices: o.MaxDevices, Budget: o.DeviceBudget, Key: key,
+		}),
 		sources: newSources(),
 		log:     log,
 		clock:   o.Clock,

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"rollcall/engine/broadcast"
+	"rollcall/engine/table"
 	"rollcall/internal/option"
 )
 
@@ -31,6 +32,12 @@ func ParseSeqPolicy(s string) (SeqPolicy, error) {
 	return 0, fmt.Errorf("engine: seq policy %q: want strict or restart", s)
 }
 
+// DeviceBudget bounds the devices of several engines together.
+type DeviceBudget = table.Budget
+
+// NewDeviceBudget returns a budget of so many devices.
+func NewDeviceBudget(devices int) *DeviceBudget { return table.NewBudget(devices) }
+
 // Options of an Engine. The zero value works.
 type Options struct {
 	// SeqPolicy decides which heartbeats of a known device are accepted. Default: Strict.
@@ -43,6 +50,8 @@ type Options struct {
 	// MaxDevices bounds the table; a new device over it is refused, known ones go on. Default: 0,
 	// what the table can address.
 	MaxDevices int
+	// DeviceBudget bounds the devices of several engines together. Default: none.
+	DeviceBudget *DeviceBudget
 	// Store keeps checkpoints. Default: none, and the log only grows.
 	Store Store
 	// ForgetAfter is how long a device stays known after it went offline. Forgetting is part of a

@@ -44,13 +44,12 @@ func (s *shard) find(slab *slab, k *key) (Ref, *Entry) {
 
 // insertLocked gives the device, which must be absent, a slot, and publishes it.
 func (s *shard) insertLocked(t *Table, k *key) (Ref, *Entry, error) {
-	if t.devices.Add(1) > t.maxDevices {
-		t.devices.Add(-1)
+	if !t.takePlace() {
 		return 0, nil, ErrFull
 	}
 	r, err := s.takeSlotLocked(t.slab)
 	if err != nil {
-		t.devices.Add(-1)
+		t.givePlace()
 		return 0, nil, err
 	}
 	e := t.slab.entry(r)
@@ -104,7 +103,7 @@ func (s *shard) removeLocked(t *Table, k *key, r Ref, e *Entry) {
 	e.next = s.free
 	s.free = r
 	s.freeSlots++
-	t.devices.Add(-1)
+	t.givePlace()
 }
 
 // linkLocked puts the device behind the user's last one: the links are a ring, of which the user's word names the last.

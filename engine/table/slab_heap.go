@@ -2,10 +2,15 @@
 
 package table
 
-// Chunks live on the Go heap where mapping is not portable, and in race builds, whose detector is blind outside it.
+// Chunks live on the Go heap where mapping is not portable, and in race builds, whose detector is blind
+// outside it.
 
 const mapped = false // chunks are outside the Go heap and aligned
 
 func newChunk() (*chunk, error) { return new(chunk), nil }
+
+func (c *chunk) useHugePages() {}
+
+func (c *chunk) collapse() {}
 
 func freeChunk(*chunk) {}

@@ -26,6 +26,9 @@ type Options struct {
 	// MaxDevices bounds the devices, 1<<31 by default and at most. One more: ErrFull.
 	MaxDevices int
 
+	// Budget bounds the devices of several tables together. Default: none.
+	Budget *Budget
+
 	// Key of the hash. The zero key stands for a random one. A key that is kept lets entries come back to their shards.
 	Key [4]uint64
 
@@ -46,8 +49,9 @@ type Table struct {
 	shardShift int
 	slab       *slab
 	maxDevices int64
+	budget     *Budget // nil: none
 
-	devices atomic.Int64 // entries that belong to a device; insertLocked takes a place here before it takes a slot
+	devices atomic.Int64 // entries that belong to a device; insertLocked takes a place before a slot
 	users   atomic.Int64 // users with at least one device
 }
 
@@ -73,6 +77,7 @@ func New(o Options) *Table {
 		shardShift: 64 - bits.TrailingZeros(uint(o.Shards)),
 		slab:       newSlab(uint64(limit) + uint64(o.Shards)*maxRun),
 		maxDevices: limit,
+		budget:     o.Budget,
 	}
 	for i := range t.shards {
 		t.shards[i].devices.Store(noWords)
@@ -81,8 +86,26 @@ func New(o Options) *Table {
 	return t
 }
 
-// Close gives the entries' memory back. Nobody may use the table or an entry of it any more.
-func (t *Table) Close() { t.slab.close() }
+// Close gives the entries' memory back, and their places in the budget. The table and its entries must
+// not be used any more.
+func (t *Table) Close() {
+	t.slab.close()
+	t.budget.give(t.devices.Swap(0))
+}
+
+// takePlace reserves a place for one more device; false: there is none.
+func (t *Table) takePlace() bool {
+	if t.devices.Add(1) > t.maxDevices || !t.budget.take() {
+		t.devices.Add(-1)
+		return false
+	}
+	return true
+}
+
+func (t *Table) givePlace() {
+	t.devices.Add(-1)
+	t.budget.give(1)
+}
 
 // secret is the key of a hash: ids are chosen by their senders, who must not be able to choose collisions. The hash folds 128-bit
 // products, the construction of wyhash (Wang Yi, github.com/wangyi-fudan/wyhash).
@@ -236,8 +259,13 @@ func (t *Table) Remove(r Ref, e *Entry) {
 // Len returns the number of devices, those without a state included.
 func (t *Table) Len() int { return int(t.devices.Load()) }
 
-// MaxDevices returns how many devices there may be.
-func (t *Table) MaxDevices() int { return int(t.maxDevices) }
+// MaxDevices returns how many devices there may be. What a shared budget has left changes.
+func (t *Table) MaxDevices() int {
+	if t.budget == nil {
+		return int(t.maxDevices)
+	}
+	return min(int(t.maxDevices), t.Len()+t.budget.Left())
+}
 
 // Users returns the number of users that have a device.
 func (t *Table) Users() int { return int(t.users.Load()) }

@@ -288,11 +288,41 @@ func TestFullTableRefusesAndTakesAgainAfterRemoval(t *testing.T) {
 	})
 }
 
+// TestBudgetIsSharedByTables: a place that one table gives back, by a removal or its end, is another's.
+func TestBudgetIsSharedByTables(t *testing.T) {
+	budget := NewBudget(3)
+	a, b := New(Options{Shards: 1, Budget: budget}), New(Options{Shards: 1, MaxDevices: 2, Budget: budget})
+	defer b.Close()
+	put(t, a, user(1), device(1), 1, 1)
+	put(t, a, user(1), device(2), 1, 1)
+	put(t, b, user(2), device(1), 1, 1)
+	full := func(tab *Table) {
+		t.Helper()
+		if _, _, err := tab.FindOrInsert(user(3), device(9)); !errors.Is(err, ErrFull) {
+			t.Errorf("one device too many: %v", err)
+		}
+	}
+	full(a)
+	full(b)
+	if a.MaxDevices() != 2 || b.MaxDevices() != 1 || budget.Left() != 0 {
+		t.Errorf("%d and %d may be, %d are left", a.MaxDevices(), b.MaxDevices(), budget.Left())
+	}
+	forget(t, a, user(1), device(1))
+	put(t, b, user(2), device(2), 1, 1)
+	full(a)
+	full(b)
+	a.Close()
+	full(b) // over its own bound
+	if budget.Left() != 1 || a.Len() != 0 {
+		t.Errorf("%d places left and %d devices after the end of a table with one", budget.Left(), a.Len())
+	}
+}
+
 // TestRefsRunOut fills the whole slab: here the last chunk, since the real end is 400 GB away.
 func TestRefsRunOut(t *testing.T) {
 	tab := New(Options{Shards: 1, MaxDevices: 1 << 20})
 	defer tab.Close()
-	tab.slab.chunks = tab.slab.chunks[:1]
+	tab.slab.limit = chunkSlots
 	tab.slab.slots = chunkSlots - 64
 	const room = 1 + 1 + 2 + 4 + 8 + 16 + 32 // in runs; the next run would be one too many
 	for n := range room {

@@ -1,0 +1,94 @@
+package engine
+
+import (
+	"context"
+	"testing"
+
+	"github.com/google/uuid"
+
+	"rollcall/engine/broadcast"
+)
+
+// shared is a broadcaster of several engines: each source has its own.
+type shared struct{ engines []*Engine }
+
+func (s *shared) AppendFrame(dst, rec []byte) []byte {
+	return s.engines[0].Codec().AppendFrame(dst, rec)
+}
+
+func (s *shared) AppendSnapshot(
+	dst []byte, source broadcast.Source, user uuid.UUID, after, through uint64,
+) []byte {
+	return s.engines[source].Codec().AppendSnapshot(dst, source, user, after, through)
+}
+
+// newShared returns options of so many engines that share a clock and a broadcaster.
+func newShared(t testing.TB, engines int) (*shared, *broadcast.Broadcaster, []Options) {
+	t.Helper()
+	s := &shared{make([]*Engine, engines)}
+	b, err := broadcast.New(broadcast.Options{Codec: s, Sources: engines})
+	if err != nil {
+		t.Fatal(err)
+	}
+	clock := NewClock()
+	options := make([]Options, engines)
+	for i := range options {
+		options[i] = Options{Clock: clock, Events: b, Source: broadcast.Source(i)}
+	}
+	b.Start(clock.Nanos())
+	return s, b, options
+}
+
+// close ends the engines and their logs.
+func (s *shared) close() {
+	for _, e := range s.engines {
+		e.log.(*memLog).close()
+		_ = e.Close(context.Background())
+	}
+}
+
+// TestEnginesShareABroadcaster: each user's stream gets a snapshot of what its engine has recovered, and
+// then what happens there.
+func TestEnginesShareABroadcaster(t *testing.T) {
+	s, b, options := newShared(t, 2)
+	defer s.close()
+	defer b.Close() // before the tables that it reads
+	var beats [2]*Heartbeat
+	for i, o := range options {
+		log := newMemLog()
+		beats[i] = newHeartbeat(uint64(5+i), 60_000)
+		hb := beats[i]
+		for range 3 * i { // their LSNs are not alike
+			log.keep(false, uuid.New(), uuid.New(), 1, "other")
+		}
+		log.keep(false, hb.User, hb.Device, hb.Seq, "before")
+		e, err := New(log, o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.engines[i] = e
+		if err := e.Start(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var conns [2]*testConn
+	for i, hb := range beats {
+		conns[i] = newTestConn()
+		sub := broadcast.Subscription{Source: options[i].Source, User: hb.User, Conn: conns[i]}
+		if err := b.Subscribe(sub); err != nil {
+			t.Fatal(err)
+		}
+		if f := conns[i].waitFrames(t, 1)[0]; f.device != hb.Device || f.seq != hb.Seq || f.source != "before" {
+			t.Errorf("the snapshot of engine %d: %+v", i, f)
+		}
+	}
+	for i, hb := range beats {
+		hb.Seq += 10
+		if r := s.engines[i].Heartbeat(hb); r.Outcome != Accepted {
+			t.Fatalf("%+v", r)
+		}
+		if f := conns[i].waitFrames(t, 2)[1]; f.device != hb.Device || f.seq != hb.Seq || f.source != "test" {
+			t.Errorf("the event of engine %d: %+v", i, f)
+		}
+	}
+}
