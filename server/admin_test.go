@@ -65,17 +65,21 @@ func TestMetrics(t *testing.T) {
 
 func TestProfiles(t *testing.T) {
 	r := start(t, nil)
-	if w := r.get("/debug/pprof/"); w.Code != 200 || !strings.Contains(w.Body.String(), "goroutine") {
+	if w := r.get("/debug/pprof/"); w.Code != 200 || !strings.Contains(w.Body.String(),
+		"goroutine") {
 		t.Errorf("answer %d", w.Code)
 	}
 }
 
 func TestDebugPresence(t *testing.T) {
 	r := start(t, nil)
-	checkAdmin(t, r.get("/debug/presence"), 400, errorBody("invalid_payload", "Missing user_id query param"))
-	checkAdmin(t, r.get("/debug/presence?user_id=%20"), 400, errorBody("invalid_payload", "Missing user_id query param"))
+	checkAdmin(t, r.get("/debug/presence"), 400, errorBody("invalid_payload",
+		"Missing user_id query param"))
+	checkAdmin(t, r.get("/debug/presence?user_id=%20"), 400,
+		errorBody("invalid_payload", "Missing user_id query param"))
 	checkAdmin(t, r.get("/debug/presence?user_id=bob"), 200, `{"active_streams":0,"records":{}}`)
-	checkAdmin(t, r.get("/debug/presence?user_id="+testUser), 200, `{"active_streams":0,"records":{}}`)
+	checkAdmin(t, r.get("/debug/presence?user_id="+testUser), 200,
+		`{"active_streams":0,"records":{}}`)
 
 	first := wire.Event{
 		User: uuid.MustParse(testUser), Device: uuid.MustParse(testDevice), Status: engine.Online,
@@ -89,17 +93,21 @@ func TestDebugPresence(t *testing.T) {
 		{Event: second, HeartbeatAtMS: 5, OfflineAtMS: 6, UpdatedAtMS: 7},
 	}
 	record := func(device, status, offline string) string {
-		return `"device:` + device + `":{"schema_version":1,"user_id":"` + testUser + `","device_id":"` + device + `","status":"` + status +
+		return `"device:` + device + `":{"schema_version":1,"user_id":"` + testUser +
+			`","device_id":"` + device + `","status":"` + status +
 			`","source":"daemon-do","sent_at_ms":1739030400000,"seq":42,"ttl_ms":12000,"last_heartbeat_ms":5,"last_offline_ms":` + offline +
 			`,"updated_at_ms":7}`
 	}
 	checkAdmin(t, r.get("/debug/presence?user_id="+strings.ToUpper(testUser)), 200,
-		`{"active_streams":2,"records":{`+record(testDevice, "online", "null")+","+record(testUser, "offline", "6")+`}}`)
+		`{"active_streams":2,"records":{`+record(testDevice, "online", "null")+","+record(testUser,
+			"offline", "6")+`}}`)
 
 	r.presence.ready = errors.New("the log failed")
-	checkAdmin(t, r.get("/debug/presence?user_id="+testUser), 503, errorBody("unavailable", "the log failed"))
+	checkAdmin(t, r.get("/debug/presence?user_id="+testUser), 503,
+		errorBody("unavailable", "the log failed"))
 	r = start(t, func(o *Options, _ *fakePresence) { o.Production = true })
-	checkAdmin(t, r.get("/debug/presence?user_id="+testUser), 403, errorBody("forbidden", "Not available in production"))
+	checkAdmin(t, r.get("/debug/presence?user_id="+testUser), 403,
+		errorBody("forbidden", "Not available in production"))
 }
 
 func TestServeAdmin(t *testing.T) {

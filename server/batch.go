@@ -31,7 +31,7 @@ type batches struct {
 // (S5). Its size does not depend on the request's: a window of the body, a group of heartbeats, and
 // the rejected lines that the answer will list.
 //
-//	batchBody ► splitter ► decoder ► group of heartbeats ► Add ► ... next group ... ► Settle ► answer
+//	batchBody ► splitter ► decoder ► group of heartbeats ► Add ► ... ► Settle ► answer
 type batch struct {
 	body     batchBody
 	splitter *wire.Splitter
@@ -110,7 +110,8 @@ func (m *batches) serve(ctx *fasthttp.RequestCtx) {
 }
 
 // checkHead makes the checks that come before the body: token, type, coding, size.
-func (m *batches) checkHead(ctx *fasthttp.RequestCtx) (array bool, coding []byte, refusal reply.Reply) {
+func (m *batches) checkHead(ctx *fasthttp.RequestCtx) (
+	array bool, coding []byte, refusal reply.Reply) {
 	if refusal = m.single.secrets.checkIngest(ctx); refusal != reply.None {
 		return false, nil, refusal
 	}
@@ -148,7 +149,8 @@ func (b *batch) open(ctx *fasthttp.RequestCtx, coding []byte) reply.Reply {
 func (m *batches) applyLines(ctx *fasthttp.RequestCtx, b *batch) reply.Reply {
 	group := engine.GroupSize
 	if m.single.rate != nil {
-		group = 1 // the limit asks of each line whether it is stale, so all before it must be applied
+		// The limit asks of each line whether it is stale, so all before it must be applied.
+		group = 1
 	}
 	for count := 0; ; {
 		text, c := b.splitter.Next()
@@ -184,7 +186,8 @@ func (m *batches) applyLines(ctx *fasthttp.RequestCtx, b *batch) reply.Reply {
 
 // checkLine makes the single route's checks of a line; None: it is the last of b.beats. When the
 // log has refused a line, those after it are not looked at: all of them are to be sent again.
-func (m *batches) checkLine(ctx *fasthttp.RequestCtx, b *batch, text []byte, c wire.Cut) reply.Reply {
+func (m *batches) checkLine(
+	ctx *fasthttp.RequestCtx, b *batch, text []byte, c wire.Cut) reply.Reply {
 	if _, full := b.applied.Full(); full {
 		return reply.Unavailable
 	}

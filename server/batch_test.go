@@ -130,7 +130,8 @@ func checkBatch(t *testing.T, r *running, cases []testwire.Case, array bool) {
 		}
 		e := listed[0]
 		listed = listed[1:]
-		if e.Line != i+1 || e.Status != 400 || e.Error != "invalid_payload" || e.Details != c.Refusal || e.LastSeq != nil {
+		if e.Line != i+1 || e.Status != 400 || e.Error != "invalid_payload" ||
+			e.Details != c.Refusal || e.LastSeq != nil {
 			t.Errorf("array %v, %s: line %d says %+v, want %q", array, c.Name, i+1, e, c.Refusal)
 		}
 	}
@@ -144,9 +145,11 @@ func TestBatchOutcomes(t *testing.T) {
 			case 2:
 				return engine.Result{Outcome: engine.Stale, LastSeq: 9007199254740991}
 			case 3:
-				return engine.Result{Outcome: engine.Unavailable, Err: errors.New("the table is full")}
+				return engine.Result{Outcome: engine.Unavailable,
+					Err: errors.New("the table is full")}
 			case 4:
-				return engine.Result{Outcome: engine.Unavailable, Err: errors.New("the log is full"), LogFull: true}
+				return engine.Result{Outcome: engine.Unavailable,
+					Err: errors.New("the log is full"), LogFull: true}
 			}
 			return engine.Result{}
 		}
@@ -174,20 +177,26 @@ func TestBatchOutcomes(t *testing.T) {
 	for _, test := range []struct{ name, body, want string }{
 		{"none", "", `{"accepted":0,"rejected":0,"errors":[]}`},
 		{"one", lines("1"), `{"accepted":1,"rejected":0,"errors":[]}`},
-		{"some", lines("1", "2", "x", "3", "1"), `{"accepted":2,"rejected":3,` + list(stale, 2, `{"line":%d,"status":400,"error":"invalid_payload","details":"Invalid JSON payload"}`, 3, unstored, 4)},
+		{"some", lines("1", "2", "x", "3", "1"), `{"accepted":2,"rejected":3,` + list(stale, 2,
+			`{"line":%d,"status":400,"error":"invalid_payload","details":"Invalid JSON payload"}`,
+			3, unstored, 4)},
 		// From the refusal on, everything is to be sent again, whatever it is.
-		{"log full", lines("1", "-1", "3", "4", "1", "-1", "2"), `{"accepted":1,"rejected":6,"unavailable_from":4,` +
-			list(invalid, 2, unstored, 3, unstored, 4, unstored, 5, unstored, 6, unstored, 7)},
-		{"log full for long", lines("4") + strings.Repeat("\n"+lines("1"), 200), `{"accepted":0,"rejected":201,"errors_omitted":101,"unavailable_from":1,`},
+		{"log full", lines("1", "-1", "3", "4", "1", "-1", "2"),
+			`{"accepted":1,"rejected":6,"unavailable_from":4,` +
+				list(invalid, 2, unstored, 3, unstored, 4, unstored, 5, unstored, 6, unstored, 7)},
+		{"log full for long", lines("4") + strings.Repeat("\n"+lines("1"), 200),
+			`{"accepted":0,"rejected":201,"errors_omitted":101,"unavailable_from":1,`},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			if got := send(test.body); got != test.want && !(strings.HasSuffix(test.want, ",") && strings.HasPrefix(got, test.want)) {
+			if got := send(test.body); got != test.want &&
+				!(strings.HasSuffix(test.want, ",") && strings.HasPrefix(got, test.want)) {
 				t.Errorf("got  %s\nwant %s", got, test.want)
 			}
 		})
 	}
 	r.presence.settle = errors.New("the log failed")
-	r.send(t, batchText(lines("1"), ndjson)).check(t, 503, errorBody("unavailable", "Heartbeat not stored"))
+	r.send(t, batchText(lines("1"), ndjson)).check(t, 503,
+		errorBody("unavailable", "Heartbeat not stored"))
 }
 
 func pack(t *testing.T, coding, body string) string {
@@ -217,22 +226,26 @@ func TestBatchTransport(t *testing.T) {
 	}
 	hex := func(s string) string { return fmt.Sprintf("%x", len(s)) }
 	for name, request := range map[string]string{
-		"lines":          batchText(three, ndjson),
-		"lines, CRLF":    batchText(strings.ReplaceAll(three, "\n", "\r\n\r\n"), ndjson),
-		"charset":        batchText(three, ndjson+"; charset=utf-8"),
-		"no type":        batchText(three),
-		"identity":       batchText(three, ndjson, "Content-Encoding: identity"),
-		"array":          batchText(" [\n"+strings.TrimSuffix(strings.ReplaceAll(three, "\n", ",\n"), ",\n")+"\n]\n", jsonArray),
-		"gzip":           batchText(gzipped, ndjson, "Content-Encoding: gzip"),
-		"gzip, two":      batchText(pack(t, "gzip", validBody+"\n")+pack(t, "gzip", validBody+"\n"+validBody), ndjson, "Content-Encoding: gzip"),
-		"zstd":           batchText(zipped, ndjson, "Content-Encoding: zstd"),
-		"chunked":        chunked(three, hex(three), ndjson),
-		"chunked gzip":   chunked(gzipped, hex(gzipped), ndjson+"\r\nContent-Encoding: gzip"),
-		"chunked zstd":   chunked(zipped, hex(zipped), ndjson+"\r\nContent-Encoding: zstd"),
-		"HTTP/1.0":       strings.Replace(batchText(three, ndjson), "HTTP/1.1", "HTTP/1.0", 1),
-		"100-continue":   batchText(three, ndjson, "Expect: 100-continue"),
-		"query":          strings.Replace(batchText(three, ndjson), wire.HeartbeatsPath, wire.HeartbeatsPath+"?x=1", 1),
-		"many times 8 k": batchText(strings.Repeat(strings.Repeat(" ", 15000)+"\n", 60)+three, ndjson),
+		"lines":       batchText(three, ndjson),
+		"lines, CRLF": batchText(strings.ReplaceAll(three, "\n", "\r\n\r\n"), ndjson),
+		"charset":     batchText(three, ndjson+"; charset=utf-8"),
+		"no type":     batchText(three),
+		"identity":    batchText(three, ndjson, "Content-Encoding: identity"),
+		"array": batchText(" [\n"+strings.TrimSuffix(strings.ReplaceAll(three, "\n",
+			",\n"), ",\n")+"\n]\n", jsonArray),
+		"gzip": batchText(gzipped, ndjson, "Content-Encoding: gzip"),
+		"gzip, two": batchText(pack(t, "gzip", validBody+"\n")+pack(t, "gzip",
+			validBody+"\n"+validBody), ndjson, "Content-Encoding: gzip"),
+		"zstd":         batchText(zipped, ndjson, "Content-Encoding: zstd"),
+		"chunked":      chunked(three, hex(three), ndjson),
+		"chunked gzip": chunked(gzipped, hex(gzipped), ndjson+"\r\nContent-Encoding: gzip"),
+		"chunked zstd": chunked(zipped, hex(zipped), ndjson+"\r\nContent-Encoding: zstd"),
+		"HTTP/1.0":     strings.Replace(batchText(three, ndjson), "HTTP/1.1", "HTTP/1.0", 1),
+		"100-continue": batchText(three, ndjson, "Expect: 100-continue"),
+		"query": strings.Replace(batchText(three, ndjson), wire.HeartbeatsPath,
+			wire.HeartbeatsPath+"?x=1", 1),
+		"many times 8 k": batchText(strings.Repeat(strings.Repeat(" ", 15000)+"\n", 60)+three,
+			ndjson),
 	} {
 		t.Run(name, func(t *testing.T) {
 			if got := r.send(t, request).batch(t, 200); got.Accepted != 3 || got.Rejected != 0 {
@@ -248,8 +261,10 @@ func TestBatchPipelining(t *testing.T) {
 	r := start(t, nil)
 	body := strings.Repeat(validBody+"\n", 200)
 	requests := []string{
-		batchText(body, ndjson), heartbeatText(validBody), batchText(pack(t, "gzip", body), ndjson, "Content-Encoding: gzip"),
-		batchText(pack(t, "zstd", body), ndjson, "Content-Encoding: zstd"), heartbeatText("{}"), batchText("", ndjson), heartbeatText(validBody),
+		batchText(body, ndjson), heartbeatText(validBody),
+		batchText(pack(t, "gzip", body), ndjson, "Content-Encoding: gzip"),
+		batchText(pack(t, "zstd", body), ndjson, "Content-Encoding: zstd"), heartbeatText("{}"),
+		batchText("", ndjson), heartbeatText(validBody),
 	}
 	c, err := r.public.Dial()
 	if err != nil {
@@ -286,31 +301,50 @@ func TestBatchRefusals(t *testing.T) {
 		line, accepted int
 		plain          bool // nothing was read of it
 	}{
-		{"no token", text("POST "+wire.HeartbeatsPath, line, ndjson), 401, "Unauthorized", 0, 0, true},
-		{"token before type", text("POST "+wire.HeartbeatsPath, line, "Content-Type: text/plain"), 401, "Unauthorized", 0, 0, true},
-		{"type", batchText(line, "Content-Type: text/plain"), 415, "Content-Type must be application/x-ndjson or application/json", 0, 0, true},
-		{"curl's type", batchText(line, "Content-Type: application/x-www-form-urlencoded"), 415, "Content-Type must be application/x-ndjson or application/json", 0, 0, true},
-		{"coding", batchText(line, ndjson, "Content-Encoding: br"), 415, "Content-Encoding must be gzip, zstd or none", 0, 0, true},
-		{"announced size", batchText(bomb, ndjson), 413, "A batch may have 4 MiB, unpacked", 0, 0, true},
-		{"too many", batchText(strings.Repeat(line, 6), ndjson), 413, "Too many heartbeats in one batch", 6, 5, false},
-		{"too many in an array", batchText("["+strings.Repeat(validBody+",", 5)+validBody+"]", jsonArray), 413, "Too many heartbeats in one batch", 6, 5, false},
-		{"gzip bomb", batchText(pack(t, "gzip", line+bomb), ndjson, "Content-Encoding: gzip"), 413, "A batch may have 4 MiB, unpacked", 2, 1, false},
-		{"zstd bomb", batchText(pack(t, "zstd", line+bomb), ndjson, "Content-Encoding: zstd"), 413, "A batch may have 4 MiB, unpacked", 2, 1, false},
-		{"no gzip", batchText(line, ndjson, "Content-Encoding: gzip"), 400, "The body is not what Content-Encoding says, or was cut", 1, 0, false},
-		{"empty gzip", batchText("", ndjson, "Content-Encoding: gzip", "Content-Length: 0"), 400, "The body is not what Content-Encoding says, or was cut", 1, 0, false},
-		{"no zstd", batchText(line, ndjson, "Content-Encoding: zstd"), 400, "The body is not what Content-Encoding says, or was cut", 1, 0, false},
-		{"cut gzip", batchText(flushed.String(), ndjson, "Content-Encoding: gzip"), 400, "The body is not what Content-Encoding says, or was cut", 2, 1, false},
-		{"object for array", batchText(line, jsonArray), 400, reply.MalformedBatch.Details(), 1, 0, false},
-		{"array cut", batchText("["+validBody+","+validBody, jsonArray), 400, reply.MalformedBatch.Details(), 2, 1, false},
-		{"behind the array", batchText("["+validBody+"]]", jsonArray), 400, reply.MalformedBatch.Details(), 2, 1, false},
-		{"no element", batchText("["+validBody+",,"+validBody+"]", jsonArray), 400, reply.MalformedBatch.Details(), 2, 1, false},
+		{"no token", text("POST "+wire.HeartbeatsPath, line, ndjson), 401, "Unauthorized", 0, 0,
+			true},
+		{"token before type", text("POST "+wire.HeartbeatsPath, line, "Content-Type: text/plain"),
+			401, "Unauthorized", 0, 0, true},
+		{"type", batchText(line, "Content-Type: text/plain"), 415,
+			"Content-Type must be application/x-ndjson or application/json", 0, 0, true},
+		{"curl's type", batchText(line, "Content-Type: application/x-www-form-urlencoded"), 415,
+			"Content-Type must be application/x-ndjson or application/json", 0, 0, true},
+		{"coding", batchText(line, ndjson, "Content-Encoding: br"), 415,
+			"Content-Encoding must be gzip, zstd or none", 0, 0, true},
+		{"announced size", batchText(bomb, ndjson), 413, "A batch may have 4 MiB, unpacked", 0, 0,
+			true},
+		{"too many", batchText(strings.Repeat(line, 6), ndjson), 413,
+			"Too many heartbeats in one batch", 6, 5, false},
+		{"too many in an array", batchText("["+strings.Repeat(validBody+",", 5)+validBody+"]",
+			jsonArray), 413, "Too many heartbeats in one batch", 6, 5, false},
+		{"gzip bomb", batchText(pack(t, "gzip", line+bomb), ndjson, "Content-Encoding: gzip"), 413,
+			"A batch may have 4 MiB, unpacked", 2, 1, false},
+		{"zstd bomb", batchText(pack(t, "zstd", line+bomb), ndjson, "Content-Encoding: zstd"), 413,
+			"A batch may have 4 MiB, unpacked", 2, 1, false},
+		{"no gzip", batchText(line, ndjson, "Content-Encoding: gzip"), 400,
+			"The body is not what Content-Encoding says, or was cut", 1, 0, false},
+		{"empty gzip", batchText("", ndjson, "Content-Encoding: gzip", "Content-Length: 0"), 400,
+			"The body is not what Content-Encoding says, or was cut", 1, 0, false},
+		{"no zstd", batchText(line, ndjson, "Content-Encoding: zstd"), 400,
+			"The body is not what Content-Encoding says, or was cut", 1, 0, false},
+		{"cut gzip", batchText(flushed.String(), ndjson, "Content-Encoding: gzip"), 400,
+			"The body is not what Content-Encoding says, or was cut", 2, 1, false},
+		{"object for array", batchText(line, jsonArray), 400, reply.MalformedBatch.Details(), 1, 0,
+			false},
+		{"array cut", batchText("["+validBody+","+validBody, jsonArray), 400,
+			reply.MalformedBatch.Details(), 2, 1, false},
+		{"behind the array", batchText("["+validBody+"]]", jsonArray), 400,
+			reply.MalformedBatch.Details(), 2, 1, false},
+		{"no element", batchText("["+validBody+",,"+validBody+"]", jsonArray), 400,
+			reply.MalformedBatch.Details(), 2, 1, false},
 		{"chunks broken", fmt.Sprintf("POST %s HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n%s\r\n%s\r\n\r\n%x\r\n%s\r\nzz\r\n", wire.HeartbeatsPath, testAuth, ndjson, len(line), line),
 			400, "Malformed request", 2, 1, false},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			answer := r.send(t, test.request)
 			got := answer.batch(t, test.status)
-			if got.Details != test.details || got.Line != test.line || got.Accepted != test.accepted || got.Rejected != 0 {
+			if got.Details != test.details || got.Line != test.line ||
+				got.Accepted != test.accepted || got.Rejected != 0 {
 				t.Errorf("%+v", got)
 			}
 			if test.plain != (got.Errors == nil) {
@@ -347,7 +381,8 @@ func TestBatchCutByTheClient(t *testing.T) {
 		t.Fatal(err)
 	}
 	_ = c.(*net.TCPConn).CloseWrite()
-	if got := readResponse(t, bufio.NewReader(c), "POST").batch(t, 400); got.Accepted != 99 || got.Line != 100 || got.Details != "Malformed request" {
+	if got := readResponse(t, bufio.NewReader(c), "POST").batch(t, 400); got.Accepted != 99 ||
+		got.Line != 100 || got.Details != "Malformed request" {
 		t.Errorf("%+v", got)
 	}
 }
@@ -422,7 +457,8 @@ func TestBatchDoesNotAllocatePerHeartbeat(t *testing.T) {
 	if raceEnabled {
 		t.Skip("the race detector allocates")
 	}
-	for name, result := range map[string]engine.Result{"accepted": {}, "stale": {Outcome: engine.Stale, LastSeq: 9007199254740991}} {
+	for name, result := range map[string]engine.Result{"accepted": {},
+		"stale": {Outcome: engine.Stale, LastSeq: 9007199254740991}} {
 		r := start(t, func(_ *Options, f *fakePresence) {
 			f.heartbeat = func(*engine.Heartbeat) engine.Result { return result }
 		})

@@ -12,7 +12,8 @@ import (
 // on with its body.
 func TestContinueBehindAPause(t *testing.T) {
 	const slack = time.Second // how much earlier than asked a deadline may be
-	for name, idleAfter := range map[string]time.Duration{"suspended": time.Millisecond, "not suspended": time.Hour} {
+	for name, idleAfter := range map[string]time.Duration{"suspended": time.Millisecond,
+		"not suspended": time.Hour} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			r := start(t, func(o *Options, _ *fakePresence) {

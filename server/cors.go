@@ -78,8 +78,10 @@ func checkOrigin(origin string) error {
 	u, err := url.Parse(origin)
 	switch {
 	case origin == "*":
-		return fmt.Errorf("server: CORS origin %q allows every origin: leave the others out", origin)
-	case err != nil || u.Host == "" || u.Scheme+"://"+u.Host != origin || strings.ContainsAny(origin, "*, \t"):
+		return fmt.Errorf("server: CORS origin %q allows every origin: leave the others out",
+			origin)
+	case err != nil || u.Host == "" || u.Scheme+"://"+u.Host != origin ||
+		strings.ContainsAny(origin, "*, \t"):
 		return fmt.Errorf("server: CORS origin %q: want * or what browsers send, "+
 			"such as https://example.com, without a path", origin)
 	case origin != strings.ToLower(origin):

@@ -33,7 +33,8 @@ func checkOrigins(t *testing.T, got response, origin string) {
 	if v := got.header.Values("Vary"); len(v) != 1 || v[0] != "Origin" {
 		t.Errorf("%d to %q: Vary %q", got.status, origin, v)
 	}
-	if got.header.Get("Access-Control-Allow-Methods") == "" || got.header.Get("Access-Control-Allow-Headers") == "" {
+	if got.header.Get("Access-Control-Allow-Methods") == "" ||
+		got.header.Get("Access-Control-Allow-Headers") == "" {
 		t.Errorf("%d to %q without the other CORS headers", got.status, origin)
 	}
 }
@@ -50,13 +51,15 @@ func TestCORSOrigins(t *testing.T) {
 		headers          []string
 	}{
 		{"preflight", "OPTIONS " + wire.StreamPath, "", 204, nil},
-		{"accepted", "POST " + wire.HeartbeatPath, validBody, 204, []string{"Authorization: Bearer " + testIngest}},
+		{"accepted", "POST " + wire.HeartbeatPath, validBody, 204,
+			[]string{"Authorization: Bearer " + testIngest}},
 		{"unauthorized", "POST " + wire.HeartbeatPath, validBody, 401, nil},
 		{"no route", "GET /nope", "", 404, nil},
 		{"wrong method", "GET " + wire.HeartbeatPath, "", 405, nil},
 		{"refused stream", stream, "", 401, nil},
 	} {
-		for _, origin := range []string{ownOrigin, otherOrigin, strings.ToUpper(ownOrigin), "null", ""} {
+		for _, origin := range []string{ownOrigin, otherOrigin, strings.ToUpper(ownOrigin), "null",
+			""} {
 			headers := append(test.headers, "Origin: "+origin)
 			if origin == "" {
 				headers = test.headers
@@ -70,10 +73,12 @@ func TestCORSOrigins(t *testing.T) {
 	}
 	for _, origin := range []string{ownOrigin, otherOrigin} {
 		head, _, _ := r.follow(t, text(stream, "", token, "Origin: "+origin))
-		if got := strings.Contains(head, "\r\nAccess-Control-Allow-Origin: "+origin+"\r\n"); got != (origin == ownOrigin) {
+		if got := strings.Contains(head,
+			"\r\nAccess-Control-Allow-Origin: "+origin+"\r\n"); got != (origin == ownOrigin) {
 			t.Errorf("a stream's head to %s: %q", origin, head)
 		}
-		if !strings.Contains(head, "\r\nVary: Origin\r\n") || !strings.HasSuffix(head, "\r\nConnection: close\r\n\r\n") {
+		if !strings.Contains(head, "\r\nVary: Origin\r\n") ||
+			!strings.HasSuffix(head, "\r\nConnection: close\r\n\r\n") {
 			t.Errorf("a stream's head to %s: %q", origin, head)
 		}
 	}
@@ -81,12 +86,17 @@ func TestCORSOrigins(t *testing.T) {
 
 func TestCORSOriginsOfAnswersOutsideFasthttp(t *testing.T) {
 	stream := func(origin string) string {
-		return text("GET "+wire.StreamPath+"?user_id="+testUser, "", "Authorization: Bearer "+sign(t, testKey, payload("")), "Origin: "+origin)
+		return text("GET "+wire.StreamPath+"?user_id="+testUser, "",
+			"Authorization: Bearer "+sign(t, testKey, payload("")), "Origin: "+origin)
 	}
 	for name, change := range map[string]func(*Options, *fakePresence){
-		"too many streams": func(_ *Options, f *fakePresence) { f.subscribe = broadcast.ErrTooMany },
+		"too many streams": func(_ *Options, f *fakePresence) {
+			f.subscribe = broadcast.ErrTooMany
+		},
 		"not taken over": func(_ *Options, f *fakePresence) {
-			f.take = func(net.Conn) (broadcast.Conn, error) { return nil, errors.New("no descriptor") }
+			f.take = func(net.Conn) (broadcast.Conn, error) {
+				return nil, errors.New("no descriptor")
+			}
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -101,14 +111,18 @@ func TestCORSOriginsOfAnswersOutsideFasthttp(t *testing.T) {
 		})
 	}
 	t.Run("unreadable", func(t *testing.T) {
-		r := start(t, func(o *Options, f *fakePresence) { withOrigins(o, f); o.ReadTimeout = 200 * time.Millisecond })
+		r := start(t, func(o *Options, f *fakePresence) {
+			withOrigins(o, f)
+			o.ReadTimeout = 200 * time.Millisecond
+		})
 		got := r.send(t, "GARBAGE\r\n\r\n")
 		if got.status != 400 {
 			t.Errorf("answer %d", got.status)
 		}
 		checkOrigins(t, got, "")
 	})
-	t.Run("too many connections", func(t *testing.T) { // answered before it has asked: nobody may read it
+	// answered before it has asked: nobody may read it
+	t.Run("too many connections", func(t *testing.T) {
 		r := start(t, func(o *Options, f *fakePresence) {
 			withOrigins(o, f)
 			o.MaxConns = 1
@@ -123,13 +137,16 @@ func TestCORSOriginsOfAnswersOutsideFasthttp(t *testing.T) {
 }
 
 func TestCORSOriginsAreChecked(t *testing.T) {
-	for _, good := range [][]string{nil, {"*"}, {ownOrigin}, {"http://localhost:3000", "capacitor://localhost", "http://[::1]:8080", "https://a:80"}} {
+	for _, good := range [][]string{nil, {"*"}, {ownOrigin},
+		{"http://localhost:3000", "capacitor://localhost", "http://[::1]:8080", "https://a:80"}} {
 		if err := (Options{CORSOrigins: good}).Check(); err != nil {
 			t.Errorf("%q: %v", good, err)
 		}
 	}
-	for _, bad := range []string{"", "null", "example.com", "https://example.com/", "https://Example.com", "https://example.com:443",
-		"http://example.com:80", "https://*.example.com", "https://a.example https://b.example", "https://u@example.com", "https://a?b", "*"} {
+	for _, bad := range []string{"", "null", "example.com", "https://example.com/",
+		"https://Example.com", "https://example.com:443",
+		"http://example.com:80", "https://*.example.com", "https://a.example https://b.example",
+		"https://u@example.com", "https://a?b", "*"} {
 		if err := (Options{CORSOrigins: []string{ownOrigin, bad}}).Check(); err == nil {
 			t.Errorf("%q is taken, though no browser would send it", bad)
 		}

@@ -79,9 +79,10 @@ func TestHeartbeatTransport(t *testing.T) {
 	r := start(t, nil)
 	auth := "Authorization: Bearer " + testIngest
 	for name, request := range map[string]string{
-		"query":        text("POST "+wire.HeartbeatPath+"?x=1", validBody, auth),
-		"text/plain":   heartbeatText(validBody, auth, "Content-Type: text/plain"),
-		"form":         heartbeatText(validBody, auth, "Content-Type: multipart/form-data; boundary=x"),
+		"query":      text("POST "+wire.HeartbeatPath+"?x=1", validBody, auth),
+		"text/plain": heartbeatText(validBody, auth, "Content-Type: text/plain"),
+		"form": heartbeatText(validBody, auth,
+			"Content-Type: multipart/form-data; boundary=x"),
 		"HTTP/1.0":     strings.Replace(heartbeatText(validBody), "HTTP/1.1", "HTTP/1.0", 1),
 		"absolute URI": text("POST http://test"+wire.HeartbeatPath, validBody, auth),
 		"chunked": fmt.Sprintf("POST %s HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n%s\r\n\r\n%x\r\n%s\r\n0\r\n\r\n",
@@ -123,11 +124,13 @@ func TestIngestToken(t *testing.T) {
 		})
 	}
 	t.Run("the token comes before the body", func(t *testing.T) {
-		r.send(t, heartbeatText("{", "X-None: x")).check(t, 401, errorBody("unauthorized", "Unauthorized"))
+		r.send(t, heartbeatText("{", "X-None: x")).check(t, 401,
+			errorBody("unauthorized", "Unauthorized"))
 	})
 	t.Run("none configured", func(t *testing.T) {
 		r := start(t, func(o *Options, _ *fakePresence) { o.IngestTokens = nil })
-		r.send(t, heartbeatText("{", "X-None: x")).check(t, 503, errorBody("unavailable", "Ingest token not configured"))
+		r.send(t, heartbeatText("{", "X-None: x")).check(t, 503,
+			errorBody("unavailable", "Ingest token not configured"))
 	})
 }
 
@@ -140,7 +143,8 @@ func TestHeartbeatOutcomes(t *testing.T) {
 	r.send(t, heartbeatText(validBody)).check(t, 409,
 		`{"error":"invalid_payload","details":"Non-monotonic seq","last_seq":9007199254740991}`)
 	result = engine.Result{Outcome: engine.Unavailable, Err: errors.New("no \"room\"")}
-	r.send(t, heartbeatText(validBody)).check(t, 503, errorBody("unavailable", "Heartbeat not stored"))
+	r.send(t, heartbeatText(validBody)).check(t, 503, errorBody("unavailable",
+		"Heartbeat not stored"))
 }
 
 func TestRateLimit(t *testing.T) {
@@ -154,7 +158,9 @@ func TestRateLimit(t *testing.T) {
 		t.Errorf("Retry-After = %q", got.header.Get("Retry-After"))
 	}
 	r.presence.stale = true
-	r.presence.heartbeat = func(*engine.Heartbeat) engine.Result { return engine.Result{Outcome: engine.Stale} }
+	r.presence.heartbeat = func(*engine.Heartbeat) engine.Result {
+		return engine.Result{Outcome: engine.Stale}
+	}
 	if got := r.send(t, heartbeatText(validBody)); got.status != 409 {
 		t.Errorf("a stale heartbeat over the rate: %d, want 409", got.status)
 	}

@@ -85,7 +85,8 @@ func (d *daemon) write(text string) {
 func (d *daemon) told(seq int) response {
 	d.t.Helper()
 	res := readResponse(d.t, d.in, "POST")
-	if want := fmt.Sprintf(`"last_seq":%d}`, seq); res.status != 409 || !strings.HasSuffix(res.body, want) {
+	if want := fmt.Sprintf(`"last_seq":%d}`, seq); res.status != 409 ||
+		!strings.HasSuffix(res.body, want) {
 		d.t.Fatalf("answer %d %s, want a 409 with %s", res.status, res.body, want)
 	}
 	return res
@@ -116,7 +117,10 @@ func (r *running) idles(t testing.TB, n int) {
 
 func (r *running) holdsNone(t testing.TB) {
 	t.Helper()
-	testwait.Until(t, "all are closed", func() bool { s := r.conns.Stats(); return s.Open == 0 && s.Idle == 0 })
+	testwait.Until(t, "all are closed", func() bool {
+		s := r.conns.Stats()
+		return s.Open == 0 && s.Idle == 0
+	})
 }
 
 // TestIdleIsServedOn: heartbeats, a batch, a pipelined pair and a request in pieces, each on a
@@ -135,13 +139,15 @@ func TestIdleIsServedOn(t *testing.T) {
 			d.told(4)
 			r.idles(t, 1)
 			d.write(batchText(with("seq", "5")+"\n"+with("seq", "6"), ndjson))
-			if b := readResponse(t, d.in, "POST").batch(t, 200); b.Rejected != 2 || *b.Errors[1].LastSeq != 6 {
+			if b := readResponse(t, d.in, "POST").batch(t, 200); b.Rejected != 2 ||
+				*b.Errors[1].LastSeq != 6 {
 				t.Errorf("%+v", b)
 			}
 			r.idles(t, 1)
 			request := seqText(7)
 			d.write(request[:1])
-			testwait.Until(t, "the connection is served again", func() bool { return r.conns.Stats().Idle == 0 })
+			testwait.Until(t, "the connection is served again",
+				func() bool { return r.conns.Stats().Idle == 0 })
 			d.write(request[1:200])
 			d.write(request[200:])
 			d.told(7)
@@ -174,7 +180,8 @@ func TestIdleBecomesAStream(t *testing.T) {
 		t.Error(err)
 	}
 	_ = s.Conn.Close()
-	if rest, err := io.ReadAll(d.in); err != nil || !strings.HasSuffix(string(rest), "\r\n\r\n0123456789") {
+	if rest, err := io.ReadAll(d.in); err != nil || !strings.HasSuffix(string(rest),
+		"\r\n\r\n0123456789") {
 		t.Errorf("%q, %v", rest, err)
 	}
 	r.holdsNone(t)
@@ -237,9 +244,12 @@ func TestCloseClosesIdle(t *testing.T) {
 		r.holdsNone(t)
 	})
 	goleak.VerifyNone(t, before,
-		goleak.IgnoreAnyFunction("github.com/valyala/fasthttp.updateServerDate.func1"),    // one for the process
-		goleak.IgnoreAnyFunction("github.com/valyala/fasthttp.(*workerPool).Start.func2")) // ends when it wakes up
-	testwait.Until(t, "the descriptors are given back", func() bool { return descriptors(t) <= files })
+		// one for the process
+		goleak.IgnoreAnyFunction("github.com/valyala/fasthttp.updateServerDate.func1"),
+		// ends when it wakes up
+		goleak.IgnoreAnyFunction("github.com/valyala/fasthttp.(*workerPool).Start.func2"))
+	testwait.Until(t, "the descriptors are given back",
+		func() bool { return descriptors(t) <= files })
 }
 
 func descriptors(t testing.TB) int {
@@ -271,7 +281,8 @@ func BenchmarkAwaken(b *testing.B) {
 						b.Error(err)
 						return
 					}
-					if n, err := d.Read(answer); err != nil || !bytes.HasPrefix(answer[:n], []byte("HTTP/1.1 204 ")) {
+					if n, err := d.Read(answer); err != nil ||
+						!bytes.HasPrefix(answer[:n], []byte("HTTP/1.1 204 ")) {
 						b.Errorf("%q, %v", answer[:n], err)
 						return
 					}

@@ -25,7 +25,8 @@ func TestServeOutlivesEMFILE(t *testing.T) {
 		t.Fatal(err)
 	}
 	answer := make([]byte, 512)
-	if n, err := c.Read(answer); err != nil || !bytes.HasPrefix(answer[:n], []byte("HTTP/1.1 204 ")) {
+	if n, err := c.Read(answer); err != nil || !bytes.HasPrefix(answer[:n],
+		[]byte("HTTP/1.1 204 ")) {
 		t.Fatalf("answer %q, %v", answer[:n], err)
 	}
 	if r.conns.Stats().AcceptRetries != 2 {

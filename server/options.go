@@ -15,11 +15,12 @@ import (
 
 // Options of a Server. Its zero value works, but answers no heartbeat and no stream.
 type Options struct {
-	// IngestTokens are the bearer tokens that a heartbeat may carry; several while a token is rotated.
-	// SetSecrets replaces them and the keys. Default: none, and heartbeats are answered 503.
-	IngestTokens []string
-	// SigningKeys verify stream tokens; any may have signed. Default: none, and streams are answered
+	// IngestTokens are the bearer tokens that a heartbeat may carry; several while a token is
+	// rotated. SetSecrets replaces them and the keys. Default: none, and heartbeats are answered
 	// 503.
+	IngestTokens []string
+	// SigningKeys verify stream tokens; any may have signed. Default: none, and streams are
+	// answered 503.
 	SigningKeys []string
 	// TokenExpiryIgnore lets a stream outlive its token. An expired token still opens none.
 	TokenExpiryIgnore bool
@@ -28,8 +29,8 @@ type Options struct {
 	Clock engine.Clock
 
 	// StreamQueryToken also takes a stream's token from the query, access_token=, when there is no
-	// Authorization header: a browser's EventSource cannot set one. URLs end in the logs of proxies;
-	// ours has none of them.
+	// Authorization header: a browser's EventSource cannot set one. URLs end in the logs of
+	// proxies; ours has none of them.
 	StreamQueryToken bool
 	// CORSOrigins are the web origins whose pages may read the answers, as browsers send them:
 	// scheme://host[:port]. Default: all, as with "*" alone.
@@ -40,11 +41,12 @@ type Options struct {
 	// Production switches /debug/presence and /debug/token off.
 	Production bool
 
-	// RatePerIP is how many heartbeats per second one source address may send, an IPv6 /64 being one
-	// address. Leave it off behind a proxy, which is the source of everything. Default: no limit.
+	// RatePerIP is how many heartbeats per second one source address may send, an IPv6 /64 being
+	// one address. Leave it off behind a proxy, which is the source of everything. Default: no
+	// limit.
 	RatePerIP float64
-	// RateBurst is how many heartbeats an address may send at once. Raise it where many daemons share
-	// an address. Default: RatePerIP rounded up.
+	// RateBurst is how many heartbeats an address may send at once. Raise it where many daemons
+	// share an address. Default: RatePerIP rounded up.
 	RateBurst int
 	// RateAddresses is how many addresses the limiter remembers; the least recently seen one is
 	// forgotten first and begins anew. Default: 65,536, some 20 MB.
@@ -54,26 +56,26 @@ type Options struct {
 	// make it later. Default: 10,000.
 	MaxBatch int
 
-	// MaxConns is how many connections there may be, streams included if OpenStreams is set; one more
-	// is answered 503. One that is not a stream costs some 2.5 KB while it is idle, else 18 KB. Keep it
-	// below the descriptor limit: what the log needs must be left. Default: 262,144.
+	// MaxConns is how many connections there may be, streams included if OpenStreams is set; one
+	// more is answered 503. One that is not a stream costs some 2.5 KB while it is idle, else 18
+	// KB. Keep it below the descriptor limit: what the log needs must be left. Default: 262,144.
 	MaxConns int
 	// MaxConnsPerIP is how many connections, streams included, one source address may have, an IPv6
-	// /64 being one address. Leave it off behind a proxy, which is the source of everything. Default:
-	// no limit.
+	// /64 being one address. Leave it off behind a proxy, which is the source of everything.
+	// Default: no limit.
 	MaxConnsPerIP int
 	// OpenStreams is how many streams there are now. Default: they are not counted.
 	OpenStreams func() int
-	// MaxHeaderBytes bounds a request's line and headers, and is each connection's read buffer. Raise
-	// it when a proxy adds more. Default: 4,096.
+	// MaxHeaderBytes bounds a request's line and headers, and is each connection's read buffer.
+	// Raise it when a proxy adds more. Default: 4,096.
 	MaxHeaderBytes int
-	// ReadTimeout bounds the reading of one request, from its first byte on (of a new connection from
-	// the accept on). Default: 10s.
+	// ReadTimeout bounds the reading of one request, from its first byte on (of a new connection
+	// from the accept on). Default: 10s.
 	ReadTimeout time.Duration
 	// WriteTimeout bounds the writing of one answer; it does not concern streams. Default: 10s.
 	WriteTimeout time.Duration
-	// IdleTimeout is how long a connection may wait for its next request, up to two seconds more when
-	// it is suspended meanwhile. Set it above the daemons' interval. Default: 3m.
+	// IdleTimeout is how long a connection may wait for its next request, up to two seconds more
+	// when it is suspended meanwhile. Set it above the daemons' interval. Default: 3m.
 	IdleTimeout time.Duration
 	idleAfter   time.Duration // conns.DefaultIdleAfter but in tests
 

@@ -38,7 +38,8 @@ func TestPageIsServed(t *testing.T) {
 // TestPageSettings: the page learns where the stream is, and whether it may ask for tokens.
 func TestPageSettings(t *testing.T) {
 	r := start(t, nil)
-	checkAdmin(t, r.ask("GET", "/page.json", "127.0.0.1:8788"), 200, `{"public_url":"","mints_tokens":true}`)
+	checkAdmin(t, r.ask("GET", "/page.json", "127.0.0.1:8788"), 200,
+		`{"public_url":"","mints_tokens":true}`)
 	listen := func(addr string) (port string) {
 		ln, err := net.Listen("tcp", addr)
 		if err != nil {
@@ -63,10 +64,12 @@ func TestPageSettings(t *testing.T) {
 	}
 	r = start(t, nil)
 	port = listen("127.0.0.1:0")
-	checkAdmin(t, r.ask("GET", "/page.json", "10.0.0.1:8788"), 200, `{"public_url":"http://127.0.0.1:`+port+`","mints_tokens":true}`)
+	checkAdmin(t, r.ask("GET", "/page.json", "10.0.0.1:8788"), 200,
+		`{"public_url":"http://127.0.0.1:`+port+`","mints_tokens":true}`)
 	r = start(t, func(o *Options, _ *fakePresence) { o.Production, o.TLS = true, true })
 	port = listen("127.0.0.1:0")
-	checkAdmin(t, r.ask("GET", "/page.json", "10.0.0.1:8788"), 200, `{"public_url":"https://127.0.0.1:`+port+`","mints_tokens":false}`)
+	checkAdmin(t, r.ask("GET", "/page.json", "10.0.0.1:8788"), 200,
+		`{"public_url":"https://127.0.0.1:`+port+`","mints_tokens":false}`)
 }
 
 // TestDebugToken: the server's own page gets a token; no other page does, by whatever way a browser
@@ -80,7 +83,8 @@ func TestDebugToken(t *testing.T) {
 	)
 	w := r.ask("POST", target, host, own, "Sec-Fetch-Site: same-origin", "Origin: http://"+host)
 	var got struct{ Token string }
-	if err := json.Unmarshal(w.Body.Bytes(), &got); w.Code != 200 || err != nil || w.Header().Get("Cache-Control") != "no-store" {
+	if err := json.Unmarshal(w.Body.Bytes(), &got); w.Code != 200 || err != nil ||
+		w.Header().Get("Cache-Control") != "no-store" {
 		t.Fatalf("answer %d %s", w.Code, w.Body)
 	}
 	const ttl = 5 * time.Minute
@@ -95,26 +99,40 @@ func TestDebugToken(t *testing.T) {
 	}
 
 	notPage := errorBody("forbidden", "Tokens are given to the server's own page only")
-	notName := errorBody("forbidden", "Tokens are given to pages at an address or localhost only, not at a name")
+	notName := errorBody("forbidden",
+		"Tokens are given to pages at an address or localhost only, not at a name")
 	for name, test := range map[string]struct {
 		method, target, host string
 		headers              []string
 		status               int
 		body                 string
 	}{
-		"without the header":         {"POST", target, host, nil, 403, notPage},
-		"another site":               {"POST", target, host, []string{own, "Sec-Fetch-Site: cross-site"}, 403, notPage},
-		"another port, same site":    {"POST", target, host, []string{own, "Sec-Fetch-Site: same-site"}, 403, notPage},
-		"another origin":             {"POST", target, host, []string{own, "Origin: http://evil.example"}, 403, notPage},
-		"no origin":                  {"POST", target, host, []string{own, "Origin: null"}, 403, notPage},
-		"a name that means us now":   {"POST", target, "evil.example:8788", []string{own, "Sec-Fetch-Site: same-origin"}, 403, notName},
-		"a name that looks local":    {"POST", target, "localhost.evil.example", []string{own}, 403, notName},
-		"a GET, as a link or image":  {"GET", target, host, []string{own}, 404, errorBody("unavailable", "Route not found")},
-		"a preflight":                {"OPTIONS", target, host, []string{"Origin: http://evil.example"}, 404, errorBody("unavailable", "Route not found")},
-		"no user":                    {"POST", "/debug/token", host, []string{own}, 400, errorBody("invalid_payload", "Missing user_id query param")},
-		"no UUID":                    {"POST", "/debug/token?user_id=bob", host, []string{own}, 400, errorBody("invalid_payload", "Invalid user_id")},
-		"the nil user":               {"POST", "/debug/token?user_id=" + uuid.Nil.String(), host, []string{own}, 400, errorBody("invalid_payload", "Invalid user_id")},
-		"IPv6, upper case, trimmed":  {"POST", "/debug/token?user_id=%20" + strings.ToUpper(testDevice), "[::1]:8788", []string{own}, 200, ""},
+		"without the header": {"POST", target, host, nil, 403, notPage},
+		"another site": {"POST", target, host,
+			[]string{own, "Sec-Fetch-Site: cross-site"}, 403, notPage},
+		"another port, same site": {"POST", target, host,
+			[]string{own, "Sec-Fetch-Site: same-site"}, 403, notPage},
+		"another origin": {"POST", target, host,
+			[]string{own, "Origin: http://evil.example"}, 403, notPage},
+		"no origin": {"POST", target, host, []string{own, "Origin: null"}, 403,
+			notPage},
+		"a name that means us now": {"POST", target, "evil.example:8788",
+			[]string{own, "Sec-Fetch-Site: same-origin"}, 403, notName},
+		"a name that looks local": {"POST", target, "localhost.evil.example", []string{own}, 403,
+			notName},
+		"a GET, as a link or image": {"GET", target, host, []string{own}, 404,
+			errorBody("unavailable", "Route not found")},
+		"a preflight": {"OPTIONS", target, host,
+			[]string{"Origin: http://evil.example"}, 404,
+			errorBody("unavailable", "Route not found")},
+		"no user": {"POST", "/debug/token", host, []string{own}, 400,
+			errorBody("invalid_payload", "Missing user_id query param")},
+		"no UUID": {"POST", "/debug/token?user_id=bob", host, []string{own}, 400,
+			errorBody("invalid_payload", "Invalid user_id")},
+		"the nil user": {"POST", "/debug/token?user_id=" + uuid.Nil.String(), host,
+			[]string{own}, 400, errorBody("invalid_payload", "Invalid user_id")},
+		"IPv6, upper case, trimmed": {"POST", "/debug/token?user_id=%20" +
+			strings.ToUpper(testDevice), "[::1]:8788", []string{own}, 200, ""},
 		"localhost without a port":   {"POST", target, "localhost", []string{own}, 200, ""},
 		"curl, which sends no Fetch": {"POST", target, host, []string{own}, 200, ""},
 	} {
@@ -128,7 +146,9 @@ func TestDebugToken(t *testing.T) {
 	}
 
 	r = start(t, func(o *Options, _ *fakePresence) { o.Production = true })
-	checkAdmin(t, r.ask("POST", target, host, own), 403, errorBody("forbidden", "Not available in production"))
+	checkAdmin(t, r.ask("POST", target, host, own), 403,
+		errorBody("forbidden", "Not available in production"))
 	r = start(t, func(o *Options, _ *fakePresence) { o.SigningKeys = nil })
-	checkAdmin(t, r.ask("POST", target, host, own), 503, errorBody("unavailable", "Token signing key not configured"))
+	checkAdmin(t, r.ask("POST", target, host, own), 503,
+		errorBody("unavailable", "Token signing key not configured"))
 }

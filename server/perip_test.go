@@ -37,7 +37,8 @@ func (r *running) refusesFrom(t *testing.T, addr string) {
 	c.Close()
 }
 
-// TestMaxConnsPerIP: refused over the limit, and the count comes back to nothing on every way that a connection can go.
+// TestMaxConnsPerIP: refused over the limit, and the count comes back to nothing on every way that
+// a connection can go.
 func TestMaxConnsPerIP(t *testing.T) {
 	r := start(t, func(o *Options, _ *fakePresence) { o.MaxConnsPerIP = 1 })
 	request := streamText("?user_id="+testUser, sign(t, testKey, payload("")))
@@ -50,17 +51,21 @@ func TestMaxConnsPerIP(t *testing.T) {
 			t.Errorf("%s: %d %s", what, got.status, got.body)
 		}
 		c.Close()
-		testwait.Until(t, "all connections are closed", func() bool { return r.conns.Stats().Open == 0 })
+		testwait.Until(t, "all connections are closed",
+			func() bool { return r.conns.Stats().Open == 0 })
 	}
-	check("a heartbeat", 204, text("POST "+wire.HeartbeatPath, validBody, "Authorization: Bearer "+testIngest, "Connection: close"))
+	check("a heartbeat", 204, text("POST "+wire.HeartbeatPath, validBody,
+		"Authorization: Bearer "+testIngest, "Connection: close"))
 	check("a refused stream", 403, streamText("?user_id="+testUser, "bad")+"\r\n")
 	check("garbage", 400, "garbage\r\n\r\n")
 	r.presence.subscribe = broadcast.ErrTooManyOfUser
 	check("a stream turned away", 503, request)
-	r.presence.subscribe, r.presence.take = nil, func(net.Conn) (broadcast.Conn, error) { return nil, errors.New("no") }
+	r.presence.subscribe = nil
+	r.presence.take = func(net.Conn) (broadcast.Conn, error) { return nil, errors.New("no") }
 	check("a stream that cannot be taken over", 503, request)
 	r.presence.take = nil
-	check("a heartbeat after all", 204, text("POST "+wire.HeartbeatPath, validBody, "Authorization: Bearer "+testIngest))
+	check("a heartbeat after all", 204, text("POST "+wire.HeartbeatPath, validBody,
+		"Authorization: Bearer "+testIngest))
 }
 
 // TestStreamCountsForItsAddress: from the takeover until the broadcaster closes it.
@@ -82,11 +87,13 @@ func TestStreamCountsForItsAddress(t *testing.T) {
 	readResponse(t, bufio.NewReader(after), "POST").check(t, 204, "")
 }
 
-// TestRefusalOverALimit: each names its limit, and clients that are turned away together are not asked
-// to come back together.
+// TestRefusalOverALimit: each names its limit, and clients that are turned away together are not
+// asked to come back together.
 func TestRefusalOverALimit(t *testing.T) {
 	for refusal, limit := range map[reply.Reply]func(*Options){
-		reply.TooManyConns:          func(o *Options) { o.MaxConns, o.OpenStreams = 1, func() int { return 1 } },
+		reply.TooManyConns: func(o *Options) {
+			o.MaxConns, o.OpenStreams = 1, func() int { return 1 }
+		},
 		reply.TooManyConnsOfAddress: func(o *Options) { o.MaxConnsPerIP = 1 },
 	} {
 		r := start(t, func(o *Options, _ *fakePresence) { limit(o) })
@@ -98,7 +105,8 @@ func TestRefusalOverALimit(t *testing.T) {
 			c := r.dialFrom(t, "192.0.2.1")
 			got := readResponse(t, bufio.NewReader(c), "GET")
 			got.check(t, 503, errorBody("unavailable", refusal.Details()))
-			if n, err := strconv.Atoi(got.header.Get("Retry-After")); err != nil || n < 1 || n > 10 {
+			if n, err := strconv.Atoi(got.header.Get("Retry-After")); err != nil || n < 1 ||
+				n > 10 {
 				t.Errorf("Retry-After = %q", got.header.Get("Retry-After"))
 			}
 			seen[got.header.Get("Retry-After")] = true
@@ -132,7 +140,8 @@ func TestTurnedAwayReadsWhy(t *testing.T) {
 		if _, err := io.WriteString(c, heartbeatText(validBody)); err != nil {
 			t.Fatal(err)
 		}
-		readResponse(t, bufio.NewReader(c), "POST").check(t, 503, errorBody("unavailable", "Too many connections"))
+		readResponse(t, bufio.NewReader(c), "POST").check(t, 503,
+			errorBody("unavailable", "Too many connections"))
 		c.Close()
 	}
 	_ = r.Close(context.Background())

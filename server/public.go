@@ -27,7 +27,8 @@ func newPublic(o *Options, a *answers, handler fasthttp.RequestHandler) *fasthtt
 		// Never reached: above MaxConns the listener answers, in JSON.
 		Concurrency: 2*o.MaxConns + 1024,
 
-		StreamRequestBody:            true, // so that the route and the token come before the body (S2)
+		// So that the route and the token come before the body (S2).
+		StreamRequestBody:            true,
 		DisablePreParseMultipartForm: true,
 		NoDefaultServerHeader:        true,
 		NoDefaultContentType:         true,
@@ -39,9 +40,9 @@ func newPublic(o *Options, a *answers, handler fasthttp.RequestHandler) *fasthtt
 	}
 }
 
-// debugLogger takes fasthttp's own messages. They are about clients, not about the server, and every
-// connection can cause one. Its errors quote what they could not read, SecureErrorLogMessage or not,
-// and that may be a line with a token: they end at the quote.
+// debugLogger takes fasthttp's own messages. They are about clients, not about the server, and
+// every connection can cause one. Its errors quote what they could not read, SecureErrorLogMessage
+// or not, and that may be a line with a token: they end at the quote.
 type debugLogger struct{ *slog.Logger }
 
 func (l debugLogger) Printf(format string, args ...any) {

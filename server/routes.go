@@ -29,7 +29,8 @@ func routes(a *answers, one *heartbeats, many *batches, follow *streams) fasthtt
 		} else {
 			r.Handler(ctx)
 		}
-		if ctx.Request.IsBodyStream() && ctx.Request.Header.ContentLength() != 0 && !ctx.Hijacked() {
+		if ctx.Request.IsBodyStream() && ctx.Request.Header.ContentLength() != 0 &&
+			!ctx.Hijacked() {
 			hangUp(ctx) // it was answered without its body
 		}
 	}

@@ -19,7 +19,8 @@ func TestSetSecrets(t *testing.T) {
 	r := start(t, nil)
 	token := sign(t, "newer", payload(""))
 	heartbeat := func(token string) int {
-		return r.send(t, text("POST "+wire.HeartbeatPath, validBody, "Authorization: Bearer "+token)).status
+		return r.send(t, text("POST "+wire.HeartbeatPath, validBody,
+			"Authorization: Bearer "+token)).status
 	}
 	want := func(got, want int) {
 		t.Helper()
@@ -40,7 +41,8 @@ func TestSetSecrets(t *testing.T) {
 	want(heartbeat("newer"), 204)
 	want(heartbeat(testIngest), 401)
 	want(r.send(t, streamText("?user_id="+testUser, sign(t, testKey, payload("")))).status, 403)
-	if _, err := r.secrets.signing().Verify([]byte(token), wire.ScopeRead, testUser, testNow); err != nil {
+	if _, err := r.secrets.signing().Verify([]byte(token), wire.ScopeRead, testUser,
+		testNow); err != nil {
 		t.Error(err)
 	}
 	if err := r.SetSecrets(nil, nil); err != nil {
@@ -76,7 +78,8 @@ func TestSetSecretsUnderLoad(t *testing.T) {
 		if a := r.send(t, heartbeatText(validBody)); a.status != 204 {
 			t.Fatalf("status %d", a.status)
 		}
-		if _, err := r.secrets.signing().Verify(token, wire.ScopeRead, testUser, testNow); err != nil {
+		if _, err := r.secrets.signing().Verify(token, wire.ScopeRead, testUser,
+			testNow); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -132,10 +135,11 @@ func TestTooManyConnectionsOverTLS(t *testing.T) {
 	}
 	served := make(chan error, 1)
 	go func() {
-		served <- s.Serve(tls.NewListener(ln, &tls.Config{GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
-			t.Error("a handshake")
-			return nil, errors.New("none")
-		}}))
+		served <- s.Serve(tls.NewListener(ln,
+			&tls.Config{GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+				t.Error("a handshake")
+				return nil, errors.New("none")
+			}}))
 	}()
 	for i := range 3 {
 		c, err := net.Dial("tcp", ln.Addr().String())

@@ -26,7 +26,8 @@ var ErrClosed = errors.New("server: closed")
 
 // Presence is what the server needs of the engine. All methods may be called from any goroutine.
 type Presence interface {
-	// Heartbeat applies a heartbeat and returns when the answer may be given. It keeps nothing of hb.
+	// Heartbeat applies a heartbeat and returns when the answer may be given. It keeps nothing of
+	// hb.
 	Heartbeat(hb *engine.Heartbeat) engine.Result
 	// NewBatch returns an empty batch. One goroutine has it until its Release.
 	NewBatch() engine.Batch
@@ -34,8 +35,8 @@ type Presence interface {
 	Stale(hb *engine.Heartbeat) bool
 	// Take takes the socket out of a connection.
 	Take(c net.Conn) (broadcast.Conn, error)
-	// Subscribe starts a stream. On an error, those of package broadcast among them, the caller still
-	// owns the connection.
+	// Subscribe starts a stream. On an error, those of package broadcast among them, the caller
+	// still owns the connection.
 	Subscribe(s broadcast.Subscription) error
 	// Records returns what is known of a user's devices.
 	Records(user uuid.UUID) ([]engine.Record, error)
@@ -140,8 +141,8 @@ func (s *Server) operators(o *Options) http.Handler {
 }
 
 // SetSecrets replaces the ingest tokens and the signing keys for every request from now on. An open
-// stream goes on until its token ends, even if the key that signed it is gone. On an error, which says
-// all that is wrong, the old ones stay.
+// stream goes on until its token ends, even if the key that signed it is gone. On an error, which
+// says all that is wrong, the old ones stay.
 func (s *Server) SetSecrets(ingestTokens, signingKeys []string) error {
 	return s.secrets.set(ingestTokens, signingKeys)
 }
@@ -149,8 +150,9 @@ func (s *Server) SetSecrets(ingestTokens, signingKeys []string) error {
 // Refused returns how many heartbeats were refused before the engine saw them, since New.
 func (s *Server) Refused() reply.Refused { return s.counters.Refused() }
 
-// Serve answers daemons and watchers on ln, which it closes, until Close or a failure of the listener.
-// ln may be a tls.Listener: handshakes are made by the connections' goroutines, under ReadTimeout.
+// Serve answers daemons and watchers on ln, which it closes, until Close or a failure of the
+// listener. ln may be a tls.Listener: handshakes are made by the connections' goroutines, under
+// ReadTimeout.
 func (s *Server) Serve(ln net.Listener) error {
 	err := s.conns.Serve(s.public, ln)
 	if errors.Is(err, net.ErrClosed) {
@@ -180,8 +182,8 @@ func (s *Server) ready() error {
 }
 
 // Close stops accepting, closes the idle connections, answers the requests in flight and closes the
-// other connections; then it closes the operators' listener. Streams are the engine's: drain it first.
-// An error is ctx's: requests are still in flight.
+// other connections; then it closes the operators' listener. Streams are the engine's: drain it
+// first. An error is ctx's: requests are still in flight.
 func (s *Server) Close(ctx context.Context) error {
 	s.draining.Store(true)
 	s.conns.Close()

@@ -220,7 +220,8 @@ func (r *running) send(t testing.TB, request string) response {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	go func() { _, _ = io.WriteString(c, request) }() // the server may answer before it has read all
+	// the server may answer before it has read all
+	go func() { _, _ = io.WriteString(c, request) }()
 	_ = c.SetReadDeadline(time.Now().Add(10 * time.Second))
 	return readResponse(t, bufio.NewReader(c), method(request))
 }
@@ -344,25 +345,36 @@ func TestUnreadableRequests(t *testing.T) {
 	huge := strings.Repeat("x", 17<<10)
 	tooLarge := errorBody("invalid_payload", "Payload too large")
 	auth := "Authorization: Bearer " + testIngest
-	chunked := "POST " + wire.HeartbeatPath + " HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n" + auth + "\r\n\r\n"
+	chunked := "POST " + wire.HeartbeatPath +
+		" HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n" + auth + "\r\n\r\n"
 	for _, test := range []struct {
 		name, request string
 		status        int
 		body          string
 	}{
-		{"no HTTP", "\x16\x03\x01 hello\r\n\r\n", 400, errorBody("invalid_payload", "Malformed request")},
-		{"no host", "GET / HTTP/1.1\r\n\r\n", 400, errorBody("invalid_payload", "Malformed request")},
+		{"no HTTP", "\x16\x03\x01 hello\r\n\r\n", 400, errorBody("invalid_payload",
+			"Malformed request")},
+		{"no host", "GET / HTTP/1.1\r\n\r\n", 400, errorBody("invalid_payload",
+			"Malformed request")},
 		{"bad chunk", chunked + "zz\r\n", 400, errorBody("invalid_payload", "Malformed request")},
-		{"header too large", text("GET /", "", "X: "+huge), 431, errorBody("invalid_payload", "Request header too large")},
+		{"header too large", text("GET /", "", "X: "+huge), 431,
+			errorBody("invalid_payload", "Request header too large")},
 		{"body, token", text("POST "+wire.HeartbeatPath, huge, auth), 413, tooLarge},
-		{"body, token, chunked", chunked + fmt.Sprintf("%x\r\n%s\r\n0\r\n\r\n", len(huge), huge), 413, tooLarge},
-		{"body, token, expecting 100", text("POST "+wire.HeartbeatPath, huge, auth, "Expect: 100-continue"), 413, tooLarge},
-		{"body, no token", text("POST "+wire.HeartbeatPath, huge), 401, errorBody("unauthorized", "Unauthorized")},
-		{"body, other method", text("PUT "+wire.HeartbeatPath, huge, auth), 405, errorBody("unavailable", "Method not allowed")},
-		{"body, no route", text("POST /nope", huge, auth), 404, errorBody("unavailable", "Route not found")},
+		{"body, token, chunked", chunked + fmt.Sprintf("%x\r\n%s\r\n0\r\n\r\n", len(huge), huge),
+			413, tooLarge},
+		{"body, token, expecting 100", text("POST "+wire.HeartbeatPath, huge, auth,
+			"Expect: 100-continue"), 413, tooLarge},
+		{"body, no token", text("POST "+wire.HeartbeatPath, huge), 401,
+			errorBody("unauthorized", "Unauthorized")},
+		{"body, other method", text("PUT "+wire.HeartbeatPath, huge, auth), 405,
+			errorBody("unavailable", "Method not allowed")},
+		{"body, no route", text("POST /nope", huge, auth), 404,
+			errorBody("unavailable", "Route not found")},
 		{"body, preflight", text("OPTIONS /nope", huge), 204, ""},
-		{"body, stream", text("GET "+wire.StreamPath, huge), 400, errorBody("invalid_payload", "Missing user_id")},
-		{"never ends", "POST " + wire.HeartbeatPath + " HTTP/1.1\r\n", 408, errorBody("unavailable", "Request timeout")},
+		{"body, stream", text("GET "+wire.StreamPath, huge), 400,
+			errorBody("invalid_payload", "Missing user_id")},
+		{"never ends", "POST " + wire.HeartbeatPath + " HTTP/1.1\r\n", 408,
+			errorBody("unavailable", "Request timeout")},
 		{"body never ends", text("POST "+wire.HeartbeatPath, "", auth, "Content-Length: 9"), 408,
 			errorBody("unavailable", "Request timeout")},
 	} {
@@ -380,7 +392,8 @@ func TestBodyOfExactlyTheLimit(t *testing.T) {
 	r := start(t, nil)
 	body := validBody + strings.Repeat(" ", wire.MaxBodyBytes-len(validBody))
 	r.send(t, heartbeatText(body)).check(t, 204, "")
-	r.send(t, heartbeatText(body+" ")).check(t, 413, errorBody("invalid_payload", "Payload too large"))
+	r.send(t, heartbeatText(body+" ")).check(t, 413, errorBody("invalid_payload",
+		"Payload too large"))
 }
 
 // A client still sends its body when the refusal comes: it must be able to read it.
@@ -399,7 +412,8 @@ func TestRefusalOutlivesUnreadInput(t *testing.T) {
 		if _, err := io.WriteString(c, heartbeatText(strings.Repeat("x", 2<<20))); err != nil {
 			t.Fatalf("the server reset the connection: %v", err)
 		}
-		readResponse(t, bufio.NewReader(c), "POST").check(t, 413, errorBody("invalid_payload", "Payload too large"))
+		readResponse(t, bufio.NewReader(c), "POST").check(t, 413,
+			errorBody("invalid_payload", "Payload too large"))
 		_ = c.Close()
 	}
 }
@@ -501,7 +515,8 @@ func TestOptionsReportEveryProblem(t *testing.T) {
 		RatePerIP:    -1,
 		MaxConns:     -1,
 	})
-	for _, want := range []string{"ingest token 2", "ingest token 3", "signing key 1", "Clock", "RatePerIP", "MaxConns"} {
+	for _, want := range []string{"ingest token 2", "ingest token 3", "signing key 1", "Clock",
+		"RatePerIP", "MaxConns"} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("the error does not mention %s: %v", want, err)
 		}

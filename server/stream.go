@@ -49,7 +49,8 @@ func (s *streams) serve(ctx *fasthttp.RequestCtx) {
 
 // check makes the checks of a stream in the order of the wire contract. until is when the token
 // ends, in unix milliseconds.
-func (s *streams) check(ctx *fasthttp.RequestCtx, now engine.Instant) (user uuid.UUID, until float64, refusal reply.Reply) {
+func (s *streams) check(ctx *fasthttp.RequestCtx, now engine.Instant) (
+	user uuid.UUID, until float64, refusal reply.Reply) {
 	text := wire.TrimSpace(ctx.QueryArgs().Peek(wire.UserParam))
 	if len(text) == 0 {
 		return user, 0, reply.MissingUserID
@@ -116,7 +117,8 @@ func (s *streams) expiresNanos(untilMS float64, now engine.Instant) int64 {
 // its own, outside fasthttp's accounting, and is the first to know that the connection is still
 // there: so the engine is asked here and not in the handler whether it takes one more. allowed is
 // what origins.allowed said to the request.
-func (s *streams) takeOver(c net.Conn, user uuid.UUID, chunked bool, allowed string, expiresNanos int64) {
+func (s *streams) takeOver(c net.Conn, user uuid.UUID, chunked bool, allowed string,
+	expiresNanos int64) {
 	raw, place := conns.Release(c)
 	conn, err := s.presence.Take(raw)
 	if err != nil {

@@ -59,10 +59,13 @@ func TestStreamRefusals(t *testing.T) {
 	}{
 		{"no user_id", "", good, 400, errorBody("invalid_payload", "Missing user_id")},
 		{"user_id empty", "?user_id=", good, 400, errorBody("invalid_payload", "Missing user_id")},
-		{"user_id blank", "?user_id=%20%C2%A0", good, 400, errorBody("invalid_payload", "Missing user_id")},
+		{"user_id blank", "?user_id=%20%C2%A0", good, 400,
+			errorBody("invalid_payload", "Missing user_id")},
 		{"no user_id, no token", "", "", 400, errorBody("invalid_payload", "Missing user_id")},
-		{"user_id no UUID", "?user_id=bob", good, 400, errorBody("invalid_payload", "Invalid user_id")},
-		{"user_id nil", "?user_id=" + uuid.Nil.String(), good, 400, errorBody("invalid_payload", "Invalid user_id")},
+		{"user_id no UUID", "?user_id=bob", good, 400, errorBody("invalid_payload",
+			"Invalid user_id")},
+		{"user_id nil", "?user_id=" + uuid.Nil.String(), good, 400,
+			errorBody("invalid_payload", "Invalid user_id")},
 		{"token empty", query, "", 401, errorBody("unauthorized", "Unauthorized")},
 		{"no dot", query, "abc", 403, bad},
 		{"signature no base64", query, "a.b", 403, bad},
@@ -74,16 +77,19 @@ func TestStreamRefusals(t *testing.T) {
 		{"dot behind", query, good + ".", 403, bad},
 		{"padded", query, good + "=", 403, bad},
 		{"signature cut", query, good[:len(good)-1], 403, bad},
-		{"signature with other last bits", query, good[:len(good)-1] + nextDigit(good[len(good)-1]), 403, bad},
+		{"signature with other last bits", query, good[:len(good)-1] + nextDigit(good[len(good)-1]),
+			403, bad},
 		{"another key", query, sign(t, "other", payload("")), 403, bad},
-		{"payload changed", query, base64.RawURLEncoding.EncodeToString([]byte(payload(" "))) + "." + parts[1], 403, bad},
+		{"payload changed", query, base64.RawURLEncoding.EncodeToString([]byte(payload(" "))) +
+			"." + parts[1], 403, bad},
 		{"payload null", query, sign(t, testKey, "null"), 403, bad},
 		{"payload 5", query, sign(t, testKey, "5"), 403, bad},
 		{"payload []", query, sign(t, testKey, "[]"), 403, bad},
 		{"payload no JSON", query, sign(t, testKey, "{"), 403, bad},
 		{"exp_ms past", query, signed(`,"exp_ms":1699999999999`), 403, expired},
 		{"exp_ms now", query, signed(`,"exp_ms":1700000000000`), 403, expired},
-		{"exp_ms missing", query, sign(t, testKey, `{"user_id":"`+testUser+`","scope":["presence:read"]}`), 403, expired},
+		{"exp_ms missing", query, sign(t, testKey,
+			`{"user_id":"`+testUser+`","scope":["presence:read"]}`), 403, expired},
 		{"exp_ms null", query, signed(`,"exp_ms":null`), 403, expired},
 		{"exp_ms text", query, signed(`,"exp_ms":"99999999999999"`), 403, expired},
 		{"EXP_MS is no exp_ms", query, sign(t, testKey, `{"EXP_MS":99999999999999}`), 403, expired},
@@ -97,9 +103,12 @@ func TestStreamRefusals(t *testing.T) {
 		{"user other", "?user_id=" + testDevice, good, 403, user},
 		{"user missing", query, signed(`,"user_id":null`), 403, user},
 		{"user array", query, signed(`,"user_id":["` + testUser + `"]`), 403, user},
-		{"user upper case in the token", "?user_id=" + testDevice, signed(`,"user_id":"` + strings.ToUpper(testDevice) + `"`), 403, user},
-		{"two users, own second", "?user_id=" + testDevice + "&user_id=" + testUser, good, 403, user},
-		{"expired, scope, user", "?user_id=" + testDevice, signed(`,"exp_ms":1,"scope":[]`), 403, expired},
+		{"user upper case in the token", "?user_id=" + testDevice,
+			signed(`,"user_id":"` + strings.ToUpper(testDevice) + `"`), 403, user},
+		{"two users, own second", "?user_id=" + testDevice + "&user_id=" + testUser, good, 403,
+			user},
+		{"expired, scope, user", "?user_id=" + testDevice, signed(`,"exp_ms":1,"scope":[]`), 403,
+			expired},
 		{"scope, user", "?user_id=" + testDevice, signed(`,"scope":[]`), 403, scope},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -108,13 +117,16 @@ func TestStreamRefusals(t *testing.T) {
 	}
 	t.Run("token in the query", func(t *testing.T) {
 		for _, name := range []string{"token", "access_token"} {
-			r.send(t, text("GET "+wire.StreamPath+query+"&"+name+"="+good, "")).check(t, 401, errorBody("unauthorized", "Unauthorized"))
+			r.send(t, text("GET "+wire.StreamPath+query+"&"+name+"="+good, "")).check(t, 401,
+				errorBody("unauthorized", "Unauthorized"))
 		}
 	})
 	t.Run("no key", func(t *testing.T) {
 		r := start(t, func(o *Options, _ *fakePresence) { o.SigningKeys = nil })
-		r.send(t, text("GET "+wire.StreamPath+query, "")).check(t, 503, errorBody("unavailable", "Token signing key not configured"))
-		r.send(t, text("GET "+wire.StreamPath, "")).check(t, 400, errorBody("invalid_payload", "Missing user_id"))
+		r.send(t, text("GET "+wire.StreamPath+query, "")).check(t, 503,
+			errorBody("unavailable", "Token signing key not configured"))
+		r.send(t, text("GET "+wire.StreamPath, "")).check(t, 400,
+			errorBody("invalid_payload", "Missing user_id"))
 	})
 	if n := len(r.presence.subscriptions); n != 0 {
 		t.Errorf("%d refused streams were opened", n)
@@ -134,17 +146,28 @@ func TestStreamQueryToken(t *testing.T) {
 		body          string
 	}{
 		{"no token", text(line+user, ""), 401, errorBody("unauthorized", "Unauthorized")},
-		{"empty", text(line+user+"&access_token=", ""), 401, errorBody("unauthorized", "Unauthorized")},
-		{"two", text(line+user+"&access_token="+good+"&access_token="+good, ""), 401, errorBody("unauthorized", "Unauthorized")},
-		{"bad", text(line+user+"&access_token=a.b", ""), 403, errorBody("forbidden", "Invalid token")},
-		{"expired", text(line+user+"&access_token="+sign(t, testKey, payload(`,"exp_ms":1`)), ""), 403, errorBody("forbidden", "Token expired")},
-		{"user other", text(line+"?access_token="+good+"&user_id="+testDevice, ""), 403, errorBody("forbidden", "Token user mismatch")},
-		{"no user", text(line+"?access_token="+good, ""), 400, errorBody("invalid_payload", "Missing user_id")},
-		{"bad header counts", text(line+user+"&access_token="+good, "", "Authorization: Bearer a.b"), 403, errorBody("forbidden", "Invalid token")},
-		{"empty header counts", text(line+user+"&access_token="+good, "", "Authorization:"), 401, errorBody("unauthorized", "Unauthorized")},
-		{"no ingest token", text("POST "+wire.HeartbeatPath+"?access_token="+testIngest, validBody), 401, errorBody("unauthorized", "Unauthorized")},
+		{"empty", text(line+user+"&access_token=", ""), 401,
+			errorBody("unauthorized", "Unauthorized")},
+		{"two", text(line+user+"&access_token="+good+"&access_token="+good, ""), 401,
+			errorBody("unauthorized", "Unauthorized")},
+		{"bad", text(line+user+"&access_token=a.b", ""), 403,
+			errorBody("forbidden", "Invalid token")},
+		{"expired", text(line+user+"&access_token="+sign(t, testKey, payload(`,"exp_ms":1`)), ""),
+			403, errorBody("forbidden", "Token expired")},
+		{"user other", text(line+"?access_token="+good+"&user_id="+testDevice, ""), 403,
+			errorBody("forbidden", "Token user mismatch")},
+		{"no user", text(line+"?access_token="+good, ""), 400,
+			errorBody("invalid_payload", "Missing user_id")},
+		{"bad header counts", text(line+user+"&access_token="+good, "",
+			"Authorization: Bearer a.b"), 403, errorBody("forbidden", "Invalid token")},
+		{"empty header counts", text(line+user+"&access_token="+good, "", "Authorization:"), 401,
+			errorBody("unauthorized", "Unauthorized")},
+		{"no ingest token", text("POST "+wire.HeartbeatPath+"?access_token="+testIngest, validBody),
+			401, errorBody("unauthorized", "Unauthorized")},
 	} {
-		t.Run(test.name, func(t *testing.T) { r.send(t, test.request).check(t, test.status, test.body) })
+		t.Run(test.name, func(t *testing.T) {
+			r.send(t, test.request).check(t, test.status, test.body)
+		})
 	}
 	for _, request := range []string{
 		text(line+user+"&access_token="+good, ""),
@@ -165,7 +188,8 @@ func nextDigit(digit byte) string {
 
 // follow sends a request for a stream, and returns the head, what follows it, and what the engine
 // was asked for. The requests before it are answered first.
-func (r *running) follow(t *testing.T, request string, before ...string) (string, *bufio.Reader, broadcast.Subscription) {
+func (r *running) follow(t *testing.T, request string, before ...string) (string, *bufio.Reader,
+	broadcast.Subscription) {
 	t.Helper()
 	c, err := r.public.Dial()
 	if err != nil {
@@ -200,7 +224,8 @@ func TestStreamTakeover(t *testing.T) {
 		if chunked {
 			framing = "Transfer-Encoding: chunked\r\n"
 		}
-		return "HTTP/1.1 200 OK\r\n" + framing + "Content-Type: text/event-stream\r\nCache-Control: no-cache\r\n" +
+		return "HTTP/1.1 200 OK\r\n" + framing +
+			"Content-Type: text/event-stream\r\nCache-Control: no-cache\r\n" +
 			"X-Accel-Buffering: no\r\nDate: Tue, 14 Nov 2023 22:13:20 GMT\r\nAccess-Control-Allow-Origin: *\r\n" +
 			"Access-Control-Allow-Methods: GET, POST, OPTIONS\r\nAccess-Control-Allow-Headers: Content-Type, Authorization\r\n" +
 			"Connection: close\r\n\r\n"
@@ -211,12 +236,15 @@ func TestStreamTakeover(t *testing.T) {
 	}{
 		{"plain", streamText(user, good), true},
 		{"second key", streamText(user, sign(t, "older", payload(""))), true},
-		{"more scopes", streamText(user, sign(t, testKey, payload(`,"scope":["x","presence:read"]`))), true},
-		{"fraction in exp_ms", streamText(user, sign(t, testKey, payload(`,"exp_ms":1700000060000.0`))), true},
+		{"more scopes", streamText(user, sign(t, testKey,
+			payload(`,"scope":["x","presence:read"]`))), true},
+		{"fraction in exp_ms", streamText(user,
+			sign(t, testKey, payload(`,"exp_ms":1700000060000.0`))), true},
 		{"upper case in the query", streamText("?user_id="+strings.ToUpper(testUser), good), true},
 		{"spaces around", streamText("?user_id=%20"+testUser+"%20", good), true},
 		{"two users, own first", streamText(user+"&user_id="+testDevice, good), true},
-		{"lower-case bearer", text("GET "+wire.StreamPath+user, "", "authorization: bearer "+good), true},
+		{"lower-case bearer", text("GET "+wire.StreamPath+user, "", "authorization: bearer "+good),
+			true},
 		{"a body", text("GET "+wire.StreamPath+user, "{}", "Authorization: Bearer "+good), true},
 		{"HTTP/1.0", strings.Replace(streamText(user, good), "HTTP/1.1", "HTTP/1.0", 1), false},
 	} {
@@ -225,14 +253,16 @@ func TestStreamTakeover(t *testing.T) {
 			if want := head(test.chunked); got != want {
 				t.Errorf("head\n     %q\nwant %q", got, want)
 			}
-			if s.User != uuid.MustParse(testUser) || s.Chunked != test.chunked || s.ExpiresNanos != 1_000+60_000*1e6 {
+			if s.User != uuid.MustParse(testUser) || s.Chunked != test.chunked ||
+				s.ExpiresNanos != 1_000+60_000*1e6 {
 				t.Errorf("subscription %+v", s)
 			}
 			r.checkStream(t, in, s)
 		})
 	}
 	t.Run("heartbeats before it", func(t *testing.T) {
-		_, in, s := r.follow(t, streamText(user, good), heartbeatText(validBody), heartbeatText(validBody))
+		_, in, s := r.follow(t, streamText(user, good), heartbeatText(validBody),
+			heartbeatText(validBody))
 		r.checkStream(t, in, s)
 	})
 }
@@ -244,7 +274,8 @@ func (r *running) checkStream(t *testing.T, in io.Reader, s broadcast.Subscripti
 	if conn := fmt.Sprintf("%T", s.Conn.(fakeConn).conn); strings.HasPrefix(conn, "*conns.") {
 		t.Errorf("the stream keeps the server's connection, %s", conn)
 	}
-	testwait.Until(t, "connections of earlier requests are closed", func() bool { return r.conns.Stats().Open == 0 })
+	testwait.Until(t, "connections of earlier requests are closed",
+		func() bool { return r.conns.Stats().Open == 0 })
 	go func() { _, _ = s.Conn.Write([]byte("live")) }()
 	live := make([]byte, 4)
 	if _, err := io.ReadFull(in, live); err != nil || string(live) != "live" {
@@ -287,9 +318,11 @@ func TestStreamTurnedAway(t *testing.T) {
 		r.presence.take, r.presence.subscribe = test.take, test.subscribe
 		got := r.send(t, request)
 		got.check(t, 503, errorBody("unavailable", test.details))
-		if n, err := strconv.Atoi(got.header.Get("Retry-After")); err != nil || n < 1 || n > 10 || !got.closes {
+		if n, err := strconv.Atoi(got.header.Get("Retry-After")); err != nil || n < 1 || n > 10 ||
+			!got.closes {
 			t.Errorf("Retry-After = %q, closes: %v", got.header.Get("Retry-After"), got.closes)
 		}
 	}
-	testwait.Until(t, "connections of earlier requests are closed", func() bool { return r.conns.Stats().Open == 0 })
+	testwait.Until(t, "connections of earlier requests are closed",
+		func() bool { return r.conns.Stats().Open == 0 })
 }

@@ -1,5 +1,5 @@
-// Package token has the tokens of the wire contract: signed ones, which carry claims, and the shared
-// secrets that a sender shows as they are.
+// Package token has the tokens of the wire contract: signed ones, which carry claims, and the
+// shared secrets that a sender shows as they are.
 //
 //	base64url(claims) . base64url(HMAC-SHA256(key, base64url(claims)))
 //

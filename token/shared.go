@@ -8,9 +8,9 @@ import (
 	"strings"
 )
 
-// Shared is a list of secrets, each of which is a token by itself. It keeps digests, which are all of
-// one length, so that a comparison tells nothing of a secret's. It does not change, and any goroutine
-// may use it.
+// Shared is a list of secrets, each of which is a token by itself. It keeps digests, which are all
+// of one length, so that a comparison tells nothing of a secret's. It does not change, and any
+// goroutine may use it.
 type Shared struct{ digests [][sha256.Size]byte }
 
 // NewShared makes the list. CheckShared says which secrets it could never match.
@@ -27,8 +27,8 @@ func CheckShared(secrets []string) error {
 	var errs []error
 	for i, secret := range secrets {
 		if secret == "" || strings.ContainsFunc(secret, notInHeader) {
-			errs = append(errs, fmt.Errorf("token: ingest token %d can never match: it is empty or "+
-				"has white space or a character outside visible ASCII", i+1))
+			errs = append(errs, fmt.Errorf("token: ingest token %d can never match: it is empty or"+
+				" has white space or a character outside visible ASCII", i+1))
 		}
 	}
 	return errors.Join(errs...)

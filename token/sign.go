@@ -34,8 +34,8 @@ func Sign(key string, c Claims) (string, error) {
 	return SignPayload(key, payload)
 }
 
-// isUser reports whether text is an id of the contract: canonical, of a version and the variant that
-// RFC 9562 knows.
+// isUser reports whether text is an id of the contract: canonical, of a version and the variant
+// that RFC 9562 knows.
 func isUser(text string) bool {
 	id, err := uuid.Parse(text)
 	return err == nil && id.String() == text &&

@@ -47,20 +47,21 @@ func TestVerify(t *testing.T) {
 		text []byte
 		want error
 	}{
-		"first key":     {sign(t, "older", payload("")), nil},
-		"second key":    {sign(t, testKey, payload("")), nil},
-		"more scopes":   {sign(t, testKey, payload(`,"scope":["x","presence:read"]`)), nil},
-		"another key":   {sign(t, "other", payload("")), ErrInvalid},
-		"line end":      {append(sign(t, testKey, payload("")), '\n'), ErrInvalid},
-		"three parts":   {append(sign(t, testKey, payload("")), ".x"...), ErrInvalid},
-		"null":          {sign(t, testKey, "null"), ErrInvalid},
-		"no JSON":       {sign(t, testKey, "{"), ErrInvalid},
-		"ends now":      {sign(t, testKey, payload(`,"exp_ms":1700000000000`)), ErrExpired},
-		"exp_ms text":   {sign(t, testKey, payload(`,"exp_ms":"99999999999999"`)), ErrExpired},
-		"other scope":   {sign(t, testKey, payload(`,"scope":["presence:reads"]`)), ErrScope},
-		"scope text":    {sign(t, testKey, payload(`,"scope":"presence:read"`)), ErrScope},
-		"other user":    {sign(t, testKey, payload(`,"user_id":"`+testDevice+`"`)), ErrUser},
-		"all of it bad": {sign(t, testKey, payload(`,"exp_ms":1,"scope":[],"user_id":5`)), ErrExpired},
+		"first key":   {sign(t, "older", payload("")), nil},
+		"second key":  {sign(t, testKey, payload("")), nil},
+		"more scopes": {sign(t, testKey, payload(`,"scope":["x","presence:read"]`)), nil},
+		"another key": {sign(t, "other", payload("")), ErrInvalid},
+		"line end":    {append(sign(t, testKey, payload("")), '\n'), ErrInvalid},
+		"three parts": {append(sign(t, testKey, payload("")), ".x"...), ErrInvalid},
+		"null":        {sign(t, testKey, "null"), ErrInvalid},
+		"no JSON":     {sign(t, testKey, "{"), ErrInvalid},
+		"ends now":    {sign(t, testKey, payload(`,"exp_ms":1700000000000`)), ErrExpired},
+		"exp_ms text": {sign(t, testKey, payload(`,"exp_ms":"99999999999999"`)), ErrExpired},
+		"other scope": {sign(t, testKey, payload(`,"scope":["presence:reads"]`)), ErrScope},
+		"scope text":  {sign(t, testKey, payload(`,"scope":"presence:read"`)), ErrScope},
+		"other user":  {sign(t, testKey, payload(`,"user_id":"`+testDevice+`"`)), ErrUser},
+		"all of it bad": {sign(t, testKey, payload(`,"exp_ms":1,"scope":[],"user_id":5`)),
+			ErrExpired},
 	} {
 		until, err := testKeys.Verify(test.text, testScope, testUser, testNow)
 		if err != test.want {
@@ -70,7 +71,8 @@ func TestVerify(t *testing.T) {
 			t.Errorf("%s: until %g, want %g", name, until, want)
 		}
 	}
-	if _, err := (Keys)(nil).Verify(sign(t, testKey, payload("")), testScope, testUser, testNow); err != ErrInvalid {
+	if _, err := (Keys)(nil).Verify(sign(t, testKey, payload("")), testScope, testUser,
+		testNow); err != ErrInvalid {
 		t.Errorf("without keys: %v", err)
 	}
 }
@@ -96,11 +98,13 @@ func TestSign(t *testing.T) {
 	if want := base64.RawURLEncoding.EncodeToString(mac.Sum(nil)); second != want {
 		t.Errorf("signature %s, want %s", second, want)
 	}
-	if until, err := testKeys.Verify([]byte(text), testScope, testUser, testNow); err != nil || int64(until) != exp {
+	if until, err := testKeys.Verify([]byte(text), testScope, testUser, testNow); err != nil ||
+		int64(until) != exp {
 		t.Errorf("verified until %g, %v", until, err)
 	}
 	for key, user := range map[string]string{
-		"": testUser, "k": strings.ToUpper(testDevice), "k2": "bob", "k3": uuid.Nil.String(), "k4": uuid.Max.String(),
+		"": testUser, "k": strings.ToUpper(testDevice), "k2": "bob", "k3": uuid.Nil.String(),
+		"k4": uuid.Max.String(),
 	} {
 		if _, err := Sign(key, Claims{UserID: user}); err == nil {
 			t.Errorf("Sign(%q, %q) is no error", key, user)
@@ -110,7 +114,8 @@ func TestSign(t *testing.T) {
 
 func TestShared(t *testing.T) {
 	s := NewShared([]string{"one", "two"})
-	for text, want := range map[string]bool{"one": true, "two": true, "": false, "three": false, "one ": false} {
+	for text, want := range map[string]bool{"one": true, "two": true, "": false, "three": false,
+		"one ": false} {
 		if s.Has([]byte(text)) != want {
 			t.Errorf("has %q: %v", text, !want)
 		}
@@ -153,12 +158,14 @@ func FuzzVerify(f *testing.F) {
 		first, second, _ := bytes.Cut(text, []byte("."))
 		signed := false
 		for _, key := range testKeys {
-			signed = signed || base64.RawURLEncoding.EncodeToString(signature(key, first)) == string(second)
+			signed = signed || base64.RawURLEncoding.EncodeToString(signature(key,
+				first)) == string(second)
 		}
 		if _, err := testKeys.Verify(text, testScope, testUser, testNow); err == nil && !signed {
 			t.Fatalf("%q passes", text)
 		}
-		until, err := testKeys.Verify(sign(t, testKey, string(claims)), testScope, testUser, testNow)
+		until, err := testKeys.Verify(sign(t, testKey, string(claims)), testScope, testUser,
+			testNow)
 		if err == nil && !(until > float64(testNow.UnixMilli())) {
 			t.Fatalf("%q passes, but ended at %g", claims, until)
 		}

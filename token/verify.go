@@ -20,8 +20,8 @@ var (
 	ErrUser    = errors.New("token: of another user")
 )
 
-// Keys are the keys of signed tokens: any may have signed, the first one signs. A Keys is not changed
-// once it is used, and any goroutine may use it.
+// Keys are the keys of signed tokens: any may have signed, the first one signs. A Keys is not
+// changed once it is used, and any goroutine may use it.
 type Keys []string
 
 // Check reports every key that cannot be used.
@@ -55,8 +55,8 @@ func (k Keys) Verify(text []byte, scope, user string, now time.Time) (expMS floa
 	return expMS, nil
 }
 
-// open returns the claims of a token that one of the keys signed. The map keeps names exact; a struct
-// would take them in any case.
+// open returns the claims of a token that one of the keys signed. The map keeps names exact; a
+// struct would take them in any case.
 func (k Keys) open(text []byte) (claims map[string]any, ok bool) {
 	signed, rest, ok := bytes.Cut(text, []byte("."))
 	if !ok {

@@ -123,7 +123,8 @@ func (p *parser) space() {
 	}
 }
 
-// more reads what follows an element: a comma and then another element, or the closing byte, which it leaves.
+// more reads what follows an element: a comma and then another element, or the closing byte, which
+// it leaves.
 func (p *parser) more(closing byte) bool {
 	p.space()
 	if !p.take(',') {
@@ -215,8 +216,8 @@ func (p *parser) literal(word string) bool {
 	return true
 }
 
-// number reads a number. One with a fraction or an exponent, below zero or over MaxInteger yields some value over
-// MaxInteger; -0 is 0.
+// number reads a number. One with a fraction or an exponent, below zero or over MaxInteger yields
+// some value over MaxInteger; -0 is 0.
 func (p *parser) number() (n uint64, ok bool) {
 	negative := p.take('-')
 	if n, ok = p.digits(); !ok {
@@ -241,8 +242,8 @@ func (p *parser) number() (n uint64, ok bool) {
 	return n, true
 }
 
-// digits reads the integer part of a number: no digit stands behind a leading zero. A value over MaxInteger stays so
-// and does not wrap around.
+// digits reads the integer part of a number: no digit stands behind a leading zero. A value over
+// MaxInteger stays so and does not wrap around.
 func (p *parser) digits() (n uint64, ok bool) {
 	start := p.at
 	for len(p.json)-p.at >= 8 {
@@ -275,9 +276,10 @@ func plainLength(digits []byte) bool {
 
 var powersOf10 = [9]uint64{1, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8}
 
-// leadingDigits reads the digits with which eight bytes of text begin, the first in the lowest byte, and counts them. The digits
-// move to the upper end, behind as many zeros as are missing, and then neighbours are joined three times: into numbers of
-// two digits, of four, of eight (Daniel Lemire, "Quickly parsing eight digits", 2018).
+// leadingDigits reads the digits with which eight bytes of text begin, the first in the lowest
+// byte, and counts them. The digits move to the upper end, behind as many zeros as are missing, and
+// then neighbours are joined three times: into numbers of two digits, of four, of eight (Daniel
+// Lemire, "Quickly parsing eight digits", 2018).
 func leadingDigits(w uint64) (n uint64, count int) {
 	const each, low7 = 0x0101010101010101, 0x7f7f7f7f7f7f7f7f
 	w ^= each * '0' // a digit is 0 to 9 now, any other byte more
@@ -320,25 +322,28 @@ func (p *parser) quoted() (s []byte, ok bool) {
 	return nil, false
 }
 
-// plainBytes counts bytes that a string holds as they are, eight at a time; it may stop short of the first other one by
-// less than eight.
+// plainBytes counts bytes that a string holds as they are, eight at a time; it may stop short of
+// the first other one by less than eight.
 func plainBytes(text []byte) int {
 	const each, high = 0x0101010101010101, 0x8080808080808080
 	n := 0
 	for ; len(text)-n >= 8; n += 8 {
 		w := binary.LittleEndian.Uint64(text[n:])
 		quote, backslash := w^each*'"', w^each*'\\' // a byte is 0 where it was found
-		// x-each borrows into a byte's high bit when the byte is 0, and w-each*' ' when it is under a space; bytes that
-		// had the bit before are none. A borrow may mark a byte too many, but only above a marked one.
-		if found := ((quote-each)&^quote | (backslash-each)&^backslash | (w-each*' ')&^w) & high; found != 0 {
+		// x-each borrows into a byte's high bit when the byte is 0, and w-each*' ' when it is under
+		// a space; bytes that had the bit before are none. A borrow may mark a byte too many, but
+		// only above a marked one.
+		found := ((quote-each)&^quote | (backslash-each)&^backslash | (w-each*' ')&^w) & high
+		if found != 0 {
 			return n + bits.TrailingZeros64(found)/8
 		}
 	}
 	return n
 }
 
-// unescape reads the rest of a string that began at start, from its first backslash on, and writes the unescaped bytes
-// over it: they are never more than the escaped ones, so the writing never overtakes the reading.
+// unescape reads the rest of a string that began at start, from its first backslash on, and writes
+// the unescaped bytes over it: they are never more than the escaped ones, so the writing never
+// overtakes the reading.
 func (p *parser) unescape(start int) (s []byte, ok bool) {
 	p.escaped = true
 	end := p.at
@@ -409,8 +414,8 @@ func (p *parser) hex4() (r rune, ok bool) {
 	return r, true
 }
 
-// encode writes r as UTF-8. A lone surrogate becomes the three bytes that UTF-8 would use for it, which utf8.Valid
-// refuses: whoever needs valid text sees it there.
+// encode writes r as UTF-8. A lone surrogate becomes the three bytes that UTF-8 would use for it,
+// which utf8.Valid refuses: whoever needs valid text sees it there.
 func encode(dst []byte, r rune) int {
 	if !utf16.IsSurrogate(r) {
 		return utf8.EncodeRune(dst, r)

@@ -14,13 +14,16 @@ import (
 	"rollcall/internal/testwire"
 )
 
-// FuzzHeartbeatBody compares the decoder with two others: the same verdict on the syntax as encoding/json, but for what
-// this one bounds, and the same values as both.
+// FuzzHeartbeatBody compares the decoder with two others: the same verdict on the syntax as
+// encoding/json, but for what this one bounds, and the same values as both.
 func FuzzHeartbeatBody(f *testing.F) {
 	for _, body := range []string{
-		testwire.Body, "{}", "[]", "null", "", " { } ", `{"seq":-0,"seq":1e400}`, `{"s\u0065q":1,"ttl_ms":null}`,
-		`{"source":"\ud83d\ude00\ud800\"\\\/\b\f\n\r\t"}`, "{\"source\":\"\xff\"}", `{"a":[1,{"b":[true,false,null,"x"]},-1.5e+3]}`,
-		`{"user_id":{"x":1},"status":["online"],"source":true,"device_id":5}`, `{"a":1,}`, `{"a":01}`, `{"a" :1 , "b":2}`,
+		testwire.Body, "{}", "[]", "null", "", " { } ", `{"seq":-0,"seq":1e400}`,
+		`{"s\u0065q":1,"ttl_ms":null}`,
+		`{"source":"\ud83d\ude00\ud800\"\\\/\b\f\n\r\t"}`, "{\"source\":\"\xff\"}",
+		`{"a":[1,{"b":[true,false,null,"x"]},-1.5e+3]}`,
+		`{"user_id":{"x":1},"status":["online"],"source":true,"device_id":5}`, `{"a":1,}`,
+		`{"a":01}`, `{"a" :1 , "b":2}`,
 		`{"seq":9007199254740991,"sent_at_ms":9007199254740992,"ttl_ms":18446744073709551617}`,
 		strings.Repeat(`{"a":`, 70) + "1" + strings.Repeat("}", 70),
 	} {
@@ -45,10 +48,12 @@ func FuzzHeartbeatBody(f *testing.F) {
 		compareText(t, body, "status", want, got.status)
 		compareText(t, body, "source", want, got.source)
 
-		// goccy is not strict, so it only confirms: what passes here passes there, with the same strings.
+		// goccy is not strict, so it only confirms: what passes here passes there, with the same
+		// strings.
 		var other map[string]any
 		if err := goccy.Unmarshal(bytes.Clone(body), &other); err == nil && utf8.Valid(body) {
-			if s, isText := other["source"].(string); isText && utf8.Valid(got.source) && s != string(got.source) {
+			if s, isText := other["source"].(string); isText && utf8.Valid(got.source) &&
+				s != string(got.source) {
 				t.Fatalf("parse(%q): source = %q, goccy says %q", body, got.source, s)
 			}
 		}
@@ -85,7 +90,8 @@ func compare(t *testing.T, body []byte, field string, want map[string]json.RawMe
 	t.Helper()
 	var n uint64
 	raw := want[field]
-	integer := len(raw) > 0 && json.Unmarshal(raw, &n) == nil && string(raw) != "null" && n <= MaxInteger
+	integer := len(raw) > 0 && json.Unmarshal(raw, &n) == nil && string(raw) != "null" &&
+		n <= MaxInteger
 	if string(raw) == "-0" {
 		integer, n = true, 0
 	}
@@ -94,7 +100,8 @@ func compare(t *testing.T, body []byte, field string, want map[string]json.RawMe
 	}
 }
 
-func compareText(t *testing.T, body []byte, field string, want map[string]json.RawMessage, got []byte) {
+func compareText(t *testing.T, body []byte, field string, want map[string]json.RawMessage,
+	got []byte) {
 	t.Helper()
 	raw := want[field]
 	switch {
@@ -115,12 +122,14 @@ func compareText(t *testing.T, body []byte, field string, want map[string]json.R
 			t.Fatalf("parse(%q): %s = %q, want %q", body, field, replaced, s)
 		}
 		if lossless := !strings.ContainsRune(s, utf8.RuneError); lossless && !utf8.Valid(got) {
-			t.Fatalf("parse(%q): %s = %q is not valid, but nothing in it is amiss", body, field, got)
+			t.Fatalf("parse(%q): %s = %q is not valid, but nothing in it is amiss", body, field,
+				got)
 		}
 	}
 }
 
-// replaceInvalid does to raw bytes what encoding/json does: U+FFFD for each invalid byte, and one for a lone surrogate.
+// replaceInvalid does to raw bytes what encoding/json does: U+FFFD for each invalid byte, and one
+// for a lone surrogate.
 func replaceInvalid(s []byte) string {
 	var b strings.Builder
 	for len(s) > 0 {
@@ -143,7 +152,8 @@ func TestCanonicalID(t *testing.T) {
 			var got uuid.UUID
 			ok := parseCanonicalID(&got, text)
 			want, err := uuid.Parse(string(text))
-			if wantOK := err == nil && want.String() == string(text) && hasVersion(&want); ok != wantOK || ok && got != want {
+			if wantOK := err == nil && want.String() == string(text) &&
+				hasVersion(&want); ok != wantOK || ok && got != want {
 				t.Errorf("%q: %v, %v, want %v, %v", text, got, ok, want, wantOK)
 			}
 		}
@@ -152,8 +162,10 @@ func TestCanonicalID(t *testing.T) {
 
 // TestDigits puts every byte at every place of numbers around the lengths that are read at once.
 func TestDigits(t *testing.T) {
-	for _, text := range []string{"7", "1357924", "13579246", "90909090", "135792468", "123456789012345", "1234567890123456",
-		"12345678901234567", "99999999999999999999999", "999999999999999999999999", "9999999999999999999999999"} {
+	for _, text := range []string{"7", "1357924", "13579246", "90909090", "135792468",
+		"123456789012345", "1234567890123456",
+		"12345678901234567", "99999999999999999999999", "999999999999999999999999",
+		"9999999999999999999999999"} {
 		for at := range len(text) {
 			for c := range 256 {
 				b := []byte(text)
@@ -172,8 +184,10 @@ func TestDigits(t *testing.T) {
 					}
 					got = want
 				}
-				if wantOK := end == 1 || end > 1 && b[0] != '0'; ok != wantOK || ok && got != want || p.at != end {
-					t.Errorf("%q: %d, %v and %d bytes, want %d, %v and %d", b, got, ok, p.at, want, wantOK, end)
+				if wantOK := end == 1 || end > 1 && b[0] != '0'; ok != wantOK || ok &&
+					got != want || p.at != end {
+					t.Errorf("%q: %d, %v and %d bytes, want %d, %v and %d", b, got, ok, p.at, want,
+						wantOK, end)
 				}
 			}
 		}
@@ -181,7 +195,8 @@ func TestDigits(t *testing.T) {
 }
 
 func FuzzID(f *testing.F) {
-	for _, id := range []string{testUser, testDevice, strings.ToUpper(testDevice), " " + testUser, "{" + testUser + "}"} {
+	for _, id := range []string{testUser, testDevice, strings.ToUpper(testDevice), " " + testUser,
+		"{" + testUser + "}"} {
 		f.Add([]byte(id))
 	}
 	f.Fuzz(func(t *testing.T, text []byte) {
@@ -189,7 +204,8 @@ func FuzzID(f *testing.F) {
 		if got := string(AppendID(nil, id)); form == IDCanonical && got != string(text) {
 			t.Fatalf("ParseID(%q) is written as %q", text, got)
 		}
-		if got := string(AppendID(nil, id)); form == IDOtherForm && !strings.EqualFold(got, string(TrimSpace(text))) {
+		if got := string(AppendID(nil, id)); form == IDOtherForm &&
+			!strings.EqualFold(got, string(TrimSpace(text))) {
 			t.Fatalf("ParseID(%q) is written as %q", text, got)
 		}
 		if version := id.Version(); form != IDInvalid && (version < 1 || version > 8) {
@@ -198,8 +214,8 @@ func FuzzID(f *testing.F) {
 	})
 }
 
-// TestContract: each body of the table gets the first problem that the contract's order gives it, by
-// a decoder that has learned a shape, too.
+// TestContract: each body of the table gets the first problem that the contract's order gives it,
+// by a decoder that has learned a shape, too.
 func TestContract(t *testing.T) {
 	var learned Decoder
 	for _, test := range testwire.Cases() {
@@ -209,7 +225,8 @@ func TestContract(t *testing.T) {
 			if problem.Details() != test.Refusal {
 				t.Errorf("%s, %s: %q, want %q", test.Name, name, problem.Details(), test.Refusal)
 			}
-			if known := hb.User != uuid.Nil && hb.Device != uuid.Nil; problem > UpperCaseIDs && !known {
+			if known := hb.User != uuid.Nil && hb.Device != uuid.Nil; problem > UpperCaseIDs &&
+				!known {
 				t.Errorf("%s, %s: %q, and the ids are not set", test.Name, name, problem.Details())
 			}
 		}

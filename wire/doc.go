@@ -5,7 +5,7 @@
 //	limits.go     how large things may be
 //	codes.go      codes and bodies of errors, scopes of tokens
 //	heartbeat.go  one heartbeat: the contract's checks in their order
-//	decode.go     its JSON         shape.go  the same, for a text like the last    id.go  identifiers
+//	decode.go     its JSON    shape.go  the same, for a text like the last    id.go  identifiers
 //	split.go      a batch: its body, cut into the texts of heartbeats
 //	frame.go      one event of a stream
 //

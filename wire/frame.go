@@ -56,8 +56,8 @@ func AppendID(dst []byte, id uuid.UUID) []byte {
 	return hex.AppendEncode(append(dst, '-'), id[10:])
 }
 
-// AppendString appends s, which must be valid UTF-8, as JSON.stringify writes it: only the quote, the backslash and
-// control characters are escaped.
+// AppendString appends s, which must be valid UTF-8, as JSON.stringify writes it: only the quote,
+// the backslash and control characters are escaped.
 func AppendString(dst []byte, s string) []byte {
 	dst = append(dst, '"')
 	plain := 0 // from here to i, s needs no escape

@@ -18,15 +18,18 @@ const (
 
 func testEvent() Event {
 	return Event{
-		User: uuid.MustParse(testUser), Device: uuid.MustParse(testDevice), Status: record.Online, Source: "daemon-do",
+		User: uuid.MustParse(testUser), Device: uuid.MustParse(testDevice),
+		Status: record.Online, Source: "daemon-do",
 		SentAtMS: 1739030400000, Seq: 42, TTLMS: 12000,
 	}
 }
 
 func TestFrame(t *testing.T) {
-	const head = `data: {"schema_version":1,"user_id":"` + testUser + `","device_id":"` + testDevice + `","status":`
+	const head = `data: {"schema_version":1,"user_id":"` + testUser + `","device_id":"` +
+		testDevice + `","status":`
 	ev := testEvent()
-	if got, want := string(AppendFrame(nil, &ev)), head+`"online","source":"daemon-do","sent_at_ms":1739030400000,"seq":42,"ttl_ms":12000}`+"\n\n"; got != want {
+	if got, want := string(AppendFrame(nil, &ev)),
+		head+`"online","source":"daemon-do","sent_at_ms":1739030400000,"seq":42,"ttl_ms":12000}`+"\n\n"; got != want {
 		t.Errorf("frame\n     %q\nwant %q", got, want)
 	}
 	ev = Event{User: ev.User, Device: ev.Device, SentAtMS: 1<<53 - 1, Seq: 0, TTLMS: 1}
@@ -37,7 +40,8 @@ func TestFrame(t *testing.T) {
 		"x":                           "x",
 	} {
 		ev.Source = source
-		want = head + `"offline","source":"` + want + `","sent_at_ms":9007199254740991,"seq":0,"ttl_ms":1}` + "\n\n"
+		want = head + `"offline","source":"` + want +
+			`","sent_at_ms":9007199254740991,"seq":0,"ttl_ms":1}` + "\n\n"
 		if got := string(AppendFrame(nil, &ev)); got != want {
 			t.Errorf("frame\n     %q\nwant %q", got, want)
 		}
@@ -53,7 +57,8 @@ func FuzzFrame(f *testing.F) {
 			t.Skip("the engine holds valid UTF-8 only")
 		}
 		ev := testEvent()
-		ev.Source, ev.SentAtMS, ev.Seq, ev.TTLMS, ev.Status = source, sentAt, seq, ttl, record.Offline
+		ev.Source, ev.SentAtMS, ev.Seq, ev.TTLMS, ev.Status = source, sentAt, seq, ttl,
+			record.Offline
 		if online {
 			ev.Status = record.Online
 		}
@@ -76,7 +81,8 @@ func FuzzFrame(f *testing.F) {
 		if err := json.Unmarshal([]byte(data), &got); err != nil {
 			t.Fatalf("%q: %v", data, err)
 		}
-		if got.SchemaVersion != 1 || got.UserID != ev.User || got.DeviceID != ev.Device || got.Status != ev.Status.String() ||
+		if got.SchemaVersion != 1 || got.UserID != ev.User || got.DeviceID != ev.Device ||
+			got.Status != ev.Status.String() ||
 			got.Source != source || got.SentAtMS != sentAt || got.Seq != seq || got.TTLMS != ttl {
 			t.Fatalf("%q parses back to %+v", data, got)
 		}

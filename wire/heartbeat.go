@@ -56,11 +56,12 @@ var problemDetails = [ProblemCount]string{
 func (p Problem) Details() string { return problemDetails[p] }
 
 // learnEvery is how many texts of other shapes there must be before one of them is learned: where
-// shapes alternate, as when daemons of two versions share a decoder of a pool, most texts still have
-// the learned one, and few are copied in vain.
+// shapes alternate, as when daemons of two versions share a decoder of a pool, most texts still
+// have the learned one, and few are copied in vain.
 const learnEvery = 8
 
-// Decoder reads the texts of heartbeats, one after the other. The zero value is ready. Single owner.
+// Decoder reads the texts of heartbeats, one after the other. The zero value is ready. Single
+// owner.
 //
 //	text ──► shape.match ─────────── of the last text's shape ───────────► Heartbeat
 //	             └─ other ─► members.parse ─► members.check ─► Heartbeat, or the Problem

@@ -75,8 +75,9 @@ func hasVersion(id *uuid.UUID) bool {
 	return version >= 1 && version <= 8 && variant == 0b10
 }
 
-// parseCanonicalID reads an identifier that is written as nearly all are, eight digits at a time. False: look closer. It stores the
-// id in two words, as the table loads it: a load of what narrower stores have just written waits for them.
+// parseCanonicalID reads an identifier that is written as nearly all are, eight digits at a time.
+// False: look closer. It stores the id in two words, as the table loads it: a load of what narrower
+// stores have just written waits for them.
 func parseCanonicalID(id *uuid.UUID, t []byte) bool {
 	if len(t) != idBytes || t[8] != '-' || t[13] != '-' || t[18] != '-' || t[23] != '-' {
 		return false
@@ -91,8 +92,9 @@ func parseCanonicalID(id *uuid.UUID, t []byte) bool {
 	return wrongA|wrongB|wrongC|wrongD == 0 && hasVersion(id)
 }
 
-// fromHex turns eight lowercase hexadecimal digits, the first in the lowest byte, into four bytes. wrong is 0 when they are
-// digits. No sum here carries from one byte to the next: none is over 24+'a'-10.
+// fromHex turns eight lowercase hexadecimal digits, the first in the lowest byte, into four bytes.
+// wrong is 0 when they are digits. No sum here carries from one byte to the next: none is over
+// 24+'a'-10.
 func fromHex(w uint64) (four uint32, wrong uint64) {
 	const each = 0x0101010101010101
 	n := w&(each*0x0f) + w>>6&each*9 // a letter, and no number, has bit 6
@@ -114,8 +116,8 @@ func TrimSpace(text []byte) []byte {
 // graphic reports whether c is a visible ASCII character: no white space begins or ends with it.
 func graphic(c byte) bool { return ' ' < c && c < 0x7f }
 
-// jsSpace reports whether r is white space or a line end in ECMAScript: unlike unicode.IsSpace, with the byte order mark
-// and without U+0085.
+// jsSpace reports whether r is white space or a line end in ECMAScript: unlike unicode.IsSpace,
+// with the byte order mark and without U+0085.
 func jsSpace(r rune) bool {
 	switch {
 	case r < utf8.RuneSelf:

@@ -9,7 +9,7 @@ const (
 	MaxBatchBytes = 4 << 20
 	// MaxSourceBytes bounds a heartbeat's source, trimmed.
 	MaxSourceBytes = record.MaxSourceBytes
-	// MaxInteger is the largest integer that a JavaScript number holds exactly, 2^53-1; no number of
-	// a heartbeat is larger.
+	// MaxInteger is the largest integer that a JavaScript number holds exactly, 2^53-1; no number
+	// of a heartbeat is larger.
 	MaxInteger = 1<<53 - 1
 )

@@ -20,11 +20,13 @@ func byDecoder(line string) (hb Heartbeat, problem Problem, m members, text []by
 }
 
 func sameHeartbeat(a, b *Heartbeat) bool {
-	return a.User == b.User && a.Device == b.Device && a.Status == b.Status && string(a.Source) == string(b.Source) &&
+	return a.User == b.User && a.Device == b.Device && a.Status == b.Status &&
+		string(a.Source) == string(b.Source) &&
 		a.SentAtMS == b.SentAtMS && a.Seq == b.Seq && a.TTLMS == b.TTLMS
 }
 
-// checkShape learns from one line and reads another: what the shape takes, the decoder must take, with the same result.
+// checkShape learns from one line and reads another: what the shape takes, the decoder must take,
+// with the same result.
 func checkShape(t *testing.T, first, second string) (taken bool) {
 	t.Helper()
 	learned, problem, m, text := byDecoder(first)
@@ -41,22 +43,28 @@ func checkShape(t *testing.T, first, second string) (taken bool) {
 	}
 	want, problem, _, _ := byDecoder(second)
 	if taken && (problem != Valid || !sameHeartbeat(&got, &want)) {
-		t.Errorf("after %q the shape read %q as %+v; the decoder answers %d, %+v", first, second, got, problem, want)
+		t.Errorf("after %q the shape read %q as %+v; the decoder answers %d, %+v", first, second,
+			got, problem, want)
 	}
 	return taken
 }
 
-const otherUser, otherDevice = "0a1b2c3d-4e5f-4a6b-8c7d-9e0f1a2b3c4d", "ffffffff-ffff-4fff-bfff-ffffffffffff"
+const otherUser, otherDevice = "0a1b2c3d-4e5f-4a6b-8c7d-9e0f1a2b3c4d",
+	"ffffffff-ffff-4fff-bfff-ffffffffffff"
 
-// line writes a heartbeat with some of its values changed; the fields stand in an order of their own.
+// line writes a heartbeat with some of its values changed; the fields stand in an order of their
+// own.
 func line(change ...string) string {
-	values := map[string]string{"user": `"0a1b2c3d-4e5f-4a6b-8c7d-9e0f1a2b3c4e"`, "device": `"0a1b2c3d-4e5f-4a6b-8c7d-9e0f1a2b3c4f"`,
-		"status": `"online"`, "source": `" daemon "`, "sent": "1700000000000", "seq": "7", "ttl": "30000", "end": "}"}
+	values := map[string]string{"user": `"0a1b2c3d-4e5f-4a6b-8c7d-9e0f1a2b3c4e"`,
+		"device": `"0a1b2c3d-4e5f-4a6b-8c7d-9e0f1a2b3c4f"`,
+		"status": `"online"`, "source": `" daemon "`, "sent": "1700000000000", "seq": "7",
+		"ttl": "30000", "end": "}"}
 	for i := 0; i < len(change); i += 2 {
 		values[change[i]] = change[i+1]
 	}
 	return fmt.Sprintf(`{"seq": %s, "schema_version":1,"version":{"a":[1,"}"]},"device_id":%s,"user_id":%s,"ttl_ms":%s,"status":%s,"source":%s,"sent_at_ms":%s%s`,
-		values["seq"], values["device"], values["user"], values["ttl"], values["status"], values["source"], values["sent"], values["end"])
+		values["seq"], values["device"], values["user"], values["ttl"], values["status"],
+		values["source"], values["sent"], values["end"])
 }
 
 // TestShape: lines that differ in their values only are taken, any other is left to the decoder.
@@ -103,7 +111,8 @@ func TestShape(t *testing.T) {
 	if checkShape(t, line("source", `"\u0064aemon"`), line("source", `"\u0064aemon"`)) {
 		t.Error("learned from a line that unescaping has changed")
 	}
-	if long := line("source", `"d"`, "end", strings.Repeat(" ", maxShapeBytes)+"}"); checkShape(t, long, long) {
+	if long := line("source", `"d"`, "end", strings.Repeat(" ", maxShapeBytes)+"}"); checkShape(t,
+		long, long) {
 		t.Error("learned from a line that is too long")
 	}
 	if new(shape).match([]byte(line()), &Heartbeat{}) {
@@ -114,7 +123,8 @@ func TestShape(t *testing.T) {
 func FuzzShape(f *testing.F) {
 	f.Add(line(), line("seq", "8", "user", `"`+otherUser+`"`))
 	f.Add(line("seq", "-0", "sent", "1"), line("seq", "10", "sent", "1.5"))
-	f.Add(line("end", `,"seq":3,"user_id":"`+otherUser+`"}`), line("end", `,"seq":4,"user_id":"`+otherDevice+`"}`))
+	f.Add(line("end", `,"seq":3,"user_id":"`+otherUser+`"}`),
+		line("end", `,"seq":4,"user_id":"`+otherDevice+`"}`))
 	f.Add(line("source", `"\u0064aemon"`), line("source", `"daemon"`))
 	f.Add(testwire.Body, line())
 	f.Fuzz(func(t *testing.T, first, second string) {

@@ -10,8 +10,8 @@ import (
 const windowBytes = 64 << 10
 
 // Splitter cuts the body of a batch, while it arrives, into the texts of its heartbeats: lines of
-// newline-delimited JSON, or the elements of a JSON array. It judges the framing, not what is framed.
-// A text lies in the window until the next Fill. Single owner.
+// newline-delimited JSON, or the elements of a JSON array. It judges the framing, not what is
+// framed. A text lies in the window until the next Fill. Single owner.
 //
 //	window  [ .. returned .. | at: the unfinished text | scanned: not looked at yet | end: free ]
 type Splitter struct {
@@ -60,8 +60,8 @@ func (s *Splitter) Reset(array bool) { *s = Splitter{window: s.window, array: ar
 // Number is the place of the last text in the body, from 1: its line, or its element of the array.
 func (s *Splitter) Number() int { return s.number }
 
-// Fill reads more of the body; what is not finished moves to the front of the window. io.EOF is none
-// of its errors.
+// Fill reads more of the body; what is not finished moves to the front of the window. io.EOF is
+// none of its errors.
 func (s *Splitter) Fill(body io.Reader) error {
 	if s.end-s.at > MaxBodyBytes {
 		s.skipping = true
@@ -139,7 +139,8 @@ func (s *Splitter) nextElement() ([]byte, Cut) {
 	return nil, CutBroken
 }
 
-// endElement returns the element that ends at c. Nothing at all is no element, unless it is all of the array.
+// endElement returns the element that ends at c. Nothing at all is no element, unless it is all of
+// the array.
 func (s *Splitter) endElement(c byte) ([]byte, Cut) {
 	empty := !s.skipping && s.scanned-s.at <= MaxBodyBytes && blank(s.window[s.at:s.scanned])
 	if empty && (c == ',' || s.number > 0) {

@@ -146,22 +146,28 @@ func checkFraming(t *testing.T, body []byte, array bool, seed uint64) {
 	if array {
 		want = referenceElements(body)
 	}
-	if err != nil || got.broken != want.broken || !slices.Equal(got.texts, want.texts) || !slices.Equal(got.lines, want.lines) {
-		t.Fatalf("array %v, %.200q:\ngot  %.300q %v broken %d, %v\nwant %.300q %v broken %d", array, body, got.texts, got.lines, got.broken, err,
+	if err != nil || got.broken != want.broken || !slices.Equal(got.texts, want.texts) ||
+		!slices.Equal(got.lines, want.lines) {
+		t.Fatalf("array %v, %.200q:\ngot  %.300q %v broken %d, %v\nwant %.300q %v broken %d", array,
+			body, got.texts, got.lines, got.broken, err,
 			want.texts, want.lines, want.broken)
 	}
 	if array && json.Valid(body) && !slices.Contains(got.texts, tooLongText) {
 		var elements []json.RawMessage
-		if json.Unmarshal(body, &elements) == nil && elements != nil && len(elements) != len(got.texts) {
-			t.Fatalf("%.200q: %d elements, encoding/json finds %d", body, len(got.texts), len(elements))
+		if json.Unmarshal(body, &elements) == nil && elements != nil &&
+			len(elements) != len(got.texts) {
+			t.Fatalf("%.200q: %d elements, encoding/json finds %d", body, len(got.texts),
+				len(elements))
 		}
 	}
 }
 
 // FuzzSplitter compares with cutters that have the whole body, whatever the reads that bring it.
 func FuzzSplitter(f *testing.F) {
-	for _, body := range []string{"", "\n", "a\nb", "a\r\n\n \nb\n", "[]", "[ ]", " [1,2] ", "[1,]", "[,1]", "[1", "[1]x", "[[1,2],{\"a\":[1,\"]\"]}]",
-		`["\"],[", "\\"]`, `["\`, "{}", "[1]\n[2]", "[}]", "[1,,2]", "[\"\x00\"]", testwire.Body + "\n" + testwire.Body, "[" + testwire.Body + "," + testwire.Body + "]"} {
+	for _, body := range []string{"", "\n", "a\nb", "a\r\n\n \nb\n", "[]", "[ ]", " [1,2] ", "[1,]",
+		"[,1]", "[1", "[1]x", "[[1,2],{\"a\":[1,\"]\"]}]",
+		`["\"],[", "\\"]`, `["\`, "{}", "[1]\n[2]", "[}]", "[1,,2]", "[\"\x00\"]",
+		testwire.Body + "\n" + testwire.Body, "[" + testwire.Body + "," + testwire.Body + "]"} {
 		f.Add([]byte(body), false, uint16(0), uint64(1))
 		f.Add([]byte(body), true, uint16(16<<10-3), uint64(2))
 	}
@@ -169,20 +175,24 @@ func FuzzSplitter(f *testing.F) {
 		// A long run of one byte in the middle reaches the bounds of lines and window.
 		if len(body) > 0 {
 			middle := len(body) / 2
-			body = slices.Concat(body[:middle], bytes.Repeat(body[middle:middle+1], 2*int(stretch)), body[middle:])
+			body = slices.Concat(body[:middle], bytes.Repeat(body[middle:middle+1], 2*int(stretch)),
+				body[middle:])
 		}
 		checkFraming(t, body, array, seed)
 	})
 }
 
-// TestSplitterAtTheBounds: a text of 16 KiB is whole, one byte more is too long, and what follows is not disturbed.
+// TestSplitterAtTheBounds: a text of 16 KiB is whole, one byte more is too long, and what follows
+// is not disturbed.
 func TestSplitterAtTheBounds(t *testing.T) {
 	for seed := range uint64(20) {
-		for _, n := range []int{MaxBodyBytes - 1, MaxBodyBytes, MaxBodyBytes + 1, windowBytes - 1, windowBytes, 3*windowBytes + 7} {
+		for _, n := range []int{MaxBodyBytes - 1, MaxBodyBytes, MaxBodyBytes + 1, windowBytes - 1,
+			windowBytes, 3*windowBytes + 7} {
 			long := strings.Repeat("x", n)
 			checkFraming(t, []byte("a\n"+long+"\nb\n"+long), false, seed)
 			checkFraming(t, []byte(`[1,"`+long[2:]+`",2,`+long+`]`), true, seed)
-			checkFraming(t, []byte(strings.Repeat(" ", n)+`[1`+strings.Repeat(" ", n)+`]`+strings.Repeat(" ", n)), true, seed)
+			checkFraming(t, []byte(strings.Repeat(" ", n)+`[1`+strings.Repeat(" ",
+				n)+`]`+strings.Repeat(" ", n)), true, seed)
 			checkFraming(t, []byte(`["`+strings.Repeat(`\"`, n/2)+`",1]`), true, seed)
 		}
 	}
@@ -191,7 +201,8 @@ func TestSplitterAtTheBounds(t *testing.T) {
 func TestSplitterGivesUpWithTheBody(t *testing.T) {
 	broken := errors.New("broken")
 	s := NewSplitter()
-	f, err := cutAll(t, s, &pieces{rest: []byte("a\nb\nc"), rng: rand.New(rand.NewPCG(1, 1)), err: broken}, false)
+	f, err := cutAll(t, s, &pieces{rest: []byte("a\nb\nc"), rng: rand.New(rand.NewPCG(1, 1)),
+		err: broken}, false)
 	if !errors.Is(err, broken) || fmt.Sprint(f.texts) != "[a b]" {
 		t.Errorf("%q, %v: the last line may have been cut and must not count", f.texts, err)
 	}

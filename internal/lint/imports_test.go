@@ -87,5 +87,5 @@ func ours(imports []string) (paths []string) {
 	return paths
 }
 
-// within reports whether an import goes down: into a package of the importer's own room.
-func within(pkg, to string) bool { return strings.HasPrefix(to, pkg+"/") }
+// within reports whether an import stays in the importer's own room, and does not go up in it.
+func within(pkg, to string) bool { return room(pkg) == room(to) && !strings.HasPrefix(pkg, to+"/") }

@@ -12,7 +12,8 @@ func TestOnePerSecond(t *testing.T) {
 		for n, step := range []struct {
 			after time.Duration
 			want  bool
-		}{{0, true}, {0, false}, {time.Second - 1, false}, {1, true}, {time.Hour, true}, {time.Millisecond, false}} {
+		}{{0, true}, {0, false}, {time.Second - 1, false}, {1, true}, {time.Hour, true},
+			{time.Millisecond, false}} {
 			time.Sleep(step.after)
 			if got := s.Take(); got != step.want {
 				t.Errorf("event %d: %v", n, got)

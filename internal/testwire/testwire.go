@@ -79,12 +79,14 @@ func Cases() []Case {
 		{"device_id empty", With("device_id", `""`), badIDs},
 		{"device_id no UUID", With("device_id", `"bob"`), badIDs},
 		{"device_id upper case", With("device_id", id(strings.ToUpper(Device))), lower},
-		{"device_id variant c", With("device_id", id("aaaaaaaa-bbbb-4ccc-cddd-eeeeeeeeeeee")), badIDs},
+		{"device_id variant c", With("device_id", id("aaaaaaaa-bbbb-4ccc-cddd-eeeeeeeeeeee")),
+			badIDs},
 		{"device_id v9", With("device_id", id("aaaaaaaa-bbbb-9ccc-8ddd-eeeeeeeeeeee")), badIDs},
 		{"device_id in braces", With("device_id", id("{"+Device+"}")), badIDs},
 		{"device_id urn", With("device_id", id("urn:uuid:"+Device)), badIDs},
 		{"device_id no dashes", With("device_id", id(strings.ReplaceAll(Device, "-", ""))), badIDs},
-		{"user_id upper case, device_id bad", strings.Replace(With("user_id", id(strings.ToUpper(Device))), Device, "x", 1), badIDs},
+		{"user_id upper case, device_id bad",
+			strings.Replace(With("user_id", id(strings.ToUpper(Device))), Device, "x", 1), badIDs},
 
 		{"status missing", With("status", ""), "Invalid status"},
 		{"status null", With("status", "null"), "Invalid status"},
@@ -146,7 +148,8 @@ func Cases() []Case {
 		{"duplicate, last is good", `{"seq":"x",` + Body[1:], ""},
 		{"duplicate, last is bad", strings.TrimSuffix(Body, "}") + `,"seq":null}`, "Invalid seq"},
 		{"all wrong", `{"user_id":"x","schema_version":0,"device_id":1,"status":1,"source":1,"seq":-1}`, noSchema},
-		{"ids and more wrong", `{"user_id":"x","schema_version":1,"device_id":1,"status":1}`, badIDs},
+		{"ids and more wrong", `{"user_id":"x","schema_version":1,"device_id":1,"status":1}`,
+			badIDs},
 
 		{"empty body", "", noJSON},
 		{"array", `[` + Body + `]`, noJSON},
@@ -171,8 +174,10 @@ func Cases() []Case {
 		{"single quotes", `{'x':1,` + Body[1:], noJSON},
 		{"comment", `{/**/` + Body[1:], noJSON},
 		{"form feed", "{\f" + Body[1:], noJSON},
-		{"nested 63 deep", `{"x":` + strings.Repeat("[", 63) + strings.Repeat("]", 63) + `,` + Body[1:], ""},
-		{"nested 64 deep", `{"x":` + strings.Repeat("[", 64) + strings.Repeat("]", 64) + `,` + Body[1:], noJSON},
+		{"nested 63 deep", `{"x":` + strings.Repeat("[", 63) + strings.Repeat("]", 63) + `,` +
+			Body[1:], ""},
+		{"nested 64 deep", `{"x":` + strings.Repeat("[", 64) + strings.Repeat("]", 64) + `,` +
+			Body[1:], noJSON},
 		{"brackets crossed", `{"x":[{]},` + Body[1:], noJSON},
 	}
 }

@@ -1,5 +1,5 @@
-// Package admin answers operators: the page, health, metrics, profiles and what is known of one user.
-// Its routes carry no CORS headers: no other site's page has business on this listener.
+// Package admin answers operators: the page, health, metrics, profiles and what is known of one
+// user. Its routes carry no CORS headers: no other site's page has business on this listener.
 package admin
 
 import (
@@ -19,13 +19,14 @@ import (
 	"rollcall/wire"
 )
 
-// Config is what the routes need. Every field but the booleans is required, and any goroutine may call
-// the functions.
+// Config is what the routes need. Every field but the booleans is required, and any goroutine may
+// call the functions.
 type Config struct {
 	Presence Presence
 	// Ready returns nil, or why /readyz answers 503.
 	Ready func() error
-	// SigningKeys returns the keys of stream tokens; the first signs the page's. None: it gets none.
+	// SigningKeys returns the keys of stream tokens; the first signs the page's. None: it gets
+	// none.
 	SigningKeys func() token.Keys
 	// PublicAddrs returns the addresses of the public listeners, and TLS says that they speak it.
 	PublicAddrs func() []net.Addr
@@ -51,11 +52,16 @@ func New(c Config) http.Handler {
 	m := minter{keys: c.SigningKeys, now: c.Now, production: c.Production}
 	mux := http.NewServeMux()
 	mux.Handle("GET /{$}", page.New())
-	mux.HandleFunc("GET /page.json", func(w http.ResponseWriter, r *http.Request) { settings(w, r, p, m) })
+	mux.HandleFunc("GET /page.json", func(w http.ResponseWriter, r *http.Request) {
+		settings(w, r, p, m)
+	})
 	mux.HandleFunc("GET /livez", alive)
 	mux.HandleFunc("GET /healthz", alive)
-	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) { ready(w, c.Ready()) })
-	mux.Handle("GET /metrics", promhttp.HandlerFor(c.Registry, promhttp.HandlerOpts{Registry: c.Registry}))
+	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
+		ready(w, c.Ready())
+	})
+	mux.Handle("GET /metrics",
+		promhttp.HandlerFor(c.Registry, promhttp.HandlerOpts{Registry: c.Registry}))
 	mux.Handle("GET /debug/presence", debugPresence{c.Presence, c.Production})
 	mux.HandleFunc("POST /debug/token", m.serve)
 	mux.HandleFunc("/debug/pprof/", pprof.Index)
@@ -63,7 +69,9 @@ func New(c Config) http.Handler {
 	mux.HandleFunc("/debug/pprof/profile", pprof.Profile)
 	mux.HandleFunc("/debug/pprof/symbol", pprof.Symbol)
 	mux.HandleFunc("/debug/pprof/trace", pprof.Trace)
-	mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) { write(w, reply.RouteNotFound) })
+	mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) {
+		write(w, reply.RouteNotFound)
+	})
 	return mux
 }
 

@@ -32,7 +32,8 @@ func (d debugPresence) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	records, err := d.presence.Records(user)
 	if err != nil {
-		writeJSON(w, http.StatusServiceUnavailable, wire.AppendError(nil, wire.CodeUnavailable, err.Error()))
+		writeJSON(w, http.StatusServiceUnavailable,
+			wire.AppendError(nil, wire.CodeUnavailable, err.Error()))
 		return
 	}
 	writeJSON(w, http.StatusOK, appendPresence(nil, d.presence.Streams(user), records))

@@ -36,8 +36,8 @@ type publicSide struct {
 	tls   bool
 }
 
-// url is where the first public listener is, as far as the server itself can tell. One that listens on
-// every address is looked for where the operator found this one.
+// url is where the first public listener is, as far as the server itself can tell. One that listens
+// on every address is looked for where the operator found this one.
 func (p publicSide) url(adminHost string) string {
 	for _, addr := range p.addrs() {
 		if addr.Network() != "tcp" {
@@ -74,8 +74,8 @@ const (
 	// pageTokenTTL is how long a token of the page lives; the page takes a new one each time it
 	// connects.
 	pageTokenTTL = 5 * time.Minute
-	// pageHeader has to be on a request for a token. Another site's page cannot set it without asking
-	// first, and that is refused.
+	// pageHeader has to be on a request for a token. Another site's page cannot set it without
+	// asking first, and that is refused.
 	pageHeader = "Rollcall-Page"
 )
 
@@ -112,9 +112,9 @@ func (m minter) serve(w http.ResponseWriter, r *http.Request) {
 }
 
 // refuse returns why this request gets no token, or None. A browser may be led here by any site it
-// visits: by its own requests, which CrossOriginProtection knows by their Sec-Fetch-Site or Origin; or
-// by a name of the site's that suddenly means this address, which is why only an address or localhost
-// may stand in Host.
+// visits: by its own requests, which CrossOriginProtection knows by their Sec-Fetch-Site or Origin;
+// or by a name of the site's that suddenly means this address, which is why only an address or
+// localhost may stand in Host.
 func (m minter) refuse(r *http.Request) reply.Reply {
 	if m.production {
 		return reply.DebugDisabled

@@ -34,7 +34,8 @@ func TestIdleIsServedOn(t *testing.T) {
 			c.told(4)
 			r.holds(t, 1)
 			c.write(request(5)[:1])
-			testwait.Until(t, "the connection is served again", func() bool { return r.Stats().Idle == 0 })
+			testwait.Until(t, "the connection is served again",
+				func() bool { return r.Stats().Idle == 0 })
 			c.write(request(5)[1:200])
 			c.write(request(5)[200:])
 			c.told(5)
@@ -47,8 +48,8 @@ func TestIdleIsServedOn(t *testing.T) {
 	}
 }
 
-// TestSuspendAtAnyMoment: requests arrive just before, while and after their connections are suspended,
-// in every shape, and each is answered (P1, P2).
+// TestSuspendAtAnyMoment: requests arrive just before, while and after their connections are
+// suspended, in every shape, and each is answered (P1, P2).
 func TestSuspendAtAnyMoment(t *testing.T) {
 	seed := testseed.Of(t)
 	const after = 2 * time.Millisecond
@@ -58,7 +59,9 @@ func TestSuspendAtAnyMoment(t *testing.T) {
 	for n := range 20 {
 		all.Go(func() {
 			rng := rand.New(rand.NewPCG(seed, uint64(n)))
-			pause := func(most time.Duration) { <-time.After(time.Duration(rng.Int64N(int64(most)))) }
+			pause := func(most time.Duration) {
+				<-time.After(time.Duration(rng.Int64N(int64(most))))
+			}
 			c, seq := dial(t, addr), n*1000
 			for range 150 {
 				seq++
@@ -80,7 +83,8 @@ func TestSuspendAtAnyMoment(t *testing.T) {
 					c.write(text)
 				}
 				c.told(seq)
-				pause(3 * after) // what the test is about: around the moment at which it is suspended
+				// what the test is about: around the moment at which it is suspended
+				pause(3 * after)
 			}
 			c.Close()
 		})
@@ -173,8 +177,8 @@ func TestIdleTimeout(t *testing.T) {
 	}
 }
 
-// TestSweepClosesTheLate: in any order of suspending none is closed early, and in that of the deadlines
-// all that are late (P5).
+// TestSweepClosesTheLate: in any order of suspending none is closed early, and in that of the
+// deadlines all that are late (P5).
 func TestSweepClosesTheLate(t *testing.T) {
 	r := start(t, nil)
 	r.listen(t, "tcp")
@@ -184,7 +188,8 @@ func TestSweepClosesTheLate(t *testing.T) {
 	for n := range 10 {
 		_, c := accepted(t)
 		source, refusal := r.counts.admit(c.RemoteAddr())
-		if refusal != reply.None || !idle.suspend(c, source, idle.began.Add(hour+time.Duration(n)*time.Minute)) {
+		if refusal != reply.None || !idle.suspend(c, source,
+			idle.began.Add(hour+time.Duration(n)*time.Minute)) {
 			t.Fatal("not suspended")
 		}
 	}
@@ -212,8 +217,8 @@ func TestLateReport(t *testing.T) {
 	c.ask(3)
 }
 
-// TestResumedEndsQuietly: a connection that breaks when it has just been resumed is not answered, and
-// the refusal not counted (P7).
+// TestResumedEndsQuietly: a connection that breaks when it has just been resumed is not answered,
+// and the refusal not counted (P7).
 func TestResumedEndsQuietly(t *testing.T) {
 	r := start(t, nil)
 	c, there := accepted(t)
@@ -281,8 +286,8 @@ func TestIdleCounts(t *testing.T) {
 	}
 }
 
-// TestIdleBecomesAStream: it is released as if it had never been suspended, and keeps its place in the
-// count of its address.
+// TestIdleBecomesAStream: it is released as if it had never been suspended, and keeps its place in
+// the count of its address.
 func TestIdleBecomesAStream(t *testing.T) {
 	r := start(t, func(_ *rig, c *Config) { c.MaxPerIP = 1 })
 	addr := r.listen(t, "tcp")
@@ -341,9 +346,12 @@ func TestCloseClosesIdle(t *testing.T) {
 		}
 	})
 	goleak.VerifyNone(t, before,
-		goleak.IgnoreAnyFunction("github.com/valyala/fasthttp.updateServerDate.func1"),    // one for the process
-		goleak.IgnoreAnyFunction("github.com/valyala/fasthttp.(*workerPool).Start.func2")) // ends when it wakes up
-	testwait.Until(t, "the descriptors are given back", func() bool { return descriptors(t) <= files })
+		// one for the process
+		goleak.IgnoreAnyFunction("github.com/valyala/fasthttp.updateServerDate.func1"),
+		// ends when it wakes up
+		goleak.IgnoreAnyFunction("github.com/valyala/fasthttp.(*workerPool).Start.func2"))
+	testwait.Until(t, "the descriptors are given back",
+		func() bool { return descriptors(t) <= files })
 }
 
 type nilListener struct{ net.Listener }
@@ -358,7 +366,8 @@ func descriptors(t testing.TB) int {
 	return len(open)
 }
 
-// TestCloseWhileSuspending: connections are suspended and resumed all the while, and none is left (P1).
+// TestCloseWhileSuspending: connections are suspended and resumed all the while, and none is left
+// (P1).
 func TestCloseWhileSuspending(t *testing.T) {
 	for range 10 {
 		r := start(t, idleSoon(time.Millisecond))
@@ -376,13 +385,15 @@ func TestCloseWhileSuspending(t *testing.T) {
 					if err != nil {
 						return
 					}
-					if body, err := io.ReadAll(res.Body); err != nil || string(body) != fmt.Sprint(n) {
+					if body, err := io.ReadAll(res.Body); err != nil ||
+						string(body) != fmt.Sprint(n) {
 						t.Errorf("answer %q to %d: %v", body, n, err)
 					}
 					if n == 3 {
 						begun <- struct{}{}
 					}
-					<-time.After(rand.N(3 * time.Millisecond)) // around the moment at which it is suspended
+					// around the moment at which it is suspended
+					<-time.After(rand.N(3 * time.Millisecond))
 				}
 			})
 		}
@@ -395,8 +406,8 @@ func TestCloseWhileSuspending(t *testing.T) {
 	}
 }
 
-// TestTLSIsNotSuspended: the session above the socket may hold bytes that the epoll does not know of
-// (P2).
+// TestTLSIsNotSuspended: the session above the socket may hold bytes that the epoll does not know
+// of (P2).
 func TestTLSIsNotSuspended(t *testing.T) {
 	if new(idle).takes(&tls.Conn{}) {
 		t.Error("a TLS connection would be suspended")
@@ -405,7 +416,9 @@ func TestTLSIsNotSuspended(t *testing.T) {
 
 // TestNoneIsSuspendedPastIdleTimeout: an idle timeout that ends first needs no watching.
 func TestNoneIsSuspendedPastIdleTimeout(t *testing.T) {
-	r := start(t, func(_ *rig, c *Config) { c.IdleTimeout, c.IdleAfter = DefaultIdleAfter, DefaultIdleAfter })
+	r := start(t, func(_ *rig, c *Config) {
+		c.IdleTimeout, c.IdleAfter = DefaultIdleAfter, DefaultIdleAfter
+	})
 	c := dial(t, r.listen(t, "tcp"))
 	c.ask(1)
 	c.ended()

@@ -66,8 +66,8 @@ func TestRateSources(t *testing.T) {
 	}
 }
 
-// TestRefusedReadsWhy: at most maxRefused connections are kept until their clients have read why, and
-// none for long.
+// TestRefusedReadsWhy: at most maxRefused connections are kept until their clients have read why,
+// and none for long.
 func TestRefusedReadsWhy(t *testing.T) {
 	r := refuser{answer: func(reply.Reply) []byte { return []byte("no") }}
 	var clients []net.Conn

@@ -60,7 +60,8 @@ func TestAcceptOutlivesShortages(t *testing.T) {
 			t.Errorf("%d failures cost %v, want %v", tries, took, want)
 		}
 		if n := strings.Count(log.String(), "cannot accept"); n < 1 || n > 4 {
-			t.Errorf("%d lines for %v of failing, want at most one a second:\n%s", n, time.Since(began), &log)
+			t.Errorf("%d lines for %v of failing, want at most one a second:\n%s", n,
+				time.Since(began), &log)
 		}
 		if n := ln.retries.Load(); n != uint64(tries) {
 			t.Errorf("%d retries counted, want %d", n, tries)
@@ -87,7 +88,8 @@ func TestAcceptPauseEndsWithClose(t *testing.T) {
 }
 
 func TestAcceptReportsOtherErrors(t *testing.T) {
-	for _, err := range []error{net.ErrClosed, opError(syscall.EINVAL), errors.New("accept: too many open files")} {
+	for _, err := range []error{net.ErrClosed, opError(syscall.EINVAL),
+		errors.New("accept: too many open files")} {
 		ln := retry(&failing{errs: []error{err}}, slog.New(slog.DiscardHandler))
 		if _, got := ln.Accept(); !errors.Is(got, err) {
 			t.Errorf("Accept: %v, want %v", got, err)

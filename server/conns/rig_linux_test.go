@@ -22,8 +22,8 @@ import (
 	"rollcall/server/reply"
 )
 
-// rig is a fasthttp server over this package. It answers a request for /N with N, so that one mistaken
-// for another shows.
+// rig is a fasthttp server over this package. It answers a request for /N with N, so that one
+// mistaken for another shows.
 type rig struct {
 	*Conns
 	server   *fasthttp.Server
