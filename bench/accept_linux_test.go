@@ -11,8 +11,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// BenchmarkAccept is a connection with one request on it, of which the server accepts those of one listener or of two on the same
-// port (SO_REUSEPORT). Clients have an address each, or ports would run out.
+// BenchmarkAccept is a connection with one request on it, of which the server accepts those of one
+// listener or of two on the same port (SO_REUSEPORT). Clients have an address each, or ports would
+// run out.
 func BenchmarkAccept(b *testing.B) {
 	for _, clients := range []int{16, 256} {
 		for _, listeners := range []int{1, 2} {
@@ -21,7 +22,8 @@ func BenchmarkAccept(b *testing.B) {
 				defer stop()
 				answers := make([][512]byte, clients)
 				closedLoop(b, clients, func(proc, _ int) error {
-					d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 1+byte(proc/200), 1+byte(proc%200))}}
+					from := net.IPv4(127, 0, 1+byte(proc/200), 1+byte(proc%200))
+					d := net.Dialer{LocalAddr: &net.TCPAddr{IP: from}}
 					c, err := d.Dial("tcp", addr)
 					if err != nil {
 						return err
@@ -42,7 +44,9 @@ func BenchmarkAccept(b *testing.B) {
 // serveOn answers 204 on as many listeners of one port.
 func serveOn(b *testing.B, listeners int) (addr string, stop func()) {
 	shared := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) (err error) {
-		if outer := c.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_REUSEPORT, 1) }); outer != nil {
+		if outer := c.Control(func(fd uintptr) {
+			err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_REUSEPORT, 1)
+		}); outer != nil {
 			return outer
 		}
 		return err

@@ -15,9 +15,9 @@ import (
 // batchLines is how many heartbeats one batch has here.
 const batchLines = 1000
 
-// BenchmarkBatch is BenchmarkHeartbeat for batches: an operation is one heartbeat of a device picked at random, in batches of a
-// thousand that are waited for as a whole. by=heartbeat gives the same reports one by one, each waited for, which with a log
-// is what a single goroutine gets.
+// BenchmarkBatch is BenchmarkHeartbeat for batches: an operation is one heartbeat of a device
+// picked at random, in batches of a thousand that are waited for as a whole. by=heartbeat gives the
+// same reports one by one, each waited for, which with a log is what a single goroutine gets.
 func BenchmarkBatch(b *testing.B) {
 	eachSize(b, func(b *testing.B, size int) {
 		b.Run("sync=none", func(b *testing.B) {
@@ -45,7 +45,8 @@ func benchBatch(b *testing.B, size int, l engine.Log, single bool) {
 		})
 		if single && procs <= runtime.GOMAXPROCS(0) {
 			b.Run(fmt.Sprintf("procs=%d/by=heartbeat", procs), func(b *testing.B) {
-				eachSender(b, procs, &seq, func(s *sender, n int) error { return s.single(e, size, n) })
+				eachSender(b, procs, &seq,
+					func(s *sender, n int) error { return s.single(e, size, n) })
 			})
 		}
 	}
@@ -67,7 +68,8 @@ func eachSender(b *testing.B, procs int, seq *uint64, send func(s *sender, n int
 	b.ReportAllocs()
 	b.ResetTimer()
 	for proc := range procs {
-		s := &sender{proc: proc, procs: procs, seq: base, rng: rand.New(rand.NewPCG(uint64(proc), base))}
+		s := &sender{proc: proc, procs: procs, seq: base,
+			rng: rand.New(rand.NewPCG(uint64(proc), base))}
 		wg.Go(func() {
 			for left := share(b.N, procs, proc); left > 0; left -= batchLines {
 				if err := send(s, min(left, batchLines)); err != nil {

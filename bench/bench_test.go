@@ -22,8 +22,8 @@ var (
 	scratch = flag.String("scratch", "", "directory on the disk to measure; default the system's for temporary files")
 )
 
-// roles are what this program does when a benchmark starts it again as its counterpart: the clients of a crowd, or a server.
-// Each process has descriptors of its own.
+// roles are what this program does when a benchmark starts it again as its counterpart: the clients
+// of a crowd, or a server. Each process has descriptors of its own.
 var roles = map[string]func() error{}
 
 const roleEnv = "ROLLCALL_BENCH_ROLE"
@@ -79,7 +79,8 @@ func TestParseCount(t *testing.T) {
 	}
 }
 
-// id makes ids that look random without a list of them in memory, which would cost cache misses of its own.
+// id makes ids that look random without a list of them in memory, which would cost cache misses of
+// its own.
 func id(n uint64) (id uuid.UUID) {
 	binary.LittleEndian.PutUint64(id[:8], (n+1)*0x9e3779b97f4a7c15)
 	binary.LittleEndian.PutUint64(id[8:], (n+1)*0xd1342543de82ef95)
@@ -121,8 +122,9 @@ func collectionCPU() time.Duration {
 	return time.Duration((used() - before) * 1e9)
 }
 
-// closedLoop lets some goroutines do b.N operations between them, each beginning its next when its last is done, and
-// reports the rate and the slowest percent. do gets the goroutine's number and the operation's.
+// closedLoop lets some goroutines do b.N operations between them, each beginning its next when its
+// last is done, and reports the rate and the slowest percent. do gets the goroutine's number and
+// the operation's.
 func closedLoop(b *testing.B, procs int, do func(proc, op int) error) {
 	took := make([][]time.Duration, procs)
 	var wg sync.WaitGroup

@@ -12,7 +12,8 @@ func dropCache(b *testing.B, dir string) {
 	for _, path := range filesIn(b, dir) {
 		f, err := os.Open(path)
 		if err == nil {
-			err = unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED) // drops clean pages only, and synced ones are
+			// drops clean pages only, and synced ones are
+			err = unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED)
 			f.Close()
 		}
 		if err != nil {

@@ -14,9 +14,10 @@ import (
 	"rollcall/wal"
 )
 
-// BenchmarkHeartbeatInCheckpoint is how long a durable heartbeat takes while nothing else runs, and while one checkpoint follows
-// the other, each of which writes every device: heartbeats go to all of them, so that no range is as it was. The appenders pause
-// between heartbeats, as daemons do; the machine is not full.
+// BenchmarkHeartbeatInCheckpoint is how long a durable heartbeat takes while nothing else runs, and
+// while one checkpoint follows the other, each of which writes every device: heartbeats go to all
+// of them, so that no range is as it was. The appenders pause between heartbeats, as daemons do;
+// the machine is not full.
 func BenchmarkHeartbeatInCheckpoint(b *testing.B) {
 	eachSize(b, func(b *testing.B, size int) {
 		dir := tempDir(b)
@@ -30,7 +31,8 @@ func BenchmarkHeartbeatInCheckpoint(b *testing.B) {
 			b.Fatal(err)
 		}
 		defer closeIt(b, store)
-		e := startEngine(b, l, engine.Options{Store: store, CheckpointBytes: 1 << 60, CheckpointEvery: forever, MaxWait: time.Minute})
+		e := startEngine(b, l, engine.Options{Store: store, CheckpointBytes: 1 << 60,
+			CheckpointEvery: forever, MaxWait: time.Minute})
 		defer e.Close(context.Background())
 		fill(b, e, size)
 		seq := uint64(2)
@@ -59,7 +61,8 @@ func BenchmarkHeartbeatInCheckpoint(b *testing.B) {
 // pause is between two heartbeats of an appender.
 const pause = 5 * time.Millisecond
 
-// paced sends b.N heartbeats from 64 goroutines that pause between them, and returns a seq that is above all of theirs.
+// paced sends b.N heartbeats from 64 goroutines that pause between them, and returns a seq that is
+// above all of theirs.
 func paced(b *testing.B, e *engine.Engine, size int, seq uint64) uint64 {
 	const appenders = 64
 	took := make([][]time.Duration, appenders)
@@ -70,7 +73,8 @@ func paced(b *testing.B, e *engine.Engine, size int, seq uint64) uint64 {
 			for op := range share(b.N, appenders, proc) {
 				time.Sleep(pause)
 				began := time.Now()
-				if err := beat(e, &hb, (uint64(op*appenders+proc)*stride)%uint64(size), seq+uint64(op)); err != nil {
+				if err := beat(e, &hb, (uint64(op*appenders+proc)*stride)%uint64(size),
+					seq+uint64(op)); err != nil {
 					b.Error(fmt.Errorf("proc %d: %w", proc, err))
 					return
 				}

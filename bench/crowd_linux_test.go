@@ -99,7 +99,8 @@ func (c *farCrowd) duplicates(b *testing.B) (fds []int) {
 			b.Fatal(err)
 		}
 		fd := -1
-		if e := raw.Control(func(p uintptr) { fd, err = unix.Dup(int(p)) }); e != nil || err != nil {
+		if e := raw.Control(func(p uintptr) { fd, err = unix.Dup(int(p)) }); e != nil ||
+			err != nil {
 			b.Fatal("dup: ", e, err)
 		}
 		fds = append(fds, fd)
@@ -113,14 +114,16 @@ func (c *farCrowd) duplicates(b *testing.B) (fds []int) {
 }
 
 // follow gives every client a stream. With another, that is one more user's stream.
-func (c *farCrowd) follow(b *testing.B, users, workers int, another *noting) *broadcast.Broadcaster {
+func (c *farCrowd) follow(b *testing.B, users, workers int,
+	another *noting) *broadcast.Broadcaster {
 	s, err := broadcast.New(broadcast.Options{Codec: sameFrame{frameText()}, Workers: workers})
 	if err != nil {
 		b.Fatal(err)
 	}
 	s.Start(0)
 	subscribe := func(user int, conn broadcast.Conn) {
-		if err := s.Subscribe(broadcast.Subscription{User: id(uint64(user)), Conn: conn, Chunked: true}); err != nil {
+		if err := s.Subscribe(broadcast.Subscription{User: id(uint64(user)), Conn: conn,
+			Chunked: true}); err != nil {
 			b.Fatal(err)
 		}
 	}
@@ -142,7 +145,8 @@ func (c *farCrowd) follow(b *testing.B, users, workers int, another *noting) *br
 	return s
 }
 
-// round does something that makes the clients read some frames, and returns how long it took until they had.
+// round does something that makes the clients read some frames, and returns how long it took until
+// they had.
 func (c *farCrowd) round(b *testing.B, frames int, do func()) time.Duration {
 	c.sum += frames
 	if _, err := fmt.Fprintf(c.in, "%d\n", c.sum); err != nil {
@@ -154,9 +158,10 @@ func (c *farCrowd) round(b *testing.B, frames int, do func()) time.Duration {
 	return time.Since(began)
 }
 
-// playCrowd connects to the address that is its first argument as often as the second says. For each number on its input
-// it reads until it has read so many frames since it began, and says so. In between it is not there: what it is sent stays
-// in the kernel, and no processor is taken from who is measured.
+// playCrowd connects to the address that is its first argument as often as the second says. For
+// each number on its input it reads until it has read so many frames since it began, and says so.
+// In between it is not there: what it is sent stays in the kernel, and no processor is taken from
+// who is measured.
 func playCrowd() error {
 	addr, err := net.ResolveTCPAddr("tcp", os.Args[1])
 	if err != nil {
@@ -197,16 +202,19 @@ func connect(epoll, port, i int) error {
 	if err != nil {
 		return err
 	}
-	if err := unix.Bind(fd, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 1, byte(i%200 + 1)}}); err != nil {
+	if err := unix.Bind(fd, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 1,
+		byte(i%200 + 1)}}); err != nil {
 		return err
 	}
-	if err := unix.Connect(fd, &unix.SockaddrInet4{Port: port, Addr: [4]byte{127, 0, 0, 1}}); err != nil {
+	if err := unix.Connect(fd,
+		&unix.SockaddrInet4{Port: port, Addr: [4]byte{127, 0, 0, 1}}); err != nil {
 		return err
 	}
 	if err := unix.SetNonblock(fd, true); err != nil {
 		return err
 	}
-	return unix.EpollCtl(epoll, unix.EPOLL_CTL_ADD, fd, &unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(fd)})
+	return unix.EpollCtl(epoll, unix.EPOLL_CTL_ADD, fd,
+		&unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(fd)})
 }
 
 // reader discards, and counts frames.

@@ -35,8 +35,9 @@ type plain struct {
 	TTLMS         uint64 `json:"ttl_ms"`
 }
 
-// BenchmarkDecode reads the body of a heartbeat into fields; nobody checks them. rollcall's own decoder is measured by
-// BenchmarkHeartbeat/decode of package server. by=ceiling looks at every byte once.
+// BenchmarkDecode reads the body of a heartbeat into fields; nobody checks them. rollcall's own
+// decoder is measured by BenchmarkHeartbeat/decode of package server. by=ceiling looks at every
+// byte once.
 func BenchmarkDecode(b *testing.B) {
 	text := []byte(body)
 	b.Run("by=encoding-json", func(b *testing.B) { benchDecode[present](b, json.Unmarshal) })

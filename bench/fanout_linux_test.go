@@ -20,10 +20,11 @@ import (
 // streams is how many a crowd has: both ends of each are descriptors of this process.
 const streams = 4000
 
-// BenchmarkFanOut tells every stream of one event, or of eight, over loopback TCP to clients that read and discard on the same
-// processors. A round ends when every client has its frames. by=write is the ceiling: one thread that does nothing but
-// write(2) the finished chunk, all frames of a round in one, to the same kind of sockets. BenchmarkStreams has the figures
-// with as many threads as workers, on the very same sockets.
+// BenchmarkFanOut tells every stream of one event, or of eight, over loopback TCP to clients that
+// read and discard on the same processors. A round ends when every client has its frames. by=write
+// is the ceiling: one thread that does nothing but write(2) the finished chunk, all frames of a
+// round in one, to the same kind of sockets. BenchmarkStreams has the figures with as many threads
+// as workers, on the very same sockets.
 func BenchmarkFanOut(b *testing.B) {
 	for _, shape := range []struct{ users, batches int }{{streams, 1}, {1, 1}, {streams, 8}} {
 		b.Run(fmt.Sprintf("streams=%d/users=%d/batches=%d", streams, shape.users, shape.batches), func(b *testing.B) {
@@ -93,7 +94,8 @@ func openStreams(b *testing.B, c *crowd, users int) *broadcast.Broadcaster {
 	for i := range streams {
 		conn, err := s.Take(c.join(b))
 		if err == nil {
-			err = s.Subscribe(broadcast.Subscription{User: id(uint64(i % users)), Conn: conn, Chunked: true})
+			err = s.Subscribe(broadcast.Subscription{User: id(uint64(i % users)), Conn: conn,
+				Chunked: true})
 		}
 		if err != nil {
 			b.Fatal(err)
@@ -105,8 +107,8 @@ func openStreams(b *testing.B, c *crowd, users int) *broadcast.Broadcaster {
 	return s
 }
 
-// BenchmarkIdleStream is the memory of a stream that is told nothing: the process's own, and the kernel's for both ends of the
-// connection. The time is that of opening all of them.
+// BenchmarkIdleStream is the memory of a stream that is told nothing: the process's own, and the
+// kernel's for both ends of the connection. The time is that of opening all of them.
 func BenchmarkIdleStream(b *testing.B) {
 	b.Run(fmt.Sprintf("streams=%d/by=rollcall", streams), func(b *testing.B) {
 		for range b.N {
@@ -235,10 +237,12 @@ func (c *crowd) join(b *testing.B) net.Conn {
 	}
 	c.fds = append(c.fds, fd)
 	port := c.l.Addr().(*net.TCPAddr).Port
-	if err := unix.Connect(fd, &unix.SockaddrInet4{Port: port, Addr: [4]byte{127, 0, 0, 1}}); err != nil {
+	if err := unix.Connect(fd,
+		&unix.SockaddrInet4{Port: port, Addr: [4]byte{127, 0, 0, 1}}); err != nil {
 		b.Fatal(err)
 	}
-	if err := unix.EpollCtl(c.epoll, unix.EPOLL_CTL_ADD, fd, &unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(fd)}); err != nil {
+	if err := unix.EpollCtl(c.epoll, unix.EPOLL_CTL_ADD, fd,
+		&unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(fd)}); err != nil {
 		b.Fatal(err)
 	}
 	if err := unix.SetNonblock(fd, true); err != nil {

@@ -49,12 +49,14 @@ func BenchmarkFrame(b *testing.B) {
 	})
 }
 
-func marshalFrame(t testing.TB, dst []byte, ev *wire.Event, marshal func(any) ([]byte, error)) []byte {
+func marshalFrame(t testing.TB, dst []byte, ev *wire.Event,
+	marshal func(any) ([]byte, error)) []byte {
 	status := "offline"
 	if ev.Status == record.Online {
 		status = "online"
 	}
-	data, err := marshal(&plain{SchemaVersion: 1, UserID: ev.User.String(), DeviceID: ev.Device.String(), Status: status,
+	data, err := marshal(&plain{SchemaVersion: 1, UserID: ev.User.String(),
+		DeviceID: ev.Device.String(), Status: status,
 		Source: ev.Source, SentAtMS: ev.SentAtMS, Seq: ev.Seq, TTLMS: ev.TTLMS})
 	if err != nil {
 		t.Fatal(err)

@@ -16,8 +16,9 @@ import (
 	"rollcall/wal"
 )
 
-// BenchmarkHeartbeat is a whole heartbeat in the process: find, check, append, commit, arm, wait. Without a log it shows what
-// the engine itself takes; with one, its ceiling is BenchmarkLog/by=rollcall with as many appenders, the log alone.
+// BenchmarkHeartbeat is a whole heartbeat in the process: find, check, append, commit, arm, wait.
+// Without a log it shows what the engine itself takes; with one, its ceiling is
+// BenchmarkLog/by=rollcall with as many appenders, the log alone.
 func BenchmarkHeartbeat(b *testing.B) {
 	eachSize(b, func(b *testing.B, size int) {
 		b.Run("sync=none", func(b *testing.B) {
@@ -93,7 +94,8 @@ func report(hb *engine.Heartbeat, n, seq uint64, user uuid.UUID) {
 	hb.SentAtMS, hb.Seq, hb.TTLMS = 1739030400000+seq, seq, uint64(forever.Milliseconds())
 }
 
-// noLog numbers records and forgets them. What the engine asks of a log besides is for checkpoints, which are not taken.
+// noLog numbers records and forgets them. What the engine asks of a log besides is for checkpoints,
+// which are not taken.
 type noLog struct {
 	engine.Log
 	lsn atomic.Uint64
@@ -101,7 +103,8 @@ type noLog struct {
 
 func (l *noLog) Replay(uint64, func(uint64, []byte) error) error { return nil }
 func (l *noLog) Replayed() (next uint64, done, total int64)      { return l.lsn.Load() + 1, 0, 0 }
-func (l *noLog) Start(func(first, last uint64, records iter.Seq[[]byte], stamp int64, took time.Duration)) error {
+func (l *noLog) Start(func(first, last uint64, records iter.Seq[[]byte], stamp int64,
+	took time.Duration)) error {
 	return nil
 }
 func (l *noLog) Reserve(int, time.Duration) error { return nil }

@@ -8,11 +8,13 @@ import (
 
 const hugePage = 2 << 20
 
-// hugeSlice maps n values outside the Go heap, with huge pages where the system gives them. T holds no pointer.
+// hugeSlice maps n values outside the Go heap, with huge pages where the system gives them. T holds
+// no pointer.
 func hugeSlice[T any](n int) []T {
 	var t T
 	bytes := n*int(unsafe.Sizeof(t)) + hugePage
-	p, err := unix.MmapPtr(-1, 0, nil, uintptr(bytes), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE)
+	p, err := unix.MmapPtr(-1, 0, nil, uintptr(bytes), unix.PROT_READ|unix.PROT_WRITE,
+		unix.MAP_ANON|unix.MAP_PRIVATE)
 	if err != nil {
 		panic(err)
 	}
@@ -22,5 +24,6 @@ func hugeSlice[T any](n int) []T {
 
 func freeHuge[T any](s []T) {
 	var t T
-	_ = unix.MunmapPtr(unsafe.Pointer(unsafe.SliceData(s)), uintptr(len(s)*int(unsafe.Sizeof(t))+hugePage))
+	_ = unix.MunmapPtr(unsafe.Pointer(unsafe.SliceData(s)),
+		uintptr(len(s)*int(unsafe.Sizeof(t))+hugePage))
 }

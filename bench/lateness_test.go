@@ -30,7 +30,8 @@ const (
 func (l *expiryLog) Start(
 	committed func(first, last uint64, records iter.Seq[[]byte], stamp int64, took time.Duration),
 ) error {
-	return l.Log.Start(func(first, last uint64, records iter.Seq[[]byte], stamp int64, took time.Duration) {
+	return l.Log.Start(func(first, last uint64, records iter.Seq[[]byte], stamp int64,
+		took time.Duration) {
 		now, n := time.Now(), 0
 		for r := range records {
 			if r[recordFlags]&recordExpired != 0 {
@@ -45,8 +46,9 @@ func (l *expiryLog) Start(
 	})
 }
 
-// BenchmarkLateness is how late silence is noticed, and durable, when a tenth of the devices fall silent so that their TTLs end
-// within one second, evenly spread. An operation is all of that; run it with -benchtime 1x.
+// BenchmarkLateness is how late silence is noticed, and durable, when a tenth of the devices fall
+// silent so that their TTLs end within one second, evenly spread. An operation is all of that; run
+// it with -benchtime 1x.
 func BenchmarkLateness(b *testing.B) {
 	eachSize(b, func(b *testing.B, size int) {
 		expiring := size / 10
@@ -89,8 +91,8 @@ func lateness(b *testing.B, size, expiring int) []time.Duration {
 	return late
 }
 
-// lastBeats sends the last heartbeat of some devices and returns when each is due to expire: from two seconds after the first
-// was sent on, over a second. A device's id ends with its number.
+// lastBeats sends the last heartbeat of some devices and returns when each is due to expire: from
+// two seconds after the first was sent on, over a second. A device's id ends with its number.
 func lastBeats(b *testing.B, e *engine.Engine, devices int) []time.Time {
 	due := make([]time.Time, devices)
 	s, pending := new(sender), e.NewBatch()
@@ -105,7 +107,8 @@ func lastBeats(b *testing.B, e *engine.Engine, devices int) []time.Time {
 			at := began.Add(2*time.Second + time.Duration(n+i)*time.Second/time.Duration(devices))
 			ttl := at.Sub(now).Milliseconds()
 			s.hbs[i].TTLMS = uint64(max(ttl, 1))
-			due[n+i] = now.Add(time.Duration(s.hbs[i].TTLMS) * time.Millisecond) // receipt is a little later: lateness includes that
+			// receipt is a little later: lateness includes that
+			due[n+i] = now.Add(time.Duration(s.hbs[i].TTLMS) * time.Millisecond)
 		}
 		pending.Add(s.hbs[:group])
 		n += group

@@ -27,9 +27,10 @@ type logger interface {
 	close() error
 }
 
-// BenchmarkLog is a closed loop of appenders that wait for durability, as heartbeats do. by=ceiling is one thread that hands
-// so many records to one write and one fdatasync, inside a file of zeros: nobody is woken, nothing is framed. A closed loop
-// of waiters splits into two groups, one being written while the other is woken, so half of the ceiling is its natural most.
+// BenchmarkLog is a closed loop of appenders that wait for durability, as heartbeats do. by=ceiling
+// is one thread that hands so many records to one write and one fdatasync, inside a file of zeros:
+// nobody is woken, nothing is framed. A closed loop of waiters splits into two groups, one being
+// written while the other is woken, so half of the ceiling is its natural most.
 func BenchmarkLog(b *testing.B) {
 	for _, appenders := range []int{64, 1000, 10000} {
 		b.Run(fmt.Sprintf("appenders=%d", appenders), func(b *testing.B) {
@@ -49,7 +50,8 @@ func BenchmarkLog(b *testing.B) {
 	}
 }
 
-// BenchmarkSync is one write and its fdatasync, alone: what nobody who waits for durability can be faster than.
+// BenchmarkSync is one write and its fdatasync, alone: what nobody who waits for durability can be
+// faster than.
 func BenchmarkSync(b *testing.B) {
 	b.Run("by=ceiling", func(b *testing.B) { benchPlainLoop(b, 4096, 1) })
 }
@@ -131,7 +133,8 @@ func (quiet) Infof(string, ...any)           {}
 func (quiet) Errorf(string, ...any)          {}
 func (quiet) Fatalf(format string, a ...any) { panic(fmt.Sprintf(format, a...)) }
 
-// pebbleCommit lets each appender commit a batch of its own; Pebble's commit pipeline joins their syncs.
+// pebbleCommit lets each appender commit a batch of its own; Pebble's commit pipeline joins their
+// syncs.
 type pebbleCommit struct {
 	db  *pebble.DB
 	lsn atomic.Uint64
@@ -224,8 +227,9 @@ func (l *pebbleGroup) close() error {
 	return l.db.Close()
 }
 
-// pebbleRecord is the writer under Pebble's log, with the semaphore that Pebble puts before it, on a file of zeros as a
-// recycled log is: at the end of a growing one each sync would have a size to store.
+// pebbleRecord is the writer under Pebble's log, with the semaphore that Pebble puts before it, on
+// a file of zeros as a recycled log is: at the end of a growing one each sync would have a size to
+// store.
 type pebbleRecord struct {
 	mu    sync.Mutex
 	w     *record.LogWriter // SyncRecord is guarded by mu
@@ -270,7 +274,8 @@ func (l *pebbleRecord) append(rec []byte) error {
 
 func (l *pebbleRecord) close() error { return l.w.Close() }
 
-// ringFile begins again where its zeros end, and syncs data without times, as everything else here does.
+// ringFile begins again where its zeros end, and syncs data without times, as everything else here
+// does.
 type ringFile struct {
 	*os.File
 	at int

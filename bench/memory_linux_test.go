@@ -25,8 +25,8 @@ func mustResident(b *testing.B) int64 {
 	return resident
 }
 
-// BenchmarkMemory is what each device takes, all told: table, wheel, and what the Go runtime needs beside them. An operation is
-// nothing; run it with -benchtime 1x.
+// BenchmarkMemory is what each device takes, all told: table, wheel, and what the Go runtime needs
+// beside them. An operation is nothing; run it with -benchtime 1x.
 func BenchmarkMemory(b *testing.B) {
 	eachSize(b, func(b *testing.B, size int) {
 		for _, perUser := range []int{1, 10} {
@@ -45,16 +45,17 @@ func BenchmarkMemory(b *testing.B) {
 	})
 }
 
-// BenchmarkIdleConn is what the server holds for a daemon's connection that sent a heartbeat and is kept open: parked, and when
-// what served it before has gone. The clients are bare descriptors, which cost this process nothing but the kernel's memory.
-// Run it with -benchtime 1x.
+// BenchmarkIdleConn is what the server holds for a daemon's connection that sent a heartbeat and is
+// kept open: parked, and when what served it before has gone. The clients are bare descriptors,
+// which cost this process nothing but the kernel's memory. Run it with -benchtime 1x.
 func BenchmarkIdleConn(b *testing.B) {
 	const conns, first = 8000, 1000
 	b.Run(fmt.Sprintf("conns=%d", conns), func(b *testing.B) {
 		e := startEngine(b, &noLog{}, engine.Options{})
 		defer e.Close(context.Background())
 		metrics := prometheus.NewRegistry()
-		s, err := server.New(e, server.Options{IngestTokens: []string{"t"}, Logger: slog.New(slog.DiscardHandler), Registry: metrics})
+		s, err := server.New(e, server.Options{IngestTokens: []string{"t"},
+			Logger: slog.New(slog.DiscardHandler), Registry: metrics})
 		if err != nil {
 			b.Fatal(err)
 		}
@@ -64,7 +65,8 @@ func BenchmarkIdleConn(b *testing.B) {
 		}
 		go func() { _ = s.Serve(ln) }()
 		defer ln.Close()
-		target := &syscall.SockaddrInet4{Port: ln.Addr().(*net.TCPAddr).Port, Addr: [4]byte{127, 0, 0, 1}}
+		target := &syscall.SockaddrInet4{Port: ln.Addr().(*net.TCPAddr).Port,
+			Addr: [4]byte{127, 0, 0, 1}}
 		goroutines := runtime.NumGoroutine()
 		open := func(from, to int) (resident int64) {
 			for n := from; n < to; n++ {
@@ -98,7 +100,8 @@ func gauge(b *testing.B, metrics prometheus.Gatherer, name string) float64 {
 	return 0
 }
 
-// beatOnce connects, sends a heartbeat and reads the answer. The connection stays open until the benchmark is over.
+// beatOnce connects, sends a heartbeat and reads the answer. The connection stays open until the
+// benchmark is over.
 func beatOnce(b *testing.B, target syscall.Sockaddr, n uint64) {
 	fd, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
 	if err != nil {

@@ -23,9 +23,10 @@ import (
 	"rollcall/wal"
 )
 
-// BenchmarkRecovery is a start from a checkpoint: open the store, fill the table, arm every device. Beside it, in the same
-// number of goroutines: reading the same files from end to end, and that with a plain insert into the table for each device.
-// With cache=cold the files are out of the page cache when a round begins.
+// BenchmarkRecovery is a start from a checkpoint: open the store, fill the table, arm every device.
+// Beside it, in the same number of goroutines: reading the same files from end to end, and that
+// with a plain insert into the table for each device. With cache=cold the files are out of the page
+// cache when a round begins.
 func BenchmarkRecovery(b *testing.B) {
 	eachSize(b, func(b *testing.B, size int) {
 		dir := filepath.Join(tempDir(b), "checkpoint")
@@ -39,22 +40,25 @@ func BenchmarkRecovery(b *testing.B) {
 					}
 				}
 				b.Run("by=rollcall", func(b *testing.B) {
-					eachRound(b, size, before, func() func() { return recoverCheckpoint(b, dir, log, size) })
+					eachRound(b, size, before,
+						func() func() { return recoverCheckpoint(b, dir, log, size) })
 					b.ReportMetric(float64(bytesIn(b, dir))/float64(size), "B/device")
 				})
 				b.Run("by=read", func(b *testing.B) {
-					eachRound(b, size, before, func() func() { readFiles(b, dir); return func() {} })
+					eachRound(b, size, before,
+						func() func() { readFiles(b, dir); return func() {} })
 				})
 				b.Run("by=read-and-insert", func(b *testing.B) {
-					eachRound(b, size, before, func() func() { readFiles(b, dir); return insertAll(b, size).Close })
+					eachRound(b, size, before,
+						func() func() { readFiles(b, dir); return insertAll(b, size).Close })
 				})
 			})
 		}
 	})
 }
 
-// BenchmarkReplay is a start from the log alone: read it, apply every record, arm every device. Beside it the reader of the
-// log with nobody to apply, and plain reading of its files.
+// BenchmarkReplay is a start from the log alone: read it, apply every record, arm every device.
+// Beside it the reader of the log with nobody to apply, and plain reading of its files.
 func BenchmarkReplay(b *testing.B) {
 	eachSize(b, func(b *testing.B, size int) {
 		records := max(4*size, 1_000_000)
@@ -81,8 +85,8 @@ func BenchmarkReplay(b *testing.B) {
 	})
 }
 
-// eachRound times round alone: what readies it and what takes its result down do not count. It reports how many of the things
-// that a round has pass in a second.
+// eachRound times round alone: what readies it and what takes its result down do not count. It
+// reports how many of the things that a round has pass in a second.
 func eachRound(b *testing.B, things int, before func(), round func() (after func())) {
 	for range b.N {
 		b.StopTimer()
@@ -129,7 +133,8 @@ func openEngine(b *testing.B, dir string, log engine.Log) (*engine.Engine, *chec
 	if err != nil {
 		b.Fatal(err)
 	}
-	e := startEngine(b, log, engine.Options{Store: store, CheckpointBytes: 1 << 60, CheckpointEvery: forever})
+	e := startEngine(b, log, engine.Options{Store: store, CheckpointBytes: 1 << 60,
+		CheckpointEvery: forever})
 	return e, store
 }
 
@@ -141,7 +146,8 @@ func openLog(b *testing.B, dir string) *wal.Log {
 	return l
 }
 
-// writeLog makes a log of so many records, in which every device comes as often as any other, in an order that jumps.
+// writeLog makes a log of so many records, in which every device comes as often as any other, in an
+// order that jumps.
 func writeLog(b *testing.B, dir string, size, records int) {
 	l := openLog(b, dir)
 	defer closeIt(b, l)
@@ -168,7 +174,8 @@ func recoverLog(b *testing.B, dir string, size int) (after func()) {
 	}
 }
 
-// startEngine starts an engine on l with these options; frames are the server's, and nothing is logged.
+// startEngine starts an engine on l with these options; frames are the server's, and nothing is
+// logged.
 func startEngine(b *testing.B, l engine.Log, o engine.Options) *engine.Engine {
 	b.Helper()
 	o.Logger = slog.New(slog.DiscardHandler)
@@ -188,7 +195,8 @@ func closeIt(b *testing.B, c io.Closer) {
 	}
 }
 
-// readFiles reads every file of a directory from end to end, as many at a time as there are processors.
+// readFiles reads every file of a directory from end to end, as many at a time as there are
+// processors.
 func readFiles(b *testing.B, dir string) {
 	paths := make(chan string)
 	var readers sync.WaitGroup
@@ -249,7 +257,8 @@ func insert(b *testing.B, t *table.Table, user, device uuid.UUID, lsn uint64) {
 		b.Error("no entry", err)
 		return
 	}
-	entry.Commit(table.State{State: record.State{Online: true, Seq: 1, TTLMS: 1}, LSN: lsn, Source: 1, DeadlineNanos: int64(time.Hour)})
+	entry.Commit(table.State{State: record.State{Online: true, Seq: 1, TTLMS: 1}, LSN: lsn,
+		Source: 1, DeadlineNanos: int64(time.Hour)})
 }
 
 // filesIn lists the files of a directory that hold data.

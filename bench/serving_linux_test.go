@@ -41,8 +41,8 @@ func streamUser(n int) uuid.UUID {
 	return u
 }
 
-// playServer is the whole server without its command. It says where it listens; to each line of its input it answers with
-// its resident bytes after a collection, and its goroutines.
+// playServer is the whole server without its command. It says where it listens; to each line of its
+// input it answers with its resident bytes after a collection, and its goroutines.
 func playServer() error {
 	dir, err := os.MkdirTemp("", "rollcall-bench-")
 	if err != nil {
@@ -72,7 +72,8 @@ func playServer() error {
 			return errRefused
 		}
 	}
-	s, err := server.New(e, server.Options{SigningKeys: []string{signingKey}, Clock: clock, OpenStreams: e.OpenStreams, Logger: quiet})
+	s, err := server.New(e, server.Options{SigningKeys: []string{signingKey}, Clock: clock,
+		OpenStreams: e.OpenStreams, Logger: quiet})
 	if err != nil {
 		return err
 	}
@@ -107,7 +108,8 @@ func serveRole(serve func(net.Listener) error) error {
 	return nil
 }
 
-// residentBytes is what the process holds of physical memory, once the collector has given back what it can.
+// residentBytes is what the process holds of physical memory, once the collector has given back
+// what it can.
 func residentBytes() (int64, error) {
 	debug.FreeOSMemory()
 	text, err := os.ReadFile("/proc/self/statm")
@@ -121,7 +123,8 @@ func residentBytes() (int64, error) {
 	return resident * int64(os.Getpagesize()), nil
 }
 
-// benchIdle is the slope of a whole server's resident memory between some idle streams and many, the kernel's share apart.
+// benchIdle is the slope of a whole server's resident memory between some idle streams and many,
+// the kernel's share apart.
 func benchIdle(b *testing.B) {
 	for range b.N {
 		s := startRole(b, "server")
@@ -131,8 +134,8 @@ func benchIdle(b *testing.B) {
 			for len(conns) < n {
 				conns = append(conns, mustOpen(b, addr, len(conns)))
 			}
-			// What the connections were before they became streams has its time to go: fasthttp keeps idle goroutines for ten
-			// seconds.
+			// What the connections were before they became streams has its time to go: fasthttp
+			// keeps idle goroutines for ten seconds.
 			time.Sleep(12 * time.Second)
 			if _, err := fmt.Sscan(s.ask(b, "settle"), &resident, &goroutines); err != nil {
 				b.Fatal(err)
@@ -160,7 +163,8 @@ func mustOpen(b *testing.B, addr string, n int) net.Conn {
 	return c
 }
 
-// openStream asks for a stream and reads its snapshot; of a bare server it reads the answer's head, which ends alike.
+// openStream asks for a stream and reads its snapshot; of a bare server it reads the answer's head,
+// which ends alike.
 func openStream(addr string, n int) (net.Conn, error) {
 	from := &net.TCPAddr{IP: net.IPv4(127, 0, 2, byte(n%200+1))}
 	to, err := net.ResolveTCPAddr("tcp", addr)
@@ -191,7 +195,8 @@ var streamRequests = sync.OnceValue(func() [][]byte {
 	all := make([][]byte, streamUsers)
 	for n := range all {
 		user := streamUser(n).String()
-		text, err := token.Sign(signingKey, token.Claims{UserID: user, Scope: []string{wire.ScopeRead}, ExpMS: time.Now().Add(24 * time.Hour).UnixMilli()})
+		text, err := token.Sign(signingKey, token.Claims{UserID: user,
+			Scope: []string{wire.ScopeRead}, ExpMS: time.Now().Add(24 * time.Hour).UnixMilli()})
 		if err != nil {
 			panic(err)
 		}
@@ -201,8 +206,9 @@ var streamRequests = sync.OnceValue(func() [][]byte {
 	return all
 })
 
-// benchConnects compares connects of streams, token and snapshot included, with a bare server's requests without keep-alive.
-// The client is the same; it resets its connections, lest it run out of ports.
+// benchConnects compares connects of streams, token and snapshot included, with a bare server's
+// requests without keep-alive. The client is the same; it resets its connections, lest it run out
+// of ports.
 func benchConnects(b *testing.B) {
 	streamRequests()
 	ours, bare := startRole(b, "server").hear(b), startRole(b, "bare").hear(b)

@@ -16,14 +16,16 @@ import (
 )
 
 const (
-	manyStreams   = 9_900 // two descriptors of each are ours: the broadcaster's and the plain loop's
+	// two descriptors of each are ours: the broadcaster's and the plain loop's
+	manyStreams   = 9_900
 	streamWorkers = 2
 	fewIdle       = 2_000
 	manyIdle      = 18_000
 )
 
-// BenchmarkStreams has the figures of many streams: fan-out as a share of a plain loop of write(2) over the very same
-// sockets, what a crowd does to others, memory, and connects. Needs 20,000 descriptors for each of two processes.
+// BenchmarkStreams has the figures of many streams: fan-out as a share of a plain loop of write(2)
+// over the very same sockets, what a crowd does to others, memory, and connects. Needs 20,000
+// descriptors for each of two processes.
 func BenchmarkStreams(b *testing.B) {
 	var limit unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil || limit.Cur < 20_000 {
@@ -44,7 +46,8 @@ func BenchmarkStreams(b *testing.B) {
 // commitEvents is how many events a batch of the log brings at a time.
 const commitEvents = 1000
 
-// benchShare lets the broadcaster and a plain loop take turns on the same sockets. Each user has a burst of events.
+// benchShare lets the broadcaster and a plain loop take turns on the same sockets. Each user has a
+// burst of events.
 func benchShare(b *testing.B, streams, users, workers, burst int) {
 	c := newFarCrowd(b, streams)
 	fds := c.duplicates(b)
@@ -80,8 +83,8 @@ func benchShare(b *testing.B, streams, users, workers, burst int) {
 	b.ReportMetric(float64(p99(plain)), "plain-p99-ns")
 }
 
-// writeAll writes a chunk to each socket, from some threads. A socket that takes nothing would be a fault: a round waits
-// until all is read.
+// writeAll writes a chunk to each socket, from some threads. A socket that takes nothing would be a
+// fault: a round waits until all is read.
 func writeAll(fds []int, chunk []byte, threads int) {
 	var group sync.WaitGroup
 	for thread := range threads {
@@ -113,9 +116,10 @@ func (n noting) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// benchOthers measures how long an event of another user of the same worker waits until it is written, first alone and
-// then while one user's thousands of streams are told of one event after the other. The clients read afterwards, as if they
-// were on another machine: who waits here waits for the worker, and not for a processor.
+// benchOthers measures how long an event of another user of the same worker waits until it is
+// written, first alone and then while one user's thousands of streams are told of one event after
+// the other. The clients read afterwards, as if they were on another machine: who waits here waits
+// for the worker, and not for a processor.
 func benchOthers(b *testing.B) {
 	c := newFarCrowd(b, manyStreams)
 	other := noting{wrote: make(chan time.Time, 1)}
@@ -156,7 +160,8 @@ func benchOthers(b *testing.B) {
 				}
 				told += manyStreams
 				publish(id(0))
-				for s.Stats().Frames < told { // the other's are counted too: it may begin a little early
+				// the other's are counted too: it may begin a little early
+				for s.Stats().Frames < told {
 					time.Sleep(time.Millisecond)
 				}
 			}

@@ -34,9 +34,10 @@ type grouper interface {
 	heartbeats(ns []uint64, seq uint64) bool
 }
 
-// BenchmarkTable is one heartbeat of a device picked at random. The goroutines' devices differ, so that nobody waits for
-// another. by=rollcall-group is the same in the groups of the batch route. by=ceiling is a random read-modify-write in an array of
-// entries of the same size, mapped in the same way.
+// BenchmarkTable is one heartbeat of a device picked at random. The goroutines' devices differ, so
+// that nobody waits for another. by=rollcall-group is the same in the groups of the batch route.
+// by=ceiling is a random read-modify-write in an array of entries of the same size, mapped in the
+// same way.
 func BenchmarkTable(b *testing.B) {
 	eachSize(b, func(b *testing.B, size int) {
 		for _, s := range []struct {
@@ -75,7 +76,10 @@ func benchTable(b *testing.B, size int, make func(int) devices) {
 			for proc := range procs {
 				wg.Go(func() {
 					rng := rand.New(rand.NewPCG(uint64(proc), base))
-					pick := func() uint64 { return rng.Uint64N(uint64(size/procs))*uint64(procs) + uint64(proc) }
+					pick := func() uint64 {
+						return rng.Uint64N(uint64(size/procs))*uint64(procs) +
+							uint64(proc)
+					}
 					if !heartbeats(t, pick, share(b.N, procs, proc), base+1) {
 						b.Error("a heartbeat was refused")
 					}
@@ -127,7 +131,8 @@ func heartbeats(t devices, pick func() uint64, count int, seq uint64) bool {
 func after(seq uint64) table.State {
 	return table.State{
 		State: record.State{
-			Seq: seq, SentAtMS: seq, HeartbeatAtMS: seq, UpdatedAtMS: seq, TTLMS: 12_000, Online: true,
+			Seq: seq, SentAtMS: seq, HeartbeatAtMS: seq, UpdatedAtMS: seq, TTLMS: 12_000,
+			Online: true,
 		},
 		LSN: seq, DeadlineNanos: int64(seq), Source: 1,
 	}
@@ -175,7 +180,9 @@ func (t rollcallTable) close() { t.Close() }
 // rollcallGroups looks up a group at once.
 type rollcallGroups struct{ rollcallTable }
 
-func newRollcallGroups(int) devices { return rollcallGroups{rollcallTable{table.New(table.Options{})}} }
+func newRollcallGroups(int) devices {
+	return rollcallGroups{rollcallTable{table.New(table.Options{})}}
+}
 
 func (t rollcallGroups) heartbeats(ns []uint64, seq uint64) bool {
 	var finds [engine.GroupSize]table.Lookup
@@ -289,5 +296,7 @@ func newBareArray(size int) devices {
 
 func (t *bareArray) insert(n uint64)              { t.entries[n].word.Store(1) }
 func (t *bareArray) heartbeat(n, seq uint64) bool { return t.entries[n].word.Add(1) > 1 }
-func (t *bareArray) outside() int64               { return int64(len(t.entries)) * int64(unsafe.Sizeof(bareEntry{})) }
-func (t *bareArray) close()                       { freeHuge(t.entries) }
+func (t *bareArray) outside() int64 {
+	return int64(len(t.entries)) * int64(unsafe.Sizeof(bareEntry{}))
+}
+func (t *bareArray) close() { freeHuge(t.entries) }

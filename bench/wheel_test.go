@@ -14,7 +14,8 @@ const (
 	tick     = 10 * time.Millisecond
 	interval = 4 * time.Second
 	ttl      = 12 * time.Second
-	forever  = time.Hour // of timers that run on the real clock: none of them fires while it is measured
+	// of timers that run on the real clock: none of them fires while it is measured
+	forever = time.Hour
 )
 
 // deadlines puts off when a device expires.
@@ -24,9 +25,10 @@ type deadlines interface {
 	close()
 }
 
-// BenchmarkWheel is what one heartbeat costs whoever watches the deadlines. Each device sends every 4 s and lives for 12 s, so
-// the lazy wheel files each device anew at every third heartbeat; its share of that is in the figure. The order of the devices
-// jumps through memory. by=ceiling is the store of the new deadline alone.
+// BenchmarkWheel is what one heartbeat costs whoever watches the deadlines. Each device sends every
+// 4 s and lives for 12 s, so the lazy wheel files each device anew at every third heartbeat; its
+// share of that is in the figure. The order of the devices jumps through memory. by=ceiling is the
+// store of the new deadline alone.
 func BenchmarkWheel(b *testing.B) {
 	eachSize(b, func(b *testing.B, size int) {
 		for _, s := range []struct {
@@ -61,7 +63,8 @@ func BenchmarkWheel(b *testing.B) {
 	})
 }
 
-// stride is odd and no multiple of 5, so that it visits each of 10^n devices before it visits one twice.
+// stride is odd and no multiple of 5, so that it visits each of 10^n devices before it visits one
+// twice.
 const stride = 6_180_339_887
 
 // virtualClock moves by one interval in as many heartbeats as there are devices.
@@ -74,7 +77,8 @@ func newVirtualClock(size int) virtualClock {
 	return virtualClock{step: float64(interval) / float64(size)}
 }
 
-// lazyWheel is the wheel as the engine uses it: a heartbeat stores a deadline, and whatever comes up is filed again.
+// lazyWheel is the wheel as the engine uses it: a heartbeat stores a deadline, and whatever comes
+// up is filed again.
 type lazyWheel struct {
 	virtualClock
 	wheel     *wheel.Wheel
@@ -83,7 +87,8 @@ type lazyWheel struct {
 }
 
 func newLazyWheel(size int) deadlines {
-	d := &lazyWheel{virtualClock: newVirtualClock(size), wheel: wheel.New(0), deadlines: make([]int64, size)}
+	d := &lazyWheel{virtualClock: newVirtualClock(size), wheel: wheel.New(0),
+		deadlines: make([]int64, size)}
 	for n := range size {
 		// Filed as if the devices had been sending all along.
 		at := int64(ttl) * int64(n) / int64(size)
@@ -141,7 +146,8 @@ type deadlineHeap struct {
 func newDeadlineHeap(size int) deadlines {
 	d := &deadlineHeap{virtualClock: newVirtualClock(size)}
 	for n := range size {
-		d.order, d.at, d.due = append(d.order, uint32(n)), append(d.at, uint32(n)), append(d.due, int64(n))
+		d.order, d.at, d.due = append(d.order, uint32(n)), append(d.at, uint32(n)),
+			append(d.due, int64(n))
 	}
 	for n := range size {
 		d.heartbeat(n * (stride % size) % size)
@@ -192,8 +198,8 @@ type storeOnly struct{ deadlines []int64 }
 func (d *storeOnly) heartbeat(n int) { d.deadlines[n] += int64(interval) }
 func (d *storeOnly) close()          {}
 
-// TestDeadlinesMove shows that the structures on virtual time do the work that is measured: nothing expires while everybody
-// sends.
+// TestDeadlinesMove shows that the structures on virtual time do the work that is measured: nothing
+// expires while everybody sends.
 func TestDeadlinesMove(t *testing.T) {
 	const size = 1000
 	w := newLazyWheel(size).(*lazyWheel)
@@ -211,7 +217,8 @@ func TestDeadlinesMove(t *testing.T) {
 			t.Fatal("a deadline has passed, though every device sends")
 		}
 	}
-	if first := h.due[h.order[0]]; first <= int64(h.nanos) || first > int64(h.nanos)+int64(ttl)-int64(interval)+int64(tick) {
+	if first := h.due[h.order[0]]; first <= int64(h.nanos) ||
+		first > int64(h.nanos)+int64(ttl)-int64(interval)+int64(tick) {
 		t.Errorf("the first deadline is %v ahead", time.Duration(first-int64(h.nanos)))
 	}
 }

@@ -18,10 +18,11 @@ import (
 	"github.com/chromedp/chromedp"
 )
 
-// The operators' page and browser streams are tried in headless Chromium. Without one the tests are skipped, unless
-// ROLLCALL_BROWSER=required.
+// The operators' page and browser streams are tried in headless Chromium. Without one the tests are
+// skipped, unless ROLLCALL_BROWSER=required.
 
-// browserPatience bounds every wait for the browser, its start included. It is not a claim about speed.
+// browserPatience bounds every wait for the browser, its start included. It is not a claim about
+// speed.
 const browserPatience = 90 * time.Second
 
 // browser is one tab, and what it did that nobody asked for.
@@ -48,13 +49,16 @@ func startBrowser(t *testing.T) *browser {
 		}
 		t.Skip("needs chromium: ", err)
 	}
-	flags := append(chromedp.DefaultExecAllocatorOptions[:], chromedp.ExecPath(path), chromedp.NoSandbox, chromedp.DisableGPU,
+	flags := append(chromedp.DefaultExecAllocatorOptions[:], chromedp.ExecPath(path),
+		chromedp.NoSandbox, chromedp.DisableGPU,
 		chromedp.Flag("disable-quic", true), chromedp.Flag("disable-component-update", true))
 	b := &browser{t: t}
 	ctx, cancel := context.WithTimeout(context.Background(), 2*browserPatience)
 	t.Cleanup(cancel)
-	b.ctx, _ = chromedp.NewContext(ctx, chromedp.WithAllocatorOptions(flags...), chromedp.WithListener(b.heard), chromedp.WithErrorf(t.Logf))
-	t.Cleanup(func() { _ = chromedp.Cancel(b.ctx) }) // closes the browser; what it says then does not matter
+	b.ctx, _ = chromedp.NewContext(ctx, chromedp.WithAllocatorOptions(flags...),
+		chromedp.WithListener(b.heard), chromedp.WithErrorf(t.Logf))
+	// closes the browser; what it says then does not matter
+	t.Cleanup(func() { _ = chromedp.Cancel(b.ctx) })
 	if _, err := chromedp.Call(b.ctx, network.Enable, network.EnableParams{}); err != nil {
 		t.Fatal("the browser does not start: ", err)
 	}
@@ -99,7 +103,8 @@ func (b *browser) do(actions ...chromedp.Action[chromedp.Void]) {
 // eval returns the text of a JavaScript expression, which may be a promise.
 func (b *browser) eval(expression string) string {
 	b.t.Helper()
-	text, err := chromedp.Run(b.ctx, chromedp.Evaluate[string]("Promise.resolve("+expression+").then(String)", chromedp.EvalAwaitPromise))
+	text, err := chromedp.Run(b.ctx,
+		chromedp.Evaluate[string]("Promise.resolve("+expression+").then(String)", chromedp.EvalAwaitPromise))
 	if err != nil {
 		b.t.Fatalf("%s: %v\nconsole: %q", expression, err, b.consoleErrors())
 	}
@@ -133,7 +138,8 @@ func (b *browser) checkQuiet(origins ...string) {
 	defer b.mu.Unlock()
 	for _, text := range b.requests {
 		u, err := url.Parse(text)
-		if err != nil || u.Scheme != "data" && u.Scheme != "about" && !slices.Contains(origins, u.Scheme+"://"+u.Host) {
+		if err != nil || u.Scheme != "data" && u.Scheme != "about" &&
+			!slices.Contains(origins, u.Scheme+"://"+u.Host) {
 			b.t.Errorf("a request to %s", text)
 		}
 	}

@@ -79,16 +79,19 @@ func TestCheckFindsEveryProblem(t *testing.T) {
 		t.Errorf("exit %d\n%s", code, problems)
 	}
 	for _, flags := range [][]string{{"--listen=:99", "--admin-listen=:99"}, {"--sync=maybe"}, {"--sync-interval=-1s"}, {"--nonsense"}} {
-		if _, problems, code := runCheck(t, []string{ingestTokenEnv + "=x"}, append(flags, "--data-dir="+dir)...); code != 1 || problems == "" {
+		if _, problems, code := runCheck(t, []string{ingestTokenEnv + "=x"},
+			append(flags, "--data-dir="+dir)...); code != 1 || problems == "" {
 			t.Errorf("%v: exit %d %s", flags, code, problems)
 		}
 	}
-	if _, problems, code := runCheck(t, nil, "--data-dir="+dir); code != 1 || !strings.Contains(problems, ingestTokenEnv) {
+	if _, problems, code := runCheck(t, nil, "--data-dir="+dir); code != 1 ||
+		!strings.Contains(problems, ingestTokenEnv) {
 		t.Errorf("without secrets: exit %d %s", code, problems)
 	}
 }
 
-// TestCheckBesideARunningServer: its port and its directory are in use, and nothing of it is disturbed.
+// TestCheckBesideARunningServer: its port and its directory are in use, and nothing of it is
+// disturbed.
 func TestCheckBesideARunningServer(t *testing.T) {
 	r := startServer(t)
 	before := namesBesideSegments(t, r.dir)
@@ -102,7 +105,8 @@ func TestCheckBesideARunningServer(t *testing.T) {
 	r.terminate()
 }
 
-// namesBesideSegments lists a data directory without the log's segments: the server makes those whenever it wants one.
+// namesBesideSegments lists a data directory without the log's segments: the server makes those
+// whenever it wants one.
 func namesBesideSegments(t *testing.T, dir string) []string {
 	t.Helper()
 	entries, err := os.ReadDir(dir)
@@ -120,14 +124,16 @@ func namesBesideSegments(t *testing.T, dir string) []string {
 
 const configurationPage = "../docs/configuration.md"
 
-// TestCheckIsDocumented holds what --check prints in docs/configuration.md true. ROLLCALL_UPDATE=1 writes it.
+// TestCheckIsDocumented holds what --check prints in docs/configuration.md true. ROLLCALL_UPDATE=1
+// writes it.
 func TestCheckIsDocumented(t *testing.T) {
 	page, err := os.ReadFile(configurationPage)
 	if err != nil {
 		t.Fatal(err)
 	}
 	out, problems, code := runCheck(t, []string{ingestTokenEnv + "=a,b", signingKeyEnv + "=c", "ROLLCALL_DATA_DIR=/var/lib/rollcall"}, "--listen=:8787")
-	if code != 0 && !strings.Contains(problems, "--data-dir") { // the tester may not be allowed to write there
+	// the tester may not be allowed to write there
+	if code != 0 && !strings.Contains(problems, "--data-dir") {
 		t.Fatalf("exit %d: %s", code, problems)
 	}
 	want, err := docblock.Replace(string(page), "check", "\n```\n"+out+"```\n")

@@ -19,7 +19,8 @@ import (
 	"rollcall/internal/testwait"
 )
 
-// churn is one random run: daemons that beat, fall silent and come back, and streams of every temper.
+// churn is one random run: daemons that beat, fall silent and come back, and streams of every
+// temper.
 type churn struct {
 	t     *testing.T
 	rig   *rig
@@ -27,14 +28,16 @@ type churn struct {
 	quiet chan struct{} // closed when the daemons have ended
 }
 
-// churnUser is a user and what was told of it. Everything that happens to a calm one fits into a stream's backlog, so that
-// no stream may miss anything, however late it reads. A busy one's streams skip when they do not keep up.
+// churnUser is a user and what was told of it. Everything that happens to a calm one fits into a
+// stream's backlog, so that no stream may miss anything, however late it reads. A busy one's
+// streams skip when they do not keep up.
 type churnUser struct {
 	id      string
 	devices []string
 	calm    bool
-	beats   int            // of each device
-	all     []told         // every frame, as the witness was told: a stream that reads from before the first heartbeat
+	beats   int // of each device
+	// every frame, as the witness was told: a stream that reads from before the first heartbeat
+	all     []told
 	place   map[string]int // of each frame's text in all
 	mu      sync.Mutex
 	streams []story // guarded by mu
@@ -62,10 +65,11 @@ const (
 	busyBeats    = 900
 )
 
-// TestHistoriesUnderChurn: while devices beat, expire and come back, and streams open and close at random, each stream is
-// told a snapshot and then exactly what follows, in one order for all. One that is owed more than its backlog holds may
-// skip, but never goes back and ends at the truth. When all have gone, the server holds no stream and no descriptor more.
-// Under the race detector the server is built with it too.
+// TestHistoriesUnderChurn: while devices beat, expire and come back, and streams open and close at
+// random, each stream is told a snapshot and then exactly what follows, in one order for all. One
+// that is owed more than its backlog holds may skip, but never goes back and ends at the truth.
+// When all have gone, the server holds no stream and no descriptor more. Under the race detector
+// the server is built with it too.
 func TestHistoriesUnderChurn(t *testing.T) {
 	seed := testseed.Of(t)
 	c := &churn{t: t, quiet: make(chan struct{})}
@@ -95,7 +99,10 @@ func TestHistoriesUnderChurn(t *testing.T) {
 }
 
 func (c *churn) play(seed uint64) {
-	rng := func(role, n int) *rand.Rand { return rand.New(rand.NewPCG(seed, uint64(role)<<32|uint64(n))) }
+	rng := func(role, n int) *rand.Rand {
+		return rand.New(rand.NewPCG(seed,
+			uint64(role)<<32|uint64(n)))
+	}
 	var daemons, streams sync.WaitGroup
 	for n := range churnUsers {
 		u := &churnUser{id: uuid.NewString(), calm: n%2 == 0, beats: busyBeats}
@@ -128,8 +135,8 @@ func (c *churn) play(seed uint64) {
 	streams.Wait()
 }
 
-// daemon sends every seq of a device. Now and then it is silent for longer than the TTL. Its last word is offline, so that
-// nothing changes afterwards.
+// daemon sends every seq of a device. Now and then it is silent for longer than the TTL. Its last
+// word is offline, so that nothing changes afterwards.
 func (c *churn) daemon(u *churnUser, device string, rng *rand.Rand) {
 	conn := c.rig.dial()
 	defer conn.Close()
@@ -151,7 +158,8 @@ func (c *churn) daemon(u *churnUser, device string, rng *rand.Rand) {
 			return
 		}
 		if silence {
-			time.Sleep(time.Duration(rng.IntN(60)) * time.Millisecond) // sometimes longer than the TTL: either is right
+			// sometimes longer than the TTL: either is right
+			time.Sleep(time.Duration(rng.IntN(60)) * time.Millisecond)
 		}
 	}
 }
@@ -181,7 +189,8 @@ func (c *churn) comeAndGo(u *churnUser, rng *rand.Rand) {
 	}
 }
 
-// dawdle opens a stream over a connection that holds little, and reads nothing before the daemons have ended.
+// dawdle opens a stream over a connection that holds little, and reads nothing before the daemons
+// have ended.
 func (c *churn) dawdle(u *churnUser) {
 	conn := dialNarrow(c.t, c.rig.addr)
 	defer conn.Close()
@@ -225,8 +234,8 @@ func (c *churn) next(s *follower) (f told) {
 	return f
 }
 
-// saidAll: every device's last heartbeat was told. The last of all frames is one of them, so the others are rarely
-// looked through.
+// saidAll: every device's last heartbeat was told. The last of all frames is one of them, so the
+// others are rarely looked through.
 func (c *churn) saidAll(u *churnUser, frames []told) bool {
 	if len(frames) == 0 || frames[len(frames)-1].Seq != u.beats {
 		return false
@@ -240,8 +249,8 @@ func (c *churn) saidAll(u *churnUser, frames []told) bool {
 	return len(said) == len(u.devices)
 }
 
-// checkWitness: who follows from the beginning is told every heartbeat once, in order, and each expiry behind the
-// heartbeat that it ends.
+// checkWitness: who follows from the beginning is told every heartbeat once, in order, and each
+// expiry behind the heartbeat that it ends.
 func (c *churn) checkWitness(u *churnUser) {
 	last := make(map[string]told)
 	u.place = make(map[string]int)
@@ -261,8 +270,9 @@ func (c *churn) checkWitness(u *churnUser) {
 	}
 }
 
-// checkExact: a snapshot, and then exactly what followed: frames[n:] is a piece of the user's history without a gap, and
-// the snapshot, frames[:n], is the state right before it. A device that is not in the snapshot changed after it.
+// checkExact: a snapshot, and then exactly what followed: frames[n:] is a piece of the user's
+// history without a gap, and the snapshot, frames[:n], is the state right before it. A device that
+// is not in the snapshot changed after it.
 func (c *churn) checkExact(u *churnUser, frames []told) {
 	var why string
 	for n := 0; n <= min(len(frames), len(u.devices)); n++ {
@@ -295,7 +305,8 @@ func (u *churnUser) explain(snapshot, followed []told) string {
 		switch {
 		case i >= 0 && (!known || snapshot[i] != state):
 			return "the snapshot shows another state of " + device
-		case i < 0 && known && len(followed) > 0 && !slices.ContainsFunc(u.all[at:], func(f told) bool { return f.Device == device }):
+		case i < 0 && known && len(followed) > 0 &&
+			!slices.ContainsFunc(u.all[at:], func(f told) bool { return f.Device == device }):
 			return "the snapshot misses " + device
 		}
 	}
@@ -312,7 +323,8 @@ func (u *churnUser) lastBefore(at int, device string) (told, bool) {
 	return told{}, false
 }
 
-// checkSkipping: a stream may skip, but not go back, and the last word of one that stayed is the truth.
+// checkSkipping: a stream may skip, but not go back, and the last word of one that stayed is the
+// truth.
 func (c *churn) checkSkipping(u *churnUser, s story) {
 	last := make(map[string]told)
 	for _, f := range s.frames {

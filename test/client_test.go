@@ -15,11 +15,13 @@ import (
 	"rollcall/internal/testwait"
 )
 
-// The Go client against the server as it is, in real time. Its own tests have every fault; here are the meetings of the two:
-// a restart, a drain, a token's end, a seq that is taken. They are here since client imports nothing of ours.
+// The Go client against the server as it is, in real time. Its own tests have every fault; here are
+// the meetings of the two: a restart, a drain, a token's end, a seq that is taken. They are here
+// since client imports nothing of ours.
 
 // startDaemon starts a client.Daemon that speaks to addr.
-func startDaemon(t *testing.T, addr string, change func(o *client.DaemonOptions)) (*client.Daemon, client.DaemonOptions) {
+func startDaemon(t *testing.T, addr string, change func(o *client.DaemonOptions)) (*client.Daemon,
+	client.DaemonOptions) {
 	t.Helper()
 	o := client.DaemonOptions{
 		URL:      "http://" + addr,
@@ -43,7 +45,8 @@ func startDaemon(t *testing.T, addr string, change func(o *client.DaemonOptions)
 }
 
 // watchUser follows a user and hands on what the watch yields, until the test ends.
-func watchUser(t *testing.T, addr, user string, token client.TokenFunc) (events <-chan client.Event, interruptions <-chan error) {
+func watchUser(t *testing.T, addr, user string, token client.TokenFunc) (events <-chan client.Event,
+	interruptions <-chan error) {
 	ctx, cancel := context.WithCancel(t.Context())
 	evs, errs, done := make(chan client.Event, 1000), make(chan error, 1000), make(chan struct{})
 	go func() {
@@ -76,7 +79,8 @@ func receive[T any](t *testing.T, from <-chan T, what string) (v T) {
 }
 
 // await reads events until ok says yes.
-func await(t *testing.T, events <-chan client.Event, what string, ok func(client.Event) bool) client.Event {
+func await(t *testing.T, events <-chan client.Event, what string,
+	ok func(client.Event) bool) client.Event {
 	t.Helper()
 	for {
 		if ev := receive(t, events, what); ok(ev) {
@@ -126,15 +130,17 @@ func (f *forwarder) join(c net.Conn) {
 	io.Copy(c, server)
 }
 
-// TestClientOverRestarts: the server is killed, comes back, drains, comes back; daemon and watch find it again by
-// themselves, nothing that was acknowledged is missing, and the device never looks offline.
+// TestClientOverRestarts: the server is killed, comes back, drains, comes back; daemon and watch
+// find it again by themselves, nothing that was acknowledged is missing, and the device never looks
+// offline.
 func TestClientOverRestarts(t *testing.T) {
 	t.Parallel()
 	r := startServer(t, "--drain-timeout=100ms")
 	f := forward(t, r.addr)
 	d, o := startDaemon(t, f.Addr().String(), func(*client.DaemonOptions) {})
 	events, interruptions := watchUser(t, f.Addr().String(), o.UserID, mint(o.UserID, time.Hour))
-	await(t, events, "the first heartbeat", func(ev client.Event) bool { return ev.Transition && ev.Status == client.Online })
+	await(t, events, "the first heartbeat",
+		func(ev client.Event) bool { return ev.Transition && ev.Status == client.Online })
 
 	restart := func(stop func(), want string) {
 		stop()
@@ -151,7 +157,8 @@ func TestClientOverRestarts(t *testing.T) {
 			}
 			return ev.Seq > acked
 		})
-		for len(interruptions) > 0 { // tries while the server was away; the watch is connected again, no more of them come
+		// tries while the server was away; the watch is connected again, no more of them come
+		for len(interruptions) > 0 {
 			<-interruptions
 		}
 	}
@@ -179,7 +186,10 @@ func TestClientResumesSeq(t *testing.T) {
 	user := taken["user_id"].(string)
 	events, _ := watchUser(t, r.addr, user, mint(user, time.Hour))
 	receive(t, events, "the snapshot")
-	startDaemon(t, r.addr, func(o *client.DaemonOptions) { o.UserID, o.DeviceID = user, taken["device_id"].(string) })
+	startDaemon(t, r.addr, func(o *client.DaemonOptions) {
+		o.UserID, o.DeviceID = user,
+			taken["device_id"].(string)
+	})
 	if ev := receive(t, events, "the daemon's first heartbeat"); ev.Seq != last+1 {
 		t.Errorf("went on with seq %d, want %d", ev.Seq, uint64(last+1))
 	}
@@ -215,7 +225,8 @@ func TestClientRefused(t *testing.T) {
 	_, interruptions := watchUser(t, r.addr, o.UserID, client.StaticToken("wrong"))
 	for want, from := range map[int]<-chan error{401: errs, 403: interruptions} {
 		var refusal *client.StatusError
-		if err := receive(t, from, "a refusal"); !errors.As(err, &refusal) || refusal.Status != want || refusal.Code == "" {
+		if err := receive(t, from, "a refusal"); !errors.As(err, &refusal) ||
+			refusal.Status != want || refusal.Code == "" {
 			t.Errorf("told %v, want a %d", err, want)
 		}
 	}

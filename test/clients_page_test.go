@@ -14,8 +14,8 @@ import (
 	"github.com/google/uuid"
 )
 
-// TestClientsPage runs the programs of docs/clients.md: in each language the daemon reports a device, the watch sees it come,
-// and go when the daemon is told to stop.
+// TestClientsPage runs the programs of docs/clients.md: in each language the daemon reports a
+// device, the watch sees it come, and go when the daemon is told to stop.
 func TestClientsPage(t *testing.T) {
 	t.Parallel()
 	programs := pagePrograms(t)
@@ -26,7 +26,8 @@ func TestClientsPage(t *testing.T) {
 			user, device := uuid.NewString(), uuid.NewString()
 			env := append(os.Environ(), "ROLLCALL_URL=http://"+r.addr, ingestTokenEnv+"="+ingestToken,
 				"STREAM_TOKEN="+tokenFor(user, time.Hour), "USER_ID="+user, "DEVICE_ID="+device)
-			watch, daemon := program(t, language, programs[language+" watch"]), program(t, language, programs[language+" daemon"])
+			watch, daemon := program(t, language, programs[language+" watch"]),
+				program(t, language, programs[language+" daemon"])
 			lines := run(t, watch, env)
 			run(t, daemon, env)
 			if got := receive(t, lines, "the device's coming"); got != device+" online" {
@@ -94,7 +95,8 @@ func program(t *testing.T, language, text string) *exec.Cmd {
 	return exec.Command("bash", write("program.sh", text))
 }
 
-// run starts a program, ends it and what it started with the test, and hands on the lines that it prints.
+// run starts a program, ends it and what it started with the test, and hands on the lines that it
+// prints.
 func run(t *testing.T, cmd *exec.Cmd, env []string) <-chan string {
 	t.Helper()
 	cmd.Env = env

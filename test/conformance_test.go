@@ -49,7 +49,8 @@ func expect(t *testing.T, a answer, status int, body string) {
 // raw marks a JSON text that goes into the body as it stands.
 func raw(text string) json.RawMessage { return json.RawMessage(text) }
 
-// TestHeartbeatFields is the table of checks: every field missing, null, of each wrong type and at each bound.
+// TestHeartbeatFields is the table of checks: every field missing, null, of each wrong type and at
+// each bound.
 func TestHeartbeatFields(t *testing.T) {
 	r := startServer(t)
 	const (
@@ -79,7 +80,8 @@ func TestHeartbeatFields(t *testing.T) {
 		{"status", "", []any{"online", "offline"}},
 		{"source", source, []any{nil, "", "  \t ", "\u00a0\ufeff\u2028", 1, true, raw("[]"), raw("{}"),
 			strings.Repeat("x", 129), strings.Repeat("é", 65), raw(`"x\ud800y"`), raw(`"\udc00"`)}},
-		{"source", "", []any{"x", strings.Repeat("x", 128), strings.Repeat("é", 64), "  " + strings.Repeat("x", 128) + "  ", raw(`"\ud83d\ude00"`)}},
+		{"source", "", []any{"x", strings.Repeat("x", 128), strings.Repeat("é", 64),
+			"  " + strings.Repeat("x", 128) + "  ", raw(`"\ud83d\ude00"`)}},
 		{"sent_at_ms", "Invalid sent_at_ms", []any{nil, "1", -1, true, raw("[]"), raw("1.5"), raw("1.0"), raw("1e3"), raw("9007199254740992"), raw("1e400")}},
 		{"sent_at_ms", "", []any{0, raw("9007199254740991"), raw("-0")}},
 		{"seq", "Invalid seq", []any{nil, "5", -1, true, raw("[]"), raw("1.5"), raw("1.0"), raw("1E2"), raw("9007199254740992"), raw("18446744073709551617")}},
@@ -109,7 +111,8 @@ func TestHeartbeatFields(t *testing.T) {
 		})
 		t.Run(field+" in another case", func(t *testing.T) {
 			b := newBeat()
-			expect(t, r.in(t).beat(b.without(field).with(strings.ToUpper(field), b[field])), 400, invalid(details))
+			expect(t, r.in(t).beat(b.without(field).with(strings.ToUpper(field), b[field])), 400,
+				invalid(details))
 		})
 	}
 }
@@ -129,10 +132,12 @@ func TestHeartbeatOrderOfChecks(t *testing.T) {
 
 	expect(t, r.send(request("POST", heartbeatPath, "not json")), 401, errorBody("unauthorized", "Unauthorized"))
 	expect(t, r.send(request("POST", heartbeatPath, strings.Repeat("x", 16<<10+1))), 401, errorBody("unauthorized", "Unauthorized"))
-	if a := r.send(request("POST", heartbeatPath, strings.Repeat("x", 16<<10+1), bearer(ingestToken))); a.status != 413 || !strings.Contains(a.body, `"invalid_payload"`) {
+	if a := r.send(request("POST", heartbeatPath, strings.Repeat("x", 16<<10+1),
+		bearer(ingestToken))); a.status != 413 || !strings.Contains(a.body, `"invalid_payload"`) {
 		t.Errorf("too large: %d %s", a.status, a.body)
 	}
-	expect(t, r.send(request("POST", heartbeatPath, strings.Repeat("x", 16<<10), bearer(ingestToken))), 400, invalid("Invalid JSON payload"))
+	expect(t, r.send(request("POST", heartbeatPath, strings.Repeat("x", 16<<10),
+		bearer(ingestToken))), 400, invalid("Invalid JSON payload"))
 	steps := []struct {
 		details string
 		mend    func(beat) beat
@@ -163,7 +168,8 @@ func TestHeartbeatBodies(t *testing.T) {
 	for _, body := range []string{"", "   ", "[]", "[" + valid() + "]", "null", "5", `"str"`, "{not-json", valid() + "x", valid() + valid(),
 		"\ufeff" + valid(), strings.TrimSuffix(valid(), "}") + ",}", strings.Replace(valid(), `"seq":1`, `"seq":01`, 1),
 		strings.Replace(valid(), `"seq":1`, `"seq":NaN`, 1), strings.Replace(valid(), `daemon-do`, "a\nb", 1),
-		strings.Replace(valid(), `daemon-do`, `\x`, 1), valid()[:20], `{"a":` + strings.Repeat("[", 5000) + strings.Repeat("]", 5000) + `}`} {
+		strings.Replace(valid(), `daemon-do`, `\x`, 1), valid()[:20],
+		`{"a":` + strings.Repeat("[", 5000) + strings.Repeat("]", 5000) + `}`} {
 		expect(t, r.send(request("POST", heartbeatPath, body, bearer(ingestToken))), 400, invalid("Invalid JSON payload"))
 	}
 	for _, body := range []string{" \r\n\t" + valid() + "\n ", strings.Replace(valid(), `"seq":1`, `"seq":99,"seq":1`, 1),
@@ -221,7 +227,8 @@ func TestSeq(t *testing.T) {
 	expect(t, r.beat(b.with("seq", 6)), 409, stale(6))
 }
 
-// TestRacingEqualSeqs: of many equal heartbeats at once exactly one wins, and the others learn which seq did.
+// TestRacingEqualSeqs: of many equal heartbeats at once exactly one wins, and the others learn
+// which seq did.
 func TestRacingEqualSeqs(t *testing.T) {
 	r := startServer(t)
 	b := newBeat()
@@ -288,7 +295,8 @@ func TestRoutes(t *testing.T) {
 	}
 	expect(t, r.send(request("POST", heartbeatPath+"?x=1", newBeat().json(), bearer(ingestToken))), 204, "")
 	for _, malformed := range []string{"GARBAGE\r\n\r\n", "GET / HTTP/1.1\r\nHost x\r\n\r\n"} {
-		if a := r.send(malformed); a.status != 400 || !strings.Contains(a.body, `"error":"invalid_payload"`) || a.header.Get("Access-Control-Allow-Origin") != "*" {
+		if a := r.send(malformed); a.status != 400 ||
+			!strings.Contains(a.body, `"error":"invalid_payload"`) || a.header.Get("Access-Control-Allow-Origin") != "*" {
 			t.Errorf("%q: %d %s", malformed, a.status, a.body)
 		}
 	}
@@ -297,7 +305,8 @@ func TestRoutes(t *testing.T) {
 	}
 }
 
-// TestKeepAliveAndPipelining: one connection carries many heartbeats, also when they are sent without waiting.
+// TestKeepAliveAndPipelining: one connection carries many heartbeats, also when they are sent
+// without waiting.
 func TestKeepAliveAndPipelining(t *testing.T) {
 	r := startServer(t)
 	b := newBeat()
@@ -318,8 +327,8 @@ func TestKeepAliveAndPipelining(t *testing.T) {
 	}
 }
 
-// TestPipelinedAnswersComeInOrder: sixteen requests in one write, refusals of every kind among them, and a batch. What closes
-// the connection comes last.
+// TestPipelinedAnswersComeInOrder: sixteen requests in one write, refusals of every kind among
+// them, and a batch. What closes the connection comes last.
 func TestPipelinedAnswersComeInOrder(t *testing.T) {
 	r := startServer(t)
 	b := newBeat()
@@ -438,7 +447,8 @@ func TestStreamChecks(t *testing.T) {
 			if row.token != "" {
 				headers = append(headers, bearer(row.token))
 			}
-			expect(t, r.in(t).send(request("GET", streamPath+row.query, "", headers...)), row.status, row.body)
+			expect(t, r.in(t).send(request("GET", streamPath+row.query, "", headers...)),
+				row.status, row.body)
 		})
 	}
 	for name, req := range map[string]string{
@@ -457,7 +467,8 @@ func TestStreamChecks(t *testing.T) {
 	}
 }
 
-// TestStreamBytes holds the stream to the byte: head, snapshot, live frame, escaping, chunk framing, HTTP/1.0.
+// TestStreamBytes holds the stream to the byte: head, snapshot, live frame, escaping, chunk
+// framing, HTTP/1.0.
 func TestStreamBytes(t *testing.T) {
 	r := startServer(t)
 	b := newBeat().with("source", "a<b>&\u2028é😀")
@@ -508,14 +519,16 @@ func TestStreamBytes(t *testing.T) {
 			}
 		}
 		got := make([]byte, len(body))
-		if _, err := io.ReadFull(br, got); err != nil || !strings.EqualFold(string(got), body) || chunked != (proto == "HTTP/1.1") {
+		if _, err := io.ReadFull(br, got); err != nil || !strings.EqualFold(string(got), body) ||
+			chunked != (proto == "HTTP/1.1") {
 			t.Errorf("%s: %q (%v, chunked %v)\nwant %q", proto, got, err, chunked, body)
 		}
 		c.Close()
 	}
 }
 
-// TestStreamSnapshotThenEvents: every device once, then each change in the order of acceptance; one user only.
+// TestStreamSnapshotThenEvents: every device once, then each change in the order of acceptance; one
+// user only.
 func TestStreamSnapshotThenEvents(t *testing.T) {
 	r := startServer(t)
 	user := uuid.NewString()
@@ -595,7 +608,8 @@ func TestTTL(t *testing.T) {
 	}
 }
 
-// TestTTLChanges: the last heartbeat's ttl counts, shorter or longer, and the daemon's clock does not.
+// TestTTLChanges: the last heartbeat's ttl counts, shorter or longer, and the daemon's clock does
+// not.
 func TestTTLChanges(t *testing.T) {
 	r := startServer(t)
 	user := uuid.NewString()
@@ -616,14 +630,16 @@ func TestTTLChanges(t *testing.T) {
 	if got := offline(); got != shortened["device_id"] {
 		t.Errorf("shortened: %s went offline", got)
 	}
-	lengthened, clock := device(1500), device(1800) // what is sent next comes within the difference, on a busy machine, too
+	// what is sent next comes within the difference, on a busy machine, too
+	lengthened, clock := device(1500), device(1800)
 	r.mustBeat(lengthened)
 	r.mustBeat(lengthened.with("seq", 2).with("ttl_ms", 60000))
 	r.mustBeat(clock)
 	if got := offline(); got != clock["device_id"] {
 		t.Errorf("lengthened: %s went offline", got)
 	}
-	past, future := device(1500).with("sent_at_ms", 0), device(300).with("sent_at_ms", time.Now().Add(365*24*time.Hour).UnixMilli())
+	past, future := device(1500).with("sent_at_ms", 0),
+		device(300).with("sent_at_ms", time.Now().Add(365*24*time.Hour).UnixMilli())
 	began := time.Now()
 	r.mustBeat(past)
 	r.mustBeat(future)
@@ -646,7 +662,8 @@ func TestTTLChanges(t *testing.T) {
 	}
 }
 
-// TestRestart: what was acknowledged is there again, byte for byte, and nobody goes offline because we were away.
+// TestRestart: what was acknowledged is there again, byte for byte, and nobody goes offline because
+// we were away.
 func TestRestart(t *testing.T) {
 	for name, stop := range map[string]func(*rig){"SIGTERM": (*rig).terminate, "SIGKILL": (*rig).kill} {
 		t.Run(name, func(t *testing.T) {
@@ -682,7 +699,8 @@ func TestRestart(t *testing.T) {
 				t.Errorf("an acknowledged seq again: %d %s", a.status, a.body)
 			}
 			ev := s.event()
-			if since := time.Since(began); ev["device_id"] != short["device_id"] || ev["status"] != "offline" || since < 400*time.Millisecond {
+			if since := time.Since(began); ev["device_id"] != short["device_id"] ||
+				ev["status"] != "offline" || since < 400*time.Millisecond {
 				t.Errorf("%v after the restart: %v; want the silent device, not before its grace", since, ev)
 			}
 			r.mustBeat(long.with("seq", 42))
@@ -693,7 +711,8 @@ func TestRestart(t *testing.T) {
 	}
 }
 
-// TestRecoveryGrace: after a restart no device expires before min(its ttl, the grace), however long we were away.
+// TestRecoveryGrace: after a restart no device expires before min(its ttl, the grace), however long
+// we were away.
 func TestRecoveryGrace(t *testing.T) {
 	r := startServer(t, "--recovery-grace=600ms")
 	user := uuid.NewString()
@@ -719,7 +738,8 @@ func TestRecoveryGrace(t *testing.T) {
 func TestStreamEnds(t *testing.T) {
 	r := startServer(t, "--drain-timeout=100ms", "--stream-keepalive=1s")
 	user := uuid.NewString()
-	short := r.followRaw(request("GET", streamPath+"?user_id="+user, "", bearer(tokenFor(user, 1500*time.Millisecond))))
+	short := r.followRaw(request("GET", streamPath+"?user_id="+user, "",
+		bearer(tokenFor(user, 1500*time.Millisecond))))
 	var text strings.Builder
 	for {
 		f, err := short.frame()
@@ -774,7 +794,8 @@ func TestSecrets(t *testing.T) {
 	r.kill()
 	r.env = nil
 	out, err := r.command().CombinedOutput()
-	if err == nil || !strings.Contains(string(out), ingestTokenEnv) || !strings.Contains(string(out), signingKeyEnv) {
+	if err == nil || !strings.Contains(string(out), ingestTokenEnv) ||
+		!strings.Contains(string(out), signingKeyEnv) {
 		t.Errorf("without secrets: %v\n%s", err, out)
 	}
 	user := uuid.NewString()
@@ -875,12 +896,15 @@ func TestAdmin(t *testing.T) {
 		return view.Records["device:"+device]
 	}
 	sent := b["sent_at_ms"].(int64)
-	if v := read(); view.ActiveStreams != 1 || v.Status != "online" || v.Seq != 7 || v.SentAtMS != sent || v.LastHeartbeatMS != sent ||
-		v.LastOfflineMS != nil || v.UpdatedAtMS < sent || v.UserID != user || v.DeviceID != device || v.SchemaVersion != 1 || v.TTLMS != 60000 || v.Source != "daemon-do" {
+	if v := read(); view.ActiveStreams != 1 || v.Status != "online" || v.Seq != 7 ||
+		v.SentAtMS != sent || v.LastHeartbeatMS != sent ||
+		v.LastOfflineMS != nil || v.UpdatedAtMS < sent || v.UserID != user ||
+		v.DeviceID != device || v.SchemaVersion != 1 || v.TTLMS != 60000 || v.Source != "daemon-do" {
 		t.Errorf("online: %+v, streams %d", v, view.ActiveStreams)
 	}
 	r.mustBeat(b.with("seq", 8).with("status", "offline").with("sent_at_ms", sent+5))
-	if v := read(); v.Status != "offline" || v.LastHeartbeatMS != sent || v.LastOfflineMS == nil || *v.LastOfflineMS != sent+5 {
+	if v := read(); v.Status != "offline" || v.LastHeartbeatMS != sent || v.LastOfflineMS == nil ||
+		*v.LastOfflineMS != sent+5 {
 		t.Errorf("offline: %+v", v)
 	}
 	r.kill()
@@ -901,32 +925,38 @@ func TestTokenCommand(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if s := r.followRaw(request("GET", streamPath+"?user_id="+user, "", bearer(strings.TrimSpace(string(out))))); s.head.status != 200 {
+	if s := r.followRaw(request("GET", streamPath+"?user_id="+user, "",
+		bearer(strings.TrimSpace(string(out))))); s.head.status != 200 {
 		t.Errorf("status %d", s.head.status)
 	}
 	cmd = exec.Command(binary, "token", "--user", user)
 	cmd.Env = []string{}
-	if out, err := cmd.CombinedOutput(); err == nil || !strings.Contains(string(out), signingKeyEnv) {
+	if out, err := cmd.CombinedOutput(); err == nil ||
+		!strings.Contains(string(out), signingKeyEnv) {
 		t.Errorf("without a key: %v %s", err, out)
 	}
 }
 
-// TestBadFlags: a value that cannot be meant is refused with the flag's name, before anything is opened.
+// TestBadFlags: a value that cannot be meant is refused with the flag's name, before anything is
+// opened.
 func TestBadFlags(t *testing.T) {
 	for _, flag := range []string{"--sync-interval=0s", "--recovery-grace=-1s", "--stream-write-timeout=0s", "--stream-keepalive=-1s",
 		"--drain-timeout=-1s", "--max-devices=-1", "--max-streams=-1", "--max-streams-per-user=-1", "--max-connections-per-ip=-1", "--rate-per-ip=-1", "--stream-backlog=0", "--sync=sometimes",
 		"--seq-policy=lax", "--segment-bytes=1", "--listen=nowhere:x", "--log-level=loud"} {
-		r := &rig{t: t, dir: t.TempDir(), flags: []string{flag}, env: []string{ingestTokenEnv + "=" + ingestToken}}
+		r := &rig{t: t, dir: t.TempDir(), flags: []string{flag},
+			env: []string{ingestTokenEnv + "=" + ingestToken}}
 		out, err := r.command().CombinedOutput()
 		name, _, _ := strings.Cut(strings.TrimLeft(flag, "-"), "=")
-		mention := strings.Contains(string(out), name) || name == "segment-bytes" && strings.Contains(string(out), "segment of 1 bytes")
+		mention := strings.Contains(string(out), name) || name == "segment-bytes" &&
+			strings.Contains(string(out), "segment of 1 bytes")
 		if err == nil || !mention {
 			t.Errorf("%s: %v\n%s", flag, err, out)
 		}
 	}
 }
 
-// TestDrainAnswersWhatIsInFlight: clients of streams that never hang up do not cost the last heartbeat its answer.
+// TestDrainAnswersWhatIsInFlight: clients of streams that never hang up do not cost the last
+// heartbeat its answer.
 func TestDrainAnswersWhatIsInFlight(t *testing.T) {
 	r := startServer(t, "--drain-timeout=0s")
 	user := uuid.NewString()
@@ -939,18 +969,15 @@ func TestDrainAnswersWhatIsInFlight(t *testing.T) {
 	raw := request("POST", heartbeatPath, body, bearer(ingestToken))
 	io.WriteString(c, raw[:len(raw)-20])
 	r.proc.Cmd.Process.Signal(syscall.SIGTERM)
-	// The listener closes only after the streams have had their time: until then the second half is still awaited.
-	for deadline := time.Now().Add(testwait.Limit); ; {
+	// The listener closes only after the streams have had their time: until then the second half is
+	// still awaited.
+	r.until("the listener is closed", func() bool {
 		probe, err := net.Dial("tcp", r.addr)
-		if err != nil {
-			break
+		if err == nil {
+			probe.Close()
 		}
-		probe.Close()
-		if time.Now().After(deadline) {
-			t.Fatal("the listener stays open")
-		}
-		time.Sleep(20 * time.Millisecond) // polls
-	}
+		return err != nil
+	})
 	io.WriteString(c, raw[len(raw)-20:])
 	expect(t, readAnswer(t, bufio.NewReader(c), false), 204, "")
 	<-r.proc.Exited
@@ -964,9 +991,7 @@ func TestSecondSignal(t *testing.T) {
 	r := startServer(t, "--drain-timeout=1h")
 	s := r.follow(uuid.NewString())
 	r.proc.Cmd.Process.Signal(syscall.SIGTERM)
-	for !strings.Contains(r.logs(), "draining") {
-		time.Sleep(5 * time.Millisecond) // polls
-	}
+	r.until("it drains", func() bool { return strings.Contains(r.logs(), "draining") })
 	r.proc.Cmd.Process.Signal(syscall.SIGTERM)
 	select {
 	case <-r.proc.Exited:

@@ -39,8 +39,9 @@ type crashDevice struct {
 	acked, sent int
 }
 
-// TestCrash kills the server with SIGKILL under concurrent load, single heartbeats and batches, again and again over the same data directory. After each
-// restart every device must stand at a seq that was acknowledged or later, and none at one that was never sent.
+// TestCrash kills the server with SIGKILL under concurrent load, single heartbeats and batches,
+// again and again over the same data directory. After each restart every device must stand at a seq
+// that was acknowledged or later, and none at one that was never sent.
 func TestCrash(t *testing.T) { crash(t, "--segment-bytes=8388608") }
 
 // TestCrashInCheckpoint is the same while one checkpoint follows the other.
@@ -54,7 +55,8 @@ func crash(t *testing.T, flags ...string) {
 	devices := make([][]*crashDevice, writers)
 	for w := range devices {
 		for range devicesPerWriter {
-			devices[w] = append(devices[w], &crashDevice{beat: newBeat().with("user_id", user), acked: -1, sent: -1})
+			devices[w] = append(devices[w],
+				&crashDevice{beat: newBeat().with("user_id", user), acked: -1, sent: -1})
 		}
 	}
 	acked := 0
@@ -70,7 +72,8 @@ func crash(t *testing.T, flags ...string) {
 				}
 			})
 		}
-		time.Sleep(time.Duration(20+rng.IntN(150)) * time.Millisecond) // the moment of the crash, not a wait for anything
+		// the moment of the crash, not a wait for anything
+		time.Sleep(time.Duration(20+rng.IntN(150)) * time.Millisecond)
 		r.kill()
 		close(killed)
 		wg.Wait()
@@ -98,7 +101,8 @@ func crash(t *testing.T, flags ...string) {
 	}
 }
 
-// writeUntilKilled sends heartbeats for its devices in turn over one connection until the server is gone.
+// writeUntilKilled sends heartbeats for its devices in turn over one connection until the server is
+// gone.
 func writeUntilKilled(addr string, devices []*crashDevice, killed <-chan struct{}) {
 	c, err := net.Dial("tcp", addr)
 	if err != nil {
@@ -110,7 +114,8 @@ func writeUntilKilled(addr string, devices []*crashDevice, killed <-chan struct{
 	for i := 0; ; i++ {
 		d := devices[i%len(devices)]
 		d.sent++
-		if _, err := io.WriteString(c, request("POST", heartbeatPath, d.beat.with("seq", d.sent).json(), bearer(ingestToken))); err != nil {
+		if _, err := io.WriteString(c, request("POST", heartbeatPath,
+			d.beat.with("seq", d.sent).json(), bearer(ingestToken))); err != nil {
 			return
 		}
 		status, _, ok := answerUntilKilled(br)
@@ -124,7 +129,8 @@ func writeUntilKilled(addr string, devices []*crashDevice, killed <-chan struct{
 	}
 }
 
-// batchUntilKilled sends batches, in which each of its devices comes several times, until the server is gone.
+// batchUntilKilled sends batches, in which each of its devices comes several times, until the
+// server is gone.
 func batchUntilKilled(addr string, devices []*crashDevice, killed <-chan struct{}) {
 	const beatsPerDevice = 40
 	c, err := net.Dial("tcp", addr)
@@ -142,7 +148,8 @@ func batchUntilKilled(addr string, devices []*crashDevice, killed <-chan struct{
 				body.WriteString(d.beat.with("seq", d.sent).json() + "\n")
 			}
 		}
-		if _, err := io.WriteString(c, request("POST", batchPath, body.String(), bearer(ingestToken), "Content-Type: application/x-ndjson")); err != nil {
+		if _, err := io.WriteString(c,
+			request("POST", batchPath, body.String(), bearer(ingestToken), "Content-Type: application/x-ndjson")); err != nil {
 			return
 		}
 		status, text, ok := answerUntilKilled(br)
@@ -174,7 +181,8 @@ func snapshotSeqs(r *rig, user string) map[string]int {
 	r.t.Helper()
 	s := r.follow(user)
 	defer s.conn.Close()
-	// A heartbeat of a device that no writer has marks the end of the snapshot: it is accepted after it.
+	// A heartbeat of a device that no writer has marks the end of the snapshot: it is accepted
+	// after it.
 	mark := newBeat().with("user_id", user).with("status", "offline")
 	r.mustBeat(mark)
 	got := map[string]int{}

@@ -86,14 +86,9 @@ func tree(t *testing.T, dir string) string {
 // awaitCheckpoint waits until the server has taken a checkpoint as of a record.
 func awaitCheckpoint(t *testing.T, r *rig, lsn float64) {
 	t.Helper()
-	for end := time.Now().Add(testwait.Limit); ; time.Sleep(20 * time.Millisecond) {
-		if inspect(t, 0, r.dir).field(t, "checkpoint", "lsn").(float64) >= lsn {
-			return
-		}
-		if time.Now().After(end) {
-			t.Fatalf("no checkpoint as of %v\n%s", lsn, r.logs())
-		}
-	}
+	r.until(fmt.Sprintf("a checkpoint as of %v", lsn), func() bool {
+		return inspect(t, 0, r.dir).field(t, "checkpoint", "lsn").(float64) >= lsn
+	})
 }
 
 func TestInspect(t *testing.T) {
@@ -139,12 +134,14 @@ func TestInspect(t *testing.T) {
 	if next := stopped.field(t, "log", "next_lsn"); next != 4.0 || len(stopped["segment"]) == 0 || len(stopped["device"]) != 3 {
 		t.Errorf("%v", stopped)
 	}
-	if code, out, _ := tool(t, "inspect", r.dir, "--devices=-1"); code != 0 || strings.Count(out, "\ndevice ") != 3 || !strings.Contains(out, "none works on it") {
+	if code, out, _ := tool(t, "inspect", r.dir, "--devices=-1"); code != 0 ||
+		strings.Count(out, "\ndevice ") != 3 || !strings.Contains(out, "none works on it") {
 		t.Errorf("exit status %d\n%s", code, out)
 	}
 }
 
-// TestInspectFindsDamage: exit status 1, and where; a server does not start on it, for the same reason.
+// TestInspectFindsDamage: exit status 1, and where; a server does not start on it, for the same
+// reason.
 func TestInspectFindsDamage(t *testing.T) {
 	r := startServer(t)
 	for range 3 {
@@ -204,7 +201,8 @@ func TestInspectFindsADamagedCheckpoint(t *testing.T) {
 	}
 	const why = "Restore the data directory from a backup"
 	found := inspect(t, 1, r.dir)
-	if text := found.field(t, "damage", "error").(string); !strings.Contains(text, why) || found.field(t, "damage", "path") != tables[0] {
+	if text := found.field(t, "damage", "error").(string); !strings.Contains(text, why) ||
+		found.field(t, "damage", "path") != tables[0] {
 		t.Errorf("inspect: %s", text)
 	}
 	if len(found["segment"]) == 0 {
@@ -280,14 +278,11 @@ func TestMaxDevices(t *testing.T) {
 		t.Errorf("a second device: %d %s", a.status, a.body)
 	}
 	r.mustBeat(known.with("seq", 2))
-	for end := time.Now().Add(testwait.Limit); !strings.Contains(r.logs(), "new devices are refused"); time.Sleep(10 * time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatalf("not logged:\n%s", r.logs())
-		}
-	}
+	r.until("it is logged", func() bool { return strings.Contains(r.logs(), "new devices are refused") })
 }
 
-// steady sends heartbeats for its device, one after the other, until it is stopped. acked is the last one that was answered.
+// steady sends heartbeats for its device, one after the other, until it is stopped. acked is the
+// last one that was answered.
 type steady struct {
 	beat  beat
 	acked atomic.Int64
@@ -307,7 +302,8 @@ func (s *steady) run(addr string, stop <-chan struct{}) error {
 			return nil
 		default:
 		}
-		if _, err := io.WriteString(c, request("POST", heartbeatPath, s.beat.with("seq", seq).json(), bearer(ingestToken))); err != nil {
+		if _, err := io.WriteString(c,
+			request("POST", heartbeatPath, s.beat.with("seq", seq).json(), bearer(ingestToken))); err != nil {
 			return err
 		}
 		head, err := br.ReadString('\n')
@@ -329,8 +325,8 @@ func (s *steady) run(addr string, stop <-chan struct{}) error {
 	}
 }
 
-// TestBackupUnderLoad takes backups of a server that takes heartbeats and one checkpoint after the other. A server on each of
-// them knows everything that was acknowledged before it was begun.
+// TestBackupUnderLoad takes backups of a server that takes heartbeats and one checkpoint after the
+// other. A server on each of them knows everything that was acknowledged before it was begun.
 func TestBackupUnderLoad(t *testing.T) {
 	r := startServer(t, "--checkpoint-bytes=1", "--segment-bytes=8388608")
 	user := uuid.NewString()
@@ -395,7 +391,8 @@ func TestBackupRefuses(t *testing.T) {
 		"no such directory":              {filepath.Join(parent, "none"), filepath.Join(parent, "a"), "no such file"},
 		"a directory that holds no data": {full, filepath.Join(parent, "b"), "no data directory of rollcall"},
 	} {
-		if code, _, errs := tool(t, "backup", c.dir, c.target); code != 1 || !strings.Contains(errs, c.why) {
+		if code, _, errs := tool(t, "backup", c.dir, c.target); code != 1 ||
+			!strings.Contains(errs, c.why) {
 			t.Errorf("%s: exit status %d, %s", name, code, errs)
 		}
 	}

@@ -20,7 +20,8 @@ import (
 	"rollcall/internal/testwait"
 )
 
-// mountMemory mounts a small disk in memory. Tests that need one are skipped where that takes a right that we do not have.
+// mountMemory mounts a small disk in memory. Tests that need one are skipped where that takes a
+// right that we do not have.
 func mountMemory(t *testing.T, bytes string) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -98,13 +99,15 @@ func (r *rig) sender(user string) *sender {
 	c := r.dial()
 	c.SetDeadline(time.Time{})
 	r.t.Cleanup(func() { c.Close() })
-	return &sender{beat: newBeat().with("user_id", user).with("source", strings.Repeat("x", 128)), conn: c, br: bufio.NewReader(c)}
+	return &sender{beat: newBeat().with("user_id", user).with("source", strings.Repeat("x", 128)),
+		conn: c, br: bufio.NewReader(c)}
 }
 
 // send sends the next heartbeat and returns the status; 0: the server is gone.
 func (s *sender) send() int {
 	s.sent++
-	if _, err := io.WriteString(s.conn, request("POST", heartbeatPath, s.beat.with("seq", s.sent).json(), bearer(ingestToken))); err != nil {
+	if _, err := io.WriteString(s.conn,
+		request("POST", heartbeatPath, s.beat.with("seq", s.sent).json(), bearer(ingestToken))); err != nil {
 		return 0
 	}
 	resp, err := http.ReadResponse(s.br, nil)
@@ -144,7 +147,8 @@ func flood(t *testing.T, senders []*sender) {
 	wg.Wait()
 }
 
-// wantSeqs checks that each device stands at what was acknowledged last, or at a later heartbeat that it sent.
+// wantSeqs checks that each device stands at what was acknowledged last, or at a later heartbeat
+// that it sent.
 func wantSeqs(t *testing.T, r *rig, user string, senders []*sender) {
 	t.Helper()
 	got := snapshotSeqs(r, user)
@@ -155,8 +159,9 @@ func wantSeqs(t *testing.T, r *rig, user string, senders []*sender) {
 	}
 }
 
-// TestFullDisk fills the disk under a running server. Heartbeats are refused and /readyz says why; an open stream stays and is told
-// that its device went silent before; when there is room again the server goes on by itself, and kill -9 loses nothing.
+// TestFullDisk fills the disk under a running server. Heartbeats are refused and /readyz says why;
+// an open stream stays and is told that its device went silent before; when there is room again the
+// server goes on by itself, and kill -9 loses nothing.
 func TestFullDisk(t *testing.T) {
 	disk := mountMemory(t, "64m")
 	r := startServerIn(t, filepath.Join(disk, "data"), "--segment-bytes=8388608", "--stream-keepalive=100ms")
@@ -173,7 +178,7 @@ func TestFullDisk(t *testing.T) {
 		senders = append(senders, r.sender(user))
 	}
 	flood(t, senders)
-	if body := r.awaitReady(503); !strings.Contains(body, "free disk space") {
+	if body := r.untilReadyz(503, ""); !strings.Contains(body, "free disk space") {
 		t.Errorf("/readyz: %q", body)
 	}
 	if text, err := stream.frame(); err != nil || !strings.HasPrefix(text, ":") {
@@ -186,7 +191,7 @@ func TestFullDisk(t *testing.T) {
 	if err := os.Remove(fill); err != nil {
 		t.Fatal(err)
 	}
-	r.awaitReady(200)
+	r.untilReadyz(200, "")
 	for _, s := range senders {
 		if status := s.send(); status != 204 {
 			t.Errorf("there is room again, but: %d", status)
@@ -200,8 +205,9 @@ func TestFullDisk(t *testing.T) {
 	wantSeqs(t, r, user, senders)
 }
 
-// TestReadOnlyDisk turns the disk read-only under a running server, as the kernel does when a disk gives errors: the log cannot be
-// written, so the server ends, says why and what to do, and does not start before the disk can be written again.
+// TestReadOnlyDisk turns the disk read-only under a running server, as the kernel does when a disk
+// gives errors: the log cannot be written, so the server ends, says why and what to do, and does
+// not start before the disk can be written again.
 func TestReadOnlyDisk(t *testing.T) {
 	disk, image := mountFile(t, 128<<20)
 	r := startServerIn(t, filepath.Join(disk, "data"))
@@ -236,26 +242,4 @@ func TestReadOnlyDisk(t *testing.T) {
 	}
 	r.start()
 	wantSeqs(t, r, user, []*sender{s})
-}
-
-// awaitReady returns what /readyz says once it answers with this status.
-func (r *rig) awaitReady(status int) string {
-	r.t.Helper()
-	for end := time.Now().Add(testwait.Limit); ; time.Sleep(10 * time.Millisecond) {
-		resp, err := http.Get("http://" + r.admin + "/readyz")
-		if err != nil {
-			r.t.Fatal(err)
-		}
-		body, err := io.ReadAll(resp.Body)
-		resp.Body.Close()
-		if err != nil {
-			r.t.Fatal(err)
-		}
-		if resp.StatusCode == status {
-			return string(body)
-		}
-		if time.Now().After(end) {
-			r.t.Fatalf("/readyz answers %d, not %d: %s\n%s", resp.StatusCode, status, body, r.logs())
-		}
-	}
 }

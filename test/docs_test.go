@@ -17,8 +17,9 @@ import (
 	"rollcall/internal/testwait"
 )
 
-// The documents' commands are run as they are printed. CONTRIBUTING.md tells writers of the convention: a fence's language says
-// what happens to it here, and a language that is not in this list fails the test.
+// The documents' commands are run as they are printed. CONTRIBUTING.md tells writers of the
+// convention: a fence's language says what happens to it here, and a language that is not in this
+// list fails the test.
 //
 //	sh              run, in order, in one shell for each document; must succeed
 //	sh background   the same, left running until the document's end: servers, streams
@@ -26,7 +27,8 @@ import (
 //	console         not run, since it needs more than a shell and a server; its flags and make targets must exist
 //	the others      shown; must not hold commands
 //
-// `needs=TOOL` behind sh leaves the block out where the tool is not installed; ROLLCALL_NO_SKIP=1 makes that a failure.
+// `needs=TOOL` behind sh leaves the block out where the tool is not installed; ROLLCALL_NO_SKIP=1
+// makes that a failure.
 
 // shown are the languages of fences that hold no commands. A fence without a language is a picture.
 var shown = []string{"", "text", "json", "yaml", "ini", "go", "ts", "js", "html", "sse", "promql", "nginx", "haproxy", "caddy", "http"}
@@ -34,8 +36,8 @@ var shown = []string{"", "text", "json", "yaml", "ini", "go", "ts", "js", "html"
 // command is how a line begins that a reader would paste into a shell.
 var command = regexp.MustCompile(`(?m)^\s*(\$ |(cd|export|curl|make|go (test|run|build|install)|(\S*/)?rollcall (serve|token|load|inspect|backup)|promtool|systemctl|kubectl|docker|npm|git) )`)
 
-// atLeisure lets a test run beside the others that mostly wait, and leaves it out of short runs: those are made for the race
-// detector, which sees nothing of the built binary.
+// atLeisure lets a test run beside the others that mostly wait, and leaves it out of short runs:
+// those are made for the race detector, which sees nothing of the built binary.
 func atLeisure(t *testing.T) {
 	if testing.Short() {
 		t.Skip("drives the built binary only")
@@ -178,8 +180,9 @@ func checkConsole(t *testing.T, at, text string) {
 	}
 }
 
-// runDocument runs the sh blocks in one shell, in a directory that looks like a checkout in which `make build` was run. A document
-// that starts a server itself gets ports and directories of its own in the place of those that it prints; others get a server.
+// runDocument runs the sh blocks in one shell, in a directory that looks like a checkout in which
+// `make build` was run. A document that starts a server itself gets ports and directories of its
+// own in the place of those that it prints; others get a server.
 func runDocument(t *testing.T, page string, blocks []fence) {
 	term := newTerminal(t, slices.ContainsFunc(blocks, func(f fence) bool { return f.starts("serve") }))
 	run, left := 0, 0
@@ -252,7 +255,8 @@ func newTerminal(t *testing.T, ownServer bool) *terminal {
 	} else {
 		cmd.Env = append(cmd.Env, ingestTokenEnv+"="+ingestToken, signingKeyEnv+"="+signingKey)
 	}
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // so that what it left in the background can be stopped with it
+	// so that what it left in the background can be stopped with it
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	in, out, err := os.Pipe()
 	if err != nil {
 		t.Fatal(err)
@@ -271,7 +275,8 @@ func newTerminal(t *testing.T, ownServer bool) *terminal {
 	return s
 }
 
-// checkout fills the directory with the files that commands name, and the binary where `make build` puts it.
+// checkout fills the directory with the files that commands name, and the binary where `make build`
+// puts it.
 func (s *terminal) checkout() {
 	s.t.Helper()
 	repo, err := filepath.Abs("..")
@@ -296,8 +301,8 @@ func (s *terminal) checkout() {
 
 func port(addr string) string { return addr[strings.LastIndex(addr, ":"):] }
 
-// quietAddress is a loopback address whose port is free and outside of the range from which the system hands out others, so that
-// nobody takes it before the server that is told to listen there.
+// quietAddress is a loopback address whose port is free and outside of the range from which the
+// system hands out others, so that nobody takes it before the server that is told to listen there.
 func quietAddress(t *testing.T) string {
 	t.Helper()
 	for range 100 {
@@ -311,7 +316,8 @@ func quietAddress(t *testing.T) string {
 	return ""
 }
 
-// run gives the shell one block and waits for its end; of a block in the background, for what it is to print.
+// run gives the shell one block and waits for its end; of a block in the background, for what it is
+// to print.
 func (s *terminal) run(at string, f fence, want string) {
 	s.t.Helper()
 	s.blocks++
@@ -332,7 +338,8 @@ func (s *terminal) run(at string, f fence, want string) {
 	if f.has("background") {
 		line, done = ". %[1]s.sh >%[1]s.out 2>%[1]s.err &\n", func() bool {
 			out, err := printed()
-			return (want == "" || pattern.MatchString(out)) && (!f.starts("serve") || strings.Contains(err, "serving"))
+			return (want == "" || pattern.MatchString(out)) &&
+				(!f.starts("serve") || strings.Contains(err, "serving"))
 		}
 	}
 	if _, err := fmt.Fprintf(s.in, "set -e; "+line, name); err != nil {
@@ -342,7 +349,8 @@ func (s *terminal) run(at string, f fence, want string) {
 		out, err := printed()
 		s.t.Fatalf("%s: failed, or did not end within %v:\n%s\nstdout:\n%s\nstderr:\n%s\nwanted:\n%s", at, testwait.Limit, f.text, out, err, want)
 	}
-	if out, err := printed(); want != "" && !f.has("background") && !pattern.MatchString(out) && !pattern.MatchString(err) {
+	if out, err := printed(); want != "" && !f.has("background") && !pattern.MatchString(out) &&
+		!pattern.MatchString(err) {
 		s.t.Errorf("%s: printed\n%s%s\nthe document says\n%s", at, out, err, want)
 	}
 }
@@ -364,8 +372,8 @@ func (s *terminal) wait(done func() bool) bool {
 
 var longNumber = regexp.MustCompile(`\d{10,}`)
 
-// outputPattern matches what a document shows: … is anything on its line, a line of it any lines, and times differ. A block in
-// the background may have printed more around it.
+// outputPattern matches what a document shows: … is anything on its line, a line of it any lines,
+// and times differ. A block in the background may have printed more around it.
 func outputPattern(want string, part bool) *regexp.Regexp {
 	var b strings.Builder
 	for line := range strings.SplitSeq(strings.TrimSpace(want), "\n") {
@@ -410,7 +418,8 @@ func TestOutputPattern(t *testing.T) {
 	}
 }
 
-// TestQuickStart: the lines that `make run` prints work when they are pasted, and what the README shows comes.
+// TestQuickStart: the lines that `make run` prints work when they are pasted, and what the README
+// shows comes.
 func TestQuickStart(t *testing.T) {
 	atLeisure(t)
 	s := newTerminal(t, true)
@@ -420,8 +429,10 @@ func TestQuickStart(t *testing.T) {
 		t.Fatal(err)
 	}
 	lines := regexp.MustCompile(`(?m)^curl (?:.*\\\n)*.*\n`).FindAllString(string(printed), -1)
-	send := slices.IndexFunc(lines, func(l string) bool { return strings.Contains(l, heartbeatPath) })
-	follow := slices.IndexFunc(lines, func(l string) bool { return strings.Contains(l, streamPath) })
+	send := slices.IndexFunc(lines,
+		func(l string) bool { return strings.Contains(l, heartbeatPath) })
+	follow := slices.IndexFunc(lines,
+		func(l string) bool { return strings.Contains(l, streamPath) })
 	if send < 0 || follow < 0 {
 		t.Fatalf("there must be a command to send a heartbeat and one to follow:\n%s", printed)
 	}
@@ -434,7 +445,8 @@ func TestQuickStart(t *testing.T) {
 	if !strings.Contains(shows, `"status":"online"`) || !strings.Contains(shows, `"status":"offline"`) {
 		t.Fatalf("the README does not show a device come and go:\n%s", shows)
 	}
-	// The stream is there before the heartbeat, so that it is told of both events however slow the machine is.
+	// The stream is there before the heartbeat, so that it is told of both events however slow the
+	// machine is.
 	s.run("follow", fence{language: "sh", words: []string{"background"}, text: lines[follow]}, "")
 	following := `until curl -s http://127.0.0.1:8788/metrics | grep -q '^rollcall_streams 1$'; do sleep 0.05; done`
 	s.run("wait", fence{language: "sh", text: following}, "")

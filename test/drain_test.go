@@ -13,13 +13,12 @@ import (
 	"time"
 
 	"github.com/google/uuid"
-
-	"rollcall/internal/testwait"
 )
 
-// TestDrain: what a deploy looks like from outside. From SIGTERM on /readyz says no and new streams are turned away; each
-// open stream is told when to come back and ends cleanly; a heartbeat that was half sent is answered; the exit status is 0.
-// That the ends are spread is TestDrainSpreadsEnds of package broadcast, where time can be told.
+// TestDrain: what a deploy looks like from outside. From SIGTERM on /readyz says no and new streams
+// are turned away; each open stream is told when to come back and ends cleanly; a heartbeat that
+// was half sent is answered; the exit status is 0. That the ends are spread is TestDrainSpreadsEnds
+// of package broadcast, where time can be told.
 func TestDrain(t *testing.T) {
 	const streams = 40
 	r := startServer(t, "--drain-timeout=1s")
@@ -38,14 +37,15 @@ func TestDrain(t *testing.T) {
 			retries <- retry
 		})
 	}
-	stays := r.follow(user) // its client does not hang up: until we do, or for some seconds, the server is not done
+	// its client does not hang up: until we do, or for some seconds, the server is not done
+	stays := r.follow(user)
 	busy := r.dial()
 	defer busy.Close()
 	half := request("POST", heartbeatPath, newBeat().json(), bearer(ingestToken))
 	io.WriteString(busy, half[:len(half)-20])
 
 	r.proc.Cmd.Process.Signal(syscall.SIGTERM)
-	r.untilReadyz(t, http.StatusServiceUnavailable, "draining")
+	r.untilReadyz(http.StatusServiceUnavailable, "draining")
 	a := r.send(request("GET", streamPath+"?user_id="+user, "", bearer(tokenFor(user, time.Hour))))
 	expect(t, a, 503, errorBody("unavailable", "Server is about to stop"))
 	if n, err := strconv.Atoi(a.header.Get("Retry-After")); err != nil || n < 1 || n > 10 {
@@ -70,24 +70,5 @@ func TestDrain(t *testing.T) {
 	<-r.proc.Exited
 	if r.proc.Err != nil {
 		t.Errorf("%v\n%s", r.proc.Err, r.logs())
-	}
-}
-
-// untilReadyz waits for an answer of the operators' page.
-func (r *rig) untilReadyz(t *testing.T, status int, text string) {
-	t.Helper()
-	for deadline := time.Now().Add(testwait.Limit); ; time.Sleep(10 * time.Millisecond) { // polls
-		resp, err := http.Get("http://" + r.admin + "/readyz")
-		if err != nil {
-			t.Fatal(err)
-		}
-		body, _ := io.ReadAll(resp.Body)
-		resp.Body.Close()
-		if resp.StatusCode == status && strings.Contains(string(body), text) {
-			return
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("readyz says %d %s", resp.StatusCode, body)
-		}
 	}
 }

@@ -41,9 +41,10 @@ type hostile struct {
 	request string // for a stream of that user
 }
 
-// TestHostileClients: whatever a client does, others get their frames, and all that it took comes back: streams,
-// descriptors, memory. ROLLCALL_HOSTILE=60s makes each go on for so long, and then looks for goroutines too: fasthttp's
-// idle ones need their time to end. How long others waited for their frames is logged.
+// TestHostileClients: whatever a client does, others get their frames, and all that it took comes
+// back: streams, descriptors, memory. ROLLCALL_HOSTILE=60s makes each go on for so long, and then
+// looks for goroutines too: fasthttp's idle ones need their time to end. How long others waited for
+// their frames is logged.
 func TestHostileClients(t *testing.T) {
 	long := os.Getenv("ROLLCALL_HOSTILE")
 	each := 300 * time.Millisecond
@@ -97,7 +98,8 @@ func (h *hostile) noise() (end func()) {
 				return
 			case <-tick.C:
 			}
-			io.WriteString(conn, request("POST", heartbeatPath, b.with("seq", seq).json(), bearer(ingestToken)))
+			io.WriteString(conn,
+				request("POST", heartbeatPath, b.with("seq", seq).json(), bearer(ingestToken)))
 			if a := readAnswer(h.t, br, false); a.status != 204 {
 				h.t.Errorf("heartbeat: %d %s", a.status, a.body)
 			}
@@ -110,8 +112,8 @@ func (h *hostile) noise() (end func()) {
 	}
 }
 
-// deliveries sends heartbeats of eight users and waits for each one's frame, and returns the slowest percent's time from the
-// one to the other.
+// deliveries sends heartbeats of eight users and waits for each one's frame, and returns the
+// slowest percent's time from the one to the other.
 func (h *hostile) deliveries(over time.Duration) time.Duration {
 	var all []time.Duration
 	var mu sync.Mutex
@@ -127,7 +129,8 @@ func (h *hostile) deliveries(over time.Duration) time.Duration {
 			for seq := 1; time.Now().Before(end); seq++ {
 				conn.SetDeadline(time.Now().Add(testwait.Limit))
 				began := time.Now()
-				io.WriteString(conn, request("POST", heartbeatPath, b.with("seq", seq).json(), bearer(ingestToken)))
+				io.WriteString(conn,
+					request("POST", heartbeatPath, b.with("seq", seq).json(), bearer(ingestToken)))
 				if got := s.event().number("seq"); got != int64(seq) {
 					h.t.Errorf("frame %d, want %d", got, seq)
 				}
@@ -138,7 +141,8 @@ func (h *hostile) deliveries(over time.Duration) time.Duration {
 				mu.Lock()
 				all = append(all, took)
 				mu.Unlock()
-				time.Sleep(2 * time.Millisecond) // so that the eight do not load the server themselves
+				// so that the eight do not load the server themselves
+				time.Sleep(2 * time.Millisecond)
 			}
 		})
 	}
@@ -163,10 +167,12 @@ func (r *rig) usage() usage {
 	}
 }
 
-// untilUsage waits until the server holds no more than before, give or take a log segment and what caches keep.
+// untilUsage waits until the server holds no more than before, give or take a log segment and what
+// caches keep.
 func (r *rig) untilUsage(before usage, after string, goroutines bool) {
 	r.t.Helper()
-	for deadline := time.Now().Add(2 * testwait.Limit); ; time.Sleep(20 * time.Millisecond) { // polls
+	// polls
+	for deadline := time.Now().Add(2 * testwait.Limit); ; time.Sleep(20 * time.Millisecond) {
 		now := r.usage()
 		back := now.streams <= before.streams && now.connections <= before.connections &&
 			now.descriptors <= before.descriptors+5 && now.heap <= before.heap+8<<20 &&
@@ -180,7 +186,8 @@ func (r *rig) untilUsage(before usage, after string, goroutines bool) {
 	}
 }
 
-// open asks for a stream on a connection that holds little, and reads the head's first bytes, so that it is one.
+// open asks for a stream on a connection that holds little, and reads the head's first bytes, so
+// that it is one.
 func (h *hostile) open() net.Conn {
 	c := dialNarrow(h.t, h.addr)
 	c.SetDeadline(time.Now().Add(testwait.Limit))

@@ -17,7 +17,8 @@ import (
 	"rollcall/internal/testwait"
 )
 
-// The stream is read by clients that nobody here wrote. Each must see the device online and then, after its ttl, offline.
+// The stream is read by clients that nobody here wrote. Each must see the device online and then,
+// after its ttl, offline.
 
 func TestInteropCurl(t *testing.T) {
 	interopCommand(t, func(url, token string) *exec.Cmd {
@@ -82,14 +83,11 @@ func interopCommand(t *testing.T, client func(url, token string) *exec.Cmd, pref
 	wantOnlineThenOffline(t, statuses)
 }
 
-// followed waits for the one stream: a client that comes later than the ttl would see offline alone.
+// followed waits for the one stream: a client that comes later than the ttl would see offline
+// alone.
 func (r *rig) followed(t *testing.T) {
 	t.Helper()
-	for deadline := time.Now().Add(testwait.Limit); r.gauge(t, "rollcall_streams") != 1; time.Sleep(10 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatal("the client opened no stream")
-		}
-	}
+	r.until("the client opens a stream", func() bool { return r.gauge(t, "rollcall_streams") == 1 })
 }
 
 func wantOnlineThenOffline(t *testing.T, statuses []string) {
@@ -128,7 +126,8 @@ func TestInteropGoSSE(t *testing.T) {
 	wantOnlineThenOffline(t, statuses)
 }
 
-// TestInteropTypeScript runs the TypeScript client's own tests against the binary. `make client-ts` builds them.
+// TestInteropTypeScript runs the TypeScript client's own tests against the binary. `make client-ts`
+// builds them.
 func TestInteropTypeScript(t *testing.T) {
 	t.Parallel()
 	const tests = "../client/ts/build/rollcall.test.js"

@@ -13,13 +13,15 @@ import (
 	"testing"
 )
 
-// load runs `rollcall load` against addr for a second with a small crowd and returns its exit code and its output.
+// load runs `rollcall load` against addr for a second with a small crowd and returns its exit code
+// and its output.
 func load(t *testing.T, addr string, flags ...string) (code int, output string) {
 	t.Helper()
 	args := append([]string{"load", "--target=http://" + addr, "--users=20", "--devices-per-user=3", "--streams-per-user=1",
 		"--rate=100", "--ttl=5s", "--duration=1s", "--warmup=300ms", "--connections=8", "--max-lag=1m"}, flags...)
 	cmd := exec.Command(binary, args...)
-	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), ingestTokenEnv + "=" + ingestToken, signingKeyEnv + "=" + signingKey}
+	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), ingestTokenEnv + "=" + ingestToken,
+		signingKeyEnv + "=" + signingKey}
 	out, err := cmd.CombinedOutput()
 	if _, exited := err.(*exec.ExitError); err != nil && !exited {
 		t.Fatal(err)
@@ -27,7 +29,8 @@ func load(t *testing.T, addr string, flags ...string) (code int, output string) 
 	return cmd.ProcessState.ExitCode(), string(out)
 }
 
-// TestLoadJudgesAndReports: a good server passes, the files are written, and a run compares well with itself.
+// TestLoadJudgesAndReports: a good server passes, the files are written, and a run compares well
+// with itself.
 func TestLoadJudgesAndReports(t *testing.T) {
 	r := startServer(t)
 	file := filepath.Join(t.TempDir(), "run.json")
@@ -72,14 +75,16 @@ func TestLoadExitCodes(t *testing.T) {
 		{[]string{"--target=http://127.0.0.1:1"}, 1, "refused"},
 		{[]string{"--streams-per-user=1e6"}, 1, "descriptors"},
 	} {
-		if code, out := load(t, r.addr, c.flags...); code != c.code || !strings.Contains(out, c.says) {
+		if code, out := load(t, r.addr, c.flags...); code != c.code ||
+			!strings.Contains(out, c.says) {
 			t.Errorf("%v: exit %d, want %d and %q\n%s", c.flags, code, c.code, c.says, out)
 		}
 	}
 }
 
-// TestLoadSeesAKilledServerRecover is the promise about kill -9 once more, seen by the generator's oracle: streams and final
-// snapshots miss nothing that was acknowledged, and nobody is shown offline for the server's absence.
+// TestLoadSeesAKilledServerRecover is the promise about kill -9 once more, seen by the generator's
+// oracle: streams and final snapshots miss nothing that was acknowledged, and nobody is shown
+// offline for the server's absence.
 func TestLoadSeesAKilledServerRecover(t *testing.T) {
 	r := startServer(t)
 	pids := filepath.Join(t.TempDir(), "pid")

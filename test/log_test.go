@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// TestLogsKeepSecretsAndStayShort: whatever clients send, no secret of theirs or ours is in the log at any level; and at the
-// default level heartbeats and streams, good and bad, write nothing.
+// TestLogsKeepSecretsAndStayShort: whatever clients send, no secret of theirs or ours is in the log
+// at any level; and at the default level heartbeats and streams, good and bad, write nothing.
 func TestLogsKeepSecretsAndStayShort(t *testing.T) {
 	for _, level := range []string{"debug", "info"} {
 		t.Run(level, func(t *testing.T) {
@@ -34,7 +34,8 @@ func TestLogsKeepSecretsAndStayShort(t *testing.T) {
 			stream.conn.Close()
 			r.until("the stream is closed", func() bool { return value(t, r.scrape(), "streams_closed_total", "reason=client_gone") == 1 })
 			for line := range strings.Lines(r.logs()[quiet:]) {
-				ofTheMachine := strings.Contains(line, "paused") || strings.Contains(line, "stalled") // it may be busy with anything
+				// it may be busy with anything
+				ofTheMachine := strings.Contains(line, "paused") || strings.Contains(line, "stalled")
 				if level == "info" && !ofTheMachine {
 					t.Errorf("clients made the server log %s", line)
 				}
@@ -62,7 +63,8 @@ func TestLogsAsJSON(t *testing.T) {
 	}
 	lines := strings.Split(strings.TrimSpace(string(out)), "\n")
 	var line struct{ Msg, Level, Time string }
-	if err := json.Unmarshal([]byte(lines[0]), &line); err != nil || line.Msg != "configuration" || line.Level != "INFO" || line.Time == "" {
+	if err := json.Unmarshal([]byte(lines[0]), &line); err != nil || line.Msg != "configuration" ||
+		line.Level != "INFO" || line.Time == "" {
 		t.Errorf("%v: %s", err, out)
 	}
 }

@@ -34,12 +34,15 @@ func (r *rig) scrape() map[string]*dto.MetricFamily {
 	return families
 }
 
-// value is a sample of a counter or gauge, or the number of observations of a histogram; labels are "name=value".
-func value(t *testing.T, families map[string]*dto.MetricFamily, name string, labels ...string) float64 {
+// value is a sample of a counter or gauge, or the number of observations of a histogram; labels are
+// "name=value".
+func value(t *testing.T, families map[string]*dto.MetricFamily, name string,
+	labels ...string) float64 {
 	t.Helper()
 	for _, m := range families["rollcall_"+name].GetMetric() {
 		if slices.Equal(labelsOf(m), labels) {
-			return m.GetCounter().GetValue() + m.GetGauge().GetValue() + float64(m.GetHistogram().GetSampleCount())
+			return m.GetCounter().GetValue() + m.GetGauge().GetValue() +
+				float64(m.GetHistogram().GetSampleCount())
 		}
 	}
 	t.Fatalf("no %s%v", name, labels)
@@ -76,12 +79,11 @@ func TestMetricsCount(t *testing.T) {
 	s.event()
 
 	// The broadcaster publishes its figures at the start of the turn after.
-	deadline := time.Now().Add(testwait.Limit)
 	got := r.scrape()
-	for value(t, got, "stream_frames_total") < 3 && time.Now().Before(deadline) {
-		time.Sleep(10 * time.Millisecond)
+	r.until("three frames are counted", func() bool {
 		got = r.scrape()
-	}
+		return value(t, got, "stream_frames_total") >= 3
+	})
 	for _, want := range []struct {
 		is     float64
 		name   string
@@ -118,7 +120,8 @@ func TestMetricsCount(t *testing.T) {
 		t.Errorf("%v records in %d commits, want 4", commits.GetSampleSum(), commits.GetSampleCount())
 	}
 	delivery := got["rollcall_delivery_seconds"].Metric[0].GetHistogram()
-	if n, sum := delivery.GetSampleCount(), delivery.GetSampleSum(); n < 1 || n > 2 || sum <= 0 || sum > testwait.Limit.Seconds() {
+	if n, sum := delivery.GetSampleCount(),
+		delivery.GetSampleSum(); n < 1 || n > 2 || sum <= 0 || sum > testwait.Limit.Seconds() {
 		t.Errorf("delivery: %d measured, %v s together", n, sum)
 	}
 	if at := value(t, got, "checkpoint_timestamp_seconds"); time.Since(time.Unix(int64(at), 0)).Abs() > time.Hour {
@@ -129,7 +132,8 @@ func TestMetricsCount(t *testing.T) {
 // metricRow is a line of the tables of docs/metrics.md: name, type, labels, meaning.
 var metricRow = regexp.MustCompile("(?m)^\\| `(rollcall_\\w+)` \\| (counter|gauge|histogram) \\|([^|]*)\\| ")
 
-// TestMetricsAreDocumented compares what a server shows with docs/metrics.md, and asks Prometheus' linter.
+// TestMetricsAreDocumented compares what a server shows with docs/metrics.md, and asks Prometheus'
+// linter.
 func TestMetricsAreDocumented(t *testing.T) {
 	r := startServer(t, "--rate-per-ip=1000000")
 	families := r.scrape()
@@ -177,7 +181,8 @@ func TestMetricsAreDocumented(t *testing.T) {
 	}
 }
 
-// checkLabels compares a family's labels with the cell of its row. Where the cell lists a label's values, all are there.
+// checkLabels compares a family's labels with the cell of its row. Where the cell lists a label's
+// values, all are there.
 func checkLabels(t *testing.T, f *dto.MetricFamily, cell string) {
 	quoted := regexp.MustCompile("`([^`]+)`")
 	names, values, listed := strings.Cut(cell, ":")

@@ -13,11 +13,13 @@ import (
 	"testing"
 )
 
-// registrars are the methods that register a route, and the HTTP method they do it for ("": it stands in the pattern).
+// registrars are the methods that register a route, and the HTTP method they do it for ("": it
+// stands in the pattern).
 var registrars = map[string]string{"GET": "GET", "POST": "POST", "PUT": "PUT", "PATCH": "PATCH", "DELETE": "DELETE", "ANY": "",
 	"Handle": "", "HandleFunc": ""}
 
-// aliases are patterns of net/http that the document spells otherwise. "" is left out: the catch-all for 404.
+// aliases are patterns of net/http that the document spells otherwise. "" is left out: the
+// catch-all for 404.
 var aliases = map[string]string{"/{$}": "/", "/": ""}
 
 // TestOpenAPIRoutes: each route that server/ registers is in the document, and the other way round.
@@ -27,7 +29,8 @@ func TestOpenAPIRoutes(t *testing.T) {
 	for path, item := range doc.Model.Paths.PathItems.FromOldest() {
 		documented[path] = true
 		for method := range item.GetOperations().FromOldest() {
-			if methods := routed[path]; methods != nil && !methods[""] && method != "options" && !methods[strings.ToUpper(method)] {
+			if methods := routed[path]; methods != nil && !methods[""] && method != "options" &&
+				!methods[strings.ToUpper(method)] {
 				t.Errorf("docs/openapi.yaml has %s %s, which the router does not know", method, path)
 			}
 		}
@@ -43,7 +46,8 @@ func TestOpenAPIRoutes(t *testing.T) {
 		}
 	}
 	for _, path := range slices.Sorted(maps.Keys(documented)) {
-		if routed[path] == nil && path != "/debug/pprof/{profile}" { // which /debug/pprof/ is a prefix of
+		// which /debug/pprof/ is a prefix of
+		if routed[path] == nil && path != "/debug/pprof/{profile}" {
 			t.Errorf("docs/openapi.yaml has %s, which no router knows", path)
 		}
 	}

@@ -121,7 +121,8 @@ func TestOpenAPIDocument(t *testing.T) {
 						t.Fatal(err)
 					}
 					examples++
-					if ok, errs := schemas.ValidateSchemaString(media.Schema.Schema(), string(text)); !ok {
+					if ok, errs := schemas.ValidateSchemaString(media.Schema.Schema(),
+						string(text)); !ok {
 						t.Errorf("%s %s, %s: the example %s does not fit:%s", method, path, name, key, describe(errs))
 					}
 				}
@@ -133,8 +134,10 @@ func TestOpenAPIDocument(t *testing.T) {
 	}
 }
 
-// ask makes a request and validates what is answered. It returns the body; a stream's is its first frame.
-func (c *checker) ask(addr, method, target, path string, status int, body string, headers ...string) []byte {
+// ask makes a request and validates what is answered. It returns the body; a stream's is its first
+// frame.
+func (c *checker) ask(addr, method, target, path string, status int, body string,
+	headers ...string) []byte {
 	c.t.Helper()
 	req, err := http.NewRequest(method, "http://"+addr+target, strings.NewReader(body))
 	if err != nil {
@@ -157,7 +160,8 @@ func (c *checker) ask(addr, method, target, path string, status int, body string
 }
 
 // check validates one answer, and the request too if it was accepted.
-func (c *checker) check(req *http.Request, resp *http.Response, path string, status int, body string) []byte {
+func (c *checker) check(req *http.Request, resp *http.Response, path string, status int,
+	body string) []byte {
 	c.t.Helper()
 	what := fmt.Sprintf("%s %s %d", req.Method, path, resp.StatusCode)
 	var answer []byte
@@ -178,7 +182,8 @@ func (c *checker) check(req *http.Request, resp *http.Response, path string, sta
 	if ok, errs := c.v.ValidateHttpResponse(req, resp); !ok {
 		c.t.Errorf("%s: the answer is not as documented: %s%s", what, answer, describe(errs))
 	}
-	ndjson := req.Header.Get("Content-Type") == "application/x-ndjson" // which the validator takes for one JSON text
+	// which the validator takes for one JSON text
+	ndjson := req.Header.Get("Content-Type") == "application/x-ndjson"
 	if status < 300 && req.Method != "OPTIONS" && !ndjson {
 		req.Body = io.NopCloser(strings.NewReader(body))
 		if ok, errs := c.v.ValidateHttpRequest(req); !ok {
@@ -234,7 +239,8 @@ func (c *checker) heartbeats(both, onlyIngest, onlySigning *rig) {
 	post(both, 409, apiBeat(5), auth)
 	post(both, 401, apiBeat(6))
 	post(both, 413, strings.Repeat(" ", 16<<10+1), auth)
-	for _, body := range []string{"", "x", apiBeat(6, apiUser, "x"), apiBeat(6, apiUser, ""), apiBeat(6, apiUser, strings.ToUpper(apiUser)), apiBeat(6, `n":1`, `n":2`),
+	for _, body := range []string{"", "x", apiBeat(6, apiUser, "x"), apiBeat(6, apiUser, ""),
+		apiBeat(6, apiUser, strings.ToUpper(apiUser)), apiBeat(6, `n":1`, `n":2`),
 		apiBeat(6, "online", "away"), apiBeat(6, `"x"`, `""`), apiBeat(6, `"sent_at_ms":1`, `"sent_at_ms":-1`), apiBeat(-1), apiBeat(6, "60000", "0")} {
 		post(both, 400, body, auth)
 	}
@@ -287,7 +293,8 @@ func (c *checker) streams(both, onlyIngest *rig) {
 	frame := get(both, 200, "?user_id="+apiUser, good)
 	schema, _ := openapiModel(c.t).Model.Components.Schemas.Get("Event")
 	payload := strings.TrimPrefix(string(frame), "data: ")
-	if ok, errs := schema_validation.NewSchemaValidator().ValidateSchemaString(schema.Schema(), payload); !ok {
+	if ok, errs := schema_validation.NewSchemaValidator().ValidateSchemaString(schema.Schema(),
+		payload); !ok {
 		c.t.Errorf("the frame %q is no Event:%s", frame, describe(errs))
 	}
 	get(both, 400, "")
@@ -328,19 +335,17 @@ func (c *checker) drain(s *rig) {
 		c.t.Fatal(err)
 	}
 	s.proc.Cmd.Process.Signal(syscall.SIGTERM)
-	for deadline := time.Now().Add(testwait.Limit); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+	s.until("/readyz says that the server drains", func() bool {
 		resp, err := http.Get("http://" + s.admin + "/readyz")
 		if err != nil {
 			c.t.Fatalf("/readyz went before it said why: %v", err)
 		}
+		defer resp.Body.Close()
 		if resp.StatusCode == 503 {
 			c.check(resp.Request, resp, "/readyz", 503, "")
-			resp.Body.Close()
-			return
 		}
-		resp.Body.Close()
-	}
-	c.t.Error("/readyz never said that the server drains")
+		return resp.StatusCode == 503
+	})
 }
 
 // complete compares what was seen with what is documented.

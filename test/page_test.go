@@ -23,7 +23,8 @@ import (
 	"github.com/google/uuid"
 )
 
-// adminFront stands before the admin listener, so that the page's address stays when the server behind it is another one.
+// adminFront stands before the admin listener, so that the page's address stays when the server
+// behind it is another one.
 func adminFront(t *testing.T, r *rig) (origin string, down *atomic.Bool) {
 	down = new(atomic.Bool)
 	proxy := &httputil.ReverseProxy{Rewrite: func(p *httputil.ProxyRequest) {
@@ -45,7 +46,8 @@ func statusOf(device any) string {
 		.map(r => r.querySelector(".status").textContent + " " + r.querySelector(".number").textContent).join()`, device)
 }
 
-// TestBrowserPage: what an operator sees. A device comes, beats and goes; the plots move; the server goes and comes back.
+// TestBrowserPage: what an operator sees. A device comes, beats and goes; the plots move; the
+// server goes and comes back.
 func TestBrowserPage(t *testing.T) {
 	r := startServer(t)
 	b := startBrowser(t)
@@ -85,7 +87,8 @@ func TestBrowserPage(t *testing.T) {
 	b.until(statusOf(dev["device_id"]) + ` === "online 4"`)
 }
 
-// TestBrowserPageInProduction: no token is given, so the operator pastes one; a refusal is told in the server's words.
+// TestBrowserPageInProduction: no token is given, so the operator pastes one; a refusal is told in
+// the server's words.
 func TestBrowserPageInProduction(t *testing.T) {
 	r := startServer(t, "--environment=production")
 	b := startBrowser(t)
@@ -96,7 +99,8 @@ func TestBrowserPageInProduction(t *testing.T) {
 	b.do(chromedp.Navigate("http://" + r.admin + "/?user=" + user))
 	b.until(`document.querySelector("#token").required && document.querySelector("#base").value`)
 	fill := func(token string) {
-		b.do(chromedp.SetValue(chromedp.CSS("#user"), user), chromedp.SetValue(chromedp.CSS("#token"), token), chromedp.Click(chromedp.CSS("#go")))
+		b.do(chromedp.SetValue(chromedp.CSS("#user"), user),
+			chromedp.SetValue(chromedp.CSS("#token"), token), chromedp.Click(chromedp.CSS("#go")))
 	}
 	fill(tokenFor(user, time.Hour))
 	b.until(statusOf(dev["device_id"]) + ` === "online 1"`)
@@ -105,7 +109,8 @@ func TestBrowserPageInProduction(t *testing.T) {
 	b.until(`document.querySelector("#following").textContent === "Token user mismatch (403)"`)
 }
 
-// accessibility lists what a screen reader or weak eyes would stumble over; each entry names the element.
+// accessibility lists what a screen reader or weak eyes would stumble over; each entry names the
+// element.
 const accessibility = `(() => {
 	const wrong = [], all = (s) => [...document.querySelectorAll(s)];
 	const want = (ok, e, what) => ok || wrong.push(what + ": " + e.outerHTML.slice(0, 120));
@@ -153,13 +158,14 @@ func (b *browser) view(scheme string, width, height int64) {
 	b.t.Helper()
 	b.do(chromedp.EmulateViewport(width, height))
 	features := []*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: scheme}}
-	if _, err := chromedp.Call(b.ctx, emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{Features: features}); err != nil {
+	if _, err := chromedp.Call(b.ctx, emulation.SetEmulatedMedia,
+		emulation.SetEmulatedMediaParams{Features: features}); err != nil {
 		b.t.Fatal(err)
 	}
 }
 
-// TestBrowserEventSource: the browser's own EventSource, which can set no header, follows with --stream-query-token, and
-// only from the pages that --cors-origin names.
+// TestBrowserEventSource: the browser's own EventSource, which can set no header, follows with
+// --stream-query-token, and only from the pages that --cors-origin names.
 func TestBrowserEventSource(t *testing.T) {
 	blank := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.Header().Set("Content-Type", "text/html") })
 	ours, other := httptest.NewServer(blank), httptest.NewServer(blank)
@@ -245,7 +251,8 @@ func smaller(picture []byte) ([]byte, error) {
 			seen[img.At(x, y)]++
 		}
 	}
-	colors := slices.SortedFunc(maps.Keys(seen), func(a, b color.Color) int { return seen[b] - seen[a] })
+	colors := slices.SortedFunc(maps.Keys(seen),
+		func(a, b color.Color) int { return seen[b] - seen[a] })
 	few := image.NewPaletted(img.Bounds(), colors[:min(256, len(colors))])
 	draw.Draw(few, few.Rect, img, image.Point{}, draw.Src)
 	var out bytes.Buffer

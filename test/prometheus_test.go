@@ -18,7 +18,8 @@ import (
 	"rollcall/internal/testwait"
 )
 
-// Prometheus itself scrapes the server with the files of deploy/. deploy/check tests those files alone.
+// Prometheus itself scrapes the server with the files of deploy/. deploy/check tests those files
+// alone.
 
 // metricsText returns the text of /metrics.
 func (r *rig) metricsText() string {
@@ -72,8 +73,9 @@ type scraper struct {
 
 var waits = regexp.MustCompile(`(?m)^(\s+for:) \S+$`)
 
-// startPrometheus runs Prometheus on the files of deploy/ with this server as the target and everything that takes minutes there
-// shortened to a second and less. It is skipped where Prometheus is not installed, unless ROLLCALL_NO_SKIP is set.
+// startPrometheus runs Prometheus on the files of deploy/ with this server as the target and
+// everything that takes minutes there shortened to a second and less. It is skipped where
+// Prometheus is not installed, unless ROLLCALL_NO_SKIP is set.
 func startPrometheus(t *testing.T, target string) *scraper {
 	t.Helper()
 	if _, err := exec.LookPath("prometheus"); err != nil {
@@ -148,7 +150,8 @@ func (p *scraper) query(expr string) (samples []sample, ok bool) {
 func (p *scraper) until(expr, value string, meanwhile ...func()) {
 	p.t.Helper()
 	var last []sample
-	for late := time.Now().Add(2 * testwait.Limit); time.Now().Before(late); time.Sleep(50 * time.Millisecond) {
+	for late := time.Now().Add(2 * testwait.Limit); time.Now().Before(late); {
+		time.Sleep(50 * time.Millisecond) // polls
 		var ok bool
 		if last, ok = p.query(expr); ok && len(last) == 1 && last[0].Value[1] == value {
 			return
@@ -160,8 +163,8 @@ func (p *scraper) until(expr, value string, meanwhile ...func()) {
 	p.t.Fatalf("%s is %v, not %s, after %v", expr, last, value, 2*testwait.Limit)
 }
 
-// TestPrometheus: a real Prometheus sees the server's counters, answers every panel of the dashboard, and raises the alarm when
-// tokens fail and when the server is gone, and not before.
+// TestPrometheus: a real Prometheus sees the server's counters, answers every panel of the
+// dashboard, and raises the alarm when tokens fail and when the server is gone, and not before.
 func TestPrometheus(t *testing.T) {
 	atLeisure(t)
 	r := startServer(t)
@@ -173,9 +176,11 @@ func TestPrometheus(t *testing.T) {
 	p.until(`up{job="rollcall"}`, "1")
 	p.until(`rollcall_heartbeats_total{job="rollcall",outcome="accepted"}`, "20")
 	p.until(`sum(rollcall_devices{job="rollcall",status="online"})`, "1")
-	p.until(`count_over_time(rollcall_ready{job="rollcall"}[1m]) >= bool 3`, "1") // a rate needs two
+	// a rate needs two
+	p.until(`count_over_time(rollcall_ready{job="rollcall"}[1m]) >= bool 3`, "1")
 	p.answersDashboard()
-	// A machine that is busy enough to miss a scrape is a reason for RollcallDown, and not this test's.
+	// A machine that is busy enough to miss a scrape is a reason for RollcallDown, and not this
+	// test's.
 	missed := `min_over_time(up{job="rollcall"}[5m]) == 0`
 	if firing, _ := p.query(`ALERTS{alertstate="firing",alertname=~"RollcallDown|RollcallUnauthorizedHeartbeats"} unless on (instance) ` + missed); len(firing) > 0 {
 		t.Errorf("alarms before anything is wrong: %v", firing)
@@ -187,7 +192,8 @@ func TestPrometheus(t *testing.T) {
 	p.until(`count(ALERTS{alertname="RollcallDown",alertstate="firing"})`, "1")
 }
 
-// answersDashboard asks every query of the dashboard. Those of counts that are there from the start must have an answer.
+// answersDashboard asks every query of the dashboard. Those of counts that are there from the start
+// must have an answer.
 func (p *scraper) answersDashboard() {
 	p.t.Helper()
 	text, err := os.ReadFile("../deploy/grafana/rollcall.json")

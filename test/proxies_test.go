@@ -39,9 +39,10 @@ var proxies = []proxy{
 		"\n:80 {", []string{"read_timeout 60s"}},
 }
 
-// TestProxies: with the configuration that deploy/ ships, but for addresses and a shorter idle time, frames arrive at once,
-// comments keep a silent stream open, heartbeats go over kept connections, and a drain reaches the client as a clean end.
-// Without the proxies it is skipped, unless ROLLCALL_PROXIES is "required".
+// TestProxies: with the configuration that deploy/ ships, but for addresses and a shorter idle
+// time, frames arrive at once, comments keep a silent stream open, heartbeats go over kept
+// connections, and a drain reaches the client as a clean end. Without the proxies it is skipped,
+// unless ROLLCALL_PROXIES is "required".
 func TestProxies(t *testing.T) {
 	for _, p := range proxies {
 		t.Run(p.name, func(t *testing.T) {
@@ -83,7 +84,7 @@ func (p proxy) start(t *testing.T, server *rig) string {
 			syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
 			<-exited
 		})
-		if untilAnswers(addr, exited) {
+		if untilAnswers(t, addr, exited) {
 			return addr
 		}
 	}
@@ -91,23 +92,24 @@ func (p proxy) start(t *testing.T, server *rig) string {
 	return ""
 }
 
-// untilAnswers waits until a request through the proxy reaches the server.
-func untilAnswers(addr string, exited <-chan struct{}) bool {
-	for deadline := time.Now().Add(testwait.Limit); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) { // polls
+// untilAnswers waits until a request through the proxy reaches the server, and reports false when
+// the proxy ends instead.
+func untilAnswers(t *testing.T, addr string, exited <-chan struct{}) (answers bool) {
+	t.Helper()
+	testwait.Until(t, "the proxy answers", func() bool {
 		select {
 		case <-exited:
-			return false
+			return true
 		default:
 		}
 		resp, err := http.Get("http://" + addr + streamPath)
 		if err == nil {
 			resp.Body.Close()
-			if resp.StatusCode == http.StatusBadRequest { // the server's: no user_id
-				return true
-			}
+			answers = resp.StatusCode == http.StatusBadRequest // the server's: no user_id
 		}
-	}
-	return false
+		return answers
+	})
+	return answers
 }
 
 func freePort(t *testing.T) string {

@@ -10,8 +10,8 @@ import (
 	"github.com/google/uuid"
 )
 
-// TestQueryTokenIsNotLogged: with --stream-query-token a token stands in the URL, and no request, good or broken in any
-// way, brings it into the log, not even at the lowest level.
+// TestQueryTokenIsNotLogged: with --stream-query-token a token stands in the URL, and no request,
+// good or broken in any way, brings it into the log, not even at the lowest level.
 func TestQueryTokenIsNotLogged(t *testing.T) {
 	r := startServer(t, "--stream-query-token", "--log-level=debug")
 	user := uuid.NewString()
@@ -48,7 +48,8 @@ func TestQueryTokenIsNotLogged(t *testing.T) {
 		c.Close()
 	}
 	r.terminate()
-	if logs := r.logs(); strings.Contains(logs, token[:40]) || strings.Contains(logs, token[len(token)-20:]) || strings.Contains(logs, "access_token") {
+	if logs := r.logs(); strings.Contains(logs, token[:40]) ||
+		strings.Contains(logs, token[len(token)-20:]) || strings.Contains(logs, "access_token") {
 		t.Errorf("the token is in the log:\n%s", logs)
 	}
 }

@@ -13,7 +13,8 @@ import (
 	"time"
 )
 
-// hangUp sends SIGHUP and returns the line that tells what came of it, which begins with what it says.
+// hangUp sends SIGHUP and returns the line that tells what came of it, which begins with what it
+// says.
 func (r *rig) hangUp(says string) string {
 	r.t.Helper()
 	seen := len(r.logs())
@@ -38,7 +39,8 @@ func (r *rig) shownName() string {
 	return c.ConnectionState().PeerCertificates[0].Subject.CommonName
 }
 
-// TestReload rotates everything under an open stream and an open connection, over TLS: first beside the old, then without.
+// TestReload rotates everything under an open stream and an open connection, over TLS: first beside
+// the old, then without.
 func TestReload(t *testing.T) {
 	dir := t.TempDir()
 	tokens, keys := filepath.Join(dir, "tokens"), filepath.Join(dir, "keys")
@@ -143,7 +145,8 @@ func TestReloadKeepsTheOldWhenAnyIsBad(t *testing.T) {
 	}
 }
 
-// TestReloadWithoutFiles changes nothing, and does not end the process: not even throw-away secrets are made anew.
+// TestReloadWithoutFiles changes nothing, and does not end the process: not even throw-away secrets
+// are made anew.
 func TestReloadWithoutFiles(t *testing.T) {
 	r := startServer(t, "--dev")
 	for range 3 {
@@ -154,7 +157,8 @@ func TestReloadWithoutFiles(t *testing.T) {
 	r.mustBeat(newBeat())
 }
 
-// TestReloadUnderLoad rotates again and again while heartbeats come with a token that is always there.
+// TestReloadUnderLoad rotates again and again while heartbeats come with a token that is always
+// there.
 func TestReloadUnderLoad(t *testing.T) {
 	tokens := filepath.Join(t.TempDir(), "tokens")
 	writeFile(t, tokens, ingestToken)

@@ -29,8 +29,8 @@ import (
 	"rollcall/internal/testwait"
 )
 
-// The tests of this package start the built binary and speak to it over real sockets, as daemons and
-// clients do. This file is their rig; README.md says what each suite proves.
+// The tests of this package start the built binary and speak to it over real sockets, as daemons
+// and clients do. This file is their rig; README.md says what each suite proves.
 
 const (
 	heartbeatPath = "/api/v1/daemon/presence/heartbeat"
@@ -84,7 +84,8 @@ type rig struct {
 
 var servingLine = regexp.MustCompile(`msg=serving .*listen=(\S+) admin=(\S+)`)
 
-// startServer runs `rollcall serve` on free ports with the test secrets and a data directory of its own.
+// startServer runs `rollcall serve` on free ports with the test secrets and a data directory of its
+// own.
 func startServer(t *testing.T, flags ...string) *rig {
 	t.Helper()
 	return startServerIn(t, t.TempDir(), flags...)
@@ -136,6 +137,37 @@ func (r *rig) terminate() {
 	r.t.Helper()
 	r.proc.Cmd.Process.Signal(syscall.SIGTERM)
 	r.wantExit()
+}
+
+// until waits for a condition. When it fails the test, the server's log is there too.
+func (r *rig) until(what string, holds func() bool) {
+	r.t.Helper()
+	defer func() {
+		if r.t.Failed() {
+			r.t.Log(r.logs())
+		}
+	}()
+	testwait.Until(r.t, what, holds)
+}
+
+// untilReadyz waits until /readyz answers with this status and this text in it, and returns all of
+// it.
+func (r *rig) untilReadyz(status int, text string) (body string) {
+	r.t.Helper()
+	r.until(fmt.Sprintf("/readyz answers %d %s", status, text), func() bool {
+		resp, err := http.Get("http://" + r.admin + "/readyz")
+		if err != nil {
+			r.t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		all, err := io.ReadAll(resp.Body)
+		if err != nil {
+			r.t.Fatal(err)
+		}
+		body = string(all)
+		return resp.StatusCode == status && strings.Contains(body, text)
+	})
+	return body
 }
 
 // wantExit waits for the end after a SIGTERM.

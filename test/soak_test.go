@@ -24,9 +24,10 @@ import (
 	"rollcall/internal/testwait"
 )
 
-// TestSoak runs the server for ROLLCALL_SOAK (10m, say) under soakChurn: new users all the time, each heard a few times and forgotten
-// some seconds later, streams that open and close, checkpoints and segments that are short. Memory, goroutines, descriptors and the
-// disk must not grow: the last third of the samples is compared with the one before.
+// TestSoak runs the server for ROLLCALL_SOAK (10m, say) under soakChurn: new users all the time,
+// each heard a few times and forgotten some seconds later, streams that open and close, checkpoints
+// and segments that are short. Memory, goroutines, descriptors and the disk must not grow: the last
+// third of the samples is compared with the one before.
 func TestSoak(t *testing.T) {
 	length, err := time.ParseDuration(os.Getenv("ROLLCALL_SOAK"))
 	if err != nil {
@@ -56,7 +57,8 @@ func TestSoak(t *testing.T) {
 		t.Fatalf("%d heartbeats, %d streams, %d devices forgotten, %d failures", last.heartbeats, last.streams, last.forgotten, c.failed.Load())
 	}
 	for _, figure := range soakFigures {
-		middle, end := worst(taken[samples/3:2*samples/3], figure.of), worst(taken[2*samples/3:], figure.of)
+		middle, end := worst(taken[samples/3:2*samples/3], figure.of),
+			worst(taken[2*samples/3:], figure.of)
 		if limit := middle + middle*figure.percent/100 + figure.slack; end > limit {
 			t.Errorf("%s grew from %d in the middle third to %d in the last; %d would pass", figure.name, middle, end, limit)
 		}
@@ -69,8 +71,8 @@ type soakSample struct {
 	heartbeats, streams, forgotten                             int64
 }
 
-// soakFigures are what must not grow, and by how much it may for reasons other than a leak: the collector's rhythm, the moment
-// of the sample within a checkpoint.
+// soakFigures are what must not grow, and by how much it may for reasons other than a leak: the
+// collector's rhythm, the moment of the sample within a checkpoint.
 var soakFigures = []struct {
 	name           string
 	of             func(soakSample) int64
@@ -95,7 +97,8 @@ func printSamples(w io.Writer, samples []soakSample, every time.Duration) {
 	fmt.Fprintln(tw, "time\tresident MiB\tgoroutines\tdescriptors\tdisk MiB\tdevices\tforgotten\theartbeats\tstreams\t")
 	for i, s := range samples {
 		fmt.Fprintf(tw, "%v\t%.1f\t%d\t%d\t%.1f\t%d\t%d\t%d\t%d\t\n", (every * time.Duration(i+1)).Round(time.Second),
-			float64(s.residentBytes)/(1<<20), s.goroutines, s.descriptors, float64(s.diskBytes)/(1<<20), s.devices, s.forgotten, s.heartbeats, s.streams)
+			float64(s.residentBytes)/(1<<20), s.goroutines, s.descriptors,
+			float64(s.diskBytes)/(1<<20), s.devices, s.forgotten, s.heartbeats, s.streams)
 	}
 	tw.Flush()
 }
@@ -109,10 +112,11 @@ func (r *rig) sample(c *soakChurn) soakSample {
 		goroutines:    m["go_goroutines"],
 		descriptors:   m["process_open_fds"],
 		diskBytes:     diskBytes(r.dir),
-		devices:       m["rollcall_users"], // one device each; the series of devices may be divided by status
-		forgotten:     m["rollcall_forgotten_total"],
-		heartbeats:    c.accepted.Load(),
-		streams:       c.streams.Load(),
+		// one device each; the series of devices may be divided by status
+		devices:    m["rollcall_users"],
+		forgotten:  m["rollcall_forgotten_total"],
+		heartbeats: c.accepted.Load(),
+		streams:    c.streams.Load(),
 	}
 }
 
@@ -160,7 +164,8 @@ func (c *soakChurn) stopped() bool {
 	}
 }
 
-// beats sends heartbeats of new users, each a few times and then no more. Some say that they go, some fall silent.
+// beats sends heartbeats of new users, each a few times and then no more. Some say that they go,
+// some fall silent.
 func (c *soakChurn) beats(rng *rand.Rand) {
 	conn, err := net.Dial("tcp", c.rig.addr)
 	if err != nil {
@@ -177,7 +182,8 @@ func (c *soakChurn) beats(rng *rand.Rand) {
 			if rng.IntN(4) == 0 {
 				b = b.with("status", "offline")
 			}
-			if _, err := io.WriteString(conn, request("POST", heartbeatPath, b.with("seq", seq).json(), bearer(ingestToken))); err != nil {
+			if _, err := io.WriteString(conn,
+				request("POST", heartbeatPath, b.with("seq", seq).json(), bearer(ingestToken))); err != nil {
 				c.failed.Add(1)
 				return
 			}
@@ -192,7 +198,8 @@ func (c *soakChurn) beats(rng *rand.Rand) {
 	}
 }
 
-// follows opens one stream after the other and closes each after its first frame, or without waiting for it.
+// follows opens one stream after the other and closes each after its first frame, or without
+// waiting for it.
 func (c *soakChurn) follows() {
 	for n := 0; !c.stopped(); n++ {
 		if user := c.newest.Load(); user != nil {

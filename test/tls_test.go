@@ -37,8 +37,11 @@ func newIdentity(t *testing.T, dir, name string) identity {
 		t.Fatal(err)
 	}
 	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: name}, DNSNames: []string{name}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour), IsCA: true, BasicConstraintsValid: true,
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: name}, DNSNames: []string{name},
+		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
+		NotBefore:   time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour),
+		IsCA:                  true,
+		BasicConstraintsValid: true,
 	}
 	cert, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
 	if err != nil {
@@ -82,8 +85,10 @@ func TestTLS(t *testing.T) {
 		t.Errorf("frame %q %v, want %q", text, err, b.frame())
 	}
 	expect(t, r.beat(b), 409, `{"error":"invalid_payload","details":"Non-monotonic seq","last_seq":1}`)
-	expect(t, r.send(request("POST", heartbeatPath, strings.Repeat("x", 1<<20), bearer(ingestToken))), 413, errorBody("invalid_payload", "Payload too large"))
-	if state := s.conn.(*tls.Conn).ConnectionState(); state.NegotiatedProtocol != "http/1.1" || state.Version < tls.VersionTLS12 {
+	expect(t, r.send(request("POST", heartbeatPath, strings.Repeat("x", 1<<20),
+		bearer(ingestToken))), 413, errorBody("invalid_payload", "Payload too large"))
+	if state := s.conn.(*tls.Conn).ConnectionState(); state.NegotiatedProtocol != "http/1.1" ||
+		state.Version < tls.VersionTLS12 {
 		t.Errorf("negotiated %q, version %x", state.NegotiatedProtocol, state.Version)
 	}
 
@@ -134,17 +139,8 @@ func (r *rig) mustBeatOn(t *testing.T, beats ...beat) {
 	}
 }
 
-// until asks again and again.
-func (r *rig) until(what string, is func() bool) {
-	r.t.Helper()
-	for deadline := time.Now().Add(testwait.Limit); !is(); time.Sleep(10 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			r.t.Fatalf("in vain: %s\n%s", what, r.logs())
-		}
-	}
-}
-
-// TestTLSRefusesWhatItDoesNotSpeak: old versions, HTTP/2 alone, no TLS at all. None harms the others.
+// TestTLSRefusesWhatItDoesNotSpeak: old versions, HTTP/2 alone, no TLS at all. None harms the
+// others.
 func TestTLSRefusesWhatItDoesNotSpeak(t *testing.T) {
 	r := startTLS(t)
 	for name, change := range map[string]func(*tls.Config){
@@ -179,7 +175,8 @@ func TestTLSRefusesWhatItDoesNotSpeak(t *testing.T) {
 	}
 }
 
-// TestTLSSlowReader: a client that takes nothing is closed, and another one gets its frames meanwhile.
+// TestTLSSlowReader: a client that takes nothing is closed, and another one gets its frames
+// meanwhile.
 func TestTLSSlowReader(t *testing.T) {
 	r := startTLS(t, "--stream-write-timeout=2s", "--stream-backlog=4096", "--sync=never")
 	b := newBeat().with("source", strings.Repeat("x", 128))
@@ -200,7 +197,8 @@ func TestTLSSlowReader(t *testing.T) {
 	go io.Copy(io.Discard, good.conn) // what it gets is judged by the metrics
 	closed := func() bool { return value(t, r.scrape(), "streams_closed_total", "reason=slow") == 1 }
 	beats := make([]beat, 100)
-	for round := 0; !closed(); round++ { // until the buffers of two sockets are full, and the timeout has passed
+	// until the buffers of two sockets are full, and the timeout has passed
+	for round := 0; !closed(); round++ {
 		for i := range beats {
 			beats[i] = b.with("seq", len(beats)*round+i)
 		}
@@ -226,7 +224,8 @@ func TestTLSNeedsBothFiles(t *testing.T) {
 		{[]string{"--tls-cert=" + id.cert, "--tls-key=" + other.key}, "does not match"},
 		{[]string{"--tls-cert=" + id.key, "--tls-key=" + id.key}, "--tls-cert"},
 	} {
-		r := &rig{t: t, dir: t.TempDir(), flags: c.flags, env: []string{ingestTokenEnv + "=" + ingestToken}}
+		r := &rig{t: t, dir: t.TempDir(), flags: c.flags,
+			env: []string{ingestTokenEnv + "=" + ingestToken}}
 		out, err := r.command().CombinedOutput()
 		if err == nil || !strings.Contains(string(out), c.says) {
 			t.Errorf("%v: %v, want %q in\n%s", c.flags, err, c.says, out)

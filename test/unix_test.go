@@ -12,8 +12,9 @@ import (
 	"github.com/google/uuid"
 )
 
-// TestUnixSocket speaks to the server through a socket in the file system with curl: heartbeats, a batch, a stream. A socket
-// that kill -9 left behind is taken over, and an orderly stop leaves none.
+// TestUnixSocket speaks to the server through a socket in the file system with curl: heartbeats, a
+// batch, a stream. A socket that kill -9 left behind is taken over, and an orderly stop leaves
+// none.
 func TestUnixSocket(t *testing.T) {
 	curl, err := exec.LookPath("curl")
 	if err != nil {
@@ -34,7 +35,8 @@ func TestUnixSocket(t *testing.T) {
 	}
 	run := func(args ...string) string {
 		t.Helper()
-		out, err := exec.Command(curl, append([]string{"-sS", "--max-time", "20", "--unix-socket", path, "-H", bearer(ingestToken)}, args...)...).CombinedOutput()
+		out, err := exec.Command(curl,
+			append([]string{"-sS", "--max-time", "20", "--unix-socket", path, "-H", bearer(ingestToken)}, args...)...).CombinedOutput()
 		if err != nil && !strings.Contains(string(out), "data: ") {
 			t.Fatalf("curl %q: %v %s", args, err, out)
 		}

@@ -1,5 +1,6 @@
-// Package raw is the form of the raw results: what a command printed, behind a head that says where it was measured. Text is
-// Go's benchmark format, which benchstat reads; the head is its configuration lines.
+// Package raw is the form of the raw results: what a command printed, behind a head that says where
+// it was measured. Text is Go's benchmark format, which benchstat reads; the head is its
+// configuration lines.
 package raw
 
 import (

@@ -31,7 +31,8 @@ func stages(t *testing.T) (build, final instructions.Stage) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	lint := linter.New(&linter.Config{Warn: func(rule, description, url, message string, _ []parser.Range) {
+	lint := linter.New(&linter.Config{Warn: func(rule, description, url, message string,
+		_ []parser.Range) {
 		t.Errorf("Dockerfile: %s: %s (%s)", rule, message, url)
 	}})
 	all, _, err := instructions.Parse(ast.AST, lint)
@@ -56,7 +57,8 @@ func of[T instructions.Command](s instructions.Stage) (all []T) {
 	return all
 }
 
-// TestDockerfile: the image runs without rights, begins with its program, and knows where everything is.
+// TestDockerfile: the image runs without rights, begins with its program, and knows where
+// everything is.
 func TestDockerfile(t *testing.T) {
 	_, final := stages(t)
 	users := of[*instructions.UserCommand](final)
@@ -70,7 +72,8 @@ func TestDockerfile(t *testing.T) {
 		}
 		copied[c.DestPath] = true
 	}
-	if entry := of[*instructions.EntrypointCommand](final); len(entry) != 1 || entry[0].PrependShell || !copied[entry[0].CmdLine[0]] {
+	if entry := of[*instructions.EntrypointCommand](final); len(entry) != 1 ||
+		entry[0].PrependShell || !copied[entry[0].CmdLine[0]] {
 		t.Error("ENTRYPOINT must be a copied file without a shell, which the image does not have")
 	}
 	for _, v := range of[*instructions.VolumeCommand](final) {
@@ -82,8 +85,9 @@ func TestDockerfile(t *testing.T) {
 	}
 }
 
-// TestImageRuns follows the build stage by hand, with the files that .dockerignore lets through, and runs the result as the final
-// stage says: alone in an empty root, as its user, with its environment. Only the pulling of base images is left to a real build.
+// TestImageRuns follows the build stage by hand, with the files that .dockerignore lets through,
+// and runs the result as the final stage says: alone in an empty root, as its user, with its
+// environment. Only the pulling of base images is left to a real build.
 func TestImageRuns(t *testing.T) {
 	if os.Getenv("ROLLCALL_NO_SKIP") == "" {
 		t.Skip("builds everything once more without cgo; set ROLLCALL_NO_SKIP=1")
@@ -135,7 +139,8 @@ func copyContext(t *testing.T, to string) {
 			}
 			return nil
 		}
-		if out, err := ignored.MatchesOrParentMatches(name); err != nil || out || !d.Type().IsRegular() {
+		if out, err := ignored.MatchesOrParentMatches(name); err != nil || out ||
+			!d.Type().IsRegular() {
 			return err
 		}
 		text, err := os.ReadFile(path)
@@ -178,12 +183,14 @@ func runInEmptyRoot(t *testing.T, final instructions.Stage, out string) {
 	for dir := image; dir != "/" && dir != os.TempDir(); dir = filepath.Dir(dir) {
 		os.Chmod(dir, 0o755) // the test's own directories are closed to others
 	}
-	entry, args := of[*instructions.EntrypointCommand](final)[0].CmdLine[0], of[*instructions.CmdCommand](final)[0].CmdLine
+	entry, args := of[*instructions.EntrypointCommand](final)[0].CmdLine[0],
+		of[*instructions.CmdCommand](final)[0].CmdLine
 	cmd := exec.Command(entry, args...)
 	cmd.Path = entry // inside the new root
 	cmd.Err = nil
 	cmd.Dir = "/"
-	cmd.SysProcAttr = &syscall.SysProcAttr{Chroot: image, Credential: &syscall.Credential{Uid: uint32(uid), Gid: uint32(uid)}}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Chroot: image,
+		Credential: &syscall.Credential{Uid: uint32(uid), Gid: uint32(uid)}}
 	cmd.Env = []string{"PRESENCE_DO_INGEST_TOKEN=ingest"}
 	for _, e := range of[*instructions.EnvCommand](final) {
 		for _, kv := range e.Env {

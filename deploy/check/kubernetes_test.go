@@ -24,8 +24,8 @@ type manifests struct {
 	network  networkingv1.NetworkPolicy
 }
 
-// readManifests decodes every document into its API type. A field that the type does not have, comes twice or has a wrong type
-// fails the test.
+// readManifests decodes every document into its API type. A field that the type does not have,
+// comes twice or has a wrong type fails the test.
 func readManifests(t *testing.T) (m manifests) {
 	t.Helper()
 	files, err := filepath.Glob(filepath.Join(root, "deploy/kubernetes/*.yaml"))
@@ -125,7 +125,8 @@ func TestKubernetesManifestsFit(t *testing.T) {
 	}
 }
 
-// TestKubernetesPodRuns: a pod that the restricted policy admits, with the time and the room to stop in order.
+// TestKubernetesPodRuns: a pod that the restricted policy admits, with the time and the room to
+// stop in order.
 func TestKubernetesPodRuns(t *testing.T) {
 	m := readManifests(t)
 	spec := m.set.Spec.Template.Spec
@@ -137,8 +138,10 @@ func TestKubernetesPodRuns(t *testing.T) {
 		t.Errorf("%d s to stop; draining alone may take 16", grace)
 	}
 	s := c.SecurityContext
-	if *s.AllowPrivilegeEscalation || !*s.ReadOnlyRootFilesystem || !slices.Equal(s.Capabilities.Drop, []corev1.Capability{"ALL"}) ||
-		!*spec.SecurityContext.RunAsNonRoot || spec.SecurityContext.SeccompProfile.Type != corev1.SeccompProfileTypeRuntimeDefault {
+	if *s.AllowPrivilegeEscalation || !*s.ReadOnlyRootFilesystem ||
+		!slices.Equal(s.Capabilities.Drop, []corev1.Capability{"ALL"}) ||
+		!*spec.SecurityContext.RunAsNonRoot ||
+		spec.SecurityContext.SeccompProfile.Type != corev1.SeccompProfileTypeRuntimeDefault {
 		t.Error("the restricted pod security standard would refuse the pod")
 	}
 	env := map[string]string{}

@@ -32,12 +32,13 @@ type ruleTests struct {
 
 func TestPrometheusFilesAreValid(t *testing.T) {
 	dir := filepath.Join(root, "deploy/prometheus")
-	tool(t, "promtool", "check", "config", filepath.Join(dir, "prometheus.yml")) // and the rules that it names
+	// and the rules that it names
+	tool(t, "promtool", "check", "config", filepath.Join(dir, "prometheus.yml"))
 	tool(t, "promtool", "test", "rules", filepath.Join(dir, "rules_test.yml"))
 }
 
-// TestEveryAlertIsTestedAndExplained: each alert fires in one case of rules_test.yml and keeps quiet in two, says who gets up for
-// it, and has a section in the operators' book.
+// TestEveryAlertIsTestedAndExplained: each alert fires in one case of rules_test.yml and keeps
+// quiet in two, says who gets up for it, and has a section in the operators' book.
 func TestEveryAlertIsTestedAndExplained(t *testing.T) {
 	var rules ruleFile
 	var tests ruleTests
@@ -98,7 +99,8 @@ func headings(page string) map[string]bool {
 	return anchors
 }
 
-// TestDashboard: panels have ids of their own, do not overlap, say what they show, and hold queries that Prometheus can read.
+// TestDashboard: panels have ids of their own, do not overlap, say what they show, and hold queries
+// that Prometheus can read.
 func TestDashboard(t *testing.T) {
 	var board struct {
 		Panels []struct {

@@ -1,5 +1,6 @@
-// Package docblock rewrites the generated parts of a document. Such a part stands between the comments
-// <!-- name --> and <!-- end of name -->; a test or a command writes it, and a gate compares it.
+// Package docblock rewrites the generated parts of a document. Such a part stands between the
+// comments <!-- name --> and <!-- end of name -->; a test or a command writes it, and a gate
+// compares it.
 package docblock
 
 import (

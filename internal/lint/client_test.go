@@ -30,7 +30,8 @@ func TestClientCanBeCopied(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := os.WriteFile(filepath.Join(copied, filepath.Base(file)), text, 0o666); err != nil {
+		if err := os.WriteFile(filepath.Join(copied, filepath.Base(file)), text,
+			0o666); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -48,8 +49,8 @@ func TestClientCanBeCopied(t *testing.T) {
 	}
 }
 
-// TestClientAgreesWithWire: the client has constants of the contract of its own, since it is there to
-// be copied.
+// TestClientAgreesWithWire: the client has constants of the contract of its own, since it is there
+// to be copied.
 func TestClientAgreesWithWire(t *testing.T) {
 	own := constantsOf(t, "client")
 	for name, want := range map[string]constant.Value{

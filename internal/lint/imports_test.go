@@ -66,7 +66,8 @@ func TestImports(t *testing.T) {
 					"%[1]s needs in %[1]s, and join the two in cmd", pkg, to)
 			}
 		}
-		for _, to := range slices.Concat(ours(p.Imports), ours(p.TestImports), ours(p.XTestImports)) {
+		for _, to := range slices.Concat(ours(p.Imports), ours(p.TestImports),
+			ours(p.XTestImports)) {
 			if slices.Contains(closed, room(to)) && room(pkg) != room(to) && room(pkg) != "cmd" {
 				t.Errorf("%s imports %s, which only cmd may: move what it needs to a room of its own", pkg, to)
 			}

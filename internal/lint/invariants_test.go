@@ -15,8 +15,8 @@ import (
 )
 
 var (
-	// definition is the line of a comment that states an invariant: its number comes first, alone or
-	// behind a list's dash, and a sentence follows.
+	// definition is the line of a comment that states an invariant: its number comes first, alone
+	// or behind a list's dash, and a sentence follows.
 	definition = regexp.MustCompile(`(?m)^//(?: |   - )([A-Z][0-9]+)(?:[:.] | [A-Z])`)
 	// citation is the number of an invariant, or of several: W3, B1 to B4.
 	citation = regexp.MustCompile(`\b([A-Z])([0-9]+)(?:(?: to |-| and |, )[A-Z]?([0-9]+))?\b`)
@@ -62,7 +62,8 @@ func TestInvariants(t *testing.T) {
 // comments returns the comments of a file, each with its slashes.
 func comments(t *testing.T, file string) string {
 	t.Helper()
-	parsed, err := parser.ParseFile(token.NewFileSet(), filepath.Join(root, file), nil, parser.ParseComments|parser.SkipObjectResolution)
+	parsed, err := parser.ParseFile(token.NewFileSet(), filepath.Join(root, file), nil,
+		parser.ParseComments|parser.SkipObjectResolution)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -24,7 +24,8 @@ func tracked(t *testing.T) []string {
 	}
 	var paths []string
 	for path := range strings.SplitSeq(strings.TrimSuffix(string(out), "\x00"), "\x00") {
-		if _, err := os.Lstat(filepath.Join(root, path)); err == nil { // else it was removed, and not yet for git
+		// else it was removed, and not yet for git
+		if _, err := os.Lstat(filepath.Join(root, path)); err == nil {
 			paths = append(paths, path)
 		}
 	}

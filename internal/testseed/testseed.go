@@ -8,7 +8,8 @@ import (
 	"testing"
 )
 
-// Of is the seed of a random test: ROLLCALL_SEED, or a new one. It is logged, in the form in which it is given again.
+// Of is the seed of a random test: ROLLCALL_SEED, or a new one. It is logged, in the form in which
+// it is given again.
 func Of(t testing.TB) uint64 {
 	t.Helper()
 	seed := rand.Uint64()

@@ -1,6 +1,6 @@
-// Package testwait waits in tests for what another goroutine, another process or the kernel is about
-// to do. It is the only place where a test sleeps, and no test concludes anything from how long it
-// waited: the limit only keeps a test that hangs from hanging for ever.
+// Package testwait waits in tests for what another goroutine, another process or the kernel is
+// about to do. It is the only place where a test sleeps, and no test concludes anything from how
+// long it waited: the limit only keeps a test that hangs from hanging for ever.
 package testwait
 
 import (
@@ -22,9 +22,9 @@ func Until(t testing.TB, what string, holds func() bool) {
 	}
 }
 
-// For returns the next value of a channel, the zero value when it is closed. It fails the test, with
-// the stacks of all goroutines, when that takes longer than Limit. Only the test's own goroutine may
-// call it.
+// For returns the next value of a channel, the zero value when it is closed. It fails the test,
+// with the stacks of all goroutines, when that takes longer than Limit. Only the test's own
+// goroutine may call it.
 func For[T any](t testing.TB, what string, ch <-chan T) T {
 	t.Helper()
 	late := time.NewTimer(Limit)
@@ -38,9 +38,9 @@ func For[T any](t testing.TB, what string, ch <-chan T) T {
 	}
 }
 
-// poll asks until a condition holds, and reports false when it did not within limit. It yields first,
-// since most conditions are a few turns of the scheduler away, and then leaves the processor to
-// others for longer and longer.
+// poll asks until a condition holds, and reports false when it did not within limit. It yields
+// first, since most conditions are a few turns of the scheduler away, and then leaves the processor
+// to others for longer and longer.
 func poll(holds func() bool, limit time.Duration) bool {
 	const yields, longest = 100, 2 * time.Millisecond
 	pause := 10 * time.Microsecond

@@ -45,7 +45,8 @@ func (r *recorder) Fatalf(format string, args ...any) {
 	runtime.Goexit()
 }
 
-// A condition that never holds fails the test after Limit, and the message has the condition and the stacks.
+// A condition that never holds fails the test after Limit, and the message has the condition and
+// the stacks.
 func TestLimit(t *testing.T) {
 	for name, wait := range map[string]func(testing.TB){
 		"Until": func(t testing.TB) { Until(t, "the moon is full", func() bool { return false }) },

@@ -268,5 +268,6 @@ func (s *server) resident() float64 {
 
 // serveNetHTTP is what rollcall load bare is, on the standard library.
 func serveNetHTTP(addr string) error {
-	return http.ListenAndServe(addr, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(http.StatusNoContent) }))
+	return http.ListenAndServe(addr, http.HandlerFunc(
+		func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) }))
 }

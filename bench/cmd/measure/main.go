@@ -1,5 +1,5 @@
-// Measure runs the benchmarks and the load runs and writes raw files: what they printed, behind commit, machine, Go version
-// and the command that was run.
+// Measure runs the benchmarks and the load runs and writes raw files: what they printed, behind
+// commit, machine, Go version and the command that was run.
 //
 //	measure [-full | -smoke] [-only WORD] -rollcall ../bin/rollcall -results results/short
 package main

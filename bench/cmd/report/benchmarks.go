@@ -81,7 +81,8 @@ func (p *page) machine() {
 	for _, file := range files {
 		if h, ok := p.m.heads[file]; ok {
 			p.f("| | |\n| --- | --- |\n| commit | %s |\n| date | %s |\n| machine | %d cores, %s, %s |\n| system | %s, %s |\n| Go | %s |\n\n",
-				strings.Join(p.m.commits(), ", "), h.Date, h.Cores, h.CPU, h.Memory, h.Kernel, h.FileSystem, h.Go)
+				strings.Join(p.m.commits(), ", "), h.Date, h.Cores, h.CPU, h.Memory, h.Kernel,
+				h.FileSystem, h.Go)
 			p.f("The machine is shared. Load average in the minute before each part, which is the part before and whatever else ran:")
 			for _, file := range files {
 				if l := p.m.heads[file].Load; l != "" {
@@ -104,7 +105,8 @@ func (p *page) claims() {
 		}
 		m := compared[slices.IndexFunc(compared, func(m metric) bool { return m.unit == unit })]
 		r, _ := m.ratio(a, b)
-		p.f("| %s | %s %s | %s: %s | %s |\n", claim, number(median(a.metrics[unit])), m.title, title(b.by), number(median(b.metrics[unit])), ratio(r))
+		p.f("| %s | %s %s | %s: %s | %s |\n", claim, number(median(a.metrics[unit])), m.title,
+			title(b.by), number(median(b.metrics[unit])), ratio(r))
 	}
 	row("durable heartbeats over HTTP, peak", "Load/run=http-closed/by=rollcall", "ops/s", "Load/run=http-closed/by=bare-fasthttp")
 	row("the same", "Load/run=http-closed/by=rollcall", "ops/s", "Load/run=http-closed/by=net-http")
@@ -130,7 +132,8 @@ func (p *page) claims() {
 	p.f("\n")
 }
 
-// p99Claim: at half of the bare server's peak, p99 is at most the bare server's and three syncs' p99.
+// p99Claim: at half of the bare server's peak, p99 is at most the bare server's and three syncs'
+// p99.
 func (p *page) p99Claim() {
 	if got, base, sync, ok := p.p99s(); ok {
 		p.f("| p99 at half of the bare server's peak (%s/s offered) | %.2f ms | bare p99 %.2f ms + 3 × sync p99 %.2f ms = %.2f ms | %.2f |\n",
@@ -144,7 +147,8 @@ func (p *page) p99s() (got, base, sync float64, ok bool) {
 	if ours == nil || bare == nil || s == nil {
 		return 0, 0, 0, false
 	}
-	return median(ours.metrics["p99-ns"]) / 1e6, median(bare.metrics["p99-ns"]) / 1e6, median(s.metrics["p99-ns"]) / 1e6, true
+	return median(ours.metrics["p99-ns"]) / 1e6, median(bare.metrics["p99-ns"]) / 1e6,
+		median(s.metrics["p99-ns"]) / 1e6, true
 }
 
 func (p *page) lateness() {
@@ -310,7 +314,8 @@ func (p *page) verdicts(file string) {
 	for _, r := range p.m.runs[file] {
 		l := r.Load.Latency["answer"]
 		p.f("| %s | %s | %s | %.2f | %.2f | %.2f | %.2f | %.1f | %.2f | %s |\n", r.Server.By, number(r.Load.Offered), number(r.Load.Achieved),
-			l.P50, l.P99, l.P999, l.Max, 1e6*r.Server.CPUSeconds/r.Load.Answered(), r.Load.Generator.CPU, verdict(r.Load.Verdict.Violations, r.Load.Verdict.Invalid))
+			l.P50, l.P99, l.P999, l.Max, 1e6*r.Server.CPUSeconds/r.Load.Answered(),
+			r.Load.Generator.CPU, verdict(r.Load.Verdict.Violations, r.Load.Verdict.Invalid))
 	}
 	p.f("\n")
 }

@@ -4,7 +4,8 @@ import (
 	"rollcall/bench/raw"
 )
 
-// deadlineBytes is what the benchmark of the wheel keeps for a device itself: in rollcall the entry holds it.
+// deadlineBytes is what the benchmark of the wheel keeps for a device itself: in rollcall the entry
+// holds it.
 const deadlineBytes = 8
 
 // model is what a device, a heartbeat, a stream and a frame cost, each from one measurement.
@@ -13,7 +14,8 @@ type model struct {
 	deviceBytes float64 // table outside the heap, and twice what is on it
 	streamBytes float64 // twice the heap
 	kernelBytes float64 // of a stream's connection, this end
-	busyCores   float64 // CPU of the commit loop and of all that wakes up with it, however many heartbeats share a sync
+	// CPU of the commit loop and of all that wakes up with it, however many heartbeats share a sync
+	busyCores   float64
 	beatMicros  float64 // CPU of one more heartbeat
 	frameMicros float64 // CPU of a frame, the client's included
 	half, peak  point   // what busyCores and beatMicros were fitted to
@@ -40,8 +42,9 @@ func (p *page) model() (c model, ok bool) {
 	}
 	onHeap := median(table.metrics["heap-B/device"])
 	c = model{
-		baseMiB:     median(base),
-		deviceBytes: median(table.metrics["B/device"]) - onHeap + 2*(onHeap+median(wheel.metrics["B/device"])-deadlineBytes),
+		baseMiB: median(base),
+		deviceBytes: median(table.metrics["B/device"]) - onHeap +
+			2*(onHeap+median(wheel.metrics["B/device"])-deadlineBytes),
 		streamBytes: 2 * median(stream.metrics["B/stream"]),
 		kernelBytes: median(stream.metrics["kernel-B/stream"]) / 2,
 		frameMicros: 1e6 * float64(p.cores()) / median(fanout.metrics["frames/s"]),
@@ -72,8 +75,8 @@ func (p *page) point(file string) point {
 	return point{median(rate), median(cores)}
 }
 
-// fit draws a line through two points: what is busy anyway, and what each heartbeat adds. Where the points are too close or
-// noise turns the line over, the cost is all the heartbeats'.
+// fit draws a line through two points: what is busy anyway, and what each heartbeat adds. Where the
+// points are too close or noise turns the line over, the cost is all the heartbeats'.
 func fit(a, b point) (busyCores, beatMicros float64) {
 	slope := (b.cores - a.cores) / (b.rate - a.rate)
 	busy := a.cores - slope*a.rate
@@ -97,8 +100,10 @@ func (c *model) mib(devices, streams float64) float64 {
 
 // What the tables assume.
 const (
-	use      = 0.5  // share of the processors that heartbeats and frames may take, so that bursts and a restart fit
-	room     = 0.7  // share of the memory that may be taken: the rest is the page cache's and the system's
+	// share of the processors that heartbeats and frames may take, so that bursts and a restart fit
+	use = 0.5
+	// share of the memory that may be taken: the rest is the page cache's and the system's
+	room     = 0.7
 	interval = 10.0 // seconds between two heartbeats of a device
 	follow   = 0.1  // streams for each device: frames per heartbeat
 )
@@ -145,7 +150,8 @@ func (p *page) machines(c *model) {
 	p.f("| cores | memory | devices by cores | devices by memory | carries | streams with them |\n| ---: | ---: | ---: | ---: | ---: | ---: |\n")
 	for _, m := range []struct{ cores, gib float64 }{{2, 4}, {4, 8}, {8, 16}, {16, 32}, {32, 64}} {
 		byCPU := max(0, use*m.cores-c.busyCores) * interval / (c.cpu(1, follow) - c.busyCores)
-		byMemory := (room*m.gib*1024 - c.baseMiB) * (1 << 20) / (c.deviceBytes + follow*(c.streamBytes+c.kernelBytes))
+		byMemory := (room*m.gib*1024 - c.baseMiB) * (1 << 20) / (c.deviceBytes +
+			follow*(c.streamBytes+c.kernelBytes))
 		carries := min(byCPU, byMemory)
 		p.f("| %.0f | %.0f GiB | %s | %s | %s | %s |\n", m.cores, m.gib, round(byCPU), round(byMemory), round(carries), round(carries*follow))
 	}
@@ -185,5 +191,6 @@ func observed(r *raw.Run) (devices, streams, beats, frames, seconds float64) {
 	measuredSeconds := float64(r.Load.Latency["answer"].Count) / r.Load.Achieved
 	o := &r.Load.Options
 	users := float64(o.Users)
-	return users * float64(o.DevicesPerUser), users * o.StreamsPerUser, r.Load.Answered() / seconds, float64(r.Load.Latency["frame"].Count) / measuredSeconds, seconds
+	return users * float64(o.DevicesPerUser), users * o.StreamsPerUser, r.Load.Answered() / seconds,
+		float64(r.Load.Latency["frame"].Count) / measuredSeconds, seconds
 }

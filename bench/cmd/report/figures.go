@@ -10,8 +10,8 @@ import (
 	"rollcall/internal/docblock"
 )
 
-// measuredPart is a figure in a page that people write. It stands between <!-- measured: name --> and
-// <!-- end of measured: name -->.
+// measuredPart is a figure in a page that people write. It stands between <!-- measured: name -->
+// and <!-- end of measured: name -->.
 var measuredPart = regexp.MustCompile(`<!-- (measured: [^>]*) -->`)
 
 // figures rewrites the figures in README.md and in the pages of docs that it does not make whole.
@@ -82,7 +82,8 @@ func (p *page) table() string {
 			if len(a.metrics[unit]) == 0 {
 				unit = "frames/s"
 			}
-			text += fmt.Sprintf("| %s | %s/s | %s: %s/s |\n", what, number(median(a.metrics[unit])), beside, number(median(b.metrics[unit])))
+			text += fmt.Sprintf("| %s | %s/s | %s: %s/s |\n", what, number(median(a.metrics[unit])),
+				beside, number(median(b.metrics[unit])))
 		}
 	}
 	rate("durable heartbeats in batches of 1,000, of a million devices",

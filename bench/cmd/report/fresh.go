@@ -13,8 +13,8 @@ import (
 )
 
 // fresh reports why the results may not be published: they are of several commits or of a tree with
-// changes, or the program has changed since. Tests, documents, comments and the layout of the code do
-// not count.
+// changes, or the program has changed since. Tests, documents, comments and the layout of the code
+// do not count.
 func (m *measured) fresh(root string) error {
 	commits := m.commits()
 	if len(commits) != 1 {

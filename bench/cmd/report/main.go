@@ -1,6 +1,7 @@
-// Report makes docs/benchmarks.md, docs/capacity.md, their plots and the figures in other pages from
-// the raw files, and prints each claim with its ceiling and the ratio. It measures nothing: the same
-// files make the same pages. It refuses to write pages from results that are older than the code.
+// Report makes docs/benchmarks.md, docs/capacity.md, their plots and the figures in other pages
+// from the raw files, and prints each claim with its ceiling and the ratio. It measures nothing:
+// the same files make the same pages. It refuses to write pages from results that are older than
+// the code.
 //
 //	report -results results/short -docs ../docs
 package main
@@ -49,7 +50,8 @@ func pages(results, docs string) (*page, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &page{m: m, groups: m.groups(), docs: docs, source: "bench/" + filepath.ToSlash(results), files: map[string]string{}}
+	p := &page{m: m, groups: m.groups(), docs: docs, source: "bench/" + filepath.ToSlash(results),
+		files: map[string]string{}}
 	p.benchmarks()
 	p.capacity()
 	return p, p.figures()
@@ -145,7 +147,8 @@ func (m *measured) command(file string) string {
 	return m.heads[file].Command
 }
 
-// commits are those that were measured, in the order of the files. Results that are published have one.
+// commits are those that were measured, in the order of the files. Results that are published have
+// one.
 func (m *measured) commits() (all []string) {
 	for _, file := range files {
 		if h, ok := m.heads[file]; ok && !slices.Contains(all, h.Commit) {
@@ -168,8 +171,8 @@ func split(name string) (rest, by string) {
 	return strings.Join(keep, "/"), by
 }
 
-// standIns puts a ceiling that was measured under another name beside what it is the ceiling of: the log alone beside the whole
-// heartbeat that ends in it.
+// standIns puts a ceiling that was measured under another name beside what it is the ceiling of:
+// the log alone beside the whole heartbeat that ends in it.
 func (m *measured) standIns() {
 	log := m.find("Log/appenders=1000/by=rollcall/bytes=96")
 	if log == nil {
@@ -177,7 +180,8 @@ func (m *measured) standIns() {
 	}
 	for _, s := range slices.Clone(m.series) {
 		if s.file == "heartbeat" && strings.Contains(s.rest, "sync=always/appenders=1000") {
-			m.series = append(m.series, &series{file: s.file, name: s.rest + "/by=log-alone", by: "log-alone", rest: s.rest, metrics: log.metrics})
+			m.series = append(m.series,
+				&series{file: s.file, name: s.rest + "/by=log-alone", by: "log-alone", rest: s.rest, metrics: log.metrics})
 		}
 	}
 }
@@ -252,10 +256,12 @@ var compared = []metric{
 	{unit: "allocs/op", title: "allocations each"},
 }
 
-// metrics are those that are worth a comparison in a group: where there is a rate the time per operation says the same.
+// metrics are those that are worth a comparison in a group: where there is a rate the time per
+// operation says the same.
 func (g *group) metrics() (all []metric) {
 	for _, m := range compared {
-		if len(g.ours.metrics[m.unit]) == 0 || m.unit == "ns/op" && len(g.ours.metrics["ops/s"])+len(g.ours.metrics["frames/s"]) > 0 {
+		if len(g.ours.metrics[m.unit]) == 0 || m.unit == "ns/op" &&
+			len(g.ours.metrics["ops/s"])+len(g.ours.metrics["frames/s"]) > 0 {
 			continue
 		}
 		all = append(all, m)
@@ -279,13 +285,15 @@ func (m metric) ratio(ours, other *series) (float64, bool) {
 	return y / x, true
 }
 
-// clear says that the two ranges do not touch. What was measured once and repeated has no range: a tenth must do.
+// clear says that the two ranges do not touch. What was measured once and repeated has no range: a
+// tenth must do.
 func (m metric) clear(ours, other *series) bool {
 	a, b := ours.metrics[m.unit], other.metrics[m.unit]
 	if slices.Min(a) == slices.Max(a) && slices.Min(b) == slices.Max(b) {
 		return math.Abs(a[0]-b[0]) > 0.1*max(a[0], b[0])
 	}
-	return len(a) > 1 && len(b) > 1 && (slices.Max(a) < slices.Min(b) || slices.Max(b) < slices.Min(a))
+	return len(a) > 1 && len(b) > 1 &&
+		(slices.Max(a) < slices.Min(b) || slices.Max(b) < slices.Min(a))
 }
 
 func median(v []float64) float64 {

@@ -14,7 +14,8 @@ import (
 func near(a, b float64) bool { return math.Abs(a-b) < 1e-9 }
 
 func TestFitFindsTheLine(t *testing.T) {
-	if busy, beat := fit(point{10_000, 0.7}, point{20_000, 0.9}); !near(busy, 0.5) || !near(beat, 20) {
+	if busy, beat := fit(point{10_000, 0.7}, point{20_000, 0.9}); !near(busy, 0.5) ||
+		!near(beat, 20) {
 		t.Errorf("%v cores and %v us a heartbeat, want 0.5 and 20", busy, beat)
 	}
 	if busy, beat := fit(point{10_000, 0.7}, point{20_000, 0.6}); busy != 0 || !near(beat, 70) {
@@ -45,13 +46,14 @@ func TestRatioIsAboveOneWhereWeAreBetter(t *testing.T) {
 func TestClearNeedsRangesApart(t *testing.T) {
 	of := func(v ...float64) *series { return &series{metrics: map[string][]float64{"ns/op": v}} }
 	m := metric{unit: "ns/op"}
-	if !m.clear(of(1, 2), of(3, 4)) || m.clear(of(1, 3), of(2, 4)) || m.clear(of(10, 10), of(10.5, 10.5)) {
+	if !m.clear(of(1, 2), of(3, 4)) || m.clear(of(1, 3), of(2, 4)) ||
+		m.clear(of(10, 10), of(10.5, 10.5)) {
 		t.Error("ranges that touch are clear, or ranges apart are not")
 	}
 }
 
-// TestPagesHoldTheResults: the pages say what the results say that docs/benchmarks.md names, and the
-// results are of one commit. ROLLCALL_UPDATE=1 writes the pages; `make bench` measures first.
+// TestPagesHoldTheResults: the pages say what the results say that docs/benchmarks.md names, and
+// the results are of one commit. ROLLCALL_UPDATE=1 writes the pages; `make bench` measures first.
 func TestPagesHoldTheResults(t *testing.T) {
 	const docs = "../../../docs"
 	text, err := os.ReadFile(docs + "/benchmarks.md")
@@ -80,7 +82,8 @@ func TestPagesHoldTheResults(t *testing.T) {
 	}
 }
 
-// TestFresh: results are good for a tree that differs in comments, tests and documents, and for no other.
+// TestFresh: results are good for a tree that differs in comments, tests and documents, and for no
+// other.
 func TestFresh(t *testing.T) {
 	dir := t.TempDir()
 	git := func(args ...string) string {
