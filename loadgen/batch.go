@@ -7,11 +7,11 @@ import (
 	"time"
 )
 
-// With Options.Batch a link is a gateway's: it carries heartbeats of many devices in one request, as
-// newline-delimited JSON, and learns from one answer what became of each. A device still has one
-// heartbeat on its way at most (G3), so no batch names it twice. In an open loop a gateway sends when
-// it has a whole batch, or when the oldest heartbeat waited for batchWait; that wait is part of the
-// latency (G2).
+// With Options.Batch a link is a gateway's: it carries heartbeats of many devices in one request,
+// as newline-delimited JSON, and learns from one answer what became of each. A device still has one
+// heartbeat on its way at most (G3), so no batch names it twice. In an open loop a gateway sends
+// when it has a whole batch, or when the oldest heartbeat waited for batchWait; that wait is part
+// of the latency (G2).
 
 // batchWait is how long a gateway gathers.
 const batchWait = int64(10 * time.Millisecond)

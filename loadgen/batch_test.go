@@ -22,7 +22,9 @@ func TestBatchTemplateMakesLines(t *testing.T) {
 	want := ""
 	for i, d := range devices {
 		text = tpl.line.stamp(text, &user, &d, 1739030400000, 1739030400000007+int64(i))
-		want += fmt.Sprintf(`{"schema_version":1,"user_id":"%s","device_id":"%s","status":"online","source":"loadgen","sent_at_ms":1739030400000,"seq":%d,"ttl_ms":12000}`+"\n",
+		want += fmt.Sprintf(
+			`{"schema_version":1,"user_id":"%s","device_id":"%s","status":"online",`+
+				`"source":"loadgen","sent_at_ms":1739030400000,"seq":%d,"ttl_ms":12000}`+"\n",
 			user, d, 1739030400000007+i)
 	}
 	req, err := http.ReadRequest(bufio.NewReader(bytes.NewReader(text[len("before"):])))
@@ -30,7 +32,8 @@ func TestBatchTemplateMakesLines(t *testing.T) {
 		t.Fatal(err)
 	}
 	body, err := io.ReadAll(req.Body)
-	if err != nil || string(body) != want || req.URL.Path != wire.HeartbeatsPath || req.Header.Get("Content-Type") != "application/x-ndjson" {
+	if err != nil || string(body) != want || req.URL.Path != wire.HeartbeatsPath ||
+		req.Header.Get("Content-Type") != "application/x-ndjson" {
 		t.Errorf("%v %+v\ngot  %s\nwant %s", err, req, body, want)
 	}
 }
@@ -38,21 +41,27 @@ func TestBatchTemplateMakesLines(t *testing.T) {
 func TestLargestBatchFits(t *testing.T) {
 	tpl := newBatchTemplate("example:80", wire.HeartbeatsPath, "secret", 1000*time.Hour)
 	if size := maxBatch * len(tpl.line.request); size > wire.MaxBatchBytes {
-		t.Errorf("a batch of %d heartbeats has %d bytes, the server takes %d", maxBatch, size, wire.MaxBatchBytes)
+		t.Errorf("a batch of %d heartbeats has %d bytes, the server takes %d", maxBatch, size,
+			wire.MaxBatchBytes)
 	}
 }
 
-// TestBatchAnswersAreRead: what a list leaves open is sent again, and a list that cannot be true says nothing.
+// TestBatchAnswersAreRead: what a list leaves open is sent again, and a list that cannot be true
+// says nothing.
 func TestBatchAnswersAreRead(t *testing.T) {
 	for _, test := range []struct{ body, want string }{
 		{`{"accepted":3,"rejected":0,"errors":[]}`, "[{204 0 false} {204 0 false} {204 0 false}]"},
-		{`{"accepted":2,"rejected":1,"errors":[{"line":2,"status":409,"last_seq":0}]}`, "[{204 0 false} {409 0 true} {204 0 false}]"},
-		{`{"accepted":1,"rejected":2,"errors_omitted":1,"errors":[{"line":1,"status":429}]}`, "[{429 0 false} {0 0 false} {0 0 false}]"},
-		{`{"accepted":1,"rejected":2,"errors_omitted":1,"unavailable_from":2,"errors":[{"line":2,"status":503}]}`, "[{0 0 false} {503 0 false} {503 0 false}]"},
+		{`{"accepted":2,"rejected":1,"errors":[{"line":2,"status":409,"last_seq":0}]}`,
+			"[{204 0 false} {409 0 true} {204 0 false}]"},
+		{`{"accepted":1,"rejected":2,"errors_omitted":1,"errors":[{"line":1,"status":429}]}`,
+			"[{429 0 false} {0 0 false} {0 0 false}]"},
+		{`{"accepted":1,"rejected":2,"errors_omitted":1,"unavailable_from":2,` +
+			`"errors":[{"line":2,"status":503}]}`, "[{0 0 false} {503 0 false} {503 0 false}]"},
 		{`{"accepted":3,"rejected":1,"errors":[{"line":2,"status":409}]}`, "wrong"},
 		{`{"accepted":2,"rejected":1,"errors":[]}`, "wrong"},
 		{`{"accepted":2,"rejected":1,"errors":[{"line":4,"status":409}]}`, "wrong"},
-		{`{"accepted":1,"rejected":2,"errors":[{"line":2,"status":409},{"line":2,"status":409}]}`, "wrong"},
+		{`{"accepted":1,"rejected":2,"errors":[{"line":2,"status":409},{"line":2,"status":409}]}`,
+			"wrong"},
 		{`nonsense`, "wrong"},
 	} {
 		lines, err := readLines([]byte(test.body), 3)
@@ -67,7 +76,8 @@ func TestBatchAnswersAreRead(t *testing.T) {
 			t.Errorf("%s: %s, %v, want %s", test.body, got, err, test.want)
 		}
 	}
-	if !allAccepted([]byte(`{"accepted":3,"rejected":0,"errors":[]}`), 3) || allAccepted([]byte(`{"accepted":3,"rejected":0,"errors":[]}`), 4) ||
+	if !allAccepted([]byte(`{"accepted":3,"rejected":0,"errors":[]}`), 3) ||
+		allAccepted([]byte(`{"accepted":3,"rejected":0,"errors":[]}`), 4) ||
 		allAccepted([]byte(`{"accepted":3,"rejected":01,"errors":[]}`), 3) {
 		t.Error("allAccepted")
 	}

@@ -9,8 +9,8 @@ import (
 	"strings"
 )
 
-// chart is one plot of the HTML report, drawn as SVG. Its points also go into the page as data, for the values under the
-// pointer.
+// chart is one plot of the HTML report, drawn as SVG. Its points also go into the page as data, for
+// the values under the pointer.
 type chart struct {
 	Title, Note string
 	x, y        axis
@@ -79,7 +79,8 @@ func timeAxis(most float64) axis {
 
 // logAxis covers whole decades of milliseconds.
 func logAxis(label string, least, most float64) axis {
-	low, high := math.Floor(math.Log10(math.Max(least, 1e-3))), math.Ceil(math.Log10(math.Max(most, 1e-3)))
+	low := math.Floor(math.Log10(math.Max(least, 1e-3)))
+	high := math.Ceil(math.Log10(math.Max(most, 1e-3)))
 	if high <= low {
 		high = low + 1
 	}
@@ -87,7 +88,9 @@ func logAxis(label string, least, most float64) axis {
 	for d := low; d <= high; d++ {
 		a.ticks = append(a.ticks, tick{math.Pow(10, d), millisTick(d)})
 	}
-	a.at = func(v float64) float64 { return (math.Log10(math.Max(v, math.Pow(10, low))) - low) / (high - low) }
+	a.at = func(v float64) float64 {
+		return (math.Log10(math.Max(v, math.Pow(10, low))) - low) / (high - low)
+	}
 	return a
 }
 
@@ -104,7 +107,8 @@ func millisTick(decade float64) string {
 // ninesAxis spreads percentiles so that each further nine is as wide as the one before.
 func ninesAxis(most float64) axis {
 	a := axis{label: "percentile", Nines: true, to: math.Max(most, 1)}
-	for _, t := range []tick{{0, "0 %"}, {math.Log10(2), "50 %"}, {1, "90 %"}, {2, "99 %"}, {3, "99.9 %"}, {4, "99.99 %"}, {5, "99.999 %"}, {6, "99.9999 %"}} {
+	for _, t := range []tick{{0, "0 %"}, {math.Log10(2), "50 %"}, {1, "90 %"}, {2, "99 %"},
+		{3, "99.9 %"}, {4, "99.99 %"}, {5, "99.999 %"}, {6, "99.9999 %"}} {
 		if t.value <= a.to {
 			a.ticks = append(a.ticks, t)
 		}
@@ -153,24 +157,31 @@ func (c *chart) py(y float64) float64 {
 func (c *chart) SVG() template.HTML {
 	var b strings.Builder
 	low, right := chartHeight-plotLow, chartWidth-plotRight
-	fmt.Fprintf(&b, `<svg viewBox="0 0 %g %g" role="img" aria-label="%s">`, chartWidth, chartHeight, html.EscapeString(c.Title))
+	fmt.Fprintf(&b, `<svg viewBox="0 0 %g %g" role="img" aria-label="%s">`, chartWidth, chartHeight,
+		html.EscapeString(c.Title))
 	for i, band := range c.bands {
 		from, to := c.px(band.from), c.px(band.to)
-		fmt.Fprintf(&b, `<rect class="band%d" x="%.1f" y="%g" width="%.1f" height="%.1f"/>`, i%2, from, plotTop, to-from, low-plotTop)
+		fmt.Fprintf(&b, `<rect class="band%d" x="%.1f" y="%g" width="%.1f" height="%.1f"/>`, i%2,
+			from, plotTop, to-from, low-plotTop)
 		if width := to - from; width > 6.2*float64(len(band.name)) {
-			fmt.Fprintf(&b, `<text class="bandname" x="%.1f" y="%g">%s</text>`, from+width/2, plotTop-7, html.EscapeString(band.name))
+			fmt.Fprintf(&b, `<text class="bandname" x="%.1f" y="%g">%s</text>`, from+width/2,
+				plotTop-7, html.EscapeString(band.name))
 		}
 	}
 	for _, t := range c.y.ticks {
 		y := c.py(t.value)
-		fmt.Fprintf(&b, `<path class="grid" d="M%g %.1fH%g"/><text class="y" x="%g" y="%.1f">%s</text>`, plotLeft, y, right, plotLeft-8, y+4, t.label)
+		fmt.Fprintf(&b, `<path class="grid" d="M%g %.1fH%g"/>`, plotLeft, y, right)
+		fmt.Fprintf(&b, `<text class="y" x="%g" y="%.1f">%s</text>`, plotLeft-8, y+4, t.label)
 	}
 	for _, t := range c.x.ticks {
 		x := c.px(t.value)
-		fmt.Fprintf(&b, `<path class="grid" d="M%.1f %gV%g"/><text class="x" x="%.1f" y="%g">%s</text>`, x, plotTop, low, x, low+17, t.label)
+		fmt.Fprintf(&b, `<path class="grid" d="M%.1f %gV%g"/>`, x, plotTop, low)
+		fmt.Fprintf(&b, `<text class="x" x="%.1f" y="%g">%s</text>`, x, low+17, t.label)
 	}
-	fmt.Fprintf(&b, `<text class="x label" x="%.1f" y="%g">%s</text>`, (plotLeft+right)/2, chartHeight-4, html.EscapeString(c.x.label))
-	fmt.Fprintf(&b, `<text class="x label" transform="translate(12 %.1f) rotate(-90)">%s</text>`, (plotTop+low)/2, html.EscapeString(c.y.label))
+	fmt.Fprintf(&b, `<text class="x label" x="%.1f" y="%g">%s</text>`, (plotLeft+right)/2,
+		chartHeight-4, html.EscapeString(c.x.label))
+	fmt.Fprintf(&b, `<text class="x label" transform="translate(12 %.1f) rotate(-90)">%s</text>`,
+		(plotTop+low)/2, html.EscapeString(c.y.label))
 	for _, l := range c.lines {
 		dash := ""
 		if l.Dashed {

@@ -34,10 +34,12 @@ func ReadReport(path string) (*Report, error) {
 	return rep, nil
 }
 
-// Compare sets the figures of two runs side by side. Histograms that one of them does not have are left out. Two runs with
-// different options can be compared; whether that means something is the caller's to know.
+// Compare sets the figures of two runs side by side. Histograms that one of them does not have are
+// left out. Two runs with different options can be compared; whether that means
+// something, the caller knows.
 func Compare(before, after *Report, t Thresholds) []Change {
-	changes := []Change{{"achieved/s", before.Achieved, after.Achieved, after.Achieved < before.Achieved*(1-t.Rate)}}
+	changes := []Change{{"achieved/s", before.Achieved, after.Achieved,
+		after.Achieved < before.Achieved*(1-t.Rate)}}
 	for _, k := range Kinds {
 		a, b := before.Latency[k.Key], after.Latency[k.Key]
 		if a == nil || b == nil || a.Count == 0 || b.Count == 0 {
@@ -63,7 +65,8 @@ func WriteChanges(w io.Writer, changes []Change) (worse int) {
 			worse++
 			mark = "  WORSE"
 		}
-		fmt.Fprintf(w, "%-42s %12.3f %12.3f %+8.1f%%%s\n", c.Name, c.Old, c.New, 100*(c.New-c.Old)/max(c.Old, 1e-9), mark)
+		fmt.Fprintf(w, "%-42s %12.3f %12.3f %+8.1f%%%s\n", c.Name, c.Old, c.New,
+			100*(c.New-c.Old)/max(c.Old, 1e-9), mark)
 	}
 	return worse
 }

@@ -24,8 +24,9 @@ type user struct {
 // base plus the number. A number is used until it is known to be accepted, so accepted numbers have
 // no gaps and a gap on a stream is a finding.
 type device struct {
-	id     uuid
-	userID uuid // a copy: a batch names thousands of devices, and each look at a user is a cache miss
+	id uuid
+	// a copy: a batch names thousands of devices, and each look at a user is a cache miss
+	userID uuid
 	user   uint32
 	acked  uint32 // number of the last heartbeat that is known to be accepted; 0: none
 	sent   uint32 // highest number that was written to a socket

@@ -15,7 +15,7 @@ import (
 	"rollcall/wire"
 )
 
-// fakeServer is a small presence server that keeps the contract, and breaks it where a test says so.
+// fakeServer is a small presence server that keeps the contract, or breaks it where a test asks.
 type fakeServer struct {
 	url   string
 	fault fault
@@ -24,6 +24,9 @@ type fakeServer struct {
 	devices map[string]map[string]*fakeDevice // by user, device
 	streams map[string]map[chan string]bool   // by user
 	served  int
+	onWay   map[string]int // heartbeats that arrived and are not answered, by device
+	overlap int            // heartbeats that arrived while one of their device was on its way
+	gaps    int            // accepted heartbeats whose number does not follow the last one
 }
 
 // fault is what to do wrong. The zero value is a good server.
@@ -45,11 +48,13 @@ type fault struct {
 	forgetSome  bool // snapshots leave out a device
 	miscount    bool // answers to batches say that one more was accepted
 
-	delay    time.Duration                                         // before each answer
-	gate     func(served int)                                      // called before each heartbeat, outside the lock
-	cutEvery int                                                   // keep each n-th heartbeat, cut the connection instead of answering
-	busy     int                                                   // 503 to each n-th heartbeat
-	answer   func(w http.ResponseWriter, r *http.Request) (d bool) // instead of everything
+	delay time.Duration // before each answer
+	// gate is called before each heartbeat, outside the lock.
+	gate     func(served int)
+	cutEvery int // accept each n-th heartbeat, but cut the connection
+	busy     int // 503 to each n-th heartbeat
+	// answer is called before everything else, and reports whether it answered.
+	answer func(w http.ResponseWriter, r *http.Request) (done bool)
 }
 
 type fakeDevice struct {
@@ -69,12 +74,15 @@ type fakeBeat struct {
 }
 
 func (b *fakeBeat) frame() string {
-	return fmt.Sprintf(`data: {"schema_version":1,"user_id":"%s","device_id":"%s","status":"%s","source":"%s","sent_at_ms":%d,"seq":%d,"ttl_ms":%d}`+"\n\n",
+	return fmt.Sprintf(
+		`data: {"schema_version":1,"user_id":"%s","device_id":"%s","status":"%s",`+
+			`"source":"%s","sent_at_ms":%d,"seq":%d,"ttl_ms":%d}`+"\n\n",
 		b.User, b.Device, b.Status, b.Source, b.Sent, b.Seq, b.TTL)
 }
 
 func startFake(t testing.TB, f fault) *fakeServer {
-	s := &fakeServer{fault: f, devices: map[string]map[string]*fakeDevice{}, streams: map[string]map[chan string]bool{}}
+	s := &fakeServer{fault: f, devices: map[string]map[string]*fakeDevice{},
+		streams: map[string]map[chan string]bool{}, onWay: map[string]int{}}
 	server := httptest.NewServer(s)
 	t.Cleanup(func() {
 		server.CloseClientConnections()
@@ -91,9 +99,11 @@ func (s *fakeServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	switch {
 	case r.URL.Path == wire.HeartbeatPath && r.Header.Get("Authorization") == "Bearer ingest":
 		s.heartbeat(w, r)
-	case r.URL.Path == wire.HeartbeatsPath && r.Header.Get("Authorization") == "Bearer ingest" && r.Header.Get("Content-Type") == "application/x-ndjson":
+	case r.URL.Path == wire.HeartbeatsPath && r.Header.Get("Authorization") == "Bearer ingest" &&
+		r.Header.Get("Content-Type") == "application/x-ndjson":
 		s.batch(w, r)
-	case r.URL.Path == wire.StreamPath && r.Header.Get("Authorization") == "Bearer token-"+r.URL.Query().Get("user_id"):
+	case r.URL.Path == wire.StreamPath &&
+		r.Header.Get("Authorization") == "Bearer token-"+r.URL.Query().Get("user_id"):
 		s.stream(w, r)
 	default:
 		w.WriteHeader(http.StatusUnauthorized)
@@ -111,6 +121,7 @@ func (s *fakeServer) heartbeat(w http.ResponseWriter, r *http.Request) {
 	s.served++
 	served := s.served
 	s.mu.Unlock()
+	defer s.arrive(b)()
 	if s.fault.gate != nil {
 		s.fault.gate(served)
 	}
@@ -130,9 +141,24 @@ func (s *fakeServer) heartbeat(w http.ResponseWriter, r *http.Request) {
 		}
 	case status == http.StatusConflict:
 		w.WriteHeader(status)
-		fmt.Fprintf(w, `{"error":"invalid_payload","details":"Non-monotonic seq","last_seq":%d}`, last)
+		fmt.Fprintf(w, `{"error":"invalid_payload","details":"Non-monotonic seq","last_seq":%d}`,
+			last)
 	default:
 		w.WriteHeader(status)
+	}
+}
+
+// arrive notes that a heartbeat is on its way until done is called.
+func (s *fakeServer) arrive(b fakeBeat) (done func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.onWay[b.Device]++; s.onWay[b.Device] > 1 {
+		s.overlap++
+	}
+	return func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.onWay[b.Device]--
 	}
 }
 
@@ -180,11 +206,13 @@ func (s *fakeServer) batch(w http.ResponseWriter, r *http.Request) {
 	if s.fault.miscount {
 		a.Accepted++
 	}
-	fmt.Fprintf(w, `{"accepted":%d,"rejected":%d,"errors_omitted":%d,"errors":[%s]}`, a.Accepted, a.Rejected, a.Rejected-len(errors),
+	fmt.Fprintf(w, `{"accepted":%d,"rejected":%d,"errors_omitted":%d,"errors":[%s]}`, a.Accepted,
+		a.Rejected, a.Rejected-len(errors),
 		strings.Join(errors, ","))
 }
 
-// apply is the state machine. Heartbeats are numbered by the last three digits of seq: the run's base ends with zeros.
+// apply is the state machine. Heartbeats are numbered by the last three digits of seq: the run's
+// base ends with zeros.
 func (s *fakeServer) apply(b fakeBeat) (status int, last int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -199,7 +227,13 @@ func (s *fakeServer) apply(b fakeBeat) (status int, last int64) {
 	if f.forget && number >= 2 {
 		return http.StatusNoContent, 0
 	}
-	before := b
+	before, last := b, b.Seq-number
+	if d != nil {
+		last = d.beat.Seq
+	}
+	if b.Seq > last+1 {
+		s.gaps++
+	}
 	if d == nil {
 		d = &fakeDevice{}
 		s.devices[b.User][b.Device] = d

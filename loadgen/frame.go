@@ -24,7 +24,8 @@ const (
 
 var errMalformedChunk = errors.New("loadgen: malformed chunk")
 
-// decode moves the data of buf to its front and returns it; end is true when the last chunk was in it.
+// decode moves the data of buf to its front and returns it; end is true when the last chunk was in
+// it.
 func (c *chunked) decode(buf []byte) (data []byte, end bool, err error) {
 	n := 0
 	for i := 0; i < len(buf); {
@@ -93,9 +94,13 @@ const (
 func framePrefix(user string) []byte { return []byte(frameHead + user + frameDevice) }
 
 // frameSuffix is how every frame of a run ends, without the blank line.
-func frameSuffix(ttlMS int64) []byte { return []byte(frameTTL + strconv.FormatInt(ttlMS, 10) + "}") }
+func frameSuffix(ttlMS int64) []byte {
+	return []byte(frameTTL + strconv.FormatInt(ttlMS, 10) +
+		"}")
+}
 
-// parseFrame reads a frame without its line ends; ok is false when it is not one of this user and run.
+// parseFrame reads a frame without its line ends; ok is false when it is not one of this user and
+// run.
 func parseFrame(text, prefix, suffix []byte) (f frame, ok bool) {
 	rest, ok := bytes.CutPrefix(text, prefix)
 	if !ok || len(rest) < 36 {

@@ -74,9 +74,11 @@ func (p page) Crowd() string {
 	if o.Closed {
 		mode = "closed loop"
 	}
-	return fmt.Sprintf("%s, %s. %s users with %s devices each, %s streams, TTL %v, %.0f s measured after %v of warm-up.",
+	return fmt.Sprintf("%s, %s. %s users with %s devices each, %s streams, TTL %v, "+
+		"%.0f s measured after %v of warm-up.",
 		o.Scenario, mode, groupDigits(int64(o.Users)), groupDigits(int64(o.DevicesPerUser)),
-		groupDigits(int64(math.Round(float64(o.Users)*o.StreamsPerUser))), o.TTL, p.Seconds, o.Warmup)
+		groupDigits(int64(math.Round(float64(o.Users)*o.StreamsPerUser))), o.TTL, p.Seconds,
+		o.Warmup)
 }
 
 // Share is achieved of offered, in percent.
@@ -96,7 +98,8 @@ func (p page) Latencies() (rows []Row) {
 func (p page) CountRows() (rows []Row) {
 	for _, name := range countNames {
 		if n := p.Counts[name]; n != 0 {
-			rows = append(rows, Row{Name: strings.ReplaceAll(name, "_", " "), Value: groupDigits(n)})
+			rows = append(rows, Row{Name: strings.ReplaceAll(name, "_", " "),
+				Value: groupDigits(n)})
 		}
 	}
 	return rows
@@ -114,7 +117,8 @@ func (p page) Settings() (rows []Row) {
 		if d, ok := v.Field(i).Interface().(time.Duration); ok {
 			value = d.String()
 		}
-		rows = append(rows, Row{Name: strings.ReplaceAll(strings.TrimSuffix(name, "_ns"), "_", " "), Value: value})
+		rows = append(rows, Row{Name: strings.ReplaceAll(strings.TrimSuffix(name, "_ns"), "_", " "),
+			Value: value})
 	}
 	return rows
 }
@@ -134,9 +138,11 @@ func (p page) Charts() []*chart {
 
 func (p page) percentiles() *chart {
 	c := &chart{Title: "Latency by percentile",
-		Note: "Each nine is as wide as the one before. From when a thing was due, so that waiting for a slow server counts."}
+		Note: "Each nine is as wide as the one before. From when a thing was due, so that " +
+			"waiting for a slow server counts."}
 	widest, least, most := 1.0, math.Inf(1), 1e-3
-	for i, k := range append(Kinds[:len(Kinds):len(Kinds)], struct{ Key, Title string }{"", "generator's own lag"}) {
+	for i, k := range append(Kinds[:len(Kinds):len(Kinds)],
+		struct{ Key, Title string }{"", "generator's own lag"}) {
 		l := p.Latency[k.Key]
 		if k.Key == "" {
 			l = &p.Generator.Lag
@@ -182,7 +188,8 @@ func (p page) curve(name string, color int, value func(*Second) float64) (l line
 }
 
 func (p page) rates() *chart {
-	c := p.overTime("Heartbeats per second", "Offered is what fell due; achieved is what was answered 204. A gap between them is a backlog.")
+	c := p.overTime("Heartbeats per second", "Offered is what fell due; achieved is what was "+
+		"answered 204. A gap between them is a backlog.")
 	off, most := p.curve("offered", 4, func(s *Second) float64 { return float64(s.Offered) })
 	off.Dashed = true
 	got, m := p.curve("achieved", 0, func(s *Second) float64 { return float64(s.Accepted) })
@@ -229,7 +236,8 @@ func (p page) streams() *chart {
 	c := p.overTime("Streams", "Frames per second over all streams, and how many streams were up.")
 	f, most := p.curve("frames per second", 1, func(s *Second) float64 { return float64(s.Frames) })
 	up, m := p.curve("streams up", 2, func(s *Second) float64 { return float64(s.Streams) })
-	lost, n := p.curve("conflated per second", 3, func(s *Second) float64 { return float64(s.Conflated) })
+	lost, n := p.curve("conflated per second", 3,
+		func(s *Second) float64 { return float64(s.Conflated) })
 	up.steps = true
 	c.lines = []line{f, up}
 	if n > 0 {

@@ -5,9 +5,9 @@ import (
 	"math/rand/v2"
 )
 
-// uuid is an id in binary. Users and devices are random version 4 ones, but the last four bytes of a
-// device's id are its index among its user's devices: a stream finds the device of a frame without a
-// map.
+// uuid is an id in binary. Users and devices are random version 4 ones, but the last four bytes of
+// a device's id are its index among its user's devices: a stream finds the device of a frame
+// without a map.
 type uuid [16]byte
 
 func newUUID(rng *rand.Rand) (id uuid) {

@@ -1,8 +1,8 @@
 package loadgen
 
-// ledger keeps what became of each heartbeat that fell due: it is queued for a connection, waits for
-// its device's last one, is on its way, or waits for its next try. A device has one on its way at
-// most (G3). Single owner: the worker's goroutine.
+// ledger keeps what became of each heartbeat that fell due: it is queued for a connection, waits
+// for its device's last one, is on its way, or waits for its next try. A device has one on its way
+// at most (G3). Single owner: the worker's goroutine.
 type ledger struct {
 	*turn
 	crowd   *crowd

@@ -140,7 +140,8 @@ func (l *link) sendBatch(beats []beat) {
 	s.meter.count(written, 1)
 	s.touch(l)
 	if len(l.out)-l.wrote >= flushBytes {
-		l.flush() // else the server would get the output of all links at once, at the end of the turn
+		// else the server would get the output of all links at once, at the end of the turn
+		l.flush()
 	}
 }
 
@@ -181,7 +182,7 @@ func (l *link) receive(input []byte) {
 	for len(input) > 0 {
 		r, n, err := parseResponse(input)
 		if err != nil || n > 0 && l.flights.len() == 0 {
-			l.sender.oracle.protocol("an answer that is no HTTP or that no request asked for: %.80q", input)
+			l.sender.oracle.protocol("an answer that is no HTTP, or to no request: %.80q", input)
 			l.broken()
 			return
 		}
@@ -235,12 +236,13 @@ func (l *link) batchAnswered(r response) {
 			s.ledger.answered(l.flights.pop(), answer{status: r.status})
 		}
 	default:
-		s.run.fail(fmt.Errorf("loadgen: the server answers a batch with %d: %.200s", r.status, r.body))
+		s.run.fail(fmt.Errorf("loadgen: the server answers a batch with %d: %.200s", r.status,
+			r.body))
 	}
 }
 
-// acceptLines accepts the next n heartbeats of the link. It counts and records once for those of one
-// due time.
+// acceptLines accepts the next n heartbeats of the link. It counts and records once for those of
+// one due time.
 func (l *link) acceptLines(n int) {
 	s := l.sender
 	s.outage.end(s.now)

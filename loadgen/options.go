@@ -20,8 +20,8 @@ type Options struct {
 	Target string `json:"target"`
 	// IngestToken goes into every heartbeat.
 	IngestToken string `json:"-"`
-	// StreamToken mints a token that is valid for at least the given time. Default: none. Then there
-	// are no streams and no final check of what the server remembers.
+	// StreamToken mints a token that is valid for at least the given time. Default: none. Then
+	// there are no streams and no final check of what the server remembers.
 	StreamToken func(user string, valid time.Duration) (token string, err error) `json:"-"`
 
 	// Scenario is one of Scenarios. Default: steady.
@@ -39,8 +39,8 @@ type Options struct {
 	Rate float64 `json:"rate"`
 	// Interval is the time between two heartbeats of a device. Rate wins. Default: 10s.
 	Interval time.Duration `json:"interval_ns"`
-	// Arrivals is how heartbeats are spread: constant, or poisson (bursts and gaps as of independent
-	// senders). Default: constant.
+	// Arrivals is how heartbeats are spread: constant, or poisson (bursts and gaps as of
+	// independent senders). Default: constant.
 	Arrivals string `json:"arrivals"`
 	// TTL of the heartbeats. Default: three intervals, but at least a second.
 	TTL time.Duration `json:"ttl_ns"`
@@ -71,8 +71,8 @@ type Options struct {
 	Batch int `json:"batch"`
 	// Workers are event loops. Default: half of GOMAXPROCS.
 	Workers int `json:"workers"`
-	// Sources is from how many loopback addresses, 127.0.1.1 and on, it connects, so that ports last.
-	// Default: 0, the system chooses.
+	// Sources is from how many loopback addresses, 127.0.1.1 and on, it connects, so that ports
+	// last. Default: 0, the system chooses.
 	Sources int `json:"sources"`
 	// Duration of the measured part. Default: 30s.
 	Duration time.Duration `json:"duration_ns"`
@@ -87,7 +87,8 @@ type Options struct {
 	SpikeBy float64 `json:"spike_by"`
 	// KneeP99 is how slow the server may be at the knee of a ramp. Default: 100ms.
 	KneeP99 time.Duration `json:"knee_p99_ns"`
-	// Restart runs in the middle of the scenario restart. Default: none; restart the server yourself.
+	// Restart runs in the middle of the scenario restart. Default: none; restart the server
+	// yourself.
 	Restart func() error `json:"-"`
 
 	// Timeout is after how long an unanswered heartbeat is sent again on a new connection. Default:
@@ -96,8 +97,8 @@ type Options struct {
 	// MaxWait is how long the server may take to show what it acknowledged, and how late an expiry
 	// may be. Default: 5s.
 	MaxWait time.Duration `json:"max_wait_ns"`
-	// Grace is the server's time after a restart or a stall in which no device goes offline. Default:
-	// 15s.
+	// Grace is the server's time after a restart or a stall in which no device goes offline.
+	// Default: 15s.
 	Grace time.Duration `json:"grace_ns"`
 	// MaxLag makes the run invalid when the generator's own p99 delay is above it. Default: 10ms.
 	MaxLag time.Duration `json:"max_lag_ns"`

@@ -6,9 +6,9 @@ import (
 )
 
 // oracle judges what one worker saw of the server. It knows for each device which heartbeats were
-// acknowledged (device.acked), which may have been (device.sent), and for each stream what it showed
-// last (shown). Its rules are the promises of the wire contract, as far as a client can see them
-// broken; docs/loadgen.md has them in words. Single owner: the worker's goroutine.
+// acknowledged (device.acked), which may have been (device.sent), and for each stream what it
+// showed last (shown). Its rules are the promises of the wire contract, as far as a client can see
+// them broken; docs/loadgen.md has them in words. Single owner: the worker's goroutine.
 //
 // It never blames the server for what the network may have done (G4).
 type oracle struct {
@@ -59,8 +59,8 @@ func (o *oracle) clean() bool { return o.counts == [ruleCount]int64{} }
 
 func (o *oracle) protocol(format string, args ...any) { o.found(brokenProtocol, format, args...) }
 
-// conflict judges a 409 and reports whether the heartbeat counts as accepted: it does when an earlier
-// try, whose answer was lost or a refusal, may have been.
+// conflict judges a 409 and reports whether the heartbeat counts as accepted: it does when an
+// earlier try, whose answer was lost or a refusal, may have been.
 func (o *oracle) conflict(f flight, a answer) (acceptedBefore bool) {
 	run := o.turn.run
 	d := &o.crowd.devices[f.device]
@@ -74,7 +74,8 @@ func (o *oracle) conflict(f flight, a answer) (acceptedBefore bool) {
 	}
 	how := [...]string{fresh: "it was sent for the first time", again: "a resend",
 		repeat: "a repeat of an accepted one"}[f.kind]
-	o.found(unearnedConflict, "device %v: 409 for seq %d with last_seq %d; %s", d.id, seq, a.lastSeq, how)
+	o.found(unearnedConflict, "device %v: 409 for seq %d with last_seq %d; %s", d.id, seq,
+		a.lastSeq, how)
 	// Go on from where the server is, or every later heartbeat would be one more finding.
 	if n := a.lastSeq - run.seqBase; a.hasSeq && n > int64(d.acked) && n < 1<<32 {
 		d.sent, d.acked = max(d.sent, uint32(n)), uint32(n)
@@ -171,8 +172,9 @@ func (o *oracle) truth(d *device, sh *shown) (r rule, text string) {
 	m, ok := o.crowd.moment(d, d.acked)
 	silent := o.turn.now - m.written
 	if ok && d.sent == d.acked && sh.flags&shownOffline == 0 && silent > o.mustExpire() {
-		return notExpired, fmt.Sprintf("device %v: silent for %v with a TTL of %v, and online", d.id,
-			time.Duration(silent).Round(time.Millisecond), o.turn.o.TTL)
+		return notExpired,
+			fmt.Sprintf("device %v: silent for %v with a TTL of %v, and online", d.id,
+				time.Duration(silent).Round(time.Millisecond), o.turn.o.TTL)
 	}
 	return 0, ""
 }

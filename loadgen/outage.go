@@ -29,8 +29,8 @@ func (u *outages) near(now, within int64) bool {
 	return u.open || u.last > 0 && now-u.last < within
 }
 
-// allowance is how much longer than usual the server may take to show a silent device offline: it may
-// have postponed expiries.
+// allowance is how much longer than usual the server may take to show a silent device offline: it
+// may have postponed expiries.
 func (u *outages) allowance(o *Options) time.Duration {
 	if u.open || u.last > 0 {
 		return min(o.TTL, o.Grace)

@@ -11,12 +11,13 @@ type segment struct {
 	rate       float64 // events per second; 0 is a pause
 }
 
-// pacer is one schedule: it says when the next event is due and never looks at what became of the last one, which is what
-// makes the loop open. It is used by one goroutine.
+// pacer is one schedule: it says when the next event is due and never looks at what became of the
+// last one, which is what makes the loop open. It is used by one goroutine.
 //
-// Events are placed in operational time, the integral of the rate: constant pacing puts them at every whole number there,
-// Poisson pacing at sums of exponential gaps. Each instant is computed from the number of events before it and not from the
-// instant before it, so nothing drifts, and a change of rate neither drops nor doubles an event.
+// Events are placed in operational time, the integral of the rate: constant pacing puts them at
+// every whole number there, Poisson pacing at sums of exponential gaps. Each instant is computed
+// from the number of events before it and not from the instant before it, so nothing drifts, and a
+// change of rate neither drops nor doubles an event.
 type pacer struct {
 	segments []segment // in order, end of one not after start of the next
 	current  int
@@ -25,8 +26,9 @@ type pacer struct {
 	gap      func() float64
 }
 
-// newPacer makes a constant schedule, or with a source of randomness a Poisson one. phase in [0, 1) shifts the constant
-// one by that share of a gap, so that several workers' events interleave instead of coinciding.
+// newPacer makes a constant schedule, or with a source of randomness a Poisson one. phase in [0, 1)
+// shifts the constant one by that share of a gap, so that several workers' events interleave
+// instead of coinciding.
 func newPacer(segments []segment, phase float64, poisson *rand.Rand) *pacer {
 	p := &pacer{segments: segments, at: phase, gap: func() float64 { return 1 }}
 	if poisson != nil {

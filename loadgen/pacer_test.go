@@ -33,7 +33,8 @@ func TestConstantPacingIsExact(t *testing.T) {
 	}
 }
 
-// TestPacingDoesNotDrift: after a day at an awkward rate the last event is where it belongs, to the nanosecond's rounding.
+// TestPacingDoesNotDrift: after a day at an awkward rate the last event is where it belongs, to the
+// nanosecond's rounding.
 func TestPacingDoesNotDrift(t *testing.T) {
 	const rate, length = 1234.567, 24 * 3600
 	p := newPacer([]segment{{0, length * second, rate}}, 0, nil)
@@ -56,10 +57,13 @@ func TestPacingDoesNotDrift(t *testing.T) {
 	}
 }
 
-// TestChangeOfRate: no event is lost or doubled where the rate changes, even in the middle of a gap, and a pause is one.
+// TestChangeOfRate: no event is lost or doubled where the rate changes, even in the middle of a
+// gap, and a pause is one.
 func TestChangeOfRate(t *testing.T) {
-	dues := all(newPacer([]segment{{0, second, 2.5}, {second, 2 * second, 0}, {2 * second, 3 * second, 10}}, 0, nil))
-	// 2.5 events fit into the first segment: the third begins at 0.8 s, the fourth is half a gap into the last segment.
+	dues := all(newPacer([]segment{{0, second, 2.5}, {second, 2 * second, 0},
+		{2 * second, 3 * second, 10}}, 0, nil))
+	// 2.5 events fit into the first segment: the third begins at 0.8 s, the fourth is half a gap
+	// into the last segment.
 	want := []float64{0, 0.4, 0.8, 2.05, 2.15, 2.25, 2.35, 2.45, 2.55, 2.65, 2.75, 2.85, 2.95}
 	if len(dues) != len(want) {
 		t.Fatalf("%v", dues)
@@ -71,12 +75,14 @@ func TestChangeOfRate(t *testing.T) {
 	}
 }
 
-// TestWorkersInterleave: four workers with a quarter of the rate each are together one even schedule.
+// TestWorkersInterleave: four workers with a quarter of the rate each are together one even
+// schedule.
 func TestWorkersInterleave(t *testing.T) {
 	const workers = 4
 	var dues []int64
 	for i := range workers {
-		dues = append(dues, all(newPacer([]segment{{0, 10 * second, 100.0 / workers}}, float64(i)/workers, nil))...)
+		dues = append(dues, all(newPacer([]segment{{0, 10 * second, 100.0 / workers}},
+			float64(i)/workers, nil))...)
 	}
 	slices.Sort(dues)
 	if len(dues) != 1000 {
@@ -89,8 +95,8 @@ func TestWorkersInterleave(t *testing.T) {
 	}
 }
 
-// TestPoissonPacing checks the two things that make a Poisson process: gaps with the mean and the spread of exponential
-// ones, and counts per second whose variance is their mean.
+// TestPoissonPacing checks the two things that make a Poisson process: gaps with the mean and the
+// spread of exponential ones, and counts per second whose variance is their mean.
 func TestPoissonPacing(t *testing.T) {
 	seed := testseed.Of(t)
 	const rate, length = 200.0, 500
@@ -167,12 +173,16 @@ func TestAllot(t *testing.T) {
 	}
 }
 
-// TestPlans: phases of every scenario follow each other without a gap and have the length that was asked for.
+// TestPlans: phases of every scenario follow each other without a gap and have the length that was
+// asked for.
 func TestPlans(t *testing.T) {
 	names, _ := Scenarios()
 	for _, name := range names {
-		o, err := Options{Target: "http://127.0.0.1:1", IngestToken: "x", Scenario: name, Duration: time.Minute,
-			StreamToken: func(string, time.Duration) (string, error) { return "", nil }}.withDefaults()
+		o, err := Options{Target: "http://127.0.0.1:1", IngestToken: "x", Scenario: name,
+			Duration: time.Minute,
+			StreamToken: func(string, time.Duration) (string, error) {
+				return "", nil
+			}}.withDefaults()
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -206,7 +216,8 @@ func TestFifo(t *testing.T) {
 			model = append([]int{i}, model...)
 		default:
 			if len(model) > 0 {
-				if *f.front() != model[0] || *f.at(len(model) - 1) != model[len(model)-1] || f.pop() != model[0] {
+				if *f.front() != model[0] || *f.at(len(model) - 1) != model[len(model)-1] ||
+					f.pop() != model[0] {
 					t.Fatal("differs from the model")
 				}
 				model = model[1:]

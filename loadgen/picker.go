@@ -9,8 +9,8 @@ import (
 // picker chooses the device that sends next.
 type picker struct {
 	// Even load: devices in random order, round and round, so that each sends at its interval. In a
-	// closed loop, which has none, each round has another order, or the server would be asked in the
-	// order in which it placed them.
+	// closed loop, which has none, each round has another order, or the server would be asked in
+	// the order in which it placed them.
 	round round
 	at    uint32
 	users *alias  // skewed load: a user by weight, then its devices in turn
@@ -39,9 +39,9 @@ func (p *picker) next(c *crowd, rng *rand.Rand, closed bool) (device uint32) {
 
 // round is a random order of the numbers below n, computed and not stored: at a million devices an
 // array of them would be a cache miss for each heartbeat. Additions, products with odd numbers and
-// shifted sums permute the numbers of some bits; one that is not below n is mixed again until it is,
-// which permutes those below n (cycle walking; Black and Rogaway, "Ciphers with arbitrary finite
-// domains", 2002, https://doi.org/10.1007/3-540-45760-7_9).
+// shifted sums permute the numbers of some bits; one that is not below n is mixed again until it
+// is, which permutes those below n (cycle walking; Black and Rogaway, "Ciphers with arbitrary
+// finite domains", 2002, https://doi.org/10.1007/3-540-45760-7_9).
 type round struct {
 	n, mask uint32
 	shift   int // half of the bits
@@ -128,8 +128,8 @@ func zipfWeights(n int, skew float64) []float64 {
 	return w
 }
 
-// allot splits total into whole parts in proportion to weights. Each part is what rounding the sum up
-// to it adds, so that the parts have the total.
+// allot splits total into whole parts in proportion to weights. Each part is what rounding the sum
+// up to it adds, so that the parts have the total.
 func allot(total int, weights []float64) []int {
 	sum := 0.0
 	for _, w := range weights {

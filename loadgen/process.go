@@ -11,7 +11,8 @@ func (o *Options) checkDescriptors() error {
 	sockets := o.Connections + int(float64(o.Users)*o.StreamsPerUser)
 	need := sockets + o.Workers*activeChecks + others
 	if limit, ok := descriptorLimit(); ok && uint64(need) > limit {
-		return fmt.Errorf("loadgen: %d connections and streams need %d descriptors, and the limit is %d: "+
+		return fmt.Errorf("loadgen: %d connections and streams need %d descriptors, and the limit "+
+			"is %d: "+
 			"raise it (ulimit -n), or start several generators", sockets, need, limit)
 	}
 	return nil

@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// ProgressLine shows progress: on a terminal one line that is written over every second, elsewhere a plain line whenever the
-// stage changes and every five seconds.
+// ProgressLine shows progress: on a terminal one line that is written over every second, elsewhere
+// a plain line whenever the stage changes and every five seconds.
 type ProgressLine struct {
 	w     io.Writer
 	width int // of the terminal; 0: it is none
@@ -49,13 +49,15 @@ func (l *ProgressLine) Close() {
 
 func (p Progress) String() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%-11s %3.0fs left  %.0f/s of %.0f/s  p99 %s  errors %d", p.Stage, p.Left.Seconds(), p.Achieved, p.Offered,
+	fmt.Fprintf(&b, "%-11s %3.0fs left  %.0f/s of %.0f/s  p99 %s  errors %d", p.Stage,
+		p.Left.Seconds(), p.Achieved, p.Offered,
 		millis(p.P99), p.Errors)
 	if p.Backlog > 0 {
 		fmt.Fprintf(&b, "  waiting %d", p.Backlog)
 	}
 	if p.Streams > 0 {
-		fmt.Fprintf(&b, "  %d streams  %.0f frames/s p99 %s", p.Streams, p.Frames, millis(p.FrameP99))
+		fmt.Fprintf(&b, "  %d streams  %.0f frames/s p99 %s", p.Streams, p.Frames,
+			millis(p.FrameP99))
 	}
 	fmt.Fprintf(&b, "  own cpu %.2f lag %s", p.CPU, millis(p.Lag))
 	return b.String()

@@ -57,13 +57,14 @@ func (r *reactor) release(s socket, id socketID, abort bool) {
 	r.vacant = append(r.vacant, uint32(id))
 }
 
-// wait returns the sockets that are ready, after at most timeout. They are valid until the next call.
+// wait returns the sockets that are ready, after at most timeout. They are valid until the next
+// call.
 func (r *reactor) wait(timeout time.Duration) (ready []readiness, err error) {
 	r.ready, err = r.net.wait(timeout, r.ready[:0])
 	return r.ready, err
 }
 
-// serve tells the tenant of a ready socket.
+// serve lets the tenant of a ready socket serve it.
 func (r *reactor) serve(ready readiness) {
 	p := &r.places[uint32(ready.id)]
 	if p.tenant != nil && p.used == uint32(ready.id>>32) {

@@ -67,10 +67,11 @@ var Kinds = []struct{ Key, Title string }{
 	{"snapshot_check", "connect → snapshot, final check"},
 }
 
-var kindKeys = [...]string{toAnswer: "answer", toFrame: "frame", toSlow: "slow_frame", toOffline: "offline", toSnapshot: "snapshot"}
+var kindKeys = [...]string{toAnswer: "answer", toFrame: "frame", toSlow: "slow_frame",
+	toOffline: "offline", toSnapshot: "snapshot"}
 
-// Phase is a stretch of the run that was measured apart; for a phase without a fixed rate (closed loop) Offered is what was
-// sent.
+// Phase is a stretch of the run that was measured apart; for a phase without a fixed rate (closed
+// loop) Offered is what was sent.
 type Phase struct {
 	Name     string              `json:"name"`
 	Seconds  float64             `json:"seconds"`
@@ -84,7 +85,7 @@ type Phase struct {
 type Knee struct {
 	Offered float64 `json:"offered_per_second"`
 	P99     float64 `json:"p99_ms"`
-	Reached bool    `json:"reached"` // a higher step was tried and failed; else the server can take more
+	Reached bool    `json:"reached"` // a higher step failed; else the server can take more
 }
 
 // Outage is the longest stretch in which heartbeats were cut or refused.
@@ -143,14 +144,16 @@ func (h *histogram) latency(curve bool) *Latency {
 		return l
 	}
 	l.Mean = h.h.Mean() / 1000
-	l.P50, l.P90, l.P99, l.P999, l.P9999, l.Max = h.at(50), h.at(90), h.at(99), h.at(99.9), h.at(99.99), h.at(100)
+	l.P50, l.P90, l.P99 = h.at(50), h.at(90), h.at(99)
+	l.P999, l.P9999, l.Max = h.at(99.9), h.at(99.99), h.at(100)
 	if curve {
 		l.Curve = h.curve()
 	}
 	return l
 }
 
-// curve is the distribution at percentiles that grow finer towards the top, as far as there are values to tell apart.
+// curve is the distribution at percentiles that grow finer towards the top, as far as there are
+// values to tell apart.
 func (h *histogram) curve() (points [][2]float64) {
 	n := float64(h.count())
 	for nines := 0.0; ; nines += 0.05 {
@@ -167,7 +170,8 @@ func (h *histogram) curve() (points [][2]float64) {
 func (r *runner) report() *Report {
 	o := r.o
 	rep := &Report{Began: r.began, Machine: thisMachine(), Options: *o, Series: r.series.seconds,
-		Counts: map[string]int64{}, Latency: map[string]*Latency{}, Verdict: Verdict{Early: r.early}}
+		Counts: map[string]int64{}, Latency: map[string]*Latency{},
+		Verdict: Verdict{Early: r.early}}
 	stop := r.orders.stopAt.Load()
 	var total tally
 	for i := range r.plan {
@@ -188,7 +192,8 @@ func (r *runner) report() *Report {
 		total.add(&t)
 	}
 	if rep.Seconds > 0 {
-		rep.Offered, rep.Achieved = float64(total.n[offered])/rep.Seconds, float64(total.n[accepted])/rep.Seconds
+		rep.Offered = float64(total.n[offered]) / rep.Seconds
+		rep.Achieved = float64(total.n[accepted]) / rep.Seconds
 	}
 	for i, name := range countNames {
 		rep.Counts[name] = total.n[i]
@@ -196,8 +201,12 @@ func (r *runner) report() *Report {
 	for kind, key := range kindKeys {
 		rep.Latency[key] = total.hist[kind].latency(true)
 	}
-	rep.Generator = Generator{CPU: r.cpu.used.Seconds() / r.cpu.elapsed.Seconds(), Lag: *total.hist[ownLag].latency(true),
-		Max: float64(o.MaxLag) / 1e6, At: o.Connections}
+	rep.Generator = Generator{
+		CPU: r.cpu.used.Seconds() / r.cpu.elapsed.Seconds(),
+		Lag: *total.hist[ownLag].latency(true),
+		Max: float64(o.MaxLag) / 1e6,
+		At:  o.Connections,
+	}
 	check := newHistogram()
 	for _, w := range r.workers {
 		check.add(w.streams.checked)
@@ -209,8 +218,9 @@ func (r *runner) report() *Report {
 }
 
 func phaseReport(name string, seconds float64, t *tally) Phase {
-	p := Phase{Name: name, Seconds: seconds, Offered: float64(t.n[offered]) / seconds, Achieved: float64(t.n[accepted]) / seconds,
-		Errors: t.errors(), Latency: map[string]*Latency{}}
+	p := Phase{Name: name, Seconds: seconds, Offered: float64(t.n[offered]) / seconds,
+		Achieved: float64(t.n[accepted]) / seconds,
+		Errors:   t.errors(), Latency: map[string]*Latency{}}
 	for kind, key := range kindKeys {
 		p.Latency[key] = t.hist[kind].latency(false)
 	}
@@ -221,8 +231,9 @@ func phaseReport(name string, seconds float64, t *tally) Phase {
 func (r *runner) judge(rep *Report) {
 	v := &rep.Verdict
 	if lag := rep.Generator.Lag.P99; lag > rep.Generator.Max {
-		v.Invalid = append(v.Invalid, fmt.Sprintf("the generator was late itself: %.1f ms at p99, bound %.1f ms; offer less, or give "+
-			"it cores of its own", lag, rep.Generator.Max))
+		v.Invalid = append(v.Invalid,
+			fmt.Sprintf("the generator was late itself: %.1f ms at p99, bound %.1f ms; "+
+				"offer less, or give it cores of its own", lag, rep.Generator.Max))
 	}
 	down, unchecked := 0, 0
 	for _, w := range r.workers {
@@ -234,7 +245,8 @@ func (r *runner) judge(rep *Report) {
 		v.Invalid = append(v.Invalid, fmt.Sprintf("%d streams were not connected at the end", down))
 	}
 	if unchecked > 0 {
-		v.Invalid = append(v.Invalid, fmt.Sprintf("%d users' final snapshots could not be fetched", unchecked))
+		v.Invalid = append(v.Invalid, fmt.Sprintf("%d users' final snapshots could not be fetched",
+			unchecked))
 	}
 	if rep.Latency["answer"].Count == 0 {
 		v.Invalid = append(v.Invalid, "no heartbeat was accepted in the measured time")
@@ -255,14 +267,16 @@ func (r *runner) outcome(rep *Report) {
 		case err := <-r.restart.done:
 			if err != nil {
 				out.Restart = err.Error()
-				rep.Verdict.Invalid = append(rep.Verdict.Invalid, "the restart command failed: "+out.Restart)
+				rep.Verdict.Invalid = append(rep.Verdict.Invalid,
+					"the restart command failed: "+out.Restart)
 			}
 		default:
 			out.Restart = "still running at the end; let the server start in the background"
 		}
 	}
 	if r.scenario.event == restartEvent && out.Seconds == 0 && rep.Counts[countNames[ended]] == 0 {
-		rep.Verdict.Invalid = append(rep.Verdict.Invalid, "no outage was seen, so nothing is known about a restart")
+		rep.Verdict.Invalid = append(rep.Verdict.Invalid,
+			"no outage was seen, so nothing is known about a restart")
 	}
 	if out.Seconds > 0 {
 		rep.Outage = &out
@@ -274,7 +288,8 @@ func findKnee(steps []Phase, p99 float64) *Knee {
 	knee := &Knee{}
 	for _, p := range steps {
 		l := p.Latency["answer"]
-		// At the end of a step some are on their way: as many as fall due within the latency that is allowed.
+		// At the end of a step some are on their way: as many as fall due within the latency that
+		// is allowed.
 		onTheirWay := p.Offered * p99 / 1000 / p.Seconds
 		if p.Achieved+max(0.02*p.Offered, onTheirWay) < p.Offered || l.P99 > p99 {
 			knee.Reached = true
@@ -287,7 +302,8 @@ func findKnee(steps []Phase, p99 float64) *Knee {
 
 func thisMachine() Machine {
 	host, _ := os.Hostname() // a report without it is as good
-	return Machine{OS: runtime.GOOS, Arch: runtime.GOARCH, Go: runtime.Version(), Host: host, CPUs: runtime.NumCPU()}
+	return Machine{OS: runtime.GOOS, Arch: runtime.GOARCH, Go: runtime.Version(), Host: host,
+		CPUs: runtime.NumCPU()}
 }
 
 // WriteJSON writes the report as indented JSON.
@@ -309,14 +325,18 @@ func (rep *Report) WriteTable(w io.Writer) {
 	if o.Batch > 1 {
 		requests = fmt.Sprintf(" batches of %d", o.Batch)
 	}
-	fmt.Fprintf(w, "%d users × %d devices, TTL %v, %d connections × %d%s, streams %d\n\n", o.Users, o.DevicesPerUser, o.TTL,
+	fmt.Fprintf(w, "%d users × %d devices, TTL %v, %d connections × %d%s, streams %d\n\n", o.Users,
+		o.DevicesPerUser, o.TTL,
 		o.Connections, o.Pipeline, requests, int(math.Round(float64(o.Users)*o.StreamsPerUser)))
-	fmt.Fprintf(w, "offered  %10.0f heartbeats/s\nachieved %10.0f heartbeats/s (%.1f %%)\n\n", rep.Offered, rep.Achieved,
+	fmt.Fprintf(w, "offered  %10.0f heartbeats/s\nachieved %10.0f heartbeats/s (%.1f %%)\n\n",
+		rep.Offered, rep.Achieved,
 		100*rep.Achieved/max(rep.Offered, 1e-9))
-	fmt.Fprintf(w, "%-34s %10s %9s %9s %9s %9s %9s\n", "milliseconds", "count", "p50", "p90", "p99", "p99.9", "max")
+	fmt.Fprintf(w, "%-34s %10s %9s %9s %9s %9s %9s\n", "milliseconds", "count", "p50", "p90", "p99",
+		"p99.9", "max")
 	row := func(title string, l *Latency) {
 		if l != nil && l.Count > 0 {
-			fmt.Fprintf(w, "%-34s %10d %9.3f %9.3f %9.3f %9.3f %9.3f\n", title, l.Count, l.P50, l.P90, l.P99, l.P999, l.Max)
+			fmt.Fprintf(w, "%-34s %10d %9.3f %9.3f %9.3f %9.3f %9.3f\n", title, l.Count, l.P50,
+				l.P90, l.P99, l.P999, l.Max)
 		}
 	}
 	for _, k := range Kinds {
@@ -324,10 +344,12 @@ func (rep *Report) WriteTable(w io.Writer) {
 	}
 	row("generator's own lag", &rep.Generator.Lag)
 	if len(rep.Phases) > 2 {
-		fmt.Fprintf(w, "\n%-16s %8s %10s %10s %9s %9s %9s %8s\n", "phase", "seconds", "offered/s", "achieved/s", "p50", "p99", "max", "errors")
+		fmt.Fprintf(w, "\n%-16s %8s %10s %10s %9s %9s %9s %8s\n", "phase", "seconds", "offered/s",
+			"achieved/s", "p50", "p99", "max", "errors")
 		for _, p := range rep.Phases {
 			l := p.Latency["answer"]
-			fmt.Fprintf(w, "%-16s %8.1f %10.0f %10.0f %9.3f %9.3f %9.3f %8d\n", p.Name, p.Seconds, p.Offered, p.Achieved, l.P50, l.P99, l.Max, p.Errors)
+			fmt.Fprintf(w, "%-16s %8.1f %10.0f %10.0f %9.3f %9.3f %9.3f %8d\n", p.Name, p.Seconds,
+				p.Offered, p.Achieved, l.P50, l.P99, l.Max, p.Errors)
 		}
 	}
 	fmt.Fprintln(w)
@@ -341,7 +363,8 @@ func (rep *Report) WriteTable(w io.Writer) {
 		if k.Reached {
 			what = "the last step it kept up with"
 		}
-		fmt.Fprintf(w, "knee               %.0f heartbeats/s, p99 %.3f ms: %s\n", k.Offered, k.P99, what)
+		fmt.Fprintf(w, "knee               %.0f heartbeats/s, p99 %.3f ms: %s\n",
+			k.Offered, k.P99, what)
 	}
 	if rep.Outage != nil {
 		fmt.Fprintf(w, "longest outage     %.2f s\n", rep.Outage.Seconds)
@@ -355,8 +378,10 @@ func (v *Verdict) write(w io.Writer, o *Options) {
 	case o.NoOracle:
 		fmt.Fprintln(w, "oracle             off")
 	case v.Passed():
-		fmt.Fprintf(w, "oracle             nothing wrong: %d acknowledged, %d frames, %d streams, %d users' snapshots with %d devices\n",
-			v.Checked.Acknowledged, v.Checked.Frames, v.Checked.Streams, v.Checked.Snapshots, v.Checked.Devices)
+		fmt.Fprintf(w, "oracle             nothing wrong: %d acknowledged, %d frames, %d streams, "+
+			"%d users' snapshots with %d devices\n",
+			v.Checked.Acknowledged, v.Checked.Frames, v.Checked.Streams, v.Checked.Snapshots,
+			v.Checked.Devices)
 	default:
 		fmt.Fprintln(w, "oracle             VIOLATIONS")
 		for _, rule := range slices.Sorted(func(yield func(string) bool) {

@@ -18,11 +18,13 @@ import (
 func sampleReport(t *testing.T) *Report {
 	t.Helper()
 	o := smallRun(t, startFake(t, fault{busy: 9}))
-	o.Scenario, o.SilentShare, o.TTL, o.Churn, o.Duration = "spike", 0.4, 200*time.Millisecond, 20, 2*time.Second
+	o.Scenario, o.SilentShare, o.TTL, o.Churn, o.Duration = "spike", 0.4, 200*time.Millisecond, 20,
+		2*time.Second
 	return mustRun(t, o)
 }
 
-// TestReportsSurviveTheirFile: what --json writes, --compare reads, and comparing a run with itself finds nothing.
+// TestReportsSurviveTheirFile: what --json writes, --compare reads, and comparing a run with itself
+// finds nothing.
 func TestReportsSurviveTheirFile(t *testing.T) {
 	t.Parallel()
 	rep := sampleReport(t)
@@ -46,7 +48,9 @@ func TestReportsSurviveTheirFile(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if old.Options.Seed != rep.Options.Seed || old.Latency["answer"].P99 != rep.Latency["answer"].P99 || len(old.Series) != len(rep.Series) {
+	if old.Options.Seed != rep.Options.Seed ||
+		old.Latency["answer"].P99 != rep.Latency["answer"].P99 ||
+		len(old.Series) != len(rep.Series) {
 		t.Errorf("read back: %+v", old)
 	}
 	var out bytes.Buffer
@@ -56,20 +60,30 @@ func TestReportsSurviveTheirFile(t *testing.T) {
 }
 
 func TestCompare(t *testing.T) {
-	before := &Report{Achieved: 1000, Latency: map[string]*Latency{"answer": {Count: 1, P50: 1, P99: 10, P999: 20}, "frame": {}}}
+	before := &Report{Achieved: 1000, Latency: map[string]*Latency{"answer": {Count: 1, P50: 1,
+		P99: 10, P999: 20}, "frame": {}}}
 	allowed := Thresholds{Latency: 0.25, Rate: 0.05, FloorMS: 0.5}
 	for name, c := range map[string]struct {
 		change func(*Report)
 		worse  int
 	}{
-		"equal":                         {func(*Report) {}, 0},
-		"better":                        {func(r *Report) { r.Achieved, r.Latency["answer"].P99 = 2000, 1 }, 0},
-		"within":                        {func(r *Report) { r.Achieved, r.Latency["answer"].P99 = 960, 12 }, 0},
-		"slower":                        {func(r *Report) { r.Latency["answer"].P99 = 13 }, 1},
-		"below the floor":               {func(r *Report) { r.Latency["answer"].P50 = 1.4 }, 0},
-		"fewer":                         {func(r *Report) { r.Achieved = 900 }, 1},
-		"a histogram that only one has": {func(r *Report) { r.Latency["frame"] = &Latency{Count: 1, P99: 1e6} }, 0},
-		"everything":                    {func(r *Report) { r.Achieved = 1; *r.Latency["answer"] = Latency{Count: 1, P50: 9, P99: 99, P999: 999} }, 4},
+		"equal": {func(*Report) {}, 0},
+		"better": {func(r *Report) {
+			r.Achieved, r.Latency["answer"].P99 = 2000, 1
+		}, 0},
+		"within": {func(r *Report) {
+			r.Achieved, r.Latency["answer"].P99 = 960, 12
+		}, 0},
+		"slower":          {func(r *Report) { r.Latency["answer"].P99 = 13 }, 1},
+		"below the floor": {func(r *Report) { r.Latency["answer"].P50 = 1.4 }, 0},
+		"fewer":           {func(r *Report) { r.Achieved = 900 }, 1},
+		"a histogram that only one has": {func(r *Report) {
+			r.Latency["frame"] = &Latency{Count: 1, P99: 1e6}
+		}, 0},
+		"everything": {func(r *Report) {
+			r.Achieved = 1
+			*r.Latency["answer"] = Latency{Count: 1, P50: 9, P99: 99, P999: 999}
+		}, 4},
 	} {
 		answer := *before.Latency["answer"]
 		after := &Report{Achieved: before.Achieved, Latency: map[string]*Latency{"answer": &answer}}
@@ -80,7 +94,8 @@ func TestCompare(t *testing.T) {
 	}
 }
 
-// TestPageIsSelfContained: it refers to nothing outside, its drawings are well-formed, and all parts are there.
+// TestPageIsSelfContained: it refers to nothing outside, its drawings are well-formed, and all
+// parts are there.
 func TestPageIsSelfContained(t *testing.T) {
 	t.Parallel()
 	rep := sampleReport(t)
@@ -91,13 +106,15 @@ func TestPageIsSelfContained(t *testing.T) {
 		t.Fatal(err)
 	}
 	text := b.String()
-	for _, want := range []string{"Latency by percentile", "Heartbeats per second", "Latency over time", "Streams", "Phases", "spike",
+	for _, want := range []string{"Latency by percentile", "Heartbeats per second",
+		"Latency over time", "Streams", "Phases", "spike",
 		"lost: 3", "Configuration", "devices per user"} {
 		if !strings.Contains(text, want) {
 			t.Errorf("no %q", want)
 		}
 	}
-	for _, bad := range []string{"src=", "href=", "@import", "url(", `<script>alert`, "NaN", "ZgotmplZ"} {
+	for _, bad := range []string{"src=", "href=", "@import", "url(", `<script>alert`, "NaN",
+		"ZgotmplZ"} {
 		if strings.Contains(text, bad) {
 			t.Errorf("%q is in it", bad)
 		}
@@ -134,7 +151,8 @@ func TestHistogramCurve(t *testing.T) {
 		h.record((i + 1) * int64(time.Millisecond))
 	}
 	curve := h.curve()
-	if first, last := curve[0], curve[len(curve)-1]; first[0] != 0 || last[0] != 100 || last[1] < 9990 || last[1] > 10010 {
+	if first, last := curve[0], curve[len(curve)-1]; first[0] != 0 || last[0] != 100 ||
+		last[1] < 9990 || last[1] > 10010 {
 		t.Errorf("from %v to %v", first, last)
 	}
 	for i := 1; i < len(curve); i++ {
@@ -157,7 +175,8 @@ func lengths(text string) (n []int) {
 func TestProgressOnATerminalAndElsewhere(t *testing.T) {
 	var terminal, plain bytes.Buffer
 	a, b := NewProgressLine(&terminal, 100), NewProgressLine(&plain, 0)
-	for _, p := range []Progress{{Stage: "warm-up", Achieved: 1000, P99: 0.5, Streams: 10, Backlog: 12345}, {Stage: "warm-up"}, {Stage: "steady"}} {
+	for _, p := range []Progress{{Stage: "warm-up", Achieved: 1000, P99: 0.5, Streams: 10,
+		Backlog: 12345}, {Stage: "warm-up"}, {Stage: "steady"}} {
 		a.Show(p)
 		b.Show(p)
 	}
@@ -169,7 +188,8 @@ func TestProgressOnATerminalAndElsewhere(t *testing.T) {
 	if n := strings.Count(plain.String(), "\n"); n != 2 || strings.Contains(plain.String(), "\r") {
 		t.Errorf("plain: %q", plain.String())
 	}
-	if strings.Contains(terminal.String(), "\n") || !strings.Contains(terminal.String(), "waiting 12345") {
+	if strings.Contains(terminal.String(), "\n") ||
+		!strings.Contains(terminal.String(), "waiting 12345") {
 		t.Errorf("terminal: %q", terminal.String())
 	}
 }

@@ -50,7 +50,8 @@ func parseHead(head []byte) (r response, length int, err error) {
 		r.status = r.status*10 + int(c-'0')
 	}
 	if r.status == 204 {
-		return r, 0, nil // its headers do not matter: if the server closes the connection, the next read will tell
+		// its headers do not matter: if the server closes the connection, the next read will tell
+		return r, 0, nil
 	}
 	for _, line := range bytes.Split(head, []byte("\r\n"))[1:] {
 		name, value, _ := bytes.Cut(line, []byte(":"))

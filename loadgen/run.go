@@ -154,8 +154,8 @@ func (r *runner) drive(ctx context.Context) (*Report, error) {
 	return r.report(), nil
 }
 
-// watch starts the schedule when every worker has its connections, follows the tallies, and ends the
-// load when the plan or ctx is over, or the scenario has seen enough.
+// watch starts the schedule when every worker has its connections, follows the tallies, and ends
+// the load when the plan or ctx is over, or the scenario has seen enough.
 func (r *runner) watch(ctx context.Context, finished <-chan struct{}) {
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()

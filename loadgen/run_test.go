@@ -25,21 +25,27 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// smallRun is a crowd of 4 users with 3 devices and 2 streams each, for a second. The judgement of the generator's own
-// lateness is off and patience is long, since these tests run on busy machines; a good server needs none of it.
+// smallRun is a crowd of 4 users with 3 devices and 2 streams each, for a second. The judgement of
+// the generator's own lateness is off and MaxWait is long, since these tests run on busy machines;
+// a good server needs none of it.
 func smallRun(t testing.TB, s *fakeServer) Options {
 	return Options{
 		Target: s.url, IngestToken: "ingest",
-		StreamToken: func(user string, _ time.Duration) (string, error) { return "token-" + user, nil },
-		Users:       4, DevicesPerUser: 3, StreamsPerUser: 2, Rate: 60, TTL: 5 * time.Second, Connections: 4,
-		Warmup: 200 * time.Millisecond, Duration: 1200 * time.Millisecond, MaxWait: 10 * time.Second, MaxLag: time.Minute,
+		StreamToken: func(user string, _ time.Duration) (string, error) {
+			return "token-" + user, nil
+		},
+		Users: 4, DevicesPerUser: 3, StreamsPerUser: 2, Rate: 60, TTL: 5 * time.Second,
+		Connections: 4,
+		Warmup:      200 * time.Millisecond, Duration: 1200 * time.Millisecond,
+		MaxWait: 10 * time.Second, MaxLag: time.Minute,
 		Seed: testseed.Of(t),
 	}
 }
 
-// onQuietMachine runs a test that measures time: alone, never under the race detector, and up to three times, because
-// somebody else on the machine may take the time away. The test returns what is wrong with the report. It is skipped when each
-// wrong report is one that would be invalid by the default of Options.MaxLag: the server, beside the generator, was late, too.
+// onQuietMachine runs a test that measures time: alone, never under the race detector, and up to
+// three times, because other processes may take the time away. The test returns what
+// is wrong with the report. It is skipped when each wrong report is one that would be invalid by
+// the default of Options.MaxLag: the server, beside the generator, was late, too.
 func onQuietMachine(t *testing.T, try func() (rep *Report, wrong string)) {
 	t.Helper()
 	if underRace {
@@ -53,7 +59,8 @@ func onQuietMachine(t *testing.T, try func() (rep *Report, wrong string)) {
 		}
 		t.Log(wrong)
 		if late := rep.Generator.Lag.P99; late > 10 {
-			busy = fmt.Sprintf("the machine is too busy to measure time on: the generator's own p99 lag was %.0f ms", late)
+			busy = fmt.Sprintf("the machine is too busy to measure time on: the generator's own "+
+				"p99 lag was %.0f ms", late)
 		} else {
 			failure = wrong
 		}
@@ -65,7 +72,8 @@ func onQuietMachine(t *testing.T, try func() (rep *Report, wrong string)) {
 }
 
 func brief(l *Latency) string {
-	return fmt.Sprintf("count %d, p50 %.1f, p90 %.1f, p99 %.1f, max %.1f ms", l.Count, l.P50, l.P90, l.P99, l.Max)
+	return fmt.Sprintf("count %d, p50 %.1f, p90 %.1f, p99 %.1f, max %.1f ms", l.Count, l.P50, l.P90,
+		l.P99, l.Max)
 }
 
 func mustRun(t *testing.T, o Options) *Report {
@@ -86,14 +94,16 @@ func mustRun(t *testing.T, o Options) *Report {
 func wantClean(t *testing.T, rep *Report) {
 	t.Helper()
 	if v := &rep.Verdict; !v.Passed() || !v.Valid() {
-		t.Fatalf("violations %v, invalid %v\n%s", v.Violations, v.Invalid, strings.Join(v.Examples, "\n"))
+		t.Fatalf("violations %v, invalid %v\n%s", v.Violations, v.Invalid,
+			strings.Join(v.Examples, "\n"))
 	}
 	if c := rep.Verdict.Checked; c.Acknowledged == 0 || c.Frames == 0 || c.Snapshots == 0 {
 		t.Fatalf("nothing was checked: %+v", c)
 	}
 }
 
-// TestGoodServerPasses runs every feature against a server without faults: nothing may be found. Both kinds of sockets.
+// TestGoodServerPasses runs every feature against a server without faults: nothing may be found.
+// Both kinds of sockets. The server sees one heartbeat of a device at a time, and no gap (G3).
 func TestGoodServerPasses(t *testing.T) {
 	for _, portable := range []bool{false, true} {
 		if portable && testing.Short() {
@@ -107,30 +117,45 @@ func TestGoodServerPasses(t *testing.T) {
 			"workers": func(o *Options) { o.Workers, o.Pipeline = 3, 4 },
 			"repeats": func(o *Options) { o.RepeatShare = 0.3 },
 			"churn":   func(o *Options) { o.Churn = 40 },
-			"silent":  func(o *Options) { o.Scenario, o.SilentShare, o.TTL = "silent", 0.5, 300*time.Millisecond },
-			"storm":   func(o *Options) { o.Scenario = "reconnect-storm" },
-			"slow":    func(o *Options) { o.Scenario, o.SlowShare = "slow-readers", 0.5 },
-			"spike":   func(o *Options) { o.Scenario = "spike" },
-			"batch":   func(o *Options) { o.Batch, o.Rate, o.RepeatShare, o.TTL = 5, 300, 0.1, time.Minute },
+			"silent": func(o *Options) {
+				o.Scenario, o.SilentShare, o.TTL = "silent", 0.5, 300*time.Millisecond
+			},
+			"storm": func(o *Options) { o.Scenario = "reconnect-storm" },
+			"slow":  func(o *Options) { o.Scenario, o.SlowShare = "slow-readers", 0.5 },
+			"spike": func(o *Options) { o.Scenario = "spike" },
+			"batch": func(o *Options) {
+				o.Batch, o.Rate, o.RepeatShare, o.TTL = 5, 300, 0.1, time.Minute
+			},
 			"closed batch": func(o *Options) {
 				o.Closed, o.Connections, o.Pipeline, o.Batch, o.Users = true, 2, 2, 3, 20
 			},
-			"short": func(o *Options) { o.TTL = 100 * time.Millisecond }, // many expiries and returns
+			// many expiries and returns
+			"short": func(o *Options) { o.TTL = 100 * time.Millisecond },
 		} {
 			t.Run(fmt.Sprintf("%s/portable=%t", name, portable), func(t *testing.T) {
 				t.Parallel()
-				o := smallRun(t, startFake(t, fault{}))
+				s := startFake(t, fault{})
+				o := smallRun(t, s)
 				o.portable = portable
 				change(&o)
 				wantClean(t, mustRun(t, o))
+				s.mu.Lock()
+				defer s.mu.Unlock()
+				if s.overlap > 0 || s.gaps > 0 {
+					t.Errorf("%d heartbeats beside one of their device, %d after a gap",
+						s.overlap, s.gaps)
+				}
 			})
 		}
 	}
 }
 
-// TestOracleFindsEachFault shows for each rule a server that breaks it, and that no other rule is blamed.
+// TestOracleFindsEachFault shows for each rule a server that breaks it, and that no other rule is
+// blamed.
 func TestOracleFindsEachFault(t *testing.T) {
-	silent := func(o *Options) { o.Scenario, o.SilentShare, o.TTL = "silent", 0.5, 300*time.Millisecond }
+	silent := func(o *Options) {
+		o.Scenario, o.SilentShare, o.TTL = "silent", 0.5, 300*time.Millisecond
+	}
 	for _, c := range []struct {
 		name   string
 		fault  fault
@@ -139,23 +164,34 @@ func TestOracleFindsEachFault(t *testing.T) {
 		and    rule // follows from it
 	}{
 		{"drops the last frames", fault{dropLast: true}, nil, lost, lost},
-		{"drops a frame", fault{dropOne: true}, func(o *Options) { o.NoConflation = true }, skippedFrame, skippedFrame},
+		{"drops a frame", fault{dropOne: true}, func(o *Options) { o.NoConflation = true },
+			skippedFrame, skippedFrame},
 		{"doubles frames", fault{double: true}, nil, doubled, doubled},
 		{"goes back", fault{back: true}, nil, backwards, backwards},
 		{"acknowledges and forgets", fault{forget: true}, nil, lost, lost},
-		{"acknowledges and forgets, nobody watching", fault{forget: true}, func(o *Options) { o.StreamsPerUser = 0 }, lost, lost},
-		{"leaves a device out of snapshots", fault{forgetSome: true}, func(o *Options) { o.StreamsPerUser = 0 }, lost, lost},
+		{"acknowledges and forgets, without streams", fault{forget: true},
+			func(o *Options) { o.StreamsPerUser = 0 }, lost, lost},
+		{"leaves a device out of snapshots", fault{forgetSome: true},
+			func(o *Options) { o.StreamsPerUser = 0 }, lost, lost},
 		{"expires twice", fault{expireTwice: true}, silent, expiredTwice, expiredTwice},
 		{"expires early", fault{expireEarly: true}, silent, expiredEarly, expiredEarly},
 		{"never expires", fault{expireNever: true}, silent, notExpired, notExpired},
 		{"revives the dead", fault{revive: true}, silent, backwards, notExpired},
-		{"409 for a fresh heartbeat", fault{conflict: true}, nil, unearnedConflict, unearnedConflict},
-		{"204 for a stale heartbeat", fault{acceptAll: true}, func(o *Options) { o.RepeatShare, o.StreamsPerUser = 0.5, 0 }, acceptedAgain, acceptedAgain},
+		{"409 for a fresh heartbeat", fault{conflict: true}, nil, unearnedConflict,
+			unearnedConflict},
+		{"204 for a stale heartbeat", fault{acceptAll: true},
+			func(o *Options) { o.RepeatShare, o.StreamsPerUser = 0.5, 0 }, acceptedAgain,
+			acceptedAgain},
 		{"invents heartbeats", fault{invent: true}, nil, invented, lost},
-		{"409 for a fresh heartbeat of a batch", fault{conflict: true}, func(o *Options) { o.Batch = 4 }, unearnedConflict, unearnedConflict},
-		{"204 for a stale line", fault{acceptAll: true}, func(o *Options) { o.Batch, o.RepeatShare, o.StreamsPerUser = 4, 0.5, 0 }, acceptedAgain, acceptedAgain},
-		{"acknowledges batches and forgets", fault{forget: true}, func(o *Options) { o.Batch, o.StreamsPerUser = 4, 0 }, lost, lost},
-		{"counts lines that nobody sent", fault{miscount: true}, func(o *Options) { o.Batch, o.StreamsPerUser = 4, 0 }, brokenProtocol, brokenProtocol},
+		{"409 for a fresh heartbeat of a batch", fault{conflict: true},
+			func(o *Options) { o.Batch = 4 }, unearnedConflict, unearnedConflict},
+		{"204 for a stale line", fault{acceptAll: true},
+			func(o *Options) { o.Batch, o.RepeatShare, o.StreamsPerUser = 4, 0.5, 0 },
+			acceptedAgain, acceptedAgain},
+		{"acknowledges batches and forgets", fault{forget: true},
+			func(o *Options) { o.Batch, o.StreamsPerUser = 4, 0 }, lost, lost},
+		{"counts lines that were not sent", fault{miscount: true},
+			func(o *Options) { o.Batch, o.StreamsPerUser = 4, 0 }, brokenProtocol, brokenProtocol},
 		{"writes frames in its own way", fault{spaces: true}, nil, brokenProtocol, lost},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -174,7 +210,8 @@ func TestOracleFindsEachFault(t *testing.T) {
 			}
 			for name := range v.Violations {
 				if name != ruleNames[c.want] && name != ruleNames[c.and] {
-					t.Errorf("%s was blamed too: %v\n%s", name, v.Violations, strings.Join(v.Examples, "\n"))
+					t.Errorf("%s was blamed too: %v\n%s", name, v.Violations,
+						strings.Join(v.Examples, "\n"))
 				}
 			}
 		})
@@ -193,7 +230,8 @@ func TestSkippedFramesAreCountedApart(t *testing.T) {
 	}
 }
 
-// TestResendsAreForgiven: a 409 for a heartbeat whose answer was lost means that it was accepted, and a 503 that it was not.
+// TestResendsAreForgiven: a 409 for a heartbeat whose answer was lost means that it was accepted,
+// and a 503 that it was not (G4).
 func TestResendsAreForgiven(t *testing.T) {
 	for name, batch := range map[string]int{"single": 1, "batch": 6} {
 		t.Run(name, func(t *testing.T) {
@@ -211,15 +249,16 @@ func TestResendsAreForgiven(t *testing.T) {
 	}
 }
 
-// TestStallShows is the point of an open loop: a server that stalls for a second under a constant rate delays everything
-// that was due in that second, and the percentiles must say so.
+// TestStallShows is the point of an open loop: a server that stalls for a second under a constant
+// rate delays everything that was due in that second, and the percentiles must say so (G1, G2).
 func TestStallShows(t *testing.T) {
 	onQuietMachine(t, func() (*Report, string) {
 		rep := stalledRun(t)
 		l := rep.Latency["answer"]
-		// 300 of 1200 heartbeats were due in the stall and waited for the rest of it: the slowest 1 % waited 0.96 s and more,
-		// a tenth 0.6 s and more, half of them all hardly.
-		if l.Count != 1200 || l.Max < 990 || l.Max > 1500 || l.P99 < 900 || l.P90 < 500 || l.P90 > 900 || l.P50 > 100 {
+		// 300 of 1200 heartbeats were due in the stall and waited for the rest of it: the slowest 1
+		// % waited 0.96 s and more, a tenth 0.6 s and more, half of them all hardly.
+		if l.Count != 1200 || l.Max < 990 || l.Max > 1500 || l.P99 < 900 || l.P90 < 500 ||
+			l.P90 > 900 || l.P50 > 100 {
 			return rep, "a stall of one second shows as " + brief(l)
 		}
 		return rep, ""
@@ -251,7 +290,8 @@ func stalledRun(t *testing.T) *Report {
 	return rep
 }
 
-// TestClosedLoopHidesIt documents why --closed says nothing about latency: the same stall is a handful of samples.
+// TestClosedLoopHidesIt documents why --closed says nothing about latency: the same stall is a
+// handful of samples.
 func TestClosedLoopHidesIt(t *testing.T) {
 	t.Parallel()
 	var once sync.Once
@@ -263,7 +303,8 @@ func TestClosedLoopHidesIt(t *testing.T) {
 		}
 	}})
 	o := smallRun(t, s)
-	o.Closed, o.StreamsPerUser, o.Connections, o.TTL, o.Duration = true, 0, 4, time.Minute, 2*time.Second
+	o.Closed, o.StreamsPerUser, o.Connections, o.TTL, o.Duration = true, 0, 4, time.Minute,
+		2*time.Second
 	rep := mustRun(t, o)
 	wantClean(t, rep)
 	if l := rep.Latency["answer"]; l.P90 > 500 {
@@ -288,7 +329,8 @@ func TestKnownDelayIsMeasured(t *testing.T) {
 	})
 }
 
-// TestUnansweredHeartbeatsCount: what the server never answers is not left out of the percentiles.
+// TestUnansweredHeartbeatsCount: what the server never answers is not left out of the percentiles
+// (G2).
 func TestUnansweredHeartbeatsCount(t *testing.T) {
 	t.Parallel()
 	block := make(chan struct{})
@@ -301,12 +343,13 @@ func TestUnansweredHeartbeatsCount(t *testing.T) {
 	o := smallRun(t, s)
 	o.StreamsPerUser, o.NoVerify, o.MaxWait = 0, true, time.Second
 	rep := mustRun(t, o)
-	if rep.Counts["accepted"] > 25 || rep.Latency["answer"].Count != rep.Counts["offered"] || rep.Latency["answer"].P90 < 1000 {
+	if rep.Counts["accepted"] > 25 || rep.Latency["answer"].Count != rep.Counts["offered"] ||
+		rep.Latency["answer"].P90 < 1000 {
 		t.Errorf("%v %s", rep.Counts, brief(rep.Latency["answer"]))
 	}
 }
 
-// TestLateGeneratorIsInvalid: nobody's lag is below a nanosecond.
+// TestLateGeneratorIsInvalid: no lag is below a nanosecond (G6).
 func TestLateGeneratorIsInvalid(t *testing.T) {
 	t.Parallel()
 	o := smallRun(t, startFake(t, fault{}))
@@ -329,7 +372,8 @@ func TestRestartIsSurvived(t *testing.T) {
 	go server.Serve(ln)
 	o := smallRun(t, s)
 	o.Target, o.Scenario = "http://"+addr, "restart"
-	o.Duration = 4 * time.Second // the outage is in its middle: on a busy machine, too, with streams up before and cut within it
+	// the outage is in its middle: on a busy machine, too, with streams up before and cut within it
+	o.Duration = 4 * time.Second
 	o.Restart = func() error {
 		server.Close()
 		<-time.After(300 * time.Millisecond) // the outage
@@ -358,11 +402,13 @@ func TestRestartThatDidNotHappenIsInvalid(t *testing.T) {
 	}
 }
 
-// TestRampFindsTheKnee: a server that answers one heartbeat at a time, 5 ms each, takes 200 a second.
+// TestRampFindsTheKnee: a server that answers one heartbeat at a time, 5 ms each, takes 200 a
+// second.
 func TestRampFindsTheKnee(t *testing.T) {
 	onQuietMachine(t, func() (*Report, string) {
 		rep := rampedRun(t)
-		if k := rep.Knee; k == nil || !k.Reached || k.Offered < 100 || k.Offered > 210 || rep.Verdict.Early == "" {
+		if k := rep.Knee; k == nil || !k.Reached || k.Offered < 100 || k.Offered > 210 ||
+			rep.Verdict.Early == "" {
 			return rep, fmt.Sprintf("knee %+v, early %q", rep.Knee, rep.Verdict.Early)
 		}
 		return rep, ""
@@ -377,7 +423,8 @@ func rampedRun(t *testing.T) *Report {
 		<-turn
 	}})
 	o := smallRun(t, s)
-	o.Scenario, o.Rate, o.RampTo, o.StreamsPerUser, o.Duration = "ramp", 40, 1000, 0, 6500*time.Millisecond
+	o.Scenario, o.Rate, o.RampTo, o.StreamsPerUser, o.Duration = "ramp", 40, 1000, 0,
+		6500*time.Millisecond
 	o.TTL, o.Users = time.Minute, 100
 	rep := mustRun(t, o)
 	wantClean(t, rep)
@@ -462,13 +509,16 @@ func TestSourcesAreUsed(t *testing.T) {
 }
 
 func TestOptionsReportEveryProblem(t *testing.T) {
-	_, err := Options{Target: "https://example.com", SilentShare: 2, Arrivals: "never", TTL: time.Microsecond}.withDefaults()
-	for _, want := range []string{"http://HOST:PORT", "SilentShare", "Arrivals", "TTL", "IngestToken"} {
+	_, err := Options{Target: "https://example.com", SilentShare: 2, Arrivals: "never",
+		TTL: time.Microsecond}.withDefaults()
+	for _, want := range []string{"http://HOST:PORT", "SilentShare", "Arrivals", "TTL",
+		"IngestToken"} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%v: does not mention %q", err, want)
 		}
 	}
-	if _, err := (Options{Scenario: "x"}).withDefaults(); err == nil || !strings.Contains(err.Error(), "reconnect-storm") {
+	if _, err := (Options{Scenario: "x"}).withDefaults(); err == nil ||
+		!strings.Contains(err.Error(), "reconnect-storm") {
 		t.Errorf("%v: does not name the scenarios", err)
 	}
 }

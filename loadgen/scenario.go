@@ -53,7 +53,8 @@ var scenarios = []scenario{
 	{name: "steady", help: "one rate for the whole run"},
 	{
 		name: "ramp",
-		help: "the rate climbs in steps of 30 % up to --ramp-to; finds the knee, and ends when the server is past it",
+		help: "the rate climbs in steps of 30 % up to --ramp-to; finds the knee, and ends when " +
+			"the server is past it",
 		phases: func(o *Options) []phase {
 			steps := max(1, int(math.Ceil(math.Log(o.RampTo/o.Rate)/math.Log(rampStep)))+1)
 			out := make([]phase, steps)
@@ -66,7 +67,8 @@ var scenarios = []scenario{
 		},
 	}, {
 		name: "spike",
-		help: "--spike-by times the rate for a fifth of the run, in its middle; shows how fast the server recovers",
+		help: "--spike-by times the rate for a fifth of the run, in its middle; shows how fast " +
+			"the server recovers",
 		phases: func(o *Options) []phase {
 			d := o.Duration
 			return []phase{
@@ -84,7 +86,8 @@ var scenarios = []scenario{
 		eventAt:  0.5,
 	}, {
 		name: "silent",
-		help: "after a quarter of the run a fifth of the devices die at once; all must be flagged in time",
+		help: "after a quarter of the run a fifth of the devices die at once; all must go " +
+			"offline in time",
 		defaults: func(o *Options) {
 			option.Default(&o.SilentShare, 0.2)
 			option.Default(&o.StreamsPerUser, 1)
@@ -102,8 +105,9 @@ var scenarios = []scenario{
 			option.Default(&o.StreamsPerUser, 1)
 		},
 	}, {
-		name:     "restart",
-		help:     "in the middle the server is restarted, by --restart-command or by you; nothing acknowledged may be lost",
+		name: "restart",
+		help: "in the middle the server is restarted, by --restart-command or by you; nothing " +
+			"acknowledged may be lost",
 		defaults: func(o *Options) { option.Default(&o.StreamsPerUser, 1) },
 		phases:   halves("before", "restart"),
 		event:    restartEvent,

@@ -2,13 +2,13 @@ package loadgen
 
 import "time"
 
-// series is the run by the second, made from what the workers hand over four times a second. Histograms of past seconds are
-// boiled down to a few numbers, so that a long run costs little.
+// series is the run by the second, made from what the workers hand over four times a second.
+// A past second keeps a few numbers of its histograms, so that a long run costs little.
 type series struct {
 	seconds []Second
 	open    tally // of the last element of seconds
 	latest  map[int]handover
-	recent  tally // since progress was last told
+	recent  tally // since the last progress
 }
 
 // Second is one second of the run. Latencies are of what was answered in it, in milliseconds.
@@ -54,8 +54,9 @@ func (s *series) add(h handover, start int64) {
 func (p *Second) fill(t *tally) {
 	p.Offered, p.Accepted, p.Errors = t.n[offered], t.n[accepted], t.errors()
 	p.Frames, p.Conflated = t.n[frames], t.n[skipped]
-	p.AnswerP50, p.AnswerP99, p.AnswerMax = t.hist[toAnswer].at(50), t.hist[toAnswer].at(99), t.hist[toAnswer].at(100)
-	p.FrameP50, p.FrameP99, p.FrameMax = t.hist[toFrame].at(50), t.hist[toFrame].at(99), t.hist[toFrame].at(100)
+	answer, frame := t.hist[toAnswer], t.hist[toFrame]
+	p.AnswerP50, p.AnswerP99, p.AnswerMax = answer.at(50), answer.at(99), answer.at(100)
+	p.FrameP50, p.FrameP99, p.FrameMax = frame.at(50), frame.at(99), frame.at(100)
 	p.OfflineMax = t.hist[toOffline].at(100)
 	p.Lag = t.hist[ownLag].at(100)
 }
@@ -107,7 +108,8 @@ func (r *runner) tell() {
 	start := r.orders.startAt.Load()
 	p := Progress{Stage: "connecting", Left: r.o.Warmup + r.o.Duration,
 		Offered: float64(t.n[offered]) / since, Achieved: float64(t.n[accepted]) / since,
-		P99: t.hist[toAnswer].at(99), FrameP99: t.hist[toFrame].at(99), Frames: float64(t.n[frames]) / since,
+		P99: t.hist[toAnswer].at(99), FrameP99: t.hist[toFrame].at(99),
+		Frames: float64(t.n[frames]) / since,
 		Errors: r.teller.errors, Streams: r.series.streams(), Backlog: r.series.backlog(),
 		CPU: (cpu - r.teller.lastCPU).Seconds() / since, Lag: t.hist[ownLag].at(99)}
 	if start > 0 {
@@ -140,7 +142,8 @@ func (r *runner) phaseName(now int64) string {
 	return r.plan[0].name
 }
 
-// endPastKnee ends a ramp when a second's worth of heartbeats waits in the generator: higher steps would only measure that.
+// endPastKnee ends a ramp when a second's worth of heartbeats waits in the generator: higher steps
+// would only measure that.
 func (r *runner) endPastKnee(now int64) {
 	if r.scenario.name != "ramp" || r.o.Closed {
 		return

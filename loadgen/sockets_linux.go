@@ -10,7 +10,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// epoll is sockets on one level-triggered epoll. A connection costs a descriptor and nothing of the Go runtime.
+// epoll is sockets on one level-triggered epoll. A connection costs a descriptor and nothing of the
+// Go runtime.
 type epoll struct {
 	fd     int
 	events []unix.EpollEvent
@@ -25,7 +26,8 @@ func newSockets() (sockets, error) {
 	return &epoll{fd: fd, events: make([]unix.EpollEvent, turnEvents)}, nil
 }
 
-func (e *epoll) open(id socketID, target netip.AddrPort, source netip.Addr, receiveBuffer int) (socket, error) {
+func (e *epoll) open(id socketID, target netip.AddrPort, source netip.Addr,
+	receiveBuffer int) (socket, error) {
 	family := unix.AF_INET
 	if !target.Addr().Unmap().Is4() {
 		family = unix.AF_INET6
@@ -48,7 +50,8 @@ func (s *epollSocket) connect(target netip.AddrPort, source netip.Addr, receiveB
 		_ = unix.SetsockoptInt(s.fd, unix.SOL_SOCKET, unix.SO_RCVBUF, receiveBuffer)
 	}
 	if source.IsValid() {
-		// The port is chosen at connect, when the whole quadruple is known: one address then gives 28,000 ports per target.
+		// The port is chosen at connect, when the whole quadruple is known: one address then gives
+		// 28,000 ports per target.
 		_ = unix.SetsockoptInt(s.fd, unix.IPPROTO_IP, unix.IP_BIND_ADDRESS_NO_PORT, 1)
 		if err := unix.Bind(s.fd, sockaddr(netip.AddrPortFrom(source, 0))); err != nil {
 			return fmt.Errorf("bind %s: %w", source, err)
@@ -76,7 +79,7 @@ func (e *epoll) wait(timeout time.Duration, ready []readiness) ([]readiness, err
 		ready = append(ready, readiness{
 			id: socketID(uint32(ev.Fd)) | socketID(uint32(ev.Pad))<<32,
 			in: ev.Events&(unix.EPOLLIN|unix.EPOLLRDHUP|unix.EPOLLHUP|unix.EPOLLERR) != 0,
-			// An error makes a socket writable too, so that a failed connect is seen by whoever waits for it.
+			// An error makes a socket writable too, so that the owner sees a failed connect.
 			out: ev.Events&(unix.EPOLLOUT|unix.EPOLLHUP|unix.EPOLLERR) != 0,
 		})
 	}
@@ -104,17 +107,19 @@ func (e *epoll) pwait(timeout time.Duration) (int, error) {
 	return max(n, 0), os.NewSyscallError("epoll_wait", err)
 }
 
-// epollPwait2 is epoll_wait with a timeout in nanoseconds, which golang.org/x/sys does not wrap. A sender that sleeps in
-// whole milliseconds would either be late or spin. With nothing to wait for, the call cannot block and the Go scheduler
-// need not be told.
+// epollPwait2 is epoll_wait with a timeout in nanoseconds, which golang.org/x/sys does not wrap. A
+// sender that sleeps in whole milliseconds would either be late or spin. With nothing to wait for,
+// the call cannot block, and the Go scheduler need not know of it.
 func epollPwait2(fd int, events []unix.EpollEvent, timeout time.Duration) (int, unix.Errno) {
 	spec := unix.NsecToTimespec(timeout.Nanoseconds())
 	a, b := uintptr(unsafe.Pointer(&events[0])), uintptr(unsafe.Pointer(&spec))
 	if timeout == 0 {
-		n, _, errno := unix.RawSyscall6(unix.SYS_EPOLL_PWAIT2, uintptr(fd), a, uintptr(len(events)), b, 0, 0)
+		n, _, errno := unix.RawSyscall6(unix.SYS_EPOLL_PWAIT2,
+			uintptr(fd), a, uintptr(len(events)), b, 0, 0)
 		return int(n), errno
 	}
-	n, _, errno := unix.Syscall6(unix.SYS_EPOLL_PWAIT2, uintptr(fd), a, uintptr(len(events)), b, 0, 0)
+	n, _, errno := unix.Syscall6(unix.SYS_EPOLL_PWAIT2,
+		uintptr(fd), a, uintptr(len(events)), b, 0, 0)
 	return int(n), errno
 }
 
@@ -177,7 +182,8 @@ func (s *epollSocket) close(abort bool) {
 	unix.Close(s.fd)
 }
 
-// fineTimers lets the calling thread's sleeps end within a microsecond; the kernel would allow itself 50.
+// fineTimers lets the calling thread's sleeps end within a microsecond; the kernel would allow
+// itself 50.
 func fineTimers() {
 	_ = unix.Prctl(unix.PR_SET_TIMERSLACK, 1, 0, 0, 0) // without it the lag is larger, and shown
 }

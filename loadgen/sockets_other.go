@@ -4,5 +4,5 @@ package loadgen
 
 func newSockets() (sockets, error) { return newPortableSockets(), nil }
 
-// fineTimers is for systems whose timers are coarse unless told otherwise.
+// fineTimers is for systems whose timers are coarse by default.
 func fineTimers() {}

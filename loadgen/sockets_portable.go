@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// portableSockets is sockets with a goroutine per connection, for systems without epoll. Writes block: a heartbeat is far
-// smaller than a socket's buffer.
+// portableSockets is sockets with a goroutine per connection, for systems without epoll. Writes
+// block: a heartbeat is far smaller than a socket's buffer.
 type portableSockets struct {
 	mu    sync.Mutex
 	ready map[socketID]*portableSocket // guarded by mu: what wait reports next
@@ -19,10 +19,12 @@ type portableSockets struct {
 }
 
 func newPortableSockets() *portableSockets {
-	return &portableSockets{ready: map[socketID]*portableSocket{}, wake: make(chan struct{}, 1), done: make(chan struct{})}
+	return &portableSockets{ready: map[socketID]*portableSocket{}, wake: make(chan struct{}, 1),
+		done: make(chan struct{})}
 }
 
-func (l *portableSockets) open(id socketID, target netip.AddrPort, source netip.Addr, receiveBuffer int) (socket, error) {
+func (l *portableSockets) open(id socketID, target netip.AddrPort, source netip.Addr,
+	receiveBuffer int) (socket, error) {
 	s := &portableSocket{loop: l, id: id, in: true, out: true, room: make(chan struct{}, 1)}
 	go s.run(target, source, receiveBuffer)
 	return s, nil

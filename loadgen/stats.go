@@ -6,8 +6,8 @@ import (
 	"github.com/HdrHistogram/hdrhistogram-go"
 )
 
-// histogram counts durations in microseconds with three digits, up to an hour; longer ones count as an hour. The nil
-// histogram is empty.
+// histogram counts durations in microseconds with three digits, up to an hour; longer ones count as
+// an hour. The nil histogram is empty.
 type histogram struct{ h *hdrhistogram.Histogram }
 
 const histogramMax = 3600 * 1e6
@@ -61,7 +61,7 @@ const (
 // The counts of a run.
 const (
 	offered        = iota // heartbeats that fell due
-	written               // requests written, retries and deliberate repeats included; one for a batch
+	written               // requests written, with retries and deliberate repeats; a batch is one
 	accepted              // heartbeats known to be accepted
 	conflicts             // 409s, all kinds
 	retries               // written again after a cut, a timeout or a 503
@@ -82,12 +82,28 @@ const (
 )
 
 var countNames = [counts]string{
-	offered: "offered", written: "requests", accepted: "accepted", conflicts: "conflicts", retries: "retries", cuts: "cut",
-	refused: "connect_failures", refusals: "unavailable", limited: "rate_limited", timeouts: "timeouts", abandoned: "abandoned", frames: "frames",
-	skipped: "conflated", offlines: "expiries_shown", connects: "stream_connects", streamFailures: "stream_failures", ended: "streams_ended", comments: "keepalives",
+	offered:        "offered",
+	written:        "requests",
+	accepted:       "accepted",
+	conflicts:      "conflicts",
+	retries:        "retries",
+	cuts:           "cut",
+	refused:        "connect_failures",
+	refusals:       "unavailable",
+	limited:        "rate_limited",
+	timeouts:       "timeouts",
+	abandoned:      "abandoned",
+	frames:         "frames",
+	skipped:        "conflated",
+	offlines:       "expiries_shown",
+	connects:       "stream_connects",
+	streamFailures: "stream_failures",
+	ended:          "streams_ended",
+	comments:       "keepalives",
 }
 
-// tally is what was counted and measured over some stretch of the run. Its owner is one goroutine at a time.
+// tally is what was counted and measured over some stretch of the run. Its owner is one goroutine
+// at a time.
 type tally struct {
 	n    [counts]int64
 	hist [kinds]*histogram

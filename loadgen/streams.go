@@ -158,7 +158,8 @@ func (s *streams) complete() bool {
 		devices := s.crowd.devicesOf(w.user)
 		for i := range w.shown {
 			d, sh := &devices[i], &w.shown[i]
-			if sh.number < d.acked || d.silent != never && d.acked > 0 && sh.flags&shownOffline == 0 {
+			if sh.number < d.acked || d.silent != never && d.acked > 0 &&
+				sh.flags&shownOffline == 0 {
 				return false
 			}
 		}

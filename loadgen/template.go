@@ -46,7 +46,8 @@ func newBody(ttl time.Duration) requestTemplate {
 func newTemplate(host, path, token string, ttl time.Duration) requestTemplate {
 	t := newBody(ttl)
 	head := fmt.Sprintf("POST %s HTTP/1.1\r\nHost: %s\r\nAuthorization: Bearer %s\r\n"+
-		"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n", path, host, token, len(t.request))
+		"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n", path, host, token,
+		len(t.request))
 	for _, at := range []*int{&t.user, &t.device, &t.sent, &t.seqs} {
 		*at += len(head)
 	}

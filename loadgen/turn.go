@@ -53,7 +53,7 @@ var stageNames = [...]string{
 	"connecting", "loading", "draining", "settling", "verifying", "finished",
 }
 
-// orders is how the run and its workers talk. Each field says who writes it.
+// orders is what the run and its workers share. Each field says which of them writes it.
 type orders struct {
 	epoch   time.Time    // of the run's clock
 	startAt atomic.Int64 // the run: when the schedule begins; 0: not yet

@@ -3,8 +3,8 @@ package loadgen
 import "time"
 
 // checks is the last act: after the load every user's snapshot is fetched on a new stream and
-// compared with what was acknowledged. It sees what no stream of the run could, such as users without
-// streams and a server that forgets. Single owner: the worker's goroutine.
+// compared with what was acknowledged. It sees what no stream of the run could, such as users
+// without streams and a server that forgets. Single owner: the worker's goroutine.
 type checks struct {
 	*turn
 	crowd     *crowd

@@ -8,8 +8,9 @@ import (
 	"time"
 )
 
-// watch is one stream: it follows a user and shows the oracle what it is sent. It costs a descriptor
-// and 8 bytes for each device of its user; a buffer only while it holds a part of a frame.
+// watch is one stream: it follows a user and shows the oracle what it is sent. It costs a
+// descriptor and 8 bytes for each device of its user; a buffer only while it holds a part of a
+// frame.
 type watch struct {
 	streams *streams
 	user    uint32
@@ -23,7 +24,7 @@ type watch struct {
 	chunks  chunked
 	part    []byte  // of a head or a frame
 	shown   []shown // by the device's index within its user
-	owed    int     // devices of the snapshot that were not shown so far; -1: the snapshot is measured
+	owed    int     // devices of the snapshot that were not shown so far; -1: it is measured
 	due     int64   // when it was meant to connect
 	since   int64   // of the state
 	tries   int     // connects that failed in a row
@@ -214,7 +215,8 @@ func (w *watch) admitted(head, body []byte) bool {
 		w.failed()
 		return false
 	case r.status != 200:
-		s.run.fail(fmt.Errorf("loadgen: the server answers a stream with %d: %.200s", r.status, body))
+		s.run.fail(fmt.Errorf("loadgen: the server answers a stream with %d: %.200s", r.status,
+			body))
 		return false
 	}
 	w.state, w.since, w.tries = watchLive, s.now, 0
@@ -377,8 +379,8 @@ func (w *watch) reopen(due int64) {
 	}
 }
 
-// hangUp lets the stream close, as a client does that goes away, and come back at once. It is in the
-// queue of those that connect, for the same reason.
+// hangUp lets the stream close, as a client does that goes away, and come back at once. It is in
+// the queue of those that connect, for the same reason.
 func (w *watch) hangUp(due int64) {
 	if w.state == watchLive && !w.leaving {
 		w.leaving, w.due = true, due

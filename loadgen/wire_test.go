@@ -29,14 +29,17 @@ func TestTemplateMakesAHeartbeat(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if req.Method != "POST" || req.URL.Path != wire.HeartbeatPath || req.Host != "example:80" || req.Header.Get("Authorization") != "Bearer secret" {
+	if req.Method != "POST" || req.URL.Path != wire.HeartbeatPath || req.Host != "example:80" ||
+		req.Header.Get("Authorization") != "Bearer secret" {
 		t.Errorf("%+v", req)
 	}
 	body, err := io.ReadAll(req.Body)
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := fmt.Sprintf(`{"schema_version":1,"user_id":"%s","device_id":"%s","status":"online","source":"loadgen","sent_at_ms":%d,"seq":%d,"ttl_ms":12000}`,
+	want := fmt.Sprintf(
+		`{"schema_version":1,"user_id":"%s","device_id":"%s","status":"online",`+
+			`"source":"loadgen","sent_at_ms":%d,"seq":%d,"ttl_ms":12000}`,
 		user, device, sent, seq)
 	if string(body) != want || !json.Valid(body) {
 		t.Errorf("got  %s\nwant %s", body, want)
@@ -44,7 +47,8 @@ func TestTemplateMakesAHeartbeat(t *testing.T) {
 }
 
 func TestAnswersAreParsedAtEveryCut(t *testing.T) {
-	conflict := "HTTP/1.1 409 Conflict\r\nServer: x\r\ncontent-length: 16\r\nConnection: close\r\n\r\n{\"last_seq\":123}"
+	conflict := "HTTP/1.1 409 Conflict\r\nServer: x\r\ncontent-length: 16\r\nConnection: " +
+		"close\r\n\r\n{\"last_seq\":123}"
 	whole := "HTTP/1.1 204 No Content\r\nDate: today\r\n\r\n" + conflict
 	for cut := range len(whole) + 1 {
 		var got []string
@@ -63,14 +67,16 @@ func TestAnswersAreParsedAtEveryCut(t *testing.T) {
 				buf = buf[n:]
 			}
 		}
-		if strings.Join(got, ";") != "204false;409{\"last_seq\":123}true" && strings.Join(got, ";") != "204 false;409 {\"last_seq\":123} true" {
+		if strings.Join(got, ";") != "204false;409{\"last_seq\":123}true" &&
+			strings.Join(got, ";") != "204 false;409 {\"last_seq\":123} true" {
 			t.Fatalf("cut at %d: %q", cut, got)
 		}
 	}
 	if seq, ok := lastSeq([]byte(`{"last_seq":123}`)); !ok || seq != 123 {
 		t.Error(seq, ok)
 	}
-	for _, bad := range []string{"HTTP/2 204 No\r\n\r\n", "garbage that is long enough\r\n\r\n", "HTTP/1.1 2x4 No Content\r\n\r\n",
+	for _, bad := range []string{"HTTP/2 204 No\r\n\r\n", "garbage that is long enough\r\n\r\n",
+		"HTTP/1.1 2x4 No Content\r\n\r\n",
 		"HTTP/1.1 400 Bad\r\nContent-Length: -1\r\n\r\n"} {
 		if _, _, err := parseResponse([]byte(bad)); err == nil {
 			t.Errorf("%q was taken", bad)
@@ -131,11 +137,14 @@ func FuzzChunks(f *testing.F) {
 	})
 }
 
+// TestFramesAreReadByPosition: what is not the contract's to the byte is no frame (G5).
 func TestFramesAreReadByPosition(t *testing.T) {
-	const user, device = "6a0f5a1e-2b7c-4c55-9f10-0c5a3c1d7e01", "b3c1d2e4-8f9a-4b6c-a7d8-1e2f0000002a"
+	const user, device = "6a0f5a1e-2b7c-4c55-9f10-0c5a3c1d7e01",
+		"b3c1d2e4-8f9a-4b6c-a7d8-1e2f0000002a"
 	prefix, suffix := framePrefix(user), frameSuffix(12000)
 	good := `data: {"schema_version":1,"user_id":"` + user + `","device_id":"` + device +
-		`","status":"offline","source":"loadgen","sent_at_ms":1739030400000,"seq":42,"ttl_ms":12000}`
+		`","status":"offline","source":"loadgen",` +
+		`"sent_at_ms":1739030400000,"seq":42,"ttl_ms":12000}`
 	f, ok := parseFrame([]byte(good), prefix, suffix)
 	if !ok || string(f.device) != device || !f.offline || f.sentMS != 1739030400000 || f.seq != 42 {
 		t.Fatalf("%+v %t", f, ok)
@@ -143,9 +152,11 @@ func TestFramesAreReadByPosition(t *testing.T) {
 	if i, ok := indexIn(f.device); !ok || i != 42 {
 		t.Error(i, ok)
 	}
-	for _, change := range [][2]string{{`"seq":42`, `"seq":4.2`}, {`"seq":42`, `"seq": 42`}, {"offline", "away"}, {"12000}", "12001}"},
+	for _, change := range [][2]string{{`"seq":42`, `"seq":4.2`}, {`"seq":42`, `"seq": 42`},
+		{"offline", "away"}, {"12000}", "12001}"},
 		{"12000}", "12000} "}, {"loadgen", "other"}, {"6a0f", "6a0e"}, {"data: ", "data:"}} {
-		if _, ok := parseFrame([]byte(strings.Replace(good, change[0], change[1], 1)), prefix, suffix); ok {
+		if _, ok := parseFrame([]byte(strings.Replace(good, change[0], change[1], 1)), prefix,
+			suffix); ok {
 			t.Errorf("%v was taken", change)
 		}
 	}
@@ -156,7 +167,8 @@ func TestFramesAreReadByPosition(t *testing.T) {
 	}
 }
 
-// BenchmarkStreamRead is the cost of a frame once its bytes are read: chunks, position, oracle, histogram.
+// BenchmarkStreamRead is the cost of a frame once its bytes are read: chunks, position, oracle,
+// histogram.
 func BenchmarkStreamRead(b *testing.B) {
 	for _, perRead := range []int{1, 8} {
 		b.Run(fmt.Sprintf("frames=%d", perRead), func(b *testing.B) {
@@ -168,11 +180,9 @@ func BenchmarkStreamRead(b *testing.B) {
 				var frames []byte
 				for range perRead {
 					d.sent++
-					frames = fmt.Appendf(frames, "%s%s\",\"status\":\"online\",\"source\":\"loadgen\","+
-						"\"sent_at_ms\":1739030400000,\"seq\":%d%s\n\n",
-						framePrefix(w.crowd.users[0].text), d.id, w.run.seq(d.sent), w.streams.suffix)
+					frames = append(frames, frameText(w, d.id, d.sent)...)
 				}
-				reads[i] = fmt.Appendf(nil, "%x\r\n%s\r\n", len(frames), frames)
+				reads[i] = chunkOf(frames)
 			}
 			buf := make([]byte, len(reads[rounds-1]))
 			b.ReportAllocs()
@@ -191,6 +201,14 @@ func BenchmarkStreamRead(b *testing.B) {
 		})
 	}
 }
+
+func frameText(w *worker, device uuid, n uint32) string {
+	return fmt.Sprintf("%s%s\",\"status\":\"online\",\"source\":\"loadgen\","+
+		"\"sent_at_ms\":1739030400000,\"seq\":%d%s\n\n",
+		framePrefix(w.crowd.users[0].text), device, w.run.seq(n), w.streams.suffix)
+}
+
+func chunkOf(data []byte) []byte { return fmt.Appendf(nil, "%x\r\n%s\r\n", len(data), data) }
 
 func benchWatch() (*worker, *watch) {
 	o := &Options{DevicesPerUser: 1, Rate: 1, TTL: time.Hour, Grace: time.Second}

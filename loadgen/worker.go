@@ -44,7 +44,8 @@ func newWorker(r *runner, index int, net sockets, addr netip.AddrPort, host stri
 	w.reactor = reactor{net: net, addr: addr, input: make([]byte, 256<<10)}
 	w.oracle = oracle{turn: t, crowd: &w.crowd, meter: &w.meter, outage: &w.outage}
 	w.ledger = newLedger(t, &w.crowd, &w.meter, &w.oracle, &w.outage)
-	w.arrivals = arrivals{turn: t, crowd: &w.crowd, meter: &w.meter, ledger: &w.ledger, nextDue: never}
+	w.arrivals = arrivals{turn: t, crowd: &w.crowd, meter: &w.meter, ledger: &w.ledger,
+		nextDue: never}
 	w.sender = sender{turn: t, meter: &w.meter, oracle: &w.oracle, outage: &w.outage,
 		reactor: &w.reactor, ledger: &w.ledger, arrivals: &w.arrivals,
 		request: newTemplate(host, wire.HeartbeatPath, o.IngestToken, o.TTL),
@@ -165,7 +166,8 @@ func (w *worker) housekeep() {
 // handOver gives the tally since the last one to the run. When the run is busy, the next one has
 // both.
 func (w *worker) handOver() {
-	h := handover{worker: w.index, at: w.now, tally: w.meter.sinceHandover(), streams: w.streams.up(),
+	h := handover{worker: w.index, at: w.now, tally: w.meter.sinceHandover(),
+		streams: w.streams.up(),
 		backlog: w.ledger.queue.len(), stage: w.stage}
 	select {
 	case w.run.seconds <- h:
