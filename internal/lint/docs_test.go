@@ -1,0 +1,64 @@
+package lint
+
+import (
+	"os"
+	"path"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+)
+
+// named is a path of this repository in a text: a file by its ending, or a directory by its slash.
+var named = regexp.MustCompile("(?:^|[\\s`('\"\\[:])(" +
+	`(?:\.ci|bench|checkpoint|client|cmd|datadir|deploy|docs|engine|feed|internal|loadgen|record|server|test|token|wal|wire)` +
+	`/(?:[\w-]+/)*(?:[\w.-]+\.(?:go|md|ya?ml|json|ts|js|svg|png|txt|service|conf|cfg))?)` + "(?:$|[\\s`)'\",.:;\\]])")
+
+// made are directories and files that a build or a measurement makes.
+var made = regexp.MustCompile(`^(client/ts/(dist|build)/|bench/results/)`)
+
+// TestPathsExist: a file or a directory that a document or a comment names is there.
+func TestPathsExist(t *testing.T) {
+	for _, file := range tracked(t) {
+		text := ""
+		switch path.Ext(file) {
+		case ".md", ".yaml", ".yml":
+			text = string(read(t, file))
+		case ".go":
+			text = comments(t, file)
+		}
+		for line := range strings.Lines(text) {
+			for _, name := range paths(line) {
+				if !exists(name) && !exists(path.Join(path.Dir(file), name)) && !made.MatchString(name) {
+					t.Errorf("%s names %s, which is not there: name what took its place", file, name)
+				}
+			}
+		}
+	}
+}
+
+func exists(name string) bool {
+	_, err := os.Stat(filepath.Join(root, name))
+	return err == nil
+}
+
+func paths(line string) (names []string) {
+	for _, m := range named.FindAllStringSubmatch(line, -1) {
+		names = append(names, m[1])
+	}
+	return names
+}
+
+func TestPaths(t *testing.T) {
+	for line, want := range map[string]string{
+		"see `engine/doc.go`, then `wal/`.":         "engine/doc.go wal/",
+		"(docs/api.md)":                             "docs/api.md",
+		"https://example.com/docs/api.md and/or us": "",
+		"wal/batch":                                 "",
+		"bench/results/short/table.txt":             "bench/results/short/table.txt",
+	} {
+		if got := strings.Join(paths(line), " "); got != want {
+			t.Errorf("%q names %q, want %q", line, got, want)
+		}
+	}
+}
