@@ -5,8 +5,9 @@ import "slices"
 // copyBytes is how much of a checkpoint is copied as one sorted table, and held in memory for it.
 const copyBytes = 4 << 20
 
-// CopyFrom makes an empty store hold what another one holds, its secret included, and be as of the
-// same LSN. It calls copied with each key and value, which are valid during the call.
+// CopyFrom makes an empty store hold what another one holds, its secret and its cursors included,
+// and be as of the same LSN. It calls copied with each key and value, which are valid during the
+// call.
 func (s *Store) CopyFrom(from *Store, copied func(key, value []byte)) error {
 	secret, err := from.get(secretKey)
 	if err != nil {
@@ -16,6 +17,9 @@ func (s *Store) CopyFrom(from *Store, copied func(key, value []byte)) error {
 		if err := s.set(secretKey, secret); err != nil {
 			return err
 		}
+	}
+	if err := from.eachCursor(s.SetCursor); err != nil {
+		return err
 	}
 	var lo []byte
 	var table tableBuffer

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"sync"
 	"sync/atomic"
 
 	"github.com/cockroachdb/pebble/v2"
@@ -13,13 +14,16 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 )
 
-// Store is a checkpoint in a directory. One goroutine writes; any may read.
+// Store is a checkpoint in a directory. One goroutine writes the checkpoint; any may read, and keep
+// cursors and the secret.
 type Store struct {
 	o       Options
 	dir     string
 	db      *pebble.DB
 	lsn     atomic.Uint64 // what the store is as of. Single writer: Commit
 	failure *failure
+
+	writing sync.Mutex // held while a table is written and ingested: its file has one name
 
 	readOnly bool
 }
@@ -145,6 +149,8 @@ type yield = func(key, value []byte) bool
 
 // replace is Replace with the store's own keys.
 func (s *Store) replace(span pebble.KeyRange, items func(yield)) error {
+	s.writing.Lock()
+	defer s.writing.Unlock()
 	path := s.o.FS.PathJoin(s.dir, tableFile)
 	n, err := s.writeTable(path, items)
 	if err != nil {

@@ -19,6 +19,7 @@ type committer struct {
 	credits  *credits
 	progress *progress
 	writer   writer // single owner: the loop
+	readers  *readers
 	stats    *counters
 	dir      *directory
 
@@ -198,6 +199,7 @@ func (c *committer) publish(b *batch, took time.Duration) {
 	last := b.last()
 	c.progress.committed.Store(last)
 	close(b.done) // after durable was stored: a waiter that wakes sees it
+	c.readers.signal()
 	c.stats.addBatch(b.records, b.bytes)
 	if c.observe != nil {
 		c.observe(b.records, took)
@@ -219,10 +221,11 @@ func (c *committer) fail(err error) {
 	close(c.progress.failed)
 }
 
-// end tells waiters and reservers that nothing more will be committed.
+// end tells waiters, reservers and readers that nothing more will be committed.
 func (c *committer) end(err error) {
 	c.progress.endWith(err)
 	c.credits.wake()
+	c.readers.signal()
 }
 
 // lasts returns how long the turn in progress has lasted; 0: none is. Any goroutine.

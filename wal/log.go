@@ -21,6 +21,7 @@ import (
 //	Append  ► buffers ► committer ► writer ► segments
 //	Wait    ► progress ◄──┘
 //	Replay  ► recovery, only before Start
+//	Reader  ► segments ► its segments are kept by the truncator; the committer signals it
 type Log struct {
 	dir  directory
 	o    Options
@@ -37,6 +38,7 @@ type Log struct {
 	segments  segments
 	truncator truncator
 	recycler  recycler
+	readers   readers
 	stats     counters
 
 	mu       sync.Mutex
@@ -113,7 +115,7 @@ func newLog(path string, o Options, lock io.Closer) *Log {
 	l.gate.credits = &l.credits
 	l.recovery = recovery{dir: &l.dir, segments: &l.segments}
 	l.recycler = recycler{dir: &l.dir, size: o.SegmentBytes}
-	l.truncator = truncator{dir: &l.dir, segments: &l.segments, recycler: &l.recycler}
+	l.truncator = truncator{dir: &l.dir, segments: &l.segments, recycler: &l.recycler, readers: &l.readers}
 	l.preparer = preparer{
 		dir: &l.dir, gate: &l.gate, recycler: &l.recycler,
 		largest: o.SegmentBytes, retry: o.prepareRetry, closing: l.closing,
@@ -123,7 +125,7 @@ func newLog(path string, o Options, lock io.Closer) *Log {
 	}
 	l.committer = committer{
 		mode: o.Sync, buffers: &l.buffers, credits: &l.credits, progress: &l.progress,
-		stats: &l.stats, dir: &l.dir, observe: o.ObserveCommit, closing: l.closing,
+		readers: &l.readers, stats: &l.stats, dir: &l.dir, observe: o.ObserveCommit, closing: l.closing,
 		epoch: time.Now(),
 		wake:  make(chan struct{}, 1),
 		done:  make(chan struct{}),

@@ -1,181 +1,211 @@
 package wal
 
 import (
-	"bytes"
-	"encoding/binary"
-	"errors"
+	"context"
 	"fmt"
-	"hash/crc32"
-	"io"
-
-	"github.com/cockroachdb/pebble/v2/vfs"
+	"sync/atomic"
 )
 
-// What can be wrong with a block.
-var (
-	errNoBlock    = errors.New("no valid block header")
-	errPayload    = errors.New("the block's payload does not match its checksum")
-	errTruncated  = errors.New("the block is longer than the file")
-	errRecords    = errors.New("the block's records do not fill its payload")
-	errPromise    = errors.New("the block calls its own records durable already")
-	errPromised   = errors.New("records that a later block calls durable cannot be read")
-	errLostHeader = errors.New("the segment has blocks but no valid header")
-)
+// Reader reads committed records while the log is appended to, and keeps TruncateBefore from taking
+// off what it still wants, within a bound (W9). Many may read one log. One goroutine calls its
+// methods.
+//
+//	 first                   from               committed
+//	   ▼                       ▼                    ▼
+//	┌───────────┬───────────┬───────────┬───────────┬─ ─ ─ ─ ─ ─ ┐
+//	│ taken off │ kept for  │ kept for  │ current   │ prepared   │
+//	│           │ the mark  │ both      │ segment   │            │
+//	└───────────┴───────────┴───────────┴───────────┴─ ─ ─ ─ ─ ─ ┘
+//	            └ at most keep bytes ┘▲ TruncateBefore: the checkpoint covers what is before
+type Reader struct {
+	log  *Log
+	keep int64 // bytes of segments that are kept for this reader alone, at most
 
-const windowBytes = 1 << 20
+	from   uint64 // guarded by truncator.mu: the reader wants no record below
+	number uint64 // guarded by truncator.mu: of the segment that is open; 0: none
 
-// segmentReader reads the blocks of one segment in order. Not for concurrent use.
-type segmentReader struct {
-	file   vfs.File
-	number uint64
-	size   int64
-	sums   headerSums
+	wake chan struct{} // one token: a batch was committed, or the log ended
 
-	window []byte // bytes of the file from start on
-	start  int64
-	buffer []byte // memory of window
+	// Where the reader is: in an open segment, before the block that begins with record next.
+	file   *segmentReader
+	first  uint64 // LSN with which the segment begins
+	offset int64  // of the block
+	next   uint64 // first LSN of the block
+	limit  uint64 // the segment holds the records below, as far as is known
 }
 
-// block is one block as it was read. payload is valid until the next read.
-type block struct {
-	blockHeader
-	offset  int64
-	payload []byte
+// readerWindowBytes is what a Reader reads of a file at a time: it is often no more than one batch
+// behind.
+const readerWindowBytes = 64 << 10
+
+// NewReader returns a reader that wants the records from an LSN on, 0 meaning all. Segments are kept
+// for it beyond what TruncateBefore asks for, up to keep bytes; it loses the oldest ones beyond.
+// After Open, and before Start where nothing may be taken off before it is there.
+func (l *Log) NewReader(from uint64, keep int64) *Reader {
+	r := &Reader{log: l, keep: keep, from: from, wake: make(chan struct{}, 1)}
+	l.truncator.add(r)
+	return r
 }
 
-// open opens a segment for reading.
-func (d *directory) open(number uint64) (*segmentReader, error) {
-	path := d.segment(number)
-	f, err := d.fs.Open(path, vfs.SequentialReadsOption)
-	if err != nil {
-		return nil, fmt.Errorf("wal: open segment %d: %w", number, err)
-	}
-	info, err := f.Stat()
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("wal: stat segment %d: %w", number, err), f.Close())
-	}
-	return &segmentReader{file: f, number: number, size: info.Size()}, nil
-}
+// First is the lowest LSN that can be read.
+func (r *Reader) First() uint64 { return r.log.First() }
 
-func (r *segmentReader) close() error { return r.file.Close() }
+// Committed is the highest LSN that can be read. 0 before Start.
+func (r *Reader) Committed() uint64 { return r.log.Committed() }
 
-// reread forgets what was read of the file, so that the next look is a new one.
-func (r *segmentReader) reread() { r.window = nil }
+// Sync is Log.Sync.
+func (r *Reader) Sync(lsn uint64) error { return r.log.Sync(lsn) }
 
-// bytes returns n bytes at an offset, fewer at the end of the file. They are valid until the next
-// call.
-func (r *segmentReader) bytes(offset, n int64) ([]byte, error) {
-	if n = min(n, r.size-offset); n <= 0 {
-		return nil, nil
-	}
-	if offset < r.start || offset+n > r.start+int64(len(r.window)) {
-		want := min(max(n, windowBytes), r.size-offset)
-		if int64(cap(r.buffer)) < want {
-			r.buffer = make([]byte, want)
-		}
-		got, err := r.file.ReadAt(r.buffer[:want], offset)
-		if int64(got) < want {
-			if err == nil || err == io.EOF {
-				err = io.ErrUnexpectedEOF // the file shrank
+// Retain says that the reader wants no record below an LSN any more, and takes off what was kept for
+// it alone.
+func (r *Reader) Retain(from uint64) error { return r.log.truncator.retain(r, from) }
+
+// Wait returns nil when the record with this LSN is committed. Otherwise it returns ctx's error, or
+// why the record never will be committed.
+func (r *Reader) Wait(ctx context.Context, lsn uint64) error {
+	for r.log.Committed() < lsn {
+		if end := r.log.progress.end.Load(); end != nil {
+			if r.log.Committed() >= lsn { // stored for the last time before end
+				return nil
 			}
-			return nil, fmt.Errorf("wal: read segment %d at offset %d: %w", r.number, offset, err)
+			return end.err
 		}
-		r.window, r.start = r.buffer[:got], offset
-	}
-	return r.window[offset-r.start:][:n], nil
-}
-
-// header reads the segment's header.
-func (r *segmentReader) header(path string) (segmentHeader, error) {
-	b, err := r.bytes(0, segmentHeaderBytes)
-	if err != nil {
-		return segmentHeader{}, err
-	}
-	return decodeSegmentHeader(b, path, r.number)
-}
-
-// block reads the block at an offset. What is wrong with it comes as the second result, a failure
-// to read as the third.
-func (r *segmentReader) block(offset int64) (_ block, wrong, err error) {
-	b, err := r.bytes(offset, blockHeaderBytes)
-	if err != nil {
-		return block{}, nil, err
-	}
-	if len(b) < blockHeaderBytes {
-		return block{}, errNoBlock, nil
-	}
-	h, ok := r.sums.decode(b, r.number, offset)
-	if !ok {
-		return block{}, errNoBlock, nil
-	}
-	b, err = r.bytes(offset, blockHeaderBytes+int64(h.payloadBytes))
-	if err != nil {
-		return block{}, nil, err
-	}
-	if int64(len(b)) < blockHeaderBytes+int64(h.payloadBytes) {
-		return block{}, errTruncated, nil
-	}
-	payload := b[blockHeaderBytes:]
-	if crc32.Checksum(payload, castagnoli) != h.payloadSum {
-		return block{}, errPayload, nil
-	}
-	if n, ok := countRecords(payload); !ok || n != h.records {
-		return block{}, errRecords, nil
-	}
-	if h.durable >= h.first {
-		return block{}, errPromise, nil
-	}
-	return block{blockHeader: h, offset: offset, payload: payload}, nil, nil
-}
-
-// remains is what lies behind the last readable block of a segment.
-type remains struct {
-	promised uint64 // highest durable LSN that a block header states; 0: there is no block header
-	count    int    // valid block headers
-	end      int64  // behind the last byte that is not zero
-	blockEnd int64  // behind the last block by its header, which may be behind the file's end
-}
-
-var blockMagicBytes = binary.LittleEndian.AppendUint32(nil, blockMagic)
-
-// scan looks at everything from an offset to the end of the file. It believes a block header by its
-// own checksum, whatever became of the payload: the promise was true when the header was written.
-// And it stays linear in the file's size, whatever headers a sender put into records.
-func (r *segmentReader) scan(offset int64) (remains, error) {
-	found := remains{end: offset}
-	for at := (offset + blockAlign - 1) &^ (blockAlign - 1); at < r.size; at += windowBytes {
-		// Read a header's length over the window's end, for the header that begins at its last 8
-		// bytes.
-		b, err := r.bytes(at, windowBytes+blockHeaderBytes)
-		if err != nil {
-			return remains{}, err
+		select {
+		case <-r.wake:
+		case <-ctx.Done():
+			return ctx.Err()
 		}
-		if i := lastNonZero(b); i >= 0 {
-			found.end = max(found.end, at+int64(i)+1)
-		} else {
+	}
+	return nil
+}
+
+// Read calls fn with the committed records from LSN from on, in order, and returns when there are no
+// more for now, or at fn's first error. LSNs are dense, but for the beginning: when the record from
+// is gone, the first one is the oldest that is there. A record is valid during the call.
+func (r *Reader) Read(from uint64, fn func(lsn uint64, record []byte) error) error {
+	through := r.log.Committed()
+	if r.file != nil {
+		r.file.reread() // after through was loaded: what it covers was written before
+	}
+	for from <= through {
+		if r.file == nil || from < r.next || from >= r.limit {
+			var err error
+			if from, err = r.seek(from, through); err != nil {
+				return err
+			}
 			continue
 		}
-		for i := 0; i < windowBytes && i+blockHeaderBytes <= len(b); i += blockAlign {
-			if !bytes.Equal(b[i:i+4], blockMagicBytes) {
-				continue
-			}
-			if h, ok := r.sums.decode(b[i:], r.number, at+int64(i)); ok {
-				found.count++
-				found.promised = max(found.promised, h.durable)
-				found.blockEnd = max(found.blockEnd, at+int64(i)+h.bytes())
-			}
+		b, err := r.block()
+		if err != nil {
+			return err
 		}
+		lsn := b.first
+		for record := range recordsIn(b.payload) {
+			if lsn >= from {
+				if err := fn(lsn, record); err != nil {
+					return err
+				}
+				from = lsn + 1
+			}
+			lsn++
+		}
+		r.offset += b.bytes()
+		r.next = lsn
 	}
-	return found, nil
+	return nil
 }
 
-func lastNonZero(b []byte) int {
-	if allZero(b) { // eight bytes at a time: nearly always the whole answer
-		return -1
+// block reads the block at the reader's place. It is committed, so it is there.
+func (r *Reader) block() (block, error) {
+	b, wrong, err := r.file.block(r.offset)
+	if err != nil {
+		return block{}, err
 	}
-	i := len(b) - 1
-	for b[i] == 0 {
+	if wrong == nil && b.first != r.next {
+		wrong = fmt.Errorf("the block there begins with record %d", b.first)
+	}
+	if wrong != nil {
+		return block{}, r.log.dir.corrupt(r.file.number, r.offset, r.next, wrong)
+	}
+	return b, nil
+}
+
+// seek goes to the segment that holds record from, or to the oldest one if that is gone. It returns
+// the LSN to go on with.
+func (r *Reader) seek(from, through uint64) (uint64, error) {
+	t := &r.log.truncator
+	t.mu.Lock() // what is in the list stays until the segment is open
+	defer t.mu.Unlock()
+	all := r.log.segments.list()
+	from = max(from, all[0].first)
+	i := len(all) - 1
+	for all[i].first > from {
 		i--
 	}
-	return i
+	if s := all[i]; r.file == nil || r.file.number != s.number {
+		if err := r.openLocked(s); err != nil {
+			return 0, err
+		}
+	}
+	if from < r.next { // read again what was read before
+		r.offset, r.next = segmentHeaderBytes, r.first
+	}
+	// A record that is committed is in a segment that is in the list.
+	r.limit = through + 1
+	if i+1 < len(all) {
+		r.limit = min(r.limit, all[i+1].first)
+	}
+	return from, nil
+}
+
+// openLocked opens a segment in place of the one that is open. truncator.mu is held.
+func (r *Reader) openLocked(s segmentName) error {
+	if err := r.closeLocked(); err != nil {
+		return err
+	}
+	file, err := r.log.dir.open(s.number)
+	if err != nil {
+		return err
+	}
+	file.window = readerWindowBytes
+	r.file, r.number = file, s.number
+	r.first, r.offset, r.next = s.first, segmentHeaderBytes, s.first
+	return nil
+}
+
+func (r *Reader) closeLocked() error {
+	if r.file == nil {
+		return nil
+	}
+	err := r.file.close()
+	r.file, r.number = nil, 0
+	return err
+}
+
+// Close gives back what was kept for the reader. What it wanted is taken off with the next
+// TruncateBefore.
+func (r *Reader) Close() error { return r.log.truncator.remove(r) }
+
+// readers are the readers of a log. The commit loop signals them, the truncator keeps segments for
+// them.
+type readers struct {
+	// all is replaced under truncator.mu, never changed. The commit loop loads it once per batch.
+	all atomic.Pointer[[]*Reader]
+}
+
+func (rs *readers) list() []*Reader {
+	if all := rs.all.Load(); all != nil {
+		return *all
+	}
+	return nil
+}
+
+// signal leaves a token for each reader. It never blocks. Commit loop only.
+func (rs *readers) signal() {
+	for _, r := range rs.list() {
+		select {
+		case r.wake <- struct{}{}:
+		default: // there is a token already
+		}
+	}
 }

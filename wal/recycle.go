@@ -36,10 +36,10 @@ type recycler struct {
 const maxRecycled = 16
 
 // drop takes a segment off the log. kept is the path under which its file is kept, "" when it is
-// removed.
-func (r *recycler) drop(s segmentName) (kept string, err error) {
+// removed, as is one that a Reader has open (W8).
+func (r *recycler) drop(s segmentName, open bool) (kept string, err error) {
 	path := r.dir.segment(s.number)
-	if s.size == r.size && r.count() < maxRecycled {
+	if !open && s.size == r.size && r.count() < maxRecycled {
 		kept = r.dir.recycled(s.number)
 		if r.dir.fs.Rename(path, kept) == nil {
 			return kept, nil

@@ -67,17 +67,6 @@ func (s *segments) removeLast() {
 	s.all = s.all[:len(s.all)-1]
 }
 
-// oldestBefore returns the oldest segment if all of its records are below lsn. It is never the
-// current one.
-func (s *segments) oldestBefore(lsn uint64) (segmentName, bool) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if len(s.all) < 2 || s.all[1].first > lsn {
-		return segmentName{}, false
-	}
-	return s.all[0], true
-}
-
 // segment is a file that is being written. Single owner: the preparer, then the writer.
 type segment struct {
 	file     vfs.File

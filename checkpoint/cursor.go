@@ -1,0 +1,42 @@
+package checkpoint
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+
+	"github.com/cockroachdb/pebble/v2"
+)
+
+// cursorPrefix stands before the name of a cursor, among the store's own keys.
+const cursorPrefix = "\x00cursor/"
+
+// Cursor returns how far a feed has got in the log, and whether it ever said so.
+func (s *Store) Cursor(name string) (lsn uint64, found bool, err error) {
+	return s.number([]byte(cursorPrefix + name))
+}
+
+// SetCursor keeps how far a feed has got. It is durable when SetCursor returns, and no part of the
+// checkpoint: Commit does not wait for it.
+func (s *Store) SetCursor(name string, lsn uint64) error {
+	return s.setNumber([]byte(cursorPrefix+name), lsn)
+}
+
+// eachCursor calls fn with every cursor.
+func (s *Store) eachCursor(fn func(name string, lsn uint64) error) error {
+	end := []byte(cursorPrefix)
+	end[len(end)-1]++
+	it, err := s.db.NewIter(&pebble.IterOptions{LowerBound: []byte(cursorPrefix), UpperBound: end})
+	if err != nil {
+		return fmt.Errorf("checkpoint: read %s: %w", s.dir, err)
+	}
+	for valid := it.First(); valid && err == nil; valid = it.Next() {
+		if len(it.Value()) != 8 {
+			err = fmt.Errorf("checkpoint: %q of %s has %d bytes, not 8",
+				it.Key(), s.dir, len(it.Value()))
+			break
+		}
+		err = fn(string(it.Key()[len(cursorPrefix):]), binary.LittleEndian.Uint64(it.Value()))
+	}
+	return readError(errors.Join(err, it.Close()))
+}
