@@ -16,6 +16,8 @@ import (
 	"text/tabwriter"
 
 	"github.com/alecthomas/kong"
+
+	"rollcall/engine"
 )
 
 // setting is one flag as it took effect. Secrets are never flags, so any of it may be shown.
@@ -86,7 +88,11 @@ func (c serveCmd) check(w io.Writer, settings []setting) error {
 	if err := c.print(w, settings, sec, pair); err != nil {
 		return err
 	}
-	unopened := &node{logger: slog.New(slog.DiscardHandler), histograms: newHistograms(registry())}
+	unopened := &node{
+		logger:     slog.New(slog.DiscardHandler),
+		clock:      engine.NewClock(),
+		histograms: newHistograms(registry()),
+	}
 	return advise(errors.Join(
 		secretsErr,
 		tlsErr,
