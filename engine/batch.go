@@ -7,35 +7,36 @@ import (
 )
 
 const (
-	// GroupSize is how many heartbeats Batch.Add takes at a time, at most: enough for the cache misses
-	// of their look-ups to overlap, and few enough that what it looked up is still in the nearest cache
-	// when it is applied.
+	// GroupSize is how many heartbeats Batch.Add takes at a time, at most: enough for the cache
+	// misses of their look-ups to overlap, and few enough that what it looked up is still in the
+	// nearest cache when it is applied.
 	GroupSize = 32
 	// MaxRejections is how many rejected heartbeats a Batch remembers.
 	MaxRejections = 100
 )
 
 // Batch is heartbeats that are applied one after the other and waited for together. Each is judged
-// alone, by the rules of a single heartbeat and in the order in which they are added, so a batch may
-// name a device twice. Parts of a batch may be applied elsewhere.
+// alone, by the rules of a single heartbeat and in the order in which they are added, so a batch
+// may name a device twice. Parts of a batch may be applied elsewhere.
 //
 //	Add, Add, ...    Settle    Counts, Rejections    Release
 //
 // A batch has one owner. Nothing it holds blocks other batches or single heartbeats.
 type Batch interface {
-	// Add applies up to GroupSize heartbeats, each under its Index, which grows from one to the next.
-	// It keeps nothing of them.
+	// Add applies up to GroupSize heartbeats, each under its Index, which grows from one to the
+	// next. It keeps nothing of them.
 	Add(hbs []Heartbeat)
 	// Full returns the Index of the first heartbeat that the log had no room for. All after it are
-	// refused, too, so that their sender can repeat them in the same order: nothing more need be added.
+	// refused, too, so that their sender can repeat them in the same order: nothing more need be
+	// added.
 	Full() (index int, full bool)
-	// Settle waits until the outcomes may be told (I2). After an error none may be: some heartbeats are
-	// in the log, perhaps, and the log has failed.
+	// Settle waits until the outcomes may be told (I2). After an error none may be: some heartbeats
+	// are in the log, perhaps, and the log has failed.
 	Settle() error
 	// Counts returns how many heartbeats had each outcome. Valid after Settle.
 	Counts() Counts
-	// Rejections returns the first MaxRejections heartbeats that were not accepted, by their Index. Valid
-	// after Settle and until Release.
+	// Rejections returns the first MaxRejections heartbeats that were not accepted, by their Index.
+	// Valid after Settle and until Release.
 	Rejections() []Rejection
 	// Release gives the batch back; its owner forgets it.
 	Release()

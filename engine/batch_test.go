@@ -46,20 +46,22 @@ func outcomes(b Batch, n int) []Result {
 	return results
 }
 
-// TestBatchIsHeartbeatsOneAfterTheOther gives the same reports to one engine as heartbeats and to another in batches: the same
-// answers, the same log.
+// TestBatchIsHeartbeatsOneAfterTheOther gives the same reports to one engine as heartbeats and to
+// another in batches: the same answers, the same log.
 func TestBatchIsHeartbeatsOneAfterTheOther(t *testing.T) {
 	rng := testseed.Rand(t)
 	for round := range 20 {
 		o := Options{MaxDevices: 6, SeqPolicy: SeqPolicy(round % 2)}
 		single, batched := startRig(t, newMemLog(), o), startRig(t, newMemLog(), o)
-		users, devices := []uuid.UUID{uuid.New(), uuid.New()}, []uuid.UUID{uuid.New(), uuid.New(), uuid.New(), uuid.New()}
+		users, devices := []uuid.UUID{uuid.New(), uuid.New()},
+			[]uuid.UUID{uuid.New(), uuid.New(), uuid.New(), uuid.New()}
 		hbs := make([]Heartbeat, 100)
 		var want []Result
 		for i := range hbs {
 			hbs[i] = Heartbeat{Heartbeat: wire.Heartbeat{
 				User: users[rng.IntN(2)], Device: devices[rng.IntN(4)],
-				Status: Status(rng.IntN(2)), Source: []byte{'a' + byte(rng.IntN(3))}, SentAtMS: rng.Uint64N(50), Seq: rng.Uint64N(50), TTLMS: 1000,
+				Status: Status(rng.IntN(2)), Source: []byte{'a' + byte(rng.IntN(3))},
+				SentAtMS: rng.Uint64N(50), Seq: rng.Uint64N(50), TTLMS: 1000,
 			}}
 			one := hbs[i]
 			want = append(want, single.Heartbeat(&one))
@@ -67,20 +69,23 @@ func TestBatchIsHeartbeatsOneAfterTheOther(t *testing.T) {
 		got := batched.sendBatch(hbs, 1+rng.IntN(GroupSize))
 		for i := range got {
 			if fmt.Sprint(got[i]) != fmt.Sprint(want[i]) {
-				t.Fatalf("heartbeat %d of %d: %+v in a batch, %+v alone", i, len(hbs), got[i], want[i])
+				t.Fatalf("heartbeat %d of %d: %+v in a batch, %+v alone", i, len(hbs), got[i],
+					want[i])
 			}
 		}
 		if !slices.EqualFunc(single.log.records, batched.log.records, slices.Equal) {
 			t.Fatal("the logs differ")
 		}
 		a, b := single.Stats(), batched.Stats()
-		if a.Accepted != b.Accepted || a.Stale != b.Stale || a.Unavailable != b.Unavailable || a.Devices != b.Devices || batched.log.reserved != 0 {
+		if a.Accepted != b.Accepted || a.Stale != b.Stale || a.Unavailable != b.Unavailable ||
+			a.Devices != b.Devices || batched.log.reserved != 0 {
 			t.Fatalf("%+v, %d credits out in batches; %+v alone", b, batched.log.reserved, a)
 		}
 	}
 }
 
-// TestBatchTellsNothingEarly: nothing of a batch may be told before what it changed, or what made it stale, is durable (I2).
+// TestBatchTellsNothingEarly: nothing of a batch may be told before what it changed, or what made
+// it stale, is durable (I2).
 func TestBatchTellsNothingEarly(t *testing.T) {
 	for name, again := range map[string]bool{"accepted": false, "stale": true} {
 		t.Run(name, func(t *testing.T) {
@@ -116,8 +121,9 @@ func TestBatchTellsNothingEarly(t *testing.T) {
 	}
 }
 
-// TestBatchStopsAtAFullLog: from the heartbeat that found no room on, none is applied, even when room comes back, so that the
-// sender can repeat them in order; and nobody goes offline for it (I8).
+// TestBatchStopsAtAFullLog: from the heartbeat that found no room on, none is applied, even when
+// room comes back, so that the sender can repeat them in order; and no device goes offline for it
+// (I8).
 func TestBatchStopsAtAFullLog(t *testing.T) {
 	r := startRig(t, newMemLog(), Options{})
 	known := newHeartbeat(1, 100)
@@ -152,7 +158,8 @@ func TestBatchStopsAtAFullLog(t *testing.T) {
 	}
 	r.advance(50 * time.Millisecond)
 	r.wantStatus(known, Online)
-	if res := r.sendBatch(hbs[1:], GroupSize); res[0].Outcome != Accepted || res[1].Outcome != Accepted || res[2].Outcome != Accepted {
+	if res := r.sendBatch(hbs[1:], GroupSize); res[0].Outcome != Accepted ||
+		res[1].Outcome != Accepted || res[2].Outcome != Accepted {
 		t.Errorf("repeated: %+v", res)
 	}
 }
@@ -177,7 +184,8 @@ func TestBatchRemembersTheFirstRejections(t *testing.T) {
 	}
 	rejected := b.Rejections()
 	if len(rejected) != MaxRejections {
-		t.Fatalf("%d of %d stale heartbeats are remembered, want %d", len(rejected), heartbeats, MaxRejections)
+		t.Fatalf("%d of %d stale heartbeats are remembered, want %d", len(rejected), heartbeats,
+			MaxRejections)
 	}
 	for i, r := range rejected {
 		if r.Index != 2*i || r.Outcome != Stale || r.LastSeq != 7 {
@@ -220,7 +228,8 @@ func TestBatchDoesNotAllocate(t *testing.T) {
 		if err := b.Settle(); err != nil {
 			t.Fatal(err)
 		}
-		if c := b.Counts(); c.Accepted != GroupSize || c.Stale != 1 || b.Rejections()[0].LastSeq != hbs[0].Seq {
+		if c := b.Counts(); c.Accepted != GroupSize || c.Stale != 1 ||
+			b.Rejections()[0].LastSeq != hbs[0].Seq {
 			t.Fatalf("%+v, %+v", c, b.Rejections())
 		}
 		b.Release()
@@ -232,8 +241,11 @@ func TestBatchDoesNotAllocate(t *testing.T) {
 	}
 }
 
-// batch sends some heartbeats in one batch and notes each as an operation that lasts as long as the batch.
-func (h *history) batch(e *Engine, id int, user uuid.UUID, devices []uuid.UUID, rng *rand.Rand, seq uint64) {
+// batch sends some heartbeats in one batch and notes each as an operation that lasts as long as the
+// batch.
+func (h *history) batch(
+	e *Engine, id int, user uuid.UUID, devices []uuid.UUID, rng *rand.Rand, seq uint64,
+) {
 	hbs := make([]Heartbeat, 2+rng.IntN(4))
 	ins := make([]opInput, len(hbs))
 	for i := range hbs {

@@ -13,25 +13,26 @@ import (
 	"rollcall/record"
 )
 
-// A checkpoint is the table as of an LSN, so that the log before it can go. It is fuzzy, as those of
-// ARIES are (Mohan et al. 1992, https://dl.acm.org/doi/10.1145/128765.128770): heartbeats go on while
-// it is taken, and what it holds may be newer than its LSN S, never older.
+// A checkpoint is the table as of an LSN, so that the log before it can go. It is fuzzy, as those
+// of ARIES are (Mohan et al. 1992, https://dl.acm.org/doi/10.1145/128765.128770): heartbeats go on
+// while it is taken, and what it holds may be newer than its LSN S, never older.
 //
 //	S = the last LSN given out
 //	each range of the table: copy, sync the log past what was copied, replace
 //	commit S, truncate the log
 //
-// Why recovery from it is right: a change at or below S was appended, and so applied, before the walk
-// began, or its claim was still held then and the walk waited for it; so the store has it or something
-// newer. A change above S is in the log, which is synced past everything that the store holds (nothing
-// in the store can be lost with the log's tail), and replay goes by LSN, so that an older record never
-// takes the place of a newer state.
+// Why recovery from it is right: a change at or below S was appended, and so applied, before the
+// walk began, or its claim was still held then and the walk waited for it; so the store has it or
+// something newer. A change above S is in the log, which is synced past everything that the store
+// holds (nothing in the store can be lost with the log's tail), and replay goes by LSN, so that an
+// older record never takes the place of a newer state.
 //
 // Keys are 16 bits of the user's hash, user, device: a shard of the table is a range of keys. The
 // hash's key is kept with the store, so that devices come back to their shards.
 
-// checkpointer takes checkpoints, and forgets devices as part of them. Any goroutine may call noteLogged
-// and read the counts; everything else is the checkpoint loop's, and Start's before it runs.
+// checkpointer takes checkpoints, and forgets devices as part of them. Any goroutine may call
+// noteLogged and read the counts; everything else is the checkpoint loop's, and Start's before it
+// runs.
 type checkpointer struct {
 	*devices
 	store       Store // nil: no checkpoints
@@ -43,17 +44,17 @@ type checkpointer struct {
 
 	logged atomic.Int64 // bytes of records since the last checkpoint
 
-	// overdue is set while a checkpoint is due as soon as anything is appended. The loop stores it and
-	// then looks at the log; noteLogged loads it after something was appended: one of the two sees the
-	// other.
+	// overdue is set while a checkpoint is due as soon as anything is appended. The loop stores it
+	// and then looks at the log; noteLogged loads it after something was appended: one of the two
+	// sees the other.
 	overdue atomic.Bool
 	wake    chan struct{}
 
-	// rangeDevices is what a range should hold at least: each costs some milliseconds however small it
-	// is.
+	// rangeDevices is what a range should hold at least: each costs some milliseconds however small
+	// it is.
 	rangeDevices int
-	// forgot is the LSN of the last device forgotten in each of the finest ranges: the table does not
-	// show that the range changed.
+	// forgot is the LSN of the last device forgotten in each of the finest ranges: the table does
+	// not show that the range changed.
 	forgot [maxRanges]uint64
 
 	failures  atomic.Uint64
@@ -89,8 +90,8 @@ func (c *checkpointer) noteLogged(bytes int64) {
 	}
 }
 
-// run is the checkpoint loop: it takes a checkpoint when the log has grown by limit, or after every.
-// It ends when stop is closed.
+// run is the checkpoint loop: it takes a checkpoint when the log has grown by limit, or after
+// every. It ends when stop is closed.
 func (c *checkpointer) run(stop <-chan struct{}) {
 	last := time.Now()
 	timer := time.NewTimer(c.every)
@@ -120,8 +121,8 @@ func (c *checkpointer) due(last time.Time) bool {
 	return c.overdue.Load() && c.log.Appended() > c.store.LSN()
 }
 
-// attempt takes a checkpoint and returns the instant from which the time to the next one counts; zero:
-// it was stopped.
+// attempt takes a checkpoint and returns the instant from which the time to the next one counts;
+// zero: it was stopped.
 func (c *checkpointer) attempt(stop <-chan struct{}) time.Time {
 	began := time.Now()
 	written, err := c.checkpoint(stop)
@@ -147,8 +148,8 @@ func (c *checkpointer) attempt(stop <-chan struct{}) time.Time {
 var errStopped = errors.New("engine: the checkpoint was stopped")
 
 // checkpoint writes what changed since the last one, forgets devices that were offline for too long
-// and shortens the log. A closed stop ends it early, between two ranges, as if it had not begun, with
-// errStopped. It returns how many devices were written.
+// and shortens the log. A closed stop ends it early, between two ranges, as if it had not begun,
+// with errStopped. It returns how many devices were written.
 func (c *checkpointer) checkpoint(stop <-chan struct{}) (written int, err error) {
 	before := c.logged.Load()
 	through := c.log.Appended()
@@ -205,8 +206,8 @@ func (c *checkpointer) writeRange(b *rangeBuffer, r, ranges int, since uint64) (
 	return len(b.items), c.store.Replace(lo, hi, b.each)
 }
 
-// ranges is in how many parts the next checkpoint is written, a power of two. It may differ from one
-// to the next: each covers all keys.
+// ranges is in how many parts the next checkpoint is written, a power of two. It may differ from
+// one to the next: each covers all keys.
 func (c *checkpointer) ranges() int {
 	n := 1
 	for most := min(maxRanges, c.table.Shards()); n < most && n*c.rangeDevices < c.table.Len(); {
@@ -231,7 +232,8 @@ func (c *checkpointer) forgetOld(b *rangeBuffer) error {
 			return err
 		}
 		if lsn == 0 {
-			// It came back meanwhile, or the log has no room: the checkpoint that makes room must go on.
+			// It came back meanwhile, or the log has no room: the checkpoint that makes room must
+			// go on.
 			kept = append(kept, it)
 			continue
 		}
@@ -241,8 +243,8 @@ func (c *checkpointer) forgetOld(b *rangeBuffer) error {
 	return nil
 }
 
-// forget removes a device that still stands at an LSN, as a logged change like any other. It returns
-// 0 when the device has moved on. Streams get no event: it was offline, and it stays so.
+// forget removes a device that still stands at an LSN, as a logged change like any other. It
+// returns 0 when the device has moved on. Streams get no event: it was offline, and it stays so.
 func (c *checkpointer) forget(r record.View, at uint64) (lsn uint64, err error) {
 	user, device := r.User(), r.Device()
 	if err := c.log.Reserve(len(r), c.maxWait); err != nil {

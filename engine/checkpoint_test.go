@@ -45,7 +45,8 @@ func (h *hookedStore) Replace(lo, hi []byte, items func(yield func(k, v []byte) 
 func openDisk(t *testing.T, fs *vfs.MemFS, o Options, nanos int64) *disk {
 	t.Helper()
 	quiet := slog.New(slog.DiscardHandler)
-	log, err := wal.Open("data", wal.Options{FS: fs, BufferBytes: 4 << 10, SegmentBytes: 16 << 10, Logger: quiet})
+	log, err := wal.Open("data",
+		wal.Options{FS: fs, BufferBytes: 4 << 10, SegmentBytes: 16 << 10, Logger: quiet})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -93,8 +94,8 @@ func (d *disk) describe(t *testing.T, user uuid.UUID) string {
 	return text
 }
 
-// TestCheckpointShortensTheLog: what is recovered is the same with the log gone, and a part that did not change is not
-// written again.
+// TestCheckpointShortensTheLog: what is recovered is the same with the log gone, and a part that
+// did not change is not written again.
 func TestCheckpointShortensTheLog(t *testing.T) {
 	fs := vfs.NewCrashableMem()
 	d := openDisk(t, fs, Options{}, 1)
@@ -145,8 +146,8 @@ func sameLines(a, b string) bool {
 	return len(a) == len(b)
 }
 
-// TestForget: a device that was offline for long enough is gone from memory and disk, also after restarts before and after
-// the checkpoint that forgot it; one that came back is not.
+// TestForget: a device that was offline for long enough is gone from memory and disk, also after
+// restarts before and after the checkpoint that forgot it; one that came back is not.
 func TestForget(t *testing.T) {
 	fs := vfs.NewCrashableMem()
 	o := Options{ForgetAfter: time.Hour}
@@ -185,8 +186,8 @@ func TestForget(t *testing.T) {
 	d.shut()
 }
 
-// TestCheckpointCrashes drives heartbeats, expiries, checkpoints and crashes at random: after each crash every device stands
-// at what was acknowledged last. ROLLCALL_SEED replays one seed.
+// TestCheckpointCrashes drives heartbeats, expiries, checkpoints and crashes at random: after each
+// crash every device stands at what was acknowledged last. ROLLCALL_SEED replays one seed.
 func TestCheckpointCrashes(t *testing.T) {
 	rng := testseed.Rand(t)
 	rounds := 150
@@ -224,7 +225,8 @@ func checkpointCrashRound(t *testing.T, seed uint64) {
 			for _, u := range users {
 				want = append(want, d.describe(t, u)) // waits until all of it is durable
 			}
-			crashed = d.fs.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: rng.IntN(101), RNG: rng})
+			crashed = d.fs.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: rng.IntN(101),
+				RNG: rng})
 		}
 		for range rng.IntN(120) {
 			if crashed != nil {
@@ -264,8 +266,8 @@ func checkpointCrashRound(t *testing.T, seed uint64) {
 	}
 }
 
-// TestCheckpointMixesMoments: ranges are copied one after the other, so together they may hold more sources than there ever
-// were at one time. Recovery must not mind.
+// TestCheckpointMixesMoments: ranges are copied one after the other, so together they may hold more
+// sources than there ever were at one time. Recovery must not mind.
 func TestCheckpointMixesMoments(t *testing.T) {
 	fs := vfs.NewCrashableMem()
 	d := openDisk(t, fs, Options{}, 1)

@@ -24,7 +24,8 @@ import (
 	"rollcall/wire"
 )
 
-// crashSeeds is how many seeds TestCrash runs; each is some hundred crashes. ROLLCALL_CRASH_SEEDS raises it.
+// crashSeeds is how many seeds TestCrash runs; each is some hundred crashes. ROLLCALL_CRASH_SEEDS
+// raises it.
 func crashSeeds(t *testing.T) int {
 	if s := os.Getenv("ROLLCALL_CRASH_SEEDS"); s != "" {
 		n, err := strconv.Atoi(s)
@@ -39,12 +40,14 @@ func crashSeeds(t *testing.T) int {
 	return 3
 }
 
-// TestCrash crashes the machine at every sync of the log and of the checkpoint, and at random moments between, while heartbeats,
-// expiries, forgetting and checkpoints run at the same time. What was not synced is lost, kept or torn, page by page, at random.
-// After each crash: what was acknowledged is there, nothing is that was never sent, the log's order is the devices' order, and
+// TestCrash crashes the machine at every sync of the log and of the checkpoint, and at random
+// moments between, while heartbeats, expiries, forgetting and checkpoints run at the same time.
+// What was not synced is lost, kept or torn, page by page, at random. After each crash: what was
+// acknowledged is there, nothing is that was never sent, the log's order is the devices' order, and
 // another crash right after the recovery changes nothing.
 //
-// ROLLCALL_SEED runs one seed again: the same work and the same losses; how the goroutines interleave is the scheduler's.
+// ROLLCALL_SEED runs one seed again: the same work and the same losses; how the goroutines
+// interleave is the scheduler's.
 func TestCrash(t *testing.T) {
 	rng := testseed.Rand(t)
 	clones, forgotten := 0, uint64(0)
@@ -63,8 +66,8 @@ func TestCrash(t *testing.T) {
 const (
 	crashBeaters = 4  // goroutines that send heartbeats
 	crashBeats   = 60 // of each
-	// crashStep is by how much a heartbeat moves the clock, at most: all of them together by less than forgetAfter, so that only
-	// devices that send nothing are forgotten.
+	// crashStep is by how much a heartbeat moves the clock, at most: all of them together by less
+	// than forgetAfter, so that only devices that send nothing are forgotten.
 	crashStep   = 12 * time.Second
 	forgetAfter = time.Hour
 )
@@ -113,7 +116,9 @@ func newCrasher(t *testing.T, seed uint64) *crasher {
 		users[i] = uuid.New()
 	}
 	for i := range 3*crashBeaters + 3 {
-		c.devices = append(c.devices, &crashDevice{user: users[i%len(users)], device: uuid.New(), retired: i >= 3*crashBeaters})
+		user, retired := users[i%len(users)], i >= 3*crashBeaters
+		c.devices = append(c.devices,
+			&crashDevice{user: user, device: uuid.New(), retired: retired})
 	}
 	c.now.Store(1)
 	return c
@@ -157,8 +162,8 @@ func (c *crasher) run() int {
 	return len(clones)
 }
 
-// linkFS makes links while no crash is taken: MemFS.Link of Pebble 2.1 takes its lock for reading twice, and one that waits to
-// write in between, as CrashClone does, stops both for ever.
+// linkFS makes links while no crash is taken: MemFS.Link of Pebble 2.1 takes its lock for reading
+// twice, and one that waits to write in between, as CrashClone does, stops both for ever.
 type linkFS struct {
 	vfs.FS
 	mu *sync.Mutex
@@ -173,13 +178,15 @@ func (f linkFS) Link(from, to string) error {
 // open opens log, store and engine on a file system.
 func (c *crasher) open(fs vfs.FS) *disk {
 	c.t.Helper()
-	return openDiskOn(c.t, fs, wal.Options{Sync: c.sync}, Options{ForgetAfter: forgetAfter, MaxWait: time.Minute}, &c.now)
+	return openDiskOn(c.t, fs, wal.Options{Sync: c.sync},
+		Options{ForgetAfter: forgetAfter, MaxWait: time.Minute}, &c.now)
 }
 
 // before crashes before a sync. It is called before each operation of the file system.
 func (c *crasher) before(op errorfs.Op) error {
 	switch op.Kind {
-	case errorfs.OpFileSync, errorfs.OpFileSyncData, errorfs.OpFileSyncTo, errorfs.OpRemove, errorfs.OpRename:
+	case errorfs.OpFileSync, errorfs.OpFileSyncData, errorfs.OpFileSyncTo, errorfs.OpRemove,
+		errorfs.OpRename:
 		c.crash(fmt.Sprintf("%v of %s", op.Kind, op.Path))
 	}
 	return nil
@@ -206,7 +213,8 @@ func (c *crasher) crash(at string) {
 	c.clones = append(c.clones, cl)
 }
 
-// beat sends a device's next heartbeat. All of it follows from device and seq, so that it can be known again.
+// beat sends a device's next heartbeat. All of it follows from device and seq, so that it can be
+// known again.
 func (c *crasher) beat(d *disk, device *crashDevice) {
 	hb := device.heartbeat(device.sent.Load() + 1)
 	device.sent.Add(1)
@@ -220,7 +228,8 @@ func (c *crasher) beat(d *disk, device *crashDevice) {
 func (d *crashDevice) heartbeat(seq uint64) *Heartbeat {
 	hb := &Heartbeat{Heartbeat: wire.Heartbeat{
 		User: d.user, Device: d.device, Seq: seq, SentAtMS: 1000 + seq,
-		TTLMS: 1 + seq*7919%60_000, Status: Status(seq % 3 & 1), Source: fmt.Appendf(nil, "source %d", seq%5),
+		TTLMS: 1 + seq*7919%60_000, Status: Status(seq % 3 & 1),
+		Source: fmt.Appendf(nil, "source %d", seq%5),
 	}}
 	if d.retired {
 		hb.Status = Offline
@@ -250,7 +259,8 @@ func (c *crasher) checkpoint(d *disk, stop <-chan struct{}, times int) {
 			return
 		}
 		for _, device := range c.devices {
-			if _, entry := d.table.Find(device.user, device.device); device.retired && entry == nil {
+			_, entry := d.table.Find(device.user, device.device)
+			if device.retired && entry == nil {
 				device.gone.Store(true)
 			}
 		}
@@ -268,7 +278,7 @@ func (c *crasher) check(cl clone) {
 	d := c.open(cl.fs)
 	found := c.records(d)
 	if len(found) != d.table.Len() {
-		failed("%d devices are told of, %d are known", len(found), d.table.Len())
+		failed("%d devices are shown, %d are known", len(found), d.table.Len())
 	}
 	var byStatus [2]int
 	for _, r := range found {
@@ -296,12 +306,13 @@ func (c *crasher) check(cl clone) {
 		}
 	}
 	if len(found) > 0 {
-		failed("devices that nobody sent: %v", found)
+		failed("devices that were never sent: %v", found)
 	}
 	c.checkAgain(d, cl, failed)
 }
 
-// checkAgain lets the machine crash right after a recovery, or after the checkpoint that follows it.
+// checkAgain lets the machine crash right after a recovery, or after the checkpoint that follows
+// it.
 func (c *crasher) checkAgain(d *disk, cl clone, failed func(string, ...any)) {
 	if c.rng.IntN(4) == 0 {
 		d.checkpoint(c.t)
@@ -397,8 +408,11 @@ func openDiskOn(t *testing.T, fs vfs.FS, lo wal.Options, o Options, now *atomic.
 }
 
 // tryDisk opens log, store and engine, or nothing.
-func tryDisk(t *testing.T, fs vfs.FS, lo wal.Options, o Options, now *atomic.Int64) (_ *disk, err error) {
-	lo.FS, lo.BufferBytes, lo.SegmentBytes, lo.Logger = fs, 4<<10, 16<<10, slog.New(slog.DiscardHandler)
+func tryDisk(
+	t *testing.T, fs vfs.FS, lo wal.Options, o Options, now *atomic.Int64,
+) (_ *disk, err error) {
+	lo.FS, lo.BufferBytes, lo.SegmentBytes, lo.Logger = fs, 4<<10, 16<<10,
+		slog.New(slog.DiscardHandler)
 	d := &disk{now: now}
 	d.log, err = wal.Open("data", lo)
 	if err != nil {

@@ -36,8 +36,8 @@ func newDevices(log Log, o *Options) (*devices, error) {
 	}, nil
 }
 
-// hashKey returns the key of the table's hash, which the store keeps, so that a device comes back to
-// the range of keys under which it was stored.
+// hashKey returns the key of the table's hash, which the store keeps, so that a device comes back
+// to the range of keys under which it was stored.
 func hashKey(store Store) (key [4]uint64, err error) {
 	if store == nil {
 		return table.RandomKey(), nil
@@ -62,9 +62,9 @@ func hashKey(store Store) (key [4]uint64, err error) {
 	return key, nil
 }
 
-// read returns ids, state and source of one moment; false: the entry has no state. The id of a source
-// is not given to another text while an entry holds it, so an LSN that has not moved vouches for the
-// text.
+// read returns ids, state and source of one moment; false: the entry has no state. The id of a
+// source is not given to another text while an entry holds it, so an LSN that has not moved vouches
+// for the text.
 func (d *devices) read(entry *table.Entry) (
 	user, device uuid.UUID, s table.State, source string, ok bool,
 ) {

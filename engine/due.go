@@ -16,8 +16,9 @@ type queue struct {
 	items []wheel.Item // guarded by mu
 	taken []wheel.Item // single owner: the expire loop; the other half of the double buffer
 
-	// wakeAt is when the sleeping loop will look again, 0 while it is awake. The loop stores it and then
-	// checks items; a heartbeat appends to items and then loads it: one of the two sees the other.
+	// wakeAt is when the sleeping loop will look again, 0 while it is awake. The loop stores it and
+	// then checks items; a heartbeat appends to items and then loads it: one of the two sees the
+	// other.
 	wakeAt atomic.Int64
 	wake   chan struct{}
 }
@@ -49,8 +50,8 @@ func (q *queue) putAll(items []wheel.Item) {
 	}
 }
 
-// take returns the items that were added since the last call. They are valid until the next one. The
-// expire loop calls it.
+// take returns the items that were added since the last call. They are valid until the next one.
+// The expire loop calls it.
 func (q *queue) take() []wheel.Item {
 	if cap(q.taken) > manyItems {
 		q.taken = nil
@@ -61,8 +62,8 @@ func (q *queue) take() []wheel.Item {
 	return q.taken
 }
 
-// sleepUntil says when the loop will look again, unless wake is sent to. False: there are items now.
-// The expire loop calls it.
+// sleepUntil says when the loop will look again, unless wake is sent to. False: there are items
+// now. The expire loop calls it.
 func (q *queue) sleepUntil(at int64) bool {
 	q.wakeAt.Store(max(at, 1))
 	q.mu.Lock()
@@ -77,7 +78,8 @@ func (q *queue) sleepUntil(at int64) bool {
 // awake says that the loop looks at the items now. The expire loop calls it.
 func (q *queue) awake() { q.wakeAt.Store(0) }
 
-// dueItem waits for the last few milliseconds outside the wheel, so that lateness is not a whole tick.
+// dueItem waits for the last few milliseconds outside the wheel, so that lateness is not a whole
+// tick.
 type dueItem struct {
 	deadline int64
 	item     wheel.Item
@@ -98,7 +100,8 @@ func (l *dueList) add(d dueItem) {
 // until takes out the items whose deadline is at or before now, in the order of their deadlines.
 func (l *dueList) until(now int64, fire func(dueItem)) {
 	if l.unsorted {
-		slices.SortFunc(l.items, func(a, b dueItem) int { return cmp.Compare(a.deadline, b.deadline) })
+		slices.SortFunc(l.items,
+			func(a, b dueItem) int { return cmp.Compare(a.deadline, b.deadline) })
 		l.unsorted = false
 	}
 	n := 0

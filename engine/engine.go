@@ -16,9 +16,9 @@ import (
 	"rollcall/record"
 )
 
-// Engine holds every device of a partition, gives its streams their events and expires silent devices.
-// Make one with New, bring it to life with Start. Its methods may be called from any goroutine unless
-// they say otherwise.
+// Engine holds every device of a partition, gives its streams their events and expires silent
+// devices. Make one with New, bring it to life with Start. Its methods may be called from any
+// goroutine unless they say otherwise.
 type Engine struct {
 	*devices
 	acceptor    *acceptor
@@ -101,8 +101,8 @@ func (e *Engine) open() error {
 	if err := e.log.Start(e.committed); err != nil {
 		return fmt.Errorf("engine: start the log: %w", err)
 	}
-	// Nothing is appended before Start returns, so committed has not run and this is the last LSN that
-	// was replayed.
+	// Nothing is appended before Start returns, so committed has not run and this is the last LSN
+	// that was replayed.
 	through := e.log.Committed()
 	e.events.Lose(e.source)
 	e.events.Flush(e.source, through, 0)
@@ -110,8 +110,8 @@ func (e *Engine) open() error {
 	return nil
 }
 
-// committed passes a batch on, with the instant at which the first of its heartbeats was received. The
-// log's commit loop calls it; nothing in it blocks.
+// committed passes a batch on, with the instant at which the first of its heartbeats was received.
+// The log's commit loop calls it; nothing in it blocks.
 func (e *Engine) committed(
 	first, last uint64, records iter.Seq[[]byte], received int64, took time.Duration,
 ) {
@@ -132,8 +132,8 @@ func (e *Engine) committed(
 // streamTickNanos is how often the streams get the time (I7).
 const streamTickNanos = int64(250 * time.Millisecond)
 
-// tick gives the streams the time until stop is closed. Several engines tick at the same instants of
-// their common clock.
+// tick gives the streams the time until stop is closed. Several engines tick at the same instants
+// of their common clock.
 func (e *Engine) tick(stop <-chan struct{}) {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
@@ -156,8 +156,8 @@ func (e *Engine) stopLoops() {
 }
 
 // Drain prepares for a planned end. It refuses new streams and ends the open ones, spread over the
-// given time, until all have ended or ctx is done; with a ctx that is done it waits for none. Then it
-// ends expiry: silence from here on is not the devices' (I8), since the server is about to stop
+// given time, until all have ended or ctx is done; with a ctx that is done it waits for none. Then
+// it ends expiry: silence from here on is not the devices' (I8), since the server is about to stop
 // listening. Heartbeats are still answered. An error is ctx's: streams were left.
 func (e *Engine) Drain(ctx context.Context, over time.Duration) error {
 	e.phase.Store(draining)
@@ -171,10 +171,10 @@ func (e *Engine) Drain(ctx context.Context, over time.Duration) error {
 	}
 }
 
-// Close ends expiry and every stream now, and gives the memory back. The log stays open: it belongs to
-// the caller of New, and heartbeats in flight wait for it. With a ctx that is done some may still be
-// in flight, so the table's memory stays; that is the error. Otherwise no method may be called any
-// more, and none may be in flight.
+// Close ends expiry and every stream now, and gives the memory back. The log stays open: it belongs
+// to the caller of New, and heartbeats in flight wait for it. With a ctx that is done some may
+// still be in flight, so the table's memory stays; that is the error. Otherwise no method may be
+// called any more, and none may be in flight.
 func (e *Engine) Close(ctx context.Context) error {
 	e.phase.Store(draining)
 	e.stopLoops()
@@ -210,12 +210,13 @@ func (e *Engine) Heartbeat(hb *Heartbeat) Result { return e.acceptor.heartbeat(h
 // NewBatch returns an empty batch of heartbeats.
 func (e *Engine) NewBatch() Batch { return newBatch(e.acceptor) }
 
-// Stale reports whether the heartbeat would be refused as stale now. Nothing is applied, and the answer
-// may be old when it arrives: it serves checks that come after the seq's and before the apply.
+// Stale reports whether the heartbeat would be refused as stale now. Nothing is applied, and the
+// answer may be old when it arrives: it serves checks that come after the seq's and before the
+// apply.
 func (e *Engine) Stale(hb *Heartbeat) bool { return e.acceptor.stale(hb) }
 
-// Checkpoint takes a checkpoint now, until stop is closed, and returns how many devices were written.
-// One goroutine at a time, and none while the engine takes its own.
+// Checkpoint takes a checkpoint now, until stop is closed, and returns how many devices were
+// written. One goroutine at a time, and none while the engine takes its own.
 func (e *Engine) Checkpoint(stop <-chan struct{}) (written int, err error) {
 	return e.checkpoints.checkpoint(stop)
 }

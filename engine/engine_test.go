@@ -38,7 +38,8 @@ func TestSeqPolicyRestart(t *testing.T) {
 	for _, c := range []struct {
 		seq, sentAt uint64
 		want        Outcome
-	}{{9, 1000, Stale}, {1, 999, Stale}, {1, 1001, Accepted}, {1, 1001, Stale}, {2, 1, Accepted}, {1, 2, Accepted}} {
+	}{{9, 1000, Stale}, {1, 999, Stale}, {1, 1001, Accepted}, {1, 1001, Stale}, {2, 1, Accepted},
+		{1, 2, Accepted}} {
 		hb.Seq, hb.SentAtMS = c.seq, c.sentAt
 		if res := r.Heartbeat(hb); res.Outcome != c.want {
 			t.Errorf("seq %d sent at %d: %+v", c.seq, c.sentAt, res)
@@ -51,7 +52,7 @@ func TestSeqPolicyRestart(t *testing.T) {
 	r.mustAccept(hb)
 }
 
-// TestLogFull: nothing is applied, and the refusal counts as deafness.
+// TestLogFull: nothing is applied, and silence meanwhile is not the devices' (I8).
 func TestLogFull(t *testing.T) {
 	r := startRig(t, newMemLog(), Options{RecoveryGrace: 5 * time.Second})
 	known := newHeartbeat(1, 1000)
@@ -68,7 +69,7 @@ func TestLogFull(t *testing.T) {
 	if _, ok := r.device(fresh.User, fresh.Device); ok {
 		t.Error("a refused heartbeat made a device")
 	}
-	r.advance(500 * time.Millisecond) // the ttl is over, but we did not listen
+	r.advance(500 * time.Millisecond) // the ttl is over, but the server did not listen
 	if rec := r.wantStatus(known, Online); rec.Seq != 1 {
 		t.Errorf("a refused heartbeat was applied: %+v", rec)
 	}
@@ -77,7 +78,7 @@ func TestLogFull(t *testing.T) {
 	r.wantStatus(known, Offline)
 }
 
-// TestExpiryWaitsForTheLog: an expiry that the log refuses is put off by the grace, not lost.
+// TestExpiryWaitsForTheLog: an expiry that the log refuses is postponed by the grace, not lost.
 func TestExpiryWaitsForTheLog(t *testing.T) {
 	r := startRig(t, newMemLog(), Options{RecoveryGrace: 200 * time.Millisecond})
 	hb := newHeartbeat(1, 1000)
@@ -90,7 +91,7 @@ func TestExpiryWaitsForTheLog(t *testing.T) {
 	r.wantStatus(hb, Offline)
 }
 
-// TestNothingVisibleBeforeCommit is I2: no frame, no snapshot, no answer.
+// TestNothingVisibleBeforeCommit: no frame, no snapshot, no answer (I2).
 func TestNothingVisibleBeforeCommit(t *testing.T) {
 	r := startRig(t, newMemLog(), Options{})
 	hb := newHeartbeat(1, 60000)
@@ -135,6 +136,49 @@ func TestNothingVisibleBeforeCommit(t *testing.T) {
 	}
 }
 
+// TestSnapshotThenEveryChange opens streams while heartbeats come: each gets one state of each
+// device that there was, and then every change after it, once and in order (I3).
+func TestSnapshotThenEveryChange(t *testing.T) {
+	r := startRig(t, newMemLog(), Options{})
+	const devices, seqs, streams = 3, 300, 20
+	user := uuid.New()
+	var daemons sync.WaitGroup
+	for range devices {
+		hb := newHeartbeat(0, 60_000)
+		hb.User = user
+		daemons.Go(func() {
+			for hb.Seq < seqs {
+				hb.Seq++
+				r.mustAccept(hb)
+			}
+		})
+	}
+	var conns []*testConn
+	for i := range streams {
+		testwait.Until(t, "some heartbeats are accepted", func() bool {
+			return r.Stats().Accepted > uint64(i*devices*seqs/streams)
+		})
+		conns = append(conns, follow(t, r.Engine, user))
+	}
+	daemons.Wait()
+	for i, c := range conns {
+		last := map[uuid.UUID]uint64{}
+		checked, ended := 0, 0
+		for ended < devices {
+			frames := c.waitFrames(t, checked+1)
+			for _, f := range frames[checked:] {
+				if before, follows := last[f.device]; follows && f.seq != before+1 {
+					t.Fatalf("stream %d got seq %d after %d", i, f.seq, before)
+				}
+				if last[f.device] = f.seq; f.seq == seqs {
+					ended++
+				}
+			}
+			checked = len(frames)
+		}
+	}
+}
+
 func (r *rig) appended() int {
 	r.log.mu.Lock()
 	defer r.log.mu.Unlock()
@@ -147,7 +191,8 @@ func TestRecords(t *testing.T) {
 	hb := newHeartbeat(1, 1000)
 	r.mustAccept(hb)
 	rec := r.wantStatus(hb, Online)
-	if rec.HeartbeatAtMS != hb.SentAtMS || rec.OfflineAtMS != 0 || rec.UpdatedAtMS != wallZero+1000 || rec.Source != "test" || rec.TTLMS != 1000 {
+	if rec.HeartbeatAtMS != hb.SentAtMS || rec.OfflineAtMS != 0 ||
+		rec.UpdatedAtMS != wallZero+1000 || rec.Source != "test" || rec.TTLMS != 1000 {
 		t.Errorf("online: %+v", rec)
 	}
 	sent := hb.SentAtMS
@@ -159,7 +204,8 @@ func TestRecords(t *testing.T) {
 	hb.Seq, hb.Status = 3, Online
 	r.mustAccept(hb)
 	r.advance(1010 * time.Millisecond)
-	if rec := r.wantStatus(hb, Offline); rec.HeartbeatAtMS != sent+50 || rec.OfflineAtMS != rec.SentAtMS || rec.SentAtMS < wallZero+2000 {
+	if rec := r.wantStatus(hb, Offline); rec.HeartbeatAtMS != sent+50 ||
+		rec.OfflineAtMS != rec.SentAtMS || rec.SentAtMS < wallZero+2000 {
 		t.Errorf("expired: %+v", rec)
 	}
 }
@@ -179,7 +225,8 @@ func TestSourceChanges(t *testing.T) {
 	}
 }
 
-// TestRecover: what was accepted is there again, and deadlines count the silence before the restart, plus the grace.
+// TestRecover: what was accepted is there again, and deadlines count the silence before the
+// restart, plus the grace (I8).
 func TestRecover(t *testing.T) {
 	log := newMemLog()
 	r := newRig(t, log, Options{})
@@ -250,7 +297,8 @@ func TestReady(t *testing.T) {
 	}
 }
 
-// TestConcurrentHeartbeats: per device exactly one of equal seqs wins, and log order is seq order.
+// TestConcurrentHeartbeats: per device exactly one of equal seqs wins, and log order is seq order
+// (I1).
 func TestConcurrentHeartbeats(t *testing.T) {
 	r := startRig(t, newMemLog(), Options{})
 	const devices, goroutines, seqs = 4, 8, 200
@@ -267,7 +315,8 @@ func TestConcurrentHeartbeats(t *testing.T) {
 					hb := *base[i]
 					hb.Seq = seq
 					if r.Heartbeat(&hb).Outcome == Accepted {
-						if _, twice := accepted.LoadOrStore([2]uint64{uint64(i), seq}, true); twice {
+						if _, twice := accepted.LoadOrStore([2]uint64{uint64(i), seq},
+							true); twice {
 							t.Errorf("device %d seq %d was accepted twice", i, seq)
 						}
 					}
@@ -286,7 +335,8 @@ func TestConcurrentHeartbeats(t *testing.T) {
 	}
 }
 
-// TestRecoverManySources: over the life of a log a device may have had more sources than there are ids.
+// TestRecoverManySources: over the life of a log a device may have had more sources than there are
+// ids.
 func TestRecoverManySources(t *testing.T) {
 	log := newMemLog()
 	r := newRig(t, log, Options{})
@@ -313,8 +363,9 @@ func TestRecoverManySources(t *testing.T) {
 	}
 }
 
-// TestSourcesFullSparesKnownDevice: a device that speaks, but is refused for its source, does not go offline meanwhile.
-func TestSourcesFullSparesKnownDevice(t *testing.T) {
+// TestSourcesFullExtendsDeadline: a device that is heard, but refused for its source, does not go
+// offline meanwhile (I8).
+func TestSourcesFullExtendsDeadline(t *testing.T) {
 	r := startRig(t, newMemLog(), Options{})
 	hb := newHeartbeat(0, 1000)
 	r.mustAccept(hb)
@@ -326,7 +377,8 @@ func TestSourcesFullSparesKnownDevice(t *testing.T) {
 	hb.Source = []byte("one more")
 	for range 10 {
 		hb.Seq++
-		if res := r.Heartbeat(hb); res.Outcome != Unavailable || !errors.Is(res.Err, errSourcesFull) {
+		if res := r.Heartbeat(hb); res.Outcome != Unavailable ||
+			!errors.Is(res.Err, errSourcesFull) {
 			t.Fatalf("%+v", res)
 		}
 		r.advance(300 * time.Millisecond)
@@ -338,7 +390,8 @@ func TestSourcesFullSparesKnownDevice(t *testing.T) {
 	r.wantStatus(hb, Offline)
 }
 
-// TestStalledCommitGivesGrace: while a commit hangs, daemons wait for their answers; that is not silence.
+// TestStalledCommitGivesGrace: while a commit hangs, daemons wait for their answers; that is not
+// silence (I8).
 func TestStalledCommitGivesGrace(t *testing.T) {
 	r := startRig(t, newMemLog(), Options{RecoveryGrace: 2 * time.Second})
 	hb := newHeartbeat(1, 5000)

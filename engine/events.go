@@ -18,8 +18,8 @@ type Events interface {
 	// calls it.
 	Publish(source broadcast.Source, user uuid.UUID, lsn uint64, record []byte)
 	// Flush ends a batch: every change with an LSN at or below through has been published, and the
-	// table holds it. receivedNanos is when the first heartbeat of the batch was received; 0: unknown.
-	// The log's commit loop calls it.
+	// table holds it. receivedNanos is when the first heartbeat of the batch was received; 0:
+	// unknown. The log's commit loop calls it.
 	Flush(source broadcast.Source, through uint64, receivedNanos int64)
 	// Lose says that changes of the source were not published: the table has them. Start calls it
 	// before the first Flush, since what recovery has read was not published here.

@@ -63,7 +63,8 @@ func TestEventsGoToTheSink(t *testing.T) {
 	for hb.Seq = 2; hb.Seq <= 3; hb.Seq++ {
 		r.now.Add(int64(time.Second))
 		r.mustAccept(hb)
-		testwait.Until(t, "it is published", func() bool { return len(sink.seen()) == int(2*hb.Seq) })
+		testwait.Until(t, "it is published",
+			func() bool { return len(sink.seen()) == int(2*hb.Seq) })
 	}
 	r.advance(time.Minute) // the second expires
 	want := []string{
@@ -72,7 +73,8 @@ func TestEventsGoToTheSink(t *testing.T) {
 		"publish 7 3 seq 3 online of true", "flush 7 3 received 2.000000001s",
 		"publish 7 4 seq 3 offline of true", "flush 7 4 received 0s",
 	}
-	testwait.Until(t, "the expiry is committed", func() bool { return len(sink.seen()) >= len(want) })
+	testwait.Until(t, "the expiry is committed",
+		func() bool { return len(sink.seen()) >= len(want) })
 	if got := sink.seen(); !slices.Equal(got, want) {
 		t.Errorf("got  %q\nwant %q", got, want)
 	}

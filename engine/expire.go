@@ -15,48 +15,49 @@ import (
 
 const (
 	tickNanos = int64(10 * time.Millisecond)
-	// maxAhead bounds how far ahead an item is filed; a later deadline is looked at again then. It keeps
-	// the wheel small when devices ask for a ttl of days.
+	// maxAhead bounds how far ahead an item is filed; a later deadline is looked at again then. It
+	// keeps the wheel small when devices ask for a ttl of days.
 	maxAhead = int64(time.Minute)
 	// sliceItems bounds the work between two looks at the clock while the wheel catches up.
 	sliceItems = 4096
 	// stallNanos: the silence during a longer pause of the expire loop, or a longer commit, is the
 	// server's and not the devices' (I8).
 	stallNanos = int64(time.Second)
-	// idleNanos is how long the loop sleeps at most: well under stallNanos, so that an idle loop never
-	// takes itself for a paused one.
+	// idleNanos is how long the loop sleeps at most: well under stallNanos, so that an idle loop
+	// never takes itself for a paused one.
 	idleNanos = int64(250 * time.Millisecond)
 	// expiryMaxWait is how long an expiry waits for room in the log; well under stallNanos, too.
 	expiryMaxWait = 100 * time.Millisecond
 )
 
 // expirer turns silence into events. Its wheel is a hashed hierarchical timing wheel, see package
-// wheel, and is used lazily: a heartbeat stores its deadline in the entry and leaves the wheel alone,
-// unless the deadline is earlier than the item that is armed. When the tick of an item has come the
-// entry decides: due, expire; later, file again; offline, disarm.
+// wheel, and is used lazily: a heartbeat stores its deadline in the entry and leaves the wheel
+// alone, unless the deadline is earlier than the item that is armed. When the tick of an item has
+// come the entry decides: due, expire; later, file again; offline, disarm.
 //
-// An entry's `armed` word names the one item of it that counts, by its tick; any other is dropped when
-// its tick comes. Two parties write it, by compare-and-swap. Neither may overlook the other:
+// An entry's `armed` word names the one item of it that counts, by its tick; any other is dropped
+// when its tick comes. Two parties write it, by compare-and-swap. Neither may overlook the other:
 //
 //	heartbeat                        expire loop, at tick T of an item
 //	store deadline D2 (early)        load deadline D1 (late)
 //	load armed                       swap armed from T to tick(D1)
-//	  T: comes up soon enough          load deadline again
+//	  T: comes soon enough             load deadline again
 //	                                     D2: arm for D2 as a heartbeat does
 //
 // All of these are sequentially consistent, so either the heartbeat sees tick(D1) and files for D2
 // itself, or the loop's second load sees D2.
 //
-// Any goroutine may call arm, armAll, extendDeadline, postponeExpiry and dueAt. Everything else is the
-// expire loop's, and Start's before it runs.
+// Any goroutine may call arm, armAll, extendDeadline, postponeExpiry and dueAt. Everything else is
+// the expire loop's, and Start's before it runs.
 type expirer struct {
 	*devices
 	grace   int64 // Options.RecoveryGrace
 	observe func(seconds float64)
 	logger  *slog.Logger
 
-	wheel   *wheel.Wheel          // single owner: the expire loop
-	horizon uint64                // single owner: the expire loop; the tick up to which it drains the wheel
+	wheel *wheel.Wheel // single owner: the expire loop
+	// single owner: the expire loop; the tick that it drains to
+	horizon uint64
 	due     dueList               // single owner: the expire loop
 	scratch [record.MaxBytes]byte // single owner: the expire loop; of the encoded record
 
@@ -79,8 +80,8 @@ func newExpirer(d *devices, o *Options) *expirer {
 	}
 }
 
-// tickOf is the tick in which an instant lies. Its lower half, the name by which an entry's armed word
-// knows it, is never 0, which means that no item is armed.
+// tickOf is the tick in which an instant lies. Its lower half, the name by which an entry's armed
+// word knows it, is never 0, which means that no item is armed.
 func tickOf(nanos int64) uint64 {
 	tick := uint64(max(nanos/tickNanos, 1))
 	if uint32(tick) == 0 {
@@ -96,8 +97,8 @@ func (x *expirer) dueAt(deadline int64, ttlMS uint64) int64 {
 	return max(deadline, x.resume.Load()+min(ttlNanos(ttlMS), x.grace))
 }
 
-// postponeExpiry says that the server did not listen until now: no device expires before it could be
-// heard again (I8).
+// postponeExpiry says that the server did not listen until now: no device expires before it could
+// be heard again (I8).
 func (x *expirer) postponeExpiry(now int64) {
 	for {
 		old := x.resume.Load()
@@ -258,8 +259,8 @@ func (x *expirer) look(it wheel.Item) {
 	x.due.add(dueItem{deadline: deadline, item: it})
 }
 
-// disarm forgets the item of a device that is offline, unless a heartbeat brought it back meanwhile:
-// that one saw the item armed and relied on it.
+// disarm forgets the item of a device that is offline, unless a heartbeat brought it back
+// meanwhile: that one saw the item armed and relied on it.
 func (x *expirer) disarm(it wheel.Item, entry *table.Entry) {
 	if !entry.ArmedCAS(it.Tick, 0) {
 		return
@@ -310,9 +311,9 @@ func (x *expirer) fire(d dueItem, now int64) {
 	}
 }
 
-// expire takes a device offline as seen, which was due at an instant: the same way in as a heartbeat's,
-// with no caller that waits. It returns false when the log refused, or when a heartbeat was faster
-// (I4).
+// expire takes a device offline as seen, which was due at an instant: the same way in as a
+// heartbeat's, with no caller that waits. It returns false when the log refused, or when a
+// heartbeat was faster (I4).
 func (x *expirer) expire(
 	entry *table.Entry, user, device uuid.UUID, seen *table.State, due int64,
 ) bool {

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"math"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -20,7 +21,8 @@ func TestExpiryOnTime(t *testing.T) {
 		r.advance(due - 1)
 		r.wantStatus(hb, Online)
 		r.advance(time.Duration(tickNanos))
-		if rec := r.wantStatus(hb, Offline); rec.Seq != 1 || rec.Source != "test" || rec.TTLMS != ttl {
+		if rec := r.wantStatus(hb, Offline); rec.Seq != 1 || rec.Source != "test" ||
+			rec.TTLMS != ttl {
 			t.Errorf("ttl %d: record %+v", ttl, rec)
 		}
 	}
@@ -77,6 +79,7 @@ func TestExplicitOfflineCancelsTTL(t *testing.T) {
 	}
 }
 
+// TestHugeTTL: deadlines saturate (I7).
 func TestHugeTTL(t *testing.T) {
 	r := startRig(t, newMemLog(), Options{})
 	hb := newHeartbeat(1, 1<<53-1)
@@ -88,31 +91,50 @@ func TestHugeTTL(t *testing.T) {
 	}
 }
 
-// TestPauseGivesGrace: after a pause of more than a second nobody expires before it could be heard again.
-func TestPauseGivesGrace(t *testing.T) {
-	r := startRig(t, newMemLog(), Options{RecoveryGrace: 500 * time.Millisecond})
+// TestPauseOfTheLoopGivesGrace pauses the expire loop itself, in its reading of the clock, as a
+// suspended process does, while ten seconds go by: no device expires before it could be heard again
+// (I8).
+func TestPauseOfTheLoopGivesGrace(t *testing.T) {
+	var paused atomic.Bool
+	reached, resume := make(chan struct{}), make(chan struct{})
+	r := newRig(t, newMemLog(), Options{RecoveryGrace: 500 * time.Millisecond})
+	still := r.clock
+	r.clock = func() Instant {
+		if paused.CompareAndSwap(true, false) {
+			reached <- struct{}{}
+			<-resume
+		}
+		return still()
+	}
+	if err := r.open(); err != nil {
+		t.Fatal(err)
+	}
+	defer r.shut()
 	hb := newHeartbeat(1, 2000)
 	r.mustAccept(hb)
-	r.now.Add(int64(10 * time.Second))
-	r.expiry.postponeExpiry(r.now.Load()) // what the loop does when it finds itself late
-	r.advance(490 * time.Millisecond)
-	r.wantStatus(hb, Online)
-	r.advance(20 * time.Millisecond)
-	r.wantStatus(hb, Offline)
-}
-
-// TestExpireLoopNoticesPause runs the real loop over a clock that jumps.
-func TestExpireLoopNoticesPause(t *testing.T) {
-	r := startRig(t, newMemLog(), Options{})
 	stop, done := make(chan struct{}), make(chan struct{})
 	go func() { defer close(done); r.expiry.run(stop) }()
-	testwait.Until(t, "the loop sleeps", func() bool { return r.expiry.filed.wakeAt.Load() != 0 })
-	r.now.Add(int64(5 * time.Second))
-	testwait.Until(t, "the loop notices a pause of five seconds", func() bool {
-		return r.expiry.resume.Load() >= int64(5*time.Second)
+	defer func() { close(stop); <-done }()
+	turned := func(what string) {
+		t.Helper()
+		testwait.Until(t, what, func() bool { return r.expiry.filed.wakeAt.Load() > r.now.Load() })
+	}
+	turned("the loop sleeps")
+
+	paused.Store(true)
+	testwait.For(t, "the loop is paused", reached)
+	r.now.Add(int64(10 * time.Second))
+	resume <- struct{}{}
+	turned("the loop sleeps again")
+	r.wantStatus(hb, Online)
+	r.now.Add(int64(490 * time.Millisecond))
+	turned("it has looked again")
+	r.wantStatus(hb, Online)
+	r.now.Add(int64(20 * time.Millisecond))
+	testwait.Until(t, "the device expires", func() bool {
+		rec, ok := r.device(hb.User, hb.Device)
+		return ok && rec.Status == Offline
 	})
-	close(stop)
-	<-done
 }
 
 // TestExpiryAgainstModel drives random heartbeats and time against a plain model of the contract.
@@ -140,7 +162,8 @@ func TestExpiryAgainstModel(t *testing.T) {
 				m.hb.Status = Offline
 			}
 			r.mustAccept(m.hb)
-			m.online, m.deadline = m.hb.Status == Online, r.now.Load()+int64(m.hb.TTLMS)*int64(time.Millisecond)
+			m.online, m.deadline = m.hb.Status == Online,
+				r.now.Load()+int64(m.hb.TTLMS)*int64(time.Millisecond)
 		}
 		r.advance(time.Duration(rng.IntN(40)) * time.Millisecond)
 		now := r.now.Load()
@@ -152,7 +175,8 @@ func TestExpiryAgainstModel(t *testing.T) {
 			early := ok && m.online && now < m.deadline && rec.Status == Offline
 			late := ok && (!m.online || now >= m.deadline+tickNanos) && rec.Status == Online
 			if !ok || early || late {
-				t.Fatalf("device %d at %v: status %d, model online %v until %v", i, time.Duration(now), rec.Status, m.online, time.Duration(m.deadline))
+				t.Fatalf("device %d at %v: status %d, model online %v until %v", i,
+					time.Duration(now), rec.Status, m.online, time.Duration(m.deadline))
 			}
 		}
 	}

@@ -19,11 +19,13 @@ import (
 	"rollcall/wal"
 )
 
-// TestEveryOperationFailing lets every operation of the file system fail, one after the other, in a run that writes segments,
-// rolls, takes checkpoints, forgets, closes and starts again; in three ways, once and from then on. Whatever happens, the run
-// ends, nothing panics, and recovery on a healthy disk has what was acknowledged.
+// TestEveryOperationFailing lets every operation of the file system fail, one after the other, in a
+// run that writes segments, rolls, takes checkpoints, forgets, closes and starts again; in three
+// ways, once and from then on. Whatever happens, the run ends, nothing panics, a log that failed
+// acknowledges nothing (I6), and recovery on a healthy disk has what was acknowledged.
 //
-// By default a sample, from a random one on; ROLLCALL_FAULTS=1 takes every operation, 4 every fourth.
+// By default a sample, from a random one on; ROLLCALL_FAULTS=1 takes every operation, 4 every
+// fourth.
 func TestEveryOperationFailing(t *testing.T) {
 	rng := testseed.Rand(t)
 	healthy := &faultfs.Faults{}
@@ -47,7 +49,8 @@ func TestEveryOperationFailing(t *testing.T) {
 	for _, kind := range faultfs.Kinds {
 		for _, stuck := range []bool{false, true} {
 			for at := rng.Int64N(step); at < operations; at += step {
-				f := &faultRun{faults: &faultfs.Faults{Fault: kind, At: at, Stuck: stuck}, fs: vfs.NewCrashableMem()}
+				f := &faultRun{faults: &faultfs.Faults{Fault: kind, At: at, Stuck: stuck},
+					fs: vfs.NewCrashableMem()}
 				f.watch(t)
 				f.check(t)
 				runs++
@@ -98,7 +101,8 @@ func (f *faultRun) script(t *testing.T) {
 	}
 	for range 2 {
 		fs := f.faults.Wrap(f.fs)
-		d, err := tryDisk(t, fs, wal.Options{}, Options{ForgetAfter: time.Hour, MaxWait: patience}, &f.now)
+		d, err := tryDisk(t, fs, wal.Options{}, Options{ForgetAfter: time.Hour, MaxWait: patience},
+			&f.now)
 		if err != nil {
 			f.failedAt = err.Error()
 			f.wantCause(t, err)
@@ -163,8 +167,8 @@ func (f *faultRun) beat(t *testing.T, d *disk, i int) {
 	}
 }
 
-// checkpoint takes one. When it fails the store is as of what it was, and unless it is stuck or failed for good the next one is
-// good again.
+// checkpoint takes one. When it fails the store is as of what it was, and unless it is stuck or
+// failed for good the next one is good again.
 func (f *faultRun) checkpoint(t *testing.T, d *disk) {
 	before := d.store.LSN()
 	_, err := d.Checkpoint(nil)
@@ -184,7 +188,8 @@ func (f *faultRun) checkpoint(t *testing.T, d *disk) {
 	}
 }
 
-// wantCause checks that an error tells what the disk said, or that it follows from an earlier failure.
+// wantCause checks that an error tells what the disk said, or that it follows from an earlier
+// failure.
 func (f *faultRun) wantCause(t *testing.T, err error) {
 	t.Helper()
 	if f.faults.Err == nil {
@@ -199,7 +204,8 @@ func (f *faultRun) wantCause(t *testing.T, err error) {
 // check recovers what the run left, on a healthy disk.
 func (f *faultRun) check(t *testing.T) {
 	t.Helper()
-	d, err := tryDisk(t, f.fs.CrashClone(vfs.CrashCloneCfg{}), wal.Options{}, Options{ForgetAfter: time.Hour}, &f.now)
+	d, err := tryDisk(t, f.fs.CrashClone(vfs.CrashCloneCfg{}), wal.Options{},
+		Options{ForgetAfter: time.Hour}, &f.now)
 	if err != nil {
 		t.Fatalf("%s: recovery: %v", f.faults.Hit(), err)
 	}
@@ -219,7 +225,8 @@ func (f *faultRun) check(t *testing.T) {
 			}
 		}
 		if seq < f.acked[i] || seq > hb.Seq {
-			t.Fatalf("%s: device %d stands at %d; %d was acknowledged, %d sent; %s", f.faults.Hit(), i, seq, f.acked[i], hb.Seq,
+			t.Fatalf("%s: device %d stands at %d; %d was acknowledged, %d sent; %s", f.faults.Hit(),
+				i, seq, f.acked[i], hb.Seq,
 				fmt.Sprint(f.failedAt))
 		}
 	}

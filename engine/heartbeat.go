@@ -29,8 +29,8 @@ func newAcceptor(d *devices, x *expirer, o *Options) *acceptor {
 	}
 }
 
-// heartbeat applies one heartbeat and returns once its outcome is as durable as the log promises. The
-// steps and their order are drawn in doc.go.
+// heartbeat applies one heartbeat and returns once its outcome is as durable as the log promises.
+// The steps and their order are drawn in doc.go.
 func (a *acceptor) heartbeat(hb *Heartbeat) Result {
 	ref, entry := a.table.Find(hb.User, hb.Device)
 	r, lsn := a.submit(hb, ref, entry, a.clock())
@@ -98,8 +98,8 @@ func (a *acceptor) staleAtSight(s *submission) (r Result, is bool) {
 	return s.stale()
 }
 
-// stale answers with the last accepted seq, and sets the LSN that must be durable before that is told
-// (I2). False: the slot is another device's by now.
+// stale answers with the last accepted seq, and sets the LSN that must be durable before that is
+// told (I2). False: the slot is another device's by now.
 func (s *submission) stale() (Result, bool) {
 	user, device, held, ok := s.entry.Read()
 	if !ok || user != s.hb.User || device != s.hb.Device {
@@ -119,8 +119,8 @@ const (
 	moved           // the entry is another device's now: look again
 )
 
-// attempt prepares and applies a heartbeat whose credit is reserved. An error says that the table or
-// the sources are full.
+// attempt prepares and applies a heartbeat whose credit is reserved. An error says that the table
+// or the sources are full.
 func (a *acceptor) attempt(s *submission) (verdict, error) {
 	if err := a.prepare(s); err != nil {
 		return 0, err
@@ -130,8 +130,8 @@ func (a *acceptor) attempt(s *submission) (verdict, error) {
 	return v, nil
 }
 
-// again draws the conclusion of an attempt that did not apply the heartbeat: it is stale, or there is
-// to be another attempt.
+// again draws the conclusion of an attempt that did not apply the heartbeat: it is stale, or there
+// is to be another attempt.
 func (a *acceptor) again(s *submission, v verdict) (r Result, stale bool) {
 	switch v {
 	case tooOld:
@@ -146,9 +146,9 @@ func (a *acceptor) again(s *submission, v verdict) (r Result, stale bool) {
 	return r, false
 }
 
-// prepare does what may block or fail, before the claim (I1): it interns a source and inserts a device
-// that the entry does not have. The source comes first, so that a full table of sources leaves no
-// empty entries behind.
+// prepare does what may block or fail, before the claim (I1): it interns a source and inserts a
+// device that the entry does not have. The source comes first, so that a full table of sources
+// leaves no empty entries behind.
 func (a *acceptor) prepare(s *submission) (err error) {
 	if s.entry != nil && !s.otherSource {
 		return nil
@@ -177,8 +177,8 @@ func (a *acceptor) unpin(s *submission) {
 	}
 }
 
-// apply is the critical section of a heartbeat: claim, check, append, commit. It holds a credit of the
-// log, and a pinned source or the entry's own, so nothing in it blocks or fails (I1).
+// apply is the critical section of a heartbeat: claim, check, append, commit. It holds a credit of
+// the log, and a pinned source or the entry's own, so nothing in it blocks or fails (I1).
 func (a *acceptor) apply(s *submission) verdict {
 	hb, entry, source := s.hb, s.entry, s.source
 	if !entry.Claim(hb.User, hb.Device) {
@@ -236,8 +236,8 @@ func (a *acceptor) accepts(hb *Heartbeat, held *table.State) bool {
 	return a.policy == Restart && hb.SentAtMS > lastSentAtMS(held)
 }
 
-// lastSentAtMS is the sent_at_ms of the last accepted heartbeat: an expiry puts the server's time in
-// its place.
+// lastSentAtMS is the sent_at_ms of the last accepted heartbeat: an expiry puts the server's time
+// in its place.
 func lastSentAtMS(s *table.State) uint64 {
 	if s.Expired {
 		return s.HeartbeatAtMS

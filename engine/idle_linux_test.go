@@ -28,9 +28,10 @@ type idleFigures struct {
 	Cores         float64
 }
 
-// TestIdleEngines: 64 engines of one process, each with a few devices, cost at most 32 MiB and 1 % of a
-// core together while nothing happens. A process of its own is measured, by what it has resident and by
-// the processor's time that it takes, so that neither other tests nor a busy machine count.
+// TestIdleEngines: 64 engines of one process, each with a few devices, cost at most 32 MiB and 1 %
+// of a core together while nothing happens. A process of its own is measured, by what it has
+// resident and by the processor's time that it takes, so that neither other tests nor a busy
+// machine count.
 func TestIdleEngines(t *testing.T) {
 	if os.Getenv(idleEnv) != "" {
 		printIdle(t)
@@ -80,8 +81,8 @@ func printIdle(t *testing.T) {
 		}
 	}
 	f := idleFigures{ResidentBytes: resident(t) - before, Cores: 1}
-	// Where the machine is busy the caches are cold, and the same work takes longer: the best of some
-	// seconds counts.
+	// Where the machine is busy the caches are cold, and the same work takes longer: the best of
+	// some seconds counts.
 	for second := 0; second < 20 && (second < 2 || f.Cores > 0.01); second++ {
 		began, used := time.Now(), processorTime(t)
 		ticks.left.Store(4 * engines)

@@ -15,9 +15,11 @@ import (
 	"rollcall/wire"
 )
 
-// TestLinearizable records concurrent heartbeats, expiries and snapshots of a few devices, on the running engine with its
-// real clock and loops, and checks the history of each device against the sequential model below (Herlihy and Wing 1990;
-// the checker is anishathalye/porcupine). It also holds the frames of a stream to the same order.
+// TestLinearizable records concurrent heartbeats, expiries and snapshots of a few devices, on the
+// running engine with its real clock and loops, and checks the history of each device against the
+// sequential model below (Herlihy and Wing 1990, https://doi.org/10.1145/78969.78972; the checker
+// is anishathalye/porcupine), in which a session ends once (I4). It also holds the frames of a
+// stream to the same order (I1).
 func TestLinearizable(t *testing.T) {
 	rng := testseed.Rand(t)
 	rounds := 20
@@ -89,7 +91,8 @@ type history struct {
 	mu    sync.Mutex
 	began time.Time
 	ops   []porcupine.Operation
-	// called is when the accepted heartbeat of a device and seq was called: its expiry cannot come before the ttl after it.
+	// called is when the accepted heartbeat of a device and seq was called: its expiry cannot come
+	// before the ttl after it.
 	called map[opInput]int64
 	ttl    map[opInput]uint64
 }
@@ -98,7 +101,8 @@ func (h *history) now() int64 { return int64(time.Since(h.began)) }
 
 func (h *history) add(client int, in opInput, call int64, out opOutput, ret int64) {
 	h.mu.Lock()
-	h.ops = append(h.ops, porcupine.Operation{ClientId: client, Input: in, Call: call, Output: out, Return: ret})
+	h.ops = append(h.ops,
+		porcupine.Operation{ClientId: client, Input: in, Call: call, Output: out, Return: ret})
 	h.mu.Unlock()
 }
 
@@ -137,8 +141,11 @@ func linearizableRound(t *testing.T, seed uint64) {
 	checkFrameOrder(t, frames, acceptedCount(h))
 }
 
-// client sends heartbeats of random seqs around a growing one, alone and in batches, and takes snapshots.
-func (h *history) client(e *Engine, id int, user uuid.UUID, devices []uuid.UUID, rng *rand.Rand, ops int) {
+// client sends heartbeats of random seqs around a growing one, alone and in batches, and takes
+// snapshots.
+func (h *history) client(
+	e *Engine, id int, user uuid.UUID, devices []uuid.UUID, rng *rand.Rand, ops int,
+) {
 	for i := range ops {
 		d := rng.IntN(len(devices))
 		if rng.IntN(4) == 0 {
@@ -167,7 +174,8 @@ func (h *history) client(e *Engine, id int, user uuid.UUID, devices []uuid.UUID,
 			h.accepted(in, call, hb.TTLMS)
 		}
 		if rng.IntN(8) == 0 {
-			time.Sleep(time.Duration(rng.IntN(3000)) * time.Microsecond) // gives expiries room among the heartbeats
+			// gives expiries room among the heartbeats
+			time.Sleep(time.Duration(rng.IntN(3000)) * time.Microsecond)
 		}
 	}
 }
@@ -196,7 +204,9 @@ func (h *history) snapshot(e *Engine, client int, user, device uuid.UUID, d int)
 }
 
 // settledFrames waits until no device can expire any more and every event has arrived.
-func settledFrames(t *testing.T, e *Engine, log *memLog, conn *testConn, user uuid.UUID, devices []uuid.UUID) []frame {
+func settledFrames(
+	t *testing.T, e *Engine, log *memLog, conn *testConn, user uuid.UUID, devices []uuid.UUID,
+) []frame {
 	t.Helper()
 	const lastSeq = 1 << 40
 	for _, d := range devices { // an offline heartbeat above every seq ends each session
@@ -213,11 +223,13 @@ func settledFrames(t *testing.T, e *Engine, log *memLog, conn *testConn, user uu
 	if len(frames) != n {
 		t.Fatalf("%d records, %d frames", n, len(frames))
 	}
-	// Not simply the last ones: a device may have expired between the last heartbeats of two others.
+	// Not simply the last ones: a device may have expired between the last heartbeats of two
+	// others.
 	return slices.DeleteFunc(slices.Clone(frames), func(f frame) bool { return f.seq == lastSeq })
 }
 
-// addExpiries turns the frames that no heartbeat explains, an offline with the seq of the frame before it, into operations.
+// addExpiries turns the frames that no heartbeat explains, an offline with the seq of the frame
+// before it, into operations.
 func (h *history) addExpiries(frames []frame, index map[uuid.UUID]int) {
 	last := map[uuid.UUID]frame{}
 	for _, f := range frames {
@@ -225,7 +237,8 @@ func (h *history) addExpiries(frames []frame, index map[uuid.UUID]int) {
 			d := index[f.device]
 			key := opInput{device: d, seq: f.seq}
 			call := h.called[key] + int64(h.ttl[key])*int64(time.Millisecond) // never early
-			h.add(1000, opInput{device: d, kind: opExpire, seq: f.seq}, call, opOutput{}, int64(f.at.Sub(h.began)))
+			h.add(1000, opInput{device: d, kind: opExpire, seq: f.seq}, call, opOutput{},
+				int64(f.at.Sub(h.began)))
 		}
 		last[f.device] = f
 	}
@@ -242,20 +255,23 @@ func checkDevice(t *testing.T, h *history, device int) {
 				expiries++
 			}
 			if op.Return < op.Call {
-				t.Fatalf("device %d: seq %d went offline %v before its ttl was over", device, op.Input.(opInput).seq, time.Duration(op.Call-op.Return))
+				t.Fatalf("device %d: seq %d went offline %v before its ttl was over", device,
+					op.Input.(opInput).seq, time.Duration(op.Call-op.Return))
 			}
 		}
 	}
 	res := porcupine.CheckOperationsTimeout(presenceModel, ops, time.Minute)
 	if res != porcupine.Ok {
-		t.Fatalf("device %d: %d operations (%d expiries) are not linearizable: %v", device, len(ops), expiries, res)
+		t.Fatalf("device %d: %d operations (%d expiries) are not linearizable: %v", device,
+			len(ops), expiries, res)
 	}
 }
 
 func acceptedCount(h *history) int {
 	n := 0
 	for _, op := range h.ops {
-		if op.Input.(opInput).kind == opExpire || op.Input.(opInput).kind == opHeartbeat && op.Output.(opOutput).outcome == Accepted {
+		if op.Input.(opInput).kind == opExpire ||
+			op.Input.(opInput).kind == opHeartbeat && op.Output.(opOutput).outcome == Accepted {
 			n++
 		}
 	}
@@ -273,7 +289,8 @@ func checkFrameOrder(t *testing.T, frames []frame, want int) {
 		prev, ok := last[f.device]
 		expiry := f.seq == prev.seq && prev.status == Online && f.status == Offline
 		if ok && f.seq <= prev.seq && !expiry {
-			t.Fatalf("device %v: seq %d status %d after seq %d status %d", f.device, f.seq, f.status, prev.seq, prev.status)
+			t.Fatalf("device %v: seq %d status %d after seq %d status %d", f.device, f.seq,
+				f.status, prev.seq, prev.status)
 		}
 		last[f.device] = f
 	}

@@ -5,20 +5,22 @@ import (
 	"time"
 )
 
-// Log is what the engine needs of a write-ahead log. Package wal satisfies it; the methods mean what
-// they mean there.
+// Log is what the engine needs of a write-ahead log. Package wal satisfies it; the methods mean
+// what they mean there.
 type Log interface {
 	// Replay calls apply for every record above LSN after, in order. Only before Start.
 	Replay(after uint64, apply func(lsn uint64, record []byte) error) error
 	// Replayed is how far Replay is: the LSN of the next record, and bytes read, of how many. Any
 	// goroutine.
 	Replayed() (next uint64, done, total int64)
-	// Start makes the log ready for Append. It calls committed for each batch, in LSN order and from one
-	// goroutine, once the batch is as durable as the log promises. The records are valid during the call
-	// and can be iterated over more than once; stamp is the first one, other than 0, that came with one of
-	// them; took is how long write and sync lasted.
+	// Start makes the log ready for Append. It calls committed for each batch, in LSN order and
+	// from one goroutine, once the batch is as durable as the log promises. The records are valid
+	// during the call and can be iterated over more than once; stamp is the first one, other than
+	// 0, that came with one of them; took is how long write and sync lasted.
 	Start(
-		committed func(first, last uint64, records iter.Seq[[]byte], stamp int64, took time.Duration),
+		committed func(
+			first, last uint64, records iter.Seq[[]byte], stamp int64, took time.Duration,
+		),
 	) error
 	// Reserve takes the credit for one record of n bytes and waits up to maxWait for it.
 	Reserve(n int, maxWait time.Duration) error
@@ -28,8 +30,8 @@ type Log interface {
 	Append(record []byte, stamp int64) uint64
 	// Wait returns when the record is as durable as the log promises, or with the log's failure.
 	Wait(lsn uint64) error
-	// Committed is the highest LSN that is as durable as the log promises. After Start and before the
-	// first Append it is the last one that was replayed.
+	// Committed is the highest LSN that is as durable as the log promises. After Start and before
+	// the first Append it is the last one that was replayed.
 	Committed() uint64
 	// Committing is how long the commit in flight has lasted; 0: none is.
 	Committing() time.Duration
@@ -46,8 +48,8 @@ type Log interface {
 	Err() error
 }
 
-// Store keeps a checkpoint: keys and values as of an LSN. Package checkpoint satisfies it; the methods
-// mean what they mean there. A nil Store: the log is never shortened.
+// Store keeps a checkpoint: keys and values as of an LSN. Package checkpoint satisfies it; the
+// methods mean what they mean there. A nil Store: the log is never shortened.
 type Store interface {
 	LSN() uint64
 	Secret(fresh func() []byte) ([]byte, error)

@@ -8,13 +8,13 @@ import (
 	"rollcall/engine/table"
 )
 
-// stripes is how many sets of counters there are: more than the processors that work on heartbeats at
-// a time.
+// stripes is how many sets of counters there are: more than the processors that work on heartbeats
+// at a time.
 const stripes = 32
 
-// counters count heartbeats and devices. Every heartbeat counts something. A caller uses its Heartbeats
-// again, mostly on the processor where it used them before, so each has a stripe and processors do not
-// fight for a cache line.
+// counters count heartbeats and devices. Every heartbeat counts something. A caller uses its
+// Heartbeats again, mostly on the processor where it used them before, so each has a stripe and
+// processors do not fight for a cache line.
 type counters struct {
 	stripes [stripes]stripe
 	next    atomic.Uint32 // the stripe that the next new Heartbeat gets
@@ -24,8 +24,8 @@ type counters struct {
 type stripe struct {
 	accepted, stale, unavailable atomic.Uint64
 
-	// devices with each Status: those that came minus those that went. Below zero here and there, never
-	// in the sum.
+	// devices with each Status: those that came minus those that went. Below zero here and there,
+	// never in the sum.
 	devices [2]atomic.Int64
 
 	// 128 bytes: stripes share no cache line, nor the pair of lines that processors fetch together.
@@ -52,7 +52,8 @@ func (t *stripe) count(o Outcome, n uint64) {
 	}
 }
 
-// moved counts a device whose state changed. Most heartbeats change no status, and count nothing here.
+// moved counts a device whose state changed. Most heartbeats change no status, and count nothing
+// here.
 func (t *stripe) moved(was, is *table.State) {
 	if was.LSN != 0 {
 		if was.Online == is.Online {

@@ -19,7 +19,8 @@ func (r *rig) wantDevices(online, offline int) {
 	r.t.Helper()
 	s := r.Stats()
 	if s.Online != online || s.Offline != offline {
-		r.t.Errorf("%d devices are online and %d offline, want %d and %d", s.Online, s.Offline, online, offline)
+		r.t.Errorf("%d devices are online and %d offline, want %d and %d", s.Online, s.Offline,
+			online, offline)
 	}
 	counted := [2]int{}
 	r.table.Range(func(_ table.Ref, entry *table.Entry) bool {
@@ -29,7 +30,8 @@ func (r *rig) wantDevices(online, offline int) {
 		return true
 	})
 	if counted != [2]int{Offline: s.Offline, Online: s.Online} {
-		r.t.Errorf("counted %d online and %d offline, but the table has %d and %d", s.Online, s.Offline, counted[Online], counted[Offline])
+		r.t.Errorf("counted %d online and %d offline, but the table has %d and %d", s.Online,
+			s.Offline, counted[Online], counted[Offline])
 	}
 }
 
@@ -63,7 +65,8 @@ func TestDevicesAreCountedByStatus(t *testing.T) {
 		t.Fatalf("a fifth device: %+v", res)
 	}
 	r.wantDevices(2, 2)
-	if s := r.Stats(); s.DevicesRefused != 1 || s.MaxDevices != 4 || s.Unavailable != 1 || s.Stale != 1 || s.Accepted != 7 {
+	if s := r.Stats(); s.DevicesRefused != 1 || s.MaxDevices != 4 || s.Unavailable != 1 ||
+		s.Stale != 1 || s.Accepted != 7 {
 		t.Errorf("%+v", s)
 	}
 	// What is known after a restart is counted, too.
@@ -72,7 +75,8 @@ func TestDevicesAreCountedByStatus(t *testing.T) {
 	startRig(t, after, Options{}).wantDevices(2, 2)
 }
 
-// TestDevicesAreCountedUnderRace: many goroutines flip a few devices and count in stripes of their own.
+// TestDevicesAreCountedUnderRace: many goroutines flip a few devices and count in stripes of their
+// own.
 func TestDevicesAreCountedUnderRace(t *testing.T) {
 	r := startRig(t, newMemLog(), Options{})
 	rng := testseed.Rand(t)
@@ -102,14 +106,16 @@ func TestDevicesAreCountedUnderRace(t *testing.T) {
 	}
 	r.wantDevices(s.Online, s.Offline)
 	if n := s.Accepted + s.Stale; n != uint64(200*len(seeds)) || s.Accepted < 4 {
-		t.Errorf("%d heartbeats counted, %d of them accepted, want %d", n, s.Accepted, 200*len(seeds))
+		t.Errorf("%d heartbeats counted, %d of them accepted, want %d", n, s.Accepted,
+			200*len(seeds))
 	}
 }
 
 // TestLatenessIsObserved from the deadline to the expiry, on the engine's clock.
 func TestLatenessIsObserved(t *testing.T) {
 	var seen []float64
-	r := startRig(t, newMemLog(), Options{ObserveLateness: func(s float64) { seen = append(seen, s) }})
+	r := startRig(t, newMemLog(),
+		Options{ObserveLateness: func(s float64) { seen = append(seen, s) }})
 	r.mustAccept(newHeartbeat(1, 1000))
 	r.advance(900 * time.Millisecond)
 	if len(seen) != 0 {
@@ -152,8 +158,8 @@ func TestDeliveryIsObserved(t *testing.T) {
 	}
 }
 
-// TestReceiptTravelsWithTheBatch: the log hands back when the first heartbeat was received, whatever
-// the device did since; an expiry was not received.
+// TestReceiptTravelsWithTheBatch: the log hands back when the first heartbeat was received,
+// whatever the device did since; an expiry was not received.
 func TestReceiptTravelsWithTheBatch(t *testing.T) {
 	log, sink := newMemLog(), &recorder{}
 	r := startRig(t, log, Options{Events: sink})

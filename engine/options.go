@@ -16,8 +16,8 @@ type SeqPolicy uint8
 const (
 	// Strict accepts a seq above the last accepted one, nothing else.
 	Strict SeqPolicy = iota
-	// Restart also accepts a lower or equal seq when sent_at_ms is newer than the last accepted one, for daemons that
-	// count from 1 after each restart.
+	// Restart also accepts a lower or equal seq when sent_at_ms is newer than the last accepted
+	// one, for daemons that count from 1 after each restart.
 	Restart
 )
 
@@ -42,8 +42,8 @@ func NewDeviceBudget(devices int) *DeviceBudget { return table.NewBudget(devices
 type Options struct {
 	// SeqPolicy decides which heartbeats of a known device are accepted. Default: Strict.
 	SeqPolicy SeqPolicy
-	// RecoveryGrace is how long, at most, a device may stay silent after a restart or a stall before
-	// it expires. Raise it when daemons need longer to find the server again. Default: 15s.
+	// RecoveryGrace is how long, at most, a device may stay silent after a restart or a stall
+	// before it expires. Raise it when daemons need longer to find the server again. Default: 15s.
 	RecoveryGrace time.Duration
 	// MaxWait is how long a heartbeat waits for room in the log before it is refused. Default: 1s.
 	MaxWait time.Duration
@@ -73,7 +73,8 @@ type Options struct {
 	// Events takes the engine's events. Set it when several engines share one broadcaster.
 	// Default: an own broadcaster.
 	Events Events
-	// Source is the name under which Events takes them. The own broadcaster knows 0 only. Default: 0.
+	// Source is the name under which Events takes them. The own broadcaster knows 0 only. Default:
+	// 0.
 	Source broadcast.Source
 	// Broadcast tunes the own broadcaster; its Codec is the engine's.
 	Broadcast broadcast.Options
@@ -114,9 +115,11 @@ func (o Options) withDefaults() (Options, error) {
 	option.NotNegative(&problems, "ForgetAfter", o.ForgetAfter)
 	option.NotNegative(&problems, "CheckpointBytes", o.CheckpointBytes)
 	option.NotNegative(&problems, "CheckpointEvery", o.CheckpointEvery)
-	problems.When(o.Shards < 0 || o.Shards&(o.Shards-1) != 0, "Shards is %d, not a power of two", o.Shards)
+	problems.When(o.Shards < 0 || o.Shards&(o.Shards-1) != 0,
+		"Shards is %d, not a power of two", o.Shards)
 	if o.Events == nil {
-		problems.When(o.Source != 0, "Source is %d, but the own broadcaster has only source 0", o.Source)
+		problems.When(o.Source != 0, "Source is %d, but the own broadcaster has only source 0",
+			o.Source)
 		streams := o.Broadcast
 		streams.Codec = codec{}
 		problems.Add(streams.Check())

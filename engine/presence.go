@@ -45,8 +45,9 @@ const (
 var ErrTooManyDevices = errors.New("as many devices are known as the table may hold")
 
 // ErrNotMine says that another node has the user's partition, or that no node has it: the sender
-// comes again. It is the Result.Err of a heartbeat, alone or in a batch, and what Subscribe returns.
-// An engine holds one partition and never returns it; what shares users out among engines does.
+// comes again. It is the Result.Err of a heartbeat, alone or in a batch, and what Subscribe
+// returns. An engine holds one partition and never returns it; what shares users out among engines
+// does.
 var ErrNotMine = errors.New("the user belongs to another node")
 
 // Result is what Engine.Heartbeat returns.
@@ -54,8 +55,8 @@ type Result struct {
 	Outcome Outcome
 	LastSeq uint64 // set when Stale
 	Err     error  // set when Unavailable: why, for the log and the answer's details
-	// LogFull says that it is Unavailable because the log had no room, so that it has none for the next
-	// one either.
+	// LogFull says that it is Unavailable because the log had no room, so that it has none for the
+	// next one either.
 	LogFull bool
 }
 

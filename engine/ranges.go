@@ -13,8 +13,8 @@ import (
 )
 
 const (
-	// maxRanges is the most parts that a checkpoint is written in: memory for one part is needed at a
-	// time.
+	// maxRanges is the most parts that a checkpoint is written in: memory for one part is needed at
+	// a time.
 	maxRanges = 256
 	// deviceBytes is about what a device takes in the store.
 	deviceBytes = 128
@@ -41,8 +41,8 @@ func appendKey(dst []byte, userHash uint64, user, device uuid.UUID) []byte {
 	return append(dst, device[:]...)
 }
 
-// rangeBuffer holds the devices of one range: keys and values in one piece of memory, used again from
-// range to range. Single owner.
+// rangeBuffer holds the devices of one range: keys and values in one piece of memory, used again
+// from range to range. Single owner.
 type rangeBuffer struct {
 	bytes []byte
 	items []rangeItem
@@ -78,16 +78,19 @@ func (b *rangeBuffer) collect(d *devices, from, to int) (newest uint64) {
 	return newest
 }
 
-// sortKeys brings the items into the order of their keys, a shard at a time: shards follow each other
-// as keys do.
+// sortKeys brings the items into the order of their keys, a shard at a time: shards follow each
+// other as keys do.
 func (b *rangeBuffer) sortKeys(shards int) {
-	shardOf := func(it rangeItem) int { return int(binary.BigEndian.Uint16(b.key(it))) * shards >> 16 }
+	shardOf := func(it rangeItem) int {
+		return int(binary.BigEndian.Uint16(b.key(it))) * shards >> 16
+	}
 	for rest := b.items; len(rest) > 0; {
 		n := 1
 		for n < len(rest) && shardOf(rest[n]) == shardOf(rest[0]) {
 			n++
 		}
-		slices.SortFunc(rest[:n], func(x, y rangeItem) int { return bytes.Compare(b.key(x), b.key(y)) })
+		slices.SortFunc(rest[:n],
+			func(x, y rangeItem) int { return bytes.Compare(b.key(x), b.key(y)) })
 		rest = rest[n:]
 		b.pace.step()
 	}
@@ -105,9 +108,9 @@ func (b *rangeBuffer) each(yield func(key, value []byte) bool) {
 	}
 }
 
-// pace leaves the processor and the disk to heartbeats for as long as they were taken, in slices that
-// are short beside the latency of a heartbeat: work in one long piece would delay every heartbeat that
-// arrives meanwhile. Single owner.
+// pace leaves the processor and the disk to heartbeats for as long as they were taken, in slices
+// that are short beside the latency of a heartbeat: work in one long piece would delay every
+// heartbeat that arrives meanwhile. Single owner.
 type pace struct {
 	began time.Time // of the work since the last rest
 	stop  <-chan struct{}

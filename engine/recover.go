@@ -14,8 +14,8 @@ import (
 	"rollcall/record"
 )
 
-// recoverer fills the table from the checkpoint and what the log has beyond it. It runs alone, before
-// the loops.
+// recoverer fills the table from the checkpoint and what the log has beyond it. It runs alone,
+// before the loops.
 type recoverer struct {
 	*devices
 	expiry      *expirer
@@ -35,8 +35,8 @@ func newRecoverer(d *devices, x *expirer, c *checkpointer, o *Options) *recovere
 	}
 }
 
-// ErrLogShort says that the log ends before what the checkpoint has seen of it: the disk lost what it
-// had confirmed, or segments were taken away. Nothing can be recovered from the two.
+// ErrLogShort says that the log ends before what the checkpoint has seen of it: the disk lost what
+// it had confirmed, or segments were taken away. Nothing can be recovered from the two.
 var ErrLogShort = errors.New("the log ends before the checkpoint does")
 
 // ErrTableTooSmall says that there are more devices on disk than Options.MaxDevices allows.
@@ -105,9 +105,9 @@ func (r *recoverer) loadRange(a *applier, n, ranges int) error {
 	return err
 }
 
-// load takes up one value of the store. What is newer than the store's LSN is left to the log, which
-// has it and everything between: so the table holds, at each moment of a recovery, no more devices and
-// sources than it held at some moment before.
+// load takes up one value of the store. What is newer than the store's LSN is left to the log,
+// which has it and everything between: so the table holds, at each moment of a recovery, no more
+// devices and sources than it held at some moment before.
 func (r *recoverer) load(a *applier, value []byte) error {
 	if len(value) < 8 {
 		return fmt.Errorf("%w: a value of %d bytes", record.Err, len(value))
@@ -136,8 +136,8 @@ func tooSmall(err error) error {
 	return err
 }
 
-// deadlineAfterRestart counts the silence before the restart; the grace comes on top of it in dueAt. A
-// wall clock that went backwards counts as no silence.
+// deadlineAfterRestart counts the silence before the restart; the grace comes on top of it in
+// dueAt. A wall clock that went backwards counts as no silence.
 func deadlineAfterRestart(s *table.State, now Instant) int64 {
 	silent := uint64(0)
 	if now.WallMS > s.UpdatedAtMS {

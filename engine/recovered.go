@@ -8,15 +8,15 @@ import (
 	"rollcall/engine/table"
 )
 
-// Recovered is what recovery makes of a log and a store, for inspection: it writes nothing and serves
-// nothing.
+// Recovered is what recovery makes of a log and a store, for inspection: it writes nothing and
+// serves nothing.
 type Recovered struct {
 	*devices
 	recovery *recoverer
 }
 
-// Recover reads a log and a store, which may be nil, the way Start does. With an error, the table is
-// as it was at the damage.
+// Recover reads a log and a store, which may be nil, the way Start does. With an error, the table
+// is as it was at the damage.
 func Recover(log Log, store Store, logger *slog.Logger) (*Recovered, error) {
 	o, err := Options{Store: store, Logger: logger}.withDefaults()
 	if err != nil {

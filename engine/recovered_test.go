@@ -68,7 +68,8 @@ func TestRecoveryProgress(t *testing.T) {
 	log := &heldLog{newMemLog(), make(chan struct{}), make(chan struct{})}
 	store := heldStore{letGo: make(chan struct{})}
 	var out lines
-	e, err := New(log, Options{Store: store, Logger: slog.New(slog.NewTextHandler(&out, nil)), Shards: 4})
+	e, err := New(log,
+		Options{Store: store, Logger: slog.New(slog.NewTextHandler(&out, nil)), Shards: 4})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -86,7 +87,8 @@ func TestRecoveryProgress(t *testing.T) {
 	close(store.letGo)
 	<-log.replaying
 	const inLog = "replaying the log, record 4000, 7 of 64 MiB, 0 devices so far"
-	testwait.Until(t, "the log is on the console", func() bool { return strings.Contains(out.String(), inLog) })
+	testwait.Until(t, "the log is on the console",
+		func() bool { return strings.Contains(out.String(), inLog) })
 	if err := e.Ready(); err == nil || err.Error() != "recovering: "+inLog {
 		t.Errorf("Ready: %v", err)
 	}
@@ -101,7 +103,8 @@ func TestRecoveryProgress(t *testing.T) {
 	e.Close(context.Background())
 }
 
-// TestMaxDevices: over it a new device is refused, counted, and logged once a minute; known ones go on.
+// TestMaxDevices: over it a new device is refused, counted, and logged once a minute; known ones go
+// on (I5).
 func TestMaxDevices(t *testing.T) {
 	r := newRig(t, newMemLog(), Options{MaxDevices: 2})
 	var out lines
@@ -128,20 +131,22 @@ func TestMaxDevices(t *testing.T) {
 	}
 	r.now.Add(int64(time.Minute))
 	r.Heartbeat(one)
-	if n := strings.Count(out.String(), "new devices are refused"); n != 2 || !strings.Contains(out.String(), "devices=2 refused=4") {
+	if n := strings.Count(out.String(), "new devices are refused"); n != 2 ||
+		!strings.Contains(out.String(), "devices=2 refused=4") {
 		t.Errorf("logged %d times after a minute:\n%s", n, out.String())
 	}
 	known.Seq = 2
 	if res := r.Heartbeat(known); res.Outcome != Accepted {
 		t.Errorf("a known device: %+v", res)
 	}
-	if s := r.Stats(); s.DevicesRefused != 4 || s.Unavailable != 4 || s.Devices != 2 || r.log.reserved != 0 {
+	if s := r.Stats(); s.DevicesRefused != 4 || s.Unavailable != 4 || s.Devices != 2 ||
+		r.log.reserved != 0 {
 		t.Errorf("%+v, %d credits are out", s, r.log.reserved)
 	}
 }
 
-// TestRecoverToLook: what is shown is what the server knows, which works on it meanwhile.
-func TestRecoverToLook(t *testing.T) {
+// TestRecoverForInspection: what is shown is what the server knows, which works on it meanwhile.
+func TestRecoverForInspection(t *testing.T) {
 	fs := vfs.NewCrashableMem()
 	d := openDisk(t, fs, Options{}, 1)
 	user := uuid.New()
@@ -210,7 +215,9 @@ func TestLogBehindItsCheckpoint(t *testing.T) {
 	d.Heartbeat(hb)
 	before := fs.CrashClone(vfs.CrashCloneCfg{})
 	d.shut()
-	log, err := wal.Open("data", wal.Options{FS: before, BufferBytes: 4 << 10, SegmentBytes: 16 << 10, Logger: slog.New(slog.DiscardHandler)})
+	log, err := wal.Open("data",
+		wal.Options{FS: before, BufferBytes: 4 << 10, SegmentBytes: 16 << 10,
+			Logger: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -218,7 +225,8 @@ func TestLogBehindItsCheckpoint(t *testing.T) {
 	e, _ := newStill(t, log, Options{})
 	defer e.Close(context.Background())
 	e.recovery.newest.Store(2)
-	if err := e.open(); err == nil || !strings.Contains(err.Error(), "its last record is 1, but the checkpoint has seen 2") {
+	if err := e.open(); err == nil ||
+		!strings.Contains(err.Error(), "its last record is 1, but the checkpoint has seen 2") {
 		t.Errorf("%v", err)
 	}
 }

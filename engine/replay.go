@@ -14,23 +14,25 @@ import (
 	"rollcall/record"
 )
 
-// roundBytes is how much of the log is applied at a time: enough that waiting for the slowest applier
-// costs little, and little enough that the records are still in the processor's caches.
+// roundBytes is how much of the log is applied at a time: enough that waiting for the slowest
+// applier costs little, and little enough that the records are still in the processor's caches.
 const roundBytes = 1 << 20
 
 // replayer applies the log's records in rounds, each divided among as many appliers as there are
 // processors. While a round is applied the log's reader fills the next one. Single owner: recovery.
 //
-//	reader ──► fill ──┬─► applier 0: users of ranges 0…     ──┐
-//	                  └─► applier 1: users of the next ones ──┴─► all done: what was put off ──► next round
+//	reader ──► fill ──┬─► applier 0: users of ranges 0…   ──┐
+//	                  └─► applier 1: users of the next ones ┴─► all done: the rest ─► next round
 //
-// A user's records go to one applier, in order. Between users the order is lost, so that in the middle
-// of a round the table may hold devices and sources that it never held together. What finds no room
-// for that reason is put off to the round's end, when everything else stands as it did at one moment.
+// A user's records go to one applier, in order. Between users the order is lost, so that in the
+// middle of a round the table may hold devices and sources that it never held together. What finds
+// no room for that reason is put off to the round's end, when everything else stands as it did at
+// one moment.
 type replayer struct {
 	recovery *recoverer
 	appliers []*applier
-	filling  [][]byte // for each applier, of the round that is filled: LSN, length, bytes of each record
+	// for each applier, of the round that is filled: LSN, length, bytes of each record
+	filling  [][]byte
 	applying [][]byte // of the round in progress
 	bytes    int      // in filling
 	round    sync.WaitGroup
@@ -124,7 +126,8 @@ type applier struct {
 
 	came [2]int64 // by status: how many more devices there are than before, not yet counted
 
-	// name is the source of the last record and id its id, which is pinned; 0: none. Most devices have the same few.
+	// name is the source of the last record and id its id, which is pinned; 0: none. Most devices
+	// have the same few.
 	name []byte
 	id   uint16
 
@@ -172,8 +175,8 @@ func (a *applier) applyFound(records []byte, n int) (rest []byte) {
 }
 
 // applyLate applies what was put off in a round, now that everything else of the round is there. Of
-// each device only the last record counts. First all of them give up their slots and sources, and only
-// then does each take its new one: the table as it is at the round's end has room for them.
+// each device only the last record counts. First all of them give up their slots and sources, and
+// only then does each take its new one: the table as it is at the round's end has room for them.
 func (a *applier) applyLate(records []byte) error {
 	defer a.forgetSource()
 	type change struct {
@@ -215,8 +218,8 @@ func (a *applier) dropSource(lsn uint64, user, device uuid.UUID) {
 	entry.Commit(held)
 }
 
-// apply takes up one record. It goes by LSN, never by seq: the log's order is the order of acceptance.
-// The entry may be one that was the device's a moment ago, or nil.
+// apply takes up one record. It goes by LSN, never by seq: the log's order is the order of
+// acceptance. The entry may be one that was the device's a moment ago, or nil.
 func (a *applier) apply(
 	lsn uint64, r record.View, ref table.Ref, entry *table.Entry,
 ) (err error) {
@@ -274,9 +277,9 @@ func mustClaim(entry *table.Entry, user, device uuid.UUID) {
 	}
 }
 
-// source returns the id of a source: the device's own if it is the same, else the last one's, else a
-// new one, which stays pinned until the next. A pinned id is thus one that the device before holds,
-// and takes nothing from others.
+// source returns the id of a source: the device's own if it is the same, else the last one's, else
+// a new one, which stays pinned until the next. A pinned id is thus one that the device before
+// holds, and takes nothing from others.
 func (a *applier) source(held uint16, text []byte) (uint16, error) {
 	if held != 0 && a.sources.holds(held, text) {
 		return held, nil

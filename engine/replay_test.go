@@ -19,13 +19,15 @@ func (l *memLog) keep(forget bool, user, device uuid.UUID, seq uint64, source st
 	l.records = append(l.records, rec)
 }
 
-// TestReplayMixesMoments: replay goes through the log several users at a time, so in the middle of it the table may want to hold
-// devices and sources that it never held together. Nothing of that is lost, and nothing is refused.
+// TestReplayMixesMoments: replay goes through the log several users at a time, so in the middle of
+// it the table may want to hold devices and sources that it never held together. Nothing of that is
+// lost, and nothing is refused.
 func TestReplayMixesMoments(t *testing.T) {
 	t.Run("devices", func(t *testing.T) {
 		log := newMemLog()
 		var user, device uuid.UUID
-		for seq := range uint64(20_000) { // one device at a time, each forgotten before the next comes
+		// one device at a time, each forgotten before the next comes
+		for seq := range uint64(20_000) {
 			if seq > 0 {
 				log.keep(true, user, device, seq, "daemon")
 			}

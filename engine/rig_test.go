@@ -20,7 +20,8 @@ import (
 	"rollcall/wire"
 )
 
-// memLog is a Log in memory. Unless it is held, it commits each record as soon as it can, from its own goroutine.
+// memLog is a Log in memory. Unless it is held, it commits each record as soon as it can, from its
+// own goroutine.
 type memLog struct {
 	mu        sync.Mutex
 	cond      *sync.Cond
@@ -161,7 +162,8 @@ func (l *memLog) close() {
 	<-l.done
 }
 
-// rig is an engine whose clock stands still until a test moves it. Its loops do not run: turn does their work.
+// rig is an engine whose clock stands still until a test moves it. Its loops do not run: turn does
+// their work.
 type rig struct {
 	*Engine
 	t   *testing.T
@@ -218,7 +220,8 @@ func (r *rig) shut() {
 	r.Close(context.Background())
 }
 
-// advance moves the clock and runs the expire loop's turns that a timer would have run, one for each tick.
+// advance moves the clock and runs the expire loop's turns that a timer would have run, one for
+// each tick.
 func (r *rig) advance(d time.Duration) {
 	r.t.Helper()
 	for end := r.now.Load() + int64(d); ; {
@@ -250,7 +253,8 @@ func (r *rig) wantStatus(hb *Heartbeat, want Status) Record {
 	r.t.Helper()
 	rec, ok := r.device(hb.User, hb.Device)
 	if !ok || rec.Status != want {
-		r.t.Fatalf("at %v: status %d (known %v), want %d", time.Duration(r.now.Load()), rec.Status, ok, want)
+		r.t.Fatalf("at %v: status %d (known %v), want %d", time.Duration(r.now.Load()), rec.Status,
+			ok, want)
 	}
 	return rec
 }
@@ -355,7 +359,8 @@ func follow(t *testing.T, e *Engine, user uuid.UUID) *testConn {
 	if err := e.Subscribe(broadcast.Subscription{User: user, Conn: c}); err != nil {
 		t.Fatal(err)
 	}
-	if e.Streams(user) == 0 { // asks the worker, so that it has dealt with the subscription when this returns
+	// asks the worker, so that it has dealt with the subscription when this returns
+	if e.Streams(user) == 0 {
 		t.Fatal("the stream is not there")
 	}
 	return c

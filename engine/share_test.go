@@ -47,8 +47,8 @@ func (s *shared) close() {
 	}
 }
 
-// TestEnginesShareABroadcaster: each user's stream gets a snapshot of what its engine has recovered, and
-// then what happens there.
+// TestEnginesShareABroadcaster: each user's stream gets a snapshot of what its engine has
+// recovered, and then what happens there.
 func TestEnginesShareABroadcaster(t *testing.T) {
 	s, b, options := newShared(t, 2)
 	defer s.close()
@@ -78,7 +78,8 @@ func TestEnginesShareABroadcaster(t *testing.T) {
 		if err := b.Subscribe(sub); err != nil {
 			t.Fatal(err)
 		}
-		if f := conns[i].waitFrames(t, 1)[0]; f.device != hb.Device || f.seq != hb.Seq || f.source != "before" {
+		if f := conns[i].waitFrames(t, 1)[0]; f.device != hb.Device || f.seq != hb.Seq ||
+			f.source != "before" {
 			t.Errorf("the snapshot of engine %d: %+v", i, f)
 		}
 	}
@@ -87,7 +88,8 @@ func TestEnginesShareABroadcaster(t *testing.T) {
 		if r := s.engines[i].Heartbeat(hb); r.Outcome != Accepted {
 			t.Fatalf("%+v", r)
 		}
-		if f := conns[i].waitFrames(t, 2)[1]; f.device != hb.Device || f.seq != hb.Seq || f.source != "test" {
+		if f := conns[i].waitFrames(t, 2)[1]; f.device != hb.Device || f.seq != hb.Seq ||
+			f.source != "test" {
 			t.Errorf("the event of engine %d: %+v", i, f)
 		}
 	}

@@ -15,21 +15,21 @@ var errSourcesFull = errors.New("too many different sources are in use")
 const (
 	maxSources = 1<<16 - 1 // id 0 means none
 	namePage   = 1 << 10   // ids whose names are kept together
-	// sweepEvery keeps a full table from being swept for every heartbeat that it refuses. A sweep reads
-	// each entry once.
+	// sweepEvery keeps a full table from being swept for every heartbeat that it refuses. A sweep
+	// reads each entry once.
 	sweepEvery = 10 * time.Second
 )
 
-// sources gives each distinct source text a 16-bit id, so that an entry holds no pointer. Ids live in
-// memory only; the log carries the text.
+// sources gives each distinct source text a 16-bit id, so that an entry holds no pointer. Ids live
+// in memory only; the log carries the text.
 //
-// A heartbeat that repeats its device's source, which nearly all do, compares it under the claim and
-// takes no lock. A new text is interned under mu, before the claim, and stays pinned until the entry
-// that holds it is committed. When the ids run out, a sweep frees those that no entry holds and no
-// heartbeat pins.
+// A heartbeat that repeats its device's source, which nearly all do, compares it under the claim
+// and takes no lock. A new text is interned under mu, before the claim, and stays pinned until the
+// entry that holds it is committed. When the ids run out, a sweep frees those that no entry holds
+// and no heartbeat pins.
 type sources struct {
-	// names are the texts of the ids in use, in pages that are made when they are needed. Written under
-	// mu; read without it by a goroutine that has read an entry with the id.
+	// names are the texts of the ids in use, in pages that are made when they are needed. Written
+	// under mu; read without it by a goroutine that has read an entry with the id.
 	names [(maxSources + 1) / namePage]atomic.Pointer[names]
 
 	mu      sync.Mutex
@@ -39,8 +39,8 @@ type sources struct {
 	used    int               // guarded by mu: ids ever handed out
 	sweptAt int64             // guarded by mu: nanoseconds
 
-	// recovering lifts sweepEvery: replay takes up in a second what heartbeats brought in a year, and
-	// what was accepted then must fit now. Set while recovery runs alone.
+	// recovering lifts sweepEvery: replay takes up in a second what heartbeats brought in a year,
+	// and what was accepted then must fit now. Set while recovery runs alone.
 	recovering bool
 }
 
@@ -51,9 +51,9 @@ func newSources() *sources {
 	return &sources{ids: make(map[string]uint16), pins: make(map[uint16]int)}
 }
 
-// name returns the text of an id that the caller read from an entry. The entry may have moved on and the
-// id may have been given to another text since: a reader that does not hold the claim checks the
-// entry's LSN afterwards.
+// name returns the text of an id that the caller read from an entry. The entry may have moved on
+// and the id may have been given to another text since: a reader that does not hold the claim
+// checks the entry's LSN afterwards.
 func (s *sources) name(id uint16) string {
 	if p := s.text(id); p != nil {
 		return *p
@@ -86,7 +86,8 @@ func (s *sources) holds(id uint16, text []byte) bool {
 	return p != nil && *p == string(text)
 }
 
-// intern returns the id of text and pins it. Every successful intern is followed by one unpin, after the entry's commit.
+// intern returns the id of text and pins it. Every successful intern is followed by one unpin,
+// after the entry's commit.
 func (s *sources) intern(text []byte, t *table.Table, nowNanos int64) (uint16, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -122,9 +123,9 @@ func (s *sources) unpin(id uint16) {
 	s.mu.Unlock()
 }
 
-// sweepLocked frees the ids that no entry holds. An entry takes up an id that it does not already hold
-// only while that id is pinned, and intern is shut out meanwhile: so an id that is neither pinned nor
-// found in the walk stays unheld.
+// sweepLocked frees the ids that no entry holds. An entry takes up an id that it does not already
+// hold only while that id is pinned, and intern is shut out meanwhile: so an id that is neither
+// pinned nor found in the walk stays unheld.
 func (s *sources) sweepLocked(t *table.Table, nowNanos int64) {
 	if !s.recovering && s.sweptAt != 0 && nowNanos-s.sweptAt < int64(sweepEvery) {
 		return

@@ -12,8 +12,9 @@ import (
 	"rollcall/wal"
 )
 
-// TestSlowDisk holds up a sync while many more heartbeats come than the log's buffers hold. The surplus is refused, what was let in
-// waits, memory stays within the buffers, and when the disk goes on so does everything, and nothing acknowledged is lost.
+// TestSlowDisk holds up a sync while many more heartbeats come than the log's buffers hold. The
+// surplus is refused, what was admitted waits, memory stays within the buffers (I5), and when the
+// disk goes on so does everything, and nothing acknowledged is lost.
 func TestSlowDisk(t *testing.T) {
 	mem := vfs.NewCrashableMem()
 	var mu sync.Mutex
@@ -53,7 +54,8 @@ func TestSlowDisk(t *testing.T) {
 		refused++
 	}
 	if s := d.log.Stats(); s.BufferUsedBytes > s.BufferBytes || s.Durable != 0 {
-		t.Errorf("%d bytes of %d in use, durable through %d", s.BufferUsedBytes, s.BufferBytes, s.Durable)
+		t.Errorf("%d bytes of %d in use, durable through %d", s.BufferUsedBytes, s.BufferBytes,
+			s.Durable)
 	}
 	close(gate)
 	wg.Wait()
@@ -65,7 +67,7 @@ func TestSlowDisk(t *testing.T) {
 		}
 	}
 	if accepted == 0 {
-		t.Error("nothing that was let in was acknowledged")
+		t.Error("nothing that was admitted was acknowledged")
 	}
 	for _, hb := range beats {
 		hb.Seq = 2

@@ -28,7 +28,7 @@ func (s Status) String() string {
 // State is what a record says of its device. All times are wall time in unix milliseconds.
 type State struct {
 	Seq           uint64 // last accepted seq
-	SentAtMS      uint64 // of the last event: by the device's clock, or by the server's if it expired
+	SentAtMS      uint64 // of the last event: by the device's clock; of an expiry, by the server's
 	HeartbeatAtMS uint64 // sent-at of the last online heartbeat
 	UpdatedAtMS   uint64 // receipt of the last change, by the server's clock
 	TTLMS         uint64
@@ -46,9 +46,8 @@ func (s *State) Status() Status {
 
 // The layout of a record, little endian:
 //
-//	offset  0   1      2           3  4     20      36   44       52             60      68
-//	        kind flags  source len  0  user  device  seq  sent_at  heartbeat_at   ttl     updated_at
-//	        76: source
+//	offset  0    1     2          3 4    20     36  44      52           60  68         76
+//	        kind flags source len 0 user device seq sent_at heartbeat_at ttl updated_at source
 const (
 	kindState  = 1
 	kindForget = 2 // the device is no longer known; the rest is its last state

@@ -22,9 +22,12 @@ const goldenRecord = `
 	6461656d6f6e`
 
 func goldenState() (user, device uuid.UUID, s State) {
-	return uuid.MustParse("6a0f5a1e-2b7c-4c55-9f10-0c5a3c1d7e01"), uuid.MustParse("b3c1d2e4-8f9a-4b6c-a7d8-1e2f3a4b5c6d"), State{
-		Online: true, Expired: true, Seq: 42, SentAtMS: 0x194e4eae400, HeartbeatAtMS: 0x194e4eadfe0, TTLMS: 12000, UpdatedAtMS: 0x194e4eae405,
-	}
+	return uuid.MustParse("6a0f5a1e-2b7c-4c55-9f10-0c5a3c1d7e01"),
+		uuid.MustParse("b3c1d2e4-8f9a-4b6c-a7d8-1e2f3a4b5c6d"), State{
+			Online: true, Expired: true, Seq: 42, SentAtMS: 0x194e4eae400,
+			HeartbeatAtMS: 0x194e4eadfe0,
+			TTLMS:         12000, UpdatedAtMS: 0x194e4eae405,
+		}
 }
 
 func TestGolden(t *testing.T) {
@@ -33,14 +36,16 @@ func TestGolden(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := Append(nil, user, device, &s, []byte("daemon")); hex.EncodeToString(got) != hex.EncodeToString(want) {
+	if got := Append(nil, user, device, &s,
+		[]byte("daemon")); hex.EncodeToString(got) != hex.EncodeToString(want) {
 		t.Errorf("record\n%x, want\n%x", got, want)
 	}
 	r, err := Parse(want)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if r.User() != user || r.Device() != device || r.State() != s || string(r.Source()) != "daemon" {
+	if r.User() != user || r.Device() != device || r.State() != s ||
+		string(r.Source()) != "daemon" {
 		t.Errorf("read back: %v %v %+v %q", r.User(), r.Device(), r.State(), r.Source())
 	}
 	if r.Forget() {
@@ -59,7 +64,8 @@ func TestRefused(t *testing.T) {
 	user, device, s := goldenState()
 	good := Append(nil, user, device, &s, []byte("daemon"))
 	newer := append([]byte{9}, good[1:]...)
-	for name, b := range map[string][]byte{"empty": nil, "short": good[:75], "cut": good[:len(good)-1], "long": append(good[:len(good):len(good)], 0), "kind": newer} {
+	for name, b := range map[string][]byte{"empty": nil, "short": good[:75],
+		"cut": good[:len(good)-1], "long": append(good[:len(good):len(good)], 0), "kind": newer} {
 		if _, err := Parse(b); !errors.Is(err, Err) {
 			t.Errorf("%s: %v", name, err)
 		}

@@ -2,8 +2,8 @@ package table
 
 import "sync/atomic"
 
-// Budget bounds the devices of several tables together. Any goroutine may use it. A nil Budget bounds
-// nothing.
+// Budget bounds the devices of several tables together. Any goroutine may use it. A nil Budget
+// bounds nothing.
 type Budget struct {
 	limit int64
 	used  atomic.Int64 // takes a place before a table takes a slot

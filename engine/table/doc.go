@@ -1,11 +1,12 @@
-// Package table holds the state of every known device in memory and answers two questions: this device's entry (every
-// heartbeat asks), and this user's devices (every new stream asks).
+// Package table holds the state of every known device in memory and answers two questions: this
+// device's entry (every heartbeat asks), and this user's devices (every new stream asks).
 //
 // # Terms
 //
-// An entry is one device's state in a slot. Slots are numbered through the whole table; a ref is a slot's number + 1. A
-// shard is the part of the table that holds some users with all their devices. The claim is the right to change an
-// entry; its owner is a goroutine. First sight is the insertion of a device, removal its end.
+// An entry is one device's state in a slot. Slots are numbered through the whole table; a ref is a
+// slot's number + 1. A shard is the part of the table that holds some users with all their devices.
+// The claim is the right to change an entry; its owner is a goroutine. First sight is the insertion
+// of a device, removal its end.
 //
 // # Picture
 //
@@ -14,44 +15,51 @@
 //	                       └─► users: index of user, under the mutex         │
 //	                              [ tag|ref of the device seen last ... ]──┐ │
 //	                                                                       ▼ ▼
-//	slab: chunks of 65,536 entries, outside the Go heap, never moved   [ entry ][ entry ][ entry ] ...
-//	                                                                       └─next─►┘ ring of a user's devices
+//	slab: chunks of 65,536 entries, outside the Go heap     [ entry ][ entry ][ entry ] ...
+//	                                                            └─next─►┘ ring of a user's devices
 //
-//	entry, 96 bytes: user 16 | device 16 | head 8 | lsn 8 | deadline 8 | ttl, flags 8 | sent 8 | heartbeat 8 |
-//	                 updated, source 8 | armed 4 | next 4
+//	entry, 96 bytes: user 16 | device 16 | head 8 | lsn 8 | deadline 8 | ttl, flags 8 |
+//	                 sent 8 | heartbeat 8 | updated, source 8 | armed 4 | next 4
 //	head, 64 bits:   seq+1 in 54 | version in 9 | claim in 1
 //
-// A heartbeat touches one line of its index and the two neighbouring lines of its entry; the rest is small enough to
-// stay cached. The words of an index carry half of the hash, so that a probe goes to an entry nearly only when it is
-// the right one, and an index is rebuilt from its words alone.
+// A heartbeat touches one line of its index and the two neighbouring lines of its entry; the rest
+// is small enough to stay cached. An index is a hash table with open addressing, linear probing and
+// tags (as in Swiss tables, https://abseil.io/about/design/swisstables, though with 32 bits of the
+// hash in the word of the reference): a probe goes to an entry nearly only when it is the right
+// one, and an index is rebuilt from its words alone.
 //
 // # What is lock-free, and what is not
 //
-// Find takes no lock and waits for nobody. LastSeq and the other single words are one atomic load, so that a stale
-// heartbeat is refused without writing anything. An accepted heartbeat is decided by one compare-and-swap on head, the
-// claim; heartbeats of one device exclude each other while one of them owns it, some tens of nanoseconds, and spin and
-// yield meanwhile. Load and Read take no claim but wait for its owner. First sight, removal and Devices take the
-// shard's mutex, known devices' heartbeats never do.
+// Find takes no lock and never waits. LastSeq and the other single words are one atomic load, so
+// that a stale heartbeat is refused without writing anything. An accepted heartbeat is decided by
+// one compare-and-swap on head, the claim; heartbeats of one device exclude each other while one of
+// them owns it, some tens of nanoseconds, and spin and yield meanwhile. Load and Read are the
+// readers of a sequence lock (https://docs.kernel.org/locking/seqlock.html; Boehm, "Can seqlocks
+// get along with programming language memory models?", 2012,
+// https://doi.org/10.1145/2247684.2247688): they take no claim but wait for its owner. First sight,
+// removal and Devices take the shard's mutex, heartbeats of known devices never do.
 //
 // # Invariants
 //
-//   - T1 Publication. A word enters an index after the ids of its entry are stored. While a device is there its word
-//     stays findable: nothing between the word's home and the word is vacated, and a rebuilt index is complete when it
-//     is published. A reader of an index that was just replaced misses what came since, no more; FindOrInsert looks
-//     under the mutex.
-//   - T2 Claim. Only the claim's owner changes the state words and, with the shard's mutex besides, the ids. So the ids
-//     hold for who owns the claim and for who holds the mutex; anybody else may find that the slot was given to
-//     another device since, and asks Is, Read or Claim.
-//   - T3 One state. A reader takes words for a state only if head was free and the same before and after, and lsn was
-//     too. The owner stores lsn after the other words and before it frees head, and lsn only grows under one device:
-//     see below.
-//   - T4 Mutex before claim. Whoever holds a shard's mutex may wait for a claim of an entry in it. So nobody waits for
-//     the mutex while it owns a claim: Remove gives the claim back first.
-//   - T5 Every device in an index of devices is in exactly one ring, its user's, in order of first sight; the user's
-//     word names the ring's last. A slot is in an index, in the list of free ones, or in the rest of a run.
+//   - T1 Publication. A word enters an index after the ids of its entry are stored. While a device
+//     is there its word stays findable: nothing between the word's home and the word is vacated,
+//     and a rebuilt index is complete when it is published. A reader of an index that was just
+//     replaced misses what came since, no more; FindOrInsert looks under the mutex.
+//   - T2 Claim. Only the claim's owner changes the state words and, with the shard's mutex besides,
+//     the ids. So the ids hold for the owner of the claim and for the holder of the mutex; any
+//     other goroutine may find that the slot was given to another device since, and asks Is, Read
+//     or Claim.
+//   - T3 One state. A reader takes words for a state only if head was free and the same before and
+//     after, and lsn was too. The owner stores lsn after the other words and before it frees head,
+//     and lsn only grows under one device: see below.
+//   - T4 Mutex before claim. The holder of a shard's mutex may wait for a claim of an entry in it.
+//     So the owner of a claim never waits for the mutex: Remove gives the claim back first.
+//   - T5 Every device in an index of devices is in exactly one ring, its user's, in order of first
+//     sight; the user's word names the ring's last. A slot is in an index, in the list of free
+//     ones, or in the rest of a run.
 //
-// T3 in full. Version changes with every commit, so that usually head alone tells. But it has 9 bits, and a reader may
-// be preempted for long:
+// T3 in full. Version changes with every commit, so that usually head alone tells. But it has 9
+// bits, and a reader may be preempted for long:
 //
 //	reader                           owners, all with the same seq
 //	load head (version 5), lsn 100
@@ -61,41 +69,47 @@
 //	load head: version 5, as before
 //	load lsn: 612, not 100: again
 //
-// Suppose that lsn is the same twice and head free at its second load. An owner whose claim began before that load has
-// freed head and had stored its lsn: before the first load of lsn then, with all its words before that. An owner whose
-// claim began after it has stored its words after they were loaded. So the words are those of one commit. (Commits that
-// keep the LSN, as after a restart, when deadlines are put off, are told apart by version.)
+// Suppose that lsn is the same twice and head free at its second load. An owner whose claim began
+// before that load has freed head and had stored its lsn: before the first load of lsn then, with
+// all its words before that. An owner whose claim began after it has stored its words after they
+// were loaded. So the words are those of one commit. (Commits that keep the LSN, as after a
+// restart, when deadlines are put off, are told apart by version.)
 //
 // # Removal
 //
-// Removing takes the state under the claim and the entry under the mutex, in this order, with neither held in between
-// (T4). In between the entry is like one at first sight. A heartbeat that gets in then is the device's first again, and
-// keeps the entry.
+// Removing takes the state under the claim and the entry under the mutex, in this order, with
+// neither held in between (T4). In between the entry is like one at first sight. A heartbeat that
+// gets in then is the device's first again, and keeps the entry.
 //
 // # What survives a crash
 //
-// Nothing: the table is rebuilt from the checkpoint and the log. It never reads a clock and does no I/O.
+// Nothing: the table is rebuilt from the checkpoint and the log. It never reads a clock and does no
+// I/O.
 //
 // # What is slow, and why that is fine
 //
-//   - First sight now and then rebuilds a shard's index: at ten million devices 8,192 words, in 100 to 200 us, under the
-//     mutex of one of 1,024 shards. Lookups go on meanwhile. Now and then it maps a chunk and waits for the kernel to
-//     zero a huge page.
-//   - Devices costs a cache miss or two for each device, under the mutex: a user with ten thousand devices holds up
-//     first sights and connects in its shard for a millisecond or two, and nobody's heartbeats.
+//   - First sight now and then rebuilds a shard's index: at ten million devices 8,192 words, in 100
+//     to 200 us, under the mutex of one of 1,024 shards. Lookups go on meanwhile. Now and then it
+//     maps a chunk and waits for the kernel to zero a huge page; once, at 4,096 slots, the small
+//     pages of the first chunk are copied into a huge one.
+//   - Devices costs a cache miss or two for each device, under the mutex: a user with ten thousand
+//     devices holds up first sights and connects in its shard for a millisecond or two, and no
+//     heartbeats.
 //   - Removal walks the ring to the device before, the same millisecond for such a user.
 //   - Memory is not given back when devices go: slots are used again, by the shard that had them.
 //
 // # What was tried
 //
-// Runs of 64 slots to every shard placed the entries of a small table 6 KiB apart, where they contend for a few sets of
-// the caches; a shard takes as many slots as it has instead, up to 64. maphash took half as long again as the
-// multiply-and-fold hash, and its key cannot be kept, which recovery wants.
+// Runs of 64 slots to every shard placed the entries of a small table 6 KiB apart, where they
+// contend for a few sets of the caches; a shard takes as many slots as it has instead, up to 64.
+// maphash took half as long again as the multiply-and-fold hash, and its key cannot be kept, which
+// recovery wants.
 //
-// A look-up that passed ids as arrays, through a func value, took 460 ns in groups of 32 among a million devices where this
-// one takes 260: the compiler keeps neither arrays nor what goes through a func value in registers, and a second probe for
-// what likely had found cost two mispredicted branches.
+// A look-up that passed ids as arrays, through a func value, took 460 ns in groups of 32 among a
+// million devices where this one takes 260: the compiler keeps neither arrays nor what goes through
+// a func value in registers, and a second probe for what likely had found cost two mispredicted
+// branches.
 //
-// Memory outside the Go heap hides races from the detector: race builds allocate chunks on the heap (slab_heap.go), and
-// the tests run on both.
+// Memory outside the Go heap hides races from the detector: race builds allocate chunks on the heap
+// (slab_heap.go), and the tests run on both.
 package table

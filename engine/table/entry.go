@@ -13,14 +13,16 @@ import (
 // entryBytes is the size of an Entry.
 const entryBytes = 96
 
-// MaxInteger is the largest seq, sent-at and TTL that an entry holds: what a JSON number carries exactly.
+// MaxInteger is the largest seq, sent-at and TTL that an entry holds: what a JSON number carries
+// exactly.
 const MaxInteger = 1<<53 - 1
 
-// maxUpdatedAt is the largest UpdatedAtMS: 48 bits of milliseconds end in the year 10889. Later times saturate.
+// maxUpdatedAt is the largest UpdatedAtMS: 48 bits of milliseconds end in the year 10889. Later
+// times saturate.
 const maxUpdatedAt = 1<<48 - 1
 
-// The head word: bit 0 says that the entry is claimed, 9 bits of version change with every release that changed a word,
-// and 54 bits hold seq+1, where 0 says that nothing was accepted yet.
+// The head word: bit 0 says that the entry is claimed, 9 bits of version change with every release
+// that changed a word, and 54 bits hold seq+1, where 0 says that nothing was accepted yet.
 const (
 	claimBit    uint64 = 1
 	versionUnit uint64 = 1 << 1
@@ -35,9 +37,10 @@ const (
 	ttlShift          = 2
 )
 
-// spinsBeforeYield is how often a claimed entry is looked at before the processor is offered to others. A claim is held
-// for some tens of nanoseconds, so that a few looks are enough when its owner runs on another processor, and no number
-// of looks is enough when the owner was preempted: it needs this very processor, perhaps.
+// spinsBeforeYield is how often a claimed entry is looked at before the processor is offered to
+// others. A claim is held for some tens of nanoseconds, so that a few looks are enough when its
+// owner runs on another processor, and no number of looks is enough when the owner was preempted:
+// it needs this very processor, perhaps.
 const spinsBeforeYield = 16
 
 // State is what an entry knows of its device, unpacked: what a record says, with numbers of at most
@@ -49,26 +52,28 @@ type State struct {
 	Source        uint16 // id of the interned source
 }
 
-// Entry is one device's state: twelve words, 96 bytes, never moved while the table is open. Any goroutine may call its
-// methods, except those that say "owner": they belong to the goroutine whose Claim returned true, until its Commit,
-// Unclaim or Table.Remove.
+// Entry is one device's state: twelve words, 96 bytes, never moved while the table is open. Any
+// goroutine may call its methods, except those that say "owner": they belong to the goroutine whose
+// Claim returned true, until its Commit, Unclaim or Table.Remove.
 //
-// The layout is fixed (tested) so that what an accepted heartbeat touches lies in two neighbouring cache lines.
+// The layout is fixed (tested) so that what an accepted heartbeat touches lies in two neighbouring
+// cache lines.
 type Entry struct {
-	// user and device are the owner's ids as two words each, all zero in a free slot. They change only under the
-	// shard's mutex together with the claim: who holds either sees them whole. Find reads them without: the index word
-	// that led it here was stored after them, and a slot that was reused since is found out by Claim or Is.
+	// user and device are the owner's ids as two words each, all zero in a free slot. They change
+	// only under the shard's mutex together with the claim: a holder of either sees them whole.
+	// Find reads them without: the index word that led it here was stored after them, and a slot
+	// that was reused since is found out by Claim or Is.
 	user   [2]atomic.Uint64
 	device [2]atomic.Uint64
 
-	// head is claim, version and seq (see the constants). The compare-and-swap in tryClaim acquires every word below,
-	// the store in release publishes them (T2). While somebody owns the claim the old seq stays, so that LastSeq never
-	// has to wait.
+	// head is claim, version and seq (see the constants). The compare-and-swap in tryClaim acquires
+	// every word below, the store in release publishes them (T2). While a goroutine owns the claim
+	// the old seq stays, so that LastSeq never has to wait.
 	head atomic.Uint64
 
-	// lsn is the LSN of the last change, 0 before the first. Written by the claim's owner only, after the other words:
-	// a reader that finds the same lsn before and after has read words of one commit, however often version went round
-	// meanwhile (T3).
+	// lsn is the LSN of the last change, 0 before the first. Written by the claim's owner only,
+	// after the other words: a reader that finds the same lsn before and after has read words of
+	// one commit, however often version went round meanwhile (T3).
 	lsn atomic.Uint64
 
 	// The rest of the state: written by the claim's owner only, published by head.
@@ -78,59 +83,66 @@ type Entry struct {
 	heartbeatAt   atomic.Uint64
 	updatedSource atomic.Uint64 // updated-at << 16 | source
 
-	// armed is the tick of the wheel item that counts, 0 for none. Not part of the state: it pairs with nothing but
-	// itself.
+	// armed is the tick of the wheel item that counts, 0 for none. Not part of the state: it pairs
+	// with nothing but itself.
 	armed atomic.Uint32
 
-	// next is the user's next device by first sight, the last one's next being the first; in a free slot the next free
-	// slot. Guarded by the shard's mu.
+	// next is the user's next device by first sight, the last one's next being the first; in a free
+	// slot the next free slot. Guarded by the shard's mu.
 	next Ref
 }
 
-// IDs returns whose entry this is: both nil in a free slot. Under the claim, and within Table.Devices, they hold;
-// anywhere else they may be torn by a removal or stale at once, so that Read is the method to use there.
+// IDs returns whose entry this is: both nil in a free slot. Under the claim, and within
+// Table.Devices, they hold; anywhere else they may be torn by a removal or stale at once, so that
+// Read is the method to use there.
 func (e *Entry) IDs() (user, device uuid.UUID) {
-	return unwords(e.user[0].Load(), e.user[1].Load()), unwords(e.device[0].Load(), e.device[1].Load())
+	return unwords(e.user[0].Load(), e.user[1].Load()),
+		unwords(e.device[0].Load(), e.device[1].Load())
 }
 
-// Is reports whether the entry belongs to the device now. A goroutine without the claim learns from it that what it
-// loaded before, LastSeq say, was the device's: the entry belonged to it when it was found and still does.
+// Is reports whether the entry belongs to the device now. A goroutine without the claim learns from
+// it that what it loaded before, LastSeq say, was the device's: the entry belonged to it when it
+// was found and still does.
 func (e *Entry) Is(user, device uuid.UUID) bool {
 	return e.holds(wordsOf(&user), wordsOf(&device))
 }
 
 func (e *Entry) holds(user, device words) bool {
-	return e.device[0].Load() == device.low && e.device[1].Load() == device.high && e.holdsUser(user)
+	return e.device[0].Load() == device.low && e.device[1].Load() == device.high &&
+		e.holdsUser(user)
 }
 
 func (e *Entry) holdsUser(user words) bool {
 	return e.user[0].Load() == user.low && e.user[1].Load() == user.high
 }
 
-// LastSeq returns the last accepted seq by one atomic load, claimed or not; ok is false when nothing was accepted yet.
-// Refuse a heartbeat on it only when Is holds afterwards, since the slot may have become another device's. The LSN that
-// accepted this seq is not above what a later call of LSN returns.
+// LastSeq returns the last accepted seq by one atomic load, claimed or not; ok is false when
+// nothing was accepted yet. Refuse a heartbeat on it only when Is holds afterwards, since the slot
+// may have become another device's. The LSN that accepted this seq is not above what a later call
+// of LSN returns.
 func (e *Entry) LastSeq() (seq uint64, ok bool) {
 	next := e.head.Load() >> seqShift
 	return next - 1, next != 0
 }
 
-// LSN returns the LSN of the last change, 0 before the first. It may run ahead of LastSeq and Load while somebody owns
-// the claim.
+// LSN returns the LSN of the last change, 0 before the first. It may run ahead of LastSeq and Load
+// while a goroutine owns the claim.
 func (e *Entry) LSN() uint64 { return e.lsn.Load() }
 
-// DeadlineNanos returns the deadline by one atomic load. It may be newer than what a Load before it returned.
+// DeadlineNanos returns the deadline by one atomic load. It may be newer than what a Load before it
+// returned.
 func (e *Entry) DeadlineNanos() int64 { return e.deadline.Load() }
 
-// Armed returns the tick (its low 32 bits) of the wheel item that counts for this entry, 0 for none.
+// Armed returns the tick (its low 32 bits) of the wheel item that counts for this entry, 0 for
+// none.
 func (e *Entry) Armed() uint32 { return e.armed.Load() }
 
 // ArmedCAS replaces the armed tick if it is still old.
 func (e *Entry) ArmedCAS(old, new uint32) bool { return e.armed.CompareAndSwap(old, new) }
 
-// Claim makes the caller the owner of the entry if it belongs to the device. It spins while another goroutine owns it
-// and yields in between; the owner, in turn, must neither block nor do I/O (I1). False means that the slot was removed
-// or reused: look up again.
+// Claim makes the caller the owner of the entry if it belongs to the device. It spins while another
+// goroutine owns it and yields in between; the owner, in turn, must neither block nor do I/O (I1).
+// False means that the slot was removed or reused: look up again.
 //
 // The ids are compared after the claim is held, because a lookup holds nothing:
 //
@@ -149,7 +161,7 @@ func (e *Entry) Claim(user, device uuid.UUID) bool {
 	return false
 }
 
-// acquire takes the claim whoever the entry belongs to.
+// acquire takes the claim, whichever device the entry belongs to.
 func (e *Entry) acquire() {
 	for spins := 1; !e.tryClaim(); spins++ {
 		pause(spins)
@@ -171,10 +183,11 @@ func pause(spins int) {
 // Held returns the state to its owner. Owner only.
 func (e *Entry) Held() State { return e.unpack(e.glance()) }
 
-// Commit stores s and gives the claim back: readers see all of s or nothing of it. s.LSN must not be 0 nor below the
-// entry's LSN (I1). Owner only.
+// Commit stores s and gives the claim back: readers see all of s or nothing of it. s.LSN must not
+// be 0 nor below the entry's LSN (I1). Owner only.
 func (e *Entry) Commit(s State) {
-	if s.Seq > MaxInteger || s.SentAtMS > MaxInteger || s.HeartbeatAtMS > MaxInteger || s.TTLMS > MaxInteger {
+	if s.Seq > MaxInteger || s.SentAtMS > MaxInteger || s.HeartbeatAtMS > MaxInteger ||
+		s.TTLMS > MaxInteger {
 		panic("bug: table: commit of a number above 2^53-1")
 	}
 	if s.LSN < max(1, e.lsn.Load()) {
@@ -184,12 +197,12 @@ func (e *Entry) Commit(s State) {
 	e.release(s.Seq + 1)
 }
 
-// Unclaim gives the claim back and leaves the state as it was, version included: no word has changed, so that a reader
-// that looked before and looks after has read one state. Owner only.
+// Unclaim gives the claim back and leaves the state as it was, version included: no word has
+// changed, so that a reader that looked before and looks after has read one state. Owner only.
 func (e *Entry) Unclaim() {
 	h := e.head.Load()
 	if h&claimBit == 0 {
-		panic("bug: table: release of an entry that nobody owns")
+		panic("bug: table: release of an entry that is not claimed")
 	}
 	e.head.Store(h &^ claimBit)
 }
@@ -198,7 +211,7 @@ func (e *Entry) Unclaim() {
 func (e *Entry) release(next uint64) {
 	h := e.head.Load()
 	if h&claimBit == 0 {
-		panic("bug: table: release of an entry that nobody owns")
+		panic("bug: table: release of an entry that is not claimed")
 	}
 	e.head.Store(next<<seqShift | (h+versionUnit)&versionMask)
 }
@@ -210,8 +223,8 @@ func (e *Entry) clear() {
 	e.release(0)
 }
 
-// own gives the entry, which must be free of state and claimed, to a device, or with zero ids to nobody, and gives the
-// claim back. Shard's mu held. Owner only.
+// own gives the entry, which must be free of state and claimed, to a device, or with zero ids to
+// nobody, and gives the claim back. Shard's mu held. Owner only.
 func (e *Entry) own(user, device words) {
 	e.user[0].Store(user.low)
 	e.user[1].Store(user.high)
@@ -220,8 +233,8 @@ func (e *Entry) own(user, device words) {
 	e.release(0)
 }
 
-// pack stores every word that differs, lsn last (T3). An atomic store costs some 5 ns, a load and a comparison nearly
-// nothing, and from heartbeat to heartbeat TTL and flags stay.
+// pack stores every word that differs, lsn last (T3). An atomic store costs some 5 ns, a load and a
+// comparison nearly nothing, and from heartbeat to heartbeat TTL and flags stay.
 func (e *Entry) pack(s State) {
 	if e.deadline.Load() != s.DeadlineNanos {
 		e.deadline.Store(s.DeadlineNanos)
@@ -253,13 +266,14 @@ func (e *Entry) glance() glance { return glance{head: e.head.Load(), lsn: e.lsn.
 
 // holds reports that the words loaded since the glance are of one commit.
 //
-// Equal heads are not enough for a reader that is preempted in between: version has 9 bits, and 512 commits later it is
-// the same. Equal LSNs close that: they only grow (T3).
+// Equal heads are not enough for a reader that is preempted in between: version has 9 bits, and 512
+// commits later it is the same. Equal LSNs close that: they only grow (T3).
 func (g glance) holds(e *Entry) bool {
 	return g.head&claimBit == 0 && e.head.Load() == g.head && e.lsn.Load() == g.lsn
 }
 
-// unpack loads the words that go with a glance. Without the claim they may be of several commits until the glance holds.
+// unpack loads the words that go with a glance. Without the claim they may be of several commits
+// until the glance holds.
 func (e *Entry) unpack(g glance) State {
 	if g.lsn == 0 {
 		return State{}
@@ -281,9 +295,10 @@ func (e *Entry) unpack(g glance) State {
 	}
 }
 
-// Load returns the state of one moment; false: no state yet. It takes no claim (a sequence lock) but waits while somebody
-// owns it, yielding, and starts again when the entry changed under it. The caller knows that the entry is the device's
-// because it is within Table.Devices or asks Is afterwards; else Read is the method to use.
+// Load returns the state of one moment; false: no state yet. It takes no claim (a sequence lock)
+// but waits while another goroutine owns it, yielding, and starts again when the entry changed
+// under it. The caller knows that the entry is the device's because it is within Table.Devices or
+// asks Is afterwards; else Read is the method to use.
 func (e *Entry) Load() (State, bool) {
 	for spins := 1; ; spins++ {
 		g := e.glance()
@@ -294,7 +309,8 @@ func (e *Entry) Load() (State, bool) {
 	}
 }
 
-// Read returns ids and state of one moment, otherwise as Load; false: no state yet, or the slot is free.
+// Read returns ids and state of one moment, otherwise as Load; false: no state yet, or the slot is
+// free.
 func (e *Entry) Read() (user, device uuid.UUID, s State, ok bool) {
 	for spins := 1; ; spins++ {
 		g := e.glance()

@@ -8,8 +8,8 @@ import (
 	"rollcall/record"
 )
 
-// TestLayout fixes what docs and sizing count on. Change the constants with it, and the arithmetic of the cache lines
-// in doc.go.
+// TestLayout fixes what docs and sizing count on. Change the constants with it, and the arithmetic
+// of the cache lines in doc.go.
 func TestLayout(t *testing.T) {
 	var e Entry
 	for name, c := range map[string]struct{ got, want uintptr }{
@@ -137,8 +137,8 @@ func TestVersionChangesWithEveryCommitAndNotWithUnclaim(t *testing.T) {
 	}
 }
 
-// TestPreemptedReaderStartsAgain lets as many commits go by between a reader's two looks at head as make version come
-// round, with one seq, so that head is the same again (T3).
+// TestPreemptedReaderStartsAgain lets as many commits go by between a reader's two looks at head as
+// make version come round, with one seq, so that head is the same again (T3).
 func TestPreemptedReaderStartsAgain(t *testing.T) {
 	e := owned()
 	e.Commit(State{State: record.State{Seq: 7}, LSN: 1})
@@ -177,12 +177,16 @@ func TestMisuseIsABug(t *testing.T) {
 	free := func() *Entry { e := owned(); e.Unclaim(); return e }
 	old := func() *Entry { e := owned(); e.Commit(State{LSN: 9}); e.acquire(); return e }
 	for name, misuse := range map[string]func(){
-		"commit without a claim":   func() { free().Commit(State{LSN: 1}) },
-		"unclaim without a claim":  func() { free().Unclaim() },
-		"commit without an LSN":    func() { owned().Commit(State{}) },
-		"commit of an older LSN":   func() { old().Commit(State{LSN: 8}) },
-		"commit of a seq too high": func() { owned().Commit(State{State: record.State{Seq: MaxInteger + 1}, LSN: 1}) },
-		"commit of a TTL too high": func() { owned().Commit(State{State: record.State{TTLMS: MaxInteger + 1}, LSN: 1}) },
+		"commit without a claim":  func() { free().Commit(State{LSN: 1}) },
+		"unclaim without a claim": func() { free().Unclaim() },
+		"commit without an LSN":   func() { owned().Commit(State{}) },
+		"commit of an older LSN":  func() { old().Commit(State{LSN: 8}) },
+		"commit of a seq too high": func() {
+			owned().Commit(State{State: record.State{Seq: MaxInteger + 1}, LSN: 1})
+		},
+		"commit of a TTL too high": func() {
+			owned().Commit(State{State: record.State{TTLMS: MaxInteger + 1}, LSN: 1})
+		},
 	} {
 		func() {
 			defer func() {

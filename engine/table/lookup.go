@@ -12,10 +12,12 @@ type Lookup struct {
 	index *index
 }
 
-// FindAll does Find for each of ls. In a large table a look-up is a chain of cache misses: a word of the index, then the two
-// lines of the entry. So it walks all of ls once for each link, and the walks that miss do nothing else: then the loads of many
-// look-ups fit into what a processor looks ahead, and are in flight together. With the hashing in the first walk and the probing
-// in the second it took twice as long. Some tens of look-ups are best; their lines must stay in the nearest cache.
+// FindAll does Find for each of ls. In a large table a look-up is a chain of cache misses: a word
+// of the index, then the two lines of the entry. So it walks all of ls once for each link, and the
+// walks that miss do nothing else: then the loads of many look-ups fit into what a processor looks
+// ahead, and are in flight together. With the hashing in the first walk and the probing in the
+// second it took twice as long. Some tens of look-ups are best; their lines must stay in the
+// nearest cache.
 func (t *Table) FindAll(ls []Lookup) {
 	for i := range ls {
 		l := &ls[i]
@@ -47,7 +49,8 @@ func (t *Table) FindAll(ls []Lookup) {
 	}
 }
 
-// likely returns the first entry with the tag, which nearly always is the right one, without looking at it; nil: none.
+// likely returns the first entry with the tag, which nearly always is the right one, without
+// looking at it; nil: none.
 func (ix *index) likely(slab *slab, tag uint32) (Ref, *Entry) {
 	for i := tag & ix.mask; ; i = (i + 1) & ix.mask {
 		w := ix.words[i].Load()

@@ -19,7 +19,8 @@ func newModel() *model {
 	return &model{order: map[uuid.UUID][]uuid.UUID{}, states: map[[2]uuid.UUID]State{}}
 }
 
-// runCommands does to the table and to the model what the bytes say, two for each command, and compares.
+// runCommands does to the table and to the model what the bytes say, two for each command, and
+// compares.
 func runCommands(t *testing.T, tab *Table, commands []byte) {
 	m := newModel()
 	for i := 0; i+1 < len(commands); i += 2 {
@@ -93,7 +94,8 @@ func (m *model) compare(t *testing.T, tab *Table) {
 		want, known := m.states[[2]uuid.UUID{u, d}]
 		got, ok := e.Load()
 		if !known || got != want || ok != (want.LSN != 0) {
-			t.Fatalf("slot %d of (%v, %v) holds %+v, want %+v (known: %v)", r, u, d, got, want, known)
+			t.Fatalf("slot %d of (%v, %v) holds %+v, want %+v (known: %v)", r, u, d, got, want,
+				known)
 		}
 		ranged++
 		return true
@@ -120,7 +122,8 @@ func TestTableAgainstMap(t *testing.T) {
 func FuzzTable(f *testing.F) {
 	f.Add(byte(0), []byte{0, 1, 0x10, 1, 9, 1, 0, 2, 9, 1, 0, 1})
 	f.Add(byte(1), []byte{8, 1, 14, 1, 9, 1, 14, 1, 0, 1, 0, 2, 0, 3, 10, 3, 0, 4})
-	f.Add(byte(3), []byte{0, 1, 0, 2, 0, 3, 0, 4, 0, 5, 0, 6, 0, 7, 0, 8, 9, 1, 9, 3, 9, 8, 0, 9, 0, 1})
+	f.Add(byte(3),
+		[]byte{0, 1, 0, 2, 0, 3, 0, 4, 0, 5, 0, 6, 0, 7, 0, 8, 9, 1, 9, 3, 9, 8, 0, 9, 0, 1})
 	names := []string{"keyed", "constant", "truncated", "last"}
 	f.Fuzz(func(t *testing.T, hash byte, commands []byte) {
 		tab := New(Options{Shards: 2, Hash: hashes[names[int(hash)%len(names)]]})

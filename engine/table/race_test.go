@@ -22,7 +22,8 @@ func together(n int, run func(g int)) {
 	wg.Wait()
 }
 
-// rounds is how often a stress test repeats: less when it is one of many or runs under the race detector's weight.
+// rounds is how often a stress test repeats: less when it is one of many or runs under the race
+// detector's weight.
 func rounds(n int) int {
 	if testing.Short() || !mapped {
 		return n / 10
@@ -57,7 +58,8 @@ func TestLookupsWhileTheIndexGrows(t *testing.T) {
 						continue
 					}
 					n := have - 1 - rng.IntN(min(have, 100))
-					if _, e := tab.Find(user(n%10), device(n)); e == nil || !e.Is(user(n%10), device(n)) {
+					if _, e := tab.Find(user(n%10), device(n)); e == nil ||
+						!e.Is(user(n%10), device(n)) {
 						t.Errorf("device %d of %d is missing", n, have)
 						return
 					}
@@ -83,7 +85,8 @@ func TestOneWinnerOfManyFirstSights(t *testing.T) {
 	})
 	for n := range devices {
 		if refs[0][n] != refs[1][n] || refs[0][n] != refs[2][n] || refs[0][n] != refs[3][n] {
-			t.Fatalf("device %d has slots %d, %d, %d, %d", n, refs[0][n], refs[1][n], refs[2][n], refs[3][n])
+			t.Fatalf("device %d has slots %d, %d, %d, %d", n, refs[0][n], refs[1][n], refs[2][n],
+				refs[3][n])
 		}
 	}
 	checkTable(t, tab)
@@ -111,7 +114,8 @@ func TestClaimsExclude(t *testing.T) {
 		for seq, lsn := uint64(0), uint64(0); !done.Load(); {
 			now, _ := e.LastSeq()
 			s, ok := e.Load()
-			if err := checkTorn(d, s); !ok || err != nil || now < seq || s.Seq < now || s.LSN < lsn || e.LSN() < s.LSN {
+			if err := checkTorn(d, s); !ok || err != nil || now < seq || s.Seq < now ||
+				s.LSN < lsn || e.LSN() < s.LSN {
 				t.Errorf("reader: LastSeq %d after %d, then %+v (%v, %v)", now, seq, s, ok, err)
 				return
 			}
@@ -143,8 +147,9 @@ func TestClaimsExclude(t *testing.T) {
 	readers.Wait()
 }
 
-// TestNoTornReadWhenVersionComesRound commits with one seq, so that the head words of two commits 512 apart are equal,
-// while a reader of every word is preempted as the scheduler likes. Only the LSN tells such commits apart (T3).
+// TestNoTornReadWhenVersionComesRound commits with one seq, so that the head words of two commits
+// 512 apart are equal, while a reader of every word is preempted as the scheduler likes. Only the
+// LSN tells such commits apart (T3).
 func TestNoTornReadWhenVersionComesRound(t *testing.T) {
 	tab := New(Options{})
 	defer tab.Close()
@@ -170,8 +175,9 @@ func TestNoTornReadWhenVersionComesRound(t *testing.T) {
 	readers.Wait()
 }
 
-// TestRemovalAndReuse lets a few devices come and go in a few slots of one shard while others look at them. Nobody ever
-// sees a state under another device's ids, and the claim excludes by device whatever slot it is in.
+// TestRemovalAndReuse lets a few devices come and go in a few slots of one shard while others look
+// at them. No goroutine ever sees a state under another device's ids, and the claim excludes by
+// device whatever slot it is in.
 func TestRemovalAndReuse(t *testing.T) {
 	for _, name := range []string{"keyed", "constant", "last"} {
 		t.Run("hash="+name, func(t *testing.T) {
@@ -246,7 +252,8 @@ func readUsers(t *testing.T, tab *Table, users, devices int, done *atomic.Bool) 
 			state, ok := e.Load()
 			u, d := e.IDs()
 			if u != want || seen[d] || (ok && checkTorn(d, state) != nil) {
-				t.Errorf("devices of %v: %v of %v, %+v, seen before: %v", want, d, u, state, seen[d])
+				t.Errorf("devices of %v: %v of %v, %+v, seen before: %v", want, d, u, state,
+					seen[d])
 			}
 			seen[d] = true
 			return len(seen) <= devices

@@ -7,14 +7,15 @@ import (
 
 // shard is the part of the table that holds some users with all their devices.
 type shard struct {
-	// devices leads from (user, device) to an entry. Probed by any goroutine without a lock; changed and replaced under
-	// mu. A replacement is complete when it is stored; whoever still probes its predecessor misses what was inserted
-	// since, no more.
+	// devices leads from (user, device) to an entry. Probed by any goroutine without a lock;
+	// changed and replaced under mu. A replacement is complete when it is stored; a reader that
+	// still probes its predecessor misses what was inserted since, no more.
 	devices atomic.Pointer[index]
 
 	mu sync.Mutex
 
-	// users leads from a user to the device that was seen last, whose next is the one seen first. Guarded by mu.
+	// users leads from a user to the device that was seen last, whose next is the one seen first.
+	// Guarded by mu.
 	users *index
 
 	free      Ref // first free slot, linked by next; guarded by mu
@@ -22,7 +23,8 @@ type shard struct {
 	run       Ref // next slot of the run that was not used yet; guarded by mu
 	runSlots  int // how many of it are left; guarded by mu
 
-	_ [8]byte // 64 bytes: the mutex of one shard and the index pointer of the next do not share a cache line
+	// 64 bytes: the mutex of one shard and the index pointer of the next do not share a cache line
+	_ [8]byte
 }
 
 // find looks the device up without a lock.
@@ -66,7 +68,8 @@ func (s *shard) insertLocked(t *Table, k *key) (Ref, *Entry, error) {
 	return r, e, nil
 }
 
-// takeSlotLocked returns a free slot: one that was used before, else one of the run, else the first of a new run.
+// takeSlotLocked returns a free slot: one that was used before, else one of the run, else the first
+// of a new run.
 func (s *shard) takeSlotLocked(slab *slab) (Ref, error) {
 	if r := s.free; r != 0 {
 		s.free = slab.entry(r).next
@@ -106,7 +109,8 @@ func (s *shard) removeLocked(t *Table, k *key, r Ref, e *Entry) {
 	t.givePlace()
 }
 
-// linkLocked puts the device behind the user's last one: the links are a ring, of which the user's word names the last.
+// linkLocked puts the device behind the user's last one: the links are a ring, of which the user's
+// word names the last.
 func (s *shard) linkLocked(t *Table, k *key, r Ref, e *Entry) {
 	i, last := s.lastLocked(t.slab, k)
 	if last != nil {
@@ -123,7 +127,8 @@ func (s *shard) linkLocked(t *Table, k *key, r Ref, e *Entry) {
 	t.users.Add(1)
 }
 
-// unlinkLocked takes the device out of its user's ring. It walks the ring for the one before: a user's devices are few.
+// unlinkLocked takes the device out of its user's ring. It walks the ring for the one before: a
+// user's devices are few.
 func (s *shard) unlinkLocked(t *Table, k *key, r Ref, e *Entry) {
 	i, last := s.lastLocked(t.slab, k)
 	_, before := split(s.users.words[i].Load())
@@ -143,7 +148,8 @@ func (s *shard) unlinkLocked(t *Table, k *key, r Ref, e *Entry) {
 	}
 }
 
-// lastLocked returns the user's last device and the position of the user's word; nil: the user has none.
+// lastLocked returns the user's last device and the position of the user's word; nil: the user has
+// none.
 func (s *shard) lastLocked(slab *slab, k *key) (uint32, *Entry) {
 	tag := k.userTag()
 	for i := tag & s.users.mask; ; i = (i + 1) & s.users.mask {

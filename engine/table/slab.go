@@ -18,20 +18,22 @@ const (
 	smallSlots = 1 << 12
 )
 
-// chunk is a part of the slab. It never moves; it is memory outside the Go heap where the platform has it
-// (slab_mmap.go) and without pointers everywhere, so that the garbage collector never looks inside.
+// chunk is a part of the slab. It never moves; it is memory outside the Go heap where the platform
+// has it (slab_mmap.go) and without pointers everywhere, so that the garbage collector never looks
+// inside.
 type chunk [chunkSlots]Entry
 
 // page is a part of the directory of chunks.
 type page [pageChunks]atomic.Pointer[chunk]
 
-// slab is all entries of a table by slot number. It grows from small: pages of the directory and chunks
-// are made when a slot of them is handed out, the first chunk is resident in small pages as far as it
-// is used, and only beyond smallSlots are there huge pages.
+// slab is all entries of a table by slot number. It grows from small: pages of the directory and
+// chunks are made when a slot of them is handed out, the first chunk is resident in small pages as
+// far as it is used, and only beyond smallSlots are there huge pages.
 type slab struct {
-	// pages is the directory. take stores a page, and a chunk in it, under mu before any slot of it is
-	// handed out; entry loads both. The ref it is asked for came through an index word or the mutex, so
-	// that they are there. The array lies in the slab so that a look-up loads two pointers, no more.
+	// pages is the directory. take stores a page, and a chunk in it, under mu before any slot of it
+	// is handed out; entry loads both. The ref it is asked for came through an index word or the
+	// mutex, so that they are there. The array lies in the slab so that a look-up loads two
+	// pointers, no more.
 	pages [1 << (32 - pageBits - chunkBits)]atomic.Pointer[page]
 
 	limit uint64 // slots that may be handed out; immutable
@@ -53,8 +55,8 @@ func (s *slab) entry(r Ref) *Entry {
 	return &p[slot>>chunkBits%pageChunks].Load()[slot%chunkSlots]
 }
 
-// take hands out the next n slots, at most maxRun, and returns the ref of the first. ErrFull: not so
-// many refs are left.
+// take hands out the next n slots, at most maxRun, and returns the ref of the first. ErrFull: not
+// so many refs are left.
 func (s *slab) take(n int) (Ref, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -2,8 +2,8 @@
 
 package table
 
-// Chunks live on the Go heap where mapping is not portable, and in race builds, whose detector is blind
-// outside it.
+// Chunks live on the Go heap where mapping is not portable, and in race builds, whose detector is
+// blind outside it.
 
 const mapped = false // chunks are outside the Go heap and aligned
 

@@ -14,13 +14,14 @@ import (
 // ErrFull says that the table holds MaxDevices already, or that no slot number is left.
 var ErrFull = errors.New("table: full")
 
-// Ref names a slot: its number + 1, so that 0 is none. It stays the device's until the device is removed.
+// Ref names a slot: its number + 1, so that 0 is none. It stays the device's until the device is
+// removed.
 type Ref uint32
 
 // Options configure a table. The zero value works.
 type Options struct {
-	// Shards is a power of two, 1024 by default. More shards make growth of one shorter and first sights of different
-	// users meet less; each costs 64 bytes and up to 63 unused slots.
+	// Shards is a power of two, 1024 by default. More shards make growth of one shorter and first
+	// sights of different users meet less; each costs 64 bytes and up to 63 unused slots.
 	Shards int
 
 	// MaxDevices bounds the devices, 1<<31 by default and at most. One more: ErrFull.
@@ -29,7 +30,8 @@ type Options struct {
 	// Budget bounds the devices of several tables together. Default: none.
 	Budget *Budget
 
-	// Key of the hash. The zero key stands for a random one. A key that is kept lets entries come back to their shards.
+	// Key of the hash. The zero key stands for a random one. A key that is kept lets entries come
+	// back to their shards.
 	Key [4]uint64
 
 	// Hash replaces the keyed hash, for tests. userHash must depend on the user alone.
@@ -51,7 +53,7 @@ type Table struct {
 	maxDevices int64
 	budget     *Budget // nil: none
 
-	devices atomic.Int64 // entries that belong to a device; insertLocked takes a place before a slot
+	devices atomic.Int64 // entries that belong to a device, and places taken for some (takePlace)
 	users   atomic.Int64 // users with at least one device
 }
 
@@ -86,8 +88,8 @@ func New(o Options) *Table {
 	return t
 }
 
-// Close gives the entries' memory back, and their places in the budget. The table and its entries must
-// not be used any more.
+// Close gives the entries' memory back, and their places in the budget. The table and its entries
+// must not be used any more.
 func (t *Table) Close() {
 	t.slab.close()
 	t.budget.give(t.devices.Swap(0))
@@ -107,8 +109,9 @@ func (t *Table) givePlace() {
 	t.budget.give(1)
 }
 
-// secret is the key of a hash: ids are chosen by their senders, who must not be able to choose collisions. The hash folds 128-bit
-// products, the construction of wyhash (Wang Yi, github.com/wangyi-fudan/wyhash).
+// secret is the key of a hash: ids are chosen by their senders, which must not be able to choose
+// collisions. The hash folds 128-bit products, the construction of wyhash (Wang Yi,
+// github.com/wangyi-fudan/wyhash).
 type secret [4]uint64
 
 func (s *secret) user(u words) uint64 {
@@ -160,37 +163,41 @@ func (t *Table) key(user, device uuid.UUID) (k key) {
 	return k
 }
 
-// shard returns the shard of a user. Only the user decides, by the upper bits of its hash; tags are made of lower ones.
+// shard returns the shard of a user. Only the user decides, by the upper bits of its hash; tags are
+// made of lower ones.
 func (t *Table) shard(k *key) *shard { return &t.shards[k.userHash>>t.shardShift] }
 
-// Find returns the device's entry, or 0 and nil when it is unknown. It takes no lock. An insert that runs at the same
-// time may be missed, one that returned before is not.
+// Find returns the device's entry, or 0 and nil when it is unknown. It takes no lock. An insert
+// that runs at the same time may be missed, one that returned before is not.
 func (t *Table) Find(user, device uuid.UUID) (Ref, *Entry) {
 	k := t.key(user, device)
 	return t.shard(&k).find(t.slab, &k)
 }
 
-// FindOrInsert returns the device's entry and makes one at first sight: it has no state yet and readers skip it. It takes the
-// shard's mutex in any case, so it is for a device that Find did not find a moment ago. ErrFull over MaxDevices or out of slot
-// numbers; any other error says that the system gave no memory.
+// FindOrInsert returns the device's entry and makes one at first sight: it has no state yet and
+// readers skip it. It takes the shard's mutex in any case, so it is for a device that Find did not
+// find a moment ago. ErrFull over MaxDevices or out of slot numbers; any other error says that the
+// system gave no memory.
 func (t *Table) FindOrInsert(user, device uuid.UUID) (Ref, *Entry, error) {
 	k := t.key(user, device)
 	s := t.shard(&k)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	// Under the mutex, since a look without it may have gone to an index that was just replaced, or been overtaken.
+	// Under the mutex, since a look without it may have gone to an index that was just replaced, or
+	// been overtaken.
 	if r, e := s.find(t.slab, &k); e != nil {
 		return r, e, nil
 	}
 	return s.insertLocked(t, &k)
 }
 
-// Entry returns the entry of a ref that this table handed out. It may belong to another device by now.
+// Entry returns the entry of a ref that this table handed out. It may belong to another device by
+// now.
 func (t *Table) Entry(r Ref) *Entry { return t.slab.entry(r) }
 
-// Devices calls fn for the user's devices that have a state, in the order of first sight, until it returns false. It
-// holds the shard's mutex meanwhile, so that ids cannot change; fn must not block, nor call anything of the table that
-// takes the mutex.
+// Devices calls fn for the user's devices that have a state, in the order of first sight, until it
+// returns false. It holds the shard's mutex meanwhile, so that ids cannot change; fn must not
+// block, nor call anything of the table that takes the mutex.
 func (t *Table) Devices(user uuid.UUID, fn func(Ref, *Entry) bool) {
 	k := t.key(user, uuid.Nil)
 	s := t.shard(&k)
@@ -212,9 +219,10 @@ func (t *Table) Devices(user uuid.UUID, fn func(Ref, *Entry) bool) {
 	}
 }
 
-// Range calls fn for every entry, in no order, until it returns false. It takes one shard's mutex at a time and not
-// while it calls fn, which may use the table as it likes. A device that is there all the while is seen once, one that
-// comes meanwhile perhaps, and one that goes may be replaced by another in its slot: fn uses Read, or Claim.
+// Range calls fn for every entry, in no order, until it returns false. It takes one shard's mutex
+// at a time and not while it calls fn, which may use the table as it likes. A device that is there
+// all the while is seen once, one that comes meanwhile perhaps, and one that goes may be replaced
+// by another in its slot: fn uses Read, or Claim.
 func (t *Table) Range(fn func(Ref, *Entry) bool) { t.RangeShards(0, len(t.shards), fn) }
 
 // Shards returns the number of shards. A user's shard is the upper bits of UserHash.
@@ -241,11 +249,12 @@ func (t *Table) RangeShards(from, to int, fn func(Ref, *Entry) bool) {
 	}
 }
 
-// Remove forgets the device of an entry whose claim the caller owns, and gives the claim back. The slot is used again.
+// Remove forgets the device of an entry whose claim the caller owns, and gives the claim back. The
+// slot is used again.
 //
-// The state goes under the claim, the entry under the mutex, and the claim is given back in between: who waits for a
-// claim may hold the mutex (T4). A heartbeat that gets in between finds an entry without a state, as at first sight,
-// and if it is accepted the entry stays.
+// The state goes under the claim, the entry under the mutex, and the claim is given back in
+// between: a goroutine that waits for a claim may hold the mutex (T4). A heartbeat that gets in
+// between finds an entry without a state, as at first sight, and if it is accepted the entry stays.
 func (t *Table) Remove(r Ref, e *Entry) {
 	user, device := e.IDs()
 	e.clear()

@@ -28,9 +28,13 @@ var hashes = map[string]func(user, device uuid.UUID) (uint64, uint64){
 	"keyed":    nil,
 	"constant": func(_, _ uuid.UUID) (uint64, uint64) { return 0, 0 },
 	// One shard of several, few homes, one tag per home.
-	"truncated": func(u, d uuid.UUID) (uint64, uint64) { return uint64(u[15] % 3), uint64(d[15] % 5) },
+	"truncated": func(u, d uuid.UUID) (uint64, uint64) {
+		return uint64(u[15] % 3), uint64(d[15] % 5)
+	},
 	// All homes are the last word, so that every probe wraps around.
-	"last": func(u, d uuid.UUID) (uint64, uint64) { return 1<<64 - 1 - uint64(u[15]%2)<<60, 1<<32 - 1 },
+	"last": func(u, d uuid.UUID) (uint64, uint64) {
+		return 1<<64 - 1 - uint64(u[15]%2)<<60, 1<<32 - 1
+	},
 }
 
 // eachHash runs the test with a table for each hash.
@@ -47,8 +51,8 @@ func eachHash(t *testing.T, o Options, test func(t *testing.T, tab *Table)) {
 	}
 }
 
-// stateOf returns the state that tests give a device: every word follows from device and LSN, so that a torn read
-// shows.
+// stateOf returns the state that tests give a device: every word follows from device and LSN, so
+// that a torn read shows.
 func stateOf(device uuid.UUID, seq, lsn uint64) State {
 	n := uint64(device[15])
 	return State{
@@ -68,7 +72,7 @@ func put(t testing.TB, tab *Table, u, d uuid.UUID, seq, lsn uint64) (Ref, *Entry
 		t.Fatalf("FindOrInsert: %v", err)
 	}
 	if !e.Claim(u, d) {
-		t.Fatalf("Claim of an entry that nobody removes: false")
+		t.Fatalf("Claim of an entry that is not removed: false")
 	}
 	e.Commit(stateOf(d, seq, lsn))
 	return r, e
@@ -94,7 +98,7 @@ func devicesOf(tab *Table, u uuid.UUID) (ids []uuid.UUID) {
 	return ids
 }
 
-// checkTable checks what must hold between the parts of a table when nobody uses it.
+// checkTable checks what must hold between the parts of a table while no goroutine uses it.
 func checkTable(t testing.TB, tab *Table) {
 	t.Helper()
 	seen := map[Ref]string{}
@@ -128,12 +132,14 @@ func checkTable(t testing.TB, tab *Table) {
 			linked += checkRing(t, tab, last)
 		}
 		if linked != ix.live {
-			t.Fatalf("shard %d: %d devices are linked to users, %d are in the index", i, linked, ix.live)
+			t.Fatalf("shard %d: %d devices are linked to users, %d are in the index", i, linked,
+				ix.live)
 		}
 		n := 0
 		for r := s.free; r != 0; r = tab.Entry(r).next {
 			see(r, "free")
-			if u, d := tab.Entry(r).IDs(); u != uuid.Nil || d != uuid.Nil || tab.Entry(r).Armed() != 0 {
+			if u, d := tab.Entry(r).IDs(); u != uuid.Nil || d != uuid.Nil ||
+				tab.Entry(r).Armed() != 0 {
 				t.Fatalf("free slot %d is not empty", r)
 			}
 			n++
@@ -144,7 +150,8 @@ func checkTable(t testing.TB, tab *Table) {
 		free += n + s.runSlots
 	}
 	st := tab.Stats()
-	if devices != tab.Len() || users != tab.Users() || free != st.FreeSlots || devices+free != st.Slots {
+	if devices != tab.Len() || users != tab.Users() || free != st.FreeSlots ||
+		devices+free != st.Slots {
 		t.Fatalf("found %d devices, %d users, %d free slots: %+v", devices, users, free, st)
 	}
 }
@@ -162,7 +169,8 @@ func checkIndex(t testing.TB, ix *index) {
 		}
 	}
 	if live != ix.live || used != ix.used || used == len(ix.words) {
-		t.Fatalf("index of %d words has %d live, %d used: counted as %d and %d", len(ix.words), live, used, ix.live, ix.used)
+		t.Fatalf("index of %d words has %d live, %d used: counted as %d and %d", len(ix.words),
+			live, used, ix.live, ix.used)
 	}
 }
 
@@ -220,7 +228,8 @@ func TestDevicesComeInOrderOfFirstSight(t *testing.T) {
 		var want []uuid.UUID
 		for lsn := range uint64(400) {
 			if n := len(want); n > 0 && (rng.IntN(3) == 0 || n > 20) {
-				i := []int{0, n / 2, n - 1, rng.IntN(n)}[rng.IntN(4)] // the first, a middle, the last one
+				// the first, a middle, the last one
+				i := []int{0, n / 2, n - 1, rng.IntN(n)}[rng.IntN(4)]
 				forget(t, tab, user(1), want[i])
 				want = slices.Delete(want, i, i+1)
 			} else {
@@ -261,7 +270,7 @@ func TestRangeMayRemove(t *testing.T) {
 		tab.Range(func(r Ref, e *Entry) bool {
 			u, d, _, ok := e.Read()
 			if !ok || !e.Claim(u, d) {
-				t.Fatal("an entry that nobody else removes has no state or cannot be claimed")
+				t.Fatal("an entry that only this goroutine removes has no state, or no claim")
 			}
 			tab.Remove(r, e)
 			return true
@@ -288,10 +297,12 @@ func TestFullTableRefusesAndTakesAgainAfterRemoval(t *testing.T) {
 	})
 }
 
-// TestBudgetIsSharedByTables: a place that one table gives back, by a removal or its end, is another's.
+// TestBudgetIsSharedByTables: a place that one table gives back, by a removal or its end, is
+// another's.
 func TestBudgetIsSharedByTables(t *testing.T) {
 	budget := NewBudget(3)
-	a, b := New(Options{Shards: 1, Budget: budget}), New(Options{Shards: 1, MaxDevices: 2, Budget: budget})
+	a, b := New(Options{Shards: 1, Budget: budget}),
+		New(Options{Shards: 1, MaxDevices: 2, Budget: budget})
 	defer b.Close()
 	put(t, a, user(1), device(1), 1, 1)
 	put(t, a, user(1), device(2), 1, 1)
@@ -314,7 +325,8 @@ func TestBudgetIsSharedByTables(t *testing.T) {
 	a.Close()
 	full(b) // over its own bound
 	if budget.Left() != 1 || a.Len() != 0 {
-		t.Errorf("%d places left and %d devices after the end of a table with one", budget.Left(), a.Len())
+		t.Errorf("%d places left and %d devices after the end of a table with one", budget.Left(),
+			a.Len())
 	}
 }
 
@@ -328,7 +340,8 @@ func TestRefsRunOut(t *testing.T) {
 	for n := range room {
 		put(t, tab, user(1), device(n), 1, 1)
 	}
-	if _, _, err := tab.FindOrInsert(user(1), device(room)); !errors.Is(err, ErrFull) || tab.Len() != room {
+	if _, _, err := tab.FindOrInsert(user(1), device(room)); !errors.Is(err, ErrFull) ||
+		tab.Len() != room {
 		t.Errorf("no slot left: %v, %d devices", err, tab.Len())
 	}
 	forget(t, tab, user(1), device(3))
@@ -425,7 +438,8 @@ func TestIndexGivesTombstonesBack(t *testing.T) {
 	})
 }
 
-// TestEmptiedIndexHasNoTombstones removes everything in random order: the last one out vacates what is left.
+// TestEmptiedIndexHasNoTombstones removes everything in random order: the last one out vacates what
+// is left.
 func TestEmptiedIndexHasNoTombstones(t *testing.T) {
 	eachHash(t, Options{Shards: 1}, func(t *testing.T, tab *Table) {
 		for n := range 100 {
@@ -440,8 +454,8 @@ func TestEmptiedIndexHasNoTombstones(t *testing.T) {
 	})
 }
 
-// TestReuseWaitsForALateClaim lets a goroutine that still takes the slot for its former device hold the claim while the
-// slot is given to another.
+// TestReuseWaitsForALateClaim lets a goroutine that still takes the slot for its former device hold
+// the claim while the slot is given to another.
 func TestReuseWaitsForALateClaim(t *testing.T) {
 	tab := New(Options{Shards: 1})
 	defer tab.Close()

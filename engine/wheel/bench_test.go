@@ -5,7 +5,7 @@ import (
 	"testing"
 )
 
-// BenchmarkRefile is the lazy wheel at work: every item comes up once per TTL (1,200 ticks: 12 s)
+// BenchmarkRefile is the lazy wheel at work: every item fires once per TTL (1,200 ticks: 12 s)
 // and is filed again for another. The time is that of one item, both its cascades included.
 func BenchmarkRefile(b *testing.B) {
 	for _, devices := range []int{1_000, 1_000_000, 10_000_000} {

@@ -8,7 +8,7 @@
 // (https://github.com/tokio-rs/tokio/tree/master/tokio/src/runtime/time/wheel).
 //
 // One goroutine owns a wheel; nothing in it is locked or atomic. It is made for lazy use: an item
-// is filed once and comes up once, and the owner then looks up the real deadline and files the item
+// is filed once and fires once, and the owner then looks up the real deadline and files the item
 // again if the deadline has moved. So there is no removal and no update.
 //
 // # Picture
@@ -26,14 +26,14 @@
 // hold anything, so that empty ones cost nothing however far the time jumps.
 //
 // A bucket is a chain of 4 KiB blocks of 8-byte items. Blocks are the unit of work, too: Advance
-// looks at its limit after each, and a crowd at one tick comes up, or cascades, in slices.
+// looks at its limit after each, and a crowd at one tick fires, or cascades, in slices.
 //
 // # Invariants
 //
-//   - H1 An item comes up in the Advance whose ticks include its own, not before and not after.
-//     What is filed for a tick that was handed over already is overdue and comes up first.
+//   - H1 An item fires in the Advance whose ticks include its own, not before and not after.
+//     What is filed for a tick that was handed over already is overdue and fires first.
 //   - H2 The cursor rests on the first tick of a bucket above level 0 until that bucket is empty,
-//     so that nothing from its later ticks comes up before the bucket's items stand among them; a
+//     so that nothing from its later ticks fires before the bucket's items stand among them; a
 //     cascade may stop in the middle.
 //   - H3 Below the top no occupied bucket is behind the cursor's. On the top level none is more
 //     than 63 ahead, so that the cursor's own bucket never means two different turns.

@@ -21,7 +21,7 @@ func bucketOf(level int, tick uint64) int { return int(tick>>(bucketBits*level))
 // An item stands in the lowest level on which tick and cursor lie in the same turn, that is in the
 // same bucket of the level above: so the occupied buckets of a level below the top are never behind
 // the cursor's own. The top level has nothing above it and is a ring. What lies beyond its 63
-// buckets ahead waits in the farthest and is filed anew when that comes up.
+// buckets ahead waits in the farthest and is filed anew when that fires.
 func place(cursor, tick uint64) (level, bucket int) {
 	level = (bits.Len64(cursor^tick|1) - 1) / bucketBits
 	if level < top {

@@ -1,7 +1,7 @@
 package wheel
 
 // Horizon is how many ticks ahead an item may be filed: 2^31, 248 days of 10 ms ticks. Within it an
-// item's 32 bits of tick tell its tick. Below 258,048 ticks (63 * 64^2) an item comes up after at
+// item's 32 bits of tick tell its tick. Below 258,048 ticks (63 * 64^2) an item fires after at
 // most two cascades; beyond, it is filed anew that often.
 const Horizon = 1 << 31
 
@@ -16,7 +16,7 @@ type Wheel struct {
 	// the next tick to be handed over: everything filed for an earlier one is overdue (H1, H2)
 	cursor  uint64
 	levels  [levels]level
-	overdue bucket // filed for a tick that had passed; comes up first
+	overdue bucket // filed for a tick that had passed; fires first
 	count   int
 	pool    pool
 }
@@ -36,7 +36,7 @@ func (w *Wheel) Len() int { return w.count }
 // Now returns the last tick that was handed over in full.
 func (w *Wheel) Now() uint64 { return w.cursor - 1 }
 
-// Add files an item for a tick. One that has passed comes up at the next Advance, or within the one
+// Add files an item for a tick. One that has passed fires at the next Advance, or within the one
 // whose fire calls Add. More than Horizon ahead is filed for Horizon ahead, and its Item says so.
 func (w *Wheel) Add(ref uint32, tick uint64) {
 	if tick > w.Now() && tick-w.Now() > Horizon {
@@ -63,7 +63,7 @@ func (w *Wheel) tickOf(item Item) uint64 {
 	return w.cursor + uint64(item.Tick-uint32(w.cursor))
 }
 
-// Next returns a tick before which nothing comes up or cascades; false: the wheel is empty. With
+// Next returns a tick before which nothing fires or cascades; false: the wheel is empty. With
 // overdue items it is Now.
 func (w *Wheel) Next() (tick uint64, ok bool) {
 	if w.overdue.head != nil {

@@ -55,7 +55,7 @@ func (h *harness) insert(f filed) {
 	h.m.items = slices.Insert(h.m.items, i, f)
 }
 
-// advance goes to a tick in slices and checks that what comes up is what the model holds for ticks
+// advance goes to a tick in slices and checks that what fires is what the model holds for ticks
 // up to it: whole, in order, none of them early, none late.
 func (h *harness) advance(to uint64, limit int) {
 	h.t.Helper()
@@ -86,7 +86,7 @@ func (h *harness) advance(to uint64, limit int) {
 func (h *harness) checkRun(got []Item, want []filed, overdue int) {
 	h.t.Helper()
 	if len(got) != len(want) {
-		h.t.Fatalf("at %d: %d items came up, want %d", h.m.now, len(got), len(want))
+		h.t.Fatalf("at %d: %d items fired, want %d", h.m.now, len(got), len(want))
 	}
 	ticks := map[uint32]uint64{}
 	for _, f := range want {
@@ -96,13 +96,13 @@ func (h *harness) checkRun(got []Item, want []filed, overdue int) {
 	for i, item := range got {
 		tick, there := ticks[item.Ref]
 		if delete(ticks, item.Ref); !there || item.Tick != uint32(tick) {
-			h.t.Fatalf("at %d: %+v came up, filed for %d (%v)", h.m.now, item, tick, there)
+			h.t.Fatalf("at %d: %+v fired, filed for %d (%v)", h.m.now, item, tick, there)
 		}
 		if i < overdue {
 			continue // in no order, but before all others
 		}
 		if tick < last {
-			h.t.Fatalf("at %d: tick %d came up after %d", h.m.now, tick, last)
+			h.t.Fatalf("at %d: tick %d fired after %d", h.m.now, tick, last)
 		}
 		last = tick
 	}
@@ -144,7 +144,7 @@ func TestWheelAgainstSortedList(t *testing.T) {
 		}
 		h.advance(h.w.Now()+1<<25, 1<<30)
 		if h.w.Len() != 0 {
-			t.Fatalf("from %d: %d items never came up", start, h.w.Len())
+			t.Fatalf("from %d: %d items never fired", start, h.w.Len())
 		}
 	}
 }
@@ -166,7 +166,7 @@ func TestEveryTickComesUpOnItsTick(t *testing.T) {
 				t.Fatal("Advance without a limit stopped")
 			}
 			if len(got) != 1 || got[0] != (Item{Ref: uint32(tick - start), Tick: uint32(tick)}) {
-				t.Fatalf("from %d: at tick %d came up %+v", start, tick, got)
+				t.Fatalf("from %d: at tick %d fired %+v", start, tick, got)
 			}
 		}
 	}
@@ -197,7 +197,7 @@ func TestTimeNeverGoesBack(t *testing.T) {
 	}
 }
 
-// TestNothingHappensBeforeNext goes from Next to Next: each time right before it nothing comes up,
+// TestNothingHappensBeforeNext goes from Next to Next: each time right before it nothing fires,
 // and the number of steps shows that Next does not merely count ticks.
 func TestNothingHappensBeforeNext(t *testing.T) {
 	rng := testseed.Rand(t)
@@ -210,7 +210,7 @@ func TestNothingHappensBeforeNext(t *testing.T) {
 		for ; w.Len() > 0; steps++ {
 			next, _ := w.Next()
 			w.Advance(next-1, 1<<30,
-				func(items []Item) { t.Fatalf("at %d, before Next, came up %+v", w.Now(), items) })
+				func(items []Item) { t.Fatalf("at %d, before Next, fired %+v", w.Now(), items) })
 			w.Advance(next, 1<<30, func([]Item) {})
 		}
 		// An item cascades at most twice, and beyond the levels' reach once more for every 63
@@ -239,7 +239,7 @@ func TestFireMayAdd(t *testing.T) {
 			for _, item := range items {
 				tick := due[item.Ref]
 				if item.Tick != uint32(tick) || tick > now || (tick < last && tick > w.Now()) {
-					t.Fatalf("at %d: %+v came up, filed for %d, after %d", now, item, tick, last)
+					t.Fatalf("at %d: %+v fired, filed for %d, after %d", now, item, tick, last)
 				}
 				last = max(last, tick)
 				fired++
@@ -250,7 +250,7 @@ func TestFireMayAdd(t *testing.T) {
 		}
 		for ref, tick := range due {
 			if tick <= now {
-				t.Fatalf("at %d: item %d for %d did not come up", now, ref, tick)
+				t.Fatalf("at %d: item %d for %d did not fire", now, ref, tick)
 			}
 		}
 	}
@@ -259,7 +259,7 @@ func TestFireMayAdd(t *testing.T) {
 	}
 }
 
-// TestSlicesAreBounded lets a crowd come up at one tick, from the top level down, and a jump over
+// TestSlicesAreBounded lets a crowd fire at one tick, from the top level down, and a jump over
 // many ticks: cascades stop in the middle and go on (H2).
 func TestSlicesAreBounded(t *testing.T) {
 	const crowd, limit = 50_000, 700
@@ -293,7 +293,7 @@ func TestFarItemsKeepTheirTick(t *testing.T) {
 		var got []Item
 		fire := func(items []Item) { got = append(got, items...) }
 		if w.Advance(777+ahead-1, 1<<30, fire); len(got) != 0 {
-			t.Fatalf("%d ahead came up early", ahead)
+			t.Fatalf("%d ahead fired early", ahead)
 		}
 		if w.Advance(777+ahead, 1<<30, fire); len(got) != 1 || got[0].Tick != uint32(777+ahead) {
 			t.Fatalf("%d ahead: %+v", ahead, got)
@@ -376,7 +376,7 @@ func FuzzWheel(f *testing.F) {
 		}
 		h.advance(h.w.Now()+1<<26, 1<<30)
 		if h.w.Len() != 0 {
-			t.Fatalf("%d items never came up", h.w.Len())
+			t.Fatalf("%d items never fired", h.w.Len())
 		}
 	})
 }
