@@ -17,7 +17,7 @@ type Broadcaster struct {
 	workers []*worker
 	stages  [][]stage // by source and worker; single writer: the source's commit loop
 	poller  *poller   // nil: sockets are held with goroutines
-	open    *openStreams
+	count   *openCount
 
 	startOnce, closeOnce sync.Once
 	running              sync.WaitGroup // the workers
@@ -54,10 +54,10 @@ func New(o Options) (*Broadcaster, error) {
 		seed:    maphash.MakeSeed(),
 		workers: make([]*worker, o.Workers),
 		stages:  make([][]stage, o.Sources),
-		open:    newOpenStreams(int64(o.MaxStreams)),
+		count:   newOpenCount(int64(o.MaxStreams)),
 	}
 	for i := range b.workers {
-		b.workers[i] = newWorker(i, &b.options, b, b.open)
+		b.workers[i] = newWorker(i, &b.options, b, b.count)
 	}
 	for i := range b.stages {
 		b.stages[i] = make([]stage, o.Workers)
@@ -127,11 +127,11 @@ func (b *Broadcaster) Subscribe(s Subscription) error {
 	if int(s.Source) >= b.options.Sources {
 		panic("bug: a stream of a source beyond Options.Sources")
 	}
-	if !b.open.enter() {
+	if !b.count.enter() {
 		return ErrTooMany
 	}
 	if err := b.workerOf(s.User).in.subscribe(s, b.options.MaxStreamsPerUser); err != nil {
-		b.open.leave()
+		b.count.leave()
 		return err
 	}
 	return nil
@@ -171,7 +171,7 @@ func (b *Broadcaster) Streams(user uuid.UUID) int {
 // time given, as Ticks go by; each is sent its reconnect delay. done is closed when the last
 // connection is. A second call changes nothing. Any goroutine.
 func (b *Broadcaster) Drain(over time.Duration) (done <-chan struct{}) {
-	return b.open.drain(func() {
+	return b.count.drain(func() {
 		for _, w := range b.workers {
 			w.in.startDrain(over)
 		}
@@ -196,7 +196,7 @@ func (b *Broadcaster) Close() {
 }
 
 // Open is how many streams there are now, including those that are ending. Any goroutine.
-func (b *Broadcaster) Open() int { return int(b.open.live.Load()) }
+func (b *Broadcaster) Open() int { return int(b.count.live.Load()) }
 
 // Stats sums what the workers published at the start of their last turn. Any goroutine.
 func (b *Broadcaster) Stats() Stats {

@@ -19,7 +19,8 @@
 // hash to it; no other goroutine touches them. A turn is one round of its loop. The worker's
 // through, one for each source, is the LSN through which it has taken the source's events: it moves
 // with every Flush of the source, for a worker without an event too. A fan is the text of a user's
-// frames. A lap is one pass over the streams of a user. A parcel is text for a stream, written once
+// frames. A lap is one pass over the streams of a user. A crowd is a user in the middle of a lap:
+// one with more streams than a turn visits at a time. A parcel is text for a stream, written once
 // for all streams that are owed the same. To conflate is to send the newest state of each device
 // instead of each event.
 //
@@ -27,7 +28,7 @@
 //
 // A stream is a connection with a follow: a user and an LSN, through. The stream has, in bytes
 // written or in its backlog, everything that happened to the user at or below it. A user keeps the
-// frames of the events in (base, last]. What the follow is owed results:
+// frames of the events in (base, last]. A follow is owed:
 //
 //	through == last   nothing
 //	through >= base   the frames above through, as they are

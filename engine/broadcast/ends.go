@@ -103,7 +103,7 @@ func (w *worker) free(s *stream, reason Reason) {
 	}
 	w.stats.Closed[reason]++
 	w.in.release(s)
-	w.open.leave()
+	w.count.leave()
 }
 
 // unfollow ends a stream's follow, if it has not ended: the stream gets no more events.

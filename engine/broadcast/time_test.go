@@ -397,7 +397,7 @@ func TestSubscriptionsBehindACrowd(t *testing.T) {
 			sub := Subscription{User: userOf(0), Conn: c, Head: []byte(testHead)}
 			in.subs = append(in.subs, sub)
 			in.streams++
-			s.b.open.enter()
+			s.b.count.enter()
 		}
 		s.b.workers[0].in.mu.Unlock()
 		s.tell(0, 0)

@@ -25,14 +25,13 @@ const (
 	keepBytes  = 256 << 10 // of a buffer that was last filled for less
 )
 
-// worker owns the streams of the users that hash to it, and everything below but the inbox: its
-// goroutine alone touches them. It joins the types that own the parts; each part says what it
-// changes.
+// worker owns the streams of the users that hash to it. It joins the types that own the parts. Its
+// goroutine alone touches what follows the inbox; the fields before never change.
 type worker struct {
 	index    int
 	log      *slog.Logger
 	notifier Notifier // of connections
-	open     *openStreams
+	count    *openCount
 	visits   int // streams of one user at a time
 	in       inbox
 
@@ -53,12 +52,12 @@ type worker struct {
 	warned uint32 // tick of the last warning about a full queue; 0: none
 }
 
-func newWorker(index int, o *Options, notifier Notifier, open *openStreams) *worker {
+func newWorker(index int, o *Options, notifier Notifier, count *openCount) *worker {
 	w := &worker{
 		index:    index,
 		log:      o.Logger,
 		notifier: notifier,
-		open:     open,
+		count:    count,
 		visits:   o.visits,
 		deadlines: deadlines{
 			keepalive: ticksOf(o.Keepalive), writeTimeout: ticksOf(o.WriteTimeout),

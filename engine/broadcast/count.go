@@ -5,8 +5,8 @@ import (
 	"sync/atomic"
 )
 
-// openStreams counts the streams, and knows when draining has ended the last. Any goroutine.
-type openStreams struct {
+// openCount counts the streams, and knows when draining has ended the last. Any goroutine.
+type openCount struct {
 	limit int64
 
 	// live counts the streams that Subscribe took and that have not been freed.
@@ -21,12 +21,12 @@ type openStreams struct {
 	done      chan struct{}
 }
 
-func newOpenStreams(limit int64) *openStreams {
-	return &openStreams{limit: limit, done: make(chan struct{})}
+func newOpenCount(limit int64) *openCount {
+	return &openCount{limit: limit, done: make(chan struct{})}
 }
 
 // enter counts one more stream, unless there are as many as allowed.
-func (o *openStreams) enter() bool {
+func (o *openCount) enter() bool {
 	if o.live.Add(1) > o.limit {
 		o.leave()
 		return false
@@ -35,7 +35,7 @@ func (o *openStreams) enter() bool {
 }
 
 // leave takes a stream off the count.
-func (o *openStreams) leave() {
+func (o *openCount) leave() {
 	if o.live.Add(-1) == 0 && o.draining.Load() {
 		o.finish()
 	}
@@ -43,7 +43,7 @@ func (o *openStreams) leave() {
 
 // drain calls refuse once, which makes every worker refuse new streams, and returns a channel that
 // is closed when the last stream has left.
-func (o *openStreams) drain(refuse func()) <-chan struct{} {
+func (o *openCount) drain(refuse func()) <-chan struct{} {
 	o.drainOnce.Do(func() {
 		refuse()
 		o.draining.Store(true)
@@ -54,4 +54,4 @@ func (o *openStreams) drain(refuse func()) <-chan struct{} {
 	return o.done
 }
 
-func (o *openStreams) finish() { o.doneOnce.Do(func() { close(o.done) }) }
+func (o *openCount) finish() { o.doneOnce.Do(func() { close(o.done) }) }
