@@ -4,11 +4,12 @@ import (
 	"crypto/rand"
 	"encoding/binary"
 	"errors"
-	"fmt"
 	"math/bits"
 	"sync/atomic"
 
 	"github.com/google/uuid"
+
+	"rollcall/internal/option"
 )
 
 // ErrFull says that the table holds MaxDevices already, or that no slot number is left.
@@ -18,30 +19,45 @@ var ErrFull = errors.New("table: full")
 // removed.
 type Ref uint32
 
-// Options configure a table. The zero value works.
+// Options of a Table. The zero value works.
 type Options struct {
-	// Shards is a power of two, 1024 by default. More shards make growth of one shorter and first
-	// sights of different users meet less; each costs 64 bytes and up to 63 unused slots.
+	// Shards is a power of two. More shards make growth of one shorter and first sights of different
+	// users meet less; each costs 64 bytes and up to 63 unused slots. Default: 1024.
 	Shards int
 
-	// MaxDevices bounds the devices, 1<<31 by default and at most. One more: ErrFull.
+	// MaxDevices bounds the devices, to 1<<31 at most. One more: ErrFull. Default: 1<<31.
 	MaxDevices int
 
 	// Budget bounds the devices of several tables together. Default: none.
 	Budget *Budget
 
-	// Key of the hash. The zero key stands for a random one. A key that is kept lets entries come
-	// back to their shards.
+	// Key of the hash. A key that is kept lets entries come back to their shards. Default: a random
+	// one.
 	Key [4]uint64
 
-	// Hash replaces the keyed hash, for tests. userHash must depend on the user alone.
+	// Hash replaces the keyed hash, for tests. userHash must depend on the user alone. Default: the
+	// keyed hash.
 	Hash func(user, device uuid.UUID) (userHash, deviceHash uint64)
 }
 
-const (
-	defaultShards     = 1024
-	defaultMaxDevices = 1 << 31
-)
+const maxDevices = 1 << 31
+
+// Check reports every problem of the options at once. New panics on them.
+func (o Options) Check() error {
+	_, err := o.withDefaults()
+	return err
+}
+
+func (o Options) withDefaults() (Options, error) {
+	option.Default(&o.Shards, 1024)
+	option.Default(&o.Key, RandomKey())
+
+	problems := option.Problems{Package: "table"}
+	problems.When(o.Shards < 0 || o.Shards&(o.Shards-1) != 0,
+		"Shards is %d, not a power of two", o.Shards)
+	option.NotNegative(&problems, "MaxDevices", o.MaxDevices)
+	return o, problems.Err()
+}
 
 // Table holds the state of every known device. Any goroutine may call its methods.
 type Table struct {
@@ -57,20 +73,15 @@ type Table struct {
 	users   atomic.Int64 // users with at least one device
 }
 
-// New makes an empty table. It panics when Shards is not a power of two.
+// New makes an empty table. It panics when the options have a problem.
 func New(o Options) *Table {
-	if o.Shards == 0 {
-		o.Shards = defaultShards
+	o, err := o.withDefaults()
+	if err != nil {
+		panic("bug: " + err.Error())
 	}
-	if o.Shards < 0 || bits.OnesCount(uint(o.Shards)) != 1 {
-		panic(fmt.Sprintf("bug: table: %d shards, not a power of two", o.Shards))
-	}
-	limit := int64(defaultMaxDevices)
+	limit := int64(maxDevices)
 	if o.MaxDevices > 0 {
 		limit = min(limit, int64(o.MaxDevices))
-	}
-	if o.Key == ([4]uint64{}) {
-		o.Key = RandomKey()
 	}
 	t := &Table{
 		secret:     o.Key,
