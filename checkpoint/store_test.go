@@ -121,7 +121,8 @@ func TestCheckpointNewerVersion(t *testing.T) {
 	}
 	c.Close()
 	var newer *VersionError
-	if _, err := Open("checkpoint", Options{FS: fs, Logger: slog.New(slog.DiscardHandler)}); !errors.As(err, &newer) {
+	o := Options{FS: fs, Logger: slog.New(slog.DiscardHandler)}
+	if _, err := Open("checkpoint", o); !errors.As(err, &newer) {
 		t.Errorf("error %v", err)
 	}
 }
@@ -145,7 +146,8 @@ func TestCheckpointCrash(t *testing.T) {
 		if half {
 			replace(t, c, "a", "b", "a", "half") // newer than the LSN says, which is allowed
 		}
-		crashed := openStore(t, fs.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: rng.IntN(101), RNG: rng}))
+		cfg := vfs.CrashCloneCfg{UnsyncedDataPercent: rng.IntN(101), RNG: rng}
+		crashed := openStore(t, fs.CrashClone(cfg))
 		if crashed.LSN() != uint64(rounds) {
 			t.Fatalf("seed %d: as of %d, want %d", seed, crashed.LSN(), rounds)
 		}

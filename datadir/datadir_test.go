@@ -143,7 +143,8 @@ func (w *live) append() {
 		if w.log.Wait(lsn) != nil {
 			return
 		}
-		for old := w.acked.Load(); old < lsn && !w.acked.CompareAndSwap(old, lsn); old = w.acked.Load() {
+		for old := w.acked.Load(); old < lsn &&
+			!w.acked.CompareAndSwap(old, lsn); old = w.acked.Load() {
 		}
 	}
 }
@@ -167,7 +168,8 @@ func (w *live) checkpoint(t *testing.T) {
 				return
 			}
 		}
-		if err := errors.Join(w.log.Sync(through), w.store.Commit(through), w.log.TruncateBefore(through+1)); err != nil {
+		if err := errors.Join(w.log.Sync(through), w.store.Commit(through),
+			w.log.TruncateBefore(through+1)); err != nil {
 			t.Error(err)
 			return
 		}
@@ -329,7 +331,8 @@ func TestCopyKeepsEverything(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer back.Close()
-	if err := back.Walk(quiet, &walked); err != nil || walked.Items.Load() != 3 || walked.Records.Load() != 1 || walked.Bytes.Load() != copied.Bytes.Load() {
+	if err := back.Walk(quiet, &walked); err != nil || walked.Items.Load() != 3 ||
+		walked.Records.Load() != 1 || walked.Bytes.Load() != copied.Bytes.Load() {
 		t.Errorf("read back: %d items, %d records, %v", walked.Items.Load(), walked.Records.Load(), err)
 	}
 	again := openStore(t, "copy/"+CheckpointDir, crashed)
@@ -371,7 +374,8 @@ func TestViewMeetsACheckpoint(t *testing.T) {
 			commit(t, w.log, strings.Repeat("r", 1200))
 		}
 		through := w.log.Appended()
-		if err := errors.Join(w.store.Commit(through), w.log.TruncateBefore(through+1)); err != nil {
+		if err := errors.Join(w.store.Commit(through),
+			w.log.TruncateBefore(through+1)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -395,7 +399,8 @@ func TestViewMeetsACheckpoint(t *testing.T) {
 	if err := whole(c, l, w.acked.Load()); err != nil || lists < 4 {
 		t.Errorf("%v after %d looks", err, lists)
 	}
-	if err := errors.Join(c.Close(), l.Close(), v.Close(), w.store.Close(), w.log.Close()); err != nil {
+	if err := errors.Join(c.Close(), l.Close(), v.Close(), w.store.Close(),
+		w.log.Close()); err != nil {
 		t.Error(err)
 	}
 }

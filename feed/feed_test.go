@@ -238,7 +238,8 @@ func (l *life) append() {
 	for n := uint64(0); !l.stopped.Load(); n++ {
 		record := binary.LittleEndian.AppendUint64(nil, rand.Uint64())
 		record = append(record, make([]byte, n%400)...)
-		if l.log.Reserve(len(record), time.Minute) != nil || l.log.Wait(l.log.Append(record, 0)) != nil {
+		if l.log.Reserve(len(record), time.Minute) != nil ||
+			l.log.Wait(l.log.Append(record, 0)) != nil {
 			return
 		}
 	}
@@ -336,8 +337,8 @@ func TestTruncationWaitsForTheCursor(t *testing.T) {
 	}
 }
 
-// What a crash takes off the end of a log in the other sync modes, no cursor has seen (F3): the LSNs
-// there may be given to other records.
+// What a crash takes off the end of a log in the other sync modes, no cursor has seen (F3): the
+// LSNs there may be given to other records.
 func TestCursorIsNotAheadOfTheDisk(t *testing.T) {
 	fs := vfs.NewCrashableMem()
 	r := start(t, setup{fs: fs, sync: wal.SyncNever})

@@ -83,7 +83,8 @@ func TestWrongVersion(t *testing.T) {
 	binary.LittleEndian.PutUint32(b[8:], 2)
 	_, err := Open(dir, small(disk(t, map[uint64][]byte{1: b})))
 	var version *VersionError
-	if !errors.As(err, &version) || version.Found != 2 || version.Reads != 1 || version.Path != segmentFile(1) {
+	if !errors.As(err, &version) || version.Found != 2 || version.Reads != 1 ||
+		version.Path != segmentFile(1) {
 		t.Fatalf("Open = %v", err)
 	}
 	if !strings.Contains(err.Error(), "reads version 1") {
@@ -134,7 +135,8 @@ func TestRecords(t *testing.T) {
 }
 
 func TestOptions(t *testing.T) {
-	if o, err := (Options{}).withDefaults(); err != nil || o.BufferBytes != 2<<20 || o.SegmentBytes != 64<<20 || o.Sync != SyncAlways {
+	if o, err := (Options{}).withDefaults(); err != nil || o.BufferBytes != 2<<20 ||
+		o.SegmentBytes != 64<<20 || o.Sync != SyncAlways {
 		t.Errorf("defaults: %+v, %v", o, err)
 	}
 	_, err := Options{Sync: 9, SyncInterval: -1, BufferBytes: 1}.withDefaults()

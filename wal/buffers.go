@@ -115,8 +115,8 @@ type batch struct {
 	// the number of records. Reset by the commit loop before the batch becomes the filling one,
 	// when no appender can know it.
 	finished atomic.Uint64
-	// stamp is the first stamp that an appender brought, 0 before. An appender sets it before it adds
-	// to finished. Reset together with finished.
+	// stamp is the first stamp that an appender brought, 0 before. An appender sets it before it
+	// adds to finished. Reset together with finished.
 	stamp atomic.Int64
 	_     [48]byte // keeps finished, which every appender writes, off the fields below
 

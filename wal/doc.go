@@ -45,8 +45,8 @@
 //     be recycled, one block of memory per reader.
 //   - W8: a file becomes another segment only when its renaming off the log is durable, so that it
 //     cannot come back under its old number, and while no View has it open (recycle.go).
-//   - W9: a Reader reads what is committed and nothing else. Within its bound no record that it wants
-//     is taken off; beyond, the oldest go first, and it begins with the oldest that is there.
+//   - W9: a Reader reads what is committed and nothing else. Within its bound no record that it
+//     wants is taken off; beyond, the oldest go first, and it begins with the oldest that is there.
 //
 // # What a crash leaves, and what recovery makes of it
 //

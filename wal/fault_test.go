@@ -77,7 +77,9 @@ func failOn(fs vfs.FS, kind errorfs.OpKind, err error) (_ vfs.FS, on *atomic.Boo
 // A failed write or sync is final (W5): its waiters and all later ones get the failure, nothing is
 // retried, and a restart finds what had been acknowledged.
 func TestFailStop(t *testing.T) {
-	for name, kind := range map[string]errorfs.OpKind{"write": errorfs.OpFileWriteAt, "sync": errorfs.OpFileSyncData} {
+	for name, kind := range map[string]errorfs.OpKind{
+		"write": errorfs.OpFileWriteAt, "sync": errorfs.OpFileSyncData,
+	} {
 		t.Run(name, func(t *testing.T) {
 			mem := vfs.NewCrashableMem()
 			cause := errors.New("the disk is on fire")
@@ -233,7 +235,10 @@ func TestEveryOperationFailing(t *testing.T) {
 }
 
 // failEach runs as often as there are operations, and lets another one fail each time.
-func failEach(t *testing.T, name string, kind faultfs.Fault, stuck bool, run func(o Options) (acked, through int)) {
+func failEach(
+	t *testing.T, name string, kind faultfs.Fault, stuck bool,
+	run func(o Options) (acked, through int),
+) {
 	at := int64(0)
 	for ; ; at++ {
 		mem := vfs.NewCrashableMem()

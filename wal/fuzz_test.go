@@ -103,8 +103,10 @@ func forge(b []byte, at int64) {
 	var s headerSums
 	header := b[at:]
 	binary.LittleEndian.PutUint32(header, blockMagic)
-	if n := int64(binary.LittleEndian.Uint32(header[12:])); blockHeaderBytes+n <= int64(len(header)) {
-		binary.LittleEndian.PutUint32(header[8:], crc32.Checksum(header[blockHeaderBytes:blockHeaderBytes+n], castagnoli))
+	n := int64(binary.LittleEndian.Uint32(header[12:]))
+	if blockHeaderBytes+n <= int64(len(header)) {
+		binary.LittleEndian.PutUint32(header[8:],
+			crc32.Checksum(header[blockHeaderBytes:blockHeaderBytes+n], castagnoli))
 	}
 	binary.LittleEndian.PutUint32(header[4:], s.sum(header, 1, at))
 }

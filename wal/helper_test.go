@@ -17,8 +17,10 @@ const dir = "data/wal"
 
 // small are options with which a few hundred records roll segments.
 func small(fs vfs.FS) Options {
-	return Options{FS: fs, BufferBytes: minBufferBytes, SegmentBytes: segmentBuffers * minBufferBytes,
-		Logger: slog.New(slog.DiscardHandler), prepareRetry: time.Millisecond}
+	return Options{
+		FS: fs, BufferBytes: minBufferBytes, SegmentBytes: segmentBuffers * minBufferBytes,
+		Logger: slog.New(slog.DiscardHandler), prepareRetry: time.Millisecond,
+	}
 }
 
 func open(t testing.TB, o Options) *Log {

@@ -115,7 +115,9 @@ func newLog(path string, o Options, lock io.Closer) *Log {
 	l.gate.credits = &l.credits
 	l.recovery = recovery{dir: &l.dir, segments: &l.segments}
 	l.recycler = recycler{dir: &l.dir, size: o.SegmentBytes}
-	l.truncator = truncator{dir: &l.dir, segments: &l.segments, recycler: &l.recycler, readers: &l.readers}
+	l.truncator = truncator{
+		dir: &l.dir, segments: &l.segments, recycler: &l.recycler, readers: &l.readers,
+	}
 	l.preparer = preparer{
 		dir: &l.dir, gate: &l.gate, recycler: &l.recycler,
 		largest: o.SegmentBytes, retry: o.prepareRetry, closing: l.closing,
@@ -125,10 +127,11 @@ func newLog(path string, o Options, lock io.Closer) *Log {
 	}
 	l.committer = committer{
 		mode: o.Sync, buffers: &l.buffers, credits: &l.credits, progress: &l.progress,
-		readers: &l.readers, stats: &l.stats, dir: &l.dir, observe: o.ObserveCommit, closing: l.closing,
-		epoch: time.Now(),
-		wake:  make(chan struct{}, 1),
-		done:  make(chan struct{}),
+		readers: &l.readers, stats: &l.stats, dir: &l.dir, observe: o.ObserveCommit,
+		closing: l.closing,
+		epoch:   time.Now(),
+		wake:    make(chan struct{}, 1),
+		done:    make(chan struct{}),
 		writer: writer{
 			dir: &l.dir, segments: &l.segments, gate: &l.gate, spares: l.preparer.spares,
 			closing: l.closing, retry: o.prepareRetry, mode: o.Sync, interval: o.SyncInterval,
@@ -172,9 +175,10 @@ func (l *Log) Survey() Survey { return l.recovery.surveyed() }
 
 // Start makes what was replayed durable, begins a new segment and starts the commit loop; it
 // replays by itself what was not. The commit loop calls committed, which may be nil, after each
-// batch with its LSNs, its records, valid during the call only, its stamp (see Append), and the time
-// that sealing, writing and syncing took: in LSN order, after waiters were woken. It must not block: the next batch waits
-// for it. After an error only Close may be called. Not concurrently with Close.
+// batch with its LSNs, its records, valid during the call only, its stamp (see Append), and the
+// time that sealing, writing and syncing took: in LSN order, after waiters were woken. It must not
+// block: the next batch waits for it. After an error only Close may be called. Not concurrently
+// with Close.
 func (l *Log) Start(
 	committed func(first, last uint64, records iter.Seq[[]byte], stamp int64, took time.Duration),
 ) error {

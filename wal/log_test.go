@@ -13,6 +13,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"go.uber.org/goleak"
 
+	"rollcall/internal/testseed"
 	"rollcall/internal/testwait"
 )
 
@@ -40,7 +41,10 @@ func TestReplayAfterRestart(t *testing.T) {
 			for round := range 3 {
 				l := open(t, o)
 				var got []string
-				if err := l.Replay(0, func(_ uint64, r []byte) error { got = append(got, string(r)); return nil }); err != nil {
+				if err := l.Replay(0, func(_ uint64, r []byte) error {
+					got = append(got, string(r))
+					return nil
+				}); err != nil {
 					t.Fatal(err)
 				}
 				if !slices.Equal(got, want) {
@@ -82,7 +86,8 @@ func TestConcurrentAppends(t *testing.T) {
 	l := open(t, o)
 	var next uint64 = 1
 	var order [][2]uint32 // by LSN, as the callback saw them
-	err := l.Start(func(first, last uint64, records iter.Seq[[]byte], stamp int64, took time.Duration) {
+	err := l.Start(func(first, last uint64, records iter.Seq[[]byte], stamp int64,
+		took time.Duration) {
 		if first != next || took <= 0 {
 			t.Errorf("batch begins with %d, want %d; took %v", first, next, took)
 		}
@@ -154,7 +159,8 @@ func TestConcurrentAppends(t *testing.T) {
 	}
 }
 
-// Waiters of the batch in flight, of the filling one and of an older one.
+// Waiters of the batch in flight, of the filling one and of an older one: none returns before its
+// sync (W3).
 func TestWait(t *testing.T) {
 	disk := newStallFS(vfs.NewMem())
 	l := start(t, small(disk))
@@ -244,6 +250,60 @@ func TestCommitWaitsForCopies(t *testing.T) {
 	}
 }
 
+// Every byte is free, reserved or filling, whatever Reserve, Append and Release do (W2), and what
+// has a credit is never turned away.
+func TestCreditsAccountForEveryByte(t *testing.T) {
+	rng := testseed.Rand(t)
+	disk := newStallFS(vfs.NewMem())
+	l := start(t, small(disk))
+	disk.stall() // so that nothing but the test moves bytes
+	add(t, l, "in flight")
+	disk.awaitStalled()
+	var reserved []int // the sizes of credits that are out
+	refused := 0
+	for range 2000 {
+		switch n := rng.IntN(200); {
+		case len(reserved) < 20 && rng.IntN(3) > 0:
+			switch err := l.Reserve(n, 0); err {
+			case nil:
+				reserved = append(reserved, n)
+			case ErrFull:
+				refused++
+			default:
+				t.Fatal(err)
+			}
+		case len(reserved) > 0:
+			n = reserved[0]
+			reserved = reserved[1:]
+			if rng.IntN(8) == 0 {
+				l.Append(make([]byte, n), 0)
+			} else {
+				l.Release(n)
+			}
+		}
+		out := 0
+		for _, n := range reserved {
+			out += recordOverhead + n
+		}
+		sum := int(l.credits.free()) + out + l.buffers.filling()
+		if sum != minBufferBytes || l.credits.allHome() != (out+l.buffers.filling() == 0) {
+			t.Fatalf("%d bytes are accounted for, %d of them reserved", sum, out)
+		}
+	}
+	for _, n := range reserved {
+		l.Release(n)
+	}
+	if refused == 0 {
+		t.Error("the buffer was never full")
+	}
+	disk.resume()
+	closeLog(t, l)
+	if !l.credits.allHome() {
+		t.Errorf("after Close %d bytes are free", l.credits.free())
+	}
+}
+
+// Close waits until every credit is home (W2).
 func TestCloseWaitsForCredits(t *testing.T) {
 	for range 50 {
 		l := start(t, small(vfs.NewMem()))
@@ -456,13 +516,16 @@ func TestStats(t *testing.T) {
 		commit(t, l, "0123456789")
 	}
 	s := l.Stats()
-	if s.Batches != 10 || s.Records != 10 || s.PayloadBytes != 120 || s.Syncs != 10 || s.LastSync <= 0 ||
-		s.Segments != 1 || s.SegmentBytes != 16384 || s.RoomLeft != 16384-64-10*56 || s.Durable != 10 || s.BufferUsedBytes != 0 {
+	if s.Batches != 10 || s.Records != 10 || s.PayloadBytes != 120 || s.Syncs != 10 ||
+		s.LastSync <= 0 ||
+		s.Segments != 1 || s.SegmentBytes != 16384 || s.RoomLeft != 16384-64-10*56 ||
+		s.Durable != 10 || s.BufferUsedBytes != 0 {
 		t.Errorf("%+v", s)
 	}
 	closeLog(t, l)
 }
 
 func tagOf(record []byte) [2]uint32 {
-	return [2]uint32{uint32(record[0]) | uint32(record[1])<<8, uint32(record[4]) | uint32(record[5])<<8}
+	return [2]uint32{uint32(record[0]) | uint32(record[1])<<8,
+		uint32(record[4]) | uint32(record[5])<<8}
 }

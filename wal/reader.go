@@ -38,9 +38,9 @@ type Reader struct {
 // behind.
 const readerWindowBytes = 64 << 10
 
-// NewReader returns a reader that wants the records from an LSN on, 0 meaning all. Segments are kept
-// for it beyond what TruncateBefore asks for, up to keep bytes; it loses the oldest ones beyond.
-// After Open, and before Start where nothing may be taken off before it is there.
+// NewReader returns a reader that wants the records from an LSN on, 0 meaning all. Segments are
+// kept for it beyond what TruncateBefore asks for, up to keep bytes; it loses the oldest ones
+// beyond. After Open, and before Start where nothing may be taken off before it is there.
 func (l *Log) NewReader(from uint64, keep int64) *Reader {
 	r := &Reader{log: l, keep: keep, from: from, wake: make(chan struct{}, 1)}
 	l.truncator.add(r)
@@ -56,8 +56,8 @@ func (r *Reader) Committed() uint64 { return r.log.Committed() }
 // Sync is Log.Sync.
 func (r *Reader) Sync(lsn uint64) error { return r.log.Sync(lsn) }
 
-// Retain says that the reader wants no record below an LSN any more, and takes off what was kept for
-// it alone.
+// Retain says that the reader wants no record below an LSN any more, and takes off what was kept
+// for it alone.
 func (r *Reader) Retain(from uint64) error { return r.log.truncator.retain(r, from) }
 
 // Wait returns nil when the record with this LSN is committed. Otherwise it returns ctx's error, or
@@ -79,9 +79,9 @@ func (r *Reader) Wait(ctx context.Context, lsn uint64) error {
 	return nil
 }
 
-// Read calls fn with the committed records from LSN from on, in order, and returns when there are no
-// more for now, or at fn's first error. LSNs are dense, but for the beginning: when the record from
-// is gone, the first one is the oldest that is there. A record is valid during the call.
+// Read calls fn with the committed records from LSN from on, in order, and returns when there are
+// no more for now, or at fn's first error. LSNs are dense, but for the beginning: when the record
+// from is gone, the first one is the oldest that is there. A record is valid during the call.
 func (r *Reader) Read(from uint64, fn func(lsn uint64, record []byte) error) error {
 	through := r.log.Committed()
 	if r.file != nil {

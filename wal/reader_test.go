@@ -195,7 +195,8 @@ func TestReaderFindsDamage(t *testing.T) {
 		return nil
 	})
 	var corrupt *CorruptionError
-	if !errors.As(err, &corrupt) || corrupt.LSN != 2 || corrupt.Offset != offsets[1] || len(got) != 1 {
+	if !errors.As(err, &corrupt) || corrupt.LSN != 2 || corrupt.Offset != offsets[1] ||
+		len(got) != 1 {
 		t.Errorf("%q, %v", got, err)
 	}
 }

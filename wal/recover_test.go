@@ -74,11 +74,15 @@ func TestCutAtEveryByte(t *testing.T) {
 			fs := disk(t, map[uint64][]byte{1: b})
 			l := open(t, small(fs))
 			var got []string
-			if err := l.Replay(0, func(_ uint64, r []byte) error { got = append(got, string(r)); return nil }); err != nil {
+			if err := l.Replay(0, func(_ uint64, r []byte) error {
+				got = append(got, string(r))
+				return nil
+			}); err != nil {
 				t.Fatalf("%s at %d: %v", name, cut, err)
 			}
 			// Zeroing may leave a block whole that ends with zeros.
-			if len(got) < complete || !slices.Equal(got, records[:len(got)]) || name == "truncated" && len(got) != complete {
+			if len(got) < complete || !slices.Equal(got, records[:len(got)]) ||
+				name == "truncated" && len(got) != complete {
 				t.Fatalf("%s at %d: got %q, want %d", name, cut, got, complete)
 			}
 			if err := l.Start(nil); err != nil {
@@ -148,7 +152,9 @@ func TestFlipBitsOfManySegments(t *testing.T) {
 	})
 }
 
-func checkFlips(t *testing.T, segments map[uint64][]byte, records []string, flips func(func(uint64, int) bool)) {
+func checkFlips(
+	t *testing.T, segments map[uint64][]byte, records []string, flips func(func(uint64, int) bool),
+) {
 	found := 0
 	for number, bit := range flips {
 		damaged := maps.Clone(segments)
@@ -197,7 +203,8 @@ func TestCorruptionSaysWhere(t *testing.T) {
 	segments[1][offsets[1]+blockHeaderBytes] ^= 1
 	got, err := read(disk(t, segments), 0)
 	var c *CorruptionError
-	if !errors.As(err, &c) || c.Segment != 1 || c.Offset != offsets[1] || c.LSN != 2 || c.Path != segmentFile(1) || c.Dir != dir {
+	if !errors.As(err, &c) || c.Segment != 1 || c.Offset != offsets[1] || c.LSN != 2 ||
+		c.Path != segmentFile(1) || c.Dir != dir {
 		t.Fatalf("%v", err)
 	}
 	if !errors.Is(err, errPayload) || !errors.Is(err, errPromised) || len(got) != 1 {
@@ -243,7 +250,8 @@ func TestMissingSegments(t *testing.T) {
 		delete(s, n)
 		return s
 	}
-	if _, err := read(disk(t, without(2)), 0); !isCorruption(err) || !strings.Contains(err.Error(), "segment 2 is missing") {
+	if _, err := read(disk(t, without(2)), 0); !isCorruption(err) ||
+		!strings.Contains(err.Error(), "segment 2 is missing") {
 		t.Errorf("without the second: %v", err)
 	}
 	if _, err := read(disk(t, without(1)), 0); !isCorruption(err) {
@@ -253,7 +261,8 @@ func TestMissingSegments(t *testing.T) {
 	l := open(t, small(disk(t, without(1))))
 	first := l.First()
 	closeLog(t, l)
-	if got, err := read(disk(t, without(1)), first-1); err != nil || !slices.Equal(got, records[first-1:]) {
+	if got, err := read(disk(t, without(1)), first-1); err != nil ||
+		!slices.Equal(got, records[first-1:]) {
 		t.Errorf("without the first, behind it: %d records, %v", len(got), err)
 	}
 	// A log that ends before what the checkpoint holds is not the checkpoint's log.
@@ -352,7 +361,8 @@ func crashesOfStart(t *testing.T, mem *vfs.MemFS) (crashes []*vfs.MemFS) {
 		defer mu.Unlock()
 		for _, percent := range []int{0, 50, 100} {
 			rng := rand.New(rand.NewPCG(uint64(len(crashes)), 0))
-			crashes = append(crashes, mem.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: percent, RNG: rng}))
+			cfg := vfs.CrashCloneCfg{UnsyncedDataPercent: percent, RNG: rng}
+			crashes = append(crashes, mem.CrashClone(cfg))
 		}
 		return nil
 	}))))
@@ -377,7 +387,8 @@ func TestStaleBlocks(t *testing.T) {
 	t.Run("of another segment", func(t *testing.T) {
 		recycled := segmentHeader{number: 2, first: 4, durable: 3}.encode()
 		recycled = append(recycled, old[segmentHeaderBytes:]...)
-		if got, err := read(disk(t, map[uint64][]byte{1: old, 2: recycled}), 0); err != nil || len(got) != 3 {
+		if got, err := read(disk(t, map[uint64][]byte{1: old, 2: recycled}), 0); err != nil ||
+			len(got) != 3 {
 			t.Errorf("%q, %v", got, err)
 		}
 	})
@@ -414,10 +425,12 @@ func TestLostHeader(t *testing.T) {
 			t.Errorf("%s, with a block behind it: %v", name, err)
 		}
 		clear(b[segmentHeaderBytes:])
-		if got, err := read(disk(t, map[uint64][]byte{1: segments[1], 2: b}), 0); name == "blank" && (err != nil || len(got) != 1) {
+		if got, err := read(disk(t, map[uint64][]byte{1: segments[1], 2: b}), 0); name == "blank" &&
+			(err != nil || len(got) != 1) {
 			t.Errorf("%s, never begun: %q, %v", name, got, err)
 		}
-		if _, err := read(disk(t, map[uint64][]byte{1: b, 2: segmentHeader{number: 2, first: 1}.encode()}), 0); !isCorruption(err) {
+		begun := segmentHeader{number: 2, first: 1}.encode()
+		if _, err := read(disk(t, map[uint64][]byte{1: b, 2: begun}), 0); !isCorruption(err) {
 			t.Errorf("%s, in the middle: %v", name, err)
 		}
 	}
@@ -425,7 +438,8 @@ func TestLostHeader(t *testing.T) {
 
 func TestRenamedSegment(t *testing.T) {
 	segments := written(t, false, "a")
-	if _, err := read(disk(t, map[uint64][]byte{2: segments[1]}), 0); !isCorruption(err) || !errors.Is(err, errHeaderPlace) {
+	if _, err := read(disk(t, map[uint64][]byte{2: segments[1]}), 0); !isCorruption(err) ||
+		!errors.Is(err, errHeaderPlace) {
 		t.Errorf("%v", err)
 	}
 }
@@ -450,7 +464,8 @@ func TestTruncateBefore(t *testing.T) {
 		commit(t, l, r)
 	}
 	before := l.Stats().Segments
-	if err := l.TruncateBefore(l.First() + 1); err != nil || l.First() != 1 || l.Stats().Segments != before {
+	if err := l.TruncateBefore(l.First() + 1); err != nil || l.First() != 1 ||
+		l.Stats().Segments != before {
 		t.Errorf("removed a segment that still has record %d: %v", l.First(), err)
 	}
 	if err := l.TruncateBefore(30); err != nil {
@@ -466,7 +481,8 @@ func TestTruncateBefore(t *testing.T) {
 	first = l.First()
 	commit(t, l, "more")
 	closeLog(t, l)
-	if got, err := read(fs, first-1); err != nil || !slices.Equal(got, append(records[first-1:], "more")) {
+	if got, err := read(fs, first-1); err != nil ||
+		!slices.Equal(got, append(records[first-1:], "more")) {
 		t.Errorf("%d records from %d, %v", len(got), first, err)
 	}
 }
@@ -483,7 +499,10 @@ func TestCrash(t *testing.T) {
 				fs := vfs.NewCrashableMem()
 				var known []string // replayed at the last start
 				for range 6 {
-					cfg := vfs.CrashCloneCfg{UnsyncedDataPercent: percent, RNG: rand.New(rand.NewPCG(rng.Uint64(), 0))}
+					cfg := vfs.CrashCloneCfg{
+						UnsyncedDataPercent: percent,
+						RNG:                 rand.New(rand.NewPCG(rng.Uint64(), 0)),
+					}
 					fs, known = crashOnce(t, fs, mode, known, cfg)
 				}
 				t.Logf("%d records at the end", len(known))
@@ -494,7 +513,9 @@ func TestCrash(t *testing.T) {
 
 // crashOnce starts a log that must hold known, lets writers append, and crashes it in the middle.
 // It returns the file system after the crash and the records in it.
-func crashOnce(t *testing.T, fs *vfs.MemFS, mode SyncMode, known []string, cfg vfs.CrashCloneCfg) (*vfs.MemFS, []string) {
+func crashOnce(
+	t *testing.T, fs *vfs.MemFS, mode SyncMode, known []string, cfg vfs.CrashCloneCfg,
+) (*vfs.MemFS, []string) {
 	o := small(fs)
 	o.Sync, o.SyncInterval = mode, time.Millisecond
 	l := start(t, o)
@@ -544,7 +565,8 @@ func (c *crew) append(w int) {
 		lsn := c.log.Append(record, 0)
 		c.appended[w] = append(c.appended[w], lsn)
 		if n%5 != 0 && c.log.Wait(lsn) == nil {
-			for old := c.acked.Load(); old < lsn && !c.acked.CompareAndSwap(old, lsn); old = c.acked.Load() {
+			for old := c.acked.Load(); old < lsn &&
+				!c.acked.CompareAndSwap(old, lsn); old = c.acked.Load() {
 			}
 		}
 	}
@@ -573,7 +595,8 @@ func (c *crew) check(t *testing.T, durable uint64, got []string, after uint64) {
 	}
 	for w := range c.appended {
 		for n, lsn := range c.appended[w] {
-			if lsn > after && lsn <= last && tagOf([]byte(got[lsn-after-1])) != [2]uint32{uint32(c.first + w), uint32(n)} {
+			if lsn > after && lsn <= last &&
+				tagOf([]byte(got[lsn-after-1])) != [2]uint32{uint32(c.first + w), uint32(n)} {
 				t.Fatalf("record %d is not record %d of writer %d, which got that LSN", lsn, n, w)
 			}
 		}
@@ -585,8 +608,9 @@ func (c *crew) check(t *testing.T, durable uint64, got []string, after uint64) {
 func TestStartMakesTheReplayedDurable(t *testing.T) {
 	fs := vfs.NewCrashableMem()
 	segments := written(t, false, "a", "b", "c")
-	closeLog(t, open(t, small(fs)))           // makes the directories durable
-	store(t, fs, segmentFile(1), segments[1]) // in the cache only: neither file nor directory is synced
+	closeLog(t, open(t, small(fs))) // makes the directories durable
+	// In the cache only: neither file nor directory is synced.
+	store(t, fs, segmentFile(1), segments[1])
 	l := start(t, small(fs))
 	if l.Durable() != 3 {
 		t.Errorf("durable %d", l.Durable())

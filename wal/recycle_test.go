@@ -52,15 +52,19 @@ func rollAndTruncate(t *testing.T, l *Log, n, keep int) (through uint64) {
 	return through
 }
 
-// TestSegmentsAreRecycled: a log that is truncated as it grows needs no new files, and is read as
-// any other.
+// TestSegmentsAreRecycled: a log that is truncated as it grows needs no new files, keeps no more
+// than it may (W7), and is read as any other.
 func TestSegmentsAreRecycled(t *testing.T) {
 	mem := vfs.NewCrashableMem()
 	l := start(t, small(mem))
 	through := rollAndTruncate(t, l, 300, 40)
 	crashed := mem.CrashClone(vfs.CrashCloneCfg{})
-	if bytes, segments := l.Stats().SegmentBytes, l.Stats().Segments; bytes > int64(segments+maxRecycled)*l.o.SegmentBytes {
-		t.Errorf("%d bytes in %d segments", bytes, segments)
+	stats := l.Stats()
+	if most := int64(stats.Segments+maxRecycled) * l.o.SegmentBytes; stats.SegmentBytes > most {
+		t.Errorf("%d bytes in %d segments", stats.SegmentBytes, stats.Segments)
+	}
+	if n := len(files(t, mem)); n > stats.Segments+1 {
+		t.Errorf("%d files of %d segments and one that is prepared", n, stats.Segments)
 	}
 	last := l.Appended()
 	closeLog(t, l)
@@ -79,6 +83,34 @@ func TestSegmentsAreRecycled(t *testing.T) {
 		if _, waiting := recycledSegments(t, fs); waiting != 0 {
 			t.Errorf("%s: %d waiting files after a start", name, waiting)
 		}
+	}
+}
+
+// However many segments go at once, no more than maxRecycled files are kept (W7).
+func TestRecycledFilesAreBounded(t *testing.T) {
+	mem := vfs.NewMem()
+	l := start(t, small(mem))
+	defer closeLog(t, l)
+	for range 2 * maxRecycled {
+		for range 4 { // fill a segment
+			commit(t, l, strings.Repeat("r", 3900))
+		}
+	}
+	if err := l.TruncateBefore(l.Appended()); err != nil || l.Stats().Segments > 2 {
+		t.Fatalf("%d segments, %v", l.Stats().Segments, err)
+	}
+	names, err := mem.List(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	kept := 0
+	for _, name := range names {
+		if strings.HasSuffix(name, recycledSuffix) {
+			kept++
+		}
+	}
+	if kept < maxRecycled/2 || kept > maxRecycled {
+		t.Errorf("%d files are kept", kept)
 	}
 }
 
@@ -153,7 +185,10 @@ func TestCrashWhileSegmentsAreRecycled(t *testing.T) {
 		for _, percent := range []int{0, 30, 100} {
 			fs, through := vfs.NewCrashableMem(), uint64(0)
 			for life := range 5 {
-				cfg := vfs.CrashCloneCfg{UnsyncedDataPercent: percent, RNG: rand.New(rand.NewPCG(rng.Uint64(), 0))}
+				cfg := vfs.CrashCloneCfg{
+					UnsyncedDataPercent: percent,
+					RNG:                 rand.New(rand.NewPCG(rng.Uint64(), 0)),
+				}
 				fs, through = crashWhileTruncating(t, fs, mode, life, through, cfg)
 				n, _ := recycledSegments(t, fs)
 				recycled += n
@@ -167,7 +202,9 @@ func TestCrashWhileSegmentsAreRecycled(t *testing.T) {
 
 // crashWhileTruncating continues a log that was truncated through an LSN. It returns the file
 // system after the crash, and through where it was truncated.
-func crashWhileTruncating(t *testing.T, fs *vfs.MemFS, mode SyncMode, life int, through uint64, cfg vfs.CrashCloneCfg) (*vfs.MemFS, uint64) {
+func crashWhileTruncating(
+	t *testing.T, fs *vfs.MemFS, mode SyncMode, life int, through uint64, cfg vfs.CrashCloneCfg,
+) (*vfs.MemFS, uint64) {
 	o := small(fs)
 	o.Sync, o.SyncInterval = mode, time.Millisecond
 	l := open(t, o)

@@ -44,14 +44,17 @@ func TestSurvey(t *testing.T) {
 	_, end := blocksIn(segments[last], last)
 	segments[last][end+3] = 1
 	s, got, err := surveyOf(t, disk(t, segments))
-	if err != nil || !slices.Equal(got, records) || s.Next != 61 || s.TornBytes != 4 || len(s.Segments) != int(last) {
+	if err != nil || !slices.Equal(got, records) || s.Next != 61 || s.TornBytes != 4 ||
+		len(s.Segments) != int(last) {
 		t.Fatalf("%d records, %+v, %v", len(got), s, err)
 	}
 	next, sum := uint64(1), uint64(0)
 	for i, seg := range s.Segments {
 		offsets, end := blocksIn(segments[seg.Number], seg.Number)
-		if seg.Number != uint64(i+1) || seg.First != next || seg.Last+1-seg.First != seg.Records || seg.Blocks != len(offsets) ||
-			seg.Used != end || seg.Bytes != int64(len(segments[seg.Number])) || !seg.Read || seg.Durable != max(seg.First, seg.Last)-1 {
+		if seg.Number != uint64(i+1) || seg.First != next || seg.Last+1-seg.First != seg.Records ||
+			seg.Blocks != len(offsets) ||
+			seg.Used != end || seg.Bytes != int64(len(segments[seg.Number])) || !seg.Read ||
+			seg.Durable != max(seg.First, seg.Last)-1 {
 			t.Errorf("%+v, %d blocks to %d", seg, len(offsets), end)
 		}
 		next, sum = seg.Last+1, sum+seg.Records
@@ -76,7 +79,8 @@ func TestSurveyOfDamage(t *testing.T) {
 	for name, damaged := range map[string]map[uint64][]byte{"payload": flipped, "header": header, "missing": missing} {
 		s, _, err := surveyOf(t, disk(t, damaged))
 		var c *CorruptionError
-		if !errors.As(err, &c) || c.Segment != 2 || (name == "payload" && (c.Offset != offsets[3] || c.LSN != s.Next)) {
+		if !errors.As(err, &c) || c.Segment != 2 || (name == "payload" && (c.Offset != offsets[3] ||
+			c.LSN != s.Next)) {
 			t.Errorf("%s: %v", name, err)
 		}
 		if len(s.Segments) == 0 || s.Segments[0].Records == 0 || s.Next <= s.Segments[0].Last {
@@ -107,7 +111,8 @@ func hookFS(fs vfs.FS, match func(errorfs.Op) bool, do func()) vfs.FS {
 // readOf matches a read of a segment behind the first window.
 func readOf(number uint64, from int64) func(errorfs.Op) bool {
 	return func(op errorfs.Op) bool {
-		return op.Kind == errorfs.OpFileReadAt && op.Path == segmentFile(number) && op.Offset >= from
+		return op.Kind == errorfs.OpFileReadAt && op.Path == segmentFile(number) &&
+			op.Offset >= from
 	}
 }
 
@@ -124,7 +129,8 @@ func spread(t *testing.T, l *Log, bytes int) {
 func TestReaderMeetsTheWriter(t *testing.T) {
 	large := func(fs vfs.FS) Options {
 		o := small(fs)
-		o.BufferBytes, o.SegmentBytes = windowBytes/2, 8*windowBytes // the first segment has two windows, the second four
+		// The first segment has two windows, the second four.
+		o.BufferBytes, o.SegmentBytes = windowBytes/2, 8*windowBytes
 		return o
 	}
 	t.Run("a promise behind a block that was not there", func(t *testing.T) {
@@ -148,7 +154,8 @@ func TestReaderMeetsTheWriter(t *testing.T) {
 			return l.gate.prepared == 2
 		})
 		fs := hookFS(mem, readOf(2, windowBytes/2), func() { spread(t, l, 7*windowBytes/2) })
-		if s, records, err := surveyOf(t, fs); err != nil || len(s.Segments) != 2 || s.Next != uint64(len(records)+1) {
+		if s, records, err := surveyOf(t, fs); err != nil || len(s.Segments) != 2 ||
+			s.Next != uint64(len(records)+1) {
 			t.Errorf("%d records, %+v, %v", len(records), s, err)
 		}
 		closeLog(t, l)

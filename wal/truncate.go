@@ -20,8 +20,8 @@ type truncator struct {
 }
 
 // TruncateBefore takes off the segments all of whose records are below lsn, oldest first; never the
-// current one, and none that a Reader wants within its bound (W9). What those records say must be on
-// stable storage elsewhere. Any goroutine.
+// current one, and none that a Reader wants within its bound (W9). What those records say must be
+// on stable storage elsewhere. Any goroutine.
 func (l *Log) TruncateBefore(lsn uint64) error { return l.truncator.before(lsn) }
 
 func (t *truncator) before(lsn uint64) error {
@@ -61,8 +61,8 @@ func (t *truncator) truncateLocked() error {
 }
 
 // lowWaterLocked returns the first LSN of the oldest segment that is kept for the reader, cut if
-// none is. It goes from the newest segment that the cut would take off to older ones, as long as the
-// reader wants them and they are within its bound.
+// none is. It goes from the newest segment that the cut would take off to older ones, as long as
+// the reader wants them and they are within its bound.
 func (r *Reader) lowWaterLocked(all []segmentName, cut uint64) uint64 {
 	low, kept := cut, int64(0)
 	for i := len(all) - 2; i >= 0; i-- {
