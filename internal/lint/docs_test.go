@@ -54,8 +54,8 @@ func TestPaths(t *testing.T) {
 		"see `engine/doc.go`, then `wal/`.":         "engine/doc.go wal/",
 		"(docs/api.md)":                             "docs/api.md",
 		"https://example.com/docs/api.md and/or us": "",
-		"wal/batch":                                 "",
-		"bench/results/short/table.txt":             "bench/results/short/table.txt",
+		"wal/batch":                     "",
+		"bench/results/short/table.txt": "bench/results/short/table.txt",
 	} {
 		if got := strings.Join(paths(line), " "); got != want {
 			t.Errorf("%q names %q, want %q", line, got, want)
