@@ -216,7 +216,7 @@ func whole(c *checkpoint.Store, l *wal.Log, acked uint64) error {
 
 // TestViewOfARunningLog looks at a directory while records are appended, segments roll and
 // checkpoints take the place of others: each view is whole, and holds what was acknowledged before
-// it was opened. In the kernel's file system: what keeps a segment from being used again while a
+// it was opened. In the kernel's file system: what keeps a segment from being recycled while a
 // view reads it are locks on open files.
 func TestViewOfARunningLog(t *testing.T) {
 	t.Chdir(t.TempDir())

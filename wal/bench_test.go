@@ -44,7 +44,7 @@ func BenchmarkCommit(b *testing.B) {
 	}
 }
 
-// BenchmarkAppend is the cost of Reserve, Append and the commit loop's share, with nobody waiting
+// BenchmarkAppend is the cost of Reserve, Append and the commit loop's share, without a waiter
 // and no disk.
 func BenchmarkAppend(b *testing.B) {
 	l := benchLog(b, nullFS{vfs.NewMem()}, Options{Sync: SyncNever})

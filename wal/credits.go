@@ -46,7 +46,7 @@ func (c *credits) take(n int) bool {
 	}
 }
 
-// give returns n bytes and wakes those who wait for them.
+// give returns n bytes and wakes the goroutines that wait for them.
 func (c *credits) give(n int) {
 	c.word.Add(int64(n))
 	if c.reservers.Load() > 0 { // pairs with reserve: it counts itself first and tries again then
@@ -114,7 +114,7 @@ func (c *credits) roomChannel() <-chan struct{} {
 	return c.room
 }
 
-// wake makes everyone who is in reserve try again.
+// wake makes every goroutine in reserve try again.
 func (c *credits) wake() {
 	c.mu.Lock()
 	defer c.mu.Unlock()

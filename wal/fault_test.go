@@ -15,7 +15,7 @@ import (
 	"rollcall/internal/faultfs"
 )
 
-// stallFS holds up the syncs of segments while it is told to.
+// stallFS holds up the syncs of segments between stall and resume.
 type stallFS struct {
 	vfs.FS
 	mu      sync.Mutex

@@ -78,7 +78,7 @@ func TestReplayAfterRestart(t *testing.T) {
 // stampOf is the stamp with which the record of a tag is appended.
 func stampOf(tag [2]uint32) int64 { return 1 + int64(tag[0])<<32 + int64(tag[1]) }
 
-// LSN order is byte order (W1), callbacks come in LSN order and without a gap, and nobody is woken
+// LSN order is byte order (W1), callbacks come in LSN order and without a gap, and no waiter is woken
 // early or left asleep.
 func TestConcurrentAppends(t *testing.T) {
 	const writers, each = 64, 300
@@ -118,7 +118,7 @@ func TestConcurrentAppends(t *testing.T) {
 					t.Error(err)
 					return
 				}
-				if n%7 == 3 { // a stale heartbeat
+				if n%7 == 3 { // as for a record that turns out needless
 					l.Release(len(record))
 					if err := l.Reserve(len(record), time.Minute); err != nil {
 						t.Error(err)
@@ -384,12 +384,12 @@ func TestReserveLimits(t *testing.T) {
 	if err := l.Reserve(len(full), 0); err != nil {
 		t.Fatal(err)
 	}
-	for _, patience := range []time.Duration{-1, 0, time.Millisecond} {
-		if err := l.Reserve(0, patience); err != ErrFull {
-			t.Errorf("Reserve with patience %v = %v", patience, err)
+	for _, maxWait := range []time.Duration{-1, 0, time.Millisecond} {
+		if err := l.Reserve(0, maxWait); err != ErrFull {
+			t.Errorf("Reserve with maxWait %v = %v", maxWait, err)
 		}
 	}
-	// A released credit wakes who waits for it.
+	// A released credit wakes the goroutine that waits for it.
 	got := make(chan error)
 	go func() { got <- l.Reserve(10, time.Minute) }()
 	testwait.Until(t, "it waits", func() bool { return l.credits.reservers.Load() > 0 })

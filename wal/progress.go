@@ -2,8 +2,9 @@ package wal
 
 import "sync/atomic"
 
-// progress is how far the log is, for those who wait for it. Single writer: the commit loop, and
-// before it Start, or Close of a log that was never started. Any goroutine reads and waits.
+// progress is how far the log is, for the goroutines that wait for it. Single writer: the commit
+// loop, and before it Start, or Close of a log that was never started. Any goroutine reads and
+// waits.
 type progress struct {
 	_ [64]byte // keeps the words that every waiter reads off the lines before
 

@@ -291,7 +291,7 @@ func TestBegin(t *testing.T) {
 	closeLog(t, again)
 }
 
-// A checkpoint without a segment is a log that somebody took away, not a new one.
+// A checkpoint without a segment is a log that was taken away, not a new one.
 func TestLogGone(t *testing.T) {
 	unbegun := disk(t, map[uint64][]byte{7: make([]byte, 4096)})
 	for name, fs := range map[string]vfs.FS{"no segment": vfs.NewMem(), "none that was begun": unbegun} {

@@ -146,7 +146,7 @@ func TestTornTailOfARecycledSegment(t *testing.T) {
 	}
 }
 
-// TestRecycledFilesTakenAway: what somebody removed is made anew, at its whole size.
+// TestRecycledFilesTakenAway: a file that was removed is made anew, at its whole size.
 func TestRecycledFilesTakenAway(t *testing.T) {
 	mem := vfs.NewMem()
 	l := start(t, small(mem))

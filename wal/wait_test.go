@@ -7,7 +7,7 @@ import (
 	"rollcall/internal/testwait"
 )
 
-// TestWaitDuringReplay: who waits for a record that is being replayed is answered once the log has
+// TestWaitDuringReplay: a waiter for a record that is being replayed is answered once the log has
 // started.
 func TestWaitDuringReplay(t *testing.T) {
 	dir := t.TempDir()

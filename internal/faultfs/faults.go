@@ -1,4 +1,4 @@
-// Package faultfs has file systems that fail, for the tests of whoever keeps files.
+// Package faultfs has file systems that fail, for the tests of packages that keep files.
 package faultfs
 
 import (
