@@ -160,8 +160,8 @@ func (c *farCrowd) round(b *testing.B, frames int, do func()) time.Duration {
 
 // playCrowd connects to the address that is its first argument as often as the second says. For
 // each number on its input it reads until it has read so many frames since it began, and says so.
-// In between it is not there: what it is sent stays in the kernel, and no processor is taken from
-// who is measured.
+// In between it sleeps: the kernel keeps what arrives, and the server has the
+// processors.
 func playCrowd() error {
 	addr, err := net.ResolveTCPAddr("tcp", os.Args[1])
 	if err != nil {

@@ -35,7 +35,7 @@ type plain struct {
 	TTLMS         uint64 `json:"ttl_ms"`
 }
 
-// BenchmarkDecode reads the body of a heartbeat into fields; nobody checks them. rollcall's own
+// BenchmarkDecode reads the body of a heartbeat into fields, without checks. rollcall's own
 // decoder is measured by BenchmarkHeartbeat/decode of package server. by=ceiling looks at every
 // byte once.
 func BenchmarkDecode(b *testing.B) {

@@ -24,7 +24,7 @@
 //   - A structure is filled once and measured several times; a figure is the median, with the range
 //     beside it.
 //   - by=ceiling, or what its comment calls the ceiling, leaves out everything but the one step
-//     that nobody can avoid.
+//     that no alternative can avoid.
 //
 // # What is not here
 //

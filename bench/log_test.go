@@ -29,8 +29,8 @@ type logger interface {
 
 // BenchmarkLog is a closed loop of appenders that wait for durability, as heartbeats do. by=ceiling
 // is one thread that hands so many records to one write and one fdatasync, inside a file of zeros:
-// nobody is woken, nothing is framed. A closed loop of waiters splits into two groups, one being
-// written while the other is woken, so half of the ceiling is its natural most.
+// no appender is woken, no record is framed. A closed loop of waiters splits into two groups, one
+// being written while the other is woken, so half of the ceiling is its natural most.
 func BenchmarkLog(b *testing.B) {
 	for _, appenders := range []int{64, 1000, 10000} {
 		b.Run(fmt.Sprintf("appenders=%d", appenders), func(b *testing.B) {
@@ -50,8 +50,7 @@ func BenchmarkLog(b *testing.B) {
 	}
 }
 
-// BenchmarkSync is one write and its fdatasync, alone: what nobody who waits for durability can be
-// faster than.
+// BenchmarkSync is one write and its fdatasync, alone: the least that waiting for durability takes.
 func BenchmarkSync(b *testing.B) {
 	b.Run("by=ceiling", func(b *testing.B) { benchPlainLoop(b, 4096, 1) })
 }

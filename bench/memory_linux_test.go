@@ -46,8 +46,8 @@ func BenchmarkMemory(b *testing.B) {
 }
 
 // BenchmarkIdleConn is what the server holds for a daemon's connection that sent a heartbeat and is
-// kept open: parked, and when what served it before has gone. The clients are bare descriptors,
-// which cost this process nothing but the kernel's memory. Run it with -benchtime 1x.
+// kept open: suspended, and after its goroutine and buffers have gone. The clients are bare
+// descriptors, which cost this process nothing but the kernel's memory. Run it with -benchtime 1x.
 func BenchmarkIdleConn(b *testing.B) {
 	const conns, first = 8000, 1000
 	b.Run(fmt.Sprintf("conns=%d", conns), func(b *testing.B) {

@@ -58,7 +58,7 @@ func BenchmarkRecovery(b *testing.B) {
 }
 
 // BenchmarkReplay is a start from the log alone: read it, apply every record, arm every device.
-// Beside it the reader of the log with nobody to apply, and plain reading of its files.
+// Beside it the reader of the log alone, and plain reading of its files.
 func BenchmarkReplay(b *testing.B) {
 	eachSize(b, func(b *testing.B, size int) {
 		records := max(4*size, 1_000_000)

@@ -117,9 +117,9 @@ func (n noting) Write(p []byte) (int, error) {
 }
 
 // benchOthers measures how long an event of another user of the same worker waits until it is
-// written, first alone and then while one user's thousands of streams are told of one event after
-// the other. The clients read afterwards, as if they were on another machine: who waits here waits
-// for the worker, and not for a processor.
+// written, first alone and then while one user's thousands of streams get one event after the
+// other. The clients read afterwards, as if they were on another machine, so that the wait is for
+// the worker and not for a processor.
 func benchOthers(b *testing.B) {
 	c := newFarCrowd(b, manyStreams)
 	other := noting{wrote: make(chan time.Time, 1)}

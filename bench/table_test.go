@@ -35,7 +35,7 @@ type grouper interface {
 }
 
 // BenchmarkTable is one heartbeat of a device picked at random. The goroutines' devices differ, so
-// that nobody waits for another. by=rollcall-group is the same in the groups of the batch route.
+// that none waits for another. by=rollcall-group is the same in the groups of the batch route.
 // by=ceiling is a random read-modify-write in an array of entries of the same size, mapped in the
 // same way.
 func BenchmarkTable(b *testing.B) {

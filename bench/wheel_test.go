@@ -25,7 +25,8 @@ type deadlines interface {
 	close()
 }
 
-// BenchmarkWheel is what one heartbeat costs whoever watches the deadlines. Each device sends every
+// BenchmarkWheel is what one heartbeat costs the structure that watches the
+// deadlines. Each device sends every
 // 4 s and lives for 12 s, so the lazy wheel files each device anew at every third heartbeat; its
 // share of that is in the figure. The order of the devices jumps through memory. by=ceiling is the
 // store of the new deadline alone.
@@ -199,7 +200,7 @@ func (d *storeOnly) heartbeat(n int) { d.deadlines[n] += int64(interval) }
 func (d *storeOnly) close()          {}
 
 // TestDeadlinesMove shows that the structures on virtual time do the work that is measured: nothing
-// expires while everybody sends.
+// expires while every device sends.
 func TestDeadlinesMove(t *testing.T) {
 	const size = 1000
 	w := newLazyWheel(size).(*lazyWheel)

@@ -25,7 +25,7 @@ import (
 // speed.
 const browserPatience = 90 * time.Second
 
-// browser is one tab, and what it did that nobody asked for.
+// browser is one tab, and what it did unasked.
 type browser struct {
 	t   *testing.T
 	ctx context.Context

@@ -249,7 +249,7 @@ func (c *churn) saidAll(u *churnUser, frames []told) bool {
 	return len(said) == len(u.devices)
 }
 
-// checkWitness: who follows from the beginning is told every heartbeat once, in order, and each
+// checkWitness: a stream from the beginning gets every heartbeat once, in order, and each
 // expiry behind the heartbeat that it ends.
 func (c *churn) checkWitness(u *churnUser) {
 	last := make(map[string]told)
@@ -293,7 +293,7 @@ func (u *churnUser) explain(snapshot, followed []told) string {
 	} else {
 		var known bool
 		if at, known = u.place[followed[0].text]; !known {
-			return "a frame that nobody else was told: " + followed[0].text
+			return "a frame that no other stream got: " + followed[0].text
 		}
 	}
 	if end := at + len(followed); end > len(u.all) || !slices.Equal(u.all[at:end], followed) {

@@ -38,7 +38,7 @@ func startDaemon(t *testing.T, addr string, change func(o *client.DaemonOptions)
 	}
 	t.Cleanup(func() {
 		ctx, cancel := context.WithCancel(context.Background())
-		cancel() // whoever wants to say offline does it in the test
+		cancel() // a test that ends with offline says it itself
 		d.Close(ctx)
 	})
 	return d, o

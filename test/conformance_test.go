@@ -662,7 +662,7 @@ func TestTTLChanges(t *testing.T) {
 	}
 }
 
-// TestRestart: what was acknowledged is there again, byte for byte, and nobody goes offline because
+// TestRestart: what was acknowledged is there again, byte for byte, and no device goes offline because
 // we were away.
 func TestRestart(t *testing.T) {
 	for name, stop := range map[string]func(*rig){"SIGTERM": (*rig).terminate, "SIGKILL": (*rig).kill} {

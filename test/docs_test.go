@@ -302,7 +302,7 @@ func (s *terminal) checkout() {
 func port(addr string) string { return addr[strings.LastIndex(addr, ":"):] }
 
 // quietAddress is a loopback address whose port is free and outside of the range from which the
-// system hands out others, so that nobody takes it before the server that is told to listen there.
+// system hands out others, so that no other process takes it before the server.
 func quietAddress(t *testing.T) string {
 	t.Helper()
 	for range 100 {
@@ -445,7 +445,7 @@ func TestQuickStart(t *testing.T) {
 	if !strings.Contains(shows, `"status":"online"`) || !strings.Contains(shows, `"status":"offline"`) {
 		t.Fatalf("the README does not show a device come and go:\n%s", shows)
 	}
-	// The stream is there before the heartbeat, so that it is told of both events however slow the
+	// The stream is there before the heartbeat, so that it gets both events however slow the
 	// machine is.
 	s.run("follow", fence{language: "sh", words: []string{"background"}, text: lines[follow]}, "")
 	following := `until curl -s http://127.0.0.1:8788/metrics | grep -q '^rollcall_streams 1$'; do sleep 0.05; done`

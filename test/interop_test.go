@@ -17,7 +17,7 @@ import (
 	"rollcall/internal/testwait"
 )
 
-// The stream is read by clients that nobody here wrote. Each must see the device online and then,
+// Clients of other authors read the stream. Each must see the device online and then,
 // after its ttl, offline.
 
 func TestInteropCurl(t *testing.T) {

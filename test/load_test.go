@@ -83,7 +83,7 @@ func TestLoadExitCodes(t *testing.T) {
 }
 
 // TestLoadSeesAKilledServerRecover is the promise about kill -9 once more, seen by the generator's
-// oracle: streams and final snapshots miss nothing that was acknowledged, and nobody is shown
+// oracle: streams and final snapshots miss nothing that was acknowledged, and no device is shown
 // offline for the server's absence.
 func TestLoadSeesAKilledServerRecover(t *testing.T) {
 	r := startServer(t)

@@ -125,7 +125,7 @@ type sample struct {
 	Value  [2]any // time, text
 }
 
-// query asks the HTTP API; ok is false while nobody answers.
+// query asks the HTTP API; ok is false while there is no answer.
 func (p *scraper) query(expr string) (samples []sample, ok bool) {
 	p.t.Helper()
 	resp, err := http.Get(p.base + "/api/v1/query?query=" + url.QueryEscape(expr))

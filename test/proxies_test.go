@@ -66,7 +66,7 @@ const proxyIdle = 4 * time.Second
 func (p proxy) start(t *testing.T, server *rig) string {
 	t.Helper()
 	var output bytes.Buffer
-	for range 5 { // the port may be somebody else's by the time that the proxy asks for it
+	for range 5 { // another process may have the port before the proxy
 		addr := freePort(t)
 		cmd := exec.Command(p.name, p.args(p.configure(t, server, addr), t.TempDir())...)
 		cmd.Env = append(os.Environ(), "HOME="+t.TempDir())

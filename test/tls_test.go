@@ -164,7 +164,7 @@ func TestTLSRefusesWhatItDoesNotSpeak(t *testing.T) {
 	if answer, _ := io.ReadAll(plain); strings.Contains(string(answer), " 204 ") {
 		t.Errorf("a heartbeat without TLS was answered %q", answer)
 	}
-	silent, err := net.Dial("tcp", r.addr) // makes no handshake, and holds up nobody
+	silent, err := net.Dial("tcp", r.addr) // makes no handshake, and delays no other
 	if err != nil {
 		t.Fatal(err)
 	}

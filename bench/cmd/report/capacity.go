@@ -10,7 +10,7 @@ const deadlineBytes = 8
 
 // model is what a device, a heartbeat, a stream and a frame cost, each from one measurement.
 type model struct {
-	baseMiB     float64 // resident before anybody came
+	baseMiB     float64 // resident before the first client
 	deviceBytes float64 // table outside the heap, and twice what is on it
 	streamBytes float64 // twice the heap
 	kernelBytes float64 // of a stream's connection, this end

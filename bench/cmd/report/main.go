@@ -69,7 +69,7 @@ type series struct {
 	file    string
 	name    string
 	by      string
-	rest    string // the name without by: who has the same did the same work
+	rest    string // the name without by: series with the same did the same work
 	metrics map[string][]float64
 }
 
@@ -210,7 +210,7 @@ func (m *measured) groups() (all []*group) {
 	return all
 }
 
-// ceilings leave out work that nobody can leave out; they are no alternatives.
+// ceilings leave out work that a server cannot leave out; they are no alternatives.
 var ceilings = map[string]string{
 	"ceiling":       "ceiling",
 	"write":         "plain write(2) loop (ceiling)",
