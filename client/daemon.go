@@ -13,33 +13,38 @@ import (
 	"time"
 )
 
-// DaemonOptions of a Daemon. URL, Token, UserID, DeviceID and TTL are needed; every other zero value is the default that
-// its comment names.
+// DaemonOptions of a Daemon. URL, Token, UserID, DeviceID and TTL are needed; every other zero
+// value is the default that its comment names.
 type DaemonOptions struct {
 	// URL of the server, as https://presence.example.com.
 	URL string
-	// Token returns the ingest token. It is asked before each request, so it may change at any time.
+	// Token returns the ingest token. It is asked before each request, so it may change at any
+	// time.
 	Token TokenFunc
 	// UserID and DeviceID are lowercase UUIDs. A device is the pair.
 	UserID, DeviceID string
 	// Source says on the streams what sent the heartbeat, in at most 128 bytes: "rollcall-go".
 	Source string
-	// TTL is how long the server waits for a heartbeat until it calls the device offline. Three lost heartbeats should
-	// fit: 30 s is a good start; less shows an end sooner and costs more requests.
+	// TTL is how long the server waits for a heartbeat until it calls the device offline. Three
+	// lost heartbeats should fit: 30 s is a good start; less shows an end sooner and costs more
+	// requests.
 	TTL time.Duration
 	// Interval is the longest time between two heartbeats: a third of the TTL.
 	Interval time.Duration
 	// Timeout bounds one request: the interval, but at least 1 s and at most 10 s.
 	Timeout time.Duration
-	// Seq is the last seq that is known to be used, for a caller that stores what Seq returns: the wall clock's
-	// milliseconds, which serve as well.
+	// Seq is the last seq that is known to be used, for a caller that stores what Seq returns: the
+	// wall clock's milliseconds, which serve as well.
 	Seq uint64
 
-	// HTTPClient makes the requests; its Timeout and CheckRedirect are not used: one on http.DefaultTransport.
+	// HTTPClient makes the requests; its Timeout and CheckRedirect are not used: one on
+	// http.DefaultTransport.
 	HTTPClient *http.Client
-	// OnError is told of every attempt that was not accepted, on the Daemon's goroutine, which waits for it: nobody.
+	// OnError is told of every attempt that was not accepted, on the Daemon's goroutine, which
+	// waits for it: nobody.
 	OnError func(error)
-	// Logger gets the first failure of a row and its end; the failures between at debug level. Never a token: silent.
+	// Logger gets the first failure of a row and its end; the failures between at debug level.
+	// Never a token: silent.
 	Logger *slog.Logger
 }
 
@@ -68,8 +73,8 @@ type Daemon struct {
 	backoff  backoff
 }
 
-// StartDaemon begins to send heartbeats with the status Online, the first one at once. An error tells of the options, all
-// problems at once; a server that cannot be reached is none.
+// StartDaemon begins to send heartbeats with the status Online, the first one at once. An error
+// tells of the options, all problems at once; a server that cannot be reached is none.
 func StartDaemon(o DaemonOptions) (*Daemon, error) {
 	url, err := o.complete()
 	if err != nil {
@@ -86,7 +91,8 @@ func StartDaemon(o DaemonOptions) (*Daemon, error) {
 		closing:  sync.OnceFunc(cancel),
 		done:     make(chan struct{}),
 		seq:      o.Seq,
-		backoff:  backoff{first: min(500*time.Millisecond, o.TTL/8), limit: min(10*time.Second, o.TTL/2)},
+		backoff: backoff{first: min(500*time.Millisecond, o.TTL/8),
+			limit: min(10*time.Second, o.TTL/2)},
 	}
 	d.online.Store(true)
 	go d.run(ctx)
@@ -108,10 +114,12 @@ func (o *DaemonOptions) complete() (string, error) {
 	}
 	refuse(o.Token == nil, "Token is missing: use StaticToken for one that never changes")
 	refuse(!canonicalID(o.UserID), fmt.Sprintf("UserID %q: want a UUID in lowercase", o.UserID))
-	refuse(!canonicalID(o.DeviceID), fmt.Sprintf("DeviceID %q: want a UUID in lowercase", o.DeviceID))
+	refuse(!canonicalID(o.DeviceID), fmt.Sprintf("DeviceID %q: want a UUID in lowercase",
+		o.DeviceID))
 	refuse(strings.TrimSpace(o.Source) == "" || len(o.Source) > maxSource,
 		fmt.Sprintf("Source must have 1 to %d bytes", maxSource))
-	refuse(o.TTL < 10*time.Millisecond, fmt.Sprintf("TTL %v: want at least 10 ms, better 30 s", o.TTL))
+	refuse(o.TTL < 10*time.Millisecond, fmt.Sprintf("TTL %v: want at least 10 ms, better 30 s",
+		o.TTL))
 	refuse(o.Interval < 0 || o.Interval >= o.TTL && o.TTL > 0,
 		fmt.Sprintf("Interval %v: want less than the TTL, %v", o.Interval, o.TTL))
 	refuse(o.Timeout < 0, "Timeout cannot be negative")
@@ -125,8 +133,9 @@ func setDefault[T any](field *T, value T, unset bool) {
 	}
 }
 
-// SetStatus makes the device Online or Offline; a change is sent at once, or when the wait after a failure is over. It does
-// not wait for the answer. An offline device sends nothing until it is online again.
+// SetStatus makes the device Online or Offline; a change is sent at once, or when the wait after a
+// failure is over. It does not wait for the answer. An offline device sends nothing until it is
+// online again.
 func (d *Daemon) SetStatus(s Status) {
 	if d.online.Swap(s == Online) != (s == Online) {
 		select {
@@ -139,8 +148,8 @@ func (d *Daemon) SetStatus(s Status) {
 // Seq is the last accepted seq, 0 before the first. Storing it is not needed (C2).
 func (d *Daemon) Seq() uint64 { return d.accepted.Load() }
 
-// Close says offline and stops. It tries until ctx ends; an error means that the server may call the device online until
-// its TTL is over. A later Close waits for the first.
+// Close says offline and stops. It tries until ctx ends; an error means that the server may call
+// the device online until its TTL is over. A later Close waits for the first.
 func (d *Daemon) Close(ctx context.Context) error {
 	select {
 	case d.goodbye <- ctx:
@@ -173,8 +182,8 @@ func (d *Daemon) run(ctx context.Context) {
 	d.err = d.sayOffline(<-d.goodbye)
 }
 
-// turn sends one heartbeat if one is due. It returns how long to wait for the next, and what may shorten the wait: a
-// change of the status, but not while the server needs rest.
+// turn sends one heartbeat if one is due. It returns how long to wait for the next, and what may
+// shorten the wait: a change of the status, but not while the server needs rest.
 func (d *Daemon) turn(ctx context.Context) (wait time.Duration, wake <-chan struct{}) {
 	select {
 	case <-d.wake: // due looks at the status now
@@ -200,8 +209,8 @@ func (d *Daemon) turn(ctx context.Context) (wait time.Duration, wake <-chan stru
 	return between(d.options.Interval*3/4, d.options.Interval) - time.Since(began), d.wake
 }
 
-// due is the heartbeat to send now: the unsure one again if it still says what is so, else a new one. It is nil when the
-// device is offline and the server knows.
+// due is the heartbeat to send now: the unsure one again if it still says what is so, else a new
+// one. It is nil when the device is offline and the server knows.
 func (d *Daemon) due() *heartbeat {
 	status := Offline
 	if d.online.Load() {
@@ -252,8 +261,9 @@ func (d *Daemon) accept(h *heartbeat) {
 	d.stale = 0
 }
 
-// resume goes on from the last seq that a 409 names. One that names none is the original service's: then the wall clock
-// is the best guess. Whose heartbeat that seq was is not known, and so neither is the status that the server shows.
+// resume goes on from the last seq that a 409 names. One that names none is the original service's:
+// then the wall clock is the best guess. Whose heartbeat that seq was is not known, and so neither
+// is the status that the server shows.
 func (d *Daemon) resume(h *heartbeat, conflict *StatusError) {
 	last := uint64(max(time.Now().UnixMilli(), 0))
 	if conflict.lastSeq != nil {
@@ -262,7 +272,8 @@ func (d *Daemon) resume(h *heartbeat, conflict *StatusError) {
 	d.unsure, d.told, d.seq, d.stale = nil, "", max(h.Seq, last), d.stale+1
 }
 
-// resumed reports whether err is a 409 after which the next seq is known: no failure yet, unless it comes again.
+// resumed reports whether err is a 409 after which the next seq is known: no failure yet, unless it
+// comes again.
 func (d *Daemon) resumed(err error) bool { return d.stale == 1 && answerOf(err).isConflict() }
 
 // pause is how long to wait after err.

@@ -17,8 +17,8 @@ import (
 	"time"
 )
 
-// heartbeats is the server's side of these tests: it keeps the seq rule and remembers what came when. fault, if set, may
-// answer in its place; 0 is the rule's own answer.
+// heartbeats is the server's side of these tests: it keeps the seq rule and remembers what came
+// when. fault, if set, may answer in its place; 0 is the rule's own answer.
 type heartbeats struct {
 	t     *testing.T
 	fault func(w http.ResponseWriter, h heartbeat) (status int)
@@ -40,7 +40,8 @@ type received struct {
 func (s *heartbeats) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	body, err := io.ReadAll(r.Body)
 	var h heartbeat
-	if err != nil || r.Method != "POST" || r.URL.Path != heartbeatPath || json.Unmarshal(body, &h) != nil {
+	if err != nil || r.Method != "POST" || r.URL.Path != heartbeatPath ||
+		json.Unmarshal(body, &h) != nil {
 		s.t.Errorf("%s %s %q %v", r.Method, r.URL, body, err)
 	}
 	s.mu.Lock()
@@ -61,7 +62,8 @@ func (s *heartbeats) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	switch status {
 	case 204:
 	case 409:
-		fmt.Fprintf(w, `{"error":"invalid_payload","details":"Non-monotonic seq","last_seq":%d}`, s.last)
+		fmt.Fprintf(w, `{"error":"invalid_payload","details":"Non-monotonic seq","last_seq":%d}`,
+			s.last)
 	default:
 		fmt.Fprintf(w, `{"error":"unavailable","details":"As the test wants"}`)
 	}
@@ -113,8 +115,9 @@ func (s *heartbeats) wantSeqs(want ...uint64) []received {
 }
 
 func daemonOptions(c *http.Client) DaemonOptions {
-	return DaemonOptions{URL: "http://rollcall", Token: StaticToken("ingest"), UserID: user, DeviceID: device,
-		TTL: 30 * time.Second, Seq: 100, HTTPClient: c}
+	return DaemonOptions{URL: "http://rollcall", Token: StaticToken("ingest"), UserID: user,
+		DeviceID: device,
+		TTL:      30 * time.Second, Seq: 100, HTTPClient: c}
 }
 
 // startDaemon starts one that is closed when the test ends, if the test does not.
@@ -152,7 +155,8 @@ func TestSchedule(t *testing.T) {
 			}
 		}
 		if high-low < time.Second {
-			t.Errorf("all gaps are %v to %v: a fleet that starts together would stay together", low, high)
+			t.Errorf("all gaps are %v to %v: a fleet that starts together would stay together", low,
+				high)
 		}
 		want := heartbeat{1, user, device, Online, "rollcall-go", began.UnixMilli(), 101, 30000}
 		if got[0].beat != want {
@@ -185,8 +189,8 @@ func TestSeqBeginsAtTheClock(t *testing.T) {
 	})
 }
 
-// TestUnknownOutcome: whatever leaves it open whether a heartbeat was accepted, the same bytes come again under the same
-// seq, and the seq goes on by one whether they had been accepted or not (C1).
+// TestUnknownOutcome: whatever leaves it open whether a heartbeat was accepted, the same bytes come
+// again under the same seq, and the seq goes on by one whether they had been accepted or not (C1).
 func TestUnknownOutcome(t *testing.T) {
 	never := func(http.ResponseWriter) int { time.Sleep(time.Minute); return 500 }
 	for _, row := range []struct {
@@ -223,7 +227,8 @@ func TestUnknownOutcome(t *testing.T) {
 				got := s.wantSeqs(101, 102, 102, 102, 103)
 				for _, again := range got[2:4] {
 					if again.body != got[1].body {
-						t.Errorf("sent %s\nand then  %s\nunder the same seq", got[1].body, again.body)
+						t.Errorf("sent %s\nand then  %s\nunder the same seq", got[1].body,
+							again.body)
 					}
 				}
 				if n := failures.Load(); n != 2 {
@@ -245,7 +250,8 @@ func TestResume(t *testing.T) {
 	})
 }
 
-// TestResumeFromItsOwnNumber: a 409 that names the seq of a first try tells of somebody else's heartbeat.
+// TestResumeFromItsOwnNumber: a 409 that names the seq of a first try tells of somebody else's
+// heartbeat.
 func TestResumeFromItsOwnNumber(t *testing.T) {
 	inFakeTime(t, func(t *testing.T) {
 		s := &heartbeats{t: t, last: 101}
@@ -257,7 +263,8 @@ func TestResumeFromItsOwnNumber(t *testing.T) {
 	})
 }
 
-// TestResumeWithoutLastSeq: the original service does not say where to go on; the clock is above what any daemon counted.
+// TestResumeWithoutLastSeq: the original service does not say where to go on; the clock is above
+// what any daemon counted.
 func TestResumeWithoutLastSeq(t *testing.T) {
 	inFakeTime(t, func(t *testing.T) {
 		s := &heartbeats{t: t, last: 5000}
@@ -265,7 +272,8 @@ func TestResumeWithoutLastSeq(t *testing.T) {
 			s.ServeHTTP(struct{ http.ResponseWriter }{noLastSeq{w}}, r)
 		})
 		startDaemon(t, daemonOptions(c))
-		if got := s.await(2); got[1].status != 204 || got[1].beat.Seq < uint64(got[0].at.UnixMilli()) {
+		if got := s.await(2); got[1].status != 204 ||
+			got[1].beat.Seq < uint64(got[0].at.UnixMilli()) {
 			t.Errorf("second heartbeat %+v", got[1])
 		}
 	})
@@ -282,7 +290,8 @@ func (w noLastSeq) Write(p []byte) (int, error) {
 	return len(p), err
 }
 
-// TestTwoDaemonsOneDevice: two programs with one device id cost at most some requests more, and do not chase each other.
+// TestTwoDaemonsOneDevice: two programs with one device id cost at most some requests more, and do
+// not chase each other.
 func TestTwoDaemonsOneDevice(t *testing.T) {
 	inFakeTime(t, func(t *testing.T) {
 		s := &heartbeats{t: t}
@@ -314,7 +323,8 @@ func TestConflictWithoutEnd(t *testing.T) {
 	})
 }
 
-// TestBackoff: the waits between tries are random up to a bound that doubles up to 10 s, and stay below the server's grace.
+// TestBackoff: the waits between tries are random up to a bound that doubles up to 10 s, and stay
+// below the server's grace.
 func TestBackoff(t *testing.T) {
 	inFakeTime(t, func(t *testing.T) {
 		s := &heartbeats{t: t, fault: func(http.ResponseWriter, heartbeat) int { return 503 }}
@@ -334,12 +344,15 @@ func TestBackoff(t *testing.T) {
 	})
 }
 
-// TestRetryAfter: the server's wish is the least that is waited, in both of its forms, and a 429 leaves the seq free.
+// TestRetryAfter: the server's wish is the least that is waited, in both of its forms, and a 429
+// leaves the seq free.
 func TestRetryAfter(t *testing.T) {
 	for _, status := range []int{429, 503} {
 		for name, header := range map[string]func() string{
 			"seconds": func() string { return "60" },
-			"date":    func() string { return time.Now().Add(time.Minute).UTC().Format(http.TimeFormat) },
+			"date": func() string {
+				return time.Now().Add(time.Minute).UTC().Format(http.TimeFormat)
+			},
 		} {
 			t.Run(fmt.Sprint(status, " ", name), func(t *testing.T) {
 				inFakeTime(t, func(t *testing.T) {
@@ -356,7 +369,9 @@ func TestRetryAfter(t *testing.T) {
 					d.SetStatus(Offline) // which does not shorten the wait
 					got := s.await(2)
 					wantBetween(t, "wait", got[1].at.Sub(got[0].at), 59*time.Second, 61*time.Second)
-					if want := map[int]uint64{429: 101, 503: 102}[status]; got[1].beat.Seq != want || got[1].beat.Status != Offline {
+					if want := map[int]uint64{429: 101,
+						503: 102}[status]; got[1].beat.Seq != want ||
+						got[1].beat.Status != Offline {
 						t.Errorf("then %+v, want the changed status as seq %d", got[1].beat, want)
 					}
 				})
@@ -368,7 +383,8 @@ func TestRetryAfter(t *testing.T) {
 func TestRetryAfterHeader(t *testing.T) {
 	now := time.Unix(1e9, 0)
 	for header, want := range map[string]time.Duration{
-		"": 0, "0": 0, "7": 7 * time.Second, "-7": 0, "7.5": 0, "soon": 0, "99999999999999999999": 0, "1000000": time.Hour,
+		"": 0, "0": 0, "7": 7 * time.Second, "-7": 0, "7.5": 0, "soon": 0,
+		"99999999999999999999": 0, "1000000": time.Hour,
 		now.Add(time.Minute).UTC().Format(http.TimeFormat):     time.Minute,
 		now.Add(-time.Minute).UTC().Format(http.TimeFormat):    0,
 		now.Add(100 * time.Hour).UTC().Format(http.TimeFormat): time.Hour,
@@ -379,7 +395,8 @@ func TestRetryAfterHeader(t *testing.T) {
 	}
 }
 
-// TestTokenRotation: a refused token is reported and asked for again, slowly; the seq is not used up.
+// TestTokenRotation: a refused token is reported and asked for again, slowly; the seq is not used
+// up.
 func TestTokenRotation(t *testing.T) {
 	inFakeTime(t, func(t *testing.T) {
 		s := &heartbeats{t: t}
@@ -401,7 +418,8 @@ func TestTokenRotation(t *testing.T) {
 			wantBetween(t, "wait", got[i].at.Sub(got[i-1].at), 15*time.Second, 30*time.Second)
 		}
 		refusal := <-reported
-		if a := answerOf(refusal); a == nil || a.Status != 401 || !strings.Contains(refusal.Error(), "check what Token returns") {
+		if a := answerOf(refusal); a == nil || a.Status != 401 ||
+			!strings.Contains(refusal.Error(), "check what Token returns") {
 			t.Errorf("reported %v", refusal)
 		}
 		token.Store("new")
@@ -458,7 +476,8 @@ func TestSetStatus(t *testing.T) {
 	})
 }
 
-// TestStatusChangesWhileUnsure: another heartbeat is another seq, or a late arrival of the first could undo it (C1).
+// TestStatusChangesWhileUnsure: another heartbeat is another seq, or a late arrival of the first
+// could undo it (C1).
 func TestStatusChangesWhileUnsure(t *testing.T) {
 	inFakeTime(t, func(t *testing.T) {
 		s := &heartbeats{t: t}
@@ -473,7 +492,8 @@ func TestStatusChangesWhileUnsure(t *testing.T) {
 		d.SetStatus(Offline)
 		time.Sleep(time.Minute)
 		got := s.all()
-		if last := got[len(got)-1]; last.beat.Seq != 102 || last.beat.Status != Offline || last.status != 204 {
+		if last := got[len(got)-1]; last.beat.Seq != 102 || last.beat.Status != Offline ||
+			last.status != 204 {
 			t.Errorf("last request %+v", last)
 		}
 	})
@@ -497,7 +517,8 @@ func TestClose(t *testing.T) {
 	})
 }
 
-// TestCloseInTrouble: Close goes on trying until its context ends, and not longer; a request that hangs is given up for it.
+// TestCloseInTrouble: Close goes on trying until its context ends, and not longer; a request that
+// hangs is given up for it.
 func TestCloseInTrouble(t *testing.T) {
 	for _, row := range []struct {
 		name  string
@@ -512,9 +533,16 @@ func TestCloseInTrouble(t *testing.T) {
 			}
 			return 0
 		}, 0, 20 * time.Second, Offline},
-		{"503 for ever", func(*heartbeats, http.ResponseWriter) int { return 503 }, time.Minute, time.Minute, ""},
-		{"hangs for ever", func(*heartbeats, http.ResponseWriter) int { time.Sleep(time.Hour); return 503 }, time.Minute, time.Minute, ""},
-		{"401, which waiting does not mend", func(*heartbeats, http.ResponseWriter) int { return 401 }, 0, 0, ""},
+		{"503 for ever", func(*heartbeats, http.ResponseWriter) int { return 503 }, time.Minute,
+			time.Minute, ""},
+		{"hangs for ever", func(*heartbeats, http.ResponseWriter) int {
+			time.Sleep(time.Hour)
+			return 503
+		}, time.Minute, time.Minute, ""},
+		{"401, which waiting does not mend", func(*heartbeats,
+			http.ResponseWriter) int {
+			return 401
+		}, 0, 0, ""},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			inFakeTime(t, func(t *testing.T) {
@@ -540,8 +568,8 @@ func TestCloseInTrouble(t *testing.T) {
 	}
 }
 
-// TestRandomFaults: under any mixture of faults a seq stands for one heartbeat (C1), and when the faults end the server
-// knows what is so.
+// TestRandomFaults: under any mixture of faults a seq stands for one heartbeat (C1), and when the
+// faults end the server knows what is so.
 func TestRandomFaults(t *testing.T) {
 	seed := rand.Uint64()
 	if text := os.Getenv("ROLLCALL_SEED"); text != "" {
@@ -600,7 +628,8 @@ func randomFaults(t *testing.T, rng *rand.Rand) {
 	if told != status {
 		t.Errorf("the server was told %q last, want %q", told, status)
 		for _, r := range s.all() {
-			t.Logf("%v seq %d %s: %d", r.at.Format(time.TimeOnly), r.beat.Seq, r.beat.Status, r.status)
+			t.Logf("%v seq %d %s: %d", r.at.Format(time.TimeOnly), r.beat.Seq, r.beat.Status,
+				r.status)
 		}
 	}
 	// Refusals leave the seq free, so only what was unsure before must stay the same.
@@ -621,14 +650,20 @@ func TestDaemonOptions(t *testing.T) {
 		change func(o *DaemonOptions)
 		want   string
 	}{
-		"URL missing":           {func(o *DaemonOptions) { o.URL = "" }, "want http://HOST"},
-		"URL without a scheme":  {func(o *DaemonOptions) { o.URL = "presence.example.com" }, "want http://HOST"},
-		"URL with a query":      {func(o *DaemonOptions) { o.URL = "http://x/?a=b" }, "want http://HOST"},
-		"URL not one":           {func(o *DaemonOptions) { o.URL = "http://[::1" }, "URL"},
-		"no token":              {func(o *DaemonOptions) { o.Token = nil }, "Token is missing"},
-		"user in upper case":    {func(o *DaemonOptions) { o.UserID = strings.ToUpper(user) }, "UserID"},
-		"device without dashes": {func(o *DaemonOptions) { o.DeviceID = strings.ReplaceAll(device, "-", "0") }, "DeviceID"},
-		"source too long":       {func(o *DaemonOptions) { o.Source = strings.Repeat("x", 129) }, "Source"},
+		"URL missing": {func(o *DaemonOptions) { o.URL = "" }, "want http://HOST"},
+		"URL without a scheme": {func(o *DaemonOptions) { o.URL = "presence.example.com" },
+			"want http://HOST"},
+		"URL with a query": {func(o *DaemonOptions) { o.URL = "http://x/?a=b" },
+			"want http://HOST"},
+		"URL not one": {func(o *DaemonOptions) { o.URL = "http://[::1" }, "URL"},
+		"no token":    {func(o *DaemonOptions) { o.Token = nil }, "Token is missing"},
+		"user in upper case": {func(o *DaemonOptions) { o.UserID = strings.ToUpper(user) },
+			"UserID"},
+		"device without dashes": {func(o *DaemonOptions) {
+			o.DeviceID = strings.ReplaceAll(device, "-", "0")
+		}, "DeviceID"},
+		"source too long": {func(o *DaemonOptions) { o.Source = strings.Repeat("x", 129) },
+			"Source"},
 		"no TTL":                {func(o *DaemonOptions) { o.TTL = 0 }, "TTL"},
 		"interval over the TTL": {func(o *DaemonOptions) { o.Interval = o.TTL }, "Interval"},
 		"negative interval":     {func(o *DaemonOptions) { o.Interval = -1 }, "Interval"},

@@ -40,7 +40,8 @@ func ExampleStartDaemon() {
 	// Output: closed
 }
 
-// A watch yields each device as it is, then what changes. An error is an interruption: going on reconnects.
+// A watch yields each device as it is, then what changes. An error is an interruption: going on
+// reconnects.
 func ExampleWatch() {
 	server := httptest.NewServer(toyServer())
 	defer server.Close()
@@ -51,7 +52,8 @@ func ExampleWatch() {
 	for ev, err := range Watch(ctx, WatchOptions{
 		URL:    server.URL,
 		UserID: user,
-		Token:  func(context.Context) (string, error) { return "from-your-backend", nil }, // a new one each time
+		// a new one each time
+		Token: func(context.Context) (string, error) { return "from-your-backend", nil },
 	}) {
 		if err != nil {
 			slog.Warn("presence interrupted", "error", err)
@@ -72,22 +74,25 @@ func ExampleWatch() {
 	// online: false
 }
 
-// toyServer accepts every heartbeat, and tells every stream of one device that beats twice and goes offline.
+// toyServer accepts every heartbeat, and tells every stream of one device that beats twice and goes
+// offline.
 func toyServer() http.Handler {
 	mux := http.NewServeMux()
-	mux.HandleFunc("POST /api/v1/daemon/presence/heartbeat", func(w http.ResponseWriter, r *http.Request) {
-		if body, err := io.ReadAll(r.Body); err != nil || !json.Valid(body) {
-			http.Error(w, "Invalid JSON payload", http.StatusBadRequest)
-			return
-		}
-		w.WriteHeader(http.StatusNoContent)
-	})
-	mux.HandleFunc("GET /api/v1/mobile/presence/stream", func(w http.ResponseWriter, r *http.Request) {
-		w.Header().Set("Content-Type", "text/event-stream")
-		for i, status := range []string{"online", "online", "offline"} {
-			fmt.Fprintf(w, `data: {"schema_version":1,"user_id":%q,"device_id":%q,"status":%q,"source":"toy","sent_at_ms":1,"seq":%d,"ttl_ms":30000}`+"\n\n",
-				r.URL.Query().Get("user_id"), device, status, i+1)
-		}
-	})
+	mux.HandleFunc("POST /api/v1/daemon/presence/heartbeat",
+		func(w http.ResponseWriter, r *http.Request) {
+			if body, err := io.ReadAll(r.Body); err != nil || !json.Valid(body) {
+				http.Error(w, "Invalid JSON payload", http.StatusBadRequest)
+				return
+			}
+			w.WriteHeader(http.StatusNoContent)
+		})
+	mux.HandleFunc("GET /api/v1/mobile/presence/stream",
+		func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Content-Type", "text/event-stream")
+			for i, status := range []string{"online", "online", "offline"} {
+				fmt.Fprintf(w, `data: {"schema_version":1,"user_id":%q,"device_id":%q,"status":%q,"source":"toy","sent_at_ms":1,"seq":%d,"ttl_ms":30000}`+"\n\n",
+					r.URL.Query().Get("user_id"), device, status, i+1)
+			}
+		})
 	return mux
 }

@@ -32,7 +32,8 @@ type heartbeat struct {
 	TTLMS         int64  `json:"ttl_ms"`
 }
 
-// post sends h once. The error is a StatusError if anything answered, and wraps errNotSent if nothing was asked.
+// post sends h once. The error is a StatusError if anything answered, and wraps errNotSent if
+// nothing was asked.
 func (d *Daemon) post(ctx context.Context, h *heartbeat) error {
 	token, err := d.options.Token(ctx)
 	if err != nil {
@@ -58,6 +59,7 @@ func (d *Daemon) post(ctx context.Context, h *heartbeat) error {
 	if resp.StatusCode != http.StatusNoContent {
 		return statusError(resp)
 	}
-	_, _ = io.CopyN(io.Discard, resp.Body, maxErrorBytes) // so that the connection can be used again
+	// so that the connection can be used again
+	_, _ = io.CopyN(io.Discard, resp.Body, maxErrorBytes)
 	return nil
 }

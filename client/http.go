@@ -40,7 +40,8 @@ func StaticToken(token string) TokenFunc {
 // StatusError is an answer that was not hoped for. Find it with errors.As.
 type StatusError struct {
 	Status int // of HTTP
-	// Code is one of "unauthorized", "forbidden", "rate_limited", "unavailable", "invalid_payload"; "" if not rollcall's.
+	// Code is one of "unauthorized", "forbidden", "rate_limited", "unavailable", "invalid_payload";
+	// "" if not rollcall's.
 	Code       string
 	Details    string        // for people
 	RetryAfter time.Duration // how long the server asks to wait; 0: it does not say
@@ -72,7 +73,9 @@ func answerOf(err error) *StatusError {
 
 // isTemporary reports whether waiting may help without anybody doing anything.
 func (e *StatusError) isTemporary() bool {
-	return e != nil && (e.Status >= 500 || e.Status == http.StatusTooManyRequests || e.Status == http.StatusRequestTimeout)
+	return e != nil &&
+		(e.Status >= 500 || e.Status == http.StatusTooManyRequests ||
+			e.Status == http.StatusRequestTimeout)
 }
 
 // isRefusal reports whether the server, or a proxy before it, surely did not take the request.
@@ -89,7 +92,8 @@ func (e *StatusError) saysLast(seq uint64) bool {
 
 // statusError reads what the server says of its refusal.
 func statusError(resp *http.Response) *StatusError {
-	e := &StatusError{Status: resp.StatusCode, RetryAfter: retryAfter(resp.Header.Get("Retry-After"), time.Now())}
+	e := &StatusError{Status: resp.StatusCode,
+		RetryAfter: retryAfter(resp.Header.Get("Retry-After"), time.Now())}
 	body, err := io.ReadAll(io.LimitReader(resp.Body, maxErrorBytes))
 	if err != nil {
 		return e // the status was answered; what else was meant to come does not change it
@@ -111,27 +115,33 @@ func endpoint(base, path string) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("client: URL: %w", err)
 	}
-	if (u.Scheme != "http" && u.Scheme != "https") || u.Host == "" || u.RawQuery != "" || u.Fragment != "" {
-		return "", fmt.Errorf("client: URL %q: want http://HOST or https://HOST, as in https://presence.example.com", base)
+	if (u.Scheme != "http" && u.Scheme != "https") || u.Host == "" || u.RawQuery != "" ||
+		u.Fragment != "" {
+		return "", fmt.Errorf("client: URL %q: want http://HOST or https://HOST, as in "+
+			"https://presence.example.com", base)
 	}
 	return strings.TrimSuffix(u.String(), "/") + path, nil
 }
 
-// httpClient is c, or a new one, with no time limit of its own and no redirects: a token is for the server it was given to.
+// httpClient is c, or a new one, with no time limit of its own and no redirects: a token is for the
+// server it was given to.
 func httpClient(c *http.Client) *http.Client {
 	if c == nil {
 		c = &http.Client{}
 	}
 	own := *c
 	own.Timeout = 0
-	own.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+	own.CheckRedirect =
+		func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 	return &own
 }
 
 // authorize sets the bearer token that token returns.
 func authorize(req *http.Request, token string) error {
-	if token == "" || strings.ContainsFunc(token, func(r rune) bool { return r <= ' ' || r >= 0x7f }) {
-		return errors.New("client: Token returned something that cannot be a bearer token: it is empty or has white space in it")
+	if token == "" ||
+		strings.ContainsFunc(token, func(r rune) bool { return r <= ' ' || r >= 0x7f }) {
+		return errors.New("client: Token returned something that cannot be a bearer token: it is " +
+			"empty or has white space in it")
 	}
 	req.Header.Set("Authorization", "Bearer "+token)
 	return nil

@@ -12,8 +12,9 @@ import (
 	"time"
 )
 
-// The tests run in the fake time of synctest, where hours pass at once and nothing else runs while they do. So client and
-// server are joined by pipes in memory instead of sockets; between them is net/http as it is.
+// The tests run in the fake time of synctest, where hours pass at once and nothing else runs while
+// they do. So client and server are joined by pipes in memory instead of sockets; between them is
+// net/http as it is.
 
 const (
 	user   = "6a0f5a1e-2b7c-4c55-9f10-0c5a3c1d7e01"
@@ -84,7 +85,8 @@ func wantBetween(t *testing.T, what string, got, low, high time.Duration) {
 
 // TestStandardLibraryOnly: the package can be copied into another repository as it is.
 func TestStandardLibraryOnly(t *testing.T) {
-	out, err := exec.Command("go", "list", "-deps", "-f", "{{if not .Standard}}{{.ImportPath}}{{end}}", ".").Output()
+	out, err := exec.Command("go", "list", "-deps", "-f",
+		"{{if not .Standard}}{{.ImportPath}}{{end}}", ".").Output()
 	if err != nil {
 		t.Fatal(err)
 	}

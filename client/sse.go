@@ -22,9 +22,10 @@ type frame struct {
 	asked bool // retry was given
 }
 
-// decoder reads server-sent events as the HTML standard defines them: lines end in LF, CR or CRLF, a blank line dispatches
-// what was gathered, several data lines are joined with LF, a line that begins with a colon is a comment, unknown fields
-// are ignored, and what the end of the stream cuts off is dropped.
+// decoder reads server-sent events as the HTML standard defines them: lines end in LF, CR or CRLF,
+// a blank line dispatches what was gathered, several data lines are joined with LF, a line that
+// begins with a colon is a comment, unknown fields are ignored, and what the end of the stream cuts
+// off is dropped.
 type decoder struct {
 	r     *bufio.Reader
 	limit int // of one frame, in bytes
@@ -38,8 +39,8 @@ func newDecoder(r io.Reader, limit int) *decoder {
 	return &decoder{r: bufio.NewReaderSize(r, 4<<10), limit: limit}
 }
 
-// next returns the next frame that has data, or the next retry: line, whichever comes first. The error is io.EOF at the
-// end of the stream.
+// next returns the next frame that has data, or the next retry: line, whichever comes first. The
+// error is io.EOF at the end of the stream.
 func (d *decoder) next() (frame, error) {
 	var f frame
 	d.data = d.data[:0]
@@ -79,9 +80,11 @@ func (d *decoder) next() (frame, error) {
 	}
 }
 
-// digits reads a retry: value, which is ASCII digits and nothing else; one too large to count saturates.
+// digits reads a retry: value, which is ASCII digits and nothing else; one too large to count
+// saturates.
 func digits(value []byte) (time.Duration, bool) {
-	if len(value) == 0 || bytes.ContainsFunc(value, func(r rune) bool { return r < '0' || r > '9' }) {
+	if len(value) == 0 ||
+		bytes.ContainsFunc(value, func(r rune) bool { return r < '0' || r > '9' }) {
 		return 0, false
 	}
 	ms, err := strconv.ParseInt(string(value), 10, 64)
@@ -91,8 +94,8 @@ func digits(value []byte) (time.Duration, bool) {
 	return time.Duration(ms) * time.Millisecond, true
 }
 
-// readLine returns the next line without its end; it is valid until the next call. A line that the end of the stream cuts
-// off is none.
+// readLine returns the next line without its end; it is valid until the next call. A line that the
+// end of the stream cuts off is none.
 func (d *decoder) readLine() ([]byte, error) {
 	d.line = d.line[:0]
 	for {

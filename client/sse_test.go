@@ -75,18 +75,22 @@ func TestDecoderBounds(t *testing.T) {
 		"many empty":     strings.Repeat("data\n", 200),
 		"just too large": "data: " + strings.Repeat("x", 100) + "\n\n",
 	} {
-		if frames, err := decode(strings.NewReader(text), 100); !errors.Is(err, errFrameTooLarge) || len(frames) > 0 {
+		if frames, err := decode(strings.NewReader(text), 100); !errors.Is(err, errFrameTooLarge) ||
+			len(frames) > 0 {
 			t.Errorf("%s: %q %v, want %v", name, frames, err, errFrameTooLarge)
 		}
 	}
-	if frames, err := decode(strings.NewReader("data: "+strings.Repeat("x", 94)+"\n\n"), 100); err != io.EOF || len(frames) != 1 {
+	if frames, err := decode(strings.NewReader("data: "+strings.Repeat("x", 94)+"\n\n"),
+		100); err != io.EOF || len(frames) != 1 {
 		t.Errorf("at the limit: %q %v", frames, err)
 	}
 }
 
-// FuzzDecoder compares with a reading of the whole text at once: normalise the line ends, cut at blank lines.
+// FuzzDecoder compares with a reading of the whole text at once: normalise the line ends, cut at
+// blank lines.
 func FuzzDecoder(f *testing.F) {
-	for _, seed := range []string{"data: a\n\n", "retry: 1\r\n\r\n", ": c\rdata: a\rdata\r\r", "\xef\xbb\xbfevent: x\ndata: y\n\n", "data: a\r\n\ndata:b\n\n"} {
+	for _, seed := range []string{"data: a\n\n", "retry: 1\r\n\r\n", ": c\rdata: a\rdata\r\r",
+		"\xef\xbb\xbfevent: x\ndata: y\n\n", "data: a\r\n\ndata:b\n\n"} {
 		f.Add([]byte(seed))
 	}
 	f.Fuzz(func(t *testing.T, text []byte) {
@@ -96,7 +100,8 @@ func FuzzDecoder(f *testing.F) {
 		}
 		byBytes, _ := decode(iotest.OneByteReader(bytes.NewReader(text)), math.MaxInt)
 		want := decodeWhole(string(text))
-		if fmt.Sprintf("%q", got) != fmt.Sprintf("%q", want) || fmt.Sprintf("%q", byBytes) != fmt.Sprintf("%q", want) {
+		if fmt.Sprintf("%q", got) != fmt.Sprintf("%q", want) ||
+			fmt.Sprintf("%q", byBytes) != fmt.Sprintf("%q", want) {
 			t.Fatalf("%q:\n got %q\n     %q by bytes\nwant %q", text, got, byBytes, want)
 		}
 	})
@@ -113,7 +118,8 @@ func decodeWhole(text string) (frames []string) {
 		switch {
 		case line == "":
 			if data != nil || asked {
-				frames = append(frames, fmt.Sprintf("%s|%s|%v", event, strings.Join(data, "\n"), retry))
+				frames = append(frames, fmt.Sprintf("%s|%s|%v", event, strings.Join(data, "\n"),
+					retry))
 			}
 			event, data, retry, asked = "", nil, 0, false
 		case name == "data":

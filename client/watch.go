@@ -22,11 +22,13 @@ type Event struct {
 	DeviceID string `json:"device_id"`
 	Status   Status `json:"status"`
 	Source   string `json:"source"`
-	SentAtMS int64  `json:"sent_at_ms"` // unix milliseconds: the daemon's clock, or the server's when a TTL ran out
+	// unix milliseconds: the daemon's clock, or the server's when a TTL ran out
+	SentAtMS int64  `json:"sent_at_ms"`
 	Seq      uint64 `json:"seq"`
 	TTLMS    int64  `json:"ttl_ms"`
 
-	// Transition is set when the status differs from what this watch last said of the device, or it said nothing yet.
+	// Transition is set when the status differs from what this watch last said of the device, or it
+	// said nothing yet.
 	Transition bool `json:"-"`
 }
 
@@ -39,40 +41,48 @@ var (
 	errRenew = errors.New("client: the token is to be renewed")
 )
 
-// WatchOptions of a Watch. URL, UserID and Token are needed; every other zero value is the default that its comment names.
+// WatchOptions of a Watch. URL, UserID and Token are needed; every other zero value is the default
+// that its comment names.
 type WatchOptions struct {
 	// URL of the server, as https://presence.example.com.
 	URL string
 	// UserID is whom to follow, a UUID in lowercase.
 	UserID string
-	// Token returns a new stream token for the user. It is asked before the first connect, in the last fifth of the token's
-	// time (read from its exp_ms) and when the server refuses it; for a token without an expiry, before each connect.
+	// Token returns a new stream token for the user. It is asked before the first connect, in the
+	// last fifth of the token's time (read from its exp_ms) and when the server refuses it; for a
+	// token without an expiry, before each connect.
 	Token TokenFunc
 	// IdleTimeout is how long a connection may be silent: 45 s, three of the server's keepalives.
 	IdleTimeout time.Duration
 	// MaxBackoff is the longest random wait between two tries: 30 s.
 	MaxBackoff time.Duration
-	// MaxFrameBytes bounds one frame; a longer one interrupts: 64 KiB. One of rollcall's has at most some 1,200 bytes.
+	// MaxFrameBytes bounds one frame; a longer one interrupts: 64 KiB. One of rollcall's has at
+	// most some 1,200 bytes.
 	MaxFrameBytes int
 
-	// HTTPClient makes the requests; its Timeout and CheckRedirect are not used: one on http.DefaultTransport.
+	// HTTPClient makes the requests; its Timeout and CheckRedirect are not used: one on
+	// http.DefaultTransport.
 	HTTPClient *http.Client
-	// Logger gets connects at debug level and frames that this package cannot read at warn level: silent.
+	// Logger gets connects at debug level and frames that this package cannot read at warn level:
+	// silent.
 	Logger *slog.Logger
 }
 
 const (
-	// maxKnown bounds the devices of which a watch remembers what it said. Of more, repeats come after a reconnect.
+	// maxKnown bounds the devices of which a watch remembers what it said. Of more, repeats come
+	// after a reconnect.
 	maxKnown = 1 << 16
 	// firstBackoff is the bound of the first random wait.
 	firstBackoff = time.Second
 )
 
-// Watch follows a user: first the devices as they are, then each change, over as many connections as it takes. The loop ends
-// when ctx ends, when it is left, or after an error that no second try can mend (a wrong option, a 400).
+// Watch follows a user: first the devices as they are, then each change, over as many connections
+// as it takes. The loop ends when ctx ends, when it is left, or after an error that no second try
+// can mend (a wrong option, a 400).
 //
-// An error that it yields otherwise is an interruption, with a zero Event: the connection was lost or refused. Going on with
-// the loop waits and reconnects. The loop's body may be slow; it holds up nobody but itself (C7).
+// An error that it yields otherwise is an interruption, with a zero Event: the connection was lost
+// or refused. Going on with the loop waits and reconnects. The loop's body may be slow; it holds up
+// nobody but itself (C7).
 func Watch(ctx context.Context, o WatchOptions) iter.Seq2[Event, error] {
 	return func(yield func(Event, error) bool) {
 		w, err := newWatch(o)
@@ -111,10 +121,12 @@ func newWatch(o WatchOptions) (*watch, error) {
 		err = errors.Join(err, fmt.Errorf("client: UserID %q: want a UUID in lowercase", o.UserID))
 	}
 	if o.Token == nil {
-		err = errors.Join(err, errors.New("client: Token is missing: it returns stream tokens of the user"))
+		err = errors.Join(err,
+			errors.New("client: Token is missing: it returns stream tokens of the user"))
 	}
 	if o.IdleTimeout < 0 || o.MaxBackoff < 0 || o.MaxFrameBytes < 0 {
-		err = errors.Join(err, errors.New("client: IdleTimeout, MaxBackoff and MaxFrameBytes cannot be negative"))
+		err = errors.Join(err,
+			errors.New("client: IdleTimeout, MaxBackoff and MaxFrameBytes cannot be negative"))
 	}
 	return &watch{
 		options: o,
@@ -180,7 +192,8 @@ func (w *watch) stream(ctx context.Context) error {
 	}
 	w.options.Logger.Debug("rollcall: stream open", "user_id", w.options.UserID)
 	opened := time.Now()
-	err = w.read(newDecoder(&patientReader{resp.Body, idle, w.options.IdleTimeout}, w.options.MaxFrameBytes))
+	err = w.read(newDecoder(&patientReader{resp.Body, idle, w.options.IdleTimeout},
+		w.options.MaxFrameBytes))
 	if time.Since(opened) >= w.options.MaxBackoff { // one that ends at once is a failure too
 		w.backoff.reset()
 	}
@@ -208,8 +221,9 @@ func (w *watch) needToken(ctx context.Context) error {
 		return fmt.Errorf("client: token: %w", err)
 	}
 	w.renew = time.Time{}
-	// A token that has expired by our clock may still be good, since our clock may be wrong; and one that we had before
-	// has been renewed for nothing. With these the server says when their time is over.
+	// A token that has expired by our clock may still be good, since our clock may be wrong; and
+	// one that we had before has been renewed for nothing. With these the server says when their
+	// time is over.
 	if left := expiry(token).Sub(now); left > 0 && token != w.token {
 		w.renew = now.Add(between(left/5*4, left/20*19))
 	}
@@ -217,7 +231,8 @@ func (w *watch) needToken(ctx context.Context) error {
 	return nil
 }
 
-// expiry reads exp_ms from a stream token, whose format is part of the wire contract; zero if there is none to be read.
+// expiry reads exp_ms from a stream token, whose format is part of the wire contract; zero if there
+// is none to be read.
 func expiry(token string) time.Time {
 	payload, _, _ := strings.Cut(token, ".")
 	text, err := base64.RawURLEncoding.DecodeString(payload)
@@ -225,7 +240,8 @@ func expiry(token string) time.Time {
 		ExpMS float64 `json:"exp_ms"`
 	}
 	const farthest = 1 << 50 // ms, some 35,000 years: what is beyond is no date
-	if err != nil || json.Unmarshal(text, &claims) != nil || claims.ExpMS <= 0 || claims.ExpMS > farthest {
+	if err != nil || json.Unmarshal(text, &claims) != nil || claims.ExpMS <= 0 ||
+		claims.ExpMS > farthest {
 		return time.Time{}
 	}
 	return time.UnixMilli(int64(claims.ExpMS))
@@ -265,8 +281,10 @@ func (w *watch) judge(resp *http.Response) error {
 	if resp.StatusCode != http.StatusOK {
 		return statusError(resp)
 	}
-	if kind, _, err := mime.ParseMediaType(resp.Header.Get("Content-Type")); err != nil || kind != "text/event-stream" {
-		return fmt.Errorf("client: the answer is %q and not a stream: check that URL is the server's base URL, and what stands between",
+	if kind, _, err := mime.ParseMediaType(resp.Header.Get("Content-Type")); err != nil ||
+		kind != "text/event-stream" {
+		return fmt.Errorf("client: the answer is %q and not a stream: check that URL is the "+
+			"server's base URL, and what stands between",
 			resp.Header.Get("Content-Type"))
 	}
 	return nil
@@ -303,7 +321,8 @@ func (w *watch) event(f frame) (ev Event, ok bool) {
 	err := json.Unmarshal(f.data, &payload)
 	ev = payload.Event
 	if err != nil || payload.SchemaVersion != 1 || (ev.Status != Online && ev.Status != Offline) {
-		w.options.Logger.Warn("rollcall: a frame that cannot be read is passed over", "bytes", len(f.data), "error", err)
+		w.options.Logger.Warn("rollcall: a frame that cannot be read is passed over", "bytes",
+			len(f.data), "error", err)
 		return ev, false
 	}
 	before, seen := w.known[ev.DeviceID]
@@ -317,7 +336,8 @@ func (w *watch) event(f frame) (ev Event, ok bool) {
 	return ev, true
 }
 
-// patientReader gives each read of a body the idle time; the time that the loop's body takes does not count.
+// patientReader gives each read of a body the idle time; the time that the loop's body takes does
+// not count.
 type patientReader struct {
 	body  io.Reader
 	idle  *time.Timer // gives up the connection

@@ -12,7 +12,8 @@ import (
 	"time"
 )
 
-// connections is the server's side of these tests: the n-th connection, from 0, is served by serve(n).
+// connections is the server's side of these tests: the n-th connection, from 0, is served by
+// serve(n).
 type connections struct {
 	t     *testing.T
 	serve func(c *connection, n int)
@@ -37,7 +38,8 @@ func (s *connections) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	s.mu.Lock()
 	n := len(s.got)
-	s.got = append(s.got, opened{time.Now(), strings.TrimPrefix(r.Header.Get("Authorization"), "Bearer ")})
+	s.got = append(s.got, opened{time.Now(), strings.TrimPrefix(r.Header.Get("Authorization"),
+		"Bearer ")})
 	s.mu.Unlock()
 	s.serve(&connection{w, r.Context().Done()}, n)
 }
@@ -64,15 +66,18 @@ func (c *connection) cut() { panic(http.ErrAbortHandler) }
 
 // event is the frame of a device's heartbeat.
 func event(device int, status Status, seq uint64) string {
-	return fmt.Sprintf(`data: {"schema_version":1,"user_id":"%s","device_id":"device-%d","status":"%s","source":"s","sent_at_ms":1,"seq":%d,"ttl_ms":5}`+"\n\n",
+	return fmt.Sprintf(
+		`data: {"schema_version":1,"user_id":"%s","device_id":"device-%d","status":"%s","source":"s","sent_at_ms":1,"seq":%d,"ttl_ms":5}`+"\n\n",
 		user, device, status, seq)
 }
 
 func watchOptions(c *http.Client) WatchOptions {
-	return WatchOptions{URL: "http://rollcall", UserID: user, Token: StaticToken("stream"), HTTPClient: c}
+	return WatchOptions{URL: "http://rollcall", UserID: user, Token: StaticToken("stream"),
+		HTTPClient: c}
 }
 
-// follow runs a watch until it yields something that begins with last, and returns all it yielded as text.
+// follow runs a watch until it yields something that begins with last, and returns all it yielded
+// as text.
 func follow(t *testing.T, o WatchOptions, last string) (got []string) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 24*time.Hour)
@@ -81,7 +86,8 @@ func follow(t *testing.T, o WatchOptions, last string) (got []string) {
 		if err != nil {
 			got = append(got, "error: "+err.Error())
 		} else {
-			got = append(got, fmt.Sprintf("%s %s %d %v", ev.DeviceID, ev.Status, ev.Seq, ev.Transition))
+			got = append(got, fmt.Sprintf("%s %s %d %v", ev.DeviceID, ev.Status, ev.Seq,
+				ev.Transition))
 		}
 		if strings.HasPrefix(got[len(got)-1], last) {
 			return got
@@ -110,7 +116,8 @@ func TestWatch(t *testing.T) {
 			switch n {
 			case 0:
 				c.say(event(1, Online, 1) + event(2, Offline, 7))
-				c.say(": keepalive\n\nevent: other\ndata: {}\n\ndata: not JSON\n\ndata: {\"schema_version\":2}\n\n")
+				c.say(": keepalive\n\nevent: other\ndata: {}\n\ndata: not JSON\n\ndata: " +
+					"{\"schema_version\":2}\n\n")
 				c.say(event(1, Online, 2))
 				c.say(event(1, Offline, 2))
 				c.cut()
@@ -120,8 +127,10 @@ func TestWatch(t *testing.T) {
 			}
 		}
 		got := follow(t, watchOptions(serve(t, s.ServeHTTP)), "device-2 online 8")
-		wantLines(t, got, "device-1 online 1 true", "device-2 offline 7 true", "device-1 online 2 false",
-			"device-1 offline 2 true", "error: client: stream: unexpected EOF", "device-3 online 1 true", "device-2 online 8 true")
+		wantLines(t, got, "device-1 online 1 true", "device-2 offline 7 true",
+			"device-1 online 2 false",
+			"device-1 offline 2 true", "error: client: stream: unexpected EOF",
+			"device-3 online 1 true", "device-2 online 8 true")
 	})
 }
 
@@ -133,20 +142,38 @@ func TestWaits(t *testing.T) {
 		low, high time.Duration
 		want      string
 	}{
-		{"retry:", func(c *connection) { c.say("retry: 7000\n\n") }, 7 * time.Second, 7 * time.Second, ErrEnded.Error()},
-		{"retry: before a cut", func(c *connection) { c.say("retry: 7000\n\n"); c.cut() }, 7 * time.Second, 7 * time.Second, "client: stream: unexpected EOF"},
-		{"retry: too long", func(c *connection) { c.say("retry: 99999999999999\n\n") }, time.Hour, time.Hour, ErrEnded.Error()},
-		{"the end", func(c *connection) { c.say(event(1, Online, 1)) }, 0, time.Second, ErrEnded.Error()},
-		{"cut", func(c *connection) { c.say(event(1, Online, 1)); c.cut() }, 0, time.Second, "client: stream: unexpected EOF"},
-		{"cut before the head", func(c *connection) { c.cut() }, 0, time.Second, "client: stream: Get"},
+		{"retry:", func(c *connection) { c.say("retry: 7000\n\n") }, 7 * time.Second,
+			7 * time.Second, ErrEnded.Error()},
+		{"retry: before a cut", func(c *connection) { c.say("retry: 7000\n\n"); c.cut() },
+			7 * time.Second, 7 * time.Second, "client: stream: unexpected EOF"},
+		{"retry: too long", func(c *connection) { c.say("retry: 99999999999999\n\n") }, time.Hour,
+			time.Hour, ErrEnded.Error()},
+		{"the end", func(c *connection) { c.say(event(1, Online, 1)) }, 0, time.Second,
+			ErrEnded.Error()},
+		{"cut", func(c *connection) { c.say(event(1, Online, 1)); c.cut() }, 0, time.Second,
+			"client: stream: unexpected EOF"},
+		{"cut before the head", func(c *connection) { c.cut() }, 0, time.Second,
+			"client: stream: Get"},
 		{"503", func(c *connection) { c.refuse(503) }, 0, time.Second, "rollcall answered 503"},
-		{"503 with Retry-After", func(c *connection) { c.Header().Set("Retry-After", "9"); c.refuse(503) }, 9 * time.Second, 10 * time.Second, "rollcall answered 503"},
+		{"503 with Retry-After", func(c *connection) {
+			c.Header().Set("Retry-After", "9")
+			c.refuse(503)
+		}, 9 * time.Second, 10 * time.Second, "rollcall answered 503"},
 		{"403", func(c *connection) { c.refuse(403) }, 0, time.Second, "rollcall answered 403"},
-		{"404", func(c *connection) { c.refuse(404) }, 15 * time.Second, 30 * time.Second, "rollcall answered 404 Not Found: As the test wants (check that URL"},
-		{"a page", func(c *connection) { c.Header().Set("Content-Type", "text/html"); fmt.Fprint(c, "<p>") }, 0, time.Second, `client: the answer is "text/html" and not a stream`},
-		{"silence", func(c *connection) { c.say(event(1, Online, 1)); <-c.gone }, 45 * time.Second, 46 * time.Second, errIdle.Error()},
-		{"silence before the head", func(c *connection) { <-c.gone }, 45 * time.Second, 46 * time.Second, errIdle.Error()},
-		{"a frame without end", func(c *connection) { c.say("data: " + strings.Repeat("x", 1<<16)); <-c.gone }, 0, time.Second, "client: stream: " + errFrameTooLarge.Error()},
+		{"404", func(c *connection) { c.refuse(404) }, 15 * time.Second, 30 * time.Second,
+			"rollcall answered 404 Not Found: As the test wants (check that URL"},
+		{"a page", func(c *connection) {
+			c.Header().Set("Content-Type", "text/html")
+			fmt.Fprint(c, "<p>")
+		}, 0, time.Second, `client: the answer is "text/html" and not a stream`},
+		{"silence", func(c *connection) { c.say(event(1, Online, 1)); <-c.gone }, 45 * time.Second,
+			46 * time.Second, errIdle.Error()},
+		{"silence before the head", func(c *connection) { <-c.gone }, 45 * time.Second,
+			46 * time.Second, errIdle.Error()},
+		{"a frame without end", func(c *connection) {
+			c.say("data: " + strings.Repeat("x", 1<<16))
+			<-c.gone
+		}, 0, time.Second, "client: stream: " + errFrameTooLarge.Error()},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			inFakeTime(t, func(t *testing.T) {
@@ -164,7 +191,8 @@ func TestWaits(t *testing.T) {
 				}
 				wantLines(t, got, "error: "+row.want, "device-2 online 2 true")
 				opened := s.all()
-				wantBetween(t, "next connection after", opened[1].at.Sub(opened[0].at), row.low, row.high)
+				wantBetween(t, "next connection after", opened[1].at.Sub(opened[0].at), row.low,
+					row.high)
 			})
 		})
 	}
@@ -200,7 +228,8 @@ func TestIdle(t *testing.T) {
 	})
 }
 
-// TestWatchBackoff: a server that ends every stream at once is asked less and less often, and a healthy stream forgives.
+// TestWatchBackoff: a server that ends every stream at once is asked less and less often, and a
+// healthy stream forgives.
 func TestWatchBackoff(t *testing.T) {
 	inFakeTime(t, func(t *testing.T) {
 		s := &connections{t: t}
@@ -224,17 +253,19 @@ func TestWatchBackoff(t *testing.T) {
 		if longest < 15*time.Second {
 			t.Errorf("the longest of 99 waits is %v", longest)
 		}
-		wantBetween(t, "wait after a healthy stream", opened[101].at.Sub(opened[100].at), 150*time.Second, 151*time.Second)
+		wantBetween(t, "wait after a healthy stream", opened[101].at.Sub(opened[100].at),
+			150*time.Second, 151*time.Second)
 	})
 }
 
 // tokenFor is a stream token as far as a client looks into it.
 func tokenFor(name string, expires time.Time) string {
-	return base64.RawURLEncoding.EncodeToString(fmt.Appendf(nil, `{"token_id":%q,"exp_ms":%d}`, name, expires.UnixMilli())) + ".signature"
+	return base64.RawURLEncoding.EncodeToString(fmt.Appendf(nil, `{"token_id":%q,"exp_ms":%d}`,
+		name, expires.UnixMilli())) + ".signature"
 }
 
-// TestTokenRenewal: in the last fifth of a token's time the watch takes a new one and comes back with it, without an
-// interruption for the caller (C9).
+// TestTokenRenewal: in the last fifth of a token's time the watch takes a new one and comes back
+// with it, without an interruption for the caller (C9).
 func TestTokenRenewal(t *testing.T) {
 	inFakeTime(t, func(t *testing.T) {
 		s := &connections{t: t}
@@ -258,10 +289,12 @@ func TestTokenRenewal(t *testing.T) {
 			minted++
 			return tokenFor(fmt.Sprint(minted), time.Now().Add(10*time.Minute)), nil
 		}
-		wantLines(t, follow(t, o, "device-1 offline"), "device-1 online 1 true", "device-1 offline 1 true")
+		wantLines(t, follow(t, o, "device-1 offline"), "device-1 online 1 true",
+			"device-1 offline 1 true")
 		opened := s.all()
 		for i := 1; i < 6; i++ {
-			wantBetween(t, "a token served", opened[i].at.Sub(opened[i-1].at), 8*time.Minute, 9*time.Minute+31*time.Second)
+			wantBetween(t, "a token served", opened[i].at.Sub(opened[i-1].at), 8*time.Minute,
+				9*time.Minute+31*time.Second)
 			if opened[i].token == opened[i-1].token {
 				t.Error("came back with the old token")
 			}
@@ -280,10 +313,18 @@ func TestTokenSource(t *testing.T) {
 		token func(n int) (string, error)
 		asked int
 	}{
-		{"one that serves", func(n int) (string, error) { return tokenFor(fmt.Sprint(n), hour()), nil }, 1},
+		{"one that serves", func(n int) (string, error) {
+			return tokenFor(fmt.Sprint(n), hour()), nil
+		}, 1},
 		{"without an expiry", func(int) (string, error) { return "opaque", nil }, 10},
-		{"expired by our clock", func(n int) (string, error) { return tokenFor(fmt.Sprint(n), time.Now().Add(-time.Hour)), nil }, 10},
-		{"expires never", func(n int) (string, error) { return tokenFor(fmt.Sprint(n), time.UnixMilli(1<<53)), nil }, 10},
+		{"expired by our clock", func(n int) (string,
+			error) {
+			return tokenFor(fmt.Sprint(n), time.Now().Add(-time.Hour)), nil
+		}, 10},
+		{"expires never", func(n int) (string,
+			error) {
+			return tokenFor(fmt.Sprint(n), time.UnixMilli(1<<53)), nil
+		}, 10},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			inFakeTime(t, func(t *testing.T) {
@@ -301,7 +342,8 @@ func TestTokenSource(t *testing.T) {
 	}
 }
 
-// TestTokenThatIsNotRenewed: a source that keeps its token does not make the watch reconnect faster and faster.
+// TestTokenThatIsNotRenewed: a source that keeps its token does not make the watch reconnect faster
+// and faster.
 func TestTokenThatIsNotRenewed(t *testing.T) {
 	inFakeTime(t, func(t *testing.T) {
 		s := &connections{t: t}
@@ -360,7 +402,8 @@ func TestTokenFailsForWatch(t *testing.T) {
 	})
 }
 
-// TestWatchEnds: by leaving the loop, by the context, and by what no second try can mend; the connection ends with it.
+// TestWatchEnds: by leaving the loop, by the context, and by what no second try can mend; the
+// connection ends with it.
 func TestWatchEnds(t *testing.T) {
 	inFakeTime(t, func(t *testing.T) {
 		gone := make(chan int, 10)

@@ -389,7 +389,7 @@ func TestBackupRefuses(t *testing.T) {
 		"a target with something in it":  {r.dir, full, "is not empty"},
 		"a backup that did not finish":   {r.dir, unfinished, "remove it"},
 		"no such directory":              {filepath.Join(parent, "none"), filepath.Join(parent, "a"), "no such file"},
-		"a directory that holds no data": {full, filepath.Join(parent, "b"), "no data directory of rollcall"},
+		"a directory that holds no data": {full, filepath.Join(parent, "b"), "not a data directory of rollcall"},
 	} {
 		if code, _, errs := tool(t, "backup", c.dir, c.target); code != 1 ||
 			!strings.Contains(errs, c.why) {

@@ -12,7 +12,8 @@ import (
 	"rollcall/wal"
 )
 
-// advice is what an operator can do about an error. Packages report facts; only cmd knows the flags.
+// advice is what an operator can do about an error. Packages report facts; only cmd knows the
+// flags.
 var advice = []struct {
 	err  error
 	text string

@@ -41,7 +41,8 @@ func TestWrongOptionsNameTheirFlags(t *testing.T) {
 		loadgen.Options{Target: "http://x:1", KneeP99: 1, SilentShare: 2, IngestToken: "x"}.Check(),
 		errors.New("other: option X is wrong"),
 	))
-	for _, want := range []string{"(--recovery-grace)", "(--checkpoint-interval)", "(--silent-share)", "X is wrong"} {
+	for _, want := range []string{"(--recovery-grace)", "(--checkpoint-interval)",
+		"(--silent-share)", "X is wrong"} {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("%v: does not say %s", err, want)
 		}

@@ -20,11 +20,13 @@ type backupCmd struct {
 
 // Help is what `rollcall backup --help` says beyond the arguments.
 func (backupCmd) Help() string {
-	return `A running server does not notice: its files are only read. TARGET gets every heartbeat that was acknowledged before the
-backup began, and perhaps later ones. It is a data directory: "rollcall serve --data-dir TARGET" starts on it.
+	return `A running server is not disturbed: its files are only read. TARGET gets every heartbeat that was
+acknowledged before the backup began, and perhaps later ones. It is a data directory:
+"rollcall serve --data-dir TARGET" starts on it.
 
-Everything is checked while it is read, and the copy is read once more before it gets its name; until then it is called
-TARGET.partial. Damage in DIR ends the backup with exit status 1 and no TARGET.`
+Everything is checked while it is read, and the copy is read once more before it gets its name;
+until then it is called TARGET.partial. Damage in DIR ends the backup with exit status 1 and no
+TARGET.`
 }
 
 // partialSuffix is what the name of an unfinished backup ends with.
@@ -47,33 +49,38 @@ func (c backupCmd) Run() error {
 	began := time.Now()
 	copied, err := makeBackup(view, partial)
 	if err != nil {
-		return errors.Join(fmt.Errorf("no backup was made: %w", datadir.Advise(err)), os.RemoveAll(partial))
+		return errors.Join(fmt.Errorf("no backup was made: %w", datadir.Advise(err)),
+			os.RemoveAll(partial))
 	}
 	if err := nameBackup(partial, c.Target); err != nil {
 		return err
 	}
-	fmt.Printf("%s holds %d devices of the checkpoint and %d records of the log after it, read back and whole (%v).\n"+
-		"To go on from it: rollcall serve --data-dir %s\n", c.Target, copied.Items.Load(), copied.Records.Load(),
+	fmt.Printf("%s holds %d devices of the checkpoint and %d records of the log after it, "+
+		"read back and whole (%v).\nTo go on from it: rollcall serve --data-dir %s\n",
+		c.Target, copied.Items.Load(), copied.Records.Load(),
 		time.Since(began).Round(time.Millisecond), c.Target)
 	return nil
 }
 
-// openData opens a data directory for looking at it.
+// openData opens a data directory to read it.
 func openData(dir string) (*datadir.View, error) {
 	view, err := datadir.OpenView(dir, nil)
 	if err != nil {
 		return nil, err
 	}
 	if view.Empty() {
-		return nil, errors.Join(fmt.Errorf("%s holds neither a log nor a checkpoint: it is no data directory of rollcall", dir), view.Close())
+		err := fmt.Errorf("%s holds neither a log nor a checkpoint: it is not a data directory of "+
+			"rollcall", dir)
+		return nil, errors.Join(err, view.Close())
 	}
 	return view, nil
 }
 
-// checkTarget refuses to write over anything, and removes an empty directory that stands where the backup goes.
+// checkTarget refuses to write over anything, and removes an empty directory where the backup goes.
 func checkTarget(target, partial string) error {
 	if _, err := os.Lstat(partial); err == nil {
-		return fmt.Errorf("%s is in the way: another backup is at work, or one did not finish; if none is, remove it", partial)
+		return fmt.Errorf("%s exists: another backup is running, or one did not finish; "+
+			"if none is running, remove it", partial)
 	} else if !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
@@ -84,7 +91,7 @@ func checkTarget(target, partial string) error {
 	case err != nil:
 		return err
 	case len(names) > 0:
-		return fmt.Errorf("%s is not empty: name a directory that is not there yet", target)
+		return fmt.Errorf("%s is not empty: name a directory that does not exist yet", target)
 	}
 	if err := os.Remove(target); err != nil {
 		return fmt.Errorf("%w; name a directory below it", err) // a mount point, for example
@@ -96,7 +103,7 @@ func checkTarget(target, partial string) error {
 func makeBackup(view *datadir.View, dir string) (*datadir.Copied, error) {
 	quiet := slog.New(slog.DiscardHandler)
 	var copied, found datadir.Copied
-	stop := tellEverySecond(os.Stderr, "copied", &copied)
+	stop := reportEverySecond(os.Stderr, "copied", &copied)
 	err := datadir.Copy(view, dir, quiet, &copied)
 	stop()
 	if err != nil {
@@ -107,14 +114,15 @@ func makeBackup(view *datadir.View, dir string) (*datadir.Copied, error) {
 		return nil, err
 	}
 	defer written.Close()
-	stop = tellEverySecond(os.Stderr, "read back", &found)
+	stop = reportEverySecond(os.Stderr, "read back", &found)
 	err = written.Walk(quiet, &found)
 	stop()
 	if err != nil {
 		return nil, fmt.Errorf("reading the copy back: %w", err)
 	}
 	if found.Items.Load() != copied.Items.Load() || found.Records.Load() != copied.Records.Load() {
-		return nil, fmt.Errorf("reading the copy back: %d devices and %d records were written, %d and %d are there: check the target's disk",
+		return nil, fmt.Errorf("reading the copy back: %d devices and %d records were written, "+
+			"%d and %d were read: check the target's disk",
 			copied.Items.Load(), copied.Records.Load(), found.Items.Load(), found.Records.Load())
 	}
 	return &copied, nil
@@ -132,8 +140,8 @@ func nameBackup(partial, target string) error {
 	return errors.Join(parent.Sync(), parent.Close())
 }
 
-// tellEverySecond writes a line about the counts each second, until it is stopped.
-func tellEverySecond(w io.Writer, deed string, n *datadir.Copied) (stop func()) {
+// reportEverySecond writes a line about the counts each second, until it is stopped.
+func reportEverySecond(w io.Writer, deed string, n *datadir.Copied) (stop func()) {
 	quit, gone := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(gone)
@@ -144,7 +152,8 @@ func tellEverySecond(w io.Writer, deed string, n *datadir.Copied) (stop func()) 
 			case <-quit:
 				return
 			case <-ticker.C:
-				fmt.Fprintf(w, "%s so far: %d devices of the checkpoint, %d records of the log, %d MiB\n",
+				fmt.Fprintf(w, "%s so far: %d devices of the checkpoint, %d records of the log, "+
+					"%d MiB\n",
 					deed, n.Items.Load(), n.Records.Load(), n.Bytes.Load()>>20)
 			}
 		}

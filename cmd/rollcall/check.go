@@ -20,7 +20,7 @@ import (
 	"rollcall/engine"
 )
 
-// setting is one flag as it took effect. Secrets are never flags, so any of it may be shown.
+// setting is one flag as it took effect. Secrets are never flags, so all settings may be shown.
 type setting struct{ group, flag, value, source string }
 
 const fromDefault = "default"
@@ -62,7 +62,8 @@ func setIn(names []string) string {
 	return ""
 }
 
-// logSettings says at the start what differs from the defaults, and at debug level all, in one line.
+// logSettings says at the start what differs from the defaults, and at debug level all, in one
+// line.
 func logSettings(logger *slog.Logger, settings []setting, sec secrets) {
 	all := logger.Enabled(context.Background(), slog.LevelDebug)
 	attrs := []any{"ingest_tokens", len(sec.ingest), "signing_keys", len(sec.signing)}
@@ -74,8 +75,9 @@ func logSettings(logger *slog.Logger, settings []setting, sec secrets) {
 	logger.Info("configuration", attrs...)
 }
 
-// check prints the configuration and returns every reason why the server could not start with it. It is meant to run beside
-// the server that will be replaced: so whether a port is taken or the data directory is locked is not looked at.
+// check prints the configuration and returns every reason why the server could not start with it.
+// It is meant to run beside the server that will be replaced: so it does not look whether a port is
+// taken or the data directory is locked.
 func (c serveCmd) check(w io.Writer, settings []setting) error {
 	sec, secretsErr := c.secrets()
 	pair, tlsErr := "", error(nil)
@@ -88,11 +90,8 @@ func (c serveCmd) check(w io.Writer, settings []setting) error {
 	if err := c.print(w, settings, sec, pair); err != nil {
 		return err
 	}
-	unopened := &node{
-		logger:     slog.New(slog.DiscardHandler),
-		clock:      engine.NewClock(),
-		histograms: newHistograms(registry()),
-	}
+	unopened := &node{logger: slog.New(slog.DiscardHandler), clock: engine.NewClock(),
+		histograms: newHistograms(registry())}
 	return advise(errors.Join(
 		secretsErr,
 		tlsErr,
@@ -112,7 +111,7 @@ func (c serveCmd) checkOptions(n *node, sec secrets) error {
 	)
 }
 
-// print writes the settings by group, the number of the secrets and whom the certificate is for.
+// print writes the settings by group, the number of the secrets and the names of the certificate.
 func (c serveCmd) print(w io.Writer, settings []setting, sec secrets, certificate string) error {
 	table := tabwriter.NewWriter(w, 0, 0, 3, ' ', 0)
 	row := func(what, source string) { fmt.Fprintf(table, "  %s\t%s\n", what, source) }
@@ -125,8 +124,10 @@ func (c serveCmd) print(w io.Writer, settings []setting, sec secrets, certificat
 		row("--"+s.flag+"="+s.value, s.source)
 	}
 	fmt.Fprintln(table, "Read")
-	row(counted(len(sec.ingest), "ingest token"), secretSource(ingestTokenEnv, c.IngestTokenFile, c.Dev))
-	row(counted(len(sec.signing), "signing key"), secretSource(signingKeyEnv, c.SigningKeyFile, c.Dev))
+	row(counted(len(sec.ingest), "ingest token"),
+		secretSource(ingestTokenEnv, c.IngestTokenFile, c.Dev))
+	row(counted(len(sec.signing), "signing key"),
+		secretSource(signingKeyEnv, c.SigningKeyFile, c.Dev))
 	if certificate != "" {
 		row("certificate "+certificate, c.TLSCert)
 	}
@@ -174,12 +175,14 @@ func checkAddresses(public, admin string) error {
 		return err
 	}
 	if !onSocket && a.Port != 0 && a.Port == b.Port && a.IP.Equal(b.IP) {
-		return fmt.Errorf("--listen and --admin-listen are both %s: the operators' routes need an address of their own", a)
+		return fmt.Errorf("--listen and --admin-listen are both %s: "+
+			"the operators' routes need an address of their own", a)
 	}
 	return nil
 }
 
-// checkDataDir finds out whether files can be made in the directory; where it does not exist, in the nearest one above it.
+// checkDataDir finds out whether files can be made in the directory; where it does not exist, in
+// the nearest one above it.
 func checkDataDir(dir string) error {
 	at := dir
 	info, err := os.Stat(at)

@@ -19,12 +19,12 @@ var (
 
 const devTTL = 5 * time.Second
 
-// printCurlLines tells a newcomer what to open and what to paste: follow a user on the page or in one terminal, send a
-// heartbeat in another. public and admin are addresses.
+// printCurlLines prints what to open and what to paste: follow a user on the page or in one
+// terminal, send a heartbeat in another. public and admin are addresses.
 func printCurlLines(w io.Writer, scheme, public, admin, ingestToken, signingKey string) error {
 	curl, base := "curl", scheme+"://"+public
 	if scheme == "https" {
-		curl = "curl -k" // the certificate is hardly for this address
+		curl = "curl -k" // the certificate is unlikely to be for this address
 	}
 	if path, ok := strings.CutPrefix(public, unixPrefix); ok {
 		curl, base = curl+" --unix-socket "+path, scheme+"://localhost"
@@ -34,11 +34,13 @@ func printCurlLines(w io.Writer, scheme, public, admin, ingestToken, signingKey 
 		return err
 	}
 	_, err = fmt.Fprintf(w, `
-rollcall is running with throw-away secrets (--dev). Open this to see a user's devices and the server's pulse:
+rollcall is running with throw-away secrets (--dev). Open this to see a user's devices and the
+server's figures:
 
 http://%[9]s/?user=%[4]s#devices
 
-and paste this into a second terminal, as often as you like: the device shows online, and offline %[6]s after the last one:
+and paste this into a second terminal, as often as you like: the device shows online, and offline
+%[6]s after the last one:
 
 %[8]s -i -X POST -H 'Authorization: Bearer %[3]s' \
   -d '{"schema_version":1,"user_id":"%[4]s","device_id":"%[5]s","status":"online","source":"curl","sent_at_ms":'$(date +%%s)000',"seq":'$(date +%%s)',"ttl_ms":%[7]d}' \

@@ -13,7 +13,8 @@ import (
 
 const configurationPage = "../../docs/configuration.md"
 
-// TestFlagsAreDocumented holds the tables of the flags in docs/configuration.md true. ROLLCALL_UPDATE=1 writes them.
+// TestFlagsAreDocumented holds the tables of the flags in docs/configuration.md true.
+// ROLLCALL_UPDATE=1 writes them.
 func TestFlagsAreDocumented(t *testing.T) {
 	page, err := os.ReadFile(configurationPage)
 	if err != nil {
@@ -27,7 +28,8 @@ func TestFlagsAreDocumented(t *testing.T) {
 		return
 	}
 	if os.Getenv("ROLLCALL_UPDATE") == "" {
-		t.Fatal("docs/configuration.md does not say what the program does: run this test with ROLLCALL_UPDATE=1 and look at the difference")
+		t.Fatal("docs/configuration.md does not say what the program does: run this test with " +
+			"ROLLCALL_UPDATE=1 and look at the difference")
 	}
 	if err := os.WriteFile(configurationPage, []byte(want), 0o644); err != nil {
 		t.Fatal(err)
@@ -54,13 +56,15 @@ func flagTables(t *testing.T) string {
 			}
 			if title != group {
 				group = title
-				fmt.Fprintf(&b, "\n### %s\n\n| flag | environment | default | |\n| --- | --- | --- | --- |\n", group)
+				fmt.Fprintf(&b, "\n### %s\n\n| flag | environment | default | |\n"+
+					"| --- | --- | --- | --- |\n", group)
 			}
 			env := ""
 			if len(f.Envs) > 0 {
 				env = "`" + f.Envs[0] + "`"
 			}
-			fmt.Fprintf(&b, "| `--%s` | %s | %s | %s |\n", f.Name, env, defaultText(f), strings.ReplaceAll(helpText(f), "|", "\\|"))
+			fmt.Fprintf(&b, "| `--%s` | %s | %s | %s |\n", f.Name, env, defaultText(f),
+				strings.ReplaceAll(helpText(f), "|", "\\|"))
 		}
 	}
 	return b.String() + "\n"

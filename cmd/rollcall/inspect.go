@@ -19,17 +19,19 @@ import (
 
 type inspectCmd struct {
 	Dir     string    `arg:"" type:"path" help:"A data directory: a stopped server's, a running one's, or a backup."`
-	JSON    bool      `name:"json" help:"Print one JSON object per line; \"kind\" tells what it is about."`
+	JSON    bool      `name:"json" help:"Print one JSON object per line; \"kind\" says what the line is about."`
 	Devices int       `default:"10" placeholder:"N" help:"List at most N devices; -1 lists all (${default})."`
 	User    uuid.UUID `placeholder:"UUID" help:"List the devices of this user only."`
 }
 
 // Help is what `rollcall inspect --help` says beyond the flags.
 func (inspectCmd) Help() string {
-	return `Nothing is written, and a running server does not notice. What is shown is what a server would know that started on the
-directory now: the checkpoint, and the log after it. Memory: about 140 bytes for each device.
+	return `Nothing is written, and a running server is not disturbed. It shows what a server would know that
+started on the directory now: the checkpoint, and the log after it. Memory: about 140 bytes for each
+device.
 
-Exit status 1: a server would not start on it; the first damage, where it is and what can be done is the last thing printed.`
+Exit status 1: a server would not start on it. The last line says where the first damage is and what
+can be done.`
 }
 
 // Run shows a data directory.
@@ -56,7 +58,8 @@ func (c inspectCmd) Run() error {
 	return nil
 }
 
-// findings is what a data directory holds. checkpoint, log and devices are nil where damage leaves nothing to say of them.
+// findings is what a data directory holds. checkpoint, log and devices are nil where damage leaves
+// nothing to say of them.
 type findings struct {
 	checkpoint *checkpoint.Store
 	log        *wal.Log
@@ -64,7 +67,7 @@ type findings struct {
 	damage     error // the first
 }
 
-// lookInto recovers what the view shows, as far as it goes.
+// lookInto recovers what the view shows, up to the first damage.
 func lookInto(view *datadir.View) (f findings) {
 	quiet := slog.New(slog.DiscardHandler)
 	f.checkpoint, f.damage = view.Checkpoint(quiet)
@@ -76,7 +79,7 @@ func lookInto(view *datadir.View) (f findings) {
 		return f
 	}
 	f.log = log
-	if f.damage != nil { // nothing is known of the devices then, but the log can be read
+	if f.damage != nil { // the devices are unknown then, but the log can be read
 		_ = log.Replay(max(log.First(), 1)-1, func(uint64, []byte) error { return nil })
 		return f
 	}
@@ -159,7 +162,8 @@ type printer interface{ print(line any) }
 func (f findings) print(out printer, c inspectCmd, pid int) {
 	out.print(directoryLine{"directory", c.Dir, pid})
 	if f.checkpoint != nil && f.devices != nil {
-		out.print(checkpointLine{"checkpoint", f.checkpoint.LSN(), f.devices.Stored(), f.checkpoint.Bytes()})
+		out.print(checkpointLine{"checkpoint", f.checkpoint.LSN(), f.devices.Stored(),
+			f.checkpoint.Bytes()})
 	}
 	if f.log != nil {
 		printLog(out, f.log.Survey())
@@ -178,7 +182,9 @@ func printLog(out printer, s wal.Survey) {
 	for _, segment := range s.Segments {
 		out.print(segmentLine{"segment", segment})
 	}
-	line := logLine{Kind: "log", Next: s.Next, TornBytes: s.TornBytes, Prepared: append([]uint64{}, s.Prepared...)} // never null
+	// An empty slice is [], not null.
+	line := logLine{Kind: "log", Next: s.Next, TornBytes: s.TornBytes,
+		Prepared: append([]uint64{}, s.Prepared...)}
 	if s.TornBytes > 0 {
 		line.TornOffset = s.Segments[len(s.Segments)-1].Used
 	}
@@ -207,8 +213,8 @@ func lineOf(r engine.Record) deviceLine {
 	if r.Status == engine.Online {
 		status = "online"
 	}
-	return deviceLine{"device", r.User.String(), r.Device.String(), status, r.Source, r.SentAtMS, r.Seq, r.TTLMS,
-		r.HeartbeatAtMS, r.UpdatedAtMS, r.LSN}
+	return deviceLine{"device", r.User.String(), r.Device.String(), status, r.Source,
+		r.SentAtMS, r.Seq, r.TTLMS, r.HeartbeatAtMS, r.UpdatedAtMS, r.LSN}
 }
 
 func damaged(err error) damageLine {
@@ -227,7 +233,7 @@ func damaged(err error) damageLine {
 type jsonPrinter struct{ enc *json.Encoder }
 
 func (p jsonPrinter) print(line any) {
-	_ = p.enc.Encode(line) // a reader that has seen enough closes the pipe
+	_ = p.enc.Encode(line) // fails when the reader closes the pipe
 }
 
 type textPrinter struct{ w io.Writer }
@@ -240,7 +246,7 @@ func (p textPrinter) print(line any) {
 	case directoryLine:
 		say("directory", "%s", l.Dir)
 		if l.PID != 0 {
-			say("server", "process %d works on it: what follows is of the moment when it was looked at", l.PID)
+			say("server", "process %d works on it: what follows is of this moment", l.PID)
 		} else {
 			say("server", "none works on it")
 		}
@@ -250,14 +256,17 @@ func (p textPrinter) print(line any) {
 		p.segment(say, l)
 	case logLine:
 		if l.TornBytes > 0 {
-			say("torn tail", "%d bytes at offset %d of the last segment: an unfinished write, never acknowledged", l.TornBytes, l.TornOffset)
+			say("torn tail", "%d bytes at offset %d of the last segment: an unfinished write, "+
+				"never acknowledged", l.TornBytes, l.TornOffset)
 		}
-		say("log", "the next record is %d; segments prepared and not begun: %d", l.Next, len(l.Prepared))
+		say("log", "the next record is %d; segments prepared and not begun: %d", l.Next,
+			len(l.Prepared))
 	case devicesLine:
 		say("devices", "%d: %d online, %d offline", l.Total, l.Online, l.Offline)
 	case deviceLine:
 		say("device", "%s %s %s seq %d, ttl %d ms, source %q, sent %s, stored %s, record %d",
-			l.User, l.Device, l.Status, l.Seq, l.TTLMS, l.Source, utc(l.SentAtMS), utc(l.UpdatedAtMS), l.LSN)
+			l.User, l.Device, l.Status, l.Seq, l.TTLMS, l.Source, utc(l.SentAtMS),
+			utc(l.UpdatedAtMS), l.LSN)
 	case damageLine:
 		say("DAMAGE", "%s", l.Error)
 	}
@@ -268,11 +277,15 @@ func (p textPrinter) segment(say func(subject, format string, args ...any), l se
 	case !l.Read:
 		say("segment", "%d: %d bytes, begins with record %d, not read", l.Number, l.Bytes, l.First)
 	case l.Records == 0:
-		say("segment", "%d: %d of %d bytes, no record yet, the next is %d", l.Number, l.Used, l.Bytes, l.First)
+		say("segment", "%d: %d of %d bytes, no record yet, the next is %d", l.Number, l.Used,
+			l.Bytes, l.First)
 	default:
-		say("segment", "%d: %d of %d bytes, records %d to %d in %d blocks, durable through %d as far as it says",
+		say("segment", "%d: %d of %d bytes, records %d to %d in %d blocks, "+
+			"durable through %d as far as it says",
 			l.Number, l.Used, l.Bytes, l.First, l.Last, l.Blocks, l.Durable)
 	}
 }
 
-func utc(ms uint64) string { return time.UnixMilli(int64(ms)).UTC().Format("2006-01-02T15:04:05.000Z") }
+func utc(ms uint64) string {
+	return time.UnixMilli(int64(ms)).UTC().Format("2006-01-02T15:04:05.000Z")
+}

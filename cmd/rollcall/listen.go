@@ -16,7 +16,8 @@ import (
 // unixPrefix marks the address of a Unix socket.
 const unixPrefix = "unix:"
 
-// listenPublic opens the public listener: HOST:PORT, or unix:PATH with the given permissions in octal digits.
+// listenPublic opens the public listener: HOST:PORT, or unix:PATH with the given permissions in
+// octal digits.
 func listenPublic(address, mode string) (net.Listener, error) {
 	path, ok := strings.CutPrefix(address, unixPrefix)
 	if !ok {
@@ -33,7 +34,8 @@ func listenPublic(address, mode string) (net.Listener, error) {
 	if err != nil {
 		return nil, err
 	}
-	// Until here the socket has what the umask left, which under any usual one is less: others cannot connect.
+	// Until here the socket has the permissions that the umask left. With any usual umask these are
+	// fewer.
 	if err := os.Chmod(path, permissions); err != nil {
 		return nil, errors.Join(err, ln.Close())
 	}
@@ -48,8 +50,8 @@ func socketMode(text string) (fs.FileMode, error) {
 	return fs.FileMode(n), nil
 }
 
-// removeStaleSocket removes the socket that a killed server left behind. It touches nothing that is no socket, and none on
-// which somebody listens.
+// removeStaleSocket removes the socket that a killed server left behind. It touches nothing else, and
+// no socket on which a process listens.
 func removeStaleSocket(path string) error {
 	info, err := os.Lstat(path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -64,15 +66,15 @@ func removeStaleSocket(path string) error {
 	c, err := net.DialTimeout("unix", path, time.Second)
 	if err == nil {
 		c.Close()
-		return fmt.Errorf("somebody listens on %s already: stop that process, or give another path", path)
+		return fmt.Errorf("another process listens on %s: stop it, or give another path", path)
 	}
 	if !errors.Is(err, syscall.ECONNREFUSED) {
-		return fmt.Errorf("whether somebody listens on %s cannot be told: %w", path, err)
+		return fmt.Errorf("cannot find out whether a process listens on %s: %w", path, err)
 	}
 	return os.Remove(path)
 }
 
-// checkSocketPath finds out whether a socket could be there.
+// checkSocketPath finds out whether a socket can be made there.
 func checkSocketPath(path string) error {
 	dir, err := os.Stat(filepath.Dir(path))
 	if err != nil {
@@ -89,10 +91,10 @@ func checkSocketPath(path string) error {
 }
 
 func errNoSocket(path string) error {
-	return fmt.Errorf("%s is there and is no socket: remove it, or give another path", path)
+	return fmt.Errorf("%s exists and is not a socket: remove it, or give another path", path)
 }
 
-// listenName is how the address is written in --listen.
+// listenName is the address as --listen has it.
 func listenName(ln net.Listener) string {
 	if ln.Addr().Network() == "unix" {
 		return unixPrefix + ln.Addr().String()

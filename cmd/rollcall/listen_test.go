@@ -24,7 +24,8 @@ func TestListenPublicKeepsWhatIsNotItsOwn(t *testing.T) {
 	if err := os.WriteFile(file, []byte("x"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := listenPublic("unix:"+file, "660"); err == nil || !strings.Contains(err.Error(), "no socket") {
+	if _, err := listenPublic("unix:"+file, "660"); err == nil ||
+		!strings.Contains(err.Error(), "is not a socket") {
 		t.Errorf("a file: %v", err)
 	}
 	link := filepath.Join(dir, "link")
@@ -40,7 +41,8 @@ func TestListenPublicKeepsWhatIsNotItsOwn(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer ln.Close()
-	if _, err := listenPublic("unix:"+path, "660"); err == nil || !strings.Contains(err.Error(), "somebody listens") {
+	if _, err := listenPublic("unix:"+path, "660"); err == nil ||
+		!strings.Contains(err.Error(), "another process listens") {
 		t.Errorf("a socket in use: %v", err)
 	}
 	if text, err := os.ReadFile(file); err != nil || string(text) != "x" {

@@ -25,7 +25,7 @@ type loadCmd struct {
 type loadRunCmd struct {
 	Target         string        `group:"What" default:"http://127.0.0.1:8787" placeholder:"URL" help:"The server (${default})."`
 	Scenario       string        `group:"What" default:"steady" placeholder:"NAME" help:"What happens: one of the names above (${default})."`
-	Closed         bool          `group:"What" help:"Closed loop: send when the last one is answered. Finds the peak; says nothing about latency."`
+	Closed         bool          `group:"What" help:"Closed loop: send when the last one is answered. Finds the peak; its latencies mean nothing."`
 	RampTo         float64       `group:"What" placeholder:"N" help:"ramp: heartbeats per second of the last step (30 × the rate)."`
 	KneeP99        time.Duration `group:"What" name:"knee-p99" placeholder:"TIME" help:"ramp: the slowest p99 that counts as keeping up (100ms)."`
 	SpikeBy        float64       `group:"What" placeholder:"N" help:"spike: how many times the rate (5)."`
@@ -35,33 +35,33 @@ type loadRunCmd struct {
 	DevicesPerUser int           `group:"Crowd" placeholder:"N" help:"Devices of each (10)."`
 	Rate           float64       `group:"Crowd" placeholder:"N" help:"Heartbeats per second of all devices together. Default: from --interval."`
 	Interval       time.Duration `group:"Crowd" placeholder:"TIME" help:"Heartbeat interval of each device (10s)."`
-	Arrivals       string        `group:"Crowd" default:"constant" enum:"constant,poisson" help:"How heartbeats are spread: constant, or poisson as of senders that do not know each other (${default})."`
+	Arrivals       string        `group:"Crowd" default:"constant" enum:"constant,poisson" help:"How heartbeats are spread: constant, or poisson, as of independent senders (${default})."`
 	TTL            time.Duration `group:"Crowd" placeholder:"TIME" help:"The heartbeats' TTL (three intervals)."`
 	Skew           float64       `group:"Crowd" placeholder:"S" help:"Hot users: the i-th busiest gets a share of heartbeats and streams like 1/i^S. 0: all alike."`
 	SilentShare    float64       `group:"Crowd" placeholder:"0…1" help:"Share of the devices that fall silent for good."`
-	RepeatShare    float64       `group:"Crowd" placeholder:"0…1" help:"Share of the heartbeats that are sent once more when accepted, and must be answered 409."`
+	RepeatShare    float64       `group:"Crowd" placeholder:"0…1" help:"Share of the heartbeats that are sent again after they were accepted, and must be answered 409."`
 	StreamsPerUser float64       `group:"Crowd" placeholder:"N" help:"Streams that follow each user; may be a fraction (0)."`
 	Churn          float64       `group:"Crowd" placeholder:"N" help:"Streams per second that hang up and come back."`
 	SlowShare      float64       `group:"Crowd" placeholder:"0…1" help:"Share of the streams that read slowly."`
-	SlowBytes      int           `group:"Crowd" placeholder:"N" help:"Bytes per second that those read (512)."`
+	SlowBytes      int           `group:"Crowd" placeholder:"N" help:"Bytes per second that slow streams read (512)."`
 
 	Connections int           `group:"Generator" placeholder:"N" help:"Connections for heartbeats (64)."`
 	Pipeline    int           `group:"Generator" placeholder:"N" help:"Requests outstanding on one connection (1)."`
-	Batch       int           `group:"Generator" placeholder:"N" help:"Send up to N heartbeats in one request, as a gateway does that gathers for 10 ms at most (1: each in a request of its own)."`
+	Batch       int           `group:"Generator" placeholder:"N" help:"Send up to N heartbeats in one request, as a gateway does that gathers for up to 10 ms (1: each in a request of its own)."`
 	Workers     int           `group:"Generator" placeholder:"N" help:"Event loops (half of the processors)."`
-	Sources     int           `group:"Generator" placeholder:"N" help:"Connect from so many loopback addresses, 127.0.1.1 and on, so that ports last. 0: the system chooses."`
+	Sources     int           `group:"Generator" placeholder:"N" help:"Connect from N loopback addresses, 127.0.1.1 and on, so that ports do not run out. 0: the system chooses."`
 	Duration    time.Duration `group:"Generator" placeholder:"TIME" help:"Measured time (30s)."`
 	Warmup      time.Duration `group:"Generator" placeholder:"TIME" help:"Time before it, in which streams connect; reported apart (5s)."`
 	Seed        uint64        `group:"Generator" placeholder:"N" help:"Repeat a run's ids and order. Default: the clock's."`
 	Timeout     time.Duration `group:"Generator" placeholder:"TIME" help:"Send a heartbeat again when it was unanswered for so long (10s)."`
 
-	MaxWait      time.Duration `group:"Judgement" placeholder:"TIME" help:"How long the server may take to show what it acknowledged, or to flag a silent device (5s)."`
+	MaxWait      time.Duration `group:"Judgement" placeholder:"TIME" help:"How long the server may take to show what it acknowledged, or to show a silent device offline (5s)."`
 	Grace        time.Duration `group:"Judgement" placeholder:"TIME" help:"The server's --recovery-grace (15s)."`
 	MaxLag       time.Duration `group:"Judgement" placeholder:"TIME" help:"The run is invalid when the generator itself is later than this at p99 (10ms)."`
 	NoConflation bool          `group:"Judgement" help:"A frame that a fast stream skips fails the run. Otherwise it is counted."`
 	VerifyUsers  int           `group:"Judgement" placeholder:"N" help:"Users whose snapshot is compared at the end (20000)."`
-	NoVerify     bool          `group:"Judgement" help:"Leave the comparison of snapshots out."`
-	NoOracle     bool          `group:"Judgement" help:"Judge nothing: for a server that remembers nothing, such as \"rollcall load bare\"."`
+	NoVerify     bool          `group:"Judgement" help:"Skip the comparison of snapshots."`
+	NoOracle     bool          `group:"Judgement" help:"Skip all checks: for a server that keeps no state, such as \"rollcall load bare\"."`
 
 	JSON           string  `group:"Reports" name:"json" type:"path" placeholder:"FILE" help:"Write everything as JSON."`
 	HTML           string  `group:"Reports" name:"html" type:"path" placeholder:"FILE" help:"Write one self-contained page with plots."`
@@ -80,10 +80,11 @@ func (loadRunCmd) Help() string {
 	_, scenarios := loadgen.Scenarios()
 	return `Scenarios:
 ` + scenarios + `
-The oracle watches every acknowledged heartbeat: a lost, doubled or reordered one fails the run. docs/loadgen.md has the rules.
+The oracle watches every acknowledged heartbeat: a lost, doubled or reordered one fails the run.
+docs/loadgen.md has the rules.
 
-Exit: 0 passed; 1 could not run; 2 the oracle found a violation; 3 the run is invalid, its figures are not to be used;
-4 worse than --compare allows.`
+Exit: 0 passed; 1 could not run; 2 the oracle found a violation; 3 the run is invalid, its figures
+are not to be used; 4 worse than --compare allows.`
 }
 
 // Run drives the target and prints what it found.
@@ -127,16 +128,49 @@ func (c loadRunCmd) options() (o loadgen.Options, err error) {
 		return o, err
 	}
 	if len(ingest) == 0 {
-		return o, fmt.Errorf("no ingest token: set %s or --ingest-token-file to one that the server has", ingestTokenEnv)
+		return o, fmt.Errorf("no ingest token: set %s or --ingest-token-file to one "+
+			"that the server has", ingestTokenEnv)
 	}
 	o = loadgen.Options{
-		Target: c.Target, IngestToken: ingest[0], Scenario: c.Scenario, Closed: c.Closed,
-		Users: c.Users, DevicesPerUser: c.DevicesPerUser, Rate: c.Rate, Interval: c.Interval, Arrivals: c.Arrivals, TTL: c.TTL,
-		Skew: c.Skew, SilentShare: c.SilentShare, RepeatShare: c.RepeatShare, StreamsPerUser: c.StreamsPerUser, Churn: c.Churn,
-		SlowShare: c.SlowShare, SlowBytes: c.SlowBytes, Connections: c.Connections, Pipeline: c.Pipeline, Batch: c.Batch, Workers: c.Workers,
-		Sources: c.Sources, Duration: c.Duration, Warmup: c.Warmup, Seed: c.Seed, RampTo: c.RampTo, KneeP99: c.KneeP99,
-		SpikeBy: c.SpikeBy, Timeout: c.Timeout, MaxWait: c.MaxWait, Grace: c.Grace, MaxLag: c.MaxLag,
-		VerifyUsers: c.VerifyUsers, NoVerify: c.NoVerify, NoOracle: c.NoOracle, NoConflation: c.NoConflation,
+		Target:      c.Target,
+		IngestToken: ingest[0],
+		Scenario:    c.Scenario,
+		Closed:      c.Closed,
+		RampTo:      c.RampTo,
+		KneeP99:     c.KneeP99,
+		SpikeBy:     c.SpikeBy,
+
+		Users:          c.Users,
+		DevicesPerUser: c.DevicesPerUser,
+		Rate:           c.Rate,
+		Interval:       c.Interval,
+		Arrivals:       c.Arrivals,
+		TTL:            c.TTL,
+		Skew:           c.Skew,
+		SilentShare:    c.SilentShare,
+		RepeatShare:    c.RepeatShare,
+		StreamsPerUser: c.StreamsPerUser,
+		Churn:          c.Churn,
+		SlowShare:      c.SlowShare,
+		SlowBytes:      c.SlowBytes,
+
+		Connections: c.Connections,
+		Pipeline:    c.Pipeline,
+		Batch:       c.Batch,
+		Workers:     c.Workers,
+		Sources:     c.Sources,
+		Duration:    c.Duration,
+		Warmup:      c.Warmup,
+		Seed:        c.Seed,
+		Timeout:     c.Timeout,
+
+		MaxWait:      c.MaxWait,
+		Grace:        c.Grace,
+		MaxLag:       c.MaxLag,
+		NoConflation: c.NoConflation,
+		VerifyUsers:  c.VerifyUsers,
+		NoVerify:     c.NoVerify,
+		NoOracle:     c.NoOracle,
 	}
 	if len(signing) > 0 {
 		o.StreamToken = func(user string, valid time.Duration) (string, error) {
@@ -147,8 +181,9 @@ func (c loadRunCmd) options() (o loadgen.Options, err error) {
 			return streamToken(signing[0], id, uuid.New(), valid)
 		}
 	} else if !c.NoOracle && !c.NoVerify {
-		return o, fmt.Errorf("no signing key: set %s or --signing-key-file to the server's, for streams and for the final comparison "+
-			"of snapshots; or give --no-verify", signingKeyEnv)
+		return o, fmt.Errorf("no signing key: set %s or --signing-key-file to the server's, "+
+			"for streams and for the final comparison of snapshots; or give --no-verify",
+			signingKeyEnv)
 	}
 	if c.RestartCommand != "" {
 		o.Restart = func() error { return shell(c.RestartCommand) }
@@ -156,8 +191,8 @@ func (c loadRunCmd) options() (o loadgen.Options, err error) {
 	return o, nil
 }
 
-// shell runs a command; what it prints is shown only when it fails. It may leave the server running behind it, so output
-// goes to a file and not to a pipe, which would stay open.
+// shell runs a command. Its output is part of the error when it fails. The command may leave the
+// server running, so output goes to a file and not to a pipe, which would stay open.
 func shell(command string) error {
 	out, err := os.CreateTemp("", "rollcall-restart-*.log")
 	if err != nil {
@@ -211,7 +246,8 @@ func (c loadRunCmd) verdict(rep, old *loadgen.Report) error {
 	case old == nil:
 		return nil
 	}
-	changes := loadgen.Compare(old, rep, loadgen.Thresholds{Latency: c.WorseLatency, Rate: c.WorseRate, FloorMS: c.CompareFloorMS})
+	changes := loadgen.Compare(old, rep, loadgen.Thresholds{Latency: c.WorseLatency,
+		Rate: c.WorseRate, FloorMS: c.CompareFloorMS})
 	if worse := loadgen.WriteChanges(os.Stdout, changes); worse > 0 {
 		return exitCode{4, fmt.Sprintf("worse than %s in %d figures", c.Compare, worse)}
 	}

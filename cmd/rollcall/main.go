@@ -7,7 +7,8 @@ import (
 	"github.com/alecthomas/kong"
 )
 
-// cli is the whole command line. Every flag is also an environment variable: --data-dir is ROLLCALL_DATA_DIR.
+// cli is the whole command line. Every flag is also an environment variable: --data-dir is
+// ROLLCALL_DATA_DIR.
 type cli struct {
 	Serve   serveCmd   `cmd:"" help:"Run the server."`
 	Token   tokenCmd   `cmd:"" help:"Mint a token that lets a client follow one user's stream."`
@@ -19,10 +20,12 @@ type cli struct {
 
 const description = `rollcall answers one question for millions of devices: who is here, right now?
 
-Daemons POST heartbeats, clients follow a user over server-sent events, and a device that falls silent for its TTL goes
-offline, on time. To try it: "rollcall serve --dev" prints what to open and to paste.
+Daemons POST heartbeats, clients follow a user over server-sent events, and a device that falls
+silent for its TTL goes offline, on time. To try it: "rollcall serve --dev" prints what to open and
+to paste.
 
-Every flag can be set in the environment: --data-dir is ROLLCALL_DATA_DIR. Secrets are never flags, since ps would show them.`
+Every flag can be set in the environment: --data-dir is ROLLCALL_DATA_DIR. Secrets are never flags,
+since ps would show them.`
 
 func main() {
 	parser := kong.Must(&cli{},
@@ -38,7 +41,8 @@ func main() {
 	ctx.FatalIfErrorf(ctx.Run())
 }
 
-// exit ends the process. A command line that cannot be understood is 1, as is all else that keeps a command from running.
+// exit ends the process. A wrong command line is 1, like every other reason for which a command does
+// not run.
 func exit(code int) {
 	if code == kongUsage {
 		code = 1

@@ -14,7 +14,7 @@ import (
 	"rollcall/wal"
 )
 
-// registry returns what /metrics shows before there is anything of ours to show: the Go runtime, the process, the version.
+// registry returns what /metrics shows of any program: the Go runtime, the process, the version.
 func registry() *prometheus.Registry {
 	r := prometheus.NewRegistry()
 	r.MustRegister(
@@ -29,18 +29,22 @@ func registry() *prometheus.Registry {
 	return r
 }
 
-// histograms are what the packages below are handed to tell of single events. Each call costs some tens of nanoseconds and
-// comes once per batch, or per expiry: never per heartbeat or frame.
+// histograms observe single events of the other packages. Each call costs some tens of nanoseconds
+// and comes once per batch, or per expiry: never per heartbeat or frame.
 type histograms struct {
 	lateness, delivery, commitRecords, commitSeconds prometheus.Histogram
 }
 
-// fastSeconds are the bounds of what ends within a millisecond on an idle machine and must not take a second.
-var fastSeconds = []float64{.0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10}
+// fastSeconds are the bounds of what takes less than a millisecond on an idle machine and must not
+// take a second.
+var fastSeconds = []float64{
+	.0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10,
+}
 
 func newHistograms(r *prometheus.Registry) *histograms {
 	histogram := func(name, help string, bounds []float64) prometheus.Histogram {
-		h := prometheus.NewHistogram(prometheus.HistogramOpts{Name: "rollcall_" + name, Help: help, Buckets: bounds})
+		h := prometheus.NewHistogram(prometheus.HistogramOpts{Name: "rollcall_" + name, Help: help,
+			Buckets: bounds})
 		r.MustRegister(h)
 		return h
 	}
@@ -48,7 +52,8 @@ func newHistograms(r *prometheus.Registry) *histograms {
 		lateness: histogram("expiry_lateness_seconds",
 			"How long after its deadline a silent device was taken offline.", fastSeconds),
 		delivery: histogram("delivery_seconds",
-			"From the receipt of a batch's first heartbeat to the last write of the batch to a user's streams.", fastSeconds),
+			"From the receipt of a batch's first heartbeat to the last write of the batch to a "+
+				"user's streams.", fastSeconds),
 		commitRecords: histogram("log_commit_records",
 			"Records committed at once.", prometheus.ExponentialBuckets(1, 4, 9)),
 		commitSeconds: histogram("log_commit_seconds",
@@ -61,7 +66,8 @@ func (h *histograms) observeCommit(records uint64, took time.Duration) {
 	h.commitSeconds.Observe(took.Seconds())
 }
 
-// figures reads the counters of the other packages when Prometheus asks: the hot path pays for nothing but the counters.
+// figures reads the counters of the other packages when Prometheus asks, so the hot path pays only
+// for the counters.
 type figures struct {
 	log        *wal.Log
 	checkpoint *checkpoint.Store
@@ -70,43 +76,57 @@ type figures struct {
 }
 
 var (
-	heartbeatsDesc     = desc("heartbeats_total", "Heartbeats, by outcome.", "outcome")
-	expiriesDesc       = desc("expiries_total", "Devices that went offline because they were silent for their TTL.")
-	forgottenDesc      = desc("forgotten_total", "Devices forgotten because they were offline for longer than --forget-after.")
+	heartbeatsDesc = desc("heartbeats_total", "Heartbeats, by outcome.", "outcome")
+	expiriesDesc   = desc("expiries_total",
+		"Devices that went offline because they were silent for their TTL.")
+	forgottenDesc = desc("forgotten_total",
+		"Devices forgotten because they were offline for longer than --forget-after.")
 	devicesDesc        = desc("devices", "Known devices, by status.", "status")
 	devicesLimitDesc   = desc("devices_limit", "Most devices that are kept (--max-devices).")
-	devicesRefusedDesc = desc("devices_refused_total", "Heartbeats of new devices that were refused because of devices_limit.")
-	usersDesc          = desc("users", "Users with a known device.")
+	devicesRefusedDesc = desc("devices_refused_total",
+		"Heartbeats of new devices that were refused because of devices_limit.")
+	usersDesc = desc("users", "Users with a known device.")
 
 	streamsDesc       = desc("streams", "Streams now.")
 	streamsLimitDesc  = desc("streams_limit", "Most streams at a time; one more is answered 503.")
 	streamsOpenDesc   = desc("streams_opened_total", "Streams ever opened.")
 	streamsClosedDesc = desc("streams_closed_total", "Streams ended, by reason.", "reason")
-	laggingDesc       = desc("streams_lagging", "Streams whose backlog is full: they get the newest state of each device when they take bytes again.")
-	framesDesc        = desc("stream_frames_total", "Frames given to streams, snapshots not included.")
-	streamBytesDesc   = desc("stream_written_bytes_total", "Bytes written to streams.")
-	writesDesc        = desc("stream_writes_total", "Writes to streams.")
-	conflatedDesc     = desc("stream_conflations_total", "Times that a stream got the newest state of its devices instead of each event.")
-	queueDesc         = desc("broadcast_queue_bytes", "Events that wait for a worker.")
-	queueLimitDesc    = desc("broadcast_queue_limit_bytes", "Bound of the queues of all workers together.")
-	overflowsDesc     = desc("broadcast_queue_overflows_total", "Times that a worker's queue was full and its streams were conflated.")
-	pendingDesc       = desc("stream_pending_bytes", "Backlogs of all streams.")
-	pendingLimitDesc  = desc("stream_pending_limit_bytes", "Bound of the backlogs of all streams.")
+	laggingDesc       = desc("streams_lagging",
+		"Streams whose backlog is full: they get the newest state of each device when they take "+
+			"bytes again.")
+	framesDesc = desc("stream_frames_total",
+		"Frames given to streams, snapshots not included.")
+	streamBytesDesc = desc("stream_written_bytes_total", "Bytes written to streams.")
+	writesDesc      = desc("stream_writes_total", "Writes to streams.")
+	conflatedDesc   = desc("stream_conflations_total",
+		"Times that a stream got the newest state of its devices instead of each event.")
+	queueDesc      = desc("broadcast_queue_bytes", "Events that wait for a worker.")
+	queueLimitDesc = desc("broadcast_queue_limit_bytes",
+		"Bound of the queues of all workers together.")
+	overflowsDesc = desc("broadcast_queue_overflows_total",
+		"Times that a worker's queue was full and its streams were conflated.")
+	pendingDesc      = desc("stream_pending_bytes", "Backlogs of all streams.")
+	pendingLimitDesc = desc("stream_pending_limit_bytes", "Bound of the backlogs of all streams.")
 
-	syncsDesc     = desc("log_syncs_total", "Syncs of the log.")
-	syncTimeDesc  = desc("log_sync_seconds_total", "Time spent in syncs.")
-	segmentsDesc  = desc("log_segments", "Log segments on disk.")
-	logBytesDesc  = desc("log_bytes", "Size of the log on disk.")
-	bufferDesc    = desc("log_buffer_bytes", "Capacity of the commit buffer; heartbeats are refused when it stays full.")
+	syncsDesc    = desc("log_syncs_total", "Syncs of the log.")
+	syncTimeDesc = desc("log_sync_seconds_total", "Time spent in syncs.")
+	segmentsDesc = desc("log_segments", "Log segments on disk.")
+	logBytesDesc = desc("log_bytes", "Size of the log on disk.")
+	bufferDesc   = desc("log_buffer_bytes",
+		"Capacity of the commit buffer; heartbeats are refused when it stays full.")
 	bufferUseDesc = desc("log_buffer_used_bytes", "Bytes of the commit buffer in use.")
 	appendedDesc  = desc("log_appended_lsn", "The last record's number.")
 	noSpaceDesc   = desc("log_no_space", "1 while the next segment cannot be prepared.")
 
-	checkpointLSNDesc      = desc("checkpoint_lsn", "What the last checkpoint is as of; log_appended_lsn minus this is what a restart replays.")
-	checkpointBytesDesc    = desc("checkpoint_bytes", "Size of the checkpoint on disk.")
-	checkpointTimeDesc     = desc("checkpoint_timestamp_seconds", "When the last checkpoint was done, unix time; the start of the process before the first.")
-	checkpointDurationDesc = desc("checkpoint_duration_seconds", "How long the last checkpoint since the start took.")
-	checkpointFailuresDesc = desc("checkpoint_failures_total", "Checkpoints that failed; the log keeps growing until one succeeds.")
+	checkpointLSNDesc = desc("checkpoint_lsn",
+		"What the last checkpoint is as of; log_appended_lsn minus this is what a restart replays.")
+	checkpointBytesDesc = desc("checkpoint_bytes", "Size of the checkpoint on disk.")
+	checkpointTimeDesc  = desc("checkpoint_timestamp_seconds",
+		"When the last checkpoint was done, unix time; the start of the process before the first.")
+	checkpointDurationDesc = desc("checkpoint_duration_seconds",
+		"How long the last checkpoint since the start took.")
+	checkpointFailuresDesc = desc("checkpoint_failures_total",
+		"Checkpoints that failed; the log keeps growing until one succeeds.")
 )
 
 func desc(name, help string, labels ...string) *prometheus.Desc {

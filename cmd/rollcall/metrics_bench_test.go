@@ -22,13 +22,14 @@ import (
 	"rollcall/wire"
 )
 
-// BenchmarkMetrics is a heartbeat of 1,000 devices in the process, log and one stream included, without the histograms and with
-// them. The counters are there in both: they are part of the engine. Run the two in turn, several times, and compare the
-// medians of the processor's time.
+// BenchmarkMetrics is a heartbeat of 1,000 devices in the process, log and one stream included,
+// without the histograms and with them. The counters are there in both: they are part of the
+// engine. Run the two in turn, several times, and compare the medians of the processor's time.
 func BenchmarkMetrics(b *testing.B) {
 	for _, sync := range []wal.SyncMode{wal.SyncAlways, wal.SyncNever} {
 		for _, on := range []bool{false, true} {
-			b.Run(fmt.Sprintf("sync=%v/histograms=%v", sync, on), func(b *testing.B) { benchMetrics(b, sync, on) })
+			b.Run(fmt.Sprintf("sync=%v/histograms=%v", sync, on),
+				func(b *testing.B) { benchMetrics(b, sync, on) })
 		}
 	}
 }
@@ -88,7 +89,8 @@ func benchMetrics(b *testing.B, mode wal.SyncMode, on bool) {
 	b.ReportMetric(float64(processorTime(b)-before)/float64(b.N), "cpu-ns/op")
 }
 
-// processorTime is what the process has used: unlike the time that went by, it hardly depends on what else the machine does.
+// processorTime is what the process has used: unlike the time that went by, it hardly depends on
+// what else the machine does.
 func processorTime(b *testing.B) time.Duration {
 	var u syscall.Rusage
 	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {

@@ -44,7 +44,8 @@ type node struct {
 func (c serveCmd) start(logger *slog.Logger, sec secrets, recovered func()) (*node, error) {
 	n := &node{logger: logger, clock: engine.NewClock(), served: make(chan error, 2)}
 	if err := n.start(c, sec, recovered); err != nil {
-		return nil, advise(errors.Join(err, n.Close(doneContext()))) // an operator's request may be in flight
+		// an operator's request may be in flight
+		return nil, advise(errors.Join(err, n.Close(doneContext())))
 	}
 	return n, nil
 }
@@ -121,7 +122,8 @@ func (n *node) listen(c serveCmd, config *tls.Config) (err error) {
 func (n *node) logFailure() error {
 	select {
 	case <-n.log.Failed():
-		return fmt.Errorf("the log failed, so nothing can be promised any more: %w; check the disk, then "+
+		return fmt.Errorf("the log failed, so nothing can be promised any more: %w; "+
+			"check the disk, then "+
 			"start again: recovery begins from what was acknowledged", n.log.Err())
 	default:
 		return nil
@@ -130,8 +132,8 @@ func (n *node) logFailure() error {
 
 // Close ends every stream, answers the requests that are in flight until ctx ends, and takes down
 // whatever was opened, in reverse. From its beginning on no device goes offline: the node would not
-// hear its heartbeats. Where there is time, the streams are drained before. The error is the log's or
-// the checkpoint's.
+// hear its heartbeats. Where there is time, the streams are drained before. The error is the log's
+// or the checkpoint's.
 func (n *node) Close(ctx context.Context) error {
 	if n.engine != nil {
 		_ = n.engine.Drain(doneContext(), 0) // waits for no stream

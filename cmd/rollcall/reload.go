@@ -11,8 +11,9 @@ import (
 	"rollcall/server"
 )
 
-// reloader replaces what can change while the server runs: the secrets that came from files and the certificate. The
-// environment of a process cannot change, so secrets from there stay, and throw-away ones too.
+// reloader replaces what can change while the server runs: the secrets that came from files and the
+// certificate. The environment of a process cannot change, so secrets from there stay, and
+// throw-away ones too.
 type reloader struct {
 	cmd         *serveCmd
 	logger      *slog.Logger
@@ -25,28 +26,33 @@ func newReloader(c serveCmd, logger *slog.Logger, sec secrets) *reloader {
 	return &reloader{cmd: &c, logger: logger, secrets: sec, certificate: c.certificate()}
 }
 
-// hangups returns SIGHUPs. It is asked for them before the start, since a SIGHUP that nobody waits for ends a process.
+// hangups returns SIGHUPs. Run calls it before the start, since a SIGHUP without a receiver ends the
+// process.
 func hangups() <-chan os.Signal {
-	c := make(chan os.Signal, 1) // one that waits stands for those that come meanwhile
+	c := make(chan os.Signal, 1) // one reload is enough for several signals
 	signal.Notify(c, syscall.SIGHUP)
 	return c
 }
 
-// reload takes up the files as they are now: all of them, or when any cannot be used none. No connection or stream is
-// touched. One goroutine at a time.
+// reload takes up the files as they are now: all of them, or none when any cannot be used. Open
+// connections and streams stay. One goroutine at a time.
 func (r *reloader) reload() {
 	next, pair, err := r.read()
 	if err == nil {
 		err = r.server.SetSecrets(next.ingest, next.signing)
 	}
 	if err != nil {
-		r.logger.Error("reload: nothing was changed, the server goes on with the secrets and the certificate that it has", "error", err)
+		r.logger.Error("reload: nothing was changed, the server keeps its secrets and its "+
+			"certificate", "error", err)
 		return
 	}
 	if pair != nil {
 		r.certificate.use(pair)
 	}
-	attrs := []any{"ingest_tokens", change(r.secrets.ingest, next.ingest), "signing_keys", change(r.secrets.signing, next.signing)}
+	attrs := []any{
+		"ingest_tokens", change(r.secrets.ingest, next.ingest),
+		"signing_keys", change(r.secrets.signing, next.signing),
+	}
 	if pair != nil {
 		attrs = append(attrs, "certificate", describe(pair))
 	}
@@ -73,7 +79,7 @@ func (r *reloader) read() (next secrets, pair *tls.Certificate, err error) {
 	return next, pair, err
 }
 
-// change counts what a reload did to a list of secrets, without a word of them.
+// change counts what a reload did to a list of secrets. It shows none of them.
 func change(old, next []string) slog.Value {
 	count := func(in, notIn []string) (n int) {
 		for _, s := range in {
@@ -83,5 +89,6 @@ func change(old, next []string) slog.Value {
 		}
 		return n
 	}
-	return slog.GroupValue(slog.Int("now", len(next)), slog.Int("added", count(next, old)), slog.Int("removed", count(old, next)))
+	return slog.GroupValue(slog.Int("now", len(next)),
+		slog.Int("added", count(next, old)), slog.Int("removed", count(old, next)))
 }

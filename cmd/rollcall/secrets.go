@@ -8,14 +8,15 @@ import (
 	"strings"
 )
 
-// The environment variables of the original service, kept so that a deployment can move without touching its secrets.
+// The environment variables of the original service, kept so that a deployment can move without
+// touching its secrets.
 const (
 	ingestTokenEnv = "PRESENCE_DO_INGEST_TOKEN"
 	signingKeyEnv  = "PRESENCE_DO_TOKEN_SIGNING_KEY"
 )
 
-// readSecrets returns the secrets of a variable or of a file: separated by commas or line ends, trimmed, blank ones left
-// out. Several are there for rotation; for signing keys the first one signs.
+// readSecrets returns the secrets of a variable or of a file: separated by commas or line ends,
+// trimmed, blank ones left out. Several serve a rotation. The first signing key signs.
 func readSecrets(env, file string) ([]string, error) {
 	text := os.Getenv(env)
 	if file != "" {
@@ -29,7 +30,8 @@ func readSecrets(env, file string) ([]string, error) {
 		text = string(b)
 	}
 	var secrets []string
-	for _, s := range strings.FieldsFunc(text, func(r rune) bool { return r == ',' || r == '\n' || r == '\r' }) {
+	separates := func(r rune) bool { return r == ',' || r == '\n' || r == '\r' }
+	for _, s := range strings.FieldsFunc(text, separates) {
 		if s = strings.TrimSpace(s); s != "" {
 			secrets = append(secrets, s)
 		}

@@ -23,11 +23,11 @@ import (
 
 type serveCmd struct {
 	Listen      string   `group:"Addresses" default:"127.0.0.1:8787" placeholder:"HOST:PORT|unix:PATH" help:"Where daemons and clients connect: an address, or a Unix socket for a proxy on this machine (${default})."`
-	SocketMode  string   `group:"Addresses" default:"660" placeholder:"OCTAL" help:"Permissions of the Unix socket of --listen; who may write may connect (${default})."`
+	SocketMode  string   `group:"Addresses" default:"660" placeholder:"OCTAL" help:"Permissions of the Unix socket of --listen; a process that may write to it may connect (${default})."`
 	AdminListen string   `group:"Addresses" default:"127.0.0.1:8788" placeholder:"HOST:PORT" help:"Where operators connect: the page, health, metrics, profiles, debug. Keep it off the internet (${default})."`
 	CORSOrigin  []string `group:"Addresses" name:"cors-origin" default:"*" placeholder:"ORIGIN" help:"Web origins whose pages may read the answers of --listen, such as https://example.com. *: any (${default})."`
 
-	DataDir      string        `group:"Durability" default:"./data" type:"path" placeholder:"DIR" help:"Where the log lives. One process at a time (./data)."`
+	DataDir      string        `group:"Durability" default:"./data" type:"path" placeholder:"DIR" help:"Directory of the log and the checkpoint, for one process at a time (./data)."`
 	Sync         string        `group:"Durability" default:"always" enum:"always,interval,never" help:"What a 204 promises. always: the heartbeat is on stable storage. interval: it will be within --sync-interval; a crash may lose that much. never: whenever the system writes it (${default})."`
 	SyncInterval time.Duration `group:"Durability" default:"100ms" help:"How often --sync=interval syncs (${default})."`
 	SegmentBytes int64         `group:"Durability" default:"67108864" help:"Size of the largest log segment, in bytes. Segments begin small and double (${default})."`
@@ -37,7 +37,7 @@ type serveCmd struct {
 	ForgetAfter        time.Duration `group:"Durability" default:"720h" help:"A device that was offline for this long is forgotten, in memory and on disk (${default})."`
 
 	SeqPolicy     string        `group:"Presence" default:"strict" enum:"strict,restart" help:"strict: seq must grow. restart: a lower one is accepted too when sent_at_ms is newer, for daemons that count from 1 after a restart (${default})."`
-	RecoveryGrace time.Duration `group:"Presence" default:"15s" help:"After a restart or a stall no device goes offline before it had this long, or its TTL if shorter, to be heard again (${default})."`
+	RecoveryGrace time.Duration `group:"Presence" default:"15s" help:"After a restart or a stall each device has this long, or its TTL if shorter, to send a heartbeat before it goes offline (${default})."`
 	MaxDevices    int           `group:"Presence" default:"0" help:"Most devices to keep; a new one over it is refused with 503. 0: as many as memory holds."`
 	MaxBatch      int           `group:"Presence" default:"10000" help:"Most heartbeats in one request of the batch route; the rest is answered 413 (${default})."`
 	RatePerIP     float64       `group:"Presence" name:"rate-per-ip" default:"0" help:"Heartbeats per second that one address may send; more are answered 429. 0: no limit. Leave it off behind a proxy, where all come from one address."`
@@ -48,7 +48,7 @@ type serveCmd struct {
 	StreamBacklog      int           `group:"Streams" default:"65536" help:"Bytes kept for a slow stream; past them it gets only the newest state of each device (${default})."`
 	StreamQueryToken   bool          `group:"Streams" help:"Also take a stream's token from the query, access_token=, for EventSource in browsers, which cannot set a header. Proxies log URLs: keep the tokens short-lived (off)."`
 	MaxStreams         int           `group:"Streams" default:"0" help:"Most streams at a time; one more is answered 503. Never more than nine tenths of the descriptor limit, which is what 0 stands for."`
-	MaxStreamsPerUser  int           `group:"Streams" default:"1000" help:"Most streams that follow one user; one more is answered 503. Far above what a person opens, so that one user's token cannot take everybody's place. 0: no limit (${default})."`
+	MaxStreamsPerUser  int           `group:"Streams" default:"1000" help:"Most streams that follow one user; one more is answered 503. Far more than a person opens; it keeps one user's token from taking the streams of all others. 0: no limit (${default})."`
 	MaxConnsPerIP      int           `group:"Streams" name:"max-connections-per-ip" default:"0" help:"Most connections, streams included, from one address (an IPv6 /64 is one); one more is answered 503. 0: no limit. Leave it off behind a proxy, where all come from one address."`
 	DrainTimeout       time.Duration `group:"Streams" default:"5s" help:"On SIGTERM, spread the end of the streams over this long. A second signal stops at once (${default})."`
 
@@ -73,11 +73,15 @@ func (serveCmd) Help() string {
   ` + signingKeyEnv + `  HMAC key of the clients' stream tokens (see "rollcall token")
 With only one of them set, the other route answers 503.
 
-It is ready when http://ADMIN/readyz answers 200; until then, and when it cannot take heartbeats, that page says why.
-SIGTERM and SIGINT drain: readyz turns 503, streams are told when to come back, heartbeats in flight are answered, exit 0.
-SIGHUP reads the secret files and the certificate again: all of them, or when one cannot be used none. Nobody is cut off: a
-removed ingest token is refused from then on, an open stream lasts as long as its token, whoever signed it.
-Exit is 1 when the server cannot start or when the log fails; the last line on standard error says what to do.`
+It is ready when http://ADMIN/readyz answers 200. Until then, and when it cannot take heartbeats,
+that page says why.
+SIGTERM and SIGINT drain: readyz turns 503, streams end with the time at which to reconnect,
+heartbeats in flight are answered, exit 0.
+SIGHUP reads the secret files and the certificate again: all of them, or none when one cannot be
+used. Open connections stay: a removed ingest token is refused from then on, an open stream lasts as
+long as its token, whichever key signed it.
+Exit is 1 when the server cannot start or when the log fails; the last line on standard error says
+what to do.`
 }
 
 // Validate checks what only the flags know; the packages check their options. Kong calls it.
@@ -101,7 +105,8 @@ func (c serveCmd) Validate() error {
 	notZero("max-batch", c.MaxBatch == 0)
 	refuse(c.MaxStreams < 0, "--max-streams cannot be negative, not %d", c.MaxStreams)
 	refuse(c.DrainTimeout < 0, "--drain-timeout cannot be negative, not %v", c.DrainTimeout)
-	refuse((c.TLSCert == "") != (c.TLSKey == ""), "--tls-cert and --tls-key belong together: give both or none")
+	refuse((c.TLSCert == "") != (c.TLSKey == ""),
+		"--tls-cert and --tls-key belong together: give both or none")
 	_, err := socketMode(c.SocketMode)
 	return errors.Join(append(errs, err)...)
 }
@@ -121,14 +126,18 @@ func (c serveCmd) Run(line *kong.Context) error {
 	}
 	logSettings(logger, settingsOf(line), secrets)
 	hangups, stops := hangups(), make(chan os.Signal, 2)
-	// Before the recovery is done a signal ends the process, which has promised nothing. Then it drains.
-	n, err := c.start(logger, secrets, func() { signal.Notify(stops, syscall.SIGTERM, syscall.SIGINT) })
+	// Before the recovery is done a signal ends the process, which has promised nothing. Then it
+	// drains.
+	n, err := c.start(logger, secrets, func() {
+		signal.Notify(stops, syscall.SIGTERM, syscall.SIGINT)
+	})
 	if err != nil {
 		return err
 	}
 	if c.Dev {
 		public, admin := listenName(n.public), n.admin.Addr().String()
-		err := printCurlLines(os.Stdout, c.scheme(), public, admin, secrets.ingest[0], secrets.signing[0])
+		err := printCurlLines(os.Stdout, c.scheme(), public, admin, secrets.ingest[0],
+			secrets.signing[0])
 		if err != nil {
 			return err
 		}
@@ -172,8 +181,8 @@ const (
 	answerWait = 5 * time.Second
 )
 
-// errStopped: not even the log is closed, which would wait for the disk. What was acknowledged is on
-// it.
+// errStopped ends the process with the log open: closing it would wait for the disk. What was
+// acknowledged is on it.
 var errStopped = errors.New("stopped at once by a second signal")
 
 // drain ends the streams, answers what is in flight and closes the node.
@@ -225,7 +234,8 @@ func (c serveCmd) secrets() (s secrets, err error) {
 		}
 	}
 	if len(s.ingest) == 0 && len(s.signing) == 0 {
-		return s, fmt.Errorf("no secrets: set %s for heartbeats and %s for streams (or their --…-file flags), or try --dev",
+		return s, fmt.Errorf("no secrets: set %s for heartbeats and %s for streams "+
+			"(or their --…-file flags), or try --dev",
 			ingestTokenEnv, signingKeyEnv)
 	}
 	return s, nil

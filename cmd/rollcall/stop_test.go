@@ -17,6 +17,7 @@ import (
 	"go.uber.org/goleak"
 
 	"rollcall/internal/testwait"
+	"rollcall/wire"
 )
 
 // startInside runs the whole server within the test, where the race detector and goleak see it.
@@ -27,7 +28,8 @@ func startInside(t *testing.T, sec secrets, flags ...string) *node {
 	if err != nil {
 		t.Fatal(err)
 	}
-	args := []string{"serve", "--listen=127.0.0.1:0", "--admin-listen=127.0.0.1:0", "--data-dir=" + t.TempDir()}
+	args := []string{"serve", "--listen=127.0.0.1:0", "--admin-listen=127.0.0.1:0",
+		"--data-dir=" + t.TempDir()}
 	if _, err := parser.Parse(append(args, flags...)); err != nil {
 		t.Fatal(err)
 	}
@@ -47,8 +49,8 @@ func (n *node) stop(t *testing.T) {
 	}
 }
 
-// TestStopLeavesNothing: when a server that took heartbeats and fed streams has stopped, its process has
-// no goroutine and no descriptor more than before.
+// TestStopLeavesNothing: when a server that took heartbeats and fed streams has stopped, its
+// process has no goroutine and no descriptor more than before.
 func TestStopLeavesNothing(t *testing.T) {
 	before, files := goleak.IgnoreCurrent(), openDescriptors(t)
 	n := startInside(t, secrets{[]string{"ingest"}, []string{"signing"}})
@@ -70,8 +72,10 @@ func TestStopLeavesNothing(t *testing.T) {
 	}
 	transport.CloseIdleConnections()
 	goleak.VerifyNone(t, before,
-		goleak.IgnoreAnyFunction("github.com/valyala/fasthttp.updateServerDate.func1"),    // one for the process
-		goleak.IgnoreAnyFunction("github.com/valyala/fasthttp.(*workerPool).Start.func2")) // ends when it wakes up
+		// one for the process
+		goleak.IgnoreAnyFunction("github.com/valyala/fasthttp.updateServerDate.func1"),
+		// ends when it wakes up
+		goleak.IgnoreAnyFunction("github.com/valyala/fasthttp.(*workerPool).Start.func2"))
 	if now := openDescriptors(t); now > files {
 		t.Errorf("%d descriptors were open before, %d are after", files, now)
 	}
@@ -79,9 +83,10 @@ func TestStopLeavesNothing(t *testing.T) {
 
 func beat(t *testing.T, client *http.Client, url, user string) {
 	t.Helper()
-	body := fmt.Sprintf(`{"schema_version":1,"user_id":%q,"device_id":%q,"status":"online","source":"x","sent_at_ms":1,"seq":1,"ttl_ms":60000}`,
+	body := fmt.Sprintf(`{"schema_version":1,"user_id":%q,"device_id":%q,"status":"online",`+
+		`"source":"x","sent_at_ms":1,"seq":1,"ttl_ms":60000}`,
 		user, uuid.NewString())
-	req, err := http.NewRequest("POST", url+"/api/v1/daemon/presence/heartbeat", strings.NewReader(body))
+	req, err := http.NewRequest("POST", url+wire.HeartbeatPath, strings.NewReader(body))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -104,7 +109,7 @@ func follow(t *testing.T, client *http.Client, url, user string) io.ReadCloser {
 	if err != nil {
 		t.Fatal(err)
 	}
-	req, err := http.NewRequest("GET", url+"/api/v1/mobile/presence/stream?user_id="+user, nil)
+	req, err := http.NewRequest("GET", url+wire.StreamPath+"?user_id="+user, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -113,7 +118,8 @@ func follow(t *testing.T, client *http.Client, url, user string) io.ReadCloser {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if line, err := bufio.NewReader(resp.Body).ReadString('\n'); err != nil || !strings.HasPrefix(line, "data: ") {
+	if line, err := bufio.NewReader(resp.Body).ReadString('\n'); err != nil ||
+		!strings.HasPrefix(line, "data: ") {
 		t.Fatalf("stream: %q, %v", line, err)
 	}
 	return resp.Body

@@ -19,6 +19,7 @@ func serves(command, system string) error {
 	if slices.Contains(servingSystems, system) {
 		return nil
 	}
-	return fmt.Errorf("rollcall %s runs on %s, not on %s: here there are load, token, inspect and version",
+	return fmt.Errorf("rollcall %s runs on %s, not on %s: "+
+		"here there are load, token, inspect and version",
 		command, strings.Join(servingSystems, ", "), system)
 }

@@ -17,7 +17,8 @@ func TestServingSystems(t *testing.T) {
 		if err == nil {
 			t.Fatalf("%s runs on windows", command)
 		}
-		for _, want := range []string{"rollcall " + command, "linux, darwin, freebsd", "not on windows", "inspect"} {
+		for _, want := range []string{"rollcall " + command, "linux, darwin, freebsd",
+			"not on windows", "inspect"} {
 			if !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "\n") {
 				t.Errorf("%q is not one line that says %q", err, want)
 			}

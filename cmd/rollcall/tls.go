@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// certificate is what the public listener shows to TLS clients. Handshakes read it, a reload replaces it: connections that
-// are open keep the one that they began with.
+// certificate is what the public listener shows to TLS clients. Handshakes read it, a reload
+// replaces it: connections that are open keep the one that they began with.
 type certificate struct {
 	certFile, keyFile string
 	current           atomic.Pointer[tls.Certificate] // never nil after the first use
@@ -42,13 +42,15 @@ func (c *certificate) use(pair *tls.Certificate) { c.current.Store(pair) }
 // config speaks HTTP/1.1 only, which is what the public listener speaks, over TLS 1.2 or 1.3.
 func (c *certificate) config() *tls.Config {
 	return &tls.Config{
-		MinVersion:     tls.VersionTLS12,
-		NextProtos:     []string{"http/1.1"},
-		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return c.current.Load(), nil },
+		MinVersion: tls.VersionTLS12,
+		NextProtos: []string{"http/1.1"},
+		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+			return c.current.Load(), nil
+		},
 	}
 }
 
-// describe says whom a certificate is for and until when.
+// describe returns the names of a certificate and its end.
 func describe(pair *tls.Certificate) string {
 	leaf := pair.Leaf
 	names := append([]string(nil), leaf.DNSNames...)
@@ -58,7 +60,8 @@ func describe(pair *tls.Certificate) string {
 	if len(names) == 0 {
 		names = []string{leaf.Subject.String()}
 	}
-	text := fmt.Sprintf("for %s until %s", strings.Join(names, ", "), leaf.NotAfter.UTC().Format(time.DateOnly))
+	text := fmt.Sprintf("for %s until %s", strings.Join(names, ", "),
+		leaf.NotAfter.UTC().Format(time.DateOnly))
 	if time.Now().After(leaf.NotAfter) {
 		text += ", EXPIRED"
 	}

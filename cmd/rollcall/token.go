@@ -13,14 +13,15 @@ import (
 
 type tokenCmd struct {
 	User           uuid.UUID     `required:"" placeholder:"UUID" help:"The user whose devices the token may see."`
-	Device         uuid.UUID     `placeholder:"UUID" help:"The device that the token is for; it is recorded, not checked. Default: a random one."`
+	Device         uuid.UUID     `placeholder:"UUID" help:"The device that the token is for; it is recorded and not checked. Default: a random one."`
 	TTL            time.Duration `default:"15m" help:"How long the token is valid. A stream ends when its token does."`
 	SigningKeyFile string        `type:"path" placeholder:"FILE" help:"Read the signing key from FILE. The first key signs."`
 }
 
 // Help is what `rollcall token --help` says beyond the flags.
 func (tokenCmd) Help() string {
-	return `The key is read from ` + signingKeyEnv + ` (or --signing-key-file) and must be one that the server has.
+	return `The key is read from ` + signingKeyEnv + ` (or --signing-key-file).
+It must be one that the server has.
 The token goes to standard output, alone:
 
   curl -N -H "Authorization: Bearer $(rollcall token --user UUID)" \

@@ -6,14 +6,16 @@ import (
 	"runtime/debug"
 )
 
-// version is set by the Makefile from git; a plain `go build` or `go install` falls back on what Go recorded.
+// version is set by the Makefile from git; a plain `go build` or `go install` falls back on what Go
+// recorded.
 var version = ""
 
 type versionCmd struct{}
 
 // Run prints one line: what a bug report needs.
 func (versionCmd) Run() error {
-	fmt.Printf("rollcall %s (%s, %s/%s)\n", buildVersion(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
+	fmt.Printf("rollcall %s (%s, %s/%s)\n", buildVersion(), runtime.Version(), runtime.GOOS,
+		runtime.GOARCH)
 	return nil
 }
 

@@ -34,7 +34,8 @@ type Problems struct {
 // When adds a problem if wrong is true.
 func (p *Problems) When(wrong bool, format string, args ...any) {
 	if wrong {
-		p.errs = append(p.errs, fmt.Errorf("%s: option "+format, append([]any{p.Package}, args...)...))
+		p.errs = append(p.errs, fmt.Errorf("%s: option "+format,
+			append([]any{p.Package}, args...)...))
 	}
 }
 

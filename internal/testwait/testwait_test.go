@@ -58,7 +58,8 @@ func TestLimit(t *testing.T) {
 			done := make(chan struct{})
 			go func() { defer close(done); wait(r) }()
 			<-done
-			if !strings.Contains(r.failure, "the moon is full") || !strings.Contains(r.failure, "goroutine") {
+			if !strings.Contains(r.failure, "the moon is full") ||
+				!strings.Contains(r.failure, "goroutine") {
 				t.Errorf("%s: %.200q", name, r.failure)
 			}
 			if took := time.Since(began); took < Limit || took > Limit+time.Second {
