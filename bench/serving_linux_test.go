@@ -87,7 +87,9 @@ func playBare() error {
 
 // bareServer answers 204 to everything.
 func bareServer() *fasthttp.Server {
-	return &fasthttp.Server{Handler: func(ctx *fasthttp.RequestCtx) { ctx.SetStatusCode(fasthttp.StatusNoContent) }}
+	return &fasthttp.Server{Handler: func(ctx *fasthttp.RequestCtx) {
+		ctx.SetStatusCode(fasthttp.StatusNoContent)
+	}}
 }
 
 // serveRole says where it listens, and answers lines until they end.

@@ -78,8 +78,8 @@ func TestReplayAfterRestart(t *testing.T) {
 // stampOf is the stamp with which the record of a tag is appended.
 func stampOf(tag [2]uint32) int64 { return 1 + int64(tag[0])<<32 + int64(tag[1]) }
 
-// LSN order is byte order (W1), callbacks come in LSN order and without a gap, and no waiter is woken
-// early or left asleep.
+// LSN order is byte order (W1), callbacks come in LSN order and without a gap, and no waiter is
+// woken early or left asleep.
 func TestConcurrentAppends(t *testing.T) {
 	const writers, each = 64, 300
 	o := small(vfs.NewMem())
@@ -457,7 +457,8 @@ func TestSyncInterval(t *testing.T) {
 	o.Sync, o.SyncInterval = SyncInterval, time.Millisecond
 	l := start(t, o)
 	lsn := commit(t, l, "x")
-	testwait.Until(t, "the interval is over", func() bool { return l.Durable() >= lsn }) // nothing else is appended
+	// nothing else is appended
+	testwait.Until(t, "the interval is over", func() bool { return l.Durable() >= lsn })
 	closeLog(t, l)
 }
 

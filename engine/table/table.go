@@ -21,8 +21,8 @@ type Ref uint32
 
 // Options of a Table. The zero value works.
 type Options struct {
-	// Shards is a power of two. More shards make growth of one shorter and first sights of different
-	// users meet less; each costs 64 bytes and up to 63 unused slots. Default: 1024.
+	// Shards is a power of two. More shards make growth of one shorter and first sights of
+	// different users meet less; each costs 64 bytes and up to 63 unused slots. Default: 1024.
 	Shards int
 
 	// MaxDevices bounds the devices, to 1<<31 at most. One more: ErrFull. Default: 1<<31.

@@ -9,9 +9,10 @@ import (
 	"testing"
 )
 
-// mayImport says which packages of ours each package may import, besides internal/. The picture is in
-// docs/architecture.md: cmd joins; server speaks HTTP; engine is a partition; the others are leaves
-// that do not know each other. What lies below engine is joined there, what lies below server there.
+// mayImport says which packages of ours each package may import, besides internal/. The picture is
+// in docs/architecture.md: cmd joins; server speaks HTTP; engine is a partition; the others are
+// leaves that do not know each other. What lies below engine is joined there, what lies below
+// server there.
 var mayImport = map[string][]string{
 	"wire":   {"record"},
 	"record": {},

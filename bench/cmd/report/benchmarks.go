@@ -24,7 +24,7 @@ func (p *page) f(format string, args ...any) { fmt.Fprintf(&p.b, format, args...
 
 // finish ends a page.
 func (p *page) finish(name string) {
-	p.files[name] = p.b.String()
+	p.files[name] = fold(p.b.String())
 	p.b.Reset()
 }
 

@@ -52,6 +52,21 @@ func TestClearNeedsRangesApart(t *testing.T) {
 	}
 }
 
+func TestFold(t *testing.T) {
+	long := strings.Repeat("word ", 25)
+	for page, want := range map[string]string{
+		"one\ntwo\n\nthree\n":    "one two\n\nthree\n",
+		"| " + long + "|\n":      "| " + long + "|\n",
+		"```\n" + long + "\n```": "```\n" + long + "\n```",
+		"- " + long + "\n- b\n": "- " + strings.TrimSpace(long[:95]) + "\n  " + strings.TrimSpace(long[95:]) +
+			"\n- b\n",
+	} {
+		if got := fold(page); got != want {
+			t.Errorf("%q became %q, want %q", page, got, want)
+		}
+	}
+}
+
 // TestPagesHoldTheResults: the pages say what the results say that docs/benchmarks.md names, and
 // the results are of one commit. ROLLCALL_UPDATE=1 writes the pages; `make bench` measures first.
 func TestPagesHoldTheResults(t *testing.T) {
