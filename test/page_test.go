@@ -46,8 +46,8 @@ func statusOf(device any) string {
 		.map(r => r.querySelector(".status").textContent + " " + r.querySelector(".number").textContent).join()`, device)
 }
 
-// TestBrowserPage: what an operator sees. A device comes, beats and goes; the plots move; the
-// server goes and comes back.
+// TestBrowserPage: what an operator sees. A device goes online, sends heartbeats and expires; the plots
+// move; the server goes and comes back.
 func TestBrowserPage(t *testing.T) {
 	r := startServer(t)
 	b := startBrowser(t)
@@ -64,7 +64,7 @@ func TestBrowserPage(t *testing.T) {
 	b.until(statusOf(dev["device_id"]) + ` === "online 2"`)
 	r.mustBeat(dev.with("seq", 3).with("ttl_ms", 1000))
 	b.until(statusOf(dev["device_id"]) + ` === "offline 3"`)
-	b.until(`document.querySelector("#changes li").textContent.endsWith("went offline: silent for 1 s")`)
+	b.until(`document.querySelector("#changes li").textContent.endsWith("went offline: expired after 1 s")`)
 	b.until(`document.querySelector("#table-caption").textContent === "1 device, 0 online"`)
 
 	const line = `document.querySelector("#cards .line0").getAttribute("d")`

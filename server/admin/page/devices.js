@@ -1,10 +1,10 @@
 // One user's devices, over the stream that any client gets.
 
 const streamPath = "/api/v1/mobile/presence/stream";
-const maxDevices = 1000; // shown; more are left out, and the caption says so
-const maxChanges = 50; // lines of what came and went
+const maxDevices = 1000; // shown; the caption says that there are more
+const maxChanges = 50; // lines of recent changes
 const maxAtOnce = 5; // more changes in one moment become one line
-const maxLine = 1 << 20; // characters of a line that is no frame of ours any more
+const maxLine = 1 << 20; // characters; a longer line is no frame
 const firstWait = 1000;
 const longestWait = 15_000;
 
@@ -16,9 +16,9 @@ let follower; // the AbortController of the stream that is followed
 let devices = new Map(); // device id → what is known of it
 let leftOut = 0;
 const changed = new Set(); // devices to draw
-let news = []; // [time, device id, words] to append
+let news = []; // [time, device id, words] of changes to append
 
-// loadSettings asks where the stream is. Until the server serves it, it is asked again with each poll.
+// loadSettings asks the server where the stream is, again with each poll until the server knows.
 async function loadSettings() {
   if (settings?.public_url) return;
   const found = await ask("/page.json").then((answer) => answer.ok && answer.json()).catch(() => undefined);
@@ -31,7 +31,7 @@ async function loadSettings() {
   if (settings.public_url && settings.mints_tokens && !follower) followNamed();
 }
 
-// forgetSettings: a server that comes back may be another one.
+// forgetSettings makes the next poll ask again: a server that comes back may be another one.
 function forgetSettings() {
   settings = undefined;
 }
@@ -69,7 +69,7 @@ function stop() {
   byId("stop").hidden = true;
 }
 
-// Refusal is an answer that will not change by asking again.
+// Refusal is an answer that a retry does not change.
 class Refusal extends Error {}
 
 // follow keeps a stream open until it is refused or stopped.
@@ -104,7 +104,7 @@ async function connect({ user, base, token, signal }) {
   try {
     url = new URL(streamPath, base);
   } catch {
-    throw new Refusal("The public address is no URL");
+    throw new Refusal("The public address is not a URL");
   }
   url.searchParams.set("user_id", user);
   const headers = { Authorization: `Bearer ${token || (await mint(user, signal))}` };
@@ -112,7 +112,7 @@ async function connect({ user, base, token, signal }) {
     throw signal.aborted ? error : new Error(`${url.origin} cannot be reached, or its --cors-origin leaves ${location.origin} out`);
   });
   if (!answer.ok) await refuse(answer);
-  if (!answer.headers.get("Content-Type")?.startsWith("text/event-stream")) throw new Refusal(`${url.origin} answers, but with no stream`);
+  if (!answer.headers.get("Content-Type")?.startsWith("text/event-stream")) throw new Refusal(`${url.origin} answers, but not with a stream`);
   return answer;
 }
 
@@ -133,7 +133,7 @@ async function refuse(answer) {
   throw answer.status >= 500 || answer.status === 429 ? new Error(text) : new Refusal(text);
 }
 
-// read takes frames until the stream ends, and returns the pause that it asked for, if any.
+// read takes frames until the stream ends, and returns the pause that the stream asked for, if any.
 async function read(reader) {
   const decoder = new TextDecoder();
   const old = devices;
@@ -149,7 +149,7 @@ async function read(reader) {
     if (done) return retry;
     const lines = (rest + decoder.decode(value, { stream: true })).split("\n");
     rest = lines.pop();
-    if (rest.length > maxLine) throw new Refusal("The answer is no stream of presence");
+    if (rest.length > maxLine) throw new Refusal("The answer is not a presence stream");
     for (const line of lines) {
       if (line.startsWith("data:")) take(line.slice(5), old);
       else if (/^retry: ?\d+$/.test(line)) retry = Math.min(Number(line.slice(6)), longestWait);
@@ -179,11 +179,11 @@ function take(payload, old) {
   changed.add(device);
 }
 
-// inWords says what a change of status was. An expiry has the seq of the last heartbeat again.
+// inWords describes a change of status. An expiry repeats the seq of the last heartbeat.
 function inWords(event, before) {
   if (event.status === "online") return before ? "came back online" : "is online";
   if (!before) return "is offline";
-  return before.seq === event.seq ? `went offline: silent for ${ago(event.ttl_ms)}` : "went offline: it said so";
+  return before.seq === event.seq ? `went offline: expired after ${ago(event.ttl_ms)}` : "went offline: reported by the device";
 }
 
 function drawDevices() {
@@ -222,8 +222,8 @@ function drawDevice(device) {
   drawTimes(device);
 }
 
-// drawTimes writes what changes as time passes. When a device was heard before this stream is not known, only that it was
-// not long enough ago for the TTL.
+// drawTimes writes what changes as time passes. The snapshot does not say when the server received a
+// device's last heartbeat, so its time to expiry is an upper bound until the next one.
 function drawTimes({ event, heardAt, first, row }) {
   const silent = performance.now() - heardAt;
   const left = Math.ceil((event.ttl_ms - silent) / 1000);
@@ -234,7 +234,7 @@ function drawTimes({ event, heardAt, first, row }) {
 
 function drawCaption() {
   const online = [...devices.values()].filter((d) => d.event.status === "online").length;
-  const more = leftOut ? `; more than ${maxDevices}, the others are left out` : "";
+  const more = leftOut ? `; only the first ${maxDevices} are shown` : "";
   say(byId("table-caption"), `${devices.size} ${devices.size === 1 ? "device" : "devices"}, ${online} online${more}`);
 }
 

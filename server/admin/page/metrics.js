@@ -1,5 +1,5 @@
-// What /metrics answers, and figures made of it. A family that the server does not have is undefined all the way to the
-// page, which shows a dash.
+// Reads /metrics and computes figures from it. A family that the server does not have is undefined
+// all the way to the page, which shows a dash.
 
 // Reading is one answer of /metrics, at an instant in milliseconds.
 class Reading {
@@ -40,14 +40,14 @@ function toNumber(text) {
   return Number(text.replace("Inf", "Infinity"));
 }
 
-// perSecond is how fast a counter grew between two readings; undefined when it began anew in between.
+// perSecond is how fast a counter grew between two readings; undefined when it was reset in between.
 function perSecond(now, before, name, labels) {
   const grown = now.sum(name, labels) - before?.sum(name, labels);
   return grown >= 0 ? (grown * 1000) / (now.at - before.at) : undefined;
 }
 
-// quantile estimates one of what a histogram observed between two readings, as Prometheus does: evenly spread inside its
-// bucket. Undefined when nothing was observed.
+// quantile estimates a quantile of what a histogram observed between two readings, as Prometheus
+// does: observations are spread evenly inside a bucket. Undefined when nothing was observed.
 function quantile(q, now, before, name) {
   const buckets = now.buckets(name);
   const old = before?.buckets(name);
@@ -62,7 +62,8 @@ function quantile(q, now, before, name) {
   return low + ((high - low) * (q * total - below)) / (upTo - below);
 }
 
-// Ways to write a number: [text, unit] of a value, and the round number above a value, for the top of an axis.
+// Formats of a number: [text, unit] of a value, and the round number above a value, for the top of
+// an axis.
 const count = {
   text: (v) => scaled(v, 1000, ["", "k", "M", "G"]),
   top: (v) => roundUp(Math.max(v, 1)),
@@ -83,7 +84,7 @@ function scaled(v, step, units) {
   return [digits(v), units[unit]];
 }
 
-// digits are three of them, as far as they matter.
+// digits writes a number with three significant digits.
 function digits(v) {
   return v.toLocaleString("en", { maximumFractionDigits: v >= 100 ? 0 : v >= 10 ? 1 : 2, useGrouping: false });
 }
@@ -99,12 +100,12 @@ function written(format, v) {
   return v === undefined ? "–" : format.text(v).filter(Boolean).join("\u202f");
 }
 
-// clock is a time of the day as logs write it.
+// clock writes a time of the day as logs do.
 function clock(date) {
   return date.toLocaleTimeString("en-GB");
 }
 
-// ago is a stretch of time in words: one unit, two for long ones.
+// ago writes a duration: one unit, two for long ones.
 function ago(ms) {
   const s = Math.max(0, Math.round(ms / 1000));
   if (s < 60) return `${s} s`;

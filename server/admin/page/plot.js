@@ -15,7 +15,7 @@ function fill(e, attributes, children) {
   return e;
 }
 
-// say sets a text only when it is another one, so that a screen reader does not say it again.
+// say sets a text only when it differs, so that a screen reader does not repeat it.
 function say(e, text) {
   if (e.textContent !== text) e.textContent = text;
 }
@@ -66,7 +66,7 @@ class Plot {
   }
 }
 
-// runs are the stretches of points that have a value of line i.
+// runs are the sequences of points that have a value of line i.
 function runs(points, i) {
   const all = [[]];
   for (const p of points) {
@@ -78,7 +78,7 @@ function runs(points, i) {
 
 function trace(places) {
   const path = places.map(([x, y]) => `${x.toFixed(2)} ${y.toFixed(2)}`);
-  return "M" + (path.length > 1 ? path.join("L") : `${path[0]}h0.4`); // a lonely point is a dash
+  return "M" + (path.length > 1 ? path.join("L") : `${path[0]}h0.4`); // a single point is drawn as a dash
 }
 
 function under(places) {

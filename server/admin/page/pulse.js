@@ -1,13 +1,13 @@
-// The pulse: /metrics and /readyz once a second, drawn in cards.
+// Polls /metrics and /readyz once a second and draws them in cards.
 
 const pollEvery = 1000;
-const pollPatience = 3000; // how long an answer may take
-const lookBack = 10; // readings between which a quantile is taken: about seconds
+const pollTimeout = 3000; // how long an answer may take
+const lookBack = 10; // readings over which a quantile is taken, one a second
 const gapAfter = 5000; // readings further apart are not joined
 
 const byId = (id) => document.getElementById(id);
 
-// What a line may show: functions of the newest reading, the one before, and the oldest that is looked back to.
+// What a line may show: functions of the newest reading, the one before, and the oldest of lookBack.
 const total = (name, labels) => (now) => now.sum(name, labels);
 const growth = (name, labels) => (now, before) => before && perSecond(now, before, name, labels);
 const quantileOf = (q, name) => (now, before, oldest) => quantile(q, now, oldest, name);
@@ -26,19 +26,19 @@ const cards = [
   {
     title: "Devices", format: count,
     lines: [["online", total("rollcall_devices", { status: "online" })], ["offline", total("rollcall_devices", { status: "offline" })]],
-    note: (now, before) => noted([count, now.sum("rollcall_users"), "users"], [rate, growth("rollcall_expiries_total")(now, before), "fell silent"]),
+    note: (now, before) => noted([count, now.sum("rollcall_users"), "users"], [rate, growth("rollcall_expiries_total")(now, before), "expired"]),
   },
   {
     title: "Expiry lateness", format: seconds, lines: quantiles("rollcall_expiry_lateness_seconds"),
-    note: () => "offline after the TTL’s end, last 10 s",
+    note: () => "from the TTL’s end to offline, last 10 s",
   },
   {
     title: "Heartbeat to frame", format: seconds, lines: quantiles("rollcall_delivery_seconds"),
-    note: () => "applied to given to the socket, last 10 s",
+    note: () => "from applied to written to the socket, last 10 s",
   },
   {
     title: "Log commit", format: seconds, lines: quantiles("rollcall_log_commit_seconds"),
-    note: () => "until it is on stable storage, last 10 s",
+    note: () => "write and sync of a batch, last 10 s",
   },
   {
     title: "Streams", format: count, lines: [["open", total("rollcall_streams")]],
@@ -106,7 +106,7 @@ function checkpoint(now) {
 
 const readings = []; // the newest last
 
-// show takes a reading up and draws everything.
+// show adds a reading and draws everything.
 function show(now) {
   const started = now.sum("process_start_time_seconds");
   if (readings.at(-1)?.sum("process_start_time_seconds") !== started) readings.length = 0; // another process
@@ -137,9 +137,9 @@ function draw() {
 let polling = false;
 let paused = false;
 let timer;
-let lastAnswer; // when the server last did
+let lastAnswer; // when the server last answered
 
-// poll asks once, and again in a second unless the page is paused or nobody sees it.
+// poll asks once, and again in a second unless the page is paused or hidden.
 async function poll() {
   clearTimeout(timer);
   if (polling) return;
@@ -162,13 +162,13 @@ async function askPulse() {
 }
 
 function ask(path) {
-  return fetch(path, { cache: "no-store", signal: AbortSignal.timeout(pollPatience) });
+  return fetch(path, { cache: "no-store", signal: AbortSignal.timeout(pollTimeout) });
 }
 
 function tellLost(error) {
   forgetSettings();
   const why = error.message.startsWith("/metrics") ? error.message : "The server does not answer";
-  tell("lost", lastAnswer ? `${why}; last heard at ${clock(lastAnswer)}. Trying again.` : `${why}. Trying again.`);
+  tell("lost", lastAnswer ? `${why}; last answer at ${clock(lastAnswer)}. Trying again.` : `${why}. Trying again.`);
 }
 
 function tell(kind, text) {
