@@ -26,7 +26,8 @@ func errorBody(code, details string) string {
 
 func invalid(details string) string { return errorBody("invalid_payload", details) }
 
-// expect checks an answer: status, body, and what every answer carries.
+// expect checks an answer: status, body, and what every answer carries (S3): the CORS headers, and
+// an error's JSON.
 func expect(t *testing.T, a answer, status int, body string) {
 	t.Helper()
 	if a.status != status || a.body != body {
@@ -122,7 +123,8 @@ func (r *rig) in(t *testing.T) *rig {
 	return &rig{t: t, dir: r.dir, addr: r.addr, admin: r.admin, proc: r.proc}
 }
 
-// TestHeartbeatOrderOfChecks breaks everything at once and mends it in the order of the contract.
+// TestHeartbeatOrderOfChecks breaks everything at once and mends it in the order of the contract
+// (S2).
 func TestHeartbeatOrderOfChecks(t *testing.T) {
 	r := startServer(t)
 	good := newBeat()
@@ -662,8 +664,8 @@ func TestTTLChanges(t *testing.T) {
 	}
 }
 
-// TestRestart: what was acknowledged is there again, byte for byte, and no device goes offline because
-// we were away.
+// TestRestart: what was acknowledged is there again, byte for byte, and no device goes offline
+// because the server was away.
 func TestRestart(t *testing.T) {
 	for name, stop := range map[string]func(*rig){"SIGTERM": (*rig).terminate, "SIGKILL": (*rig).kill} {
 		t.Run(name, func(t *testing.T) {

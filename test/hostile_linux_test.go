@@ -41,10 +41,10 @@ type hostile struct {
 	request string // for a stream of that user
 }
 
-// TestHostileClients: whatever a client does, others get their frames, and all that it took comes
-// back: streams, descriptors, memory. ROLLCALL_HOSTILE=60s makes each go on for so long, and then
-// looks for goroutines too: fasthttp's idle ones need their time to end. How long others waited for
-// their frames is logged.
+// TestHostileClients: whatever a client does, others get their frames, and all that it took is
+// bounded (S6) and comes back: streams, descriptors, memory. ROLLCALL_HOSTILE=60s makes each go on
+// for so long, and then looks for goroutines too: fasthttp's idle ones need their time to end. How
+// long others waited for their frames is logged.
 func TestHostileClients(t *testing.T) {
 	long := os.Getenv("ROLLCALL_HOSTILE")
 	each := 300 * time.Millisecond
