@@ -13,38 +13,39 @@ import (
 	"time"
 )
 
-// DaemonOptions of a Daemon. URL, Token, UserID, DeviceID and TTL are needed; every other zero
-// value is the default that its comment names.
+// DaemonOptions of a Daemon. URL, Token, UserID, DeviceID and TTL are required. For every other
+// field the zero value is the default.
 type DaemonOptions struct {
 	// URL of the server, as https://presence.example.com.
 	URL string
-	// Token returns the ingest token. It is asked before each request, so it may change at any
-	// time.
+	// Token returns the ingest token. The Daemon calls it before each request, so the token may
+	// change at any time.
 	Token TokenFunc
 	// UserID and DeviceID are lowercase UUIDs. A device is the pair.
 	UserID, DeviceID string
-	// Source says on the streams what sent the heartbeat, in at most 128 bytes: "rollcall-go".
+	// Source says on the streams what sent the heartbeat, in at most 128 bytes. Default:
+	// "rollcall-go".
 	Source string
-	// TTL is how long the server waits for a heartbeat until it calls the device offline. Three
-	// lost heartbeats should fit: 30 s is a good start; less shows an end sooner and costs more
-	// requests.
+	// TTL is how long the server waits for a heartbeat before it shows the device offline. It
+	// should cover three lost heartbeats: 30 s is a good start; less shows an end sooner and costs
+	// more requests.
 	TTL time.Duration
-	// Interval is the longest time between two heartbeats: a third of the TTL.
+	// Interval is the longest time between two heartbeats. Default: a third of the TTL.
 	Interval time.Duration
-	// Timeout bounds one request: the interval, but at least 1 s and at most 10 s.
+	// Timeout bounds one request. Default: the interval, but at least 1 s and at most 10 s.
 	Timeout time.Duration
-	// Seq is the last seq that is known to be used, for a caller that stores what Seq returns: the
-	// wall clock's milliseconds, which serve as well.
+	// Seq is the last seq that is known to be used, for a caller that stores what Daemon.Seq
+	// returns. Default: the wall clock's milliseconds (K2).
 	Seq uint64
 
-	// HTTPClient makes the requests; its Timeout and CheckRedirect are not used: one on
+	// HTTPClient makes the requests. Its Timeout and CheckRedirect are not used. Default: one on
 	// http.DefaultTransport.
 	HTTPClient *http.Client
-	// OnError is told of every attempt that was not accepted, on the Daemon's goroutine, which
-	// waits for it: nobody.
+	// OnError gets the error of every attempt that was not accepted. The Daemon's goroutine calls
+	// it and waits for it. Default: none.
 	OnError func(error)
-	// Logger gets the first failure of a row and its end; the failures between at debug level.
-	// Never a token: silent.
+	// Logger gets the first failure of a row and its end, the failures between at debug level, and
+	// never a token. Default: none.
 	Logger *slog.Logger
 }
 
@@ -66,15 +67,15 @@ type Daemon struct {
 
 	// Single owner: the goroutine of run.
 	seq      uint64     // the highest that the server may have
-	unsure   *heartbeat // sent, but nobody knows whether accepted (C1)
-	told     Status     // what the server shows, of the last accepted heartbeat; "": not known
+	unsure   *heartbeat // sent; whether it was accepted is not known (K1)
+	shown    Status     // the status of the last accepted heartbeat; "": not known
 	stale    int        // 409s in a row
 	failures int        // in a row
 	backoff  backoff
 }
 
-// StartDaemon begins to send heartbeats with the status Online, the first one at once. An error
-// tells of the options, all problems at once; a server that cannot be reached is none.
+// StartDaemon begins to send heartbeats with the status Online, the first one at once. The error
+// reports every problem of the options. A server that cannot be reached is not an error.
 func StartDaemon(o DaemonOptions) (*Daemon, error) {
 	url, err := o.complete()
 	if err != nil {
@@ -140,16 +141,16 @@ func (d *Daemon) SetStatus(s Status) {
 	if d.online.Swap(s == Online) != (s == Online) {
 		select {
 		case d.wake <- struct{}{}:
-		default: // run has not yet looked at the change before, and will see this one too
+		default: // run has not looked at the last change yet, and will see this one too
 		}
 	}
 }
 
-// Seq is the last accepted seq, 0 before the first. Storing it is not needed (C2).
+// Seq is the last accepted seq, 0 before the first. Storing it is not needed (K2).
 func (d *Daemon) Seq() uint64 { return d.accepted.Load() }
 
-// Close says offline and stops. It tries until ctx ends; an error means that the server may call
-// the device online until its TTL is over. A later Close waits for the first.
+// Close says offline and stops. It tries until ctx ends. After an error the server may show the
+// device online until its TTL is over. A later Close waits for the first.
 func (d *Daemon) Close(ctx context.Context) error {
 	select {
 	case d.goodbye <- ctx:
@@ -162,7 +163,7 @@ func (d *Daemon) Close(ctx context.Context) error {
 	case <-ctx.Done():
 	}
 	select {
-	case <-d.done: // both at once: what came of it is known
+	case <-d.done: // both at once: the outcome is known
 		return d.err
 	default:
 		return fmt.Errorf("client: offline was not delivered: %w", context.Cause(ctx))
@@ -209,8 +210,8 @@ func (d *Daemon) turn(ctx context.Context) (wait time.Duration, wake <-chan stru
 	return between(d.options.Interval*3/4, d.options.Interval) - time.Since(began), d.wake
 }
 
-// due is the heartbeat to send now: the unsure one again if it still says what is so, else a new
-// one. It is nil when the device is offline and the server knows.
+// due is the heartbeat to send now: the unsure one again if its status is still right, else a new
+// one. It is nil when the device is offline and the server shows that.
 func (d *Daemon) due() *heartbeat {
 	status := Offline
 	if d.online.Load() {
@@ -219,7 +220,7 @@ func (d *Daemon) due() *heartbeat {
 	switch {
 	case d.unsure != nil && d.unsure.Status == status:
 		return d.unsure
-	case d.unsure == nil && status == Offline && d.told == Offline:
+	case d.unsure == nil && status == Offline && d.shown == Offline:
 		return nil
 	}
 	return &heartbeat{
@@ -255,21 +256,21 @@ func (d *Daemon) send(ctx context.Context, h *heartbeat) error {
 }
 
 func (d *Daemon) accept(h *heartbeat) {
-	d.unsure, d.seq, d.told = nil, h.Seq, h.Status
+	d.unsure, d.seq, d.shown = nil, h.Seq, h.Status
 	d.accepted.Store(h.Seq)
 	d.backoff.reset()
 	d.stale = 0
 }
 
-// resume goes on from the last seq that a 409 names. One that names none is the original service's:
-// then the wall clock is the best guess. Whose heartbeat that seq was is not known, and so neither
-// is the status that the server shows.
+// resume goes on from the last seq that a 409 names. A 409 that names none is the original
+// service's: then the wall clock is the best guess. Which program sent that seq is not known, and
+// so neither is the status that the server shows.
 func (d *Daemon) resume(h *heartbeat, conflict *StatusError) {
 	last := uint64(max(time.Now().UnixMilli(), 0))
 	if conflict.lastSeq != nil {
 		last = *conflict.lastSeq
 	}
-	d.unsure, d.told, d.seq, d.stale = nil, "", max(h.Seq, last), d.stale+1
+	d.unsure, d.shown, d.seq, d.stale = nil, "", max(h.Seq, last), d.stale+1
 }
 
 // resumed reports whether err is a 409 after which the next seq is known: no failure yet, unless it
@@ -290,7 +291,7 @@ func (d *Daemon) pause(err error) time.Duration {
 	return max(answer.RetryAfter, between(refusedPause/2, refusedPause))
 }
 
-// report tells the caller.
+// report logs err and passes it to the caller.
 func (d *Daemon) report(err error) {
 	level := slog.LevelDebug
 	if !d.resumed(err) {
@@ -305,7 +306,7 @@ func (d *Daemon) report(err error) {
 	}
 }
 
-// sayOffline tries until ctx ends or nothing but people could help.
+// sayOffline tries until ctx ends or the server refuses for good.
 func (d *Daemon) sayOffline(ctx context.Context) error {
 	d.backoff.reset()
 	for {

@@ -135,6 +135,7 @@ func startDaemon(t *testing.T, o DaemonOptions) *Daemon {
 	return d
 }
 
+// TestSchedule: the time between two heartbeats is random (K3).
 func TestSchedule(t *testing.T) {
 	inFakeTime(t, func(t *testing.T) {
 		s := &heartbeats{t: t}
@@ -168,7 +169,7 @@ func TestSchedule(t *testing.T) {
 	})
 }
 
-// TestSeqBeginsAtTheClock: a restart is above all that was sent before, with nothing stored (C2).
+// TestSeqBeginsAtTheClock: a restart is above all that was sent before, with nothing stored (K2).
 func TestSeqBeginsAtTheClock(t *testing.T) {
 	inFakeTime(t, func(t *testing.T) {
 		s := &heartbeats{t: t}
@@ -190,7 +191,7 @@ func TestSeqBeginsAtTheClock(t *testing.T) {
 }
 
 // TestUnknownOutcome: whatever leaves it open whether a heartbeat was accepted, the same bytes come
-// again under the same seq, and the seq goes on by one whether they had been accepted or not (C1).
+// again under the same seq, and the seq goes on by one whether they had been accepted or not (K1).
 func TestUnknownOutcome(t *testing.T) {
 	never := func(http.ResponseWriter) int { time.Sleep(time.Minute); return 500 }
 	for _, row := range []struct {
@@ -250,7 +251,7 @@ func TestResume(t *testing.T) {
 	})
 }
 
-// TestResumeFromItsOwnNumber: a 409 that names the seq of a first try tells of somebody else's
+// TestResumeFromItsOwnNumber: a 409 that names the seq of a first try tells of another program's
 // heartbeat.
 func TestResumeFromItsOwnNumber(t *testing.T) {
 	inFakeTime(t, func(t *testing.T) {
@@ -324,7 +325,7 @@ func TestConflictWithoutEnd(t *testing.T) {
 }
 
 // TestBackoff: the waits between tries are random up to a bound that doubles up to 10 s, and stay
-// below the server's grace.
+// below the server's grace (K4).
 func TestBackoff(t *testing.T) {
 	inFakeTime(t, func(t *testing.T) {
 		s := &heartbeats{t: t, fault: func(http.ResponseWriter, heartbeat) int { return 503 }}
@@ -345,7 +346,7 @@ func TestBackoff(t *testing.T) {
 }
 
 // TestRetryAfter: the server's wish is the least that is waited, in both of its forms, and a 429
-// leaves the seq free.
+// leaves the seq free (K4).
 func TestRetryAfter(t *testing.T) {
 	for _, status := range []int{429, 503} {
 		for name, header := range map[string]func() string{
@@ -395,8 +396,8 @@ func TestRetryAfterHeader(t *testing.T) {
 	}
 }
 
-// TestTokenRotation: a refused token is reported and asked for again, slowly; the seq is not used
-// up.
+// TestTokenRotation: a refused token is reported and asked for again, slowly (K5); the seq is not
+// used up.
 func TestTokenRotation(t *testing.T) {
 	inFakeTime(t, func(t *testing.T) {
 		s := &heartbeats{t: t}
@@ -477,7 +478,7 @@ func TestSetStatus(t *testing.T) {
 }
 
 // TestStatusChangesWhileUnsure: another heartbeat is another seq, or a late arrival of the first
-// could undo it (C1).
+// could undo it (K1).
 func TestStatusChangesWhileUnsure(t *testing.T) {
 	inFakeTime(t, func(t *testing.T) {
 		s := &heartbeats{t: t}
@@ -568,7 +569,7 @@ func TestCloseInTrouble(t *testing.T) {
 	}
 }
 
-// TestRandomFaults: under any mixture of faults a seq stands for one heartbeat (C1), and when the
+// TestRandomFaults: under any mixture of faults a seq stands for one heartbeat (K1), and when the
 // faults end the server knows what is so.
 func TestRandomFaults(t *testing.T) {
 	seed := rand.Uint64()
@@ -677,9 +678,10 @@ func TestDaemonOptions(t *testing.T) {
 		}
 	}
 	if _, err := StartDaemon(DaemonOptions{}); err == nil || strings.Count(err.Error(), "\n") < 4 {
-		t.Errorf("not every problem is told of: %v", err)
+		t.Errorf("not every problem is reported: %v", err)
 	}
-	if url, err := (&DaemonOptions{URL: "https://x.example/presence/"}).complete(); url != "https://x.example/presence"+heartbeatPath {
+	url, err := (&DaemonOptions{URL: "https://x.example/presence/"}).complete()
+	if url != "https://x.example/presence"+heartbeatPath {
 		t.Errorf("a base with a path: %s %v", url, err)
 	}
 }

@@ -10,11 +10,12 @@
 //		TTL:      30 * time.Second,
 //	})
 //	if err != nil {
-//		return err // an option is wrong; a server that is away is no error
+//		return err // an option is wrong; a server that is away is not an error
 //	}
 //	defer d.Close(ctx) // says offline
 //
-//	for ev, err := range client.Watch(ctx, client.WatchOptions{URL: url, UserID: user, Token: mint}) {
+//	o := client.WatchOptions{URL: url, UserID: user, Token: mint}
+//	for ev, err := range client.Watch(ctx, o) {
 //		if err != nil {
 //			log.Print(err) // interrupted; going on with the loop reconnects
 //			continue
@@ -24,35 +25,35 @@
 //
 // # What a Daemon keeps
 //
-//   - C1 A seq stands for one heartbeat. While nobody knows whether it was accepted (503, a cut
+//   - K1 A seq stands for one heartbeat. While it is not known whether it was accepted (503, a cut
 //     connection, no answer in time) the same bytes are sent again under the same seq; a 409 whose
-//     last_seq equals it then says that it was. What has changed in the meantime is another
-//     heartbeat and takes the next seq.
-//   - C2 Seqs begin at the wall clock's milliseconds. A restart is thereby above everything that
-//     was sent before it, with nothing stored and no refused heartbeat. Where that fails, because
+//     last_seq equals it then says that it was. A change in the meantime is another heartbeat and
+//     takes the next seq.
+//   - K2 Seqs begin at the wall clock's milliseconds. So after a restart they are above everything
+//     that was sent before, with nothing stored and no refused heartbeat. Where that fails, because
 //     the clock went back or another program counted differently, a 409 names the last seq and the
 //     daemon goes on from there.
-//   - C3 Two heartbeats are three quarters of the interval to a whole one apart, at random, so that
-//     devices that started together do not stay together.
-//   - C4 After a failure it waits at random up to a bound that doubles, and before that as long as
+//   - K3 The time between two heartbeats is random, three quarters of the interval to a whole one,
+//     so that devices that started together spread out.
+//   - K4 After a failure it waits at random up to a bound that doubles, and before that as long as
 //     Retry-After says. The bound stops at half of the TTL and 10 s: a server that restarts gives
-//     each device min(TTL, 15 s) to be heard again.
-//   - C5 A refusal that only people can mend (400, 401, 403, 404) is reported and tried again every
-//     15 to 30 s with what Token returns then.
+//     each device min(TTL, 15 s) to send a heartbeat.
+//   - K5 A refusal that needs an operator (400, 401, 403, 404) is reported and tried again every 15
+//     to 30 s with what Token returns then.
 //
 // # What a Watch keeps
 //
-//   - C6 It yields what changed. The server repeats all it knows at each connect; what the watch
-//     has yielded already, it leaves out. So a reconnect shows only what was missed, in its newest
+//   - K6 It yields what changed. The server repeats all it knows at each connect. The watch leaves
+//     out what it has yielded already, so a reconnect shows only what was missed, in its newest
 //     state.
-//   - C7 It reads on the goroutine of the loop and has no queue. A slow loop slows the socket, and
+//   - K7 It reads on the goroutine of the loop and has no queue. A slow loop slows the socket, and
 //     the server keeps the newest state of each device for it.
-//   - C8 A connection that brings no byte for IdleTimeout is dead: the server sends a comment every
+//   - K8 A connection that brings no byte for IdleTimeout is dead: the server sends a comment every
 //     15 s.
-//   - C9 It comes back after the time that the server asked for (retry:, Retry-After), else after a
+//   - K9 It reconnects after the time that the server asked for (retry:, Retry-After), else after a
 //     random time up to a bound that doubles. A token is renewed in its last fifth, and after a 401
 //     or 403.
-//   - C10 Whatever a server or a proxy sends, memory is bounded: lines, frames, error bodies, the
+//   - K10 Whatever a server or a proxy sends, memory is bounded: lines, frames, error bodies, the
 //     devices remembered.
 //
 // Neither needs a clock of its own: tests run it in the fake time of testing/synctest.

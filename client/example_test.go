@@ -90,7 +90,8 @@ func toyServer() http.Handler {
 		func(w http.ResponseWriter, r *http.Request) {
 			w.Header().Set("Content-Type", "text/event-stream")
 			for i, status := range []string{"online", "online", "offline"} {
-				fmt.Fprintf(w, `data: {"schema_version":1,"user_id":%q,"device_id":%q,"status":%q,"source":"toy","sent_at_ms":1,"seq":%d,"ttl_ms":30000}`+"\n\n",
+				fmt.Fprintf(w, `data: {"schema_version":1,"user_id":%q,"device_id":%q,"status":%q,`+
+					`"source":"toy","sent_at_ms":1,"seq":%d,"ttl_ms":30000}`+"\n\n",
 					r.URL.Query().Get("user_id"), device, status, i+1)
 			}
 		})

@@ -17,10 +17,10 @@ const (
 	maxSource = 128
 )
 
-// errNotSent marks an attempt that ended before anything left.
+// errNotSent marks an attempt that ended before anything was sent.
 var errNotSent = errors.New("client: not sent")
 
-// heartbeat is the body of one, made once: what is sent again is the same (C1).
+// heartbeat is the body of one, made once: what is sent again is the same (K1).
 type heartbeat struct {
 	SchemaVersion int    `json:"schema_version"`
 	UserID        string `json:"user_id"`
@@ -32,8 +32,8 @@ type heartbeat struct {
 	TTLMS         int64  `json:"ttl_ms"`
 }
 
-// post sends h once. The error is a StatusError if anything answered, and wraps errNotSent if
-// nothing was asked.
+// post sends h once. The error is a StatusError if there was an answer, and wraps errNotSent if
+// nothing was sent.
 func (d *Daemon) post(ctx context.Context, h *heartbeat) error {
 	token, err := d.options.Token(ctx)
 	if err != nil {
@@ -59,7 +59,6 @@ func (d *Daemon) post(ctx context.Context, h *heartbeat) error {
 	if resp.StatusCode != http.StatusNoContent {
 		return statusError(resp)
 	}
-	// so that the connection can be used again
-	_, _ = io.CopyN(io.Discard, resp.Body, maxErrorBytes)
+	_, _ = io.CopyN(io.Discard, resp.Body, maxErrorBytes) // or the connection is not used again
 	return nil
 }

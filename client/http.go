@@ -37,11 +37,11 @@ func StaticToken(token string) TokenFunc {
 	return func(context.Context) (string, error) { return token, nil }
 }
 
-// StatusError is an answer that was not hoped for. Find it with errors.As.
+// StatusError is an answer other than success. Find it with errors.As.
 type StatusError struct {
 	Status int // of HTTP
 	// Code is one of "unauthorized", "forbidden", "rate_limited", "unavailable", "invalid_payload";
-	// "" if not rollcall's.
+	// "" for an answer of another server.
 	Code       string
 	Details    string        // for people
 	RetryAfter time.Duration // how long the server asks to wait; 0: it does not say
@@ -71,7 +71,7 @@ func answerOf(err error) *StatusError {
 	return nil
 }
 
-// isTemporary reports whether waiting may help without anybody doing anything.
+// isTemporary reports whether waiting alone may help.
 func (e *StatusError) isTemporary() bool {
 	return e != nil &&
 		(e.Status >= 500 || e.Status == http.StatusTooManyRequests ||
@@ -96,7 +96,7 @@ func statusError(resp *http.Response) *StatusError {
 		RetryAfter: retryAfter(resp.Header.Get("Retry-After"), time.Now())}
 	body, err := io.ReadAll(io.LimitReader(resp.Body, maxErrorBytes))
 	if err != nil {
-		return e // the status was answered; what else was meant to come does not change it
+		return e // the status counts, whatever the body would have been
 	}
 	var reply struct {
 		Error   string  `json:"error"`
@@ -123,8 +123,8 @@ func endpoint(base, path string) (string, error) {
 	return strings.TrimSuffix(u.String(), "/") + path, nil
 }
 
-// httpClient is c, or a new one, with no time limit of its own and no redirects: a token is for the
-// server it was given to.
+// httpClient is c, or a new one, without a timeout and without redirects: a token is for one
+// server.
 func httpClient(c *http.Client) *http.Client {
 	if c == nil {
 		c = &http.Client{}

@@ -8,15 +8,14 @@ import (
 	"time"
 )
 
-// maxRetryAfter bounds how long a server can send us away: an hour, the longest that rollcall asks
-// for.
+// maxRetryAfter bounds Retry-After: an hour, the longest that rollcall asks for.
 const maxRetryAfter = time.Hour
 
-// refusedPause is how long to wait, at most, after a refusal that only people can mend (C5).
+// refusedPause is how long to wait, at most, after a refusal that needs an operator (K5).
 const refusedPause = 30 * time.Second
 
 // backoff is how long to wait after failures in a row: at random up to a bound that doubles from
-// first to limit (C4).
+// first to limit (K4).
 type backoff struct {
 	first, limit time.Duration
 	bound        time.Duration // of the next wait; 0: first

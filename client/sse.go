@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// errFrameTooLarge is a stream that would need more memory than is allowed (C10).
+// errFrameTooLarge is a stream that would need more memory than is allowed (K10).
 var errFrameTooLarge = errors.New("client: a frame of the stream is larger than MaxFrameBytes")
 
 // frame is one dispatched event of a stream, or a retry: line on its own.

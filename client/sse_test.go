@@ -66,6 +66,7 @@ func TestDecoder(t *testing.T) {
 	}
 }
 
+// TestDecoderBounds: neither a line nor a frame takes more memory than the limit (K10).
 func TestDecoderBounds(t *testing.T) {
 	for name, text := range map[string]string{
 		"a line":         "data: " + strings.Repeat("x", 200) + "\n\n",

@@ -16,73 +16,74 @@ import (
 	"time"
 )
 
-// Event is what a stream tells of a device: its state after a heartbeat or after its TTL ran out.
+// Event is the state of a device after a heartbeat or after its TTL ran out.
 type Event struct {
 	UserID   string `json:"user_id"`
 	DeviceID string `json:"device_id"`
 	Status   Status `json:"status"`
 	Source   string `json:"source"`
-	// unix milliseconds: the daemon's clock, or the server's when a TTL ran out
+	// SentAtMS is in unix milliseconds: the daemon's clock, or the server's when a TTL ran out.
 	SentAtMS int64  `json:"sent_at_ms"`
 	Seq      uint64 `json:"seq"`
 	TTLMS    int64  `json:"ttl_ms"`
 
-	// Transition is set when the status differs from what this watch last said of the device, or it
-	// said nothing yet.
+	// Transition is set when the status differs from the last event that this watch yielded of the
+	// device, or there was none.
 	Transition bool `json:"-"`
 }
 
 // ErrEnded is an interruption that the server announced: it restarts, or the token's time was over.
 var ErrEnded = errors.New("client: the server ended the stream")
 
-// errIdle and errRenew say why a connection was given up.
+// errIdle and errRenew say why the watch closed a connection.
 var (
 	errIdle  = errors.New("client: the stream was silent for longer than IdleTimeout")
-	errRenew = errors.New("client: the token is to be renewed")
+	errRenew = errors.New("client: it is time to renew the token")
 )
 
-// WatchOptions of a Watch. URL, UserID and Token are needed; every other zero value is the default
-// that its comment names.
+// WatchOptions of a Watch. URL, UserID and Token are required. For every other field the zero value
+// is the default.
 type WatchOptions struct {
 	// URL of the server, as https://presence.example.com.
 	URL string
-	// UserID is whom to follow, a UUID in lowercase.
+	// UserID of the user to follow, a UUID in lowercase.
 	UserID string
-	// Token returns a new stream token for the user. It is asked before the first connect, in the
-	// last fifth of the token's time (read from its exp_ms) and when the server refuses it; for a
-	// token without an expiry, before each connect.
+	// Token returns a new stream token for the user. The watch calls it before the first connect,
+	// in the last fifth of the token's time (read from its exp_ms) and when the server refuses it;
+	// for a token without an expiry, before each connect.
 	Token TokenFunc
-	// IdleTimeout is how long a connection may be silent: 45 s, three of the server's keepalives.
+	// IdleTimeout is how long a connection may be silent. Default: 45s, three of the server's
+	// keepalives.
 	IdleTimeout time.Duration
-	// MaxBackoff is the longest random wait between two tries: 30 s.
+	// MaxBackoff is the longest random wait between two tries. Default: 30s.
 	MaxBackoff time.Duration
-	// MaxFrameBytes bounds one frame; a longer one interrupts: 64 KiB. One of rollcall's has at
-	// most some 1,200 bytes.
+	// MaxFrameBytes bounds one frame; a longer one interrupts. Default: 64 KiB. A frame of rollcall
+	// has at most some 1,200 bytes.
 	MaxFrameBytes int
 
-	// HTTPClient makes the requests; its Timeout and CheckRedirect are not used: one on
+	// HTTPClient makes the requests. Its Timeout and CheckRedirect are not used. Default: one on
 	// http.DefaultTransport.
 	HTTPClient *http.Client
-	// Logger gets connects at debug level and frames that this package cannot read at warn level:
-	// silent.
+	// Logger gets connects at debug level and frames that this package cannot read at warn level.
+	// Default: none.
 	Logger *slog.Logger
 }
 
 const (
-	// maxKnown bounds the devices of which a watch remembers what it said. Of more, repeats come
-	// after a reconnect.
+	// maxKnown bounds the devices whose last event a watch remembers (K10). Those of more devices
+	// are repeated after a reconnect.
 	maxKnown = 1 << 16
 	// firstBackoff is the bound of the first random wait.
 	firstBackoff = time.Second
 )
 
 // Watch follows a user: first the devices as they are, then each change, over as many connections
-// as it takes. The loop ends when ctx ends, when it is left, or after an error that no second try
-// can mend (a wrong option, a 400).
+// as it takes. The loop ends when ctx ends, when the caller leaves it, or after an error that
+// another try does not change (a wrong option, a 400).
 //
 // An error that it yields otherwise is an interruption, with a zero Event: the connection was lost
-// or refused. Going on with the loop waits and reconnects. The loop's body may be slow; it holds up
-// nobody but itself (C7).
+// or refused. Going on with the loop waits and reconnects. The loop's body may be slow; it delays
+// only itself (K7).
 func Watch(ctx context.Context, o WatchOptions) iter.Seq2[Event, error] {
 	return func(yield func(Event, error) bool) {
 		w, err := newWatch(o)
@@ -102,8 +103,8 @@ type watch struct {
 	url     string
 	http    *http.Client
 	yield   func(Event, error) bool
-	left    bool             // yield said so
-	known   map[string]Event // what was last said of each device, without Transition
+	left    bool             // the caller left the loop
+	known   map[string]Event // the last event of each device, without Transition
 	token   string           // the last one
 	renew   time.Time        // token serves until then; zero: for one connection
 	refused int              // 401s and 403s in a row
@@ -145,7 +146,7 @@ func (w *watch) connect(ctx context.Context) bool {
 	case w.left || ctx.Err() != nil:
 		return false
 	case errors.Is(err, errRenew):
-		return true // our own doing: no interruption, no wait
+		return true // the watch itself did it: no interruption, no wait
 	}
 	if !w.yield(Event{}, err) {
 		return false
@@ -159,7 +160,7 @@ func (w *watch) pause(err error) (wait time.Duration, again bool) {
 	answer := answerOf(err)
 	switch {
 	case answer == nil && w.retry > 0:
-		return min(w.retry, maxRetryAfter), true // the server spreads them itself
+		return min(w.retry, maxRetryAfter), true // the server spreads its clients itself
 	case answer == nil:
 		return w.backoff.next(), true
 	case answer.isTemporary():
@@ -200,7 +201,7 @@ func (w *watch) stream(ctx context.Context) error {
 	return because(ctx, err)
 }
 
-// because is err, or why ctx was ended, which err then follows from.
+// because is err, or the reason for which ctx was ended and err came.
 func because(ctx context.Context, err error) error {
 	if cause := context.Cause(ctx); cause != nil {
 		return cause
@@ -221,9 +222,8 @@ func (w *watch) needToken(ctx context.Context) error {
 		return fmt.Errorf("client: token: %w", err)
 	}
 	w.renew = time.Time{}
-	// A token that has expired by our clock may still be good, since our clock may be wrong; and
-	// one that we had before has been renewed for nothing. With these the server says when their
-	// time is over.
+	// A token that has expired by this clock may still be good, since the clock may be wrong; and
+	// Token may return the old one again. With these the server says when their time is over.
 	if left := expiry(token).Sub(now); left > 0 && token != w.token {
 		w.renew = now.Add(between(left/5*4, left/20*19))
 	}
@@ -239,7 +239,7 @@ func expiry(token string) time.Time {
 	var claims struct {
 		ExpMS float64 `json:"exp_ms"`
 	}
-	const farthest = 1 << 50 // ms, some 35,000 years: what is beyond is no date
+	const farthest = 1 << 50 // ms, some 35,000 years: a later one is not a date
 	if err != nil || json.Unmarshal(text, &claims) != nil || claims.ExpMS <= 0 ||
 		claims.ExpMS > farthest {
 		return time.Time{}
@@ -254,7 +254,7 @@ func (w *watch) open(ctx context.Context) (*http.Response, error) {
 		return nil, err
 	}
 	req.Header.Set("Accept", "text/event-stream")
-	req.Header.Set("Accept-Encoding", "identity") // whoever compresses a stream holds it back
+	req.Header.Set("Accept-Encoding", "identity") // a proxy that compresses a stream delays it
 	req.Header.Set("Cache-Control", "no-cache")
 	if err := authorize(req, w.token); err != nil {
 		return nil, err
@@ -309,7 +309,7 @@ func (w *watch) read(frames *decoder) error {
 	}
 }
 
-// event reads a frame; ok is false for one that says nothing new (C6).
+// event reads a frame; ok is false for one that says nothing new (K6).
 func (w *watch) event(f frame) (ev Event, ok bool) {
 	if len(f.data) == 0 || f.event != "" && f.event != "message" {
 		return ev, false
@@ -321,7 +321,7 @@ func (w *watch) event(f frame) (ev Event, ok bool) {
 	err := json.Unmarshal(f.data, &payload)
 	ev = payload.Event
 	if err != nil || payload.SchemaVersion != 1 || (ev.Status != Online && ev.Status != Offline) {
-		w.options.Logger.Warn("rollcall: a frame that cannot be read is passed over", "bytes",
+		w.options.Logger.Warn("rollcall: a frame that cannot be read is skipped", "bytes",
 			len(f.data), "error", err)
 		return ev, false
 	}

@@ -67,7 +67,8 @@ func (c *connection) cut() { panic(http.ErrAbortHandler) }
 // event is the frame of a device's heartbeat.
 func event(device int, status Status, seq uint64) string {
 	return fmt.Sprintf(
-		`data: {"schema_version":1,"user_id":"%s","device_id":"device-%d","status":"%s","source":"s","sent_at_ms":1,"seq":%d,"ttl_ms":5}`+"\n\n",
+		`data: {"schema_version":1,"user_id":"%s","device_id":"device-%d","status":"%s",`+
+			`"source":"s","sent_at_ms":1,"seq":%d,"ttl_ms":5}`+"\n\n",
 		user, device, status, seq)
 }
 
@@ -108,7 +109,7 @@ func wantLines(t *testing.T, got []string, want ...string) {
 	}
 }
 
-// TestWatch: what was said is not said again after a reconnect, what changed meanwhile is (C6).
+// TestWatch: what was said is not said again after a reconnect, what changed meanwhile is (K6).
 func TestWatch(t *testing.T) {
 	inFakeTime(t, func(t *testing.T) {
 		s := &connections{t: t}
@@ -134,7 +135,7 @@ func TestWatch(t *testing.T) {
 	})
 }
 
-// TestWaits: how long after which end the next connection comes.
+// TestWaits: how long after which end the next connection comes (K9).
 func TestWaits(t *testing.T) {
 	for _, row := range []struct {
 		name      string
@@ -198,7 +199,7 @@ func TestWaits(t *testing.T) {
 	}
 }
 
-// TestIdle: keepalives keep a connection, and a slow loop does not end it (C7, C8).
+// TestIdle: keepalives keep a connection, and a slow loop does not end it (K7, K8).
 func TestIdle(t *testing.T) {
 	inFakeTime(t, func(t *testing.T) {
 		s := &connections{t: t}
@@ -265,7 +266,7 @@ func tokenFor(name string, expires time.Time) string {
 }
 
 // TestTokenRenewal: in the last fifth of a token's time the watch takes a new one and comes back
-// with it, without an interruption for the caller (C9).
+// with it, without an interruption for the caller (K9).
 func TestTokenRenewal(t *testing.T) {
 	inFakeTime(t, func(t *testing.T) {
 		s := &connections{t: t}
@@ -382,7 +383,7 @@ func TestTokenThatIsNotRenewed(t *testing.T) {
 	})
 }
 
-// TestTokenFailsForWatch: an error of Token is told and tried again.
+// TestTokenFailsForWatch: an error of Token is yielded, and Token is called again.
 func TestTokenFailsForWatch(t *testing.T) {
 	inFakeTime(t, func(t *testing.T) {
 		s := &connections{t: t, serve: func(c *connection, n int) { c.say(event(1, Online, 1)) }}
@@ -426,7 +427,7 @@ func TestWatchEnds(t *testing.T) {
 		defer cancel()
 		for _, err := range Watch(ctx, o) {
 			if err != nil {
-				t.Errorf("the end of ctx is told as %v", err)
+				t.Errorf("the end of ctx comes as %v", err)
 			}
 		}
 		var last error
@@ -463,3 +464,32 @@ func TestWatchOptions(t *testing.T) {
 		}
 	}
 }
+
+// TestMemoryIsBounded: whatever a server sends, a watch reads a part of an error's body, and
+// remembers no more devices than maxKnown (K10).
+func TestMemoryIsBounded(t *testing.T) {
+	body := &endless{}
+	statusError(&http.Response{StatusCode: 500, Body: body})
+	if body.read > 2*maxErrorBytes {
+		t.Errorf("%d bytes of an error were read", body.read)
+	}
+	w, err := newWatch(WatchOptions{URL: "http://rollcall", UserID: user, Token: StaticToken("x")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range maxKnown + 10 {
+		data := strings.TrimPrefix(strings.TrimSpace(event(i, Online, 1)), "data: ")
+		if _, ok := w.event(frame{data: []byte(data)}); !ok {
+			t.Fatalf("device %d is not yielded", i)
+		}
+	}
+	if len(w.known) != maxKnown {
+		t.Errorf("%d devices are remembered, want %d", len(w.known), maxKnown)
+	}
+}
+
+// endless is a body without an end.
+type endless struct{ read int }
+
+func (e *endless) Read(p []byte) (int, error) { e.read += len(p); return len(p), nil }
+func (e *endless) Close() error               { return nil }

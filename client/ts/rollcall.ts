@@ -13,7 +13,7 @@
 // and watch({ …, fetch }), or react-native-fetch-api with `reactNative: { textStreaming: true }` in a wrapper. Daemon works
 // with the built-in one.
 //
-// What both keep is what the Go client keeps; the rules C1 to C10 are explained in its doc.go and cited here. One differs:
+// What both keep is what the Go client keeps; the rules K1 to K10 are explained in its doc.go and cited here. One differs:
 // the body of an error is read whole.
 
 export type Status = 'online' | 'offline'
@@ -112,7 +112,7 @@ export interface DaemonOptions {
   intervalMs?: number
   /** Bounds one request: the interval, but at least 1,000 and at most 10,000. */
   timeoutMs?: number
-  /** The last seq known to be used, for a caller that stores `seq`: Date.now(), which serves as well (C2). */
+  /** The last seq known to be used, for a caller that stores `seq`: Date.now(), which serves as well (K2). */
   seq?: number
   /** Told of every attempt that was not accepted. */
   onError?: (error: unknown) => void
@@ -124,8 +124,8 @@ const heartbeatPath = '/api/v1/daemon/presence/heartbeat'
 const streamPath = '/api/v1/mobile/presence/stream'
 const maxRetryAfterMs = 3_600_000
 const maxTimerMs = 2 ** 31 - 1
-const maxKnown = 65_536 // devices of which a watch remembers what it said (C10)
-const refusedPauseMs = 30_000 // at most, after a refusal that only people can mend (C5)
+const maxKnown = 65_536 // devices of which a watch remembers what it said (K10)
+const refusedPauseMs = 30_000 // at most, after a refusal that only people can mend (K5)
 
 /**
  * Follows a user: first the devices as they are, then each change, over as many connections as it takes. The loop ends when
@@ -260,7 +260,7 @@ class Watch {
       for (;;) {
         idle.set()
         const { done, value } = await unless(signal, reader.read())
-        idle.clear() // the time that the loop's body takes does not count (C7)
+        idle.clear() // the time that the loop's body takes does not count (K7)
         if (done) throw new StreamEnded()
         for (const frame of frames.feed(text.decode(value, { stream: true }))) {
           if (frame.retryMs !== undefined) this.#retryMs = frame.retryMs
@@ -274,7 +274,7 @@ class Watch {
     }
   }
 
-  /** Reads a frame; undefined for one that says nothing new (C6) or is not ours to understand. */
+  /** Reads a frame; undefined for one that says nothing new (K6) or is not ours to understand. */
   #event(frame: Frame): PresenceEvent | undefined {
     if (frame.data === undefined || (frame.event !== '' && frame.event !== 'message')) return undefined
     const payload = parse(frame.data)
@@ -294,7 +294,7 @@ class Watch {
 interface Heartbeat {
   seq: number
   status: Status
-  body: string // made once: what is sent again is the same (C1)
+  body: string // made once: what is sent again is the same (K1)
 }
 
 /**
@@ -316,7 +316,7 @@ export class Daemon {
   #wake = new AbortController() // aborted when the status changes
   #accepted = 0
   #seq: number // the highest that the server may have
-  #unsure: Heartbeat | undefined // sent, but nobody knows whether accepted (C1)
+  #unsure: Heartbeat | undefined // sent, but nobody knows whether accepted (K1)
   #told: Status | undefined // what the server shows, if that is known
   #stale = 0 // 409s in a row
 
@@ -534,7 +534,7 @@ export class FrameDecoder {
   }
 }
 
-/** How long to wait after failures in a row: at random up to a bound that doubles from first to limit (C4). */
+/** How long to wait after failures in a row: at random up to a bound that doubles from first to limit (K4). */
 class Backoff {
   #bound: number
   constructor(
