@@ -443,6 +443,9 @@ func TestViewOnlyReads(t *testing.T) {
 	before := segments(t, fs)
 	v := view(t, fs)
 	defer v.Close()
+	if v.Empty() || v.Bytes() != small(fs).SegmentBytes {
+		t.Errorf("empty: %v, %d bytes", v.Empty(), v.Bytes())
+	}
 	seen, err := v.Log(quiet)
 	if err != nil {
 		t.Fatal(err)

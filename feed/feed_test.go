@@ -393,6 +393,9 @@ func TestGap(t *testing.T) {
 		if !errors.As(err, &gap) || len(lsns) > 0 || gap.From != 6 || gap.To != r.log.First()-1 {
 			t.Fatalf("%v delivered, %v; the log begins with record %d", lsns, err, r.log.First())
 		}
+		if want := fmt.Sprintf("records 6 to %d are gone", gap.To); !strings.Contains(err.Error(), want) {
+			t.Errorf("%q does not say %q", err, want)
+		}
 		return *gap
 	}
 	gap()

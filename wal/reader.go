@@ -99,18 +99,26 @@ func (r *Reader) Read(from uint64, fn func(lsn uint64, record []byte) error) err
 		if err != nil {
 			return err
 		}
-		lsn := b.first
-		for record := range recordsIn(b.payload) {
-			if lsn >= from {
-				if err := fn(lsn, record); err != nil {
-					return err
-				}
-				from = lsn + 1
-			}
-			lsn++
+		if err := b.each(from, fn); err != nil {
+			return err
 		}
 		r.offset += b.bytes()
-		r.next = lsn
+		r.next = b.last() + 1
+		from = max(from, r.next)
+	}
+	return nil
+}
+
+// each calls fn with the block's records from LSN from on, until its first error.
+func (b block) each(from uint64, fn func(lsn uint64, record []byte) error) error {
+	lsn := b.first
+	for record := range recordsIn(b.payload) {
+		if lsn >= from {
+			if err := fn(lsn, record); err != nil {
+				return err
+			}
+		}
+		lsn++
 	}
 	return nil
 }

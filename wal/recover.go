@@ -93,8 +93,7 @@ type foundSegment struct {
 	err    error // damage, a later version, or it cannot be read
 }
 
-// findSegment reads one header. A segment without a valid one may be unused only if it has no
-// block: any block would have been written after the header was durable (W4).
+// findSegment reads one header.
 func (r *recovery) findSegment(number uint64) (s foundSegment) {
 	s.number = number
 	file, err := r.dir.open(number)
@@ -104,42 +103,44 @@ func (r *recovery) findSegment(number uint64) (s foundSegment) {
 	}
 	defer func() { s.err = errors.Join(s.err, file.close()) }()
 	s.size = file.size
-	for again := true; ; again = false {
-		h, wrong := file.header(r.dir.segment(number))
-		switch wrong {
-		case nil:
-			s.first, s.recycled = h.first, h.recycled
-			return s
-		case errHeaderPlace: // its checksum matches: the file was renamed
-			s.err = r.dir.corrupt(number, 0, 0, wrong)
-			return s
-		case errHeaderBlank, errHeaderMagic, errHeaderSum:
-		default: // a later version, or it cannot be read
-			s.err = wrong
-			return s
-		}
-		blocks, err := file.scan(segmentHeaderBytes)
-		if err != nil {
-			s.err = err
-			return s
-		}
-		if blocks.count == 0 {
-			s.unused = wrong
-			break
-		}
-		if !again {
-			s.err = r.dir.corrupt(number, 0, 0, fmt.Errorf("%w: %w", errLostHeader, wrong))
-			return s
-		}
+	wrong, err := s.readHeader(r.dir, file)
+	if err == nil && wrong != nil {
 		// Beside a server that runs, it may have been begun since the header was read.
 		file.reread()
+		if wrong, err = s.readHeader(r.dir, file); err == nil && wrong != nil {
+			err = r.dir.corrupt(number, 0, 0, fmt.Errorf("%w: %w", errLostHeader, wrong))
+		}
 	}
-	if s.unused != errHeaderBlank {
+	s.err = err
+	if s.unused != nil && s.unused != errHeaderBlank {
 		r.dir.logger.Warn(
 			"log segment was never begun: its header is unfinished, and it has no block",
 			"dir", r.dir.path, "segment", number, "err", s.unused)
 	}
 	return s
+}
+
+// readHeader takes over what a header says. A segment without a valid one may be unused only if it
+// has no block: any block would have been written after the header was durable (W4). lost is what is
+// wrong with the header of a segment that has blocks.
+func (s *foundSegment) readHeader(dir *directory, file *segmentReader) (lost, err error) {
+	h, wrong := file.header(dir.segment(s.number))
+	switch wrong {
+	case nil:
+		s.first, s.recycled = h.first, h.recycled
+		return nil, nil
+	case errHeaderPlace: // its checksum matches: the file was renamed
+		return nil, dir.corrupt(s.number, 0, 0, wrong)
+	case errHeaderBlank, errHeaderMagic, errHeaderSum:
+	default: // a later version, or it cannot be read
+		return nil, wrong
+	}
+	blocks, err := file.scan(segmentHeaderBytes)
+	if err != nil || blocks.count > 0 {
+		return wrong, err
+	}
+	s.unused = wrong
+	return nil, nil
 }
 
 // begin takes the place of replay in a directory without a segment.

@@ -134,25 +134,33 @@ func (p *replayer) judgeEnd(
 		return false, err
 	}
 	if found.promised >= p.next {
-		// Beside a server that runs the block may have come after the look at it, and the promise
-		// after the block. A reader that sees the promise sees the block, unless it is damaged.
+		// Beside a server that runs, the block may have come after the reader was there, and the
+		// promise after the block. A reader that sees the promise sees the block, unless it is
+		// damaged.
 		file.reread()
 		if _, stillWrong, err := file.block(p.end); err != nil || stillWrong == nil {
 			return err == nil, err
 		}
 	}
+	return false, p.judgeTail(file, found, wrong)
+}
+
+// judgeTail decides whether what lies behind the last block of the log is damage, and cuts it when
+// it is not.
+func (p *replayer) judgeTail(file *segmentReader, found remains, wrong error) error {
+	if wrong != errNoBlock && wrong != errPayload && wrong != errTruncated {
+		// The checksums match: no crash does that.
+		return p.dir.corrupt(p.number, p.end, p.next, wrong)
+	}
+	if found.promised >= p.next {
+		return p.dir.corrupt(p.number, p.end, p.next, fmt.Errorf(
+			"%w: %w, through record %d", wrong, errPromised, found.promised))
+	}
 	end := found.end
 	if p.recycled {
 		end = min(found.blockEnd, file.size)
 	}
-	switch {
-	case wrong != errNoBlock && wrong != errPayload && wrong != errTruncated:
-		// The checksums match: no crash does that.
-		return false, p.dir.corrupt(p.number, p.end, p.next, wrong)
-	case found.promised >= p.next:
-		return false, p.dir.corrupt(p.number, p.end, p.next, fmt.Errorf(
-			"%w: %w, through record %d", wrong, errPromised, found.promised))
-	case end > p.end:
+	if end > p.end {
 		p.torn = true
 		p.survey.torn = end - p.end
 		p.dir.logger.Warn(
@@ -160,7 +168,7 @@ func (p *replayer) judgeEnd(
 			"dir", p.dir.path, "segment", p.number, "offset", p.end, "bytes", end-p.end,
 			"next", p.next)
 	}
-	return false, nil
+	return nil
 }
 
 // unprovenBlocks are the blocks that no later block calls durable yet.
