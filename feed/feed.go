@@ -88,7 +88,10 @@ type Feed struct {
 	o Options
 
 	next atomic.Uint64 // LSN that Read delivers next; 0: the oldest there is. Single writer: Read
-	done atomic.Uint64 // highest LSN given to Done; the consumer's side of the cursor. Only grows
+	// given is the LSN of the last record that the consumer was called with. Stored before the call,
+	// since the consumer may be done before the call returns. Single writer: Read
+	given atomic.Uint64
+	done  atomic.Uint64 // highest LSN given to Done; the consumer's side of the cursor. Only grows
 	// saved is the durable cursor. Single writer: Read and Close. Only grows (F3).
 	saved atomic.Uint64
 	gaps  atomic.Uint64 // records that were in a gap. Single writer: Read
@@ -197,6 +200,7 @@ func (f *Feed) deliver(fn func(lsn uint64, record []byte) error) error {
 		if lsn != f.next.Load() {
 			return errMoved
 		}
+		f.given.Store(lsn)
 		if err := fn(lsn, record); err != nil {
 			return err
 		}
@@ -213,9 +217,9 @@ func (f *Feed) deliver(fn func(lsn uint64, record []byte) error) error {
 }
 
 // Done says that the consumer has dealt with every record up to an LSN, those of a gap included:
-// none of them is needed again. Any goroutine.
+// none of them is needed again. Any goroutine, also during the delivery of the record.
 func (f *Feed) Done(lsn uint64) {
-	if lsn >= f.next.Load() {
+	if lsn >= f.next.Load() && lsn > f.given.Load() {
 		panic(fmt.Sprintf("bug: feed: record %d is done before it was delivered", lsn))
 	}
 	for {

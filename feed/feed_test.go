@@ -605,6 +605,24 @@ func TestCursorBeyondTheLog(t *testing.T) {
 	}
 }
 
+// A consumer that hands its records to others may be done with one before its call returns.
+func TestDoneDuringDelivery(t *testing.T) {
+	r := start(t, setup{})
+	defer r.close()
+	last := r.add(3, 10)
+	for r.feed.Stats().Next <= last {
+		r.must(r.feed.Read(t.Context(), func(lsn uint64, _ []byte) error {
+			done := make(chan struct{})
+			go func() { defer close(done); r.feed.Done(lsn) }()
+			<-done
+			return nil
+		}))
+	}
+	if s := r.feed.Stats(); s.Done != last {
+		t.Errorf("%+v, want all %d done", s, last)
+	}
+}
+
 func TestDoneBeforeDelivery(t *testing.T) {
 	r := start(t, setup{})
 	defer r.close()
