@@ -83,6 +83,7 @@ func (r *Reader) Wait(ctx context.Context, lsn uint64) error {
 // no more for now, or at fn's first error. LSNs are dense, but for the beginning: when the record
 // from is gone, the first one is the oldest that is there. A record is valid during the call.
 func (r *Reader) Read(from uint64, fn func(lsn uint64, record []byte) error) error {
+	from = max(from, 1)
 	through := r.log.Committed()
 	if r.file != nil {
 		r.file.reread() // after through was loaded: what it covers was written before

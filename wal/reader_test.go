@@ -34,6 +34,25 @@ func readFrom(t testing.TB, r *Reader, from uint64) (first uint64, records []str
 	return first, records
 }
 
+func TestReaderOfAnEmptyLog(t *testing.T) {
+	l, err := Open(dir, small(vfs.NewMem()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer closeLog(t, l)
+	r := l.NewReader(0, plenty)
+	for _, when := range []string{"before Start", "after it"} {
+		if _, got := readFrom(t, r, 0); len(got) > 0 {
+			t.Errorf("%s: %q", when, got)
+		}
+		if when == "before Start" {
+			if err := l.Start(nil); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+}
+
 // A reader begins anywhere, goes on and goes back, over segments of several lives.
 func TestReaderSeeks(t *testing.T) {
 	mem := vfs.NewMem()
