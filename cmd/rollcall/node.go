@@ -51,7 +51,6 @@ func (c serveCmd) start(logger *slog.Logger, sec secrets, recovered func()) (*no
 }
 
 func (n *node) start(c serveCmd, sec secrets, recovered func()) error {
-	began := time.Now()
 	n.limits = c.limits()
 	n.limits.log(n.logger, c.MaxStreams, acceptQueue())
 	n.metrics = registry()
@@ -67,6 +66,7 @@ func (n *node) start(c serveCmd, sec secrets, recovered func()) error {
 	if err := n.open(c, sec); err != nil {
 		return err
 	}
+	began := time.Now()
 	if err := n.engine.Start(); err != nil {
 		return err
 	}
