@@ -21,13 +21,17 @@ let news = []; // [time, device id, words] of changes to append
 // loadSettings asks the server where the stream is, again with each poll until the server knows.
 async function loadSettings() {
   if (settings?.public_url) return;
-  const found = await ask("/page.json").then((answer) => answer.ok && answer.json()).catch(() => undefined);
+  const found = await ask("/page.json")
+    .then((answer) => answer.ok && answer.json())
+    .catch(() => undefined);
   if (!found) return; // with the next poll
   settings = found;
-  if (!byId("base").value || byId("base").value === byId("base").dataset.told) byId("base").value = settings.public_url;
+  if (!byId("base").value || byId("base").value === byId("base").dataset.told)
+    byId("base").value = settings.public_url;
   byId("base").dataset.told = settings.public_url;
   byId("token").required = !settings.mints_tokens;
-  if (settings.mints_tokens) say(byId("token-hint"), "Leave it empty: this server gives the page one.");
+  if (settings.mints_tokens)
+    say(byId("token-hint"), "Leave it empty: this server gives the page one.");
   if (settings.public_url && settings.mints_tokens && !follower) followNamed();
 }
 
@@ -108,20 +112,32 @@ async function connect({ user, base, token, signal }) {
   }
   url.searchParams.set("user_id", user);
   const headers = { Authorization: `Bearer ${token || (await mint(user, signal))}` };
-  const answer = await fetch(url, { headers, signal, cache: "no-store", credentials: "omit" }).catch((error) => {
-    throw signal.aborted ? error : new Error(`${url.origin} cannot be reached, or its --cors-origin leaves ${location.origin} out`);
+  const answer = await fetch(url, {
+    headers,
+    signal,
+    cache: "no-store",
+    credentials: "omit",
+  }).catch((error) => {
+    throw signal.aborted
+      ? error
+      : new Error(
+          `${url.origin} cannot be reached, or its --cors-origin leaves ${location.origin} out`,
+        );
   });
   if (!answer.ok) await refuse(answer);
-  if (!answer.headers.get("Content-Type")?.startsWith("text/event-stream")) throw new Refusal(`${url.origin} answers, but not with a stream`);
+  if (!answer.headers.get("Content-Type")?.startsWith("text/event-stream"))
+    throw new Refusal(`${url.origin} answers, but not with a stream`);
   return answer;
 }
 
 // mint gets a token from the server.
 async function mint(user, signal) {
   const request = { method: "POST", headers: { "Rollcall-Page": "1" }, cache: "no-store", signal };
-  const answer = await fetch(`/debug/token?user_id=${encodeURIComponent(user)}`, request).catch((error) => {
-    throw signal.aborted ? error : new Error("The server does not answer");
-  });
+  const answer = await fetch(`/debug/token?user_id=${encodeURIComponent(user)}`, request).catch(
+    (error) => {
+      throw signal.aborted ? error : new Error("The server does not answer");
+    },
+  );
   if (!answer.ok) await refuse(answer);
   return (await answer.json()).token;
 }
@@ -172,7 +188,8 @@ function take(payload, old) {
   }
   const device = known ?? { row: undefined };
   const before = known?.event ?? old.get(event.device_id)?.event;
-  if (before?.status !== event.status) news.push([new Date(), event.device_id, inWords(event, before)]);
+  if (before?.status !== event.status)
+    news.push([new Date(), event.device_id, inWords(event, before)]);
   Object.assign(device, { event, heardAt: performance.now(), first: !known });
   devices.set(event.device_id, device);
   if (!changed.size) requestAnimationFrame(drawDevices);
@@ -183,7 +200,9 @@ function take(payload, old) {
 function inWords(event, before) {
   if (event.status === "online") return before ? "came back online" : "is online";
   if (!before) return "is offline";
-  return before.seq === event.seq ? `went offline: expired after ${ago(event.ttl_ms)}` : "went offline: reported by the device";
+  return before.seq === event.seq
+    ? `went offline: expired after ${ago(event.ttl_ms)}`
+    : "went offline: reported by the device";
 }
 
 function drawDevices() {
@@ -198,11 +217,29 @@ function drawDevices() {
 }
 
 function addRow(id) {
-  const row = { dot: element("span", { class: "dot", "aria-hidden": "true" }), status: element("span"), source: element("small"),
-    left: element("span"), bar: element("span", { class: "left" }), heard: element("td"), seq: element("td", { class: "number" }) };
-  row.element = element("tr", {}, element("th", { scope: "row" }, element("code", {}, id), row.source),
+  const row = {
+    dot: element("span", { class: "dot", "aria-hidden": "true" }),
+    status: element("span"),
+    source: element("small"),
+    left: element("span"),
+    bar: element("span", { class: "left" }),
+    heard: element("td"),
+    seq: element("td", { class: "number" }),
+  };
+  row.element = element(
+    "tr",
+    {},
+    element("th", { scope: "row" }, element("code", {}, id), row.source),
     element("td", { class: "status" }, row.dot, row.status),
-    element("td", {}, row.left, element("span", { class: "track", "aria-hidden": "true" }, row.bar)), row.heard, row.seq);
+    element(
+      "td",
+      {},
+      row.left,
+      element("span", { class: "track", "aria-hidden": "true" }, row.bar),
+    ),
+    row.heard,
+    row.seq,
+  );
   byId("rows").append(row.element);
   return row;
 }
@@ -216,18 +253,27 @@ function drawDevice(device) {
   row.countdown?.cancel();
   row.bar.hidden = event.status !== "online";
   if (moves.matches && event.status === "online") {
-    row.countdown = row.bar.animate([{ transform: "none" }, { transform: "scaleX(0)" }], { duration: Math.min(event.ttl_ms, 1e9), fill: "forwards" });
-    row.dot.animate([{ boxShadow: "0 0 0 0 currentColor" }, { boxShadow: "0 0 0 0.6rem transparent" }], { duration: 700, easing: "ease-out" });
+    row.countdown = row.bar.animate([{ transform: "none" }, { transform: "scaleX(0)" }], {
+      duration: Math.min(event.ttl_ms, 1e9),
+      fill: "forwards",
+    });
+    row.dot.animate(
+      [{ boxShadow: "0 0 0 0 currentColor" }, { boxShadow: "0 0 0 0.6rem transparent" }],
+      { duration: 700, easing: "ease-out" },
+    );
   }
   drawTimes(device);
 }
 
-// drawTimes writes what changes as time passes. The snapshot does not say when the server received a
-// device's last heartbeat, so its time to expiry is an upper bound until the next one.
+// drawTimes writes what changes as time passes. The snapshot does not say when the server received
+// a device's last heartbeat, so its time to expiry is an upper bound until the next one.
 function drawTimes({ event, heardAt, first, row }) {
   const silent = performance.now() - heardAt;
   const left = Math.ceil((event.ttl_ms - silent) / 1000);
-  say(row.left, event.status !== "online" ? "–" : left > 0 ? `${first ? "≤ " : ""}${ago(left * 1000)}` : "due");
+  say(
+    row.left,
+    event.status !== "online" ? "–" : left > 0 ? `${first ? "≤ " : ""}${ago(left * 1000)}` : "due",
+  );
   say(row.heard, first ? `sent ${clock(new Date(event.sent_at_ms))}` : `${ago(silent)} ago`);
   if (!moves.matches) row.bar.style.transform = `scaleX(${Math.max(0, 1 - silent / event.ttl_ms)})`;
 }
@@ -235,14 +281,26 @@ function drawTimes({ event, heardAt, first, row }) {
 function drawCaption() {
   const online = [...devices.values()].filter((d) => d.event.status === "online").length;
   const more = leftOut ? `; only the first ${maxDevices} are shown` : "";
-  say(byId("table-caption"), `${devices.size} ${devices.size === 1 ? "device" : "devices"}, ${online} online${more}`);
+  say(
+    byId("table-caption"),
+    `${devices.size} ${devices.size === 1 ? "device" : "devices"}, ${online} online${more}`,
+  );
 }
 
 function drawNews() {
   if (news.length > maxAtOnce) news = [[new Date(), "", `${news.length} devices changed at once`]];
   const list = byId("changes");
   for (const [at, id, words] of news) {
-    list.prepend(element("li", {}, element("time", {}, clock(at)), " ", element("code", {}, id.slice(0, 8)), ` ${words}`));
+    list.prepend(
+      element(
+        "li",
+        {},
+        element("time", {}, clock(at)),
+        " ",
+        element("code", {}, id.slice(0, 8)),
+        ` ${words}`,
+      ),
+    );
   }
   while (list.children.length > maxChanges) list.lastChild.remove();
   news = [];
@@ -254,5 +312,6 @@ function tellFollowing(kind, text) {
 }
 
 setInterval(() => {
-  if (follower && !paused && !document.hidden) for (const device of devices.values()) if (device.row) drawTimes(device);
+  if (follower && !paused && !document.hidden)
+    for (const device of devices.values()) if (device.row) drawTimes(device);
 }, 1000);

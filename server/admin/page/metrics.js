@@ -13,14 +13,17 @@ class Reading {
     const [, name, list, value] = /^([a-zA-Z_:][\w:]*)(?:\{(.*)\})? (\S+)/.exec(line) ?? [];
     if (!name) return; // a comment
     const labels = {};
-    for (const [, key, text] of (list ?? "").matchAll(/(\w+)="((?:[^"\\]|\\.)*)"/g)) labels[key] = text;
+    for (const [, key, text] of (list ?? "").matchAll(/(\w+)="((?:[^"\\]|\\.)*)"/g))
+      labels[key] = text;
     if (!this.families.has(name)) this.families.set(name, []);
     this.families.get(name).push({ labels, value: toNumber(value) });
   }
 
   // samples are those of a family that have these labels, or undefined when there are none.
   samples(name, labels = {}) {
-    const found = this.families.get(name)?.filter((s) => Object.entries(labels).every(([k, v]) => s.labels[k] === v));
+    const found = this.families
+      .get(name)
+      ?.filter((s) => Object.entries(labels).every(([k, v]) => s.labels[k] === v));
     return found?.length ? found : undefined;
   }
 
@@ -40,7 +43,7 @@ function toNumber(text) {
   return Number(text.replace("Inf", "Infinity"));
 }
 
-// perSecond is how fast a counter grew between two readings; undefined when it was reset in between.
+// perSecond is how fast a counter grew between two readings; undefined when it was reset.
 function perSecond(now, before, name, labels) {
   const grown = now.sum(name, labels) - before?.sum(name, labels);
   return grown >= 0 ? (grown * 1000) / (now.at - before.at) : undefined;
@@ -68,13 +71,17 @@ const count = {
   text: (v) => scaled(v, 1000, ["", "k", "M", "G"]),
   top: (v) => roundUp(Math.max(v, 1)),
 };
-const rate = { ...count, text: (v) => [...scaled(v, 1000, ["", "k", "M", "G"])].map((t, i) => (i ? t + "/s" : t)) };
+const rate = {
+  ...count,
+  text: (v) => [...scaled(v, 1000, ["", "k", "M", "G"])].map((t, i) => (i ? t + "/s" : t)),
+};
 const bytes = {
   text: (v) => scaled(v, 1024, ["B", "KiB", "MiB", "GiB", "TiB"]),
   top: (v) => 2 ** Math.ceil(Math.log2(Math.max(v, 1024))),
 };
 const seconds = {
-  text: (v) => (v < 1e-3 ? [digits(v * 1e6), "µs"] : v < 1 ? [digits(v * 1e3), "ms"] : [digits(v), "s"]),
+  text: (v) =>
+    v < 1e-3 ? [digits(v * 1e6), "µs"] : v < 1 ? [digits(v * 1e3), "ms"] : [digits(v), "s"],
   top: (v) => roundUp(Math.max(v, 1e-4)),
 };
 
@@ -86,7 +93,10 @@ function scaled(v, step, units) {
 
 // digits writes a number with three significant digits.
 function digits(v) {
-  return v.toLocaleString("en", { maximumFractionDigits: v >= 100 ? 0 : v >= 10 ? 1 : 2, useGrouping: false });
+  return v.toLocaleString("en", {
+    maximumFractionDigits: v >= 100 ? 0 : v >= 10 ? 1 : 2,
+    useGrouping: false,
+  });
 }
 
 // roundUp is the next of 1, 2, 5, 10, 20, …

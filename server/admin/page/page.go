@@ -1,9 +1,10 @@
-// Package page is the operators' page: one self-contained document that shows a server's pulse from /metrics and one
-// user's devices from the stream. It knows nothing of the server but its routes.
+// Package page is the operators' page: one self-contained document that shows a server's pulse from
+// /metrics and one user's devices from the stream. It knows nothing of the server but its routes.
 //
-// The sources are files of their own, so that each can be read; New joins them once, and the browser gets one answer that
-// asks for nothing else. The policy sent with it allows exactly this script and this style, no other source, no text
-// turned into markup, and no frame around it. Only requests may go elsewhere, since the stream is on another origin.
+// The sources are files of their own, so that each can be read; New joins them once, and the
+// browser gets one answer that asks for nothing else. The policy sent with it allows exactly this
+// script and this style, no other source, no text turned into markup, and no frame around it. Only
+// requests may go elsewhere, since the stream is on another origin.
 package page
 
 import (

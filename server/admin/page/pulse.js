@@ -7,48 +7,92 @@ const gapAfter = 5000; // readings further apart are not joined
 
 const byId = (id) => document.getElementById(id);
 
-// What a line may show: functions of the newest reading, the one before, and the oldest of lookBack.
+// What a line may show: functions of the newest reading, the one before, and the oldest of
+// lookBack.
 const total = (name, labels) => (now) => now.sum(name, labels);
 const growth = (name, labels) => (now, before) => before && perSecond(now, before, name, labels);
 const quantileOf = (q, name) => (now, before, oldest) => quantile(q, now, oldest, name);
-const quantiles = (name) => [["median", quantileOf(0.5, name)], ["p99", quantileOf(0.99, name)]];
+const quantiles = (name) => [
+  ["median", quantileOf(0.5, name)],
+  ["p99", quantileOf(0.99, name)],
+];
 
 const cards = [
   {
-    title: "Heartbeats", format: rate, note: outcomes,
-    lines: [["accepted", growth("rollcall_heartbeats_total", { outcome: "accepted" })], ["refused", refused]],
+    title: "Heartbeats",
+    format: rate,
+    note: outcomes,
+    lines: [
+      ["accepted", growth("rollcall_heartbeats_total", { outcome: "accepted" })],
+      ["refused", refused],
+    ],
   },
   {
-    title: "Frames to streams", format: rate,
+    title: "Frames to streams",
+    format: rate,
     lines: [["frames", growth("rollcall_stream_frames_total")]],
-    note: (now, before) => noted([rate, growth("rollcall_stream_conflations_total")(now, before), "conflated"]),
+    note: (now, before) =>
+      noted([rate, growth("rollcall_stream_conflations_total")(now, before), "conflated"]),
   },
   {
-    title: "Devices", format: count,
-    lines: [["online", total("rollcall_devices", { status: "online" })], ["offline", total("rollcall_devices", { status: "offline" })]],
-    note: (now, before) => noted([count, now.sum("rollcall_users"), "users"], [rate, growth("rollcall_expiries_total")(now, before), "expired"]),
+    title: "Devices",
+    format: count,
+    lines: [
+      ["online", total("rollcall_devices", { status: "online" })],
+      ["offline", total("rollcall_devices", { status: "offline" })],
+    ],
+    note: (now, before) =>
+      noted(
+        [count, now.sum("rollcall_users"), "users"],
+        [rate, growth("rollcall_expiries_total")(now, before), "expired"],
+      ),
   },
   {
-    title: "Expiry lateness", format: seconds, lines: quantiles("rollcall_expiry_lateness_seconds"),
+    title: "Expiry lateness",
+    format: seconds,
+    lines: quantiles("rollcall_expiry_lateness_seconds"),
     note: () => "from the TTL’s end to offline, last 10 s",
   },
   {
-    title: "Heartbeat to frame", format: seconds, lines: quantiles("rollcall_delivery_seconds"),
+    title: "Heartbeat to frame",
+    format: seconds,
+    lines: quantiles("rollcall_delivery_seconds"),
     note: () => "from applied to written to the socket, last 10 s",
   },
   {
-    title: "Log commit", format: seconds, lines: quantiles("rollcall_log_commit_seconds"),
+    title: "Log commit",
+    format: seconds,
+    lines: quantiles("rollcall_log_commit_seconds"),
     note: () => "write and sync of a batch, last 10 s",
   },
   {
-    title: "Streams", format: count, lines: [["open", total("rollcall_streams")]],
-    note: (now, before) => noted([rate, growth("rollcall_streams_opened_total")(now, before), "opened"], [count, now.sum("rollcall_streams_lagging"), "lagging"]),
+    title: "Streams",
+    format: count,
+    lines: [["open", total("rollcall_streams")]],
+    note: (now, before) =>
+      noted(
+        [rate, growth("rollcall_streams_opened_total")(now, before), "opened"],
+        [count, now.sum("rollcall_streams_lagging"), "lagging"],
+      ),
   },
-  { title: "Log on disk", format: bytes, lines: [["log", total("rollcall_log_bytes")]], note: checkpoint },
   {
-    title: "Memory", format: bytes,
-    lines: [["resident", total("process_resident_memory_bytes")], ["Go heap", total("go_memstats_heap_inuse_bytes")]],
-    note: (now, before) => noted([count, growth("process_cpu_seconds_total")(now, before), "cores busy"], [count, now.sum("go_goroutines"), "goroutines"]),
+    title: "Log on disk",
+    format: bytes,
+    lines: [["log", total("rollcall_log_bytes")]],
+    note: checkpoint,
+  },
+  {
+    title: "Memory",
+    format: bytes,
+    lines: [
+      ["resident", total("process_resident_memory_bytes")],
+      ["Go heap", total("go_memstats_heap_inuse_bytes")],
+    ],
+    note: (now, before) =>
+      noted(
+        [count, growth("process_cpu_seconds_total")(now, before), "cores busy"],
+        [count, now.sum("go_goroutines"), "goroutines"],
+      ),
   },
 ].map(build);
 
@@ -56,8 +100,18 @@ const bounds = [
   ["Streams", count, "rollcall_streams", "rollcall_streams_limit"],
   ["Devices", count, "rollcall_devices", "rollcall_devices_limit"],
   ["Log buffer", bytes, "rollcall_log_buffer_used_bytes", "rollcall_log_buffer_bytes"],
-  ["Broadcast queue", bytes, "rollcall_broadcast_queue_bytes", "rollcall_broadcast_queue_limit_bytes"],
-  ["Stream backlogs", bytes, "rollcall_stream_pending_bytes", "rollcall_stream_pending_limit_bytes"],
+  [
+    "Broadcast queue",
+    bytes,
+    "rollcall_broadcast_queue_bytes",
+    "rollcall_broadcast_queue_limit_bytes",
+  ],
+  [
+    "Stream backlogs",
+    bytes,
+    "rollcall_stream_pending_bytes",
+    "rollcall_stream_pending_limit_bytes",
+  ],
   ["File descriptors", count, "process_open_fds", "process_max_fds"],
 ].map(buildBound);
 
@@ -67,22 +121,41 @@ function build(card) {
   const values = names.map(() => element("dd", {}, "–"));
   const note = element("p", { class: "note" });
   const plot = new Plot(card.title, card.format, names);
-  const now = element("dl", { class: "now" }, ...names.map((name, i) =>
-    element("div", { class: `value value${i}` }, element("dt", {}, name), values[i])));
-  byId("cards").append(element("article", { class: "card" }, element("h3", {}, card.title), now, plot.element, note));
+  const now = element(
+    "dl",
+    { class: "now" },
+    ...names.map((name, i) =>
+      element("div", { class: `value value${i}` }, element("dt", {}, name), values[i]),
+    ),
+  );
+  byId("cards").append(
+    element("article", { class: "card" }, element("h3", {}, card.title), now, plot.element, note),
+  );
   return { ...card, plot, values, noteElement: note };
 }
 
 function buildBound([name, format, used, limit]) {
-  const meter = element("meter", { min: 0, max: 1, low: 0.6, high: 0.85, optimum: 0, "aria-label": name });
+  const meter = element("meter", {
+    min: 0,
+    max: 1,
+    low: 0.6,
+    high: 0.85,
+    optimum: 0,
+    "aria-label": name,
+  });
   const text = element("span", {}, "–");
-  byId("bounds").append(element("div", {}, element("dt", {}, name), element("dd", {}, meter, text)));
+  byId("bounds").append(
+    element("div", {}, element("dt", {}, name), element("dd", {}, meter, text)),
+  );
   return { format, used, limit, meter, text };
 }
 
 // noted joins those of the [format, value, words] that are known.
 function noted(...parts) {
-  return parts.filter(([, v]) => v !== undefined).map(([format, v, words]) => `${words} ${written(format, v)}`).join(", ");
+  return parts
+    .filter(([, v]) => v !== undefined)
+    .map(([format, v, words]) => `${words} ${written(format, v)}`)
+    .join(", ");
 }
 
 function refused(now, before) {
@@ -92,8 +165,14 @@ function refused(now, before) {
 }
 
 function outcomes(now, before) {
-  const kinds = (now.samples("rollcall_heartbeats_total") ?? []).map((s) => s.labels.outcome).filter((o) => o !== "accepted");
-  const parts = kinds.map((o) => [rate, growth("rollcall_heartbeats_total", { outcome: o })(now, before), o.replace("_", " ")]);
+  const kinds = (now.samples("rollcall_heartbeats_total") ?? [])
+    .map((s) => s.labels.outcome)
+    .filter((o) => o !== "accepted");
+  const parts = kinds.map((o) => [
+    rate,
+    growth("rollcall_heartbeats_total", { outcome: o })(now, before),
+    o.replace("_", " "),
+  ]);
   return noted(...parts.filter(([, v]) => v > 0)) || "none refused";
 }
 
@@ -109,13 +188,18 @@ const readings = []; // the newest last
 // show adds a reading and draws everything.
 function show(now) {
   const started = now.sum("process_start_time_seconds");
-  if (readings.at(-1)?.sum("process_start_time_seconds") !== started) readings.length = 0; // another process
+  const another = readings.at(-1)?.sum("process_start_time_seconds") !== started;
+  if (another) readings.length = 0; // another process
   const before = readings.at(-1);
   readings.push(now);
   if (readings.length > lookBack) readings.shift();
   for (const card of cards) {
     const values = card.lines.map(([, value]) => value(now, before, readings[0]));
-    if (!before || now.at - before.at > gapAfter) card.plot.add(now.at, values.map(() => undefined));
+    if (!before || now.at - before.at > gapAfter)
+      card.plot.add(
+        now.at,
+        values.map(() => undefined),
+      );
     card.plot.add(now.at, values);
     values.forEach((v, i) => say(card.values[i], written(card.format, v)));
     say(card.noteElement, card.note(now, before));
@@ -123,10 +207,18 @@ function show(now) {
   for (const b of bounds) {
     const [used, limit] = [now.sum(b.used), now.sum(b.limit)];
     b.meter.value = limit > 0 ? used / limit : 0;
-    say(b.text, limit > 0 ? `${written(b.format, used)} of ${written(b.format, limit)}` : written(b.format, used));
+    say(
+      b.text,
+      limit > 0
+        ? `${written(b.format, used)} of ${written(b.format, limit)}`
+        : written(b.format, used),
+    );
   }
   const version = now.samples("rollcall_build_info")?.[0].labels.version;
-  say(byId("facts"), [version, started && `up ${ago(Date.now() - started * 1000)}`].filter(Boolean).join(" · "));
+  say(
+    byId("facts"),
+    [version, started && `up ${ago(Date.now() - started * 1000)}`].filter(Boolean).join(" · "),
+  );
   draw();
 }
 
@@ -158,7 +250,11 @@ async function poll() {
 async function askPulse() {
   const [metrics, ready] = await Promise.all([ask("/metrics"), ask("/readyz")]);
   if (!metrics.ok) throw new Error(`/metrics answers ${metrics.status}`);
-  return { metrics: await metrics.text(), ready: ready.ok, why: (await ready.text()).trim().slice(0, 300) };
+  return {
+    metrics: await metrics.text(),
+    ready: ready.ok,
+    why: (await ready.text()).trim().slice(0, 300),
+  };
 }
 
 function ask(path) {
@@ -168,7 +264,12 @@ function ask(path) {
 function tellLost(error) {
   forgetSettings();
   const why = error.message.startsWith("/metrics") ? error.message : "The server does not answer";
-  tell("lost", lastAnswer ? `${why}; last answer at ${clock(lastAnswer)}. Trying again.` : `${why}. Trying again.`);
+  tell(
+    "lost",
+    lastAnswer
+      ? `${why}; last answer at ${clock(lastAnswer)}. Trying again.`
+      : `${why}. Trying again.`,
+  );
 }
 
 function tell(kind, text) {
