@@ -150,6 +150,8 @@ func TestBatchOutcomes(t *testing.T) {
 			case 4:
 				return engine.Result{Outcome: engine.Unavailable,
 					Err: errors.New("the log is full"), LogFull: true}
+			case 5:
+				return engine.Result{Outcome: engine.Unavailable, Err: engine.ErrNotMine}
 			}
 			return engine.Result{}
 		}
@@ -165,6 +167,7 @@ func TestBatchOutcomes(t *testing.T) {
 	const (
 		stale    = `{"line":%d,"status":409,"error":"invalid_payload","details":"Non-monotonic seq","last_seq":9007199254740991}`
 		unstored = `{"line":%d,"status":503,"error":"unavailable","details":"Heartbeat not stored"}`
+		notOwned = `{"line":%d,"status":503,"error":"unavailable","details":"Another node has this user"}`
 		invalid  = `{"line":%d,"status":400,"error":"invalid_payload","details":"Invalid seq"}`
 	)
 	list := func(parts ...any) string {
@@ -180,6 +183,9 @@ func TestBatchOutcomes(t *testing.T) {
 		{"some", lines("1", "2", "x", "3", "1"), `{"accepted":2,"rejected":3,` + list(stale, 2,
 			`{"line":%d,"status":400,"error":"invalid_payload","details":"Invalid JSON payload"}`,
 			3, unstored, 4)},
+		// A line of another node's user is refused alone.
+		{"not owned", lines("5", "1", "5"), `{"accepted":1,"rejected":2,` +
+			list(notOwned, 1, notOwned, 3)},
 		// From the refusal on, everything is to be sent again, whatever it is.
 		{"log full", lines("1", "-1", "3", "4", "1", "-1", "2"),
 			`{"accepted":1,"rejected":6,"unavailable_from":4,` +
@@ -400,6 +406,7 @@ func TestBatchRateLimit(t *testing.T) {
 	}
 }
 
+// TestBatchUnpacksOnlySoManyAtOnce: one more is refused, until one has ended (S6).
 func TestBatchUnpacksOnlySoManyAtOnce(t *testing.T) {
 	r := start(t, nil)
 	packed := pack(t, "gzip", validBody)

@@ -39,8 +39,8 @@ func checkOrigins(t *testing.T, got response, origin string) {
 	}
 }
 
-// TestCORSOrigins: every kind of answer, those outside fasthttp too, tells the listed origins and
-// no other that they may read it.
+// TestCORSOrigins (S3): every kind of answer, those outside fasthttp too, tells the listed origins
+// and no other that they may read it.
 func TestCORSOrigins(t *testing.T) {
 	r := start(t, withOrigins)
 	stream := "GET " + wire.StreamPath + "?user_id=" + testUser

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -38,6 +39,8 @@ func TestHeartbeatAccepted(t *testing.T) {
 	}
 }
 
+// TestHeartbeatFields: the first check that fails answers, and a refused heartbeat is not applied
+// (S2).
 func TestHeartbeatFields(t *testing.T) {
 	r := start(t, nil)
 	for _, test := range testwire.Cases() {
@@ -145,6 +148,41 @@ func TestHeartbeatOutcomes(t *testing.T) {
 	result = engine.Result{Outcome: engine.Unavailable, Err: errors.New("no \"room\"")}
 	r.send(t, heartbeatText(validBody)).check(t, 503, errorBody("unavailable",
 		"Heartbeat not stored"))
+	result = engine.Result{Outcome: engine.Unavailable, Err: engine.ErrTooManyDevices}
+	r.send(t, heartbeatText(validBody)).check(t, 503, errorBody("unavailable", "Too many devices"))
+	result = engine.Result{Outcome: engine.Unavailable, Err: fmt.Errorf("p7: %w", engine.ErrNotMine)}
+	got := r.send(t, heartbeatText(validBody))
+	got.check(t, 503, errorBody("unavailable", "Another node has this user"))
+	if after := got.header.Get("Retry-After"); after != "1" {
+		t.Errorf("Retry-After = %q, want 1", after)
+	}
+}
+
+// TestNothingOfARequestIsKept: a request's buffers are overwritten behind its handler, as fasthttp
+// does with the next request's bytes, and what the server has learned from it is the same (S1).
+func TestNothingOfARequestIsKept(t *testing.T) {
+	scribble := func(text []byte) {
+		for i := range text {
+			text[i] = 'x'
+		}
+	}
+	var d wire.Decoder
+	for seq := range 20 {
+		body := []byte(with("seq", strconv.Itoa(seq)))
+		var hb wire.Heartbeat
+		if problem := d.Decode(body, &hb); problem != wire.Valid || hb.Seq != uint64(seq) ||
+			string(hb.Source) != "daemon-do" {
+			t.Fatalf("heartbeat %d: %q, %+v", seq, problem.Details(), hb)
+		}
+		scribble(body)
+	}
+	set := newOrigins([]string{ownOrigin})
+	header := []byte(ownOrigin)
+	allowed := set.allowed(header)
+	scribble(header)
+	if allowed != ownOrigin {
+		t.Errorf("the allowed origin has become %q", allowed)
+	}
 }
 
 func TestRateLimit(t *testing.T) {
@@ -190,6 +228,7 @@ func (p *prepared) send(s *Server) int {
 	return p.ctx.Response.StatusCode()
 }
 
+// TestHeartbeatDoesNotAllocate counts allocations of the handler in the steady state (S5).
 func TestHeartbeatDoesNotAllocate(t *testing.T) {
 	if raceEnabled {
 		t.Skip("the race detector allocates")

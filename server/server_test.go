@@ -340,6 +340,8 @@ func TestRoutes(t *testing.T) {
 	}
 }
 
+// TestUnreadableRequests: the route and the token come before the size (S2); headers, bodies and
+// the time to read them have bounds (S6).
 func TestUnreadableRequests(t *testing.T) {
 	r := start(t, func(o *Options, _ *fakePresence) { o.ReadTimeout = 200 * time.Millisecond })
 	huge := strings.Repeat("x", 17<<10)
@@ -418,6 +420,7 @@ func TestRefusalOutlivesUnreadInput(t *testing.T) {
 	}
 }
 
+// TestMaxConns: one connection too many is answered, and the others are served on (S6).
 func TestMaxConns(t *testing.T) {
 	r := start(t, func(o *Options, _ *fakePresence) { o.MaxConns = 1 })
 	first, err := r.public.Dial()

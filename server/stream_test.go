@@ -15,6 +15,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"rollcall/engine"
 	"rollcall/engine/broadcast"
 	"rollcall/internal/testwait"
 	"rollcall/token"
@@ -41,6 +42,8 @@ func streamText(query, token string) string {
 	return text("GET "+wire.StreamPath+query, "", "Authorization: Bearer "+token)
 }
 
+// TestStreamRefusals has the forms of every check. What only the claims of an unsigned token have
+// wrong is not looked at (S4).
 func TestStreamRefusals(t *testing.T) {
 	r := start(t, nil)
 	good := sign(t, testKey, payload(""))
@@ -81,6 +84,8 @@ func TestStreamRefusals(t *testing.T) {
 			403, bad},
 		{"another key", query, sign(t, "other", payload("")), 403, bad},
 		{"payload changed", query, base64.RawURLEncoding.EncodeToString([]byte(payload(" "))) +
+			"." + parts[1], 403, bad},
+		{"unsigned, expired", query, base64.RawURLEncoding.EncodeToString([]byte(`{"exp_ms":1}`)) +
 			"." + parts[1], 403, bad},
 		{"payload null", query, sign(t, testKey, "null"), 403, bad},
 		{"payload 5", query, sign(t, testKey, "5"), 403, bad},
@@ -312,13 +317,18 @@ func TestStreamTurnedAway(t *testing.T) {
 		{nil, broadcast.ErrDraining, "Server is about to stop"},
 		{nil, fmt.Errorf("wrapped: %w", broadcast.ErrTooMany), "Too many streams"},
 		{nil, broadcast.ErrTooManyOfUser, "Too many streams of this user"},
+		{nil, fmt.Errorf("p7: %w", engine.ErrNotMine), "Another node has this user"},
 		{nil, errors.New("other"), "Stream not available"},
 		{notTaken, nil, "Stream not available"},
 	} {
 		r.presence.take, r.presence.subscribe = test.take, test.subscribe
 		got := r.send(t, request)
 		got.check(t, 503, errorBody("unavailable", test.details))
-		if n, err := strconv.Atoi(got.header.Get("Retry-After")); err != nil || n < 1 || n > 10 ||
+		most := 10
+		if errors.Is(test.subscribe, engine.ErrNotMine) {
+			most = 1
+		}
+		if n, err := strconv.Atoi(got.header.Get("Retry-After")); err != nil || n < 1 || n > most ||
 			!got.closes {
 			t.Errorf("Retry-After = %q, closes: %v", got.header.Get("Retry-After"), got.closes)
 		}

@@ -45,7 +45,7 @@ func TestSelfContained(t *testing.T) {
 	for _, asset := range regexp.MustCompile(`(?:src|href)\s*=\s*"([^"]*)"|@import\s+(\S+)|url\(([^)]*)\)|\bstyle\s*=`).FindAllStringSubmatch(html, -1) {
 		if target := asset[1]; !strings.HasPrefix(target, "data:") &&
 			!strings.HasPrefix(target, "#") && !(strings.HasPrefix(target, "/") &&
-				strings.Contains(html, `<a href="`+target)) {
+			strings.Contains(html, `<a href="`+target)) {
 			t.Errorf("the page asks for %q", asset[0])
 		}
 	}
