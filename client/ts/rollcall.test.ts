@@ -1,4 +1,5 @@
-// Run by `make client-ts` and, when that was done, by `make test`. ROLLCALL_BINARY names the server to test
+// Run by `make client-ts` and, when that was done, by `make test`. ROLLCALL_BINARY names the server
+// to test
 // against; without it only the scripted tests run.
 import assert from 'node:assert/strict'
 import { execFileSync, spawn } from 'node:child_process'
@@ -7,9 +8,11 @@ import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { test } from 'node:test'
-import { Daemon, type Fetch, FrameDecoder, type PresenceEvent, StatusError, StreamEnded, watch } from './rollcall.js'
+import {
+  Daemon, type Fetch, FrameDecoder, type PresenceEvent, StatusError, StreamEnded, watch,
+} from './rollcall.js'
 
-const patience = 30_000 // bounds every wait; no claim about speed
+const limit = 30_000 // bounds every wait; no claim about speed
 const user = '6a0f5a1e-2b7c-4c55-9f10-0c5a3c1d7e01'
 const device = 'b3c1d2e4-8f9a-4b6c-a7d8-1e2f3a4b5c6d'
 const url = 'http://rollcall'
@@ -17,7 +20,9 @@ const url = 'http://rollcall'
 function frames(pieces: Iterable<string>, maxLength = 1000): string {
   const decoder = new FrameDecoder(maxLength)
   const got: string[] = []
-  for (const piece of pieces) for (const f of decoder.feed(piece)) got.push(`${f.event}|${f.data ?? ''}|${f.retryMs ?? ''}`)
+  for (const piece of pieces) {
+    for (const f of decoder.feed(piece)) got.push(`${f.event}|${f.data ?? ''}|${f.retryMs ?? ''}`)
+  }
   return got.join(' ')
 }
 
@@ -41,12 +46,15 @@ test('frames are read as the standard says, however they are cut', () => {
   for (const [text, want] of rows) {
     assert.equal(frames([text]), want, JSON.stringify(text))
     assert.equal(frames([...text]), want, `${JSON.stringify(text)} by characters`)
-    for (let i = 0; i <= text.length; i++) assert.equal(frames([text.slice(0, i), '', text.slice(i)]), want)
+    for (let i = 0; i <= text.length; i++) {
+      assert.equal(frames([text.slice(0, i), '', text.slice(i)]), want)
+    }
   }
 })
 
 test('frames are bounded', () => {
-  for (const text of ['x'.repeat(200), `data: ${'x'.repeat(200)}\n\n`, 'data: x\n'.repeat(100), ':'.repeat(200)]) {
+  const long = 'x'.repeat(200)
+  for (const text of [long, `data: ${long}\n\n`, 'data: x\n'.repeat(100), ':'.repeat(200)]) {
     assert.throws(() => frames([text], 100), /larger than maxFrameLength/)
     assert.throws(() => frames([...text], 100), /larger than maxFrameLength/)
   }
@@ -58,7 +66,9 @@ interface Beat {
 }
 
 /** A server for heartbeats: the script answers one after the other, then the seq rule does. */
-function heartbeats(script: ((beat: Beat, apply: () => void) => Response | Promise<Response>)[], last = 0) {
+function heartbeats(
+  script: ((beat: Beat, apply: () => void) => Response | Promise<Response>)[], last = 0,
+) {
   const bodies: string[] = []
   const tokens: string[] = []
   const waiting: (() => void)[] = []
@@ -75,22 +85,31 @@ function heartbeats(script: ((beat: Beat, apply: () => void) => Response | Promi
     apply()
     return new Response(null, { status: 204 })
   }
-  const count = async (n: number) => { while (bodies.length < n) await new Promise<void>((resolve) => waiting.push(resolve)) }
+  const count = async (n: number) => {
+    while (bodies.length < n) await new Promise<void>((resolve) => waiting.push(resolve))
+  }
   return { fetch, bodies, tokens, count, beats: () => bodies.map((b) => JSON.parse(b) as Beat) }
 }
 
-function refusal(status: number, more: object = {}, headers: Record<string, string> = {}): Response {
-  return new Response(JSON.stringify({ error: 'unavailable', details: 'As the test wants', ...more }), { status, headers })
+function refusal(
+  status: number, more: object = {}, headers: Record<string, string> = {},
+): Response {
+  const body = { error: 'unavailable', details: 'As the test wants', ...more }
+  return new Response(JSON.stringify(body), { status, headers })
 }
 
 function daemon(fetch: Fetch, more: object = {}): Daemon {
-  return new Daemon({ url, token: () => 'ingest', userId: user, deviceId: device, ttlMs: 300, seq: 100, fetch, ...more })
+  return new Daemon({
+    url, token: () => 'ingest', userId: user, deviceId: device,
+    ttlMs: 300, seq: 100, fetch, ...more,
+  })
 }
 
-test('an unsure heartbeat comes again with the same bytes', { timeout: patience }, async () => {
+test('an unsure heartbeat comes again with the same bytes', { timeout: limit }, async () => {
   const cut = () => Promise.reject(new TypeError('fetch failed'))
   for (const applied of [true, false]) {
-    const outcome = (answer: () => Response | Promise<Response>) => (_: Beat, apply: () => void) => {
+    type Answer = () => Response | Promise<Response>
+    const outcome = (answer: Answer) => (_: Beat, apply: () => void) => {
       if (applied) apply()
       return answer()
     }
@@ -104,7 +123,7 @@ test('an unsure heartbeat comes again with the same bytes', { timeout: patience 
   }
 })
 
-test('a 409 says where to go on', { timeout: patience }, async () => {
+test('a 409 says where to go on', { timeout: limit }, async () => {
   const s = heartbeats([], 5000)
   const d = daemon(s.fetch)
   await s.count(3)
@@ -113,7 +132,7 @@ test('a 409 says where to go on', { timeout: patience }, async () => {
   assert.ok(d.seq > 5002)
 })
 
-test('a 429 leaves the seq free and its Retry-After is kept', { timeout: patience }, async () => {
+test('a 429 leaves the seq free and its Retry-After is kept', { timeout: limit }, async () => {
   const s = heartbeats([() => refusal(429, {}, { 'Retry-After': '1' })])
   const began = Date.now()
   const d = daemon(s.fetch)
@@ -123,7 +142,7 @@ test('a 429 leaves the seq free and its Retry-After is kept', { timeout: patienc
   assert.deepEqual(s.beats().slice(0, 2).map((b) => b.seq), [101, 101])
 })
 
-test('status changes are sent, and offline is the last word', { timeout: patience }, async () => {
+test('status changes are sent, and offline is the last word', { timeout: limit }, async () => {
   const s = heartbeats([])
   const d = daemon(s.fetch, { ttlMs: 60_000 })
   await s.count(1)
@@ -138,18 +157,23 @@ test('status changes are sent, and offline is the last word', { timeout: patienc
   assert.deepEqual(s.beats().map((b) => b.seq), [101, 102, 103, 104])
 })
 
-test('a refused token is told and close does not wait for a miracle', { timeout: patience }, async () => {
+test('a refused token is reported, and close does not try again', { timeout: limit }, async () => {
   const s = heartbeats([() => refusal(401), () => refusal(401)])
   const told: unknown[] = []
   const d = daemon(s.fetch, { onError: (e: unknown) => told.push(e) })
   await s.count(1)
-  await assert.rejects(d.close(), (e) => e instanceof StatusError && e.status === 401 && /token\(\)/.test(e.message))
+  await assert.rejects(d.close(), (e) => {
+    return e instanceof StatusError && e.status === 401 && /token\(\)/.test(e.message)
+  })
   assert.equal(s.tokens[0], 'Bearer ingest')
 })
 
 test('wrong options are refused', () => {
   const o = { url, token: () => 'x', userId: user, deviceId: device, ttlMs: 1000 }
-  for (const wrong of [{ url: 'rollcall' }, { userId: user.toUpperCase() }, { deviceId: 'x' }, { ttlMs: 0 }, { ttlMs: 0.5 }, { intervalMs: 1000 }]) {
+  for (const wrong of [
+    { url: 'rollcall' }, { userId: user.toUpperCase() }, { deviceId: 'x' },
+    { ttlMs: 0 }, { ttlMs: 0.5 }, { intervalMs: 1000 },
+  ]) {
     assert.throws(() => new Daemon({ ...o, ...wrong }), TypeError, JSON.stringify(wrong))
   }
   for (const wrong of [{ url: 'http://x?y' }, { userId: '' }, { idleTimeoutMs: -1 }]) {
@@ -158,7 +182,10 @@ test('wrong options are refused', () => {
 })
 
 function frame(n: number, status: string, seq: number): string {
-  const payload = { schema_version: 1, user_id: user, device_id: `device-${n}`, status, source: 's', sent_at_ms: 1, seq, ttl_ms: 5 }
+  const payload = {
+    schema_version: 1, user_id: user, device_id: `device-${n}`, status,
+    source: 's', sent_at_ms: 1, seq, ttl_ms: 5,
+  }
   return `data: ${JSON.stringify(payload)}\n\n`
 }
 
@@ -188,7 +215,10 @@ function stream(text: string, end: 'ends' | 'is cut' | 'is silent' = 'ends'): Re
 async function follow(fetch: Fetch, until: string, more: object = {}) {
   const events: string[] = []
   const interruptions: unknown[] = []
-  const options = { url, userId: user, token: () => 'stream', fetch, maxBackoffMs: 20, onInterruption: (e: unknown) => interruptions.push(e), ...more }
+  const options = {
+    url, userId: user, token: () => 'stream', fetch, maxBackoffMs: 20,
+    onInterruption: (e: unknown) => interruptions.push(e), ...more,
+  }
   for await (const ev of watch(options)) {
     events.push(`${ev.device_id} ${ev.status} ${ev.seq} ${ev.transition}`)
     if (events.at(-1)?.startsWith(until)) break
@@ -196,32 +226,43 @@ async function follow(fetch: Fetch, until: string, more: object = {}) {
   return { events, interruptions }
 }
 
-test('a reconnect shows only what is new', { timeout: patience }, async () => {
-  const junk = ': keepalive\n\nevent: other\ndata: {}\n\ndata: no JSON\n\ndata: {"schema_version":2}\n\ndata: null\n\n'
+test('a reconnect shows only what is new', { timeout: limit }, async () => {
+  const junk = ': keepalive\n\nevent: other\ndata: {}\n\ndata: no JSON\n\n' +
+    'data: {"schema_version":2}\n\ndata: null\n\n'
   const s = streams([
-    () => stream(frame(1, 'online', 1) + frame(2, 'offline', 7) + junk + frame(1, 'online', 2) + frame(1, 'offline', 2), 'is cut'),
+    () => stream(frame(1, 'online', 1) + frame(2, 'offline', 7) + junk +
+      frame(1, 'online', 2) + frame(1, 'offline', 2), 'is cut'),
     () => refusal(503),
     () => new Response('<p>', { headers: { 'Content-Type': 'text/html' } }),
     () => stream('retry: 5\n\n'),
-    () => stream(frame(1, 'offline', 2) + frame(2, 'offline', 7) + frame(3, 'online', 1) + frame(2, 'online', 8), 'is silent'),
+    () => stream(frame(1, 'offline', 2) + frame(2, 'offline', 7) +
+      frame(3, 'online', 1) + frame(2, 'online', 8), 'is silent'),
   ])
   const { events, interruptions } = await follow(s.fetch, 'device-2 online')
-  assert.deepEqual(events, ['device-1 online 1 true', 'device-2 offline 7 true', 'device-1 online 2 false',
+  assert.deepEqual(events, [
+    'device-1 online 1 true', 'device-2 offline 7 true', 'device-1 online 2 false',
     'device-1 offline 2 true', 'device-3 online 1 true', 'device-2 online 8 true'])
-  assert.deepEqual(interruptions.map((e) => (e instanceof Error ? e.name : '')), ['TypeError', 'StatusError', 'Error', 'StreamEnded'])
+  const names = interruptions.map((e) => (e instanceof Error ? e.name : ''))
+  assert.deepEqual(names, ['TypeError', 'StatusError', 'Error', 'StreamEnded'])
 })
 
-test('a silent connection is given up', { timeout: patience }, async () => {
-  const s = streams([() => stream(frame(1, 'online', 1), 'is silent'), () => stream(frame(1, 'offline', 1))])
+test('a silent connection is given up', { timeout: limit }, async () => {
+  const s = streams([
+    () => stream(frame(1, 'online', 1), 'is silent'), () => stream(frame(1, 'offline', 1)),
+  ])
   const { interruptions } = await follow(s.fetch, 'device-1 offline', { idleTimeoutMs: 50 })
   assert.match(String(interruptions[0]), /silent/)
 })
 
-test('tokens are renewed before they expire and after a refusal', { timeout: patience }, async (t) => {
+test('tokens are renewed before they expire and after a refusal', { timeout: limit }, async (t) => {
   const now = Date.now
-  t.mock.method(Date, 'now', () => now() - now() % 50) // so that by this clock the timer of the renewal comes early
+  // By this clock the timer of the renewal comes early.
+  t.mock.method(Date, 'now', () => now() - now() % 50)
   let minted = 0
-  const token = () => `${btoa(JSON.stringify({ n: ++minted, exp_ms: Date.now() + 500 })).replace(/=+$/, '')}.signature`
+  const token = () => {
+    const claims = btoa(JSON.stringify({ n: ++minted, exp_ms: Date.now() + 500 }))
+    return `${claims.replace(/=+$/, '')}.signature`
+  }
   const s = streams([
     () => refusal(403),
     () => stream(frame(1, 'online', 1), 'is silent'),
@@ -232,12 +273,15 @@ test('tokens are renewed before they expire and after a refusal', { timeout: pat
   assert.equal(new Set(s.tokens).size, 3)
 })
 
-test('a 400 ends the loop, an abort ends it quietly', { timeout: patience }, async () => {
-  await assert.rejects(follow(streams([() => refusal(400)]).fetch, 'x'), (e) => e instanceof StatusError && e.status === 400)
+test('a 400 ends the loop, an abort ends it quietly', { timeout: limit }, async () => {
+  await assert.rejects(follow(streams([() => refusal(400)]).fetch, 'x'), (e) => {
+    return e instanceof StatusError && e.status === 400
+  })
   const stop = new AbortController()
   const s = streams([() => stream(frame(1, 'online', 1), 'is silent')])
   setTimeout(() => stop.abort(), 50)
-  assert.deepEqual((await follow(s.fetch, 'x', { signal: stop.signal })).events, ['device-1 online 1 true'])
+  const { events } = await follow(s.fetch, 'x', { signal: stop.signal })
+  assert.deepEqual(events, ['device-1 online 1 true'])
   assert.deepEqual((await follow(s.fetch, 'x', { signal: stop.signal })).events, [])
 })
 
@@ -246,12 +290,17 @@ test('a 400 ends the loop, an abort ends it quietly', { timeout: patience }, asy
 const binary = process.env.ROLLCALL_BINARY
 const secrets = { PRESENCE_DO_INGEST_TOKEN: 'ingest', PRESENCE_DO_TOKEN_SIGNING_KEY: 'signing' }
 
-/** Runs a server in a directory of its own and returns where it listens, and how to send it a signal and see it end. */
+/** Runs a server in its own directory; returns its address, and how to signal and await it. */
 function serve(): Promise<{ base: string; end: (signal: NodeJS.Signals) => Promise<unknown> }> {
   const dir = mkdtempSync(join(tmpdir(), 'rollcall-ts-'))
-  const args = ['serve', '--listen=127.0.0.1:0', '--admin-listen=127.0.0.1:0', `--data-dir=${dir}`, '--drain-timeout=100ms']
-  const server = spawn(binary!, args, { env: { ...process.env, ...secrets }, stdio: ['ignore', 'ignore', 'pipe'] })
-  const exited = new Promise<unknown>((resolve) => server.once('exit', resolve)).finally(() => rmSync(dir, { recursive: true }))
+  const args = [
+    'serve', '--listen=127.0.0.1:0', '--admin-listen=127.0.0.1:0', `--data-dir=${dir}`,
+    '--drain-timeout=100ms',
+  ]
+  const env = { ...process.env, ...secrets }
+  const server = spawn(binary!, args, { env, stdio: ['ignore', 'ignore', 'pipe'] })
+  const exited = new Promise<unknown>((resolve) => server.once('exit', resolve))
+    .finally(() => rmSync(dir, { recursive: true }))
   const end = (signal: NodeJS.Signals) => { server.kill(signal); return exited }
   return new Promise((resolve, reject) => {
     let log = ''
@@ -265,15 +314,19 @@ function serve(): Promise<{ base: string; end: (signal: NodeJS.Signals) => Promi
 }
 
 function mint(userId: string, ttl: string): string {
-  return execFileSync(binary!, ['token', '--user', userId, '--ttl', ttl], { env: { ...process.env, ...secrets } }).toString().trim()
+  const env = { ...process.env, ...secrets }
+  return execFileSync(binary!, ['token', '--user', userId, '--ttl', ttl], { env }).toString().trim()
 }
 
-test('with the real server: beat, resume, offline', { timeout: patience, skip: !binary }, async (t) => {
+const real = { timeout: limit, skip: !binary }
+
+test('with the real server: beat, resume, offline', real, async (t) => {
   const { base, end } = await serve()
   const leave = new AbortController()
   t.after(() => { leave.abort(); return end('SIGKILL') })
   const userId = randomUUID()
-  const events = watch({ url: base, userId, token: () => mint(userId, '2s'), signal: leave.signal, maxBackoffMs: 500 })
+  const token = () => mint(userId, '2s')
+  const events = watch({ url: base, userId, token, signal: leave.signal, maxBackoffMs: 500 })
   const next = async (ok: (ev: PresenceEvent) => boolean) => {
     for (;;) {
       const { value, done } = await events.next()
@@ -281,7 +334,10 @@ test('with the real server: beat, resume, offline', { timeout: patience, skip: !
       if (ok(value)) return value
     }
   }
-  const options = { url: base, token: () => 'ingest', userId, deviceId: randomUUID(), ttlMs: 30_000, intervalMs: 100 }
+  const options = {
+    url: base, token: () => 'ingest', userId, deviceId: randomUUID(),
+    ttlMs: 30_000, intervalMs: 100,
+  }
   const first = new Daemon({ ...options, seq: 2 ** 50 })
   await next((ev) => ev.status === 'online' && ev.transition && ev.seq > 2 ** 50)
   await first.close()
@@ -295,15 +351,18 @@ test('with the real server: beat, resume, offline', { timeout: patience, skip: !
   await next((ev) => ev.status === 'offline' && ev.source === 'rollcall-ts')
 })
 
-test('with the real server: a drain ends the stream as announced', { timeout: patience, skip: !binary }, async (t) => {
+test('with the real server: a drain ends the stream as announced', real, async (t) => {
   const { base, end } = await serve()
   t.after(() => end('SIGKILL'))
   const userId = randomUUID()
-  const d = new Daemon({ url: base, token: () => 'ingest', userId, deviceId: randomUUID(), ttlMs: 30_000 })
+  const deviceId = randomUUID()
+  const d = new Daemon({ url: base, token: () => 'ingest', userId, deviceId, ttlMs: 30_000 })
   const leave = new AbortController()
   const interruptions: unknown[] = []
   const onInterruption = (e: unknown) => { interruptions.push(e); leave.abort() }
-  for await (const ev of watch({ url: base, userId, token: () => mint(userId, '1h'), signal: leave.signal, onInterruption })) {
+  const token = () => mint(userId, '1h')
+  const { signal } = leave
+  for await (const ev of watch({ url: base, userId, token, signal, onInterruption })) {
     if (ev.status === 'online') await d.close()
     else void end('SIGTERM')
   }

@@ -1,5 +1,5 @@
-// A client of rollcall in one file without dependencies, for browsers, Node (20 and later) and React Native: Daemon reports a
-// device, watch() follows a user's devices.
+// A client of rollcall in one file without dependencies, for browsers, Node (20 and later) and
+// React Native: Daemon reports a device, watch() follows a user's devices.
 //
 //   const daemon = new Daemon({ url, token: () => ingestToken, userId, deviceId, ttlMs: 30_000 })
 //   …
@@ -9,19 +9,19 @@
 //     if (ev.transition) console.log(ev.device_id, ev.status)
 //   }
 //
-// React Native's own fetch has no response.body, which a stream needs. Pass one that has: `import { fetch } from 'expo/fetch'`
-// and watch({ …, fetch }), or react-native-fetch-api with `reactNative: { textStreaming: true }` in a wrapper. Daemon works
-// with the built-in one.
+// React Native's own fetch has no response.body, which a stream needs. Pass one that has:
+// `import { fetch } from 'expo/fetch'` and watch({ …, fetch }), or react-native-fetch-api with
+// `reactNative: { textStreaming: true }` in a wrapper. Daemon works with the built-in one.
 //
-// What both keep is what the Go client keeps; the rules K1 to K10 are explained in its doc.go and cited here. One differs:
-// the body of an error is read whole.
+// Both keep the rules of the Go client, K1 to K10; its doc.go explains them. One differs: the body
+// of an error is read whole.
 
 export type Status = 'online' | 'offline'
 
 /** The part of fetch that is used here; globalThis.fetch fits. */
 export type Fetch = (url: string, init: RequestInit) => Promise<Response>
 
-/** What a stream tells of a device: its state after a heartbeat or after its TTL ran out. */
+/** The state of a device after a heartbeat or after its TTL ran out. */
 export interface PresenceEvent {
   user_id: string
   device_id: string
@@ -31,17 +31,20 @@ export interface PresenceEvent {
   sent_at_ms: number
   seq: number
   ttl_ms: number
-  /** Set when the status differs from what this watch last said of the device, or it said nothing yet. */
+  /** Set when the status differs from the last event of the device, or there was none. */
   transition: boolean
 }
 
-/** An answer that was not hoped for. */
+/** An answer other than success. */
 export class StatusError extends Error {
   override name = 'StatusError'
   constructor(
     /** Of HTTP. */
     readonly status: number,
-    /** 'unauthorized', 'forbidden', 'rate_limited', 'unavailable', 'invalid_payload', or '' if not rollcall's. */
+    /**
+     * 'unauthorized', 'forbidden', 'rate_limited', 'unavailable', 'invalid_payload', or '' for an
+     * answer of another server.
+     */
     readonly code: string,
     readonly details: string,
     /** How long the server asks to wait; 0: it does not say. */
@@ -51,7 +54,7 @@ export class StatusError extends Error {
   ) {
     super(`rollcall answered ${status}${details && `: ${details}`}${hints.get(status) ?? ''}`)
   }
-  /** Whether waiting may help without anybody doing anything. */
+  /** Whether waiting alone may help. */
   get temporary(): boolean {
     return this.status >= 500 || this.status === 429 || this.status === 408
   }
@@ -75,48 +78,52 @@ export class StreamEnded extends Error {
 export interface WatchOptions {
   /** Of the server, as https://presence.example.com. */
   url: string
-  /** Whom to follow, a UUID in lowercase. */
+  /** Of the user to follow, a UUID in lowercase. */
   userId: string
   /**
-   * Returns a new stream token for the user. It is asked before the first connect, in the last fifth of the token's time
-   * (read from its exp_ms) and when the server refuses it; for a token without an expiry, before each connect.
+   * Returns a new stream token for the user. The watch calls it before the first connect, in the
+   * last fifth of the token's time (read from its exp_ms) and when the server refuses it; for a
+   * token without an expiry, before each connect.
    */
   token: () => string | Promise<string>
   /** Ends the loop. */
   signal?: AbortSignal
-  /** Told of each lost or refused connection; the watch reconnects by itself. */
+  /** Gets the error of each lost or refused connection; the watch reconnects by itself. */
   onInterruption?: (error: unknown) => void
-  /** How long a connection may be silent: 45,000, three of the server's keepalives. */
+  /** How long a connection may be silent. Default: 45,000, three of the server's keepalives. */
   idleTimeoutMs?: number
-  /** The longest random wait between two tries: 30,000. */
+  /** The longest random wait between two tries. Default: 30,000. */
   maxBackoffMs?: number
-  /** Bounds one frame, in characters: 65,536. One of rollcall's has at most some 1,200. */
+  /** Bounds one frame, in characters; rollcall's have at most some 1,200. Default: 65,536. */
   maxFrameLength?: number
-  /** Makes the requests: globalThis.fetch. */
+  /** Makes the requests. Default: globalThis.fetch. */
   fetch?: Fetch
 }
 
 export interface DaemonOptions {
   /** Of the server, as https://presence.example.com. */
   url: string
-  /** Returns the ingest token; asked before each request, so it may change at any time. */
+  /** Returns the ingest token; called before each request, so the token may change at any time. */
   token: () => string | Promise<string>
   /** Lowercase UUIDs. A device is the pair. */
   userId: string
   deviceId: string
-  /** What sent the heartbeat, in at most 128 bytes: 'rollcall-ts'. */
+  /** What sent the heartbeat, in at most 128 bytes. Default: 'rollcall-ts'. */
   source?: string
-  /** How long the server waits for a heartbeat until it calls the device offline; 30,000 is a good start. */
+  /**
+   * How long the server waits for a heartbeat before it shows the device offline; 30,000 is a good
+   * start.
+   */
   ttlMs: number
-  /** The longest time between two heartbeats: a third of the TTL. */
+  /** The longest time between two heartbeats. Default: a third of the TTL. */
   intervalMs?: number
-  /** Bounds one request: the interval, but at least 1,000 and at most 10,000. */
+  /** Bounds one request. Default: the interval, but at least 1,000 and at most 10,000. */
   timeoutMs?: number
-  /** The last seq known to be used, for a caller that stores `seq`: Date.now(), which serves as well (K2). */
+  /** The last seq known to be used, for a caller that stores `seq`. Default: Date.now() (K2). */
   seq?: number
-  /** Told of every attempt that was not accepted. */
+  /** Gets the error of every attempt that was not accepted. */
   onError?: (error: unknown) => void
-  /** Makes the requests: globalThis.fetch. */
+  /** Makes the requests. Default: globalThis.fetch. */
   fetch?: Fetch
 }
 
@@ -124,18 +131,19 @@ const heartbeatPath = '/api/v1/daemon/presence/heartbeat'
 const streamPath = '/api/v1/mobile/presence/stream'
 const maxRetryAfterMs = 3_600_000
 const maxTimerMs = 2 ** 31 - 1
-const maxKnown = 65_536 // devices of which a watch remembers what it said (K10)
-const refusedPauseMs = 30_000 // at most, after a refusal that only people can mend (K5)
+const maxKnown = 65_536 // devices whose last event a watch remembers (K10)
+const refusedPauseMs = 30_000 // at most, after a refusal that needs an operator (K5)
 
 /**
- * Follows a user: first the devices as they are, then each change, over as many connections as it takes. The loop ends when
- * the signal aborts or when it is left; it throws what no second try can mend (a wrong option, a 400).
+ * Follows a user: first the devices as they are, then each change, over as many connections as it
+ * takes. The loop ends when the signal aborts or the caller leaves it. It throws an error that
+ * another try does not change (a wrong option, a 400).
  */
 export function watch(options: WatchOptions): AsyncGenerator<PresenceEvent, void, void> {
   return new Watch(options).run()
 }
 
-const renewal = new Error('the token is to be renewed')
+const renewal = new Error('it is time to renew the token')
 
 class Watch {
   readonly #o: WatchOptions
@@ -151,7 +159,8 @@ class Watch {
 
   constructor(o: WatchOptions) {
     this.#url = `${endpoint(o.url, streamPath)}?user_id=${canonicalId('userId', o.userId)}`
-    positive({ idleTimeoutMs: o.idleTimeoutMs, maxBackoffMs: o.maxBackoffMs, maxFrameLength: o.maxFrameLength })
+    const { idleTimeoutMs, maxBackoffMs, maxFrameLength } = o
+    positive({ idleTimeoutMs, maxBackoffMs, maxFrameLength })
     this.#o = o
     this.#fetch = o.fetch ?? ((url, init) => globalThis.fetch(url, init))
     this.#idleMs = o.idleTimeoutMs ?? 45_000
@@ -170,7 +179,7 @@ class Watch {
         failure = error
       }
       if (signal?.aborted) return
-      if (failure === renewal) continue // our own doing: no interruption, no wait
+      if (failure === renewal) continue // the watch itself did it: no interruption, no wait
       onInterruption?.(failure)
       const wait = this.#pause(failure)
       if (wait === undefined) throw failure
@@ -181,7 +190,8 @@ class Watch {
   /** How long to wait after a failure; undefined: another try makes no sense. */
   #pause(failure: unknown): number | undefined {
     if (!(failure instanceof StatusError)) {
-      return this.#retryMs === undefined ? this.#backoff.next() : Math.min(this.#retryMs, maxRetryAfterMs)
+      if (this.#retryMs === undefined) return this.#backoff.next()
+      return Math.min(this.#retryMs, maxRetryAfterMs)
     }
     if (failure.temporary) return failure.retryAfterMs + this.#backoff.next()
     if (failure.status === 400) return undefined
@@ -195,9 +205,11 @@ class Watch {
     const connection = new AbortController()
     const stop = () => connection.abort(signal?.reason)
     signal?.addEventListener('abort', stop, { once: true })
-    const idle = new Alarm(this.#idleMs, () => connection.abort(new Error('the stream was silent for too long')))
+    const idle = new Alarm(this.#idleMs, () => {
+      connection.abort(new Error('the stream was silent for too long'))
+    })
     const renew = new Alarm(maxTimerMs, () => {
-      this.#renewAt = 0 // by the clock it may be a moment too early: timers go by another one
+      this.#renewAt = 0 // by Date.now() it may be a moment early: timers have another clock
       connection.abort(renewal)
     })
     try {
@@ -221,8 +233,8 @@ class Watch {
     if (now < this.#renewAt) return
     const token = await this.#o.token()
     this.#renewAt = 0
-    // A token that has expired by our clock may still be good, since our clock may be wrong; and one that we had before has
-    // been renewed for nothing. With these the server says when their time is over.
+    // A token that has expired by this clock may still be good, since the clock may be wrong; and
+    // token() may return the old one again. With these the server says when their time is over.
     const left = expiry(token) - now
     if (left > 0 && token !== this.#token) this.#renewAt = now + between(left * 0.8, left * 0.95)
     this.#token = token
@@ -232,7 +244,7 @@ class Watch {
     const asked = this.#fetch(this.#url, {
       headers: { Accept: 'text/event-stream', Authorization: `Bearer ${this.#token}` },
       cache: 'no-store',
-      redirect: 'error', // a token is for the server it was given to
+      redirect: 'error', // a token is for one server
       signal,
     })
     const response = await unless(signal, asked)
@@ -245,14 +257,20 @@ class Watch {
     if (response.status !== 200) throw await statusError(response)
     const type = response.headers.get('Content-Type') ?? ''
     if (!/^text\/event-stream\s*(;|$)/i.test(type)) {
-      throw new Error(`the answer is "${type}" and not a stream: check that url is the server's, and what stands between`)
+      throw new Error(`the answer is "${type}" and not a stream: ` +
+        "check that url is the server's, and the proxies before it")
     }
     return response
   }
 
-  async *#read(response: Response, idle: Alarm, signal: AbortSignal): AsyncGenerator<PresenceEvent, void, void> {
+  async *#read(
+    response: Response, idle: Alarm, signal: AbortSignal,
+  ): AsyncGenerator<PresenceEvent, void, void> {
     const reader = response.body?.getReader()
-    if (!reader) throw new Error('this fetch has no response.body: pass one that streams, see the top of rollcall.ts')
+    if (!reader) {
+      throw new Error('this fetch has no response.body: ' +
+        'pass one that streams, see the top of rollcall.ts')
+    }
     const text = new TextDecoder()
     const frames = new FrameDecoder(this.#o.maxFrameLength ?? 65_536)
     const opened = Date.now()
@@ -274,14 +292,17 @@ class Watch {
     }
   }
 
-  /** Reads a frame; undefined for one that says nothing new (K6) or is not ours to understand. */
+  /** Reads a frame; undefined for one that says nothing new (K6) or is of another kind. */
   #event(frame: Frame): PresenceEvent | undefined {
-    if (frame.data === undefined || (frame.event !== '' && frame.event !== 'message')) return undefined
+    if (frame.data === undefined) return undefined
+    if (frame.event !== '' && frame.event !== 'message') return undefined
     const payload = parse(frame.data)
     const { user_id, device_id, status, source, sent_at_ms, seq, ttl_ms } = payload
-    if (payload.schema_version !== 1 || (status !== 'online' && status !== 'offline')) return undefined
-    if (typeof user_id !== 'string' || typeof device_id !== 'string' || typeof source !== 'string') return undefined
-    if (typeof sent_at_ms !== 'number' || typeof seq !== 'number' || typeof ttl_ms !== 'number') return undefined
+    if (payload.schema_version !== 1) return undefined
+    if (status !== 'online' && status !== 'offline') return undefined
+    if (typeof user_id !== 'string' || typeof device_id !== 'string') return undefined
+    if (typeof source !== 'string' || typeof sent_at_ms !== 'number') return undefined
+    if (typeof seq !== 'number' || typeof ttl_ms !== 'number') return undefined
     const now = JSON.stringify([status, source, sent_at_ms, seq, ttl_ms])
     const before = this.#known.get(device_id)
     if (before === now) return undefined
@@ -298,8 +319,8 @@ interface Heartbeat {
 }
 
 /**
- * Sends a device's heartbeats, the first one at once, until it is closed. A server that cannot be reached is no error. Its
- * timer keeps a Node process alive.
+ * Sends a device's heartbeats, the first one at once, until it is closed. A server that cannot be
+ * reached is not an error. Its timer keeps a Node process alive.
  */
 export class Daemon {
   readonly #o: DaemonOptions
@@ -316,8 +337,8 @@ export class Daemon {
   #wake = new AbortController() // aborted when the status changes
   #accepted = 0
   #seq: number // the highest that the server may have
-  #unsure: Heartbeat | undefined // sent, but nobody knows whether accepted (K1)
-  #told: Status | undefined // what the server shows, if that is known
+  #unsure: Heartbeat | undefined // sent; whether it was accepted is not known (K1)
+  #shown: Status | undefined // what the server shows, if that is known
   #stale = 0 // 409s in a row
 
   constructor(o: DaemonOptions) {
@@ -330,7 +351,8 @@ export class Daemon {
     this.#source = o.source ?? 'rollcall-ts'
     this.#intervalMs = o.intervalMs ?? o.ttlMs / 3
     if (!Number.isSafeInteger(o.ttlMs) || this.#intervalMs >= o.ttlMs) {
-      throw new TypeError(`ttlMs ${o.ttlMs}: want a whole number of milliseconds above intervalMs, ${this.#intervalMs}`)
+      throw new TypeError(`ttlMs ${o.ttlMs}: ` +
+        `want a whole number of milliseconds above intervalMs, ${this.#intervalMs}`)
     }
     this.#timeoutMs = o.timeoutMs ?? Math.min(Math.max(this.#intervalMs, 1000), 10_000)
     this.#seq = o.seq ?? Date.now()
@@ -343,7 +365,10 @@ export class Daemon {
     return this.#accepted
   }
 
-  /** A change is sent at once, or when the wait after a failure is over. An offline device is silent until it is online. */
+  /**
+   * A change is sent at once, or when the wait after a failure is over. An offline device is silent
+   * until it is online.
+   */
   setStatus(status: Status): void {
     if (this.#status === status || this.#closing.signal.aborted) return
     this.#status = status
@@ -373,19 +398,23 @@ export class Daemon {
       const failure = await this.#send(heartbeat, this.#timeoutMs, closing)
       if (closing.aborted) return
       if (failure === undefined) {
-        await sleep(between(this.#intervalMs * 0.75, this.#intervalMs) - (Date.now() - began), closing, this.#wake.signal)
+        const interval = between(this.#intervalMs * 0.75, this.#intervalMs)
+        await sleep(interval - (Date.now() - began), closing, this.#wake.signal)
       } else {
         this.#o.onError?.(failure)
-        await sleep(this.#pause(failure), closing) // a change of the status does not shorten it: the server needs rest
+        await sleep(this.#pause(failure), closing) // even if the status changes: spare the server
       }
     }
   }
 
-  /** The unsure heartbeat again if it still says what is so, else a new one; undefined if the server knows all. */
+  /**
+   * The unsure heartbeat again if its status is still right, else a new one; undefined if the
+   * device is offline and the server shows that.
+   */
   #due(): Heartbeat | undefined {
     const status = this.#status
     if (this.#unsure?.status === status) return this.#unsure
-    if (!this.#unsure && status === 'offline' && this.#told === 'offline') return undefined
+    if (!this.#unsure && status === 'offline' && this.#shown === 'offline') return undefined
     const { userId, deviceId, ttlMs } = this.#o
     const seq = this.#seq + 1
     const body = JSON.stringify({
@@ -407,17 +436,19 @@ export class Daemon {
       failure = error
     }
     const answer = failure instanceof StatusError ? failure : undefined
-    if (failure === undefined || (h === this.#unsure && answer?.status === 409 && answer.lastSeq === h.seq)) {
+    const ownConflict = h === this.#unsure && answer?.status === 409 && answer.lastSeq === h.seq
+    if (failure === undefined || ownConflict) {
       this.#unsure = undefined
-      this.#told = h.status
+      this.#shown = h.status
       this.#seq = this.#accepted = h.seq
       this.#stale = 0
       this.#backoff.reset()
       return undefined
     }
     if (answer?.status === 409) {
-      // Go on from the last seq it names; the original service names none, and then the clock is the best guess.
-      this.#unsure = this.#told = undefined
+      // Go on from the last seq that it names. The original service names none: then the clock is
+      // the best guess.
+      this.#unsure = this.#shown = undefined
       this.#seq = Math.max(h.seq, answer.lastSeq ?? Date.now())
       this.#stale++
     } else if (sent && (!answer || answer.status >= 500 || answer.status === 408)) {
@@ -427,12 +458,16 @@ export class Daemon {
     return failure
   }
 
-  async #post(h: Heartbeat, token: string, timeoutMs: number, signal?: AbortSignal): Promise<StatusError | undefined> {
+  async #post(
+    h: Heartbeat, token: string, timeoutMs: number, signal?: AbortSignal,
+  ): Promise<StatusError | undefined> {
     const attempt = new AbortController()
     const stop = () => attempt.abort(signal?.reason)
     if (signal?.aborted) stop()
     signal?.addEventListener('abort', stop, { once: true })
-    const timeout = new Alarm(timeoutMs, () => attempt.abort(new Error(`no answer within ${timeoutMs} ms`)))
+    const timeout = new Alarm(timeoutMs, () => {
+      attempt.abort(new Error(`no answer within ${timeoutMs} ms`))
+    })
     timeout.set()
     try {
       const asked = this.#fetch(this.#url, {
@@ -440,7 +475,7 @@ export class Daemon {
         headers: { 'Content-Type': 'application/json', Authorization: `Bearer ${token}` },
         body: h.body,
         redirect: 'error',
-        keepalive: h.status === 'offline', // so that a page that goes away can still say so
+        keepalive: h.status === 'offline', // so that a page that is closed can still send it
         signal: attempt.signal,
       })
       const response = await unless(attempt.signal, asked)
@@ -456,14 +491,17 @@ export class Daemon {
   #pause(failure: unknown): number {
     if (!(failure instanceof StatusError)) return this.#backoff.next()
     if (failure.status === 409 && this.#stale === 1) return 0 // the next seq is known now
-    if (failure.status === 409 || failure.temporary) return failure.retryAfterMs + this.#backoff.next()
+    if (failure.status === 409 || failure.temporary) {
+      return failure.retryAfterMs + this.#backoff.next()
+    }
     return Math.max(failure.retryAfterMs, between(refusedPauseMs / 2, refusedPauseMs))
   }
 
   async #sayOffline(deadline: number): Promise<void> {
     this.#backoff.reset()
     for (let h = this.#due(); h; h = this.#due()) {
-      const failure = await this.#send(h, Math.max(1, Math.min(this.#timeoutMs, deadline - Date.now())))
+      const left = Math.max(1, deadline - Date.now())
+      const failure = await this.#send(h, Math.min(this.#timeoutMs, left))
       if (failure === undefined) continue
       const final = failure instanceof StatusError && !failure.temporary && failure.status !== 409
       const wait = this.#pause(failure)
@@ -480,8 +518,9 @@ interface Frame {
 }
 
 /**
- * Reads server-sent events as the HTML standard defines them, fed with pieces of text: lines end in LF, CR or CRLF, a blank
- * line dispatches, several data lines are joined with LF, unknown fields and comments are ignored. Exported for tests.
+ * Reads server-sent events as the HTML standard defines them, fed with pieces of text: lines end in
+ * LF, CR or CRLF, a blank line dispatches, several data lines are joined with LF, unknown fields
+ * and comments are ignored. Exported for tests.
  */
 export class FrameDecoder {
   #line = '' // begun, not ended
@@ -530,11 +569,16 @@ export class FrameDecoder {
   }
 
   #bound(length: number): void {
-    if (length > this.maxLength) throw new Error('a frame of the stream is larger than maxFrameLength')
+    if (length > this.maxLength) {
+      throw new Error('a frame of the stream is larger than maxFrameLength')
+    }
   }
 }
 
-/** How long to wait after failures in a row: at random up to a bound that doubles from first to limit (K4). */
+/**
+ * How long to wait after failures in a row: at random up to a bound that doubles from first to
+ * limit (K4).
+ */
 class Backoff {
   #bound: number
   constructor(
@@ -583,7 +627,10 @@ function sleep(ms: number, ...signals: (AbortSignal | undefined)[]): Promise<voi
   })
 }
 
-/** Is what the promise becomes, or a rejection when the signal aborts: not every fetch obeys its signal to the end. */
+/**
+ * Is what the promise becomes, or a rejection when the signal aborts: not every fetch obeys its
+ * signal to the end.
+ */
 function unless<T>(signal: AbortSignal, promise: Promise<T>): Promise<T> {
   return new Promise((resolve, reject) => {
     const stop = () => reject(signal.reason)
@@ -603,14 +650,18 @@ async function statusError(response: Response): Promise<StatusError> {
   try {
     reply = parse(await response.text())
   } catch {
-    // The status was answered; what else was meant to come does not change it.
+    // The status counts, whatever the body would have been.
   }
   const text = (value: unknown) => (typeof value === 'string' ? value : '')
   const lastSeq = typeof reply.last_seq === 'number' ? reply.last_seq : undefined
-  return new StatusError(response.status, text(reply.error), text(reply.details), retryAfter(response), lastSeq)
+  const wait = retryAfter(response)
+  return new StatusError(response.status, text(reply.error), text(reply.details), wait, lastSeq)
 }
 
-/** Reads a Retry-After header, seconds or a date; 0 if it is neither. To another origin's page a proxy's may be hidden. */
+/**
+ * Reads a Retry-After header, seconds or a date; 0 if it is neither. A page of another origin may
+ * not see that of a proxy.
+ */
 function retryAfter(response: Response): number {
   const header = response.headers.get('Retry-After') ?? ''
   const ms = /^[0-9]+$/.test(header) ? Number(header) * 1000 : Date.parse(header) - Date.now()
@@ -627,7 +678,7 @@ function parse(text: string): Record<string, unknown> {
   }
 }
 
-/** Reads exp_ms from a stream token, whose format is part of the wire contract; 0 if there is none to be read. */
+/** Reads exp_ms from a stream token, whose format is the wire contract's; 0 if there is none. */
 function expiry(token: string): number {
   try {
     const payload = token.split('.')[0] ?? ''
@@ -640,18 +691,23 @@ function expiry(token: string): number {
 
 function endpoint(base: string, path: string): string {
   if (!/^https?:\/\/[^/?#]+[^?#]*$/.test(base)) {
-    throw new TypeError(`url "${base}": want http://HOST or https://HOST, as in https://presence.example.com`)
+    throw new TypeError(`url "${base}": want http://HOST or https://HOST, ` +
+      'as in https://presence.example.com')
   }
   return base.replace(/\/$/, '') + path
 }
 
 function canonicalId(name: string, id: string): string {
-  if (!/^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/.test(id)) throw new TypeError(`${name} "${id}": want a UUID in lowercase`)
+  if (!/^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/.test(id)) {
+    throw new TypeError(`${name} "${id}": want a UUID in lowercase`)
+  }
   return id
 }
 
 function positive(values: Record<string, number | undefined>): void {
   for (const [name, value] of Object.entries(values)) {
-    if (value !== undefined && !(value > 0)) throw new TypeError(`${name} must be above 0, not ${value}`)
+    if (value !== undefined && !(value > 0)) {
+      throw new TypeError(`${name} must be above 0, not ${value}`)
+    }
   }
 }
