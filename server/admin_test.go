@@ -8,10 +8,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/google/uuid"
-
-	"rollcall/engine"
-	"rollcall/wire"
+	"rollcall/internal/testwait"
 )
 
 func (r *running) get(target string) *httptest.ResponseRecorder {
@@ -30,18 +27,15 @@ func checkAdmin(t *testing.T, w *httptest.ResponseRecorder, status int, body str
 	}
 }
 
-func TestHealth(t *testing.T) {
+// TestReadiness: while the engine recovers, and from when Close has begun.
+func TestReadiness(t *testing.T) {
 	r := start(t, nil)
-	checkAdmin(t, r.get("/livez"), 200, "ok\n")
-	checkAdmin(t, r.get("/healthz"), 200, "ok\n")
 	checkAdmin(t, r.get("/readyz"), 200, "ok\n")
 	r.presence.ready = errors.New("recovering: the log is being replayed")
-	checkAdmin(t, r.get("/livez"), 200, "ok\n")
 	checkAdmin(t, r.get("/readyz"), 503, "recovering: the log is being replayed\n")
 	r.presence.ready = nil
 	r.Server.draining.Store(true)
 	checkAdmin(t, r.get("/readyz"), 503, "draining: the server is about to stop\n")
-	checkAdmin(t, r.get("/nope"), 404, errorBody("unavailable", "Route not found"))
 }
 
 func TestMetrics(t *testing.T) {
@@ -61,53 +55,6 @@ func TestMetrics(t *testing.T) {
 			t.Errorf("no %s in\n%s", want, got)
 		}
 	}
-}
-
-func TestProfiles(t *testing.T) {
-	r := start(t, nil)
-	if w := r.get("/debug/pprof/"); w.Code != 200 || !strings.Contains(w.Body.String(),
-		"goroutine") {
-		t.Errorf("answer %d", w.Code)
-	}
-}
-
-func TestDebugPresence(t *testing.T) {
-	r := start(t, nil)
-	checkAdmin(t, r.get("/debug/presence"), 400, errorBody("invalid_payload",
-		"Missing user_id query param"))
-	checkAdmin(t, r.get("/debug/presence?user_id=%20"), 400,
-		errorBody("invalid_payload", "Missing user_id query param"))
-	checkAdmin(t, r.get("/debug/presence?user_id=bob"), 200, `{"active_streams":0,"records":{}}`)
-	checkAdmin(t, r.get("/debug/presence?user_id="+testUser), 200,
-		`{"active_streams":0,"records":{}}`)
-
-	first := wire.Event{
-		User: uuid.MustParse(testUser), Device: uuid.MustParse(testDevice), Status: engine.Online,
-		Source: "daemon-do", SentAtMS: 1739030400000, Seq: 42, TTLMS: 12000,
-	}
-	second := first
-	second.Device, second.Status = uuid.MustParse(testUser), engine.Offline
-	r.presence.streams = 2
-	r.presence.records = []engine.Record{
-		{Event: first, HeartbeatAtMS: 5, UpdatedAtMS: 7},
-		{Event: second, HeartbeatAtMS: 5, OfflineAtMS: 6, UpdatedAtMS: 7},
-	}
-	record := func(device, status, offline string) string {
-		return `"device:` + device + `":{"schema_version":1,"user_id":"` + testUser +
-			`","device_id":"` + device + `","status":"` + status +
-			`","source":"daemon-do","sent_at_ms":1739030400000,"seq":42,"ttl_ms":12000,"last_heartbeat_ms":5,"last_offline_ms":` + offline +
-			`,"updated_at_ms":7}`
-	}
-	checkAdmin(t, r.get("/debug/presence?user_id="+strings.ToUpper(testUser)), 200,
-		`{"active_streams":2,"records":{`+record(testDevice, "online", "null")+","+record(testUser,
-			"offline", "6")+`}}`)
-
-	r.presence.ready = errors.New("the log failed")
-	checkAdmin(t, r.get("/debug/presence?user_id="+testUser), 503,
-		errorBody("unavailable", "the log failed"))
-	r = start(t, func(o *Options, _ *fakePresence) { o.Production = true })
-	checkAdmin(t, r.get("/debug/presence?user_id="+testUser), 403,
-		errorBody("forbidden", "Not available in production"))
 }
 
 func TestServeAdmin(t *testing.T) {
@@ -132,4 +79,19 @@ func TestServeAdmin(t *testing.T) {
 	if err := <-served; !errors.Is(err, ErrClosed) {
 		t.Errorf("ServeAdmin: %v", err)
 	}
+}
+
+// TestPageFindsThePublicListener: the page learns where the stream is from when it is served.
+func TestPageFindsThePublicListener(t *testing.T) {
+	r := start(t, nil)
+	checkAdmin(t, r.get("/page.json"), 200, `{"public_url":"","mints_tokens":false}`)
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	go func() { _ = r.Serve(ln) }()
+	want := `{"public_url":"http://` + ln.Addr().String() + `","mints_tokens":false}`
+	testwait.Until(t, "the page names the listener", func() bool {
+		return r.get("/page.json").Body.String() == want
+	})
 }

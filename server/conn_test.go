@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// TestContinueBehindAPause: a connection that was idle for longer than WriteTimeout is told to go
-// on with its body.
+// TestContinueBehindAPause: a connection that was idle for longer than WriteTimeout gets
+// 100 Continue.
 func TestContinueBehindAPause(t *testing.T) {
 	const slack = time.Second // how much earlier than asked a deadline may be
 	for name, idleAfter := range map[string]time.Duration{"suspended": time.Millisecond,

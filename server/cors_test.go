@@ -121,7 +121,7 @@ func TestCORSOriginsOfAnswersOutsideFasthttp(t *testing.T) {
 		}
 		checkOrigins(t, got, "")
 	})
-	// answered before it has asked: nobody may read it
+	// Its origin is not known yet, so no page may read the answer.
 	t.Run("too many connections", func(t *testing.T) {
 		r := start(t, func(o *Options, f *fakePresence) {
 			withOrigins(o, f)

@@ -81,8 +81,8 @@ func (d *daemon) write(text string) {
 	}
 }
 
-// told reads the answer of echoSeq.
-func (d *daemon) told(seq int) response {
+// answered reads the answer of echoSeq.
+func (d *daemon) answered(seq int) response {
 	d.t.Helper()
 	res := readResponse(d.t, d.in, "POST")
 	if want := fmt.Sprintf(`"last_seq":%d}`, seq); res.status != 409 ||
@@ -95,7 +95,7 @@ func (d *daemon) told(seq int) response {
 func (d *daemon) beat(seq int) {
 	d.t.Helper()
 	d.write(seqText(seq))
-	d.told(seq)
+	d.answered(seq)
 }
 
 // ended reads to the end of the connection, in order or not.
@@ -135,8 +135,8 @@ func TestIdleIsServedOn(t *testing.T) {
 			d.beat(2)
 			r.idles(t, 1)
 			d.write(seqText(3) + seqText(4))
-			d.told(3)
-			d.told(4)
+			d.answered(3)
+			d.answered(4)
 			r.idles(t, 1)
 			d.write(batchText(with("seq", "5")+"\n"+with("seq", "6"), ndjson))
 			if b := readResponse(t, d.in, "POST").batch(t, 200); b.Rejected != 2 ||
@@ -150,10 +150,10 @@ func TestIdleIsServedOn(t *testing.T) {
 				func() bool { return r.conns.Stats().Idle == 0 })
 			d.write(request[1:200])
 			d.write(request[200:])
-			d.told(7)
+			d.answered(7)
 			r.idles(t, 1)
 			d.write(seqText(8, testAuth, "Connection: close"))
-			if !d.told(8).closes {
+			if !d.answered(8).closes {
 				t.Error("the answer does not say that the connection closes")
 			}
 			d.ended()
@@ -230,7 +230,7 @@ func TestCloseClosesIdle(t *testing.T) {
 		default:
 		}
 		close(proceed)
-		if !last.told(1000).closes {
+		if !last.answered(1000).closes {
 			t.Error("the answer does not say that the connection closes")
 		}
 		last.ended()

@@ -38,7 +38,7 @@ var testNow = time.UnixMilli(1_700_000_000_000)
 // testInstant is the reading of both clocks.
 var testInstant = engine.Instant{Nanos: 1_000, WallMS: uint64(testNow.UnixMilli())}
 
-// fakePresence answers as it is told and remembers what it was asked.
+// fakePresence answers as its fields say and remembers the heartbeats.
 type fakePresence struct {
 	heartbeat func(*engine.Heartbeat) engine.Result // nil: Accepted
 	take      func(net.Conn) (broadcast.Conn, error)

@@ -12,7 +12,8 @@ import (
 	"github.com/google/uuid"
 )
 
-// Claims are what a signed token says: who may do what, and until when (unix milliseconds).
+// Claims are the payload of a signed token: the subject, what it may do, and until when (unix
+// milliseconds).
 type Claims struct {
 	TokenID    string   `json:"token_id"`
 	UserID     string   `json:"user_id"` // canonical, lowercase

@@ -188,7 +188,7 @@ func (p *parser) skip(depth int) (ok bool) {
 	return ok
 }
 
-// skipNested reads an array or an object, told by its closing byte.
+// skipNested reads an array or an object: closing says which.
 func (p *parser) skipNested(closing byte, depth int) bool {
 	if depth > maxDepth {
 		return false
@@ -415,7 +415,7 @@ func (p *parser) hex4() (r rune, ok bool) {
 }
 
 // encode writes r as UTF-8. A lone surrogate becomes the three bytes that UTF-8 would use for it,
-// which utf8.Valid refuses: whoever needs valid text sees it there.
+// which utf8.Valid refuses where valid text is needed.
 func encode(dst []byte, r rune) int {
 	if !utf16.IsSurrogate(r) {
 		return utf8.EncodeRune(dst, r)

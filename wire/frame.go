@@ -9,7 +9,7 @@ import (
 	"rollcall/record"
 )
 
-// Event is what a stream is told of one device: the arguments of one frame.
+// Event is one device's state as a stream gets it: the fields of one frame.
 type Event struct {
 	User, Device uuid.UUID
 	Status       record.Status

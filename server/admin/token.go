@@ -79,8 +79,8 @@ const (
 	pageHeader = "Rollcall-Page"
 )
 
-// minter mints stream tokens for the page. Who may ask learns no more than /debug/presence shows
-// already.
+// minter mints stream tokens for the page. A token shows an operator no more than /debug/presence
+// does.
 type minter struct {
 	keys       func() token.Keys
 	now        func() time.Time

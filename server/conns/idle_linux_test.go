@@ -30,18 +30,18 @@ func TestIdleIsServedOn(t *testing.T) {
 			c.ask(2)
 			r.holds(t, 1)
 			c.write(request(3) + request(4))
-			c.told(3)
-			c.told(4)
+			c.answered(3)
+			c.answered(4)
 			r.holds(t, 1)
 			c.write(request(5)[:1])
 			testwait.Until(t, "the connection is served again",
 				func() bool { return r.Stats().Idle == 0 })
 			c.write(request(5)[1:200])
 			c.write(request(5)[200:])
-			c.told(5)
+			c.answered(5)
 			r.holds(t, 1)
 			c.write("GET /6 HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n")
-			c.told(6)
+			c.answered(6)
 			c.ended()
 			r.holdsNone(t)
 		})
@@ -69,7 +69,7 @@ func TestSuspendAtAnyMoment(t *testing.T) {
 				case 0:
 					seq++
 					c.write(text + request(seq))
-					c.told(seq - 1)
+					c.answered(seq - 1)
 				case 1:
 					cut := 1 + rng.IntN(len(text)-1)
 					c.write(text[:cut])
@@ -82,7 +82,7 @@ func TestSuspendAtAnyMoment(t *testing.T) {
 				default:
 					c.write(text)
 				}
-				c.told(seq)
+				c.answered(seq)
 				// what the test is about: around the moment at which it is suspended
 				pause(3 * after)
 			}
@@ -110,7 +110,7 @@ func TestIdleEnds(t *testing.T) {
 		"request, half-close": func(c *client) {
 			c.write(request(2))
 			_ = c.Conn.(*net.TCPConn).CloseWrite()
-			c.told(2)
+			c.answered(2)
 			c.ended()
 		},
 		"request, close": func(c *client) {

@@ -188,8 +188,8 @@ func (c *client) reads(status int, body string) {
 	}
 }
 
-// told reads the answer to request n.
-func (c *client) told(n int) {
+// answered reads the answer to request n.
+func (c *client) answered(n int) {
 	c.t.Helper()
 	c.reads(200, strconv.Itoa(n))
 }
@@ -197,7 +197,7 @@ func (c *client) told(n int) {
 func (c *client) ask(n int) {
 	c.t.Helper()
 	c.write(request(n))
-	c.told(n)
+	c.answered(n)
 }
 
 // ended reads to the end of the connection, in order or not.

@@ -55,7 +55,8 @@ func TestRefused(t *testing.T) {
 	if got.RateLimited != 1 || got.Unavailable != 1 || got.Unauthorized < 2 || got.Invalid < 10 {
 		t.Errorf("%+v", got)
 	}
-	if sum := got.Invalid + got.Unauthorized + got.RateLimited + got.Unavailable; sum != uint64(Count)-1 {
+	sum := got.Invalid + got.Unauthorized + got.RateLimited + got.Unavailable
+	if sum != uint64(Count)-1 {
 		t.Errorf("%d refusals are counted, want each once", sum)
 	}
 }

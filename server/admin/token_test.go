@@ -1,8 +1,7 @@
-package server
+package admin
 
 import (
 	"net"
-	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
@@ -10,49 +9,27 @@ import (
 	"github.com/goccy/go-json"
 	"github.com/google/uuid"
 
-	"rollcall/internal/testwait"
 	"rollcall/token"
 	"rollcall/wire"
 )
 
-// ask sends a request to the admin listener as a page at host would.
-func (r *running) ask(method, target, host string, headers ...string) *httptest.ResponseRecorder {
-	w, req := httptest.NewRecorder(), httptest.NewRequest(method, target, nil)
-	req.Host = host
-	for _, h := range headers {
-		name, value, _ := strings.Cut(h, ": ")
-		req.Header.Set(name, value)
-	}
-	r.admin.Handler.ServeHTTP(w, req)
-	return w
-}
-
 func TestPageIsServed(t *testing.T) {
-	r := start(t, nil)
+	r := start(nil)
 	if w := r.get("/"); w.Code != 200 || !strings.HasPrefix(w.Body.String(), "<!doctype html>") {
 		t.Errorf("answer %d", w.Code)
 	}
-	checkAdmin(t, r.get("/index.html"), 404, errorBody("unavailable", "Route not found"))
+	check(t, r.get("/index.html"), 404, errorBody("unavailable", "Route not found"))
 }
 
 // TestPageSettings: the page learns where the stream is, and whether it may ask for tokens.
 func TestPageSettings(t *testing.T) {
-	r := start(t, nil)
-	checkAdmin(t, r.ask("GET", "/page.json", "127.0.0.1:8788"), 200,
+	r := start(nil)
+	check(t, r.ask("GET", "/page.json", "127.0.0.1:8788"), 200,
 		`{"public_url":"","mints_tokens":true}`)
-	listen := func(addr string) (port string) {
-		ln, err := net.Listen("tcp", addr)
-		if err != nil {
-			t.Skip(err)
-		}
-		go func() { _ = r.Serve(ln) }()
-		_, port, _ = net.SplitHostPort(ln.Addr().String())
-		testwait.Until(t, "the page names the connection", func() bool {
-			return strings.Contains(r.get("/page.json").Body.String(), ":"+port)
-		})
-		return port
+	r.addrs = []net.Addr{
+		&net.UnixAddr{Name: "/run/rollcall.sock", Net: "unix"}, tcpAddr("0.0.0.0"), tcpAddr("10.0.0.2"),
 	}
-	port := listen("0.0.0.0:0")
+	const port = "8787"
 	for host, want := range map[string]string{
 		"127.0.0.1:8788":  `{"public_url":"http://127.0.0.1:` + port + `","mints_tokens":true}`,
 		"localhost":       `{"public_url":"http://localhost:` + port + `","mints_tokens":true}`,
@@ -60,22 +37,23 @@ func TestPageSettings(t *testing.T) {
 		"[::1]":           `{"public_url":"http://[::1]:` + port + `","mints_tokens":true}`,
 		"admin.test:8788": `{"public_url":"http://admin.test:` + port + `","mints_tokens":false}`,
 	} {
-		checkAdmin(t, r.ask("GET", "/page.json", host), 200, want)
+		check(t, r.ask("GET", "/page.json", host), 200, want)
 	}
-	r = start(t, nil)
-	port = listen("127.0.0.1:0")
-	checkAdmin(t, r.ask("GET", "/page.json", "10.0.0.1:8788"), 200,
+	r.addrs = []net.Addr{tcpAddr("127.0.0.1")}
+	check(t, r.ask("GET", "/page.json", "10.0.0.1:8788"), 200,
 		`{"public_url":"http://127.0.0.1:`+port+`","mints_tokens":true}`)
-	r = start(t, func(o *Options, _ *fakePresence) { o.Production, o.TLS = true, true })
-	port = listen("127.0.0.1:0")
-	checkAdmin(t, r.ask("GET", "/page.json", "10.0.0.1:8788"), 200,
+	r = start(func(c *Config) { c.Production, c.TLS = true, true })
+	r.addrs = []net.Addr{tcpAddr("127.0.0.1")}
+	check(t, r.ask("GET", "/page.json", "10.0.0.1:8788"), 200,
 		`{"public_url":"https://127.0.0.1:`+port+`","mints_tokens":false}`)
 }
+
+func tcpAddr(ip string) net.Addr { return &net.TCPAddr{IP: net.ParseIP(ip), Port: 8787} }
 
 // TestDebugToken: the server's own page gets a token; no other page does, by whatever way a browser
 // was led here.
 func TestDebugToken(t *testing.T) {
-	r := start(t, nil)
+	r := start(nil)
 	const (
 		host   = "127.0.0.1:8788"
 		target = "/debug/token?user_id=" + testUser
@@ -87,13 +65,12 @@ func TestDebugToken(t *testing.T) {
 		w.Header().Get("Cache-Control") != "no-store" {
 		t.Fatalf("answer %d %s", w.Code, w.Body)
 	}
-	const ttl = 5 * time.Minute
-	keys := r.secrets.signing()
+	keys := r.keys
 	until, err := keys.Verify([]byte(got.Token), wire.ScopeRead, testUser, testNow)
-	if err != nil || int64(until) != testNow.Add(ttl).UnixMilli() {
+	if err != nil || int64(until) != testNow.Add(pageTokenTTL).UnixMilli() {
 		t.Errorf("token until %v, %v", until, err)
 	}
-	_, err = keys.Verify([]byte(got.Token), wire.ScopeRead, testUser, testNow.Add(ttl+time.Second))
+	_, err = keys.Verify([]byte(got.Token), wire.ScopeRead, testUser, testNow.Add(pageTokenTTL+time.Second))
 	if err != token.ErrExpired {
 		t.Errorf("the token does not end: %v", err)
 	}
@@ -141,14 +118,15 @@ func TestDebugToken(t *testing.T) {
 			if test.body == "" {
 				test.body = w.Body.String() // a fresh token
 			}
-			checkAdmin(t, w, test.status, test.body)
+			check(t, w, test.status, test.body)
 		})
 	}
 
-	r = start(t, func(o *Options, _ *fakePresence) { o.Production = true })
-	checkAdmin(t, r.ask("POST", target, host, own), 403,
+	r = start(inProduction)
+	check(t, r.ask("POST", target, host, own), 403,
 		errorBody("forbidden", "Not available in production"))
-	r = start(t, func(o *Options, _ *fakePresence) { o.SigningKeys = nil })
-	checkAdmin(t, r.ask("POST", target, host, own), 503,
+	r = start(nil)
+	r.keys = nil
+	check(t, r.ask("POST", target, host, own), 503,
 		errorBody("unavailable", "Token signing key not configured"))
 }
