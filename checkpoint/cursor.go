@@ -17,8 +17,12 @@ func (s *Store) Cursor(name string) (lsn uint64, found bool, err error) {
 }
 
 // SetCursor keeps how far a feed has got. It is durable when SetCursor returns, and no part of the
-// checkpoint: Commit does not wait for it.
+// checkpoint: Commit does not wait for it. Without room on the disk it returns ErrNoSpace, as Room
+// does: the store would fail.
 func (s *Store) SetCursor(name string, lsn uint64) error {
+	if err := s.Room(0); err != nil {
+		return err
+	}
 	return s.setNumber([]byte(cursorPrefix+name), lsn)
 }
 

@@ -1,6 +1,7 @@
 package checkpoint
 
 import (
+	"errors"
 	"log/slog"
 	"sync"
 	"testing"
@@ -49,6 +50,29 @@ func TestCursor(t *testing.T) {
 			t.Errorf("as of %d", s.LSN())
 		}
 		want(t, s, "k", "v")
+	}
+}
+
+// A disk that is nearly full refuses a cursor, which keeps its place, and the store lives on.
+func TestCursorWithoutRoom(t *testing.T) {
+	mem := vfs.NewMem()
+	s := openStore(t, mem)
+	err := s.SetCursor("a", 3)
+	if err = errors.Join(err, s.Close()); err != nil {
+		t.Fatal(err)
+	}
+	o := Options{FS: smallDisk{mem}, SpareBytes: 1001, Logger: slog.New(slog.DiscardHandler)}
+	s, err = Open("checkpoint", o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	if err := s.SetCursor("a", 7); !errors.Is(err, ErrNoSpace) {
+		t.Errorf("%v", err)
+	}
+	wantCursor(t, s, "a", 3, true)
+	if err := s.Err(); err != nil {
+		t.Error(err)
 	}
 }
 
