@@ -112,8 +112,8 @@ func (b *Broadcaster) Lose(source Source) {
 }
 
 // Tick tells the time, in nanoseconds of the clock of Start. It is due about four times a second:
-// keepalives, write timeouts, token expiry and draining happen as Ticks go by. Any goroutine, one
-// at a time.
+// keepalives, write timeouts, token expiry and draining happen as Ticks go by. Any goroutine: the
+// latest instant counts.
 func (b *Broadcaster) Tick(nowNanos int64) {
 	for _, w := range b.workers {
 		w.in.tick(nowNanos)
