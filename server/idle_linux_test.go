@@ -124,7 +124,7 @@ func (r *running) holdsNone(t testing.TB) {
 }
 
 // TestIdleIsServedOn: heartbeats, a batch, a pipelined pair and a request in pieces, each on a
-// connection that was parked.
+// connection that was suspended.
 func TestIdleIsServedOn(t *testing.T) {
 	for _, network := range []string{"tcp", "unix"} {
 		t.Run(network, func(t *testing.T) {
@@ -260,10 +260,10 @@ func descriptors(t testing.TB) int {
 	return len(open)
 }
 
-// BenchmarkAwaken is a closed loop of heartbeats that nothing is done with, on connections that are
-// parked before each and on such that never are: the difference is what parking and awaking cost.
-// cpu-ns/op is of client and server together.
-func BenchmarkAwaken(b *testing.B) {
+// BenchmarkResume is a closed loop of heartbeats that nothing is done with, on connections that are
+// suspended before each and on such that never are: the difference is what suspending and resuming
+// cost. cpu-ns/op is of client and server together.
+func BenchmarkResume(b *testing.B) {
 	for name, after := range map[string]time.Duration{"idle=each": 1, "idle=never": time.Hour} {
 		b.Run(name, func(b *testing.B) {
 			r := start(b, func(o *Options, f *fakePresence) {

@@ -69,15 +69,14 @@ func ParseID(text []byte) (id uuid.UUID, form IDForm) {
 	return id, IDCanonical
 }
 
-// hasVersion reports whether the id is of a version and variant that there are.
+// hasVersion reports whether the id is of a version and variant of RFC 9562.
 func hasVersion(id *uuid.UUID) bool {
 	version, variant := id[6]>>4, id[8]>>6
 	return version >= 1 && version <= 8 && variant == 0b10
 }
 
-// parseCanonicalID reads an identifier that is written as nearly all are, eight digits at a time.
-// False: look closer. It stores the id in two words, as the table loads it: a load of what narrower
-// stores have just written waits for them.
+// parseCanonicalID reads an identifier in the canonical form, eight digits at a time. It stores the
+// id in two words, as the table loads it: a load waits for narrower stores of the same bytes.
 func parseCanonicalID(id *uuid.UUID, t []byte) bool {
 	if len(t) != idBytes || t[8] != '-' || t[13] != '-' || t[18] != '-' || t[23] != '-' {
 		return false

@@ -19,7 +19,7 @@ const maxShapeBytes = 1024
 // and 500 ns with the decoder. It takes no text that the decoder would not take, and none with
 // another result: what it compares is the text that the decoder accepted, at a place where it
 // stood, and what it reads itself it reads more strictly. Any other text is the decoder's. The zero
-// value takes none.
+// value takes no text.
 //
 //	{"schema_version":1,"user_id":" … ","device_id":" … ","status":"online","source": … , … }
 //	└──────── literal 0 ──────────┘user└── literal 1 ──┘device└─── literal 2 ─────┘source└───
@@ -57,7 +57,7 @@ const (
 	valueCount = valueTTLMS
 )
 
-// learn takes the shape of a text that f was read from and hb accepted, if it can.
+// learn takes the shape of a text that m was parsed from and that hb is, if it can.
 func (s *shape) learn(text []byte, m *members, hb *Heartbeat) {
 	if m.escaped || len(text) > maxShapeBytes {
 		return // unescaping has changed the text
@@ -82,8 +82,8 @@ func (s *shape) learn(text []byte, m *members, hb *Heartbeat) {
 	s.status = hb.Status
 }
 
-// match fills hb from a text of this shape. False: it is not, or it is not certain; hb means
-// nothing then.
+// match fills hb from a text of this shape. False: the text is of another shape, or the decoder has
+// to judge it; hb means nothing then.
 func (s *shape) match(text []byte, hb *Heartbeat) bool {
 	if s.values[0].kind == valueNone {
 		return false
@@ -127,7 +127,7 @@ func (s *shape) literal(p *parser, l span) bool {
 	return true
 }
 
-// canonicalID reads an id that is written as it must be.
+// canonicalID reads an id in the canonical form.
 func (p *parser) canonicalID(id *uuid.UUID) bool {
 	if len(p.json)-p.at < idBytes {
 		return false
@@ -153,8 +153,7 @@ func (p *parser) plainSource() (source []byte, ok bool) {
 	return source, p.take('"') && len(source) > 0 && len(source) <= MaxSourceBytes
 }
 
-// plainInteger reads a number without sign, fraction and exponent. What follows is the next
-// literal's business.
+// plainInteger reads the digits of a number. The next literal checks what follows them.
 func (p *parser) plainInteger() (n uint64, ok bool) {
 	n, ok = p.digits()
 	return n, ok && n <= MaxInteger

@@ -20,7 +20,7 @@ type Splitter struct {
 
 	at, scanned, end int
 	ended            bool // the body has no more bytes
-	skipping         bool // the unfinished text is too long, and what came of it was thrown away
+	skipping         bool // the unfinished text is too long, and its bytes are dropped
 	number           int  // of the last text
 
 	// Of an array, where scanned is.
@@ -139,8 +139,8 @@ func (s *Splitter) nextElement() ([]byte, Cut) {
 	return nil, CutBroken
 }
 
-// endElement returns the element that ends at c. Nothing at all is no element, unless it is all of
-// the array.
+// endElement returns the element that ends at c. An empty element is an error, but in an array that
+// has no other.
 func (s *Splitter) endElement(c byte) ([]byte, Cut) {
 	empty := !s.skipping && s.scanned-s.at <= MaxBodyBytes && blank(s.window[s.at:s.scanned])
 	if empty && (c == ',' || s.number > 0) {
@@ -169,7 +169,8 @@ func (s *Splitter) scanElement(c byte) {
 	}
 }
 
-// scanString moves to the last byte that it understands of a string.
+// scanString moves over plain bytes of a string and looks at the byte behind them, if the window
+// has it.
 func (s *Splitter) scanString() {
 	if s.escaped {
 		s.escaped = false

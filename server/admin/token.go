@@ -16,9 +16,7 @@ import (
 	"rollcall/wire"
 )
 
-// The page itself is in the package page; here is what it asks for beside /metrics and /readyz.
-
-// settings answers what the page has to know of its server.
+// settings answers GET /page.json: what the page has to know of its server.
 func settings(w http.ResponseWriter, r *http.Request, p publicSide, m minter) {
 	body, err := json.Marshal(struct {
 		PublicURL   string `json:"public_url"`   // "": not serving yet
@@ -36,8 +34,8 @@ type publicSide struct {
 	tls   bool
 }
 
-// url is where the first public listener is, as far as the server itself can tell. One that listens
-// on every address is looked for where the operator found this one.
+// url is the address of the first public listener on TCP, as far as the server can tell; "": none.
+// When it listens on every address, the host is the one that the operator used for this listener.
 func (p publicSide) url(adminHost string) string {
 	for _, addr := range p.addrs() {
 		if addr.Network() != "tcp" {
@@ -74,8 +72,8 @@ const (
 	// pageTokenTTL is how long a token of the page lives; the page takes a new one each time it
 	// connects.
 	pageTokenTTL = 5 * time.Minute
-	// pageHeader has to be on a request for a token. Another site's page cannot set it without
-	// asking first, and that is refused.
+	// pageHeader has to be on a request for a token. Another site's page cannot set it without a
+	// preflight request, which this listener refuses.
 	pageHeader = "Rollcall-Page"
 )
 
@@ -103,7 +101,7 @@ func (m minter) serve(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	text, err := m.mint(user)
-	if err != nil { // the last key went in this moment
+	if err != nil { // the last key was removed since refuse
 		write(w, reply.SigningNotConfigured)
 		return
 	}
@@ -111,10 +109,10 @@ func (m minter) serve(w http.ResponseWriter, r *http.Request) {
 	writeJSON(w, http.StatusOK, []byte(`{"token":"`+text+`"}`))
 }
 
-// refuse returns why this request gets no token, or None. A browser may be led here by any site it
-// visits: by its own requests, which CrossOriginProtection knows by their Sec-Fetch-Site or Origin;
-// or by a name of the site's that suddenly means this address, which is why only an address or
-// localhost may stand in Host.
+// refuse returns why this request gets no token, or None. Any site that an operator visits can make
+// the browser send requests here: CrossOriginProtection refuses those by their Sec-Fetch-Site or
+// Origin. A site can also point its own name at this address (DNS rebinding), so Host must be an
+// address or localhost.
 func (m minter) refuse(r *http.Request) reply.Reply {
 	if m.production {
 		return reply.DebugDisabled

@@ -18,11 +18,11 @@ import (
 type conn struct {
 	net.Conn
 	counts       *counts
-	idle         *idle        // where it is when it is suspended; nil: it never is
+	idle         *idle        // suspends it; nil: it is never suspended
 	source       netip.Prefix // for counts
 	writeTimeout time.Duration
 	linger       atomic.Bool // see Close
-	rests        atomic.Bool // nothing was read and nothing will be: Close suspends. Read stores it
+	rests        atomic.Bool // no request came in time: Close suspends. Read stores it
 	gone         atomic.Bool // closed, suspended or released, and no longer this conn's
 
 	// Single owner: the goroutine that serves the connection.
@@ -58,10 +58,10 @@ func Follow(c net.Conn, state fasthttp.ConnState) {
 // deadlineSlack is how much earlier than asked a connection's deadline may be.
 const deadlineSlack = time.Second
 
-// deadline puts off setting a connection's deadline until it matters. fasthttp sets three for each
-// request, a timer of the runtime each time; nearly all of them are replaced before anybody waits.
-// Most of a keep-alive connection's are those of the request before, moved on by the time between:
-// these are left as they are for a while.
+// deadline postpones setting a connection's deadline until a read or write needs it. fasthttp sets
+// three for each request, a timer of the runtime each time, and replaces nearly all of them before
+// anything waits. On a keep-alive connection a deadline is mostly that of the request before, moved
+// by the time between: the one that is set stays until it would be deadlineSlack too early.
 type deadline struct {
 	asked, set time.Time
 	early      bool // set is when to suspend, which is no deadline of a request
@@ -99,7 +99,7 @@ func (c *conn) SetWriteDeadline(t time.Time) error {
 	return nil
 }
 
-// SetDeadline remembers both.
+// SetDeadline remembers both deadlines.
 func (c *conn) SetDeadline(t time.Time) error {
 	c.reading.asked, c.writing.asked = t, t
 	return nil

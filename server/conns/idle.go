@@ -12,8 +12,8 @@ import (
 	"rollcall/internal/sample"
 )
 
-// sweepEvery is how often the idle connections are looked through for those that waited too long:
-// so much later than IdleTimeout, and IdleAfter more, one may be closed.
+// sweepEvery is how often the sweep closes connections that waited too long. A connection may be
+// closed up to sweepEvery and IdleAfter later than IdleTimeout.
 const sweepEvery = time.Second
 
 // idle has the connections that are suspended between two requests. fasthttp gives a goroutine, a
@@ -31,7 +31,7 @@ type idle struct {
 	after, timeout time.Duration // IdleAfter and IdleTimeout
 	writeTimeout   time.Duration
 	logger         *slog.Logger
-	logged         sample.Second // when a connection that could not be suspended was
+	logged         sample.Second // of connections that could not be suspended
 	poll           *poll
 	began          time.Time
 	done           chan struct{} // fasthttp accepts no more
@@ -45,7 +45,7 @@ type idle struct {
 	oldest idleConn             // the ring: next is the oldest, prev the newest. guarded by mu
 }
 
-// idleConn is one suspended connection. There may be a million: it has no more than it needs.
+// idleConn is one suspended connection. There may be a million, so it is small.
 type idleConn struct {
 	net.Conn
 	source     netip.Prefix  // for counts
@@ -84,7 +84,7 @@ func newIdle(counts *counts, c *Config) (*idle, error) {
 // serve lets fasthttp serve those that are resumed, until Close.
 func (i *idle) serve(by *fasthttp.Server) {
 	defer close(i.done)
-	_ = by.Serve(i) // there is no error but that of a closed listener, which it keeps to itself
+	_ = by.Serve(i) // nil: Accept has no error but that of Close
 }
 
 // takes reports whether a connection may be suspended: one of the kernel's, with nothing above it
@@ -100,8 +100,8 @@ func (i *idle) takes(c net.Conn) bool {
 	return false
 }
 
-// suspend keeps a connection until there is input, or until its wait is over. When it returns
-// false, the connection is still the caller's, to be closed.
+// suspend keeps a connection until it has input or its wait is over. False: the connection is still
+// the caller's, who closes it.
 func (i *idle) suspend(c net.Conn, source netip.Prefix, until time.Time) bool {
 	s := &idleConn{Conn: c, source: source, until: until.Sub(i.began)}
 	i.mu.Lock()
@@ -221,5 +221,5 @@ func (i *idle) Close() error {
 	return nil
 }
 
-// Addr is of no connection: each has its own.
+// Addr is a name: each connection has its own address.
 func (i *idle) Addr() net.Addr { return &net.UnixAddr{Name: "idle", Net: "unix"} }

@@ -29,12 +29,12 @@ const (
 	// buffer: no wait is normal.
 	AnswerTimeout = 100 * time.Millisecond
 
-	// maxRefused is how many connections over a limit are kept at a time until they have read so.
+	// maxRefused is how many refused connections are kept at a time until the client has read why.
 	maxRefused = 256
 )
 
-// passing are the errors of accept that say nothing of the listener: the process or the kernel is
-// short of something, or the client has gone again.
+// passing are the errors of accept after which the listener still works: the process or the kernel
+// lacks a resource, or the client has closed already.
 var passing = []error{
 	syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM, syscall.ECONNABORTED,
 }
@@ -89,7 +89,7 @@ func isPassing(err error) bool {
 	return false
 }
 
-// Close closes the listener once; Shutdown and fasthttp both do.
+// Close closes the listener once; Conns.Close and fasthttp both call it.
 func (l *retrying) Close() error {
 	l.closing.Do(func() {
 		close(l.closed)
@@ -103,7 +103,7 @@ type listener struct {
 	*retrying
 	counts       *counts
 	refuser      *refuser
-	idle         *idle // for its connections when they are idle; nil: they stay with fasthttp
+	idle         *idle // suspends its connections; nil: none is suspended
 	writeTimeout time.Duration
 }
 
@@ -157,8 +157,8 @@ func (r *refuser) refuse(c net.Conn, refusal reply.Reply) {
 	}()
 }
 
-// drainInput ends our side of a connection and drops input for a while, until the client has ended
-// its own.
+// drainInput ends the server's side of a connection and drops input until the client ends its own,
+// lingerTime at most.
 func drainInput(c net.Conn) {
 	if half, ok := c.(interface{ CloseWrite() error }); ok && half.CloseWrite() == nil {
 		_ = c.SetReadDeadline(time.Now().Add(lingerTime))
