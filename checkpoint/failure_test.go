@@ -14,8 +14,8 @@ import (
 	"rollcall/internal/testwait"
 )
 
-// What Pebble cannot survive is an error of the store, for the caller that met it and for every later
-// one, and never the end of the process.
+// What Pebble cannot survive is an error of the store, for the caller that met it and for every
+// later one, and never the end of the process.
 func TestFailure(t *testing.T) {
 	for name, kind := range map[string]errorfs.OpKind{
 		"sync of a directory": errorfs.OpFileSync, "write of the manifest": errorfs.OpFileWrite,

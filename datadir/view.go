@@ -23,9 +23,8 @@ const CheckpointDir = "checkpoint"
 // meanwhile, which does not notice. It is a file system that only reads, through which the code of
 // recovery reads. Single owner; doc.go says why it is whole.
 type View struct {
-	base  vfs.FS
-	dir   string
-	files map[string]*viewFile // by path
+	viewFS
+	dir string
 }
 
 // errMoved: the directory changed while its files were being opened.
@@ -53,7 +52,7 @@ func OpenView(dir string, fsys vfs.FS) (*View, error) {
 }
 
 func tryView(dir string, fsys vfs.FS) (_ *View, err error) {
-	v := &View{base: fsys, dir: fsys.PathJoin(dir), files: make(map[string]*viewFile)}
+	v := &View{viewFS{fsys, make(map[string]*viewFile)}, fsys.PathJoin(dir)}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, v.Close())

@@ -10,6 +10,12 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 )
 
+// viewFS is the file system of a View: the files that it has open, for reading.
+type viewFS struct {
+	base  vfs.FS
+	files map[string]*viewFile // by path
+}
+
 // viewFile is an open file of the size that it had when it was opened.
 type viewFile struct {
 	vfs.File
@@ -69,7 +75,7 @@ func (viewDir) Close() error { return nil }
 func (viewDir) Sync() error  { return nil }
 
 // Open implements vfs.FS.
-func (v *View) Open(name string, opts ...vfs.OpenOption) (vfs.File, error) {
+func (v *viewFS) Open(name string, opts ...vfs.OpenOption) (vfs.File, error) {
 	f, ok := v.files[name]
 	if !ok {
 		return nil, &os.PathError{Op: "open", Path: name, Err: fs.ErrNotExist}
@@ -82,10 +88,10 @@ func (v *View) Open(name string, opts ...vfs.OpenOption) (vfs.File, error) {
 }
 
 // OpenDir implements vfs.FS.
-func (v *View) OpenDir(string) (vfs.File, error) { return viewDir{}, nil }
+func (v *viewFS) OpenDir(string) (vfs.File, error) { return viewDir{}, nil }
 
 // List implements vfs.FS.
-func (v *View) List(dir string) (names []string, err error) {
+func (v *viewFS) List(dir string) (names []string, err error) {
 	for path := range v.files {
 		if v.PathDir(path) == dir {
 			names = append(names, v.PathBase(path))
@@ -96,7 +102,7 @@ func (v *View) List(dir string) (names []string, err error) {
 }
 
 // Stat implements vfs.FS.
-func (v *View) Stat(name string) (vfs.FileInfo, error) {
+func (v *viewFS) Stat(name string) (vfs.FileInfo, error) {
 	if f, ok := v.files[name]; ok {
 		return f.info, nil
 	}
@@ -104,47 +110,47 @@ func (v *View) Stat(name string) (vfs.FileInfo, error) {
 }
 
 // Lock implements vfs.FS: nothing is locked, since nothing is written.
-func (v *View) Lock(string) (io.Closer, error) { return noLock{}, nil }
+func (v *viewFS) Lock(string) (io.Closer, error) { return noLock{}, nil }
 
 // Create implements vfs.FS.
-func (v *View) Create(string, vfs.DiskWriteCategory) (vfs.File, error) { return nil, errReadOnly }
+func (v *viewFS) Create(string, vfs.DiskWriteCategory) (vfs.File, error) { return nil, errReadOnly }
 
 // OpenReadWrite implements vfs.FS.
-func (v *View) OpenReadWrite(string, vfs.DiskWriteCategory, ...vfs.OpenOption) (vfs.File, error) {
+func (v *viewFS) OpenReadWrite(string, vfs.DiskWriteCategory, ...vfs.OpenOption) (vfs.File, error) {
 	return nil, errReadOnly
 }
 
 // ReuseForWrite implements vfs.FS.
-func (v *View) ReuseForWrite(string, string, vfs.DiskWriteCategory) (vfs.File, error) {
+func (v *viewFS) ReuseForWrite(string, string, vfs.DiskWriteCategory) (vfs.File, error) {
 	return nil, errReadOnly
 }
 
 // Link implements vfs.FS.
-func (v *View) Link(string, string) error { return errReadOnly }
+func (v *viewFS) Link(string, string) error { return errReadOnly }
 
 // Remove implements vfs.FS.
-func (v *View) Remove(string) error { return errReadOnly }
+func (v *viewFS) Remove(string) error { return errReadOnly }
 
 // RemoveAll implements vfs.FS.
-func (v *View) RemoveAll(string) error { return errReadOnly }
+func (v *viewFS) RemoveAll(string) error { return errReadOnly }
 
 // Rename implements vfs.FS.
-func (v *View) Rename(string, string) error { return errReadOnly }
+func (v *viewFS) Rename(string, string) error { return errReadOnly }
 
 // MkdirAll implements vfs.FS.
-func (v *View) MkdirAll(string, os.FileMode) error { return errReadOnly }
+func (v *viewFS) MkdirAll(string, os.FileMode) error { return errReadOnly }
 
 // GetDiskUsage implements vfs.FS.
-func (v *View) GetDiskUsage(path string) (vfs.DiskUsage, error) { return v.base.GetDiskUsage(path) }
+func (v *viewFS) GetDiskUsage(path string) (vfs.DiskUsage, error) { return v.base.GetDiskUsage(path) }
 
 // PathBase implements vfs.FS.
-func (v *View) PathBase(path string) string { return v.base.PathBase(path) }
+func (v *viewFS) PathBase(path string) string { return v.base.PathBase(path) }
 
 // PathJoin implements vfs.FS.
-func (v *View) PathJoin(elem ...string) string { return v.base.PathJoin(elem...) }
+func (v *viewFS) PathJoin(elem ...string) string { return v.base.PathJoin(elem...) }
 
 // PathDir implements vfs.FS.
-func (v *View) PathDir(path string) string { return v.base.PathDir(path) }
+func (v *viewFS) PathDir(path string) string { return v.base.PathDir(path) }
 
 // Unwrap implements vfs.FS. There is nothing to reach below: a view only reads.
-func (v *View) Unwrap() vfs.FS { return nil }
+func (v *viewFS) Unwrap() vfs.FS { return nil }

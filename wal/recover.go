@@ -121,8 +121,8 @@ func (r *recovery) findSegment(number uint64) (s foundSegment) {
 }
 
 // readHeader takes over what a header says. A segment without a valid one may be unused only if it
-// has no block: any block would have been written after the header was durable (W4). lost is what is
-// wrong with the header of a segment that has blocks.
+// has no block: any block would have been written after the header was durable (W4). lost is what
+// is wrong with the header of a segment that has blocks.
 func (s *foundSegment) readHeader(dir *directory, file *segmentReader) (lost, err error) {
 	h, wrong := file.header(dir.segment(s.number))
 	switch wrong {
