@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"log/slog"
 	"regexp"
 	"strings"
 
@@ -22,6 +23,8 @@ var advice = []struct {
 	{engine.ErrLogShort, "the disk lost what it had confirmed, or segments were taken away: " +
 		"restore the data directory from a backup"},
 	{engine.ErrTableTooSmall, "raise --max-devices"},
+	{engine.ErrTooManyDevices, "raise --max-devices and restart, or let --forget-after forget " +
+		"devices sooner"},
 	{loadgen.ErrConnections, "lower --connections, or raise the server's limits"},
 }
 
@@ -33,6 +36,16 @@ func advise(err error) error {
 		}
 	}
 	return nameFlags(datadir.Advise(err))
+}
+
+// adviseLogged is advise for the errors that packages log. It is a ReplaceAttr of slog.
+func adviseLogged(_ []string, a slog.Attr) slog.Attr {
+	if a.Value.Kind() == slog.KindAny {
+		if err, ok := a.Value.Any().(error); ok {
+			a.Value = slog.AnyValue(advise(err))
+		}
+	}
+	return a
 }
 
 // flags are those whose values become options, by package and option. In loadgen the names agree.

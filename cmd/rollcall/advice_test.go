@@ -34,6 +34,20 @@ func TestAdvice(t *testing.T) {
 	}
 }
 
+// Errors are logged with the advice; nothing else in the log changes.
+func TestAdviceIsLogged(t *testing.T) {
+	for _, format := range []string{"text", "json"} {
+		var out strings.Builder
+		log := serveCmd{LogLevel: "info", LogFormat: format}.logger(&out)
+		log.Warn("refused", "error", engine.ErrTooManyDevices, "devices", 3, "none", error(nil))
+		for _, want := range []string{"table may hold; raise --max-devices and restart", "WARN"} {
+			if n := strings.Count(out.String(), want); n != 1 {
+				t.Errorf("%s: %d times %q: %s", format, n, want, &out)
+			}
+		}
+	}
+}
+
 // TestWrongOptionsNameTheirFlags, each of them.
 func TestWrongOptionsNameTheirFlags(t *testing.T) {
 	err := advise(errors.Join(
