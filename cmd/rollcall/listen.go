@@ -50,8 +50,8 @@ func socketMode(text string) (fs.FileMode, error) {
 	return fs.FileMode(n), nil
 }
 
-// removeStaleSocket removes the socket that a killed server left behind. It touches nothing else, and
-// no socket on which a process listens.
+// removeStaleSocket removes the socket that a killed server left behind. It touches nothing else,
+// and no socket on which a process listens.
 func removeStaleSocket(path string) error {
 	info, err := os.Lstat(path)
 	if errors.Is(err, fs.ErrNotExist) {

@@ -41,8 +41,8 @@ func main() {
 	ctx.FatalIfErrorf(ctx.Run())
 }
 
-// exit ends the process. A wrong command line is 1, like every other reason for which a command does
-// not run.
+// exit ends the process. A wrong command line is 1, like every other reason for which a command
+// does not run.
 func exit(code int) {
 	if code == kongUsage {
 		code = 1

@@ -26,8 +26,8 @@ func newReloader(c serveCmd, logger *slog.Logger, sec secrets) *reloader {
 	return &reloader{cmd: &c, logger: logger, secrets: sec, certificate: c.certificate()}
 }
 
-// hangups returns SIGHUPs. Run calls it before the start, since a SIGHUP without a receiver ends the
-// process.
+// hangups returns SIGHUPs. Run calls it before the start, since a SIGHUP without a receiver ends
+// the process.
 func hangups() <-chan os.Signal {
 	c := make(chan os.Signal, 1) // one reload is enough for several signals
 	signal.Notify(c, syscall.SIGHUP)
