@@ -257,7 +257,7 @@ func insert(b *testing.B, t *table.Table, user, device uuid.UUID, lsn uint64) {
 		b.Error("no entry", err)
 		return
 	}
-	entry.Commit(table.State{State: record.State{Online: true, Seq: 1, TTLMS: 1}, LSN: lsn,
+	entry.Commit(&table.State{State: record.State{Online: true, Seq: 1, TTLMS: 1}, LSN: lsn,
 		Source: 1, DeadlineNanos: int64(time.Hour)})
 }
 

@@ -15,7 +15,6 @@ import (
 
 	"rollcall/engine"
 	"rollcall/engine/table"
-	"rollcall/record"
 )
 
 // devices is a structure that holds the state of every device.
@@ -128,14 +127,10 @@ func heartbeats(t devices, pick func() uint64, count int, seq uint64) bool {
 }
 
 // after is a device's state after a heartbeat.
-func after(seq uint64) table.State {
-	return table.State{
-		State: record.State{
-			Seq: seq, SentAtMS: seq, HeartbeatAtMS: seq, UpdatedAtMS: seq, TTLMS: 12_000,
-			Online: true,
-		},
-		LSN: seq, DeadlineNanos: int64(seq), Source: 1,
-	}
+func after(seq uint64) (s table.State) {
+	s.Seq, s.SentAtMS, s.HeartbeatAtMS, s.UpdatedAtMS, s.TTLMS = seq, seq, seq, seq, 12_000
+	s.LSN, s.DeadlineNanos, s.Source, s.Online = seq, int64(seq), 1, true
+	return s
 }
 
 type rollcallTable struct{ *table.Table }
@@ -148,7 +143,8 @@ func (t rollcallTable) insert(n uint64) {
 	if err != nil || !e.Claim(u, d) {
 		panic(fmt.Sprint("no slot: ", err))
 	}
-	e.Commit(after(1))
+	first := after(1)
+	e.Commit(&first)
 }
 
 func (t rollcallTable) heartbeat(n, seq uint64) bool {
@@ -169,7 +165,8 @@ func (t rollcallTable) apply(u, d uuid.UUID, e *table.Entry, seq uint64) bool {
 		e.Unclaim()
 		return false
 	}
-	e.Commit(after(seq))
+	next := after(seq)
+	e.Commit(&next)
 	return true
 }
 

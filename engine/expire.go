@@ -130,7 +130,7 @@ func (x *expirer) extendDeadline(hb *Heartbeat, ref table.Ref, entry *table.Entr
 		return
 	}
 	held.DeadlineNanos = later
-	entry.Commit(held)
+	entry.Commit(&held)
 	x.arm(ref, entry, later, now)
 }
 
@@ -342,7 +342,7 @@ func (x *expirer) expire(
 	held.DeadlineNanos = math.MaxInt64
 	rec := record.Append(x.scratch[:0], user, device, &held.State, []byte(source))
 	held.LSN = x.log.Append(rec, 0)
-	entry.Commit(held)
+	entry.Commit(&held)
 	x.counters.loops().moved(seen, &held)
 	if x.observe != nil {
 		x.observe(time.Duration(max(0, now.Nanos-due)).Seconds())

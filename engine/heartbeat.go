@@ -64,8 +64,10 @@ func (a *acceptor) submit(
 	hb *Heartbeat, ref table.Ref, entry *table.Entry, received Instant,
 ) (Result, uint64) {
 	s := submission{hb: hb, received: received, ref: ref, entry: entry}
-	if r, is := a.staleAtSight(&s); is {
-		return r, s.lsn
+	if a.looksStale(hb, entry) {
+		if r, is := s.stale(); is {
+			return r, s.lsn
+		}
 	}
 	size := record.Bytes(len(hb.Source))
 	if err := a.log.Reserve(size, a.maxWait); err != nil {
@@ -87,15 +89,13 @@ func (a *acceptor) submit(
 	}
 }
 
-// staleAtSight refuses a stale heartbeat by one atomic load, before anything is reserved.
-func (a *acceptor) staleAtSight(s *submission) (r Result, is bool) {
-	if s.entry == nil || a.policy != Strict {
-		return r, false
+// looksStale tells a stale heartbeat by one atomic load, before anything is reserved.
+func (a *acceptor) looksStale(hb *Heartbeat, entry *table.Entry) bool {
+	if entry == nil || a.policy != Strict {
+		return false
 	}
-	if seq, ok := s.entry.LastSeq(); !ok || s.hb.Seq > seq {
-		return r, false
-	}
-	return s.stale()
+	seq, ok := entry.LastSeq()
+	return ok && hb.Seq <= seq
 }
 
 // stale answers with the last accepted seq, and sets the LSN that must be durable before that is
@@ -122,8 +122,10 @@ const (
 // attempt prepares and applies a heartbeat whose credit is reserved. An error says that the table
 // or the sources are full.
 func (a *acceptor) attempt(s *submission) (verdict, error) {
-	if err := a.prepare(s); err != nil {
-		return 0, err
+	if s.entry == nil || s.otherSource {
+		if err := a.prepare(s); err != nil {
+			return 0, err
+		}
 	}
 	v := a.apply(s)
 	a.unpin(s)
@@ -150,9 +152,6 @@ func (a *acceptor) again(s *submission, v verdict) (r Result, stale bool) {
 // device that the entry does not have. The source comes first, so that a full table of sources
 // leaves no empty entries behind.
 func (a *acceptor) prepare(s *submission) (err error) {
-	if s.entry != nil && !s.otherSource {
-		return nil
-	}
 	if s.source, err = a.sources.intern(s.hb.Source, a.table, s.received.Nanos); err != nil {
 		return err
 	}
@@ -196,11 +195,11 @@ func (a *acceptor) apply(s *submission) verdict {
 		}
 		source = held.Source
 	}
-	next := hb.state(&held, s.received)
-	next.Source = source
+	next := table.State{Source: source}
+	hb.change(&held, &next, s.received)
 	rec := record.Append(hb.scratch[:0], hb.User, hb.Device, &next.State, hb.Source)
 	next.LSN = a.log.Append(rec, s.received.Nanos)
-	entry.Commit(next)
+	entry.Commit(&next)
 	s.lsn = next.LSN
 	a.counters.stripe(hb).moved(&held, &next)
 	if next.Online {
@@ -209,23 +208,18 @@ func (a *acceptor) apply(s *submission) verdict {
 	return applied
 }
 
-// state is what a heartbeat makes of the state that its device had.
-func (hb *Heartbeat) state(held *table.State, received Instant) table.State {
-	next := table.State{
-		State: record.State{
-			Seq:           hb.Seq,
-			SentAtMS:      hb.SentAtMS,
-			HeartbeatAtMS: hb.SentAtMS,
-			UpdatedAtMS:   received.WallMS,
-			TTLMS:         hb.TTLMS,
-			Online:        hb.Status == Online,
-		},
-		DeadlineNanos: after(received.Nanos, hb.TTLMS),
-	}
+// change fills in what a heartbeat makes of the state that its device had.
+func (hb *Heartbeat) change(held, next *table.State, received Instant) {
+	next.Seq = hb.Seq
+	next.SentAtMS = hb.SentAtMS
+	next.HeartbeatAtMS = hb.SentAtMS
+	next.UpdatedAtMS = received.WallMS
+	next.TTLMS = hb.TTLMS
+	next.Online = hb.Status == Online
+	next.DeadlineNanos = after(received.Nanos, hb.TTLMS)
 	if !next.Online && held.LSN != 0 {
 		next.HeartbeatAtMS = held.HeartbeatAtMS
 	}
-	return next
 }
 
 // accepts is the check of the seq, under the claim.

@@ -215,7 +215,7 @@ func (a *applier) dropSource(lsn uint64, user, device uuid.UUID) {
 	mustClaim(entry, user, device)
 	held := entry.Held()
 	held.Source = 0
-	entry.Commit(held)
+	entry.Commit(&held)
 }
 
 // apply takes up one record. It goes by LSN, never by seq: the log's order is the order of
@@ -245,7 +245,7 @@ func (a *applier) apply(
 	next := table.State{State: r.State(), LSN: lsn, Source: source}
 	next.DeadlineNanos = deadlineAfterRestart(&next, a.now)
 	mustClaim(entry, user, device)
-	entry.Commit(next)
+	entry.Commit(&next)
 	if known {
 		a.came[held.Status()]--
 	}

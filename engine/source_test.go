@@ -22,7 +22,7 @@ func TestSourcesSweep(t *testing.T) {
 		t.Fatal(err)
 	}
 	entry.Claim(keep.User, keep.Device)
-	entry.Commit(table.State{LSN: 1, Source: kept})
+	entry.Commit(&table.State{LSN: 1, Source: kept})
 	s.unpin(kept)
 	pinned, err := s.intern([]byte("pinned"), tab, 1)
 	if err != nil {

@@ -30,7 +30,7 @@ func benchTable(b *testing.B, devices int) *Table {
 		if err != nil || !e.Claim(u, d) {
 			b.Fatal(err)
 		}
-		e.Commit(State{State: record.State{Seq: 1}, LSN: 1})
+		e.Commit(&State{State: record.State{Seq: 1}, LSN: 1})
 	}
 	return tab
 }
@@ -79,7 +79,7 @@ func BenchmarkHeartbeatParallel(b *testing.B) {
 				s := e.Held()
 				s.Seq++
 				s.LSN = max(s.LSN+1, n)
-				e.Commit(s)
+				e.Commit(&s)
 			}
 		})
 	})
@@ -97,7 +97,7 @@ func heartbeat(b *testing.B, tab *Table, u, d uuid.UUID, lsn uint64) {
 	s.Seq, s.LSN, s.DeadlineNanos = lsn, lsn, int64(lsn)
 	s.SentAtMS, s.HeartbeatAtMS, s.UpdatedAtMS = lsn, lsn, lsn
 	s.TTLMS, s.Online = 12_000, true
-	e.Commit(s)
+	e.Commit(&s)
 }
 
 // BenchmarkStale is what a heartbeat costs that is refused.

@@ -90,8 +90,7 @@
 //
 //   - First sight now and then rebuilds a shard's index: at ten million devices 8,192 words, in 100
 //     to 200 us, under the mutex of one of 1,024 shards. Lookups go on meanwhile. Now and then it
-//     maps a chunk and waits for the kernel to zero a huge page; once, at 4,096 slots, the small
-//     pages of the first chunk are copied into a huge one.
+//     maps a chunk and waits for the kernel to zero a huge page.
 //   - Devices costs a cache miss or two for each device, under the mutex: a user with ten thousand
 //     devices holds up first sights and connects in its shard for a millisecond or two, and no
 //     heartbeats.

@@ -185,7 +185,7 @@ func (e *Entry) Held() State { return e.unpack(e.glance()) }
 
 // Commit stores s and gives the claim back: readers see all of s or nothing of it. s.LSN must not
 // be 0 nor below the entry's LSN (I1). Owner only.
-func (e *Entry) Commit(s State) {
+func (e *Entry) Commit(s *State) {
 	if s.Seq > MaxInteger || s.SentAtMS > MaxInteger || s.HeartbeatAtMS > MaxInteger ||
 		s.TTLMS > MaxInteger {
 		panic("bug: table: commit of a number above 2^53-1")
@@ -219,7 +219,7 @@ func (e *Entry) release(next uint64) {
 // clear makes the entry one that was never accepted anything and gives the claim back. Owner only.
 func (e *Entry) clear() {
 	e.armed.Store(0)
-	e.pack(State{})
+	e.pack(&State{})
 	e.release(0)
 }
 
@@ -235,7 +235,7 @@ func (e *Entry) own(user, device words) {
 
 // pack stores every word that differs, lsn last (T3). An atomic store costs some 5 ns, a load and a
 // comparison nearly nothing, and from heartbeat to heartbeat TTL and flags stay.
-func (e *Entry) pack(s State) {
+func (e *Entry) pack(s *State) {
 	if e.deadline.Load() != s.DeadlineNanos {
 		e.deadline.Store(s.DeadlineNanos)
 	}
@@ -274,25 +274,23 @@ func (g glance) holds(e *Entry) bool {
 
 // unpack loads the words that go with a glance. Without the claim they may be of several commits
 // until the glance holds.
-func (e *Entry) unpack(g glance) State {
+func (e *Entry) unpack(g glance) (s State) {
 	if g.lsn == 0 {
-		return State{}
+		return s
 	}
+	// Field by field: the compiler would make a literal beside s and copy it.
 	ttl, updated := e.ttl.Load(), e.updatedSource.Load()
-	return State{
-		State: record.State{
-			Seq:           g.head>>seqShift - 1,
-			SentAtMS:      e.sentAt.Load(),
-			HeartbeatAtMS: e.heartbeatAt.Load(),
-			UpdatedAtMS:   updated >> 16,
-			TTLMS:         ttl >> ttlShift,
-			Online:        ttl&onlineBit != 0,
-			Expired:       ttl&expiredBit != 0,
-		},
-		LSN:           g.lsn,
-		DeadlineNanos: e.deadline.Load(),
-		Source:        uint16(updated),
-	}
+	s.Seq = g.head>>seqShift - 1
+	s.SentAtMS = e.sentAt.Load()
+	s.HeartbeatAtMS = e.heartbeatAt.Load()
+	s.UpdatedAtMS = updated >> 16
+	s.TTLMS = ttl >> ttlShift
+	s.Online = ttl&onlineBit != 0
+	s.Expired = ttl&expiredBit != 0
+	s.LSN = g.lsn
+	s.DeadlineNanos = e.deadline.Load()
+	s.Source = uint16(updated)
+	return s
 }
 
 // Load returns the state of one moment; false: no state yet. It takes no claim (a sequence lock)

@@ -33,20 +33,26 @@ func TestLayout(t *testing.T) {
 	}
 }
 
+// TestChunksAreAlignedToHugePages, behind the entries in small pages.
 func TestChunksAreAlignedToHugePages(t *testing.T) {
-	c, err := newChunk()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer freeChunk(c)
-	if unsafe.Sizeof(*c)%(2<<20) != 0 {
-		t.Errorf("a chunk has %d bytes, not a number of huge pages", unsafe.Sizeof(*c))
-	}
-	if at := uintptr(unsafe.Pointer(c)); at%unsafe.Alignof(*c) != 0 || (mapped && at%(2<<20) != 0) {
-		t.Errorf("a chunk begins at %#x", at)
-	}
-	if first, last := &c[0], &c[chunkSlots-1]; first.LSN() != 0 || last.LSN() != 0 {
-		t.Error("a new chunk is not zero")
+	for _, small := range []int{0, smallSlots} {
+		c, err := newChunk(small)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer freeChunk(c, small)
+		if unsafe.Sizeof(*c)%(2<<20) != 0 {
+			t.Errorf("a chunk has %d bytes, not a number of huge pages", unsafe.Sizeof(*c))
+		}
+		at := uintptr(unsafe.Pointer(&c[small]))
+		if at%unsafe.Alignof(*c) != 0 || mapped && at%(2<<20) != 0 {
+			t.Errorf("with %d entries in small pages, the others begin at %#x", small, at)
+		}
+		if first, last := &c[0], &c[chunkSlots-1]; first.LSN() != 0 || last.LSN() != 0 {
+			t.Error("a new chunk is not zero")
+		}
+		c[0].lsn.Store(1)
+		c[chunkSlots-1].lsn.Store(1)
 	}
 }
 
@@ -78,7 +84,7 @@ func TestCommittedStateComesBack(t *testing.T) {
 		},
 	} {
 		e := owned()
-		e.Commit(s)
+		e.Commit(&s)
 		if got, ok := e.Load(); !ok || got != s {
 			t.Errorf("%s: got %+v, want %+v", name, got, s)
 		}
@@ -97,7 +103,7 @@ func TestCommittedStateComesBack(t *testing.T) {
 
 func TestUpdatedAtSaturates(t *testing.T) {
 	e := owned()
-	e.Commit(State{State: record.State{UpdatedAtMS: math.MaxUint64}, LSN: 1, Source: 3})
+	e.Commit(&State{State: record.State{UpdatedAtMS: math.MaxUint64}, LSN: 1, Source: 3})
 	if s, _ := e.Load(); s.UpdatedAtMS != maxUpdatedAt || s.Source != 3 {
 		t.Errorf("%+v", s)
 	}
@@ -108,12 +114,12 @@ func TestLastSeqHoldsWhileClaimed(t *testing.T) {
 	if _, ok := e.LastSeq(); ok {
 		t.Error("a seq before the first")
 	}
-	e.Commit(State{State: record.State{Seq: 41}, LSN: 1})
+	e.Commit(&State{State: record.State{Seq: 41}, LSN: 1})
 	e.Claim(user(1), device(1))
 	if seq, ok := e.LastSeq(); seq != 41 || !ok {
 		t.Errorf("LastSeq %d, %v while claimed", seq, ok)
 	}
-	e.Commit(State{State: record.State{Seq: 42}, LSN: 2})
+	e.Commit(&State{State: record.State{Seq: 42}, LSN: 2})
 	if seq, _ := e.LastSeq(); seq != 42 {
 		t.Errorf("LastSeq %d", seq)
 	}
@@ -123,7 +129,7 @@ func TestVersionChangesWithEveryCommitAndNotWithUnclaim(t *testing.T) {
 	e := owned()
 	for lsn := range uint64(1100) {
 		before := e.head.Load()
-		e.Commit(State{State: record.State{Seq: 7}, LSN: lsn + 1})
+		e.Commit(&State{State: record.State{Seq: 7}, LSN: lsn + 1})
 		if after := e.head.Load(); after == before || after&versionMask == before&versionMask {
 			t.Fatalf("commit %d: head %x is followed by %x", lsn, before, after)
 		}
@@ -141,7 +147,7 @@ func TestVersionChangesWithEveryCommitAndNotWithUnclaim(t *testing.T) {
 // make version come round, with one seq, so that head is the same again (T3).
 func TestPreemptedReaderStartsAgain(t *testing.T) {
 	e := owned()
-	e.Commit(State{State: record.State{Seq: 7}, LSN: 1})
+	e.Commit(&State{State: record.State{Seq: 7}, LSN: 1})
 	g := e.glance()
 	if !g.holds(e) {
 		t.Fatal("nothing happened, but the reader starts again")
@@ -151,7 +157,7 @@ func TestPreemptedReaderStartsAgain(t *testing.T) {
 		if g.holds(e) {
 			t.Fatalf("%d commits and a claim went by unnoticed", lsn)
 		}
-		e.Commit(State{State: record.State{Seq: 7}, LSN: lsn + 2})
+		e.Commit(&State{State: record.State{Seq: 7}, LSN: lsn + 2})
 	}
 	if e.head.Load() != g.head {
 		t.Fatalf("head %x, want %x again", e.head.Load(), g.head)
@@ -164,10 +170,10 @@ func TestPreemptedReaderStartsAgain(t *testing.T) {
 // TestCommitThatKeepsItsLSNIsSeen changes a deadline only, as a restart does.
 func TestCommitThatKeepsItsLSNIsSeen(t *testing.T) {
 	e := owned()
-	e.Commit(State{State: record.State{Seq: 7}, LSN: 5, DeadlineNanos: 1})
+	e.Commit(&State{State: record.State{Seq: 7}, LSN: 5, DeadlineNanos: 1})
 	g := e.glance()
 	e.Claim(user(1), device(1))
-	e.Commit(State{State: record.State{Seq: 7}, LSN: 5, DeadlineNanos: 2})
+	e.Commit(&State{State: record.State{Seq: 7}, LSN: 5, DeadlineNanos: 2})
 	if g.holds(e) {
 		t.Error("the commit went by unnoticed")
 	}
@@ -175,17 +181,17 @@ func TestCommitThatKeepsItsLSNIsSeen(t *testing.T) {
 
 func TestMisuseIsABug(t *testing.T) {
 	free := func() *Entry { e := owned(); e.Unclaim(); return e }
-	old := func() *Entry { e := owned(); e.Commit(State{LSN: 9}); e.acquire(); return e }
+	old := func() *Entry { e := owned(); e.Commit(&State{LSN: 9}); e.acquire(); return e }
 	for name, misuse := range map[string]func(){
-		"commit without a claim":  func() { free().Commit(State{LSN: 1}) },
+		"commit without a claim":  func() { free().Commit(&State{LSN: 1}) },
 		"unclaim without a claim": func() { free().Unclaim() },
-		"commit without an LSN":   func() { owned().Commit(State{}) },
-		"commit of an older LSN":  func() { old().Commit(State{LSN: 8}) },
+		"commit without an LSN":   func() { owned().Commit(&State{}) },
+		"commit of an older LSN":  func() { old().Commit(&State{LSN: 8}) },
 		"commit of a seq too high": func() {
-			owned().Commit(State{State: record.State{Seq: MaxInteger + 1}, LSN: 1})
+			owned().Commit(&State{State: record.State{Seq: MaxInteger + 1}, LSN: 1})
 		},
 		"commit of a TTL too high": func() {
-			owned().Commit(State{State: record.State{TTLMS: MaxInteger + 1}, LSN: 1})
+			owned().Commit(&State{State: record.State{TTLMS: MaxInteger + 1}, LSN: 1})
 		},
 	} {
 		func() {

@@ -42,7 +42,7 @@ func (m *model) command(t *testing.T, tab *Table, op byte, u, d uuid.UUID, lsn u
 	case op < 8: // a heartbeat
 		put(t, tab, u, d, lsn, lsn)
 		m.see(u, d)
-		m.states[key] = stateOf(d, lsn, lsn)
+		m.states[key] = *stateOf(d, lsn, lsn)
 	case op < 9: // first sight without a heartbeat
 		if _, _, err := tab.FindOrInsert(u, d); err != nil {
 			t.Fatal(err)

@@ -94,7 +94,7 @@ func TestOneWinnerOfManyFirstSights(t *testing.T) {
 
 // checkTorn says whether s is a state that some commit of the device stored as a whole.
 func checkTorn(d uuid.UUID, s State) error {
-	if want := stateOf(d, s.Seq, s.LSN); s != want {
+	if want := stateOf(d, s.Seq, s.LSN); s != *want {
 		return fmt.Errorf("torn read of %v: %+v, want %+v", d, s, want)
 	}
 	return nil

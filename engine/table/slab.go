@@ -10,11 +10,10 @@ import (
 const (
 	chunkBits  = 16
 	chunkSlots = 1 << chunkBits // 65,536 entries of 96 bytes: 6 MiB, three huge pages
-	pageBits   = 8
-	pageChunks = 1 << pageBits // 16.8 million slots a page of the directory, 2 KiB
-	maxRun     = 64            // slots handed to a shard at a time, at most
-	maxSlots   = math.MaxUint32
-	// smallSlots is how many entries a table may have before it asks for huge pages: 384 KiB.
+	maxRun     = 64             // slots handed to a shard at a time, at most
+	maxSlots   = math.MaxUint32 // a Ref is a slot number + 1 in 32 bits
+	// smallSlots is how many entries, at the beginning of the first chunk, are in small pages: 384
+	// KiB.
 	smallSlots = 1 << 12
 )
 
@@ -23,18 +22,17 @@ const (
 // inside.
 type chunk [chunkSlots]Entry
 
-// page is a part of the directory of chunks.
-type page [pageChunks]atomic.Pointer[chunk]
+// directory is the chunks, by slot number.
+type directory struct{ chunks []atomic.Pointer[chunk] }
 
-// slab is all entries of a table by slot number. It grows from small: pages of the directory and
-// chunks are made when a slot of them is handed out, the first chunk is resident in small pages as
-// far as it is used, and only beyond smallSlots are there huge pages.
+// slab is all entries of a table by slot number. It grows from small: a chunk is made when a slot
+// of it is handed out, and the first slots are resident in small pages, as far as they are used.
+// Only a table with more has huge ones.
 type slab struct {
-	// pages is the directory. take stores a page, and a chunk in it, under mu before any slot of it
-	// is handed out; entry loads both. The ref it is asked for came through an index word or the
-	// mutex, so that they are there. The array lies in the slab so that a look-up loads two
-	// pointers, no more.
-	pages [1 << (32 - pageBits - chunkBits)]atomic.Pointer[page]
+	// directory is never nil. take stores a chunk in it, or a longer copy, under mu before any slot
+	// of the chunk is handed out; entry loads both. The ref it is asked for came through an index
+	// word or the mutex, so that the chunk is there.
+	directory atomic.Pointer[directory]
 
 	limit uint64 // slots that may be handed out; immutable
 
@@ -45,14 +43,15 @@ type slab struct {
 // newSlab makes a slab that has room for so many slots, rounded up to whole chunks.
 func newSlab(slots uint64) *slab {
 	chunks := (slots + chunkSlots - 1) / chunkSlots
-	return &slab{limit: min(chunks*chunkSlots, maxSlots)} // a Ref is a slot number + 1 in 32 bits
+	s := &slab{limit: min(chunks*chunkSlots, maxSlots)}
+	s.directory.Store(&directory{make([]atomic.Pointer[chunk], 1)})
+	return s
 }
 
 // entry returns the entry of a ref that was handed out.
 func (s *slab) entry(r Ref) *Entry {
 	slot := uint32(r) - 1
-	p := s.pages[slot>>(pageBits+chunkBits)].Load()
-	return &p[slot>>chunkBits%pageChunks].Load()[slot%chunkSlots]
+	return &s.directory.Load().chunks[slot>>chunkBits].Load()[slot%chunkSlots]
 }
 
 // take hands out the next n slots, at most maxRun, and returns the ref of the first. ErrFull: not
@@ -66,39 +65,48 @@ func (s *slab) take(n int) (Ref, error) {
 	}
 	// One chunk or, across a boundary, two.
 	for at := s.slots; at < end; at = (at/chunkSlots + 1) * chunkSlots {
-		if err := s.mapChunkLocked(at); err != nil {
+		if err := s.mapChunkLocked(int(at / chunkSlots)); err != nil {
 			return 0, fmt.Errorf("table: map a chunk of entries: %w", err)
 		}
-	}
-	if s.slots < smallSlots && end >= smallSlots {
-		small := s.pages[0].Load()[0].Load()
-		small.useHugePages()
-		small.collapse()
 	}
 	first := Ref(s.slots + 1)
 	s.slots = end
 	return first, nil
 }
 
-// mapChunkLocked makes the chunk that a slot lies in, if it is not there.
-func (s *slab) mapChunkLocked(slot uint64) error {
-	at := &s.pages[slot>>(pageBits+chunkBits)]
-	if at.Load() == nil {
-		at.Store(new(page))
+// mapChunkLocked makes the i-th chunk, if it is not there.
+func (s *slab) mapChunkLocked(i int) error {
+	d := s.directory.Load()
+	if i >= len(d.chunks) {
+		d = d.doubled(i)
+		s.directory.Store(d)
 	}
-	c := &at.Load()[slot>>chunkBits%pageChunks]
-	if c.Load() != nil {
+	if d.chunks[i].Load() != nil {
 		return nil
 	}
-	fresh, err := newChunk()
+	fresh, err := newChunk(smallOf(i))
 	if err != nil {
 		return err
 	}
-	if slot >= chunkSlots {
-		fresh.useHugePages()
-	}
-	c.Store(fresh)
+	d.chunks[i].Store(fresh)
 	return nil
+}
+
+// smallOf is how many entries of the i-th chunk are in small pages.
+func smallOf(i int) int {
+	if i == 0 {
+		return smallSlots
+	}
+	return 0
+}
+
+// doubled returns a copy of at least twice the length, which holds the i-th chunk.
+func (d *directory) doubled(i int) *directory {
+	longer := &directory{make([]atomic.Pointer[chunk], max(2*len(d.chunks), i+1))}
+	for i := range d.chunks {
+		longer.chunks[i].Store(d.chunks[i].Load())
+	}
+	return longer
 }
 
 // handedOut returns the number of slots and of mapped chunks.
@@ -111,15 +119,10 @@ func (s *slab) handedOut() (slots, chunks int) {
 func (s *slab) close() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for i := range s.pages {
-		p := s.pages[i].Swap(nil)
-		if p == nil {
-			continue
-		}
-		for j := range p {
-			if c := p[j].Swap(nil); c != nil {
-				freeChunk(c)
-			}
+	d := s.directory.Load()
+	for i := range d.chunks {
+		if c := d.chunks[i].Swap(nil); c != nil {
+			freeChunk(c, smallOf(i))
 		}
 	}
 }

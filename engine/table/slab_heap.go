@@ -7,10 +7,6 @@ package table
 
 const mapped = false // chunks are outside the Go heap and aligned
 
-func newChunk() (*chunk, error) { return new(chunk), nil }
+func newChunk(int) (*chunk, error) { return new(chunk), nil }
 
-func (c *chunk) useHugePages() {}
-
-func (c *chunk) collapse() {}
-
-func freeChunk(*chunk) {}
+func freeChunk(*chunk, int) {}

@@ -8,45 +8,45 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Chunks are anonymous mappings that ask for huge pages once the table is not small: a lookup in a
-// large table misses the TLB less often, and the collector neither scans nor counts them.
+// Chunks are anonymous mappings that ask for huge pages: a look-up in a large table misses the TLB
+// less often, and the collector neither scans nor counts them.
 const (
 	mapped        = true // chunks are outside the Go heap and aligned
 	chunkBytes    = int(unsafe.Sizeof(chunk{}))
 	hugePageBytes = 2 << 20
 )
 
-// newChunk maps zeroed memory, aligned to huge pages: it maps one page too many and gives back what
-// sticks out. Nothing of it is resident before it is used, and then in small pages.
-func newChunk() (*chunk, error) {
-	const size = chunkBytes + hugePageBytes
+// newChunk maps zeroed memory whose first entries, so many, are in small pages and the others in
+// huge ones, which begin with them: it maps one huge page too many and gives back what sticks out.
+// Nothing of it is resident before it is used.
+func newChunk(small int) (*chunk, error) {
 	const access, kind = unix.PROT_READ | unix.PROT_WRITE, unix.MAP_ANON | unix.MAP_PRIVATE
-	p, err := unix.MmapPtr(-1, 0, nil, uintptr(size), access, kind)
+	size, smallBytes := mappedBytes(small), small*entryBytes
+	p, err := unix.MmapPtr(-1, 0, nil, uintptr(size+hugePageBytes), access, kind)
 	if err != nil {
 		return nil, err
 	}
-	before := int(-uintptr(p) & (hugePageBytes - 1))
+	before := int(-(uintptr(p) + uintptr(smallBytes)) & (hugePageBytes - 1))
 	c := unsafe.Add(p, before)
 	unmap(p, before)
-	unmap(unsafe.Add(c, chunkBytes), hugePageBytes-before)
-	fresh := (*chunk)(c)
-	fresh.advise(unix.MADV_NOHUGEPAGE, chunkBytes)
-	return fresh, nil
+	unmap(unsafe.Add(c, size), hugePageBytes-before)
+	// Refused where the kernel was built without huge pages. The memory is as good, only slower.
+	memory := unsafe.Slice((*byte)(c), size)
+	_ = unix.Madvise(memory[smallBytes:], unix.MADV_HUGEPAGE)
+	if small > 0 {
+		_ = unix.Madvise(memory[:smallBytes], unix.MADV_NOHUGEPAGE)
+	}
+	return (*chunk)(c), nil
 }
 
-// useHugePages asks for huge pages.
-func (c *chunk) useHugePages() { c.advise(unix.MADV_HUGEPAGE, chunkBytes) }
-
-// collapse makes a huge page of the small ones at the beginning, which are in use.
-func (c *chunk) collapse() { c.advise(unix.MADV_COLLAPSE, hugePageBytes) }
-
-// advise is refused where the kernel was built without huge pages, or is older than the advice. The
-// memory is as good, only slower.
-func (c *chunk) advise(advice, bytes int) {
-	_ = unix.Madvise(unsafe.Slice((*byte)(unsafe.Pointer(c)), bytes), advice)
+// mappedBytes is the size of a chunk's mapping: the entries behind those in small pages end with a
+// whole huge page, as they begin with one.
+func mappedBytes(small int) int {
+	smallBytes := small * entryBytes
+	return smallBytes + (chunkBytes-smallBytes+hugePageBytes-1)&^(hugePageBytes-1)
 }
 
-func freeChunk(c *chunk) { unmap(unsafe.Pointer(c), chunkBytes) }
+func freeChunk(c *chunk, small int) { unmap(unsafe.Pointer(c), mappedBytes(small)) }
 
 // unmap gives back memory of ours. It fails only for a range that is not page-aligned, and when the
 // kernel has no room for one more mapping: then the address space is lost, not the memory.

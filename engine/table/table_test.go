@@ -53,9 +53,9 @@ func eachHash(t *testing.T, o Options, test func(t *testing.T, tab *Table)) {
 
 // stateOf returns the state that tests give a device: every word follows from device and LSN, so
 // that a torn read shows.
-func stateOf(device uuid.UUID, seq, lsn uint64) State {
+func stateOf(device uuid.UUID, seq, lsn uint64) *State {
 	n := uint64(device[15])
-	return State{
+	return &State{
 		State: record.State{
 			Seq: seq, SentAtMS: lsn*256 + n, HeartbeatAtMS: lsn*512 + n, UpdatedAtMS: lsn*1024 + n,
 			TTLMS: lsn*2048 + n, Online: lsn%2 == 0, Expired: lsn%3 == 0,
