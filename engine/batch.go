@@ -30,8 +30,8 @@ type Batch interface {
 	// refused, too, so that their sender can repeat them in the same order: nothing more need be
 	// added.
 	Full() (index int, full bool)
-	// Settle waits until the outcomes may be told (I2). After an error none may be: some heartbeats
-	// are in the log, perhaps, and the log has failed.
+	// Settle waits until the outcomes may be reported (I2). After an error none may be: some
+	// heartbeats are in the log, perhaps, and the log has failed.
 	Settle() error
 	// Counts returns how many heartbeats had each outcome. Valid after Settle.
 	Counts() Counts

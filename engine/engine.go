@@ -234,7 +234,7 @@ func (e *Engine) OpenStreams() int { return e.streams.Open() }
 // Streams is how many streams follow the user now.
 func (e *Engine) Streams(user uuid.UUID) int { return e.streams.Streams(user) }
 
-// Records returns the user's devices in the order of first sight, once all of it may be told (I2).
+// Records returns the user's devices in the order of first sight, once all of it may be shown (I2).
 func (e *Engine) Records(user uuid.UUID) ([]Record, error) {
 	var records []Record
 	newest := uint64(0)

@@ -10,11 +10,11 @@ import (
 	"rollcall/engine/broadcast"
 )
 
-// Events takes what an engine has to tell: every change of a device, in LSN order, once it is as
+// Events takes the events of an engine: every change of a device, in LSN order, once it is as
 // durable as the log promises. A sink may take the events of several engines, each under the source
 // that its Options name. Nothing in it may block.
 type Events interface {
-	// Publish tells of one change. The record is valid until Publish returns. The log's commit loop
+	// Publish takes one change. The record is valid until Publish returns. The log's commit loop
 	// calls it.
 	Publish(source broadcast.Source, user uuid.UUID, lsn uint64, record []byte)
 	// Flush ends a batch: every change with an LSN at or below through has been published, and the
@@ -24,8 +24,8 @@ type Events interface {
 	// Lose says that changes of the source were not published: the table has them. Start calls it
 	// before the first Flush, since what recovery has read was not published here.
 	Lose(source broadcast.Source)
-	// Tick tells the time, in nanoseconds of Options.Clock, four times a second. A goroutine of the
-	// engine calls it: a sink of several engines gets it from each.
+	// Tick passes the time on, in nanoseconds of Options.Clock, four times a second. A goroutine of
+	// the engine calls it: a sink of several engines gets it from each.
 	Tick(nowNanos int64)
 }
 

@@ -59,7 +59,7 @@ type submission struct {
 }
 
 // submit does all of a heartbeat but the look-up before it, whose result it is given, and the wait
-// after it: an outcome other than Unavailable may be told when the LSN is durable.
+// after it: an outcome other than Unavailable may be reported when the LSN is durable.
 func (a *acceptor) submit(
 	hb *Heartbeat, ref table.Ref, entry *table.Entry, received Instant,
 ) (Result, uint64) {
@@ -89,7 +89,7 @@ func (a *acceptor) submit(
 	}
 }
 
-// looksStale tells a stale heartbeat by one atomic load, before anything is reserved.
+// looksStale recognizes a stale heartbeat by one atomic load, before anything is reserved.
 func (a *acceptor) looksStale(hb *Heartbeat, entry *table.Entry) bool {
 	if entry == nil || a.policy != Strict {
 		return false
@@ -99,7 +99,7 @@ func (a *acceptor) looksStale(hb *Heartbeat, entry *table.Entry) bool {
 }
 
 // stale answers with the last accepted seq, and sets the LSN that must be durable before that is
-// told (I2). False: the slot is another device's by now.
+// reported (I2). False: the slot is another device's by now.
 func (s *submission) stale() (Result, bool) {
 	user, device, held, ok := s.entry.Read()
 	if !ok || user != s.hb.User || device != s.hb.Device {

@@ -43,7 +43,7 @@ func (c *counters) stripe(hb *Heartbeat) *stripe {
 // loops returns the counters of the engine's own loops, stripe 0.
 func (c *counters) loops() *stripe { return &c.stripes[0] }
 
-// count counts heartbeats whose outcome may be told.
+// count counts heartbeats whose outcome may be reported.
 func (t *stripe) count(o Outcome, n uint64) {
 	if o == Accepted {
 		t.accepted.Add(n)

@@ -33,7 +33,7 @@ type Outcome uint8
 const (
 	// Accepted: applied, and as durable as the log's sync mode promises.
 	Accepted Outcome = iota
-	// Stale: seq is not above the last accepted one, which Result.LastSeq tells.
+	// Stale: seq is not above the last accepted one, which Result.LastSeq is.
 	Stale
 	// Unavailable: refused and not applied, or applied to a log that failed before it was durable.
 	// Result.Err says why.

@@ -48,7 +48,7 @@ func mappedBytes(small int) int {
 
 func freeChunk(c *chunk, small int) { unmap(unsafe.Pointer(c), mappedBytes(small)) }
 
-// unmap gives back memory of ours. It fails only for a range that is not page-aligned, and when the
+// unmap gives back mapped memory. It fails only for a range that is not page-aligned, and when the
 // kernel has no room for one more mapping: then the address space is lost, not the memory.
 func unmap(p unsafe.Pointer, n int) {
 	if n == 0 {
