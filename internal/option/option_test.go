@@ -1,6 +1,7 @@
 package option_test
 
 import (
+	"errors"
 	"math"
 	"testing"
 	"time"
@@ -28,9 +29,11 @@ func TestProblemsAreReportedAtOnce(t *testing.T) {
 	p.When(true, "Sync is %q", "sometimes")
 	p.When(false, "never said")
 	p.Add(nil)
+	p.Add(errors.New("part: option Size is missing"))
 	want := "server: option ReadTimeout is -1s: it cannot be negative\n" +
 		"server: option RatePerIP is NaN: it cannot be negative\n" +
-		"server: option Sync is \"sometimes\""
+		"server: option Sync is \"sometimes\"\n" +
+		"part: option Size is missing"
 	if got := p.Err().Error(); got != want {
 		t.Errorf("got %q, want %q", got, want)
 	}
