@@ -29,7 +29,7 @@ test: ## run every test of every module; those of test/ and deploy/check read fi
 
 race: ## run the tests under the race detector; the slabs lie on the Go heap then, where it can see them
 	$(GO) test -race -short ./...
-	$(GO) test -C test -race -short -count=1 -run '^TestHistoriesUnderChurn$$'
+	ROLLCALL_RACE=1 $(GO) test -C test -count=1 -run '^TestHistoriesUnderChurn$$'
 
 lint: ## gofmt, vet on every system that the binary is for, staticcheck, and the rules of internal/lint
 	@unformatted=$$(gofmt -l $$(git ls-files '*.go')); test -z "$$unformatted" || { echo "gofmt: $$unformatted"; exit 1; }

@@ -68,8 +68,8 @@ const (
 // TestHistoriesUnderChurn: while devices beat, expire and come back, and streams open and close at
 // random, each stream is told a snapshot and then exactly what follows, in one order for all. One
 // that is owed more than its backlog holds may skip, but never goes back and ends at the truth.
-// When all have gone, the server holds no stream and no descriptor more. Under the race detector
-// the server is built with it too.
+// When all have gone, the server holds no stream and no descriptor more. With
+// ROLLCALL_RACE=1 the server runs under the race detector.
 func TestHistoriesUnderChurn(t *testing.T) {
 	seed := testseed.Of(t)
 	c := &churn{t: t, quiet: make(chan struct{})}

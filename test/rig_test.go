@@ -46,6 +46,9 @@ const (
 // secretsEnv gives the server both secrets of the tests.
 var secretsEnv = []string{ingestTokenEnv + "=" + ingestToken, signingKeyEnv + "=" + signingKey}
 
+// underRace says that the server is built with the race detector.
+var underRace = os.Getenv("ROLLCALL_RACE") != ""
+
 var binary string
 
 func TestMain(m *testing.M) {
@@ -56,7 +59,7 @@ func TestMain(m *testing.M) {
 		}
 		defer os.RemoveAll(dir)
 		binary = filepath.Join(dir, "rollcall")
-		build := exec.Command("go", append(append([]string{"build"}, raceFlag...), "-o", binary, "./cmd/rollcall")...)
+		build := exec.Command("go", "build", "-race="+strconv.FormatBool(underRace), "-o", binary, "./cmd/rollcall")
 		build.Dir = ".."
 		if out, err := build.CombinedOutput(); err != nil {
 			fmt.Fprintf(os.Stderr, "go build: %v\n%s", err, out)
