@@ -141,7 +141,10 @@ func (v *viewFS) Rename(string, string) error { return errReadOnly }
 func (v *viewFS) MkdirAll(string, os.FileMode) error { return errReadOnly }
 
 // GetDiskUsage implements vfs.FS.
-func (v *viewFS) GetDiskUsage(path string) (vfs.DiskUsage, error) { return v.base.GetDiskUsage(path) }
+func (v *viewFS) GetDiskUsage(path string) (vfs.DiskUsage,
+	error) {
+	return v.base.GetDiskUsage(path)
+}
 
 // PathBase implements vfs.FS.
 func (v *viewFS) PathBase(path string) string { return v.base.PathBase(path) }

@@ -88,8 +88,8 @@ type Feed struct {
 	o Options
 
 	next atomic.Uint64 // LSN that Read delivers next; 0: the oldest there is. Single writer: Read
-	// given is the LSN of the last record that the consumer was called with. Stored before the call,
-	// since the consumer may be done before the call returns. Single writer: Read
+	// given is the LSN of the last record that the consumer was called with. Stored before the
+	// call, since the consumer may be done before the call returns. Single writer: Read
 	given atomic.Uint64
 	done  atomic.Uint64 // highest LSN given to Done; the consumer's side of the cursor. Only grows
 	// saved is the durable cursor. Single writer: Read and Close. Only grows (F3).

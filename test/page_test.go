@@ -46,8 +46,8 @@ func statusOf(device any) string {
 		.map(r => r.querySelector(".status").textContent + " " + r.querySelector(".number").textContent).join()`, device)
 }
 
-// TestBrowserPage: what an operator sees. A device goes online, sends heartbeats and expires; the plots
-// move; the server goes and comes back.
+// TestBrowserPage: what an operator sees. A device goes online, sends heartbeats and expires; the
+// plots move; the server goes and comes back.
 func TestBrowserPage(t *testing.T) {
 	r := startServer(t)
 	b := startBrowser(t)

@@ -223,8 +223,8 @@ func (e *Entry) clear() {
 	e.release(0)
 }
 
-// own gives the entry, which must be free of state and claimed, to a device, or with zero ids to
-// nobody, and gives the claim back. Shard's mu held. Owner only.
+// own gives the entry, which must be free of state and claimed, to a device, or frees it with zero
+// ids, and gives the claim back. Shard's mu held. Owner only.
 func (e *Entry) own(user, device words) {
 	e.user[0].Store(user.low)
 	e.user[1].Store(user.high)

@@ -40,7 +40,7 @@ func TestInvariants(t *testing.T) {
 		for _, m := range definition.FindAllStringSubmatch(text, -1) {
 			dir, letter := path.Dir(file), m[1][:1]
 			if other, taken := owner[letter]; taken && other != dir {
-				t.Logf("%s: %s: the letter belongs to %s: take one that no package has", file, m[1], other)
+				t.Errorf("%s: %s: the letter belongs to %s: take one that no package has", file, m[1], other)
 			}
 			owner[letter], invariants[m[1]] = dir, file
 		}
@@ -49,7 +49,7 @@ func TestInvariants(t *testing.T) {
 	for _, id := range slices.Sorted(maps.Keys(invariants)) {
 		if !cited[id] {
 			uncited++
-			t.Logf("%s of %s is cited by no test: name it in the comment of the test that checks it, "+
+			t.Errorf("%s of %s is cited by no test: name it in the comment of the test that checks it, "+
 				"or write that test", id, invariants[id])
 		}
 	}

@@ -30,7 +30,7 @@ func TestColumns(t *testing.T) {
 			long = longMarkdown(string(read(t, file)))
 		}
 		if len(long) > 0 {
-			t.Logf("%s: lines %v pass column %d: wrap them", file, long, columns)
+			t.Errorf("%s: lines %v pass column %d: wrap them", file, long, columns)
 		}
 	}
 }

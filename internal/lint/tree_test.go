@@ -85,6 +85,9 @@ var marks = []struct {
 		"a merge left a conflict: keep what is right and delete the marker"},
 	{regexp.MustCompile(`\.(go|md|ts|yaml|sh)$`), regexp.MustCompile(`(?m).*\b(TO` + `DO|FIX` + `ME|XX` + `X)\b.*`),
 		"it is left for later: do it, or say in the text what holds today"},
+	{regexp.MustCompile(`\.(go|md|ya?ml|ts|js|html)$`),
+		regexp.MustCompile(`(?m).*\b(?i:no` + `body|who` + `ever|some` + `body|any` + `body|every` + `body|is ` + `told of)\b.*`),
+		"the thing has a name: say what acts, and what it acts on"},
 	{regexp.MustCompile(``), regexp.MustCompile(`(?m)^.*(^|[\s"'=(])/(work|farm|root)/[a-z.].*`),
 		"a path of one machine: name it relative to the repository"},
 }

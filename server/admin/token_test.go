@@ -70,7 +70,8 @@ func TestDebugToken(t *testing.T) {
 	if err != nil || int64(until) != testNow.Add(pageTokenTTL).UnixMilli() {
 		t.Errorf("token until %v, %v", until, err)
 	}
-	_, err = keys.Verify([]byte(got.Token), wire.ScopeRead, testUser, testNow.Add(pageTokenTTL+time.Second))
+	_, err = keys.Verify([]byte(got.Token), wire.ScopeRead, testUser,
+		testNow.Add(pageTokenTTL+time.Second))
 	if err != token.ErrExpired {
 		t.Errorf("the token does not end: %v", err)
 	}

@@ -8,8 +8,8 @@ import (
 // columns is where a line of prose ends at the latest.
 const columns = 100
 
-// fold wraps the paragraphs and the list items of a page. Tables, headings, pictures and fences stay
-// as they are.
+// fold wraps the paragraphs and the list items of a page. Tables, headings, pictures and fences
+// stay as they are.
 func fold(page string) string {
 	var out, paragraph []string
 	flush := func() {
