@@ -141,8 +141,7 @@ func (v *viewFS) Rename(string, string) error { return errReadOnly }
 func (v *viewFS) MkdirAll(string, os.FileMode) error { return errReadOnly }
 
 // GetDiskUsage implements vfs.FS.
-func (v *viewFS) GetDiskUsage(path string) (vfs.DiskUsage,
-	error) {
+func (v *viewFS) GetDiskUsage(path string) (vfs.DiskUsage, error) {
 	return v.base.GetDiskUsage(path)
 }
 
