@@ -19,7 +19,7 @@ import (
 // microseconds.
 const DefaultIdleAfter = 250 * time.Millisecond
 
-// Config is what Conns needs. Every field is required but the last two limits.
+// Config is what Conns needs. Every field but MaxPerIP is required.
 type Config struct {
 	// WriteTimeout bounds a write that fasthttp sets no deadline for.
 	WriteTimeout time.Duration

@@ -120,9 +120,7 @@ async function connect({ user, base, token, signal }) {
   }).catch((error) => {
     throw signal.aborted
       ? error
-      : new Error(
-          `${url.origin} cannot be reached, or its --cors-origin leaves ${location.origin} out`,
-        );
+      : new Error(`${url.origin} cannot be reached, or does not allow ${location.origin}`);
   });
   if (!answer.ok) await refuse(answer);
   if (!answer.headers.get("Content-Type")?.startsWith("text/event-stream"))
