@@ -131,9 +131,31 @@ func (c loadRunCmd) options() (o loadgen.Options, err error) {
 		return o, fmt.Errorf("no ingest token: set %s or --ingest-token-file to one "+
 			"that the server has", ingestTokenEnv)
 	}
-	o = loadgen.Options{
+	o = c.settings(ingest[0])
+	if len(signing) > 0 {
+		o.StreamToken = func(user string, valid time.Duration) (string, error) {
+			id, err := uuid.Parse(user)
+			if err != nil {
+				return "", err
+			}
+			return streamToken(signing[0], id, uuid.New(), valid)
+		}
+	} else if !c.NoOracle && !c.NoVerify {
+		return o, fmt.Errorf("no signing key: set %s or --signing-key-file to the server's, "+
+			"for streams and for the final comparison of snapshots; or give --no-verify",
+			signingKeyEnv)
+	}
+	if c.RestartCommand != "" {
+		o.Restart = func() error { return shell(c.RestartCommand) }
+	}
+	return o, nil
+}
+
+// settings is the options that flags set.
+func (c loadRunCmd) settings(ingestToken string) loadgen.Options {
+	return loadgen.Options{
 		Target:      c.Target,
-		IngestToken: ingest[0],
+		IngestToken: ingestToken,
 		Scenario:    c.Scenario,
 		Closed:      c.Closed,
 		RampTo:      c.RampTo,
@@ -172,23 +194,6 @@ func (c loadRunCmd) options() (o loadgen.Options, err error) {
 		NoVerify:     c.NoVerify,
 		NoOracle:     c.NoOracle,
 	}
-	if len(signing) > 0 {
-		o.StreamToken = func(user string, valid time.Duration) (string, error) {
-			id, err := uuid.Parse(user)
-			if err != nil {
-				return "", err
-			}
-			return streamToken(signing[0], id, uuid.New(), valid)
-		}
-	} else if !c.NoOracle && !c.NoVerify {
-		return o, fmt.Errorf("no signing key: set %s or --signing-key-file to the server's, "+
-			"for streams and for the final comparison of snapshots; or give --no-verify",
-			signingKeyEnv)
-	}
-	if c.RestartCommand != "" {
-		o.Restart = func() error { return shell(c.RestartCommand) }
-	}
-	return o, nil
 }
 
 // shell runs a command. Its output is part of the error when it fails. The command may leave the
