@@ -334,16 +334,16 @@ func (c *crasher) checkAgain(d *disk, cl clone, failed func(string, ...any)) {
 }
 
 // records is every device by its id, which must be there once.
-func (c *crasher) records(d *disk) map[uuid.UUID]Record {
+func (c *crasher) records(d *disk) map[uuid.UUID]Device {
 	c.t.Helper()
-	found := make(map[uuid.UUID]Record)
+	found := make(map[uuid.UUID]Device)
 	var users []uuid.UUID
 	for _, device := range c.devices {
 		if slices.Contains(users, device.user) {
 			continue
 		}
 		users = append(users, device.user)
-		records, err := d.Records(device.user)
+		records, err := d.Devices(device.user)
 		if err != nil {
 			c.t.Fatal(err)
 		}
@@ -358,7 +358,7 @@ func (c *crasher) records(d *disk) map[uuid.UUID]Record {
 }
 
 // differs says in what a record is not the heartbeat of its seq; an expiry of it is.
-func differs(hb *Heartbeat, r Record) string {
+func differs(hb *Heartbeat, r Device) string {
 	switch expired := hb.Status == Online && r.Status == Offline; {
 	case string(hb.Source) != r.Source || hb.TTLMS != r.TTLMS:
 		return fmt.Sprintf("source %q, ttl %d", r.Source, r.TTLMS)

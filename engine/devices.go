@@ -80,12 +80,12 @@ func (d *devices) read(entry *table.Entry) (
 }
 
 // record returns a device as it is shown; false: it is gone.
-func (d *devices) record(entry *table.Entry) (Record, bool) {
+func (d *devices) record(entry *table.Entry) (Device, bool) {
 	user, device, s, source, ok := d.read(entry)
 	if !ok {
-		return Record{}, false
+		return Device{}, false
 	}
-	r := Record{
+	r := Device{
 		Event:         event(user, device, &s.State, source),
 		HeartbeatAtMS: s.HeartbeatAtMS, UpdatedAtMS: s.UpdatedAtMS, LSN: s.LSN,
 	}
@@ -95,9 +95,9 @@ func (d *devices) record(entry *table.Entry) (Record, bool) {
 	return r, true
 }
 
-// eachRecord calls fn for each device of the user, in the order of first sight, until it returns
+// eachDevice calls fn for each device of the user, in the order of first sight, until it returns
 // false. fn must not use the table.
-func (d *devices) eachRecord(user uuid.UUID, fn func(Record) bool) {
+func (d *devices) eachDevice(user uuid.UUID, fn func(Device) bool) {
 	d.table.Devices(user, func(_ table.Ref, entry *table.Entry) bool {
 		r, ok := d.record(entry)
 		return !ok || fn(r)

@@ -234,11 +234,11 @@ func (e *Engine) OpenStreams() int { return e.streams.Open() }
 // Streams is how many streams follow the user now.
 func (e *Engine) Streams(user uuid.UUID) int { return e.streams.Streams(user) }
 
-// Records returns the user's devices in the order of first sight, once all of it may be shown (I2).
-func (e *Engine) Records(user uuid.UUID) ([]Record, error) {
-	var records []Record
+// Devices returns the user's devices in the order of first sight, once all of it may be shown (I2).
+func (e *Engine) Devices(user uuid.UUID) ([]Device, error) {
+	var records []Device
 	newest := uint64(0)
-	e.eachRecord(user, func(r Record) bool {
+	e.eachDevice(user, func(r Device) bool {
 		records = append(records, r)
 		newest = max(newest, r.LSN)
 		return true

@@ -95,13 +95,13 @@ func (f *faultRun) script(t *testing.T) {
 			f.acked = append(f.acked, 0)
 		}
 	}
-	patience := time.Millisecond // a log that has failed gives nothing back
+	maxWait := time.Millisecond // a log that has failed gives nothing back
 	if f.faults.Err == nil {
-		patience = time.Minute // a busy machine may take its time
+		maxWait = time.Minute // a busy machine may take its time
 	}
 	for range 2 {
 		fs := f.faults.Wrap(f.fs)
-		d, err := tryDisk(t, fs, wal.Options{}, Options{ForgetAfter: time.Hour, MaxWait: patience},
+		d, err := tryDisk(t, fs, wal.Options{}, Options{ForgetAfter: time.Hour, MaxWait: maxWait},
 			&f.now)
 		if err != nil {
 			f.failedAt = err.Error()
@@ -210,7 +210,7 @@ func (f *faultRun) check(t *testing.T) {
 		t.Fatalf("%s: recovery: %v", f.faults.Hit(), err)
 	}
 	defer d.shut()
-	records, err := d.Records(f.devices[0].User)
+	records, err := d.Devices(f.devices[0].User)
 	if err != nil {
 		t.Fatal(err)
 	}

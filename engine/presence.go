@@ -60,8 +60,8 @@ type Result struct {
 	LogFull bool
 }
 
-// Record is a device as /debug/presence shows it.
-type Record struct {
+// Device is a device as /debug/presence shows it.
+type Device struct {
 	wire.Event
 	HeartbeatAtMS uint64 // sent_at_ms of the last online heartbeat
 	OfflineAtMS   uint64 // 0 while online

@@ -45,7 +45,7 @@ func (r *Recovered) Devices() (all, online int) {
 func (r *Recovered) Stored() int { return int(r.recovery.progress.stored.Load()) }
 
 // Range calls fn for each device until it returns false.
-func (r *Recovered) Range(fn func(Record) bool) {
+func (r *Recovered) Range(fn func(Device) bool) {
 	r.table.Range(func(_ table.Ref, entry *table.Entry) bool {
 		rec, ok := r.record(entry)
 		return !ok || fn(rec)
@@ -53,7 +53,7 @@ func (r *Recovered) Range(fn func(Record) bool) {
 }
 
 // User calls fn for each device of one user until it returns false.
-func (r *Recovered) User(user uuid.UUID, fn func(Record) bool) { r.eachRecord(user, fn) }
+func (r *Recovered) User(user uuid.UUID, fn func(Device) bool) { r.eachDevice(user, fn) }
 
 // Close gives the memory back.
 func (r *Recovered) Close() { r.table.Close() }

@@ -163,7 +163,7 @@ func TestRecoverForInspection(t *testing.T) {
 			d.checkpoint(t)
 		}
 	}
-	want, err := d.Records(user)
+	want, err := d.Devices(user)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -188,13 +188,13 @@ func TestRecoverForInspection(t *testing.T) {
 		t.Errorf("%d devices, %d online, %d in the checkpoint", all, online, r.Stored())
 	}
 	n := 0
-	r.Range(func(Record) bool { n++; return n < 4 })
+	r.Range(func(Device) bool { n++; return n < 4 })
 	if n != 4 {
 		t.Errorf("Range went on to %d", n)
 	}
-	var got []Record
-	r.User(user, func(rec Record) bool { got = append(got, rec); return true })
-	byLSN := func(a, b Record) int { return int(a.LSN) - int(b.LSN) }
+	var got []Device
+	r.User(user, func(rec Device) bool { got = append(got, rec); return true })
+	byLSN := func(a, b Device) int { return int(a.LSN) - int(b.LSN) }
 	slices.SortFunc(got, byLSN)
 	slices.SortFunc(want, byLSN)
 	if !slices.Equal(got, want) {

@@ -235,9 +235,9 @@ func (r *rig) advance(d time.Duration) {
 }
 
 // status returns the device's status, its seq and whether it is known.
-func (r *rig) device(user, device uuid.UUID) (Record, bool) {
+func (r *rig) device(user, device uuid.UUID) (Device, bool) {
 	r.t.Helper()
-	records, err := r.Records(user)
+	records, err := r.Devices(user)
 	if err != nil {
 		r.t.Fatal(err)
 	}
@@ -246,10 +246,10 @@ func (r *rig) device(user, device uuid.UUID) (Record, bool) {
 			return rec, true
 		}
 	}
-	return Record{}, false
+	return Device{}, false
 }
 
-func (r *rig) wantStatus(hb *Heartbeat, want Status) Record {
+func (r *rig) wantStatus(hb *Heartbeat, want Status) Device {
 	r.t.Helper()
 	rec, ok := r.device(hb.User, hb.Device)
 	if !ok || rec.Status != want {

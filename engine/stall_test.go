@@ -72,7 +72,7 @@ func TestSlowDisk(t *testing.T) {
 	for _, hb := range beats {
 		hb.Seq = 2
 		for res := d.Heartbeat(hb); res.Outcome != Accepted; res = d.Heartbeat(hb) {
-			if !errors.Is(res.Err, wal.ErrFull) { // patience is short, and the machine may be busy
+			if !errors.Is(res.Err, wal.ErrFull) { // the wait is short, and the machine may be busy
 				t.Fatalf("the disk goes on, but: %+v", res)
 			}
 		}

@@ -68,7 +68,7 @@ func TestBatchIsTheSingleRouteLineByLine(t *testing.T) {
 	r := start(t, nil)
 	for _, array := range []bool{false, true} {
 		var cases []testwire.Case
-		for _, c := range testwire.Cases() {
+		for _, c := range testwire.Cases {
 			if frames(c.Body, array) {
 				cases = append(cases, c)
 			}

@@ -43,7 +43,7 @@ func TestHeartbeatAccepted(t *testing.T) {
 // (S2).
 func TestHeartbeatFields(t *testing.T) {
 	r := start(t, nil)
-	for _, test := range testwire.Cases() {
+	for _, test := range testwire.Cases {
 		t.Run(test.Name, func(t *testing.T) {
 			got := r.send(t, heartbeatText(test.Body))
 			_, applied := r.presence.last()

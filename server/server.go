@@ -38,8 +38,8 @@ type Presence interface {
 	// Subscribe starts a stream. On an error, those of package broadcast among them, the caller
 	// still owns the connection.
 	Subscribe(s broadcast.Subscription) error
-	// Records returns what is known of a user's devices.
-	Records(user uuid.UUID) ([]engine.Record, error)
+	// Devices returns what is known of a user's devices.
+	Devices(user uuid.UUID) ([]engine.Device, error)
 	// Streams is how many streams follow a user now.
 	Streams(user uuid.UUID) int
 	// Ready returns nil, or why the engine does not serve.

@@ -46,7 +46,7 @@ type fakePresence struct {
 	stale     bool
 	settle    error
 	ready     error
-	records   []engine.Record
+	records   []engine.Device
 	streams   int
 
 	mu         sync.Mutex
@@ -148,7 +148,7 @@ func (f *fakePresence) Subscribe(s broadcast.Subscription) error {
 	return nil
 }
 
-func (f *fakePresence) Records(uuid.UUID) ([]engine.Record, error) { return f.records, f.ready }
+func (f *fakePresence) Devices(uuid.UUID) ([]engine.Device, error) { return f.records, f.ready }
 func (f *fakePresence) Streams(uuid.UUID) int                      { return f.streams }
 func (f *fakePresence) Ready() error                               { return f.ready }
 

@@ -218,7 +218,7 @@ func FuzzID(f *testing.F) {
 // by a decoder that has learned a shape, too.
 func TestContract(t *testing.T) {
 	var learned Decoder
-	for _, test := range testwire.Cases() {
+	for _, test := range testwire.Cases {
 		for name, d := range map[string]*Decoder{"fresh": {}, "learned": &learned} {
 			var hb Heartbeat
 			problem := d.Decode([]byte(test.Body), &hb)

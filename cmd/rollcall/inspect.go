@@ -193,7 +193,7 @@ func printLog(out printer, s wal.Survey) {
 
 func (f findings) printDevices(out printer, c inspectCmd) {
 	left := c.Devices
-	one := func(r engine.Record) bool {
+	one := func(r engine.Device) bool {
 		if left == 0 {
 			return false
 		}
@@ -208,7 +208,7 @@ func (f findings) printDevices(out printer, c inspectCmd) {
 	f.devices.Range(one)
 }
 
-func lineOf(r engine.Record) deviceLine {
+func lineOf(r engine.Device) deviceLine {
 	status := "offline"
 	if r.Status == engine.Online {
 		status = "online"

@@ -15,7 +15,7 @@
 //	                       └─► users: index of user, under the mutex         │
 //	                              [ tag|ref of the device seen last ... ]──┐ │
 //	                                                                       ▼ ▼
-//	slab: chunks of 65,536 entries, outside the Go heap     [ entry ][ entry ][ entry ] ...
+//	slab: extents of 65,536 entries, outside the Go heap     [ entry ][ entry ][ entry ] ...
 //	                                                            └─next─►┘ ring of a user's devices
 //
 //	entry, 96 bytes: user 16 | device 16 | head 8 | lsn 8 | deadline 8 | ttl, flags 8 |
@@ -90,7 +90,7 @@
 //
 //   - First sight now and then rebuilds a shard's index: at ten million devices 8,192 words, in 100
 //     to 200 us, under the mutex of one of 1,024 shards. Lookups go on meanwhile. Now and then it
-//     maps a chunk and waits for the kernel to zero a huge page.
+//     maps an extent and waits for the kernel to zero a huge page.
 //   - Devices costs a cache miss or two for each device, under the mutex: a user with ten thousand
 //     devices holds up first sights and connects in its shard for a millisecond or two, and no
 //     heartbeats.
@@ -109,6 +109,6 @@
 // a func value in registers, and a second probe for what likely had found cost two mispredicted
 // branches.
 //
-// Memory outside the Go heap hides races from the detector: race builds allocate chunks on the heap
-// (slab_heap.go), and the tests run on both.
+// Memory outside the Go heap hides races from the detector: race builds allocate extents on the
+// heap (slab_heap.go), and the tests run on both.
 package table

@@ -33,26 +33,26 @@ func TestLayout(t *testing.T) {
 	}
 }
 
-// TestChunksAreAlignedToHugePages, behind the entries in small pages.
-func TestChunksAreAlignedToHugePages(t *testing.T) {
+// TestExtentsAreAlignedToHugePages, behind the entries in small pages.
+func TestExtentsAreAlignedToHugePages(t *testing.T) {
 	for _, small := range []int{0, smallSlots} {
-		c, err := newChunk(small)
+		c, err := newExtent(small)
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer freeChunk(c, small)
+		defer freeExtent(c, small)
 		if unsafe.Sizeof(*c)%(2<<20) != 0 {
-			t.Errorf("a chunk has %d bytes, not a number of huge pages", unsafe.Sizeof(*c))
+			t.Errorf("an extent has %d bytes, not a number of huge pages", unsafe.Sizeof(*c))
 		}
 		at := uintptr(unsafe.Pointer(&c[small]))
 		if at%unsafe.Alignof(*c) != 0 || mapped && at%(2<<20) != 0 {
 			t.Errorf("with %d entries in small pages, the others begin at %#x", small, at)
 		}
-		if first, last := &c[0], &c[chunkSlots-1]; first.LSN() != 0 || last.LSN() != 0 {
-			t.Error("a new chunk is not zero")
+		if first, last := &c[0], &c[extentSlots-1]; first.LSN() != 0 || last.LSN() != 0 {
+			t.Error("a new extent is not zero")
 		}
 		c[0].lsn.Store(1)
-		c[chunkSlots-1].lsn.Store(1)
+		c[extentSlots-1].lsn.Store(1)
 	}
 }
 

@@ -8,30 +8,30 @@ import (
 )
 
 const (
-	chunkBits  = 16
-	chunkSlots = 1 << chunkBits // 65,536 entries of 96 bytes: 6 MiB, three huge pages
-	maxRun     = 64             // slots handed to a shard at a time, at most
-	maxSlots   = math.MaxUint32 // a Ref is a slot number + 1 in 32 bits
-	// smallSlots is how many entries, at the beginning of the first chunk, are in small pages: 384
+	extentBits  = 16
+	extentSlots = 1 << extentBits // 65,536 entries of 96 bytes: 6 MiB, three huge pages
+	maxRun      = 64              // slots handed to a shard at a time, at most
+	maxSlots    = math.MaxUint32  // a Ref is a slot number + 1 in 32 bits
+	// smallSlots is how many entries, at the beginning of the first extent, are in small pages: 384
 	// KiB.
 	smallSlots = 1 << 12
 )
 
-// chunk is a part of the slab. It never moves; it is memory outside the Go heap where the platform
+// extent is a part of the slab. It never moves; it is memory outside the Go heap where the platform
 // has it (slab_mmap.go) and without pointers everywhere, so that the garbage collector never looks
 // inside.
-type chunk [chunkSlots]Entry
+type extent [extentSlots]Entry
 
-// directory is the chunks, by slot number.
-type directory struct{ chunks []atomic.Pointer[chunk] }
+// directory is the extents, by slot number.
+type directory struct{ extents []atomic.Pointer[extent] }
 
-// slab is all entries of a table by slot number. It grows from small: a chunk is made when a slot
+// slab is all entries of a table by slot number. It grows from small: an extent is made when a slot
 // of it is handed out, and the first slots are resident in small pages, as far as they are used.
 // Only a table with more has huge ones.
 type slab struct {
-	// directory is never nil. take stores a chunk in it, or a longer copy, under mu before any slot
-	// of the chunk is handed out; entry loads both. The ref it is asked for came through an index
-	// word or the mutex, so that the chunk is there.
+	// directory is never nil. take stores an extent in it, or a longer copy, under mu before any
+	// slot of the extent is handed out; entry loads both. The ref it is asked for came through an
+	// index word or the mutex, so that the extent is there.
 	directory atomic.Pointer[directory]
 
 	limit uint64 // slots that may be handed out; immutable
@@ -40,18 +40,18 @@ type slab struct {
 	slots uint64 // handed out so far; guarded by mu
 }
 
-// newSlab makes a slab that has room for so many slots, rounded up to whole chunks.
+// newSlab makes a slab that has room for so many slots, rounded up to whole extents.
 func newSlab(slots uint64) *slab {
-	chunks := (slots + chunkSlots - 1) / chunkSlots
-	s := &slab{limit: min(chunks*chunkSlots, maxSlots)}
-	s.directory.Store(&directory{make([]atomic.Pointer[chunk], 1)})
+	extents := (slots + extentSlots - 1) / extentSlots
+	s := &slab{limit: min(extents*extentSlots, maxSlots)}
+	s.directory.Store(&directory{make([]atomic.Pointer[extent], 1)})
 	return s
 }
 
 // entry returns the entry of a ref that was handed out.
 func (s *slab) entry(r Ref) *Entry {
 	slot := uint32(r) - 1
-	return &s.directory.Load().chunks[slot>>chunkBits].Load()[slot%chunkSlots]
+	return &s.directory.Load().extents[slot>>extentBits].Load()[slot%extentSlots]
 }
 
 // take hands out the next n slots, at most maxRun, and returns the ref of the first. ErrFull: not
@@ -63,10 +63,10 @@ func (s *slab) take(n int) (Ref, error) {
 	if end > s.limit {
 		return 0, ErrFull
 	}
-	// One chunk or, across a boundary, two.
-	for at := s.slots; at < end; at = (at/chunkSlots + 1) * chunkSlots {
-		if err := s.mapChunkLocked(int(at / chunkSlots)); err != nil {
-			return 0, fmt.Errorf("table: map a chunk of entries: %w", err)
+	// One extent or, across a boundary, two.
+	for at := s.slots; at < end; at = (at/extentSlots + 1) * extentSlots {
+		if err := s.mapExtentLocked(int(at / extentSlots)); err != nil {
+			return 0, fmt.Errorf("table: map an extent of entries: %w", err)
 		}
 	}
 	first := Ref(s.slots + 1)
@@ -74,25 +74,25 @@ func (s *slab) take(n int) (Ref, error) {
 	return first, nil
 }
 
-// mapChunkLocked makes the i-th chunk, if it is not there.
-func (s *slab) mapChunkLocked(i int) error {
+// mapExtentLocked makes the i-th extent, if it is not there.
+func (s *slab) mapExtentLocked(i int) error {
 	d := s.directory.Load()
-	if i >= len(d.chunks) {
+	if i >= len(d.extents) {
 		d = d.doubled(i)
 		s.directory.Store(d)
 	}
-	if d.chunks[i].Load() != nil {
+	if d.extents[i].Load() != nil {
 		return nil
 	}
-	fresh, err := newChunk(smallOf(i))
+	fresh, err := newExtent(smallOf(i))
 	if err != nil {
 		return err
 	}
-	d.chunks[i].Store(fresh)
+	d.extents[i].Store(fresh)
 	return nil
 }
 
-// smallOf is how many entries of the i-th chunk are in small pages.
+// smallOf is how many entries of the i-th extent are in small pages.
 func smallOf(i int) int {
 	if i == 0 {
 		return smallSlots
@@ -100,29 +100,29 @@ func smallOf(i int) int {
 	return 0
 }
 
-// doubled returns a copy of at least twice the length, which holds the i-th chunk.
+// doubled returns a copy of at least twice the length, which holds the i-th extent.
 func (d *directory) doubled(i int) *directory {
-	longer := &directory{make([]atomic.Pointer[chunk], max(2*len(d.chunks), i+1))}
-	for i := range d.chunks {
-		longer.chunks[i].Store(d.chunks[i].Load())
+	longer := &directory{make([]atomic.Pointer[extent], max(2*len(d.extents), i+1))}
+	for i := range d.extents {
+		longer.extents[i].Store(d.extents[i].Load())
 	}
 	return longer
 }
 
-// handedOut returns the number of slots and of mapped chunks.
-func (s *slab) handedOut() (slots, chunks int) {
+// handedOut returns the number of slots and of mapped extents.
+func (s *slab) handedOut() (slots, extents int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return int(s.slots), int((s.slots + chunkSlots - 1) / chunkSlots)
+	return int(s.slots), int((s.slots + extentSlots - 1) / extentSlots)
 }
 
 func (s *slab) close() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	d := s.directory.Load()
-	for i := range d.chunks {
-		if c := d.chunks[i].Swap(nil); c != nil {
-			freeChunk(c, smallOf(i))
+	for i := range d.extents {
+		if c := d.extents[i].Swap(nil); c != nil {
+			freeExtent(c, smallOf(i))
 		}
 	}
 }

@@ -2,11 +2,11 @@
 
 package table
 
-// Chunks live on the Go heap where mapping is not portable, and in race builds, whose detector is
+// Extents live on the Go heap where mapping is not portable, and in race builds, whose detector is
 // blind outside it.
 
-const mapped = false // chunks are outside the Go heap and aligned
+const mapped = false // extents are outside the Go heap and aligned
 
-func newChunk(int) (*chunk, error) { return new(chunk), nil }
+func newExtent(int) (*extent, error) { return new(extent), nil }
 
-func freeChunk(*chunk, int) {}
+func freeExtent(*extent, int) {}

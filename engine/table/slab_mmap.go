@@ -8,18 +8,18 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Chunks are anonymous mappings that ask for huge pages: a look-up in a large table misses the TLB
+// Extents are anonymous mappings that ask for huge pages: a look-up in a large table misses the TLB
 // less often, and the collector neither scans nor counts them.
 const (
-	mapped        = true // chunks are outside the Go heap and aligned
-	chunkBytes    = int(unsafe.Sizeof(chunk{}))
+	mapped        = true // extents are outside the Go heap and aligned
+	extentBytes   = int(unsafe.Sizeof(extent{}))
 	hugePageBytes = 2 << 20
 )
 
-// newChunk maps zeroed memory whose first entries, so many, are in small pages and the others in
+// newExtent maps zeroed memory whose first entries, so many, are in small pages and the others in
 // huge ones, which begin with them: it maps one huge page too many and gives back what sticks out.
 // Nothing of it is resident before it is used.
-func newChunk(small int) (*chunk, error) {
+func newExtent(small int) (*extent, error) {
 	const access, kind = unix.PROT_READ | unix.PROT_WRITE, unix.MAP_ANON | unix.MAP_PRIVATE
 	size, smallBytes := mappedBytes(small), small*entryBytes
 	p, err := unix.MmapPtr(-1, 0, nil, uintptr(size+hugePageBytes), access, kind)
@@ -36,17 +36,17 @@ func newChunk(small int) (*chunk, error) {
 	if small > 0 {
 		_ = unix.Madvise(memory[:smallBytes], unix.MADV_NOHUGEPAGE)
 	}
-	return (*chunk)(c), nil
+	return (*extent)(c), nil
 }
 
-// mappedBytes is the size of a chunk's mapping: the entries behind those in small pages end with a
-// whole huge page, as they begin with one.
+// mappedBytes is the size of an extent's mapping: the entries behind those in small pages end with
+// a whole huge page, as they begin with one.
 func mappedBytes(small int) int {
 	smallBytes := small * entryBytes
-	return smallBytes + (chunkBytes-smallBytes+hugePageBytes-1)&^(hugePageBytes-1)
+	return smallBytes + (extentBytes-smallBytes+hugePageBytes-1)&^(hugePageBytes-1)
 }
 
-func freeChunk(c *chunk, small int) { unmap(unsafe.Pointer(c), mappedBytes(small)) }
+func freeExtent(c *extent, small int) { unmap(unsafe.Pointer(c), mappedBytes(small)) }
 
 // unmap gives back mapped memory. It fails only for a range that is not page-aligned, and when the
 // kernel has no room for one more mapping: then the address space is lost, not the memory.

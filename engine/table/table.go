@@ -303,9 +303,9 @@ type Stats struct {
 // Stats counts. It takes each shard's mutex for a moment.
 func (t *Table) Stats() Stats {
 	st := Stats{Devices: t.Len(), Users: t.Users()}
-	slots, chunks := t.slab.handedOut()
+	slots, extents := t.slab.handedOut()
 	st.Slots = slots
-	st.SlabBytes = int64(chunks) * int64(chunkSlots) * entryBytes
+	st.SlabBytes = int64(extents) * int64(extentSlots) * entryBytes
 	for i := range t.shards {
 		s := &t.shards[i]
 		s.mu.Lock()

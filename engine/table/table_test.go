@@ -330,12 +330,12 @@ func TestBudgetIsSharedByTables(t *testing.T) {
 	}
 }
 
-// TestRefsRunOut fills the whole slab: here the last chunk, since the real end is 400 GB away.
+// TestRefsRunOut fills the whole slab: here the last extent, since the real end is 400 GB away.
 func TestRefsRunOut(t *testing.T) {
 	tab := New(Options{Shards: 1, MaxDevices: 1 << 20})
 	defer tab.Close()
-	tab.slab.limit = chunkSlots
-	tab.slab.slots = chunkSlots - 64
+	tab.slab.limit = extentSlots
+	tab.slab.slots = extentSlots - 64
 	const room = 1 + 1 + 2 + 4 + 8 + 16 + 32 // in runs; the next run would be one too many
 	for n := range room {
 		put(t, tab, user(1), device(n), 1, 1)
@@ -348,11 +348,11 @@ func TestRefsRunOut(t *testing.T) {
 	put(t, tab, user(1), device(room), 1, 1)
 }
 
-// TestRunMayCrossChunks hands out slots on both sides of a boundary.
-func TestRunMayCrossChunks(t *testing.T) {
-	s := newSlab(2 * chunkSlots)
+// TestRunMayCrossExtents hands out slots on both sides of a boundary.
+func TestRunMayCrossExtents(t *testing.T) {
+	s := newSlab(2 * extentSlots)
 	defer s.close()
-	s.slots = chunkSlots - 10
+	s.slots = extentSlots - 10
 	first, err := s.take(maxRun)
 	if err != nil {
 		t.Fatal(err)

@@ -40,8 +40,8 @@ type Config struct {
 
 // Presence is what the routes need of the engine.
 type Presence interface {
-	// Records returns what is known of a user's devices.
-	Records(user uuid.UUID) ([]engine.Record, error)
+	// Devices returns what is known of a user's devices.
+	Devices(user uuid.UUID) ([]engine.Device, error)
 	// Streams is how many streams follow a user now.
 	Streams(user uuid.UUID) int
 }

@@ -29,14 +29,14 @@ var testNow = time.UnixMilli(1_700_000_000_000)
 // rig is the operators' routes over fields that a test changes.
 type rig struct {
 	http.Handler
-	records []engine.Record
+	records []engine.Device
 	streams int
 	ready   error
 	addrs   []net.Addr
 	keys    token.Keys
 }
 
-func (r *rig) Records(uuid.UUID) ([]engine.Record, error) { return r.records, r.ready }
+func (r *rig) Devices(uuid.UUID) ([]engine.Device, error) { return r.records, r.ready }
 func (r *rig) Streams(uuid.UUID) int                      { return r.streams }
 
 func start(change func(*Config)) *rig {
@@ -122,7 +122,7 @@ func TestDebugPresence(t *testing.T) {
 	second := first
 	second.Device, second.Status = uuid.MustParse(testUser), engine.Offline
 	r.streams = 2
-	r.records = []engine.Record{
+	r.records = []engine.Device{
 		{Event: first, HeartbeatAtMS: 5, UpdatedAtMS: 7},
 		{Event: second, HeartbeatAtMS: 5, OfflineAtMS: 6, UpdatedAtMS: 7},
 	}

@@ -30,7 +30,7 @@ func (d debugPresence) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		write(w, refusal)
 		return
 	}
-	records, err := d.presence.Records(user)
+	records, err := d.presence.Devices(user)
 	if err != nil {
 		writeJSON(w, http.StatusServiceUnavailable,
 			wire.AppendError(nil, wire.CodeUnavailable, err.Error()))
@@ -40,7 +40,7 @@ func (d debugPresence) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 // appendPresence appends the answer of /debug/presence.
-func appendPresence(dst []byte, streams int, records []engine.Record) []byte {
+func appendPresence(dst []byte, streams int, records []engine.Device) []byte {
 	dst = append(dst, `{"active_streams":`...)
 	dst = strconv.AppendInt(dst, int64(streams), 10)
 	dst = append(dst, `,"records":{`...)
@@ -48,12 +48,12 @@ func appendPresence(dst []byte, streams int, records []engine.Record) []byte {
 		if i > 0 {
 			dst = append(dst, ',')
 		}
-		dst = appendRecord(dst, &records[i])
+		dst = appendDevice(dst, &records[i])
 	}
 	return append(dst, "}}"...)
 }
 
-func appendRecord(dst []byte, r *engine.Record) []byte {
+func appendDevice(dst []byte, r *engine.Device) []byte {
 	dst = append(dst, `"device:`...)
 	dst = wire.AppendID(dst, r.Device)
 	dst = append(dst, `":`...)

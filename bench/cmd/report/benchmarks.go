@@ -201,7 +201,7 @@ func (p *page) losses() {
 	list(clear, "None clearly.")
 	p.f("Behind, but the ranges of the runs overlap, so that it may be chance:\n\n")
 	list(unclear, "None.")
-	p.f("A table of a thousand devices takes a whole chunk of 65,536 entries, mapped at once; its bytes per device say nothing about\nlarger ones.\n\n")
+	p.f("In a table of a thousand devices what every table has outweighs the devices: its bytes per device say\nnothing about larger ones.\n\n")
 }
 
 func (p *page) section(file, title, text string) {
