@@ -66,19 +66,24 @@ func Copy(v *View, dir string, logger *slog.Logger, done *Copied) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, fresh.Close()) }() // which syncs
+	// Before anything else: no server starts on half a copy.
+	if err := fresh.Begin(through); err != nil {
+		return err
+	}
 	if from != nil {
 		o := checkpoint.Options{FS: v.base, SpareBytes: copySpareBytes, Logger: logger}
 		if err := copyCheckpoint(from, v.base.PathJoin(dir, CheckpointDir), o, done); err != nil {
 			return err
 		}
 	}
-	if err := fresh.Begin(through); err != nil {
-		return err
-	}
 	if err := fresh.Start(nil); err != nil {
 		return err
 	}
-	return copyLog(old, fresh, through, done)
+	if err := copyLog(old, fresh, through, done); err != nil {
+		return err
+	}
+	fresh.Complete()
+	return nil
 }
 
 // Walk reads everything that Copy would copy, checksums and all, and counts it.

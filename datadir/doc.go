@@ -3,6 +3,7 @@
 // the process that holds its lock (Holder), and advises what to do about damage (Advise).
 //
 //	DIR/LOCK           locked by package wal while a process uses the directory
+//	DIR/CONTROL        the log's control file: package wal
 //	DIR/*.wal, *.old   the log: package wal
 //	DIR/checkpoint/    the checkpoint: package checkpoint
 //
@@ -13,6 +14,8 @@
 //
 //	the checkpoint's manifest did not change    ► every table that it names was there, and is open
 //	... and so neither did the checkpoint's LSN ► no segment was removed that it needs
+//	the control file was read after it          ► what it says of the checkpoint is true of it
+//	... and before the segments                 ► and what it says of the log, of these
 //	segments were opened after the manifest     ► they hold every record that the checkpoint has
 //	                                              seen: the log is synced past a table's content
 //	                                              before the manifest names it

@@ -1,8 +1,10 @@
 package datadir
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"log/slog"
 	"slices"
@@ -63,6 +65,9 @@ func tryView(dir string, fsys vfs.FS) (_ *View, err error) {
 		return nil, err
 	}
 	if err := v.open(v.PathJoin(dir, CheckpointDir), checkpoint.IsContent); err != nil {
+		return nil, err
+	}
+	if err := v.open(dir, isControl); err != nil {
 		return nil, err
 	}
 	if err := v.open(dir, wal.IsSegment); err != nil {
@@ -129,6 +134,23 @@ func (v *View) openFile(path string) error {
 		return errors.Join(err, file.Close())
 	}
 	v.files[path] = &viewFile{file, info}
+	if isControl(v.PathBase(path)) {
+		return v.freeze(path)
+	}
+	return nil
+}
+
+// isControl reports whether a file is the log's control file, by its name.
+func isControl(name string) bool { return name == wal.ControlName }
+
+// freeze reads a file whole, in place of what a server writes to it later.
+func (v *View) freeze(path string) error {
+	f := v.files[path]
+	content := make([]byte, f.info.Size())
+	if _, err := f.File.ReadAt(content, 0); err != nil && err != io.EOF {
+		return err
+	}
+	f.File = frozenFile{f.File, bytes.NewReader(content)}
 	return nil
 }
 

@@ -1,6 +1,7 @@
 package datadir
 
 import (
+	"bytes"
 	"errors"
 	"io"
 	"io/fs"
@@ -20,6 +21,16 @@ type viewFS struct {
 type viewFile struct {
 	vfs.File
 	info vfs.FileInfo
+}
+
+// frozenFile is an open file whose content was read before.
+type frozenFile struct {
+	vfs.File
+	content *bytes.Reader
+}
+
+func (f frozenFile) ReadAt(p []byte, offset int64) (int, error) {
+	return f.content.ReadAt(p, offset)
 }
 
 // viewHandle is a viewFile with a place to read on from.

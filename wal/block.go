@@ -5,12 +5,14 @@ import (
 	"errors"
 	"hash/crc32"
 	"iter"
+
+	"github.com/google/uuid"
 )
 
-// The bytes of format version 1, all little endian. docs/wal-format.md draws them; TestGolden keeps
-// both true.
+// The bytes of format version 2, all little endian. docs/wal-format.md draws them; TestGolden keeps
+// both true. Version 1 is read: its segments state neither a size nor an id.
 const (
-	formatVersion = 1
+	formatVersion = 2
 
 	segmentHeaderBytes = 64
 	blockHeaderBytes   = 40
@@ -29,10 +31,12 @@ var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 // segmentHeader is what the first 64 bytes of a segment say.
 type segmentHeader struct {
+	version  uint32 // of the format; encode writes the newest
 	number   uint64
-	first    uint64 // LSN of the first record that the segment holds or will hold
-	durable  uint64 // highest LSN that was durable when the header was written: first-1
-	recycled bool   // the file was another segment before, and need not be zero behind the blocks
+	first    uint64    // LSN of the first record that the segment holds or will hold
+	size     int64     // with which the file was made; 0: version 1
+	recycled bool      // the file was another segment before: not zero behind the blocks
+	id       uuid.UUID // of the directory; Nil: version 1
 }
 
 // What can be wrong with a segment header.
@@ -49,10 +53,11 @@ func (h segmentHeader) encode() []byte {
 	binary.LittleEndian.PutUint32(b[8:], formatVersion)
 	binary.LittleEndian.PutUint64(b[16:], h.number)
 	binary.LittleEndian.PutUint64(b[24:], h.first)
-	binary.LittleEndian.PutUint64(b[32:], h.durable)
+	binary.LittleEndian.PutUint64(b[32:], uint64(h.size))
 	if h.recycled {
 		b[40] = 1
 	}
+	copy(b[48:], h.id[:])
 	binary.LittleEndian.PutUint32(b[12:], segmentSum(b))
 	return b
 }
@@ -67,17 +72,21 @@ func decodeSegmentHeader(b []byte, path string, number uint64) (segmentHeader, e
 	if len(b) < segmentHeaderBytes || [8]byte(b[:8]) != segmentMagic {
 		return segmentHeader{}, errHeaderMagic
 	}
-	if v := binary.LittleEndian.Uint32(b[8:]); v > formatVersion {
-		return segmentHeader{}, &VersionError{Path: path, Found: v, Reads: formatVersion}
+	version := binary.LittleEndian.Uint32(b[8:])
+	if version > formatVersion {
+		return segmentHeader{}, &VersionError{Path: path, Found: version, Reads: formatVersion}
 	}
 	if binary.LittleEndian.Uint32(b[12:]) != segmentSum(b) {
 		return segmentHeader{}, errHeaderSum
 	}
 	h := segmentHeader{
+		version:  version,
 		number:   binary.LittleEndian.Uint64(b[16:]),
 		first:    binary.LittleEndian.Uint64(b[24:]),
-		durable:  binary.LittleEndian.Uint64(b[32:]),
 		recycled: b[40] == 1,
+	}
+	if version > 1 {
+		h.size, h.id = int64(binary.LittleEndian.Uint64(b[32:])), uuid.UUID(b[48:64])
 	}
 	if h.number != number {
 		return segmentHeader{}, errHeaderPlace

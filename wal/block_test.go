@@ -14,12 +14,15 @@ import (
 
 var update = flag.Bool("update", false, "write the golden files anew")
 
-// TestGolden pins every byte of format version 1. If it fails, old logs can no longer be read:
+// TestGolden pins every byte of format version 2. If it fails, old logs can no longer be read:
 // raise formatVersion instead. The page that documents the format shows the same bytes.
 func TestGolden(t *testing.T) {
 	const golden, page = "testdata/segment.hex", "../docs/wal-format.md"
 	fs := vfs.NewMem()
-	l := start(t, small(fs))
+	l := open(t, small(fs))
+	if err := errors.Join(l.SetID(testID), l.Start(nil)); err != nil {
+		t.Fatal(err)
+	}
 	commit(t, l, "hello")
 	commit(t, l, "")
 	commit(t, l, "rollcall")
@@ -52,7 +55,9 @@ func TestGolden(t *testing.T) {
 }
 
 func TestSegmentHeader(t *testing.T) {
-	want := segmentHeader{number: 7, first: 1 << 40, durable: 1<<40 - 1}
+	want := segmentHeader{
+		version: formatVersion, number: 7, first: 1 << 40, size: 1 << 26, recycled: true, id: testID,
+	}
 	good := want.encode()
 	if got, err := decodeSegmentHeader(good, "x", 7); err != nil || got != want {
 		t.Errorf("decode = %+v, %v", got, err)
@@ -80,14 +85,14 @@ func TestWrongVersion(t *testing.T) {
 	commit(t, l, "x")
 	closeLog(t, l)
 	b := load(t, fs, segmentFile(1))
-	binary.LittleEndian.PutUint32(b[8:], 2)
+	binary.LittleEndian.PutUint32(b[8:], 3)
 	_, err := Open(dir, small(disk(t, map[uint64][]byte{1: b})))
 	var version *VersionError
-	if !errors.As(err, &version) || version.Found != 2 || version.Reads != 1 ||
+	if !errors.As(err, &version) || version.Found != 3 || version.Reads != 2 ||
 		version.Path != segmentFile(1) {
 		t.Fatalf("Open = %v", err)
 	}
-	if !strings.Contains(err.Error(), "reads version 1") {
+	if !strings.Contains(err.Error(), "reads up to version 2") {
 		t.Errorf("the text does not say what this binary reads: %v", err)
 	}
 }

@@ -47,6 +47,9 @@
 //     cannot come back under its old number, and while no View has it open (recycle.go).
 //   - W9: a Reader reads what is committed and nothing else. Within its bound no record that it
 //     wants is taken off; beyond, the oldest go first, and it begins with the oldest that is there.
+//   - W10: what the control file says is true of the segments, whenever the process ends: it names a
+//     segment after its header is durable and before its first block, an LSN after its sync, a
+//     checkpoint's LSN after the checkpoint is durable. So a log that contradicts it was damaged.
 //
 // # What a crash leaves, and what recovery makes of it
 //
@@ -59,7 +62,8 @@
 //	        │                                  │                       recovery cut here, or the
 //	        no                                 no ─► CorruptionError   segment was full
 //	        ▼
-//	does any block header behind X promise a durable LSN >= L? ── yes ─► CorruptionError
+//	does any block header behind X, or the control file, promise a durable LSN >= L?
+//	        │                                                        ── yes ─► CorruptionError
 //	        │
 //	        no ─► the end. Zeros, or in a recycled file no block header: a clean one.
 //	              Else a torn tail: cut, and logged
@@ -67,9 +71,14 @@
 // A torn tail was never acknowledged in SyncAlways: its sync had not returned. Recovery never
 // appends to an old segment; it begins a new one, whose header makes the cut permanent. Close
 // writes an empty block with a promise for everything before it, so any flipped bit in a log that
-// was closed either hits no record or is an error. After a crash one case remains that no log
-// without a second copy can tell: damage to the very last durable batch looks like a batch that
-// never became durable.
+// was closed either hits no record or is an error.
+//
+// Files that are short or missing are told from a crash by the control file (control.go): it knows
+// the newest segment, an LSN that was durable, at most a second ago while the log was written, and
+// whether the log was closed in order, and through which record. A segment's header states the size
+// that its file was made with. After a crash one case remains that no log without a second copy can
+// tell: damage behind the last word about what was durable looks like batches that never became
+// durable. That word is the newest of: a later block, the control file, the checkpoint.
 //
 // What a crash of the machine loses: in SyncAlways nothing that Wait returned nil for; in
 // SyncInterval about the interval; in SyncNever what the operating system had not written back. A

@@ -20,6 +20,8 @@ var (
 	ErrFailed = errors.New("wal: failed")
 	// ErrLocked: another process, or another Log of this one, uses the directory.
 	ErrLocked = errors.New("wal: directory is in use")
+	// ErrIncomplete: the directory is a copy that was not finished.
+	ErrIncomplete = errors.New("wal: the directory is a copy that was never finished")
 	// ErrTooLarge: the record is longer than MaxRecord or than the commit buffer.
 	ErrTooLarge = errors.New("wal: record too large")
 )
@@ -29,40 +31,52 @@ var (
 // acknowledged records.
 type CorruptionError struct {
 	Dir     string
-	Segment uint64 // number of the damaged segment
-	Path    string // its file
+	Segment uint64 // number of the damaged segment; 0: it is the control file
+	Path    string // the damaged or missing file
 	Offset  int64  // where in the file reading stopped
-	LSN     uint64 // the first record that cannot be read
+	LSN     uint64 // the first record that cannot be read; 0: it is not known
 	Err     error  // what is wrong there
 }
 
 func (e *CorruptionError) Error() string {
+	if e.LSN == 0 {
+		return fmt.Sprintf("wal: %s: corrupt at offset %d: %v", e.Path, e.Offset, e.Err)
+	}
 	return fmt.Sprintf("wal: %s: corrupt at offset %d, first unreadable record %d: %v; "+
 		"records before it are intact", e.Path, e.Offset, e.LSN, e.Err)
 }
 
 func (e *CorruptionError) Unwrap() error { return e.Err }
 
-// MissingError says that a directory has a checkpoint but no segment. The log of a checkpoint is
-// never without one, so it was taken away, and every record behind the checkpoint with it.
+// MissingError says that a directory has a checkpoint or a control file but no segment. They are
+// never without one, so the log was taken away, and every record behind the checkpoint with it.
 type MissingError struct {
-	Dir   string
-	After uint64 // what the checkpoint is as of
+	Dir    string
+	After  uint64 // what the checkpoint is as of
+	Newest uint64 // number of the segment that was begun last; 0: not known
 }
 
 func (e *MissingError) Error() string {
-	return fmt.Sprintf("wal: %s has no log segment (*%s), but its checkpoint is as of record %d: "+
-		"what was acknowledged after it is gone", e.Dir, segmentSuffix, e.After)
+	known := ""
+	if e.Newest > 0 {
+		known = fmt.Sprintf(" (%s knows segment %d)", ControlName, e.Newest)
+	}
+	if e.After == 0 {
+		return fmt.Sprintf("wal: %s has no log segment (*%s)%s: what was acknowledged is gone",
+			e.Dir, segmentSuffix, known)
+	}
+	return fmt.Sprintf("wal: %s has no log segment (*%s)%s, but its checkpoint is as of record %d: "+
+		"what was acknowledged after it is gone", e.Dir, segmentSuffix, known, e.After)
 }
 
 // VersionError says that a segment was written in a format that this binary does not read.
 type VersionError struct {
 	Path  string
 	Found uint32 // the format version of what is there
-	Reads uint32 // the only version that this binary reads
+	Reads uint32 // the newest version that this binary reads
 }
 
 func (e *VersionError) Error() string {
-	return fmt.Sprintf("wal: %s: format version %d, but this binary reads version %d",
+	return fmt.Sprintf("wal: %s: format version %d, but this binary reads up to version %d",
 		e.Path, e.Found, e.Reads)
 }

@@ -52,7 +52,7 @@ func FuzzRaw(f *testing.F) {
 		_, end := blocksIn(segment, 1)
 		f.Add(segment[:end])
 	}
-	f.Add(segmentHeader{number: 2, first: 3, durable: 2}.encode())
+	f.Add(segmentHeader{number: 2, first: 3, size: 64, id: testID}.encode())
 	f.Add([]byte("rollcWAL\x02"))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		fs := vfs.NewMem()

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/google/uuid"
 )
 
 // dir is the log's directory in every in-memory test.
@@ -137,15 +138,25 @@ func files(t testing.TB, fs *vfs.MemFS) map[uint64][]byte {
 	return found
 }
 
-// disk makes a file system that holds just these segments.
+// disk makes a file system that holds just these segments, and a control file that knows which is
+// the newest and nothing of what is in it, as after a crash.
 func disk(t testing.TB, segments map[uint64][]byte) *vfs.MemFS {
 	t.Helper()
 	fs := vfs.NewMem()
 	if err := fs.MkdirAll("data", 0o755); err != nil {
 		t.Fatal(err)
 	}
+	known := controlState{since: 1, id: testID}
 	for n, b := range segments {
 		store(t, fs, segmentFile(n), b)
+		h, err := decodeSegmentHeader(b[:min(segmentHeaderBytes, len(b))], "", n)
+		if err == nil && h.version == formatVersion && n >= known.newest.number {
+			known.newest = segmentName{number: n, first: h.first, size: h.size}
+			known.id = h.id
+		}
+	}
+	if known.newest.number > 0 {
+		storeControl(t, fs, known)
 	}
 	return fs
 }
@@ -192,3 +203,37 @@ func (g *logged) String() string {
 }
 
 func (g *logged) logger() *slog.Logger { return slog.New(slog.NewTextHandler(g, nil)) }
+
+// testID is the id of directories that a test makes by hand.
+var testID = uuid.MustParse("11111111-2222-4333-8444-555555555555")
+
+// storeControl writes a control file whose two copies say the same.
+func storeControl(t testing.TB, fs vfs.FS, s controlState) {
+	t.Helper()
+	b := make([]byte, controlSlots*controlSlotBytes)
+	copy(b, s.encode())
+	s.generation++
+	copy(b[controlSlotBytes:], s.encode())
+	store(t, fs, dir+"/"+ControlName, b)
+}
+
+// resized returns a segment that was made with the size that it has.
+func resized(t testing.TB, b []byte, number uint64) []byte {
+	t.Helper()
+	h, err := decodeSegmentHeader(b[:segmentHeaderBytes], "", number)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.size = int64(len(b))
+	return append(h.encode(), b[segmentHeaderBytes:]...)
+}
+
+// idOf returns the directory's id in a segment.
+func idOf(t testing.TB, segment []byte) uuid.UUID {
+	t.Helper()
+	h, err := decodeSegmentHeader(segment[:segmentHeaderBytes], "", 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return h.id
+}

@@ -9,6 +9,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/google/uuid"
+
 	"rollcall/internal/dirsync"
 )
 
@@ -36,6 +38,7 @@ type Log struct {
 	preparer  preparer
 	gate      gate
 	segments  segments
+	control   control
 	truncator truncator
 	recycler  recycler
 	readers   readers
@@ -113,10 +116,12 @@ func newLog(path string, o Options, lock io.Closer) *Log {
 	l.credits.word.Store(l.credits.capacity - biasClosed)
 	l.progress.init()
 	l.gate.credits = &l.credits
-	l.recovery = recovery{dir: &l.dir, segments: &l.segments}
+	l.control.dir = &l.dir
+	l.recovery = recovery{dir: &l.dir, segments: &l.segments, control: &l.control}
 	l.recycler = recycler{dir: &l.dir, size: o.SegmentBytes}
 	l.truncator = truncator{
-		dir: &l.dir, segments: &l.segments, recycler: &l.recycler, readers: &l.readers,
+		dir: &l.dir, segments: &l.segments, control: &l.control, recycler: &l.recycler,
+		readers: &l.readers,
 	}
 	l.preparer = preparer{
 		dir: &l.dir, gate: &l.gate, recycler: &l.recycler,
@@ -133,7 +138,8 @@ func newLog(path string, o Options, lock io.Closer) *Log {
 		wake:    make(chan struct{}, 1),
 		done:    make(chan struct{}),
 		writer: writer{
-			dir: &l.dir, segments: &l.segments, gate: &l.gate, spares: l.preparer.spares,
+			dir: &l.dir, segments: &l.segments, control: &l.control, gate: &l.gate,
+			spares:  l.preparer.spares,
 			closing: l.closing, retry: o.prepareRetry, mode: o.Sync, interval: o.SyncInterval,
 			progress: &l.progress, stats: &l.stats,
 		},
@@ -160,8 +166,17 @@ func (l *Log) Replay(after uint64, apply func(lsn uint64, record []byte) error) 
 }
 
 // Begin takes the place of Replay in a directory without a segment, for a copy: its log goes on
-// behind an LSN up to which everything is in the checkpoint beside it.
-func (l *Log) Begin(after uint64) error { return l.recovery.begin(after) }
+// behind an LSN up to which everything is in the checkpoint beside it. The directory is marked as
+// incomplete, with ErrIncomplete for every later Open, until Complete and an orderly Close.
+func (l *Log) Begin(after uint64) error {
+	if err := l.recovery.begin(after); err != nil {
+		return err
+	}
+	return l.control.beginCopy()
+}
+
+// Complete says that all of a copy is appended: Close takes the mark of Begin away.
+func (l *Log) Complete() { l.control.completeCopy() }
 
 // Replayed is how far Replay is: the LSN of the next record, and the bytes of segments that were
 // read, of how many. Any goroutine.
@@ -198,6 +213,9 @@ func (l *Log) Start(
 	if err := l.recycler.removeAll(); err != nil {
 		return err
 	}
+	if err := l.control.open(number); err != nil {
+		return err
+	}
 	size := segmentBuffers * int64(l.o.BufferBytes)
 	if err := l.committer.writer.beginFirst(number, next, size); err != nil {
 		return err
@@ -207,6 +225,7 @@ func (l *Log) Start(
 	l.progress.begin(next-1, l.buffers.batches[0].done)
 	l.truncator.open.Store(true)
 	l.setLife(started)
+	l.control.start(l.progress.durable.Load)
 	go l.preparer.run(number+1, l.preparer.next(size))
 	go l.committer.run()
 	l.credits.allow(biasClosed)
@@ -308,6 +327,17 @@ func (l *Log) Appended() uint64 {
 	return extend(near, l.buffers.state.Load())
 }
 
+// ID returns the directory's id, which every segment repeats, and the checkpoint beside the log.
+// Nil: the directory is new or of format version 1, and Start will make one. Any goroutine.
+func (l *Log) ID() uuid.UUID { return l.control.known().id }
+
+// SetID gives the directory its id. It is an error when it has another. After Open, before Start.
+func (l *Log) SetID(id uuid.UUID) error { return l.control.setID(id) }
+
+// Cut returns the LSN through which the log was told, by TruncateBefore, that a checkpoint holds
+// everything; 0: none does. It survives a restart. Any goroutine.
+func (l *Log) Cut() uint64 { return l.control.known().cut }
+
 // First returns the LSN of the oldest record that the directory's segments hold or would hold; 0
 // when there is no segment. Any goroutine.
 func (l *Log) First() uint64 { return l.segments.first() }
@@ -344,7 +374,7 @@ func (l *Log) Close() error {
 		l.committer.end(ErrClosed)
 		close(l.committer.done)
 	}
-	l.closeErr = errors.Join(err, l.lock.Close())
+	l.closeErr = errors.Join(err, l.control.close(), l.lock.Close())
 	close(l.closed)
 	return l.closeErr
 }

@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/google/uuid"
 )
 
 // recovery is what a log does before Start: it finds the segments, replays their records, and makes
@@ -13,10 +14,12 @@ import (
 type recovery struct {
 	dir      *directory
 	segments *segments
+	control  *control
 
-	unused []uint64 // segments without a header
-	tail   *tail    // what replay found; nil before
-	damage error    // of a log that is only read: what find met behind the segments
+	known  controlState // what the control file says
+	unused []uint64     // segments without a header
+	tail   *tail        // what replay found; nil before
+	damage error        // of a log that is only read: what find met behind the segments
 	survey survey
 }
 
@@ -37,13 +40,21 @@ type tail struct {
 	recycled bool
 }
 
-// find lists the directory and reads every segment header. Segments at the end whose header was
-// never written or not finished hold nothing; settle removes them. After an error the segments are
-// those before the damage.
+// find reads the control file, lists the directory and reads every segment header. Segments at the
+// end whose header was never written or not finished hold nothing; settle removes them. After an
+// error the segments are those before the damage. The control file comes first: beside a server
+// that runs, what it says must be true of the segments that are looked at after it.
 //
 // Headers are read from the last to the first: beside a server that runs, a segment that had begun
 // when it was looked at must not come after one that had not.
 func (r *recovery) find() error {
+	if err := r.control.read(); err != nil {
+		return err
+	}
+	r.known = r.control.known()
+	if r.known.incomplete {
+		return fmt.Errorf("%w: %s", ErrIncomplete, r.dir.path)
+	}
 	numbers, err := r.dir.list(segmentSuffix)
 	if err != nil {
 		return err
@@ -66,9 +77,10 @@ func (r *recovery) take(found []foundSegment) error {
 			return r.dir.corrupt(missing, 0, 0,
 				fmt.Errorf("segment %d is missing: the next one is %d", missing, s.number))
 		}
+		if err := r.judge(s); err != nil {
+			return err
+		}
 		switch {
-		case s.err != nil:
-			return s.err
 		case s.unused != nil:
 			r.unused = append(r.unused, s.number)
 			lost = s.unused
@@ -83,14 +95,72 @@ func (r *recovery) take(found []foundSegment) error {
 			previous = s.first
 		}
 	}
+	return r.missingNewest(found)
+}
+
+// judge compares a segment's header with the control file.
+func (r *recovery) judge(s foundSegment) error {
+	wrong := func(format string, args ...any) error {
+		return r.dir.corrupt(s.number, 0, s.first, fmt.Errorf(format, args...))
+	}
+	known, newest := r.known, r.known.newest.number
+	switch {
+	case s.err != nil:
+		return s.err
+	case s.unused != nil && s.number > newest:
+		return nil
+	case s.unused != nil:
+		return r.dir.corrupt(s.number, 0, known.firstOf(s.number), fmt.Errorf(
+			"%w (the file has %d bytes), but the segment was begun: %s",
+			s.unused, s.size, known.describe()))
+	case s.version == 1 && newest > 0 && s.number >= known.since:
+		return wrong("the segment is of format version 1, but this log is of version 2 from "+
+			"segment %d on: it is another log's", known.since)
+	case s.version == 1:
+		return nil
+	case known.id == uuid.Nil:
+		return &CorruptionError{
+			Dir: r.dir.path, Path: r.control.path(), LSN: s.first, Err: errControlMissing,
+		}
+	case s.id != known.id:
+		return wrong("the segment is of the directory with the id %s, but %s has %s: "+
+			"it is another log's", s.id, ControlName, known.id)
+	// Beside a server that runs, the next segment may be begun and the one after it be prepared
+	// when the control file is looked at, and both be begun when their headers are.
+	case newest > 0 && s.number > newest+2:
+		return wrong("the segment was begun after %s was written, which knows segment %d as the "+
+			"newest: it is older than the log", ControlName, newest)
+	}
 	return nil
+}
+
+// missingNewest reports that segments are missing at the log's end. Where no segment is left,
+// replay says so.
+func (r *recovery) missingNewest(found []foundSegment) error {
+	newest := r.known.newest.number
+	if len(found) == 0 || found[len(found)-1].number >= newest {
+		return nil
+	}
+	missing := found[len(found)-1].number + 1
+	return r.dir.corrupt(missing, 0, r.known.firstOf(missing), fmt.Errorf(
+		"the file is missing. The newest segment is %d: %s", newest, r.known.describe()))
+}
+
+// firstOf returns the first LSN of the newest segment, 0 for others: it is not known.
+func (s controlState) firstOf(number uint64) uint64 {
+	if number != s.newest.number {
+		return 0
+	}
+	return s.newest.first
 }
 
 // foundSegment is a segment by its header.
 type foundSegment struct {
 	segmentName
-	unused error // what is wrong with the header of a segment without a block: it was never begun
-	err    error // damage, a later version, or it cannot be read
+	version uint32
+	id      uuid.UUID
+	unused  error // what is wrong with the header of a segment without a block: it was never begun
+	err     error // damage, a later version, or it cannot be read
 }
 
 // findSegment reads one header.
@@ -127,7 +197,8 @@ func (s *foundSegment) readHeader(dir *directory, file *segmentReader) (lost, er
 	h, wrong := file.header(dir.segment(s.number))
 	switch wrong {
 	case nil:
-		s.first, s.recycled = h.first, h.recycled
+		s.first, s.made, s.recycled = h.first, h.size, h.recycled
+		s.version, s.id = h.version, h.id
 		return nil, nil
 	case errHeaderPlace: // its checksum matches: the file was renamed
 		return nil, dir.corrupt(s.number, 0, 0, wrong)

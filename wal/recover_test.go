@@ -51,9 +51,10 @@ func isCorruption(err error) bool {
 	return errors.As(err, &corruption)
 }
 
-// A crash leaves any prefix of the last segment. What lies wholly before the cut is read, the rest
-// is a torn tail: never an error, never half a block. And the log can be started on what is left,
-// and read again.
+// A crash leaves any prefix of the last segment, and zeros behind it. What lies wholly before the
+// cut is read, the rest is a torn tail: never an error, never half a block. And the log can be
+// started on what is left, and read again. A file that is shorter than it was made is no trace of a
+// crash.
 func TestCutAtEveryByte(t *testing.T) {
 	records := []string{"first", "", "third record", "4"}
 	whole := written(t, false, records...)[1]
@@ -70,7 +71,14 @@ func TestCutAtEveryByte(t *testing.T) {
 		}
 		zeroed := bytes.Clone(whole)
 		clear(zeroed[cut:])
-		for name, b := range map[string][]byte{"truncated": whole[:cut], "zeroed": zeroed} {
+		segments := map[string][]byte{"zeroed": zeroed, "short": whole[:cut]}
+		if cut >= segmentHeaderBytes {
+			if _, err := read(disk(t, map[uint64][]byte{1: whole[:cut]}), 0); !isCorruption(err) {
+				t.Fatalf("truncated at %d: %v", cut, err)
+			}
+			segments["short"] = resized(t, whole[:cut], 1)
+		}
+		for name, b := range segments {
 			fs := disk(t, map[uint64][]byte{1: b})
 			l := open(t, small(fs))
 			var got []string
@@ -82,7 +90,7 @@ func TestCutAtEveryByte(t *testing.T) {
 			}
 			// Zeroing may leave a block whole that ends with zeros.
 			if len(got) < complete || !slices.Equal(got, records[:len(got)]) ||
-				name == "truncated" && len(got) != complete {
+				name == "short" && len(got) != complete {
 				t.Fatalf("%s at %d: got %q, want %d", name, cut, got, complete)
 			}
 			if err := l.Start(nil); err != nil {
@@ -119,7 +127,7 @@ func flipEveryBit(t *testing.T, mode SyncMode) {
 	closeLog(t, l)
 	segments := files(t, fs)
 	_, end := blocksIn(segments[1], 1)
-	segments[1] = segments[1][:end+64]
+	segments[1] = resized(t, segments[1][:end+64], 1)
 	checkFlips(t, segments, records, func(yield func(uint64, int) bool) {
 		for bit := range len(segments[1]) * 8 {
 			if !yield(1, bit) {
@@ -272,7 +280,7 @@ func TestMissingSegments(t *testing.T) {
 }
 
 func TestBegin(t *testing.T) {
-	fs := vfs.NewMem()
+	fs := vfs.NewCrashableMem()
 	l := open(t, small(fs))
 	if err := l.Begin(41); err != nil {
 		t.Fatal(err)
@@ -283,6 +291,11 @@ func TestBegin(t *testing.T) {
 	if lsn := commit(t, l, "x"); lsn != 42 {
 		t.Errorf("LSN %d", lsn)
 	}
+	killed := small(fs.CrashClone(vfs.CrashCloneCfg{}))
+	if _, err := Open(dir, killed); !errors.Is(err, ErrIncomplete) {
+		t.Errorf("a copy that was killed: %v", err)
+	}
+	l.Complete()
 	closeLog(t, l)
 	again := open(t, small(fs))
 	if err := again.Begin(50); err == nil {
@@ -385,7 +398,7 @@ func TestStaleBlocks(t *testing.T) {
 	fresh := written(t, false, "new a")[1]
 	_, end := blocksIn(fresh, 1)
 	t.Run("of another segment", func(t *testing.T) {
-		recycled := segmentHeader{number: 2, first: 4, durable: 3}.encode()
+		recycled := segmentHeader{number: 2, first: 4, id: idOf(t, old)}.encode()
 		recycled = append(recycled, old[segmentHeaderBytes:]...)
 		if got, err := read(disk(t, map[uint64][]byte{1: old, 2: recycled}), 0); err != nil ||
 			len(got) != 3 {
@@ -429,7 +442,7 @@ func TestLostHeader(t *testing.T) {
 			(err != nil || len(got) != 1) {
 			t.Errorf("%s, never begun: %q, %v", name, got, err)
 		}
-		begun := segmentHeader{number: 2, first: 1}.encode()
+		begun := segmentHeader{number: 2, first: 1, id: idOf(t, segments[1])}.encode()
 		if _, err := read(disk(t, map[uint64][]byte{1: b, 2: begun}), 0); !isCorruption(err) {
 			t.Errorf("%s, in the middle: %v", name, err)
 		}
@@ -611,6 +624,7 @@ func TestStartMakesTheReplayedDurable(t *testing.T) {
 	closeLog(t, open(t, small(fs))) // makes the directories durable
 	// In the cache only: neither file nor directory is synced.
 	store(t, fs, segmentFile(1), segments[1])
+	storeControl(t, fs, controlState{since: 1, id: idOf(t, segments[1])})
 	l := start(t, small(fs))
 	if l.Durable() != 3 {
 		t.Errorf("durable %d", l.Durable())

@@ -120,7 +120,7 @@ func TestTornTailOfARecycledSegment(t *testing.T) {
 	old := written(t, true, "old a", "old b", "old c")[1]
 	fresh := written(t, false, "new a", "new b")[1]
 	offsets, end := blocksIn(fresh, 1)
-	header := segmentHeader{number: 1, first: 1, recycled: true}.encode()
+	header := segmentHeader{number: 1, first: 1, recycled: true, id: idOf(t, fresh)}.encode()
 	recycled := append(append(header, fresh[segmentHeaderBytes:end]...), old[end:]...)
 	for name, c := range map[string]struct {
 		damage func(b []byte)

@@ -12,8 +12,8 @@ func (r *recovery) replay(after uint64, apply func(lsn uint64, record []byte) er
 		if r.damage != nil {
 			return r.damage
 		}
-		if after > 0 {
-			return &MissingError{Dir: r.dir.path, After: after}
+		if after > 0 || r.known.newest.number > 0 {
+			return &MissingError{Dir: r.dir.path, After: after, Newest: r.known.newest.number}
 		}
 		return r.begin(0)
 	}
@@ -21,7 +21,9 @@ func (r *recovery) replay(after uint64, apply func(lsn uint64, record []byte) er
 		return r.dir.corrupt(all[0].number, 0, after+1, fmt.Errorf("the log begins at record %d: "+
 			"an older segment is missing, or the checkpoint that held what was in it", first))
 	}
-	p := replayer{dir: r.dir, survey: &r.survey, after: after, apply: apply}
+	p := replayer{
+		dir: r.dir, survey: &r.survey, after: after, apply: apply, durable: r.known.durable,
+	}
 	if err := p.run(all); err != nil {
 		return err
 	}
@@ -41,8 +43,9 @@ type replayer struct {
 	dir    *directory
 	survey *survey
 	tail
-	after uint64
-	apply func(lsn uint64, record []byte) error
+	after   uint64
+	durable uint64 // an LSN that the control file calls durable
+	apply   func(lsn uint64, record []byte) error
 }
 
 // run reads the segments that hold records above after.
@@ -50,6 +53,11 @@ func (p *replayer) run(all []segmentName) error {
 	start := 0
 	for start+1 < len(all) && all[start+1].first <= p.after+1 {
 		start++
+	}
+	for _, s := range all[:start] {
+		if s.size < s.made { // its records are in the checkpoint, but the log is not what it was
+			return p.dir.corrupt(s.number, s.size, s.first, cutOff(s))
+		}
 	}
 	p.survey.begin(all, start)
 	p.next = all[start].first
@@ -64,8 +72,18 @@ func (p *replayer) run(all []segmentName) error {
 		if err := p.segment(following); err != nil {
 			return err
 		}
+		if s.size < s.made {
+			return p.dir.corrupt(s.number, p.end, p.next, cutOff(s))
+		}
 	}
 	return nil
+}
+
+// cutOff says that a file is shorter than it was made: before its first block a segment has its
+// whole size, so no crash leaves that.
+func cutOff(s segmentName) error {
+	return fmt.Errorf("the file has %d bytes, but was made with %d: its end was cut off",
+		s.size, s.made)
 }
 
 // segment reads one segment's blocks and judges where they end.
@@ -133,7 +151,7 @@ func (p *replayer) judgeEnd(
 	if err != nil {
 		return false, err
 	}
-	if found.promised >= p.next {
+	if max(found.promised, p.durable) >= p.next {
 		// Beside a server that runs, the block may have come after the reader was there, and the
 		// promise after the block. A reader that sees the promise sees the block, unless it is
 		// damaged.
@@ -155,6 +173,11 @@ func (p *replayer) judgeTail(file *segmentReader, found remains, wrong error) er
 	if found.promised >= p.next {
 		return p.dir.corrupt(p.number, p.end, p.next, fmt.Errorf(
 			"%w: %w, through record %d", wrong, errPromised, found.promised))
+	}
+	if p.durable >= p.next {
+		return p.dir.corrupt(p.number, p.end, p.next, fmt.Errorf(
+			"%w: %s calls the records through %d durable, and they cannot be read",
+			wrong, ControlName, p.durable))
 	}
 	end := found.end
 	if p.recycled {

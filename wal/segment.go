@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/google/uuid"
 )
 
 const (
@@ -23,7 +24,8 @@ type segmentName struct {
 	number   uint64
 	first    uint64 // LSN of its first record
 	size     int64
-	recycled bool // see segmentHeader
+	made     int64 // the size with which the file was made; 0: unknown
+	recycled bool  // see segmentHeader
 }
 
 // segments lists the segments with records, and the current one. Any goroutine.
@@ -80,9 +82,11 @@ func (s *segment) left() int64 { return s.size - s.used }
 
 // begin writes and syncs the header. It is durable before the first block, so a block in a segment
 // without a valid header is damage, never the trace of a crash (W4).
-func (s *segment) begin(first uint64) error {
+func (s *segment) begin(first uint64, id uuid.UUID) error {
 	s.used = 0
-	h := segmentHeader{number: s.number, first: first, durable: first - 1, recycled: s.recycled}
+	h := segmentHeader{
+		number: s.number, first: first, size: s.size, recycled: s.recycled, id: id,
+	}
 	if err := s.write(h.encode()); err != nil {
 		return err
 	}

@@ -10,6 +10,7 @@ import (
 type truncator struct {
 	dir      *directory
 	segments *segments
+	control  *control
 	recycler *recycler
 	readers  *readers
 
@@ -27,8 +28,11 @@ func (l *Log) TruncateBefore(lsn uint64) error { return l.truncator.before(lsn) 
 func (t *truncator) before(lsn uint64) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.open.Load() {
-		t.cut = max(t.cut, lsn)
+	if t.open.Load() && lsn > t.cut {
+		if err := t.control.covered(lsn - 1); err != nil {
+			return err
+		}
+		t.cut = lsn
 	}
 	return t.truncateLocked()
 }

@@ -13,6 +13,7 @@ import (
 type writer struct {
 	dir      *directory
 	segments *segments
+	control  *control
 	gate     *gate
 	spares   <-chan *segment // from the preparer
 	closing  <-chan struct{} // closed by Close
@@ -42,7 +43,7 @@ func (w *writer) beginFirst(number, first uint64, size int64) error {
 	w.timer = time.NewTimer(time.Hour)
 	w.timer.Stop()
 	w.gate.addPrepared()
-	if err := w.begin(s, first); err != nil {
+	if err := s.begin(first, w.control.known().id); err != nil {
 		return errors.Join(err, s.file.Close())
 	}
 	if err := w.dir.fs.Rename(fresh, w.dir.segment(number)); err != nil {
@@ -52,15 +53,20 @@ func (w *writer) beginFirst(number, first uint64, size int64) error {
 	if err := w.dir.sync(); err != nil {
 		return errors.Join(err, s.file.Close())
 	}
+	if err := w.enter(s, first); err != nil {
+		return errors.Join(err, s.file.Close())
+	}
 	return nil
 }
 
-// begin writes and syncs a segment's header and makes it the current one.
-func (w *writer) begin(s *segment, first uint64) error {
-	if err := s.begin(first); err != nil {
+// enter makes a segment whose header is durable the current one: before its first block the control
+// file names it (W10).
+func (w *writer) enter(s *segment, first uint64) error {
+	name := segmentName{number: s.number, first: first, size: s.size, made: s.size}
+	if err := w.control.begun(name); err != nil {
 		return err
 	}
-	w.segments.add(segmentName{number: s.number, first: first, size: s.size})
+	w.segments.add(name)
 	w.gate.begin(s.size, s.left())
 	return nil
 }
@@ -140,7 +146,10 @@ func (w *writer) roll(size int64) error {
 	if err := old.file.Close(); err != nil {
 		return fmt.Errorf("wal: close segment %d: %w", old.number, err)
 	}
-	return w.begin(next, w.written+1)
+	if err := next.begin(w.written+1, w.control.known().id); err != nil {
+		return err
+	}
+	return w.enter(next, w.written+1)
 }
 
 // awaitSpare returns the prepared segment. The gate shuts long before the current segment is full,
@@ -161,9 +170,9 @@ func (w *writer) awaitSpare() (*segment, error) {
 	}
 }
 
-// finish ends the segment with an empty block that promises everything before it durable. A flipped
-// bit in the last batch is then seen as damage; without it, it would look like the torn tail of a
-// crash.
+// finish ends the segment with an empty block that promises everything before it durable, and says
+// in the control file where the log ends. A flipped bit in the last batch, or a file that was cut,
+// is then seen as damage; without them it would look like the torn tail of a crash.
 func (w *writer) finish() error {
 	if err := w.sync(); err != nil {
 		return err
@@ -175,7 +184,10 @@ func (w *writer) finish() error {
 		return err
 	}
 	w.noteUnsynced()
-	return w.sync()
+	if err := w.sync(); err != nil {
+		return err
+	}
+	return w.control.ended(w.progress.durable.Load())
 }
 
 func (w *writer) close() error {
