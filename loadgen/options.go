@@ -157,8 +157,9 @@ func (o Options) withDefaults() (Options, error) {
 	}
 	option.Default(&o.TTL, max(time.Second, 3*o.Interval).Round(time.Millisecond))
 	option.Default(&o.RampTo, 30*o.Rate)
+	err := o.problems()
 	o.Workers = min(o.Workers, o.Users, o.Connections)
-	return o, o.problems()
+	return o, err
 }
 
 // problems checks options that have their defaults.
@@ -183,6 +184,14 @@ func (o *Options) problems() error {
 	positive(&p, "Duration", o.Duration)
 	positive(&p, "RampTo", o.RampTo)
 	positive(&p, "SpikeBy", o.SpikeBy)
+	positive(&p, "KneeP99", o.KneeP99)
+	positive(&p, "SlowBytes", o.SlowBytes)
+	positive(&p, "Workers", o.Workers)
+	positive(&p, "Timeout", o.Timeout)
+	positive(&p, "MaxWait", o.MaxWait)
+	positive(&p, "MaxLag", o.MaxLag)
+	option.NotNegative(&p, "Grace", o.Grace)
+	option.NotNegative(&p, "VerifyUsers", o.VerifyUsers)
 	option.NotNegative(&p, "Warmup", o.Warmup)
 	option.NotNegative(&p, "StreamsPerUser", o.StreamsPerUser)
 	option.NotNegative(&p, "Churn", o.Churn)

@@ -517,6 +517,14 @@ func TestOptionsReportEveryProblem(t *testing.T) {
 			t.Errorf("%v: does not mention %q", err, want)
 		}
 	}
+	_, err = Options{Workers: -1, KneeP99: -1, SlowBytes: -1, Timeout: -1, MaxWait: -1, MaxLag: -1,
+		Grace: -1, VerifyUsers: -1}.withDefaults()
+	for _, want := range []string{"Workers", "KneeP99", "SlowBytes", "Timeout", "MaxWait", "MaxLag",
+		"Grace", "VerifyUsers"} {
+		if err == nil || !strings.Contains(err.Error(), "option "+want+" is -1") {
+			t.Errorf("%v: does not refuse a negative %q", err, want)
+		}
+	}
 	if _, err := (Options{Scenario: "x"}).withDefaults(); err == nil ||
 		!strings.Contains(err.Error(), "reconnect-storm") {
 		t.Errorf("%v: does not name the scenarios", err)

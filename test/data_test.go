@@ -134,7 +134,7 @@ func TestInspect(t *testing.T) {
 	if next := stopped.field(t, "log", "next_lsn"); next != 4.0 || len(stopped["segment"]) == 0 || len(stopped["device"]) != 3 {
 		t.Errorf("%v", stopped)
 	}
-	if code, out, _ := tool(t, "inspect", r.dir, "--devices=-1"); code != 0 ||
+	if code, out, _ := tool(t, "inspect", r.dir, "--devices", "-1"); code != 0 ||
 		strings.Count(out, "\ndevice ") != 3 || !strings.Contains(out, "none works on it") {
 		t.Errorf("exit status %d\n%s", code, out)
 	}
@@ -401,4 +401,53 @@ func TestBackupRefuses(t *testing.T) {
 		t.Errorf("an empty target: exit status %d, %s", code, errs)
 	}
 	inspect(t, 0, empty)
+}
+
+// TestBackupIntoItsOwnSource: a backup within the data directory, or around it, under any name, is
+// refused before anything is made or removed.
+func TestBackupIntoItsOwnSource(t *testing.T) {
+	top := t.TempDir()
+	around := filepath.Join(top, "around.partial")
+	data := filepath.Join(around, "data")
+	r := startServerIn(t, data)
+	r.mustBeat(newBeat())
+	r.terminate()
+	elsewhere := filepath.Join(top, "elsewhere")
+	for _, err := range []error{
+		os.Symlink(data, filepath.Join(top, "link")),
+		os.Rename(filepath.Join(data, "checkpoint"), elsewhere),
+		os.Symlink(elsewhere, filepath.Join(data, "checkpoint")),
+		os.Mkdir(filepath.Join(data, "empty"), 0o755),
+	} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	before := tree(t, top)
+	for name, target := range map[string]string{
+		"within":                         filepath.Join(data, "copy"),
+		"deep within":                    filepath.Join(data, "not", "there", "copy"),
+		"an empty directory within":      filepath.Join(data, "empty"),
+		"through a link":                 filepath.Join(top, "link", "copy"),
+		"through dots":                   filepath.Join(top, "link") + "/../around.partial/data/copy",
+		"the directory":                  data,
+		"a link to it":                   filepath.Join(top, "link"),
+		"around it":                      around,
+		"where its unfinished copy is":   strings.TrimSuffix(around, ".partial"),
+		"where its checkpoint is":        filepath.Join(elsewhere, "copy"),
+		"where its checkpoint is linked": filepath.Join(data, "checkpoint", "copy"),
+	} {
+		for _, dir := range []string{data, filepath.Join(top, "link")} {
+			code, _, errs := tool(t, "backup", dir, target)
+			if code != 1 || !strings.Contains(errs, "lies in the other: name a directory outside of it") {
+				t.Errorf("%s: exit status %d, %s", name, code, errs)
+			}
+		}
+	}
+	if after := tree(t, top); after != before {
+		t.Errorf("something changed:\n%s\nbefore:\n%s", after, before)
+	}
+	if code, _, errs := tool(t, "backup", data, filepath.Join(top, "copy")); code != 0 {
+		t.Errorf("beside it: exit status %d, %s", code, errs)
+	}
 }

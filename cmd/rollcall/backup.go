@@ -38,7 +38,7 @@ func (c backupCmd) Run() error {
 		return err
 	}
 	partial := c.Target + partialSuffix
-	if err := checkTarget(c.Target, partial); err != nil {
+	if err := checkTarget(c.Dir, c.Target, partial); err != nil {
 		return err
 	}
 	view, err := openData(c.Dir)
@@ -46,6 +46,9 @@ func (c backupCmd) Run() error {
 		return err
 	}
 	defer view.Close()
+	if err := removeEmpty(c.Target); err != nil {
+		return err
+	}
 	began := time.Now()
 	copied, err := makeBackup(view, partial)
 	if err != nil {
@@ -76,8 +79,18 @@ func openData(dir string) (*datadir.View, error) {
 	return view, nil
 }
 
-// checkTarget refuses to write over anything, and removes an empty directory where the backup goes.
-func checkTarget(target, partial string) error {
+// checkTarget refuses to write over anything, and into what is copied. It changes nothing.
+func checkTarget(dir, target, partial string) error {
+	for _, path := range []string{target, partial} {
+		overlap, err := overlaps(path, dir)
+		if err != nil {
+			return err
+		}
+		if overlap {
+			return fmt.Errorf("one of %s and the data directory %s lies in the other: name a "+
+				"directory outside of it, best on another disk", path, dir)
+		}
+	}
 	if _, err := os.Lstat(partial); err == nil {
 		return fmt.Errorf("%s exists: another backup is running, or one did not finish; "+
 			"if none is running, remove it", partial)
@@ -93,7 +106,13 @@ func checkTarget(target, partial string) error {
 	case len(names) > 0:
 		return fmt.Errorf("%s is not empty: name a directory that does not exist yet", target)
 	}
-	if err := os.Remove(target); err != nil {
+	return nil
+}
+
+// removeEmpty removes the empty directory where the backup goes, if there is one.
+func removeEmpty(target string) error {
+	err := os.Remove(target)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("%w; name a directory below it", err) // a mount point, for example
 	}
 	return nil

@@ -34,6 +34,14 @@ Exit status 1: a server would not start on it. The last line says where the firs
 can be done.`
 }
 
+// Validate checks the flags. Kong calls it.
+func (c inspectCmd) Validate() error {
+	if c.Devices < -1 {
+		return fmt.Errorf("--devices must be -1 (all), 0 or more, not %d", c.Devices)
+	}
+	return nil
+}
+
 // Run shows a data directory.
 func (c inspectCmd) Run() error {
 	pid, err := datadir.Holder(c.Dir)

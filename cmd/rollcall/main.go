@@ -36,7 +36,7 @@ func main() {
 		kong.Exit(exit),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true, WrapUpperBound: 100}),
 	)
-	ctx, err := parser.Parse(os.Args[1:])
+	ctx, err := parser.Parse(joinNegatives(os.Args[1:]))
 	parser.FatalIfErrorf(err)
 	ctx.FatalIfErrorf(ctx.Run())
 }
