@@ -33,6 +33,8 @@ func Advise(err error) error {
 			err, startOver)
 	case errors.As(err, &newerLog), errors.As(err, &newerStore):
 		return fmt.Errorf("%w; start the version that wrote it", err)
+	case errors.Is(err, wal.ErrIncomplete):
+		return fmt.Errorf("%w; remove it and make the backup again", err)
 	case errors.Is(err, checkpoint.ErrFailed):
 		return fmt.Errorf("%w; check the disk and start again, nothing acknowledged is lost", err)
 	}

@@ -22,6 +22,7 @@ func TestAdvise(t *testing.T) {
 			[]string{"Restore the data directory from a backup", "empty one"}},
 		{&wal.VersionError{Path: "p", Found: 2, Reads: 1}, []string{"start the version that wrote it"}},
 		{&checkpoint.VersionError{Path: "p", Found: 2, Reads: 1}, []string{"start the version that wrote it"}},
+		{wal.ErrIncomplete, []string{"remove it and make the backup again"}},
 		{checkpoint.ErrFailed, []string{"check the disk and start again"}},
 	} {
 		wrapped := fmt.Errorf("engine: recovery: %w", c.err)

@@ -56,7 +56,8 @@ func TestGolden(t *testing.T) {
 
 func TestSegmentHeader(t *testing.T) {
 	want := segmentHeader{
-		version: formatVersion, number: 7, first: 1 << 40, size: 1 << 26, recycled: true, id: testID,
+		version: formatVersion, number: 7, first: 1 << 40, size: 1 << 26,
+		recycled: true, id: testID,
 	}
 	good := want.encode()
 	if got, err := decodeSegmentHeader(good, "x", 7); err != nil || got != want {

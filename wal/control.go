@@ -182,7 +182,9 @@ func (c *control) readFile() (_ []byte, err error) {
 		return nil, err
 	}
 	b := make([]byte, min(info.Size(), controlSlots*controlSlotBytes))
-	_, err = f.ReadAt(b, 0)
+	if len(b) > 0 {
+		_, err = f.ReadAt(b, 0)
+	}
 	return b, err
 }
 

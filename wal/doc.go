@@ -47,9 +47,9 @@
 //     cannot come back under its old number, and while no View has it open (recycle.go).
 //   - W9: a Reader reads what is committed and nothing else. Within its bound no record that it
 //     wants is taken off; beyond, the oldest go first, and it begins with the oldest that is there.
-//   - W10: what the control file says is true of the segments, whenever the process ends: it names a
-//     segment after its header is durable and before its first block, an LSN after its sync, a
-//     checkpoint's LSN after the checkpoint is durable. So a log that contradicts it was damaged.
+//   - W10: what the control file says is true of the segments, whenever the process ends: it names
+//     a segment after its header is durable and before its first block, an LSN after its sync, a
+//     checkpoint's LSN after the checkpoint is durable. So a log that contradicts it is damaged.
 //
 // # What a crash leaves, and what recovery makes of it
 //

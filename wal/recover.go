@@ -28,6 +28,7 @@ type tail struct {
 	next   uint64 // LSN of the next record
 	number uint64 // last segment with a valid header; 0: none
 	first  uint64 // its first LSN
+	made   int64  // the size with which it was made; 0: unknown
 	end    int64  // where its readable blocks end
 
 	// unproven is where the blocks begin that no later block or header calls durable: after a
@@ -73,9 +74,7 @@ func (r *recovery) take(found []foundSegment) error {
 	var previous uint64 // first LSN of the segment before this one
 	for i, s := range found {
 		if i > 0 && s.number != found[i-1].number+1 {
-			missing := found[i-1].number + 1
-			return r.dir.corrupt(missing, 0, 0,
-				fmt.Errorf("segment %d is missing: the next one is %d", missing, s.number))
+			return r.missing(found[i-1].number + 1)
 		}
 		if err := r.judge(s); err != nil {
 			return err
@@ -128,8 +127,8 @@ func (r *recovery) judge(s foundSegment) error {
 	// Beside a server that runs, the next segment may be begun and the one after it be prepared
 	// when the control file is looked at, and both be begun when their headers are.
 	case newest > 0 && s.number > newest+2:
-		return wrong("the segment was begun after %s was written, which knows segment %d as the "+
-			"newest: it is older than the log", ControlName, newest)
+		return wrong("the segment was begun after %s was written, which knows segment %d "+
+			"as the newest: it is older than the log", ControlName, newest)
 	}
 	return nil
 }
@@ -137,13 +136,20 @@ func (r *recovery) judge(s foundSegment) error {
 // missingNewest reports that segments are missing at the log's end. Where no segment is left,
 // replay says so.
 func (r *recovery) missingNewest(found []foundSegment) error {
-	newest := r.known.newest.number
-	if len(found) == 0 || found[len(found)-1].number >= newest {
+	if len(found) == 0 || found[len(found)-1].number >= r.known.newest.number {
 		return nil
 	}
-	missing := found[len(found)-1].number + 1
-	return r.dir.corrupt(missing, 0, r.known.firstOf(missing), fmt.Errorf(
-		"the file is missing. The newest segment is %d: %s", newest, r.known.describe()))
+	return r.missing(found[len(found)-1].number + 1)
+}
+
+// missing reports that a segment is missing, with what is known of it.
+func (r *recovery) missing(number uint64) error {
+	newest := r.known.newest.number
+	err := errors.New("the file is missing")
+	if number <= newest {
+		err = fmt.Errorf("%w. The newest segment is %d: %s", err, newest, r.known.describe())
+	}
+	return r.dir.corrupt(number, 0, r.known.firstOf(number), err)
 }
 
 // firstOf returns the first LSN of the newest segment, 0 for others: it is not known.

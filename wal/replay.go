@@ -21,8 +21,9 @@ func (r *recovery) replay(after uint64, apply func(lsn uint64, record []byte) er
 		return r.dir.corrupt(all[0].number, 0, after+1, fmt.Errorf("the log begins at record %d: "+
 			"an older segment is missing, or the checkpoint that held what was in it", first))
 	}
-	p := replayer{
-		dir: r.dir, survey: &r.survey, after: after, apply: apply, durable: r.known.durable,
+	p := replayer{dir: r.dir, survey: &r.survey, after: after, apply: apply}
+	if r.damage == nil { // else the segments end before the log does
+		p.durable = r.known.durable
 	}
 	if err := p.run(all); err != nil {
 		return err
@@ -56,14 +57,14 @@ func (p *replayer) run(all []segmentName) error {
 	}
 	for _, s := range all[:start] {
 		if s.size < s.made { // its records are in the checkpoint, but the log is not what it was
-			return p.dir.corrupt(s.number, s.size, s.first, cutOff(s))
+			return p.dir.corrupt(s.number, s.size, s.first, cutOff(s.size, s.made))
 		}
 	}
 	p.survey.begin(all, start)
 	p.next = all[start].first
 	for i, s := range all[start:] {
 		p.survey.enter(start + i)
-		p.number, p.first, p.recycled = s.number, s.first, s.recycled
+		p.number, p.first, p.made, p.recycled = s.number, s.first, s.made, s.recycled
 		p.end, p.unproven = segmentHeaderBytes, segmentHeaderBytes
 		var following *segmentName
 		if start+i+1 < len(all) {
@@ -72,18 +73,14 @@ func (p *replayer) run(all []segmentName) error {
 		if err := p.segment(following); err != nil {
 			return err
 		}
-		if s.size < s.made {
-			return p.dir.corrupt(s.number, p.end, p.next, cutOff(s))
-		}
 	}
 	return nil
 }
 
 // cutOff says that a file is shorter than it was made: before its first block a segment has its
 // whole size, so no crash leaves that.
-func cutOff(s segmentName) error {
-	return fmt.Errorf("the file has %d bytes, but was made with %d: its end was cut off",
-		s.size, s.made)
+func cutOff(size, made int64) error {
+	return fmt.Errorf("the file has %d bytes, but was made with %d: its end was cut off", size, made)
 }
 
 // segment reads one segment's blocks and judges where they end.
@@ -140,6 +137,9 @@ func (p *replayer) records(b block) error {
 func (p *replayer) judgeEnd(
 	file *segmentReader, following *segmentName, wrong error,
 ) (more bool, err error) {
+	if file.size < p.made {
+		return false, p.dir.corrupt(p.number, p.end, p.next, cutOff(file.size, p.made))
+	}
 	if following != nil {
 		if following.first == p.next {
 			return false, nil // the segment was full, or an earlier recovery cut it here
