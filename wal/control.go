@@ -387,15 +387,17 @@ func (c *control) close() error {
 	return err
 }
 
-// describe says what is known of a segment that is not there.
+// describe says what is known of the newest segment.
 func (s controlState) describe() string {
-	held := ""
-	if s.durable >= s.newest.first {
-		held = fmt.Sprintf(", to %d at least", s.durable)
-		if s.closed {
-			held = fmt.Sprintf(" to %d", s.durable)
-		}
+	held := fmt.Sprintf("holds the records from %d", s.newest.first)
+	switch last := s.durable; {
+	case s.closed && last < s.newest.first:
+		held = "holds no record"
+	case s.closed:
+		held += fmt.Sprintf(" to %d", last)
+	case last >= s.newest.first:
+		held += fmt.Sprintf(" to %d at least", last)
 	}
-	return fmt.Sprintf("%s says that it was begun with %d bytes and holds the records from %d%s",
-		ControlName, s.newest.size, s.newest.first, held)
+	return fmt.Sprintf("%s says that it was begun with %d bytes and %s",
+		ControlName, s.newest.size, held)
 }

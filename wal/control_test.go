@@ -110,8 +110,9 @@ func nameOf(number uint64) string { return fmt.Sprintf("%020d%s", number, segmen
 // end.
 func newestIn(t testing.TB, im image) (number uint64, offsets []int64, end int64) {
 	t.Helper()
-	for n := uint64(1); len(im[nameOf(n)]) > 0 && !allZero(im[nameOf(n)][:segmentHeaderBytes]); n++ {
-		number = n
+	begun := func(b []byte) bool { return len(b) > 0 && !allZero(b[:segmentHeaderBytes]) }
+	for begun(im[nameOf(number+1)]) {
+		number++
 	}
 	offsets, end = blocksIn(im[nameOf(number)], number)
 	return number, offsets, end
@@ -174,7 +175,8 @@ func TestShortLog(t *testing.T) {
 				t.Errorf("closed=%v, %s: the size %s is not in: %v", closed, name, size, err)
 			}
 			// A reader gets what is before, and the same damage.
-			if s, got, err := surveyOf(t, fs); !errors.As(err, &c) || c.Path != segmentFile(number) ||
+			s, got, err := surveyOf(t, fs)
+			if !errors.As(err, &c) || c.Path != segmentFile(number) ||
 				len(got) == 0 || uint64(len(got)) != s.Next-1 {
 				t.Errorf("closed=%v, %s: read only: %d records, %+v, %v",
 					closed, name, len(got), s, err)
@@ -202,7 +204,8 @@ func TestZeroedTail(t *testing.T) {
 				}
 				continue
 			}
-			if !isCorruption(err) || len(got) != left || !strings.Contains(err.Error(), ControlName) {
+			if !isCorruption(err) || len(got) != left ||
+				!strings.Contains(err.Error(), ControlName) {
 				t.Errorf("closed=%v, from block %d on zeroed: %d records, %v", closed, i, len(got), err)
 			}
 		}
@@ -282,14 +285,15 @@ func TestDamagedControl(t *testing.T) {
 			continue
 		}
 		var version *VersionError
-		if !isCorruption(err) && !errors.As(err, &version) || !strings.Contains(err.Error(), ControlName) {
+		if !isCorruption(err) && !errors.As(err, &version) ||
+			!strings.Contains(err.Error(), ControlName) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
 }
 
-// TestForeignSegment: a segment of another directory is not taken for one of this log, nor is one of
-// version 1.
+// TestForeignSegment: a segment of another directory is not taken for one of this log, nor is one
+// of version 1.
 func TestForeignSegment(t *testing.T) {
 	im, _ := logImage(t, true)
 	other, _ := logImage(t, true)
@@ -299,15 +303,19 @@ func TestForeignSegment(t *testing.T) {
 		"version 1": version1(t, im[nameOf(newest)], newest),
 	} {
 		fs := im.with(nameOf(newest), func([]byte) []byte { return b }).disk(t)
-		if _, err := read(fs, 0); !isCorruption(err) || !strings.Contains(err.Error(), "another log's") {
+		_, err := read(fs, 0)
+		if !isCorruption(err) || !strings.Contains(err.Error(), "another log's") {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
 	// A control file of another moment of the same log, from before most of it.
-	old := controlState{since: 1, id: idOf(t, im[nameOf(1)]), newest: segmentName{number: 1, first: 1}}
+	old := controlState{
+		since: 1, id: idOf(t, im[nameOf(1)]), newest: segmentName{number: 1, first: 1},
+	}
 	fs := im.disk(t)
 	storeControl(t, fs, old)
-	if _, err := read(fs, 0); !isCorruption(err) || !strings.Contains(err.Error(), "older than the log") {
+	_, err := read(fs, 0)
+	if !isCorruption(err) || !strings.Contains(err.Error(), "older than the log") {
 		t.Errorf("an old control file: %v", err)
 	}
 }

@@ -39,6 +39,9 @@ type CorruptionError struct {
 }
 
 func (e *CorruptionError) Error() string {
+	if errors.Is(e.Err, errFileMissing) {
+		return fmt.Sprintf("wal: %s: %v", e.Path, e.Err)
+	}
 	if e.LSN == 0 {
 		return fmt.Sprintf("wal: %s: corrupt at offset %d: %v", e.Path, e.Offset, e.Err)
 	}

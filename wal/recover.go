@@ -142,10 +142,12 @@ func (r *recovery) missingNewest(found []foundSegment) error {
 	return r.missing(found[len(found)-1].number + 1)
 }
 
+var errFileMissing = errors.New("the file is missing")
+
 // missing reports that a segment is missing, with what is known of it.
 func (r *recovery) missing(number uint64) error {
 	newest := r.known.newest.number
-	err := errors.New("the file is missing")
+	err := errFileMissing
 	if number <= newest {
 		err = fmt.Errorf("%w. The newest segment is %d: %s", err, newest, r.known.describe())
 	}

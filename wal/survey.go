@@ -3,6 +3,8 @@ package wal
 import (
 	"slices"
 	"sync/atomic"
+
+	"github.com/google/uuid"
 )
 
 // Segment is what a segment of a log holds, as Replay found it.
@@ -27,6 +29,8 @@ type Survey struct {
 	Next      uint64   // LSN of the next record; 0 when none was looked for
 	TornBytes int64    // length of the torn tail in the last segment, where its readable blocks end
 	Prepared  []uint64 // numbers of segments that were never begun
+	ID        string   // of the directory; empty: it is of format version 1
+	Closed    bool     // the log was closed in order, and nothing was begun since
 }
 
 // survey is filled by Replay: one goroutine, but for the atomics.
@@ -92,6 +96,10 @@ func (r *recovery) surveyed() Survey {
 		Next:      r.survey.next.Load(),
 		TornBytes: r.survey.torn,
 		Prepared:  slices.Clone(r.unused),
+		Closed:    r.known.closed,
+	}
+	if r.known.id != uuid.Nil {
+		s.ID = r.known.id.String()
 	}
 	if s.Segments == nil { // Replay read none
 		s.Segments = unread(r.segments.list())

@@ -134,6 +134,8 @@ type (
 		TornBytes  int64    `json:"torn_bytes"`
 		TornOffset int64    `json:"torn_offset"`
 		Prepared   []uint64 `json:"prepared_segments"`
+		Closed     bool     `json:"closed"`       // in order, by the server that wrote it
+		ID         string   `json:"directory_id"` // empty: of format version 1
 	}
 	devicesLine struct {
 		Kind    string `json:"kind"`
@@ -192,7 +194,7 @@ func printLog(out printer, s wal.Survey) {
 	}
 	// An empty slice is [], not null.
 	line := logLine{Kind: "log", Next: s.Next, TornBytes: s.TornBytes,
-		Prepared: append([]uint64{}, s.Prepared...)}
+		Prepared: append([]uint64{}, s.Prepared...), Closed: s.Closed, ID: s.ID}
 	if s.TornBytes > 0 {
 		line.TornOffset = s.Segments[len(s.Segments)-1].Used
 	}
@@ -267,7 +269,11 @@ func (p textPrinter) print(line any) {
 			say("torn tail", "%d bytes at offset %d of the last segment: an unfinished write, "+
 				"never acknowledged", l.TornBytes, l.TornOffset)
 		}
-		say("log", "the next record is %d; segments prepared and not begun: %d", l.Next,
+		closed := ""
+		if l.Closed {
+			closed = "closed in order; "
+		}
+		say("log", "%sthe next record is %d; segments prepared and not begun: %d", closed, l.Next,
 			len(l.Prepared))
 	case devicesLine:
 		say("devices", "%d: %d online, %d offline", l.Total, l.Online, l.Offline)
