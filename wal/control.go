@@ -398,6 +398,6 @@ func (s controlState) describe() string {
 	case last >= s.newest.first:
 		held += fmt.Sprintf(" to %d at least", last)
 	}
-	return fmt.Sprintf("%s says that it was begun with %d bytes and %s",
-		ControlName, s.newest.size, held)
+	return fmt.Sprintf("%s says that segment %d, the newest, was begun with %d bytes and %s",
+		ControlName, s.newest.number, s.newest.size, held)
 }

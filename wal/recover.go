@@ -149,7 +149,7 @@ func (r *recovery) missing(number uint64) error {
 	newest := r.known.newest.number
 	err := errFileMissing
 	if number <= newest {
-		err = fmt.Errorf("%w. The newest segment is %d: %s", err, newest, r.known.describe())
+		err = fmt.Errorf("%w: %s", err, r.known.describe())
 	}
 	return r.dir.corrupt(number, 0, r.known.firstOf(number), err)
 }

@@ -1,0 +1,124 @@
+package test
+
+import (
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// damageCase is one kind of damage, what a server, inspect and backup make of it, and what they
+// say.
+type damageCase struct {
+	name  string
+	bases []string // of each one a copy is damaged
+	harm  func(d *damaged)
+	// says are parts of the message with which all three refuse. {LAST}, {MIDDLE} and {FIRST} are
+	// files. None: a server starts, and knows everything that was acknowledged.
+	says []string
+	// lost is how many of the last records a start may be without: what cannot be told.
+	lost int
+}
+
+// What an operator is advised to do.
+const (
+	restore   = "from a backup"
+	startOver = "move the directory away and start on an empty one"
+)
+
+var (
+	whole    = []string{closedBase, killedBase}
+	anyBase  = []string{closedBase, killedBase, shortBase}
+	onlyShut = []string{closedBase}
+)
+
+// TestDamage holds the table of docs/durability.md: damage × {inspect, backup, serve}. What is
+// refused is refused by all three, with the same message, and changes no byte of the directory;
+// inspect and backup never do.
+func TestDamage(t *testing.T) {
+	atLeisure(t)
+	for _, name := range anyBase {
+		baseDir(t, name)
+	}
+	for _, table := range [][]damageCase{logCases, controlCases} {
+		for _, c := range table {
+			for _, name := range c.bases {
+				t.Run(c.name+"/"+name, func(t *testing.T) {
+					t.Parallel()
+					d := baseDir(t, name).copy(t)
+					c.harm(d)
+					d.judge(c)
+				})
+			}
+		}
+	}
+}
+
+// judge runs inspect, backup and serve on a damaged directory.
+func (d *damaged) judge(c damageCase) {
+	d.t.Helper()
+	before := hashDir(d.t, d.dir)
+	unchanged := func(by string) {
+		d.t.Helper()
+		if diff := differences(before, hashDir(d.t, d.dir)); diff != "" {
+			d.t.Errorf("%s changed the directory:\n%s", by, diff)
+		}
+	}
+	code, out, errs := tool(d.t, "inspect", d.dir, "--devices", "0")
+	d.judgeText("inspect", c, code, out+errs)
+	unchanged("inspect")
+
+	target := filepath.Join(d.t.TempDir(), "copy")
+	code, out, errs = tool(d.t, "backup", d.dir, target)
+	d.judgeText("backup", c, code, out+errs)
+	unchanged("backup")
+	if left, _ := filepath.Glob(target + "*"); c.says != nil && left != nil {
+		d.t.Errorf("the refused backup left %v", left)
+	}
+
+	r, serves := d.trial()
+	if c.says != nil {
+		if serves {
+			d.t.Fatalf("serve starts, want %q", c.says)
+		}
+		d.judgeText("serve", c, r.proc.Cmd.ProcessState.ExitCode(), lastLine(r.logs()))
+		return
+	}
+	if !serves {
+		d.t.Fatalf("serve does not start:\n%s", r.logs())
+	}
+	d.judgeSeqs("serve", c, snapshotSeqs(r, d.user))
+	r.terminate()
+	d.judgeSeqs("the backup", c, inspect(d.t, 0, target, "--devices=-1").devices())
+	d.judgeSeqs("inspect after the stop", c, inspect(d.t, 0, d.dir, "--devices=-1").devices())
+}
+
+// judgeText checks an exit status and a message.
+func (d *damaged) judgeText(by string, c damageCase, code int, text string) {
+	d.t.Helper()
+	want := 0
+	if c.says != nil {
+		want = 1
+	}
+	if code != want {
+		d.t.Errorf("%s: exit status %d, want %d\n%s", by, code, want, text)
+	}
+	files := strings.NewReplacer("{LAST}", d.last().file, "{MIDDLE}", d.middle().file,
+		"{FIRST}", d.first().file)
+	for _, part := range c.says {
+		if part = files.Replace(part); !strings.Contains(text, part) {
+			d.t.Errorf("%s does not say %q:\n%s", by, part, text)
+		}
+	}
+}
+
+// judgeSeqs checks that devices stand where they were acknowledged, but for what may be lost.
+func (d *damaged) judgeSeqs(by string, c damageCase, seqs map[string]int) {
+	d.t.Helper()
+	missing := 0
+	for device, acked := range d.acked {
+		missing += max(0, acked-seqs[device])
+	}
+	if missing > c.lost {
+		d.t.Errorf("%s: %d heartbeats are missing: %s", by, missing, d.lacks(seqs))
+	}
+}
