@@ -3,6 +3,7 @@ package wal
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"slices"
 	"sync"
 	"time"
@@ -100,7 +101,7 @@ func (s *segment) write(b []byte) error {
 	}
 	if err != nil {
 		return fmt.Errorf("wal: write %d bytes at offset %d of segment %d: %w",
-			len(b), s.used, s.number, err)
+			len(b), s.used, s.number, reason(err))
 	}
 	s.used += int64(len(b))
 	return nil
@@ -108,9 +109,18 @@ func (s *segment) write(b []byte) error {
 
 func (s *segment) sync() error {
 	if err := s.file.SyncData(); err != nil {
-		return fmt.Errorf("wal: sync segment %d: %w", s.number, err)
+		return fmt.Errorf("wal: sync segment %d: %w", s.number, reason(err))
 	}
 	return nil
+}
+
+// reason leaves out of an error of an open file the name under which it was opened. It may have
+// another one by now: a first segment is made as fresh.wal, a recycled one was called N.old.
+func reason(err error) error {
+	if path := (*fs.PathError)(nil); errors.As(err, &path) {
+		return path.Err
+	}
+	return err
 }
 
 // create makes a file of zeros and its directory entry durable, so that later syncs have no
