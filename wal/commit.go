@@ -74,7 +74,11 @@ func (c *committer) run() {
 			return
 		}
 	}
-	if err := c.writer.finish(); err != nil {
+	err := c.dir.guard.check()
+	if err == nil {
+		err = c.writer.finish()
+	}
+	if err != nil {
 		c.fail(err)
 		return
 	}
@@ -92,7 +96,7 @@ func (c *committer) wakeUp() {
 // awaitWork parks until there is something to do; false: closed, and all is done.
 func (c *committer) awaitWork() bool {
 	for {
-		if c.buffers.filling() != 0 || c.syncDue() {
+		if c.buffers.filling() != 0 || c.syncDue() || c.dir.guard.failure() != nil {
 			return true
 		}
 		closing := c.closing
@@ -121,6 +125,9 @@ func (c *committer) syncDue() bool {
 
 // turn commits one batch, if there is one, and syncs when it is time.
 func (c *committer) turn() error {
+	if err := c.dir.guard.failure(); err != nil {
+		return err
+	}
 	var syncs []chan error
 	if c.mode != SyncAlways {
 		// Before sealing: what they appended before they asked is in this batch or an earlier one.

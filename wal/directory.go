@@ -23,11 +23,12 @@ const (
 	freshName = "fresh" + segmentSuffix
 )
 
-// directory is where the log's files are. Immutable.
+// directory is where the log's files are. Immutable, but for its guard.
 type directory struct {
 	fs     vfs.FS
 	path   string
 	logger *slog.Logger
+	guard  guard
 }
 
 func (d *directory) join(name string) string { return d.fs.PathJoin(d.path, name) }

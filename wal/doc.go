@@ -50,6 +50,9 @@
 //   - W10: what the control file says is true of the segments, whenever the process ends: it names
 //     a segment after its header is durable and before its first block, an LSN after its sync, a
 //     checkpoint's LSN after the checkpoint is durable. So a log that contradicts it is damaged.
+//   - W11: the log's path leads to the directory that is locked, or the log fails: it is looked at
+//     each second, before a file is made or removed, and by Sync. A log that is given a file system
+//     which holds its directory open (internal/rootfs) touches no other one meanwhile (guard.go).
 //
 // # What a crash leaves, and what recovery makes of it
 //

@@ -20,6 +20,9 @@ var (
 	ErrFailed = errors.New("wal: failed")
 	// ErrLocked: another process, or another Log of this one, uses the directory.
 	ErrLocked = errors.New("wal: directory is in use")
+	// ErrMoved: the path does not lead to the log's directory any more. Wrapped in ErrFailed. What
+	// is there now was not touched.
+	ErrMoved = errors.New("wal: the directory was removed or replaced")
 	// ErrIncomplete: the directory is a copy that was not finished.
 	ErrIncomplete = errors.New("wal: the directory is a copy that was never finished")
 	// ErrTooLarge: the record is longer than MaxRecord or than the commit buffer.

@@ -3,15 +3,13 @@ package wal
 import (
 	"errors"
 	"fmt"
-	"io"
-	"io/fs"
 	"iter"
 	"sync"
 	"time"
 
 	"github.com/google/uuid"
 
-	"rollcall/internal/dirsync"
+	"rollcall/internal/dirlock"
 )
 
 // Log is a write-ahead log in a directory. Its life: Open, Replay, Start, then Reserve, Append and
@@ -25,9 +23,8 @@ import (
 //	Replay  ► recovery, only before Start
 //	Reader  ► segments ► its segments are kept by the truncator; the committer signals it
 type Log struct {
-	dir  directory
-	o    Options
-	lock io.Closer
+	dir directory
+	o   Options
 
 	buffers  buffers
 	credits  credits
@@ -68,16 +65,14 @@ func Open(dir string, o Options) (_ *Log, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := dirsync.Create(o.FS, dir); err != nil {
-		return nil, fmt.Errorf("wal: create %s: %w", dir, err)
-	}
-	lock, err := o.FS.Lock(o.FS.PathJoin(dir, LockName))
+	lock, err := dirlock.Take(o.FS, dir, LockName)
 	if err != nil {
 		return nil, lockError(dir, err)
 	}
-	l := newLog(dir, o, lock)
+	l := newLog(dir, o)
+	l.dir.guard.lock = lock
 	if err := l.recovery.find(); err != nil {
-		return nil, errors.Join(err, lock.Close())
+		return nil, errors.Join(err, lock.Abandon())
 	}
 	return l, nil
 }
@@ -90,7 +85,7 @@ func OpenReadOnly(dir string, o Options) (*Log, error) {
 	if err != nil {
 		return nil, err
 	}
-	l := newLog(dir, o, noLock{})
+	l := newLog(dir, o)
 	var corrupt *CorruptionError
 	if err := l.recovery.find(); errors.As(err, &corrupt) {
 		l.recovery.damage = err
@@ -100,15 +95,10 @@ func OpenReadOnly(dir string, o Options) (*Log, error) {
 	return l, nil
 }
 
-// noLock is the lock of a directory that is only read.
-type noLock struct{}
-
-func (noLock) Close() error { return nil }
-
 // newLog joins the parts.
-func newLog(path string, o Options, lock io.Closer) *Log {
+func newLog(path string, o Options) *Log {
 	l := &Log{
-		dir: directory{fs: o.FS, path: path, logger: o.Logger}, o: o, lock: lock,
+		dir: directory{fs: o.FS, path: path, logger: o.Logger}, o: o,
 		closing: make(chan struct{}),
 		closed:  make(chan struct{}),
 	}
@@ -144,16 +134,17 @@ func newLog(path string, o Options, lock io.Closer) *Log {
 			progress: &l.progress, stats: &l.stats,
 		},
 	}
+	l.dir.guard.wake = l.committer.wakeUp
 	return l
 }
 
 // lockError tells a directory in use from one that cannot be locked at all.
 func lockError(dir string, err error) error {
-	var path *fs.PathError
-	if errors.As(err, &path) {
-		return fmt.Errorf("wal: lock %s: %w", dir, err)
+	var held *dirlock.HeldError
+	if errors.As(err, &held) {
+		return fmt.Errorf("%w: %w", ErrLocked, err)
 	}
-	return fmt.Errorf("%w: another process has locked %s: %w", ErrLocked, dir, err)
+	return fmt.Errorf("wal: lock %s: %w", dir, err)
 }
 
 // Replay calls apply with every record whose LSN is above after, in order, and stops at its first
@@ -206,6 +197,9 @@ func (l *Log) Start(
 			return err
 		}
 	}
+	if err := l.dir.guard.check(); err != nil { // all before only read
+		return err
+	}
 	number, next, err := l.recovery.settle()
 	if err != nil {
 		return err
@@ -226,6 +220,7 @@ func (l *Log) Start(
 	l.truncator.open.Store(true)
 	l.setLife(started)
 	l.control.start(l.progress.durable.Load)
+	l.dir.guard.start()
 	go l.preparer.run(number+1, l.preparer.next(size))
 	go l.committer.run()
 	l.credits.allow(biasClosed)
@@ -293,9 +288,13 @@ func (l *Log) Wait(lsn uint64) error {
 }
 
 // Sync returns nil when every record up to lsn is on stable storage, whatever the mode: a
-// checkpoint calls it before it stores what those records say. ErrClosed or the failure otherwise.
+// checkpoint calls it before it stores what those records say, and stores nothing where the
+// directory is another one by now. ErrClosed or the failure otherwise.
 // Any goroutine.
 func (l *Log) Sync(lsn uint64) error {
+	if err := l.dir.guard.check(); err != nil {
+		return fmt.Errorf("%w: %w", ErrFailed, err)
+	}
 	if l.progress.durable.Load() >= lsn {
 		return nil
 	}
@@ -342,12 +341,12 @@ func (l *Log) Cut() uint64 { return l.control.known().cut }
 // when there is no segment. Any goroutine.
 func (l *Log) First() uint64 { return l.segments.first() }
 
-// Failed returns a channel that is closed at the first failed write or sync: the process should
-// stop (I6).
+// Failed returns a channel that is closed at the first failed write or sync, and when the directory
+// was removed or replaced: the process should stop (I6).
 func (l *Log) Failed() <-chan struct{} { return l.progress.failed }
 
-// Err returns the first failure of a write or sync, wrapped in ErrFailed; nil while there is none.
-// Any goroutine.
+// Err returns why the log failed, wrapped in ErrFailed: a write or a sync, or ErrMoved; nil while
+// it has not. Any goroutine.
 func (l *Log) Err() error { return l.progress.failure() }
 
 // Committing returns how long the write and sync in flight have lasted, 0 when there is none. A
@@ -374,9 +373,22 @@ func (l *Log) Close() error {
 		l.committer.end(ErrClosed)
 		close(l.committer.done)
 	}
-	l.closeErr = errors.Join(err, l.control.close(), l.lock.Close())
+	l.dir.guard.close()
+	l.closeErr = errors.Join(err, l.control.close(), l.unlock(was))
 	close(l.closed)
 	return l.closeErr
+}
+
+// unlock gives the directory back. A log that was never started leaves nothing behind.
+func (l *Log) unlock(was life) error {
+	switch lock := l.dir.guard.lock; {
+	case lock == nil:
+		return nil
+	case was == opened:
+		return lock.Abandon()
+	default:
+		return lock.Close()
+	}
 }
 
 // stop ends the goroutines that Start started, and what they own.

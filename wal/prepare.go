@@ -28,7 +28,9 @@ func (p *preparer) run(number uint64, size int64) {
 	defer close(p.done)
 	for {
 		s, err := p.prepare(number, size)
-		p.report(err)
+		if p.dir.guard.failure() == nil { // or the log fails, which says why
+			p.report(err)
+		}
 		if err != nil {
 			select {
 			case <-time.After(p.retry):
@@ -50,6 +52,9 @@ func (p *preparer) run(number uint64, size int64) {
 
 // prepare recycles a file, or makes a new one.
 func (p *preparer) prepare(number uint64, size int64) (*segment, error) {
+	if err := p.dir.guard.check(); err != nil {
+		return nil, err
+	}
 	if s := p.recycler.recycle(number, size); s != nil {
 		return s, nil
 	}
@@ -74,7 +79,11 @@ func (p *preparer) rest(took time.Duration) {
 
 // discard removes a segment that was prepared in vain. Recovery would do it too.
 func (p *preparer) discard(s *segment) {
-	if err := errors.Join(s.file.Close(), p.dir.fs.Remove(p.dir.segment(s.number))); err != nil {
+	err := s.file.Close()
+	if p.dir.guard.check() == nil {
+		err = errors.Join(err, p.dir.fs.Remove(p.dir.segment(s.number)))
+	}
+	if err != nil {
 		p.dir.logger.Debug("prepared segment stays behind",
 			"dir", p.dir.path, "segment", s.number, "err", err)
 	}

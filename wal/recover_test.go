@@ -16,6 +16,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
 
+	"rollcall/internal/dirsync"
 	"rollcall/internal/testseed"
 	"rollcall/internal/testwait"
 )
@@ -621,7 +622,9 @@ func (c *crew) check(t *testing.T, durable uint64, got []string, after uint64) {
 func TestStartMakesTheReplayedDurable(t *testing.T) {
 	fs := vfs.NewCrashableMem()
 	segments := written(t, false, "a", "b", "c")
-	closeLog(t, open(t, small(fs))) // makes the directories durable
+	if _, err := dirsync.Create(fs, dir); err != nil {
+		t.Fatal(err)
+	}
 	// In the cache only: neither file nor directory is synced.
 	store(t, fs, segmentFile(1), segments[1])
 	storeControl(t, fs, controlState{since: 1, id: idOf(t, segments[1])})

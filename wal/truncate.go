@@ -46,6 +46,9 @@ func (t *truncator) truncateLocked() error {
 		low = min(low, r.lowWaterLocked(all, t.cut))
 	}
 	for t.open.Load() && len(all) > 1 && all[1].first <= low {
+		if err := t.dir.guard.check(); err != nil {
+			return err
+		}
 		s := all[0]
 		kept, err := t.recycler.drop(s, t.isOpenLocked(s.number))
 		if err != nil {
@@ -115,6 +118,9 @@ func (t *truncator) close() {
 	t.open.Store(false)
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if t.dir.guard.check() != nil {
+		return // they are another's
+	}
 	if err := t.recycler.removeAll(); err != nil {
 		t.dir.logger.Debug("recycled files stay behind", "err", err)
 	}

@@ -141,10 +141,13 @@ func (w *writer) roll(size int64) error {
 	if err != nil {
 		return err
 	}
+	if err := w.dir.guard.check(); err != nil {
+		return errors.Join(err, next.file.Close())
+	}
 	old := w.segment
 	w.segment = next
 	if err := old.file.Close(); err != nil {
-		return fmt.Errorf("wal: close segment %d: %w", old.number, err)
+		return fmt.Errorf("wal: close segment %d: %w", old.number, reason(err))
 	}
 	if err := next.begin(w.written+1, w.control.known().id); err != nil {
 		return err

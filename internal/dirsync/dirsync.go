@@ -17,27 +17,27 @@ func Sync(fsys vfs.FS, dir string) error {
 	return errors.Join(d.Sync(), d.Close())
 }
 
-// Create creates a directory and the missing ones above it, and makes the new entries durable.
-func Create(fsys vfs.FS, dir string) error {
+// Create creates a directory and the missing ones above it, for their owner alone, and makes the
+// new entries durable. It returns those that it made, the lowest first, with an error too.
+func Create(fsys vfs.FS, dir string) (made []string, err error) {
 	parents := []string{fsys.PathDir(dir)} // whose entries may be new
-	existed := true
 	for path := dir; ; path = fsys.PathDir(path) {
 		if _, err := fsys.Stat(path); err == nil || path == fsys.PathDir(path) {
 			break
 		}
-		existed = false
+		made = append(made, path)
 		parents = append(parents, fsys.PathDir(path))
 	}
-	if err := fsys.MkdirAll(dir, 0o755); err != nil {
-		return err
+	if err := fsys.MkdirAll(dir, 0o700); err != nil {
+		return made, err
 	}
 	for _, parent := range parents {
 		// An existing directory may have a parent that this process may not open. Its creator
 		// has synced it.
 		err := Sync(fsys, parent)
-		if err != nil && !(existed && errors.Is(err, fs.ErrPermission)) {
-			return err
+		if err != nil && !(len(made) == 0 && errors.Is(err, fs.ErrPermission)) {
+			return made, err
 		}
 	}
-	return nil
+	return made, nil
 }

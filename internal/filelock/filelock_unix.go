@@ -18,6 +18,10 @@ func Share(f vfs.File) bool { return try(f, unix.LOCK_SH) != unix.EWOULDBLOCK }
 // Exclusive takes a lock that excludes every other one, until Unlock. False: it is not to be had.
 func Exclusive(f vfs.File) bool { return try(f, unix.LOCK_EX) == nil }
 
+// Claim takes a lock that excludes every other one, until f is closed. False: another opener has
+// one. A file system that has no such locks for f, as NFS has none for a directory, grants it.
+func Claim(f vfs.File) bool { return try(f, unix.LOCK_EX) != unix.EWOULDBLOCK }
+
 // Unlock gives back the lock of Exclusive.
 func Unlock(f vfs.File) {
 	if fd := f.Fd(); fd != vfs.InvalidFd {
