@@ -28,6 +28,12 @@ var advice = []struct {
 	{loadgen.ErrConnections, "lower --connections, or raise the server's limits"},
 }
 
+// movedAdvice is for a log that failed with wal.ErrMoved.
+const movedAdvice = "nothing was written to what is there now. A directory is not to be moved, " +
+	"removed or restored under a running server, and its LOCK is never stale: stop the server " +
+	"first. To go on with what is there, start again; to go on with what was moved away, move it " +
+	"back first"
+
 // advise adds to an error what an operator can do about it, and to a wrong option its flag.
 func advise(err error) error {
 	for _, a := range advice {

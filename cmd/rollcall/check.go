@@ -18,6 +18,7 @@ import (
 	"github.com/alecthomas/kong"
 
 	"rollcall/engine"
+	"rollcall/internal/rootfs"
 )
 
 // setting is one flag as it took effect. Secrets are never flags, so all settings may be shown.
@@ -91,7 +92,7 @@ func (c serveCmd) check(w io.Writer, settings []setting) error {
 		return err
 	}
 	unopened := &node{logger: slog.New(slog.DiscardHandler), clock: engine.NewClock(),
-		histograms: newHistograms(registry())}
+		files: rootfs.New(c.DataDir), histograms: newHistograms(registry())}
 	return advise(errors.Join(
 		secretsErr,
 		tlsErr,

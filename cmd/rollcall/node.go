@@ -15,6 +15,7 @@ import (
 	"rollcall/checkpoint"
 	"rollcall/datadir"
 	"rollcall/engine"
+	"rollcall/internal/rootfs"
 	"rollcall/server"
 	"rollcall/wal"
 )
@@ -28,7 +29,8 @@ type node struct {
 	metrics    *prometheus.Registry
 	histograms *histograms
 
-	log        *wal.Log // holds the directory's lock
+	files      *rootfs.FS // of the data directory
+	log        *wal.Log   // holds the directory's lock
 	checkpoint *checkpoint.Store
 	engine     *engine.Engine
 	server     *server.Server
@@ -42,7 +44,10 @@ type node struct {
 // first, so that /readyz can report the recovery, and the public one last, so that no connection
 // waits for an answer that cannot be given yet. recovered is called between the two.
 func (c serveCmd) start(logger *slog.Logger, sec secrets, recovered func()) (*node, error) {
-	n := &node{logger: logger, clock: engine.NewClock(), served: make(chan error, 2)}
+	n := &node{
+		logger: logger, clock: engine.NewClock(), files: rootfs.New(c.DataDir),
+		served: make(chan error, 2),
+	}
 	if err := n.start(c, sec, recovered); err != nil {
 		// an operator's request may be in flight
 		return nil, advise(errors.Join(err, n.Close(doneContext())))
@@ -122,9 +127,12 @@ func (n *node) listen(c serveCmd, config *tls.Config) (err error) {
 func (n *node) logFailure() error {
 	select {
 	case <-n.log.Failed():
-		return fmt.Errorf("the log failed, so nothing can be promised any more: %w; "+
-			"check the disk, then "+
-			"start again: recovery begins from what was acknowledged", n.log.Err())
+		err := n.log.Err()
+		todo := "check the disk, then start again: recovery begins from what was acknowledged"
+		if errors.Is(err, wal.ErrMoved) {
+			todo = movedAdvice
+		}
+		return fmt.Errorf("the log failed, so nothing can be promised any more: %w; %s", err, todo)
 	default:
 		return nil
 	}
@@ -160,7 +168,7 @@ func (n *node) Close(ctx context.Context) error {
 	if n.log != nil {
 		errs = append(errs, n.log.Close())
 	}
-	return errors.Join(errs...)
+	return errors.Join(append(errs, n.files.Close())...)
 }
 
 // doneContext is for what is not to wait.

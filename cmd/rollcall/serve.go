@@ -259,13 +259,15 @@ func (c serveCmd) logOptions(n *node) wal.Options {
 		panic("bug: the enum of --sync allows " + c.Sync)
 	}
 	return wal.Options{
-		Sync: mode, SyncInterval: c.SyncInterval, SegmentBytes: c.SegmentBytes, Logger: n.logger,
-		ObserveCommit: n.histograms.observeCommit,
+		FS: n.files, Sync: mode, SyncInterval: c.SyncInterval, SegmentBytes: c.SegmentBytes,
+		Logger: n.logger, ObserveCommit: n.histograms.observeCommit,
 	}
 }
 
 func (c serveCmd) checkpointOptions(n *node) checkpoint.Options {
-	return checkpoint.Options{SpareBytes: 2*c.SegmentBytes + 64<<20, Logger: n.logger}
+	return checkpoint.Options{
+		FS: n.files, SpareBytes: 2*c.SegmentBytes + 64<<20, Logger: n.logger,
+	}
 }
 
 func (c serveCmd) engineOptions(n *node) engine.Options {
