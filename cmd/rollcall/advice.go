@@ -29,10 +29,10 @@ var advice = []struct {
 }
 
 // movedAdvice is for a log that failed with wal.ErrMoved.
-const movedAdvice = "nothing was written to what is there now. A directory is not to be moved, " +
-	"removed or restored under a running server, and its LOCK is never stale: stop the server " +
-	"first. To go on with what is there, start again; to go on with what was moved away, move it " +
-	"back first"
+const movedAdvice = "what was acknowledged is in the directory that was locked, wherever it is " +
+	"now. Start again to go on with what is at the path, or move the other one back first. A " +
+	"server must be stopped before its directory is moved, removed or restored, and its LOCK " +
+	"is never stale"
 
 // advise adds to an error what an operator can do about it, and to a wrong option its flag.
 func advise(err error) error {
