@@ -51,9 +51,9 @@
 // I4 A session ends once. Expiry and a late heartbeat race for the same claim; the second one sees
 // what the first one did. An expiry is a logged change like any other.
 //
-// I5 Everything is bounded: the log by its credits, the table by MaxDevices, sources by their
-// table, queues of the broadcaster by bytes, the wheel's queue by what heartbeats can file while
-// the loop sleeps.
+// I5 Everything is bounded: the log by its credits, the table by MaxDevices or what was
+// on disk, sources by their table, queues of the broadcaster by bytes, the wheel's queue by what
+// heartbeats can file while the loop sleeps.
 //
 // I6 A failed write or sync of the log is fail-stop: nothing is acknowledged any more and the
 // process ends.

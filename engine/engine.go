@@ -98,6 +98,7 @@ func (e *Engine) open() error {
 	if err := e.recovery.recover(e.clock()); err != nil {
 		return err
 	}
+	e.devices.logOver(e.recovery.logger)
 	if err := e.log.Start(e.committed); err != nil {
 		return fmt.Errorf("engine: start the log: %w", err)
 	}

@@ -47,8 +47,8 @@ type Options struct {
 	RecoveryGrace time.Duration
 	// MaxWait is how long a heartbeat waits for room in the log before it is refused. Default: 1s.
 	MaxWait time.Duration
-	// MaxDevices bounds the table; a new device over it is refused, known ones go on. Default: 0,
-	// what the table can address.
+	// MaxDevices bounds the table; a new device over it is refused, known ones go on. What is on
+	// disk is served also where it is more. Default: 0, what the table can address.
 	MaxDevices int
 	// DeviceBudget bounds the devices of several engines together. Default: none.
 	DeviceBudget *DeviceBudget

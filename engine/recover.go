@@ -24,6 +24,7 @@ type recoverer struct {
 	logger      *slog.Logger
 
 	progress progress
+	over     overBound
 	// newest is the highest LSN in the store above the store's own; the log must reach it.
 	newest atomic.Uint64
 }
@@ -38,9 +39,6 @@ func newRecoverer(d *devices, x *expirer, c *checkpointer, o *Options) *recovere
 // ErrLogShort says that the log ends before what the checkpoint has seen of it: the disk lost what
 // it had confirmed, or segments were taken away. Nothing can be recovered from the two.
 var ErrLogShort = errors.New("the log ends before the checkpoint does")
-
-// ErrTableTooSmall says that there are more devices on disk than Options.MaxDevices allows.
-var ErrTableTooSmall = errors.New("there are more devices on disk than the table may hold")
 
 // recover reads checkpoint and log; now is the instant from which silence counts again.
 func (r *recoverer) recover(now Instant) error {
@@ -102,6 +100,7 @@ func (r *recoverer) loadRange(a *applier, n, ranges int) error {
 	})
 	r.progress.stored.Add(stored)
 	r.progress.parts.Add(1)
+	r.over.note(r.devices, r.logger)
 	return err
 }
 
@@ -125,15 +124,7 @@ func (r *recoverer) load(a *applier, value []byte) error {
 	if err != nil {
 		return fmt.Errorf("LSN %d: %w", lsn, err)
 	}
-	return tooSmall(a.apply(lsn, rec, 0, nil))
-}
-
-// tooSmall says what it means when what is on disk does not fit into the table.
-func tooSmall(err error) error {
-	if errors.Is(err, table.ErrFull) {
-		return fmt.Errorf("%w: %w", ErrTableTooSmall, err)
-	}
-	return err
+	return a.apply(lsn, rec, 0, nil)
 }
 
 // deadlineAfterRestart counts the silence before the restart; the grace comes on top of it in

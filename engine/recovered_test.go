@@ -230,3 +230,61 @@ func TestLogBehindItsCheckpoint(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 }
+
+// TestStartOverMaxDevices: more devices on disk than may be known are served all the same; new ones
+// are refused, and come in again when enough are forgotten. The checkpoint takes the same way as
+// the log, and a shared budget counts like a bound of its own.
+func TestStartOverMaxDevices(t *testing.T) {
+	const bound = 3
+	for name, bounded := range map[string]func() Options{
+		"MaxDevices":   func() Options { return Options{MaxDevices: bound} },
+		"DeviceBudget": func() Options { return Options{DeviceBudget: NewDeviceBudget(bound)} },
+	} {
+		t.Run(name, func(t *testing.T) {
+			fs := vfs.NewCrashableMem()
+			d := openDisk(t, fs, Options{}, 1)
+			var known []*Heartbeat
+			for n := range 10 {
+				hb := newHeartbeat(1, 60_000)
+				hb.Status = Offline
+				if res := d.Heartbeat(hb); res.Outcome != Accepted {
+					t.Fatal(res)
+				}
+				if known = append(known, hb); n == 5 {
+					d.checkpoint(t)
+				}
+			}
+			d.shut()
+
+			var out lines
+			o := bounded()
+			o.Logger = slog.New(slog.NewTextHandler(&out, nil))
+			o.ForgetAfter = time.Hour
+			d = openDisk(t, fs, o, 1)
+			defer d.shut()
+			if s := d.Stats(); s.Devices != 10 || s.MaxDevices != bound {
+				t.Fatalf("%d devices, %d may be", s.Devices, s.MaxDevices)
+			}
+			for _, want := range []string{"the recovery goes over the bound",
+				"devices=10 max_devices=3 over=7"} {
+				if strings.Count(out.String(), want) != 1 {
+					t.Errorf("not once %q:\n%s", want, out.String())
+				}
+			}
+			one := newHeartbeat(1, 60_000)
+			if res := d.Heartbeat(one); res.Err != ErrTooManyDevices {
+				t.Errorf("a new device: %+v", res)
+			}
+			known[0].Seq, known[0].Status = 2, Online
+			if res := d.Heartbeat(known[0]); res.Outcome != Accepted {
+				t.Errorf("a known device: %+v", res)
+			}
+			d.now.Add(int64(2 * time.Hour))
+			d.checkpoint(t) // forgets the nine others
+			if res := d.Heartbeat(one); res.Outcome != Accepted {
+				t.Errorf("a new device after others were forgotten: %+v, %d are known", res,
+					d.Stats().Devices)
+			}
+		})
+	}
+}

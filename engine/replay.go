@@ -97,10 +97,12 @@ func (r *replayer) finish() error {
 		late = append(late, a.late...)
 		a.late = nil
 	}
-	if err := errors.Join(errs...); err != nil || len(late) == 0 {
-		return err
+	err := errors.Join(errs...)
+	if err == nil && len(late) > 0 {
+		err = r.appliers[0].applyLate(late)
 	}
-	return r.appliers[0].applyLate(late)
+	r.recovery.over.note(r.recovery.devices, r.recovery.logger)
+	return err
 }
 
 // close applies what is left.
@@ -199,7 +201,7 @@ func (a *applier) applyLate(records []byte) error {
 	for _, c := range last {
 		if !c.rec.Forget() {
 			if err := a.apply(c.lsn, c.rec, 0, nil); err != nil {
-				return tooSmall(err)
+				return err
 			}
 		}
 	}
@@ -229,7 +231,7 @@ func (a *applier) apply(
 		return nil
 	}
 	if entry == nil || !entry.Is(user, device) {
-		if ref, entry, err = a.table.FindOrInsert(user, device); err != nil {
+		if ref, entry, err = a.table.Restore(user, device); err != nil {
 			return err
 		}
 	}

@@ -184,7 +184,9 @@ func newRig(t *testing.T, log *memLog, o Options) *rig {
 func newStill(t *testing.T, log Log, o Options) (*Engine, *atomic.Int64) {
 	t.Helper()
 	o.Shards = 4
-	o.Logger = slog.New(slog.DiscardHandler)
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
 	now := new(atomic.Int64)
 	now.Store(1)
 	o.Clock = stillClock(now)

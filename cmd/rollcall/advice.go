@@ -22,7 +22,8 @@ var advice = []struct {
 	{wal.ErrLocked, "stop the other process, or give --data-dir another directory"},
 	{engine.ErrLogShort, "the disk lost what it had confirmed, or segments were taken away: " +
 		"restore the data directory from a backup"},
-	{engine.ErrTableTooSmall, "raise --max-devices"},
+	{engine.ErrOverMaxDevices, "raise --max-devices, where it is the default with the memory limit, " +
+		"or let --forget-after forget devices sooner"},
 	{engine.ErrTooManyDevices, "raise --max-devices and restart, or let --forget-after forget " +
 		"devices sooner"},
 	{loadgen.ErrConnections, "lower --connections, or raise the server's limits"},

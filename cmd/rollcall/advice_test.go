@@ -16,9 +16,9 @@ import (
 // TestAdvice is added to what packages report, and keeps the error.
 func TestAdvice(t *testing.T) {
 	for sentinel, want := range map[error]string{
-		engine.ErrLogShort:      "restore the data directory from a backup",
-		engine.ErrTableTooSmall: "raise --max-devices",
-		wal.ErrLocked:           "give --data-dir another directory",
+		engine.ErrLogShort:       "restore the data directory from a backup",
+		engine.ErrOverMaxDevices: "or let --forget-after forget devices sooner",
+		wal.ErrLocked:            "give --data-dir another directory",
 	} {
 		got := advise(fmt.Errorf("engine: recovery: %w", sentinel))
 		if !errors.Is(got, sentinel) || !strings.HasSuffix(got.Error(), want) {

@@ -15,11 +15,20 @@ func NewBudget(devices int) *Budget { return &Budget{limit: int64(devices)} }
 // Left returns how many more devices there may be.
 func (b *Budget) Left() int { return int(max(0, b.limit-b.used.Load())) }
 
-func (b *Budget) take() bool {
+// over returns how many more devices there are than there may be; negative: how many fewer.
+func (b *Budget) over() int64 {
+	if b == nil {
+		return 0
+	}
+	return b.used.Load() - b.limit
+}
+
+// take reserves a place; unless it is over the bound too, false when there is none.
+func (b *Budget) take(over bool) bool {
 	if b == nil {
 		return true
 	}
-	if b.used.Add(1) > b.limit {
+	if b.used.Add(1) > b.limit && !over {
 		b.used.Add(-1)
 		return false
 	}

@@ -44,12 +44,13 @@ func (s *shard) find(slab *slab, k *key) (Ref, *Entry) {
 	}
 }
 
-// insertLocked gives the device, which must be absent, a slot, and publishes it.
-func (s *shard) insertLocked(t *Table, k *key) (Ref, *Entry, error) {
-	if !t.takePlace() {
+// insertLocked gives the device, which must be absent, a slot, and publishes it; with over also
+// above the bounds.
+func (s *shard) insertLocked(t *Table, k *key, over bool) (Ref, *Entry, error) {
+	if !t.takePlace(over) {
 		return 0, nil, ErrFull
 	}
-	r, err := s.takeSlotLocked(t.slab)
+	r, err := s.takeSlotLocked(t.slab, over)
 	if err != nil {
 		t.givePlace()
 		return 0, nil, err
@@ -70,7 +71,7 @@ func (s *shard) insertLocked(t *Table, k *key) (Ref, *Entry, error) {
 
 // takeSlotLocked returns a free slot: one that was used before, else one of the run, else the first
 // of a new run.
-func (s *shard) takeSlotLocked(slab *slab) (Ref, error) {
+func (s *shard) takeSlotLocked(slab *slab, over bool) (Ref, error) {
 	if r := s.free; r != 0 {
 		s.free = slab.entry(r).next
 		s.freeSlots--
@@ -79,7 +80,7 @@ func (s *shard) takeSlotLocked(slab *slab) (Ref, error) {
 	if s.runSlots == 0 {
 		// As many as it has, so that the entries of a small table lie close together in the caches.
 		n := max(1, min(maxRun, s.devices.Load().live))
-		first, err := slab.take(n)
+		first, err := slab.take(n, over)
 		if err != nil {
 			return 0, err
 		}

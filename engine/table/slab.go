@@ -34,16 +34,17 @@ type slab struct {
 	// index word or the mutex, so that the extent is there.
 	directory atomic.Pointer[directory]
 
-	limit uint64 // slots that may be handed out; immutable
+	spare uint64 // slots that shards may hold without a device; immutable
 
 	mu    sync.Mutex
+	limit uint64 // slots that may be handed out; guarded by mu
 	slots uint64 // handed out so far; guarded by mu
 }
 
-// newSlab makes a slab that has room for so many slots, rounded up to whole extents.
-func newSlab(slots uint64) *slab {
-	extents := (slots + extentSlots - 1) / extentSlots
-	s := &slab{limit: min(extents*extentSlots, maxSlots)}
+// newSlab makes a slab that has room for so many devices, and as many slots without one, rounded up
+// to whole extents.
+func newSlab(devices, spare uint64) *slab {
+	s := &slab{limit: slotLimit(devices + spare), spare: spare}
 	s.directory.Store(&directory{make([]atomic.Pointer[extent], 1)})
 	return s
 }
@@ -54,12 +55,20 @@ func (s *slab) entry(r Ref) *Entry {
 	return &s.directory.Load().extents[slot>>extentBits].Load()[slot%extentSlots]
 }
 
+func slotLimit(slots uint64) uint64 {
+	extents := (slots + extentSlots - 1) / extentSlots
+	return min(extents*extentSlots, maxSlots)
+}
+
 // take hands out the next n slots, at most maxRun, and returns the ref of the first. ErrFull: not
-// so many refs are left.
-func (s *slab) take(n int) (Ref, error) {
+// so many refs are left. With over it raises the limit where that is in the way.
+func (s *slab) take(n int, over bool) (Ref, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	end := s.slots + uint64(n)
+	if over && end > s.limit {
+		s.limit = slotLimit(end + s.spare)
+	}
 	if end > s.limit {
 		return 0, ErrFull
 	}

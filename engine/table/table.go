@@ -88,7 +88,7 @@ func New(o Options) *Table {
 		testHash:   o.Hash,
 		shards:     make([]shard, o.Shards),
 		shardShift: 64 - bits.TrailingZeros(uint(o.Shards)),
-		slab:       newSlab(uint64(limit) + uint64(o.Shards)*maxRun),
+		slab:       newSlab(uint64(limit), uint64(o.Shards)*maxRun),
 		maxDevices: limit,
 		budget:     o.Budget,
 	}
@@ -106,9 +106,10 @@ func (t *Table) Close() {
 	t.budget.give(t.devices.Swap(0))
 }
 
-// takePlace reserves a place for one more device; false: there is none.
-func (t *Table) takePlace() bool {
-	if t.devices.Add(1) > t.maxDevices || !t.budget.take() {
+// takePlace reserves a place for one more device, with over also above the bounds; false: there is
+// none.
+func (t *Table) takePlace(over bool) bool {
+	if t.devices.Add(1) > t.maxDevices && !over || !t.budget.take(over) {
 		t.devices.Add(-1)
 		return false
 	}
@@ -190,6 +191,16 @@ func (t *Table) Find(user, device uuid.UUID) (Ref, *Entry) {
 // find a moment ago. ErrFull over MaxDevices or out of slot numbers; any other error says that the
 // system gave no memory.
 func (t *Table) FindOrInsert(user, device uuid.UUID) (Ref, *Entry, error) {
+	return t.findOrInsert(user, device, false)
+}
+
+// Restore is FindOrInsert for a device that was known before a restart: it comes in also over
+// MaxDevices and Budget. ErrFull: no slot number is left.
+func (t *Table) Restore(user, device uuid.UUID) (Ref, *Entry, error) {
+	return t.findOrInsert(user, device, true)
+}
+
+func (t *Table) findOrInsert(user, device uuid.UUID, over bool) (Ref, *Entry, error) {
 	k := t.key(user, device)
 	s := t.shard(&k)
 	s.mu.Lock()
@@ -199,7 +210,7 @@ func (t *Table) FindOrInsert(user, device uuid.UUID) (Ref, *Entry, error) {
 	if r, e := s.find(t.slab, &k); e != nil {
 		return r, e, nil
 	}
-	return s.insertLocked(t, &k)
+	return s.insertLocked(t, &k, over)
 }
 
 // Entry returns the entry of a ref that this table handed out. It may belong to another device by
@@ -279,12 +290,18 @@ func (t *Table) Remove(r Ref, e *Entry) {
 // Len returns the number of devices, those without a state included.
 func (t *Table) Len() int { return int(t.devices.Load()) }
 
+// Over returns how many more devices there are than MaxDevices and Budget allow: those that Restore
+// brought.
+func (t *Table) Over() int {
+	return int(max(0, t.devices.Load()-t.maxDevices, t.budget.over()))
+}
+
 // MaxDevices returns how many devices there may be. What a shared budget has left changes.
 func (t *Table) MaxDevices() int {
 	if t.budget == nil {
 		return int(t.maxDevices)
 	}
-	return min(int(t.maxDevices), t.Len()+t.budget.Left())
+	return int(min(t.maxDevices, max(0, t.devices.Load()-t.budget.over())))
 }
 
 // Users returns the number of users that have a device.

@@ -330,6 +330,61 @@ func TestBudgetIsSharedByTables(t *testing.T) {
 	}
 }
 
+// TestRestoreGoesOverTheBounds: what was known before comes in also over MaxDevices and a shared
+// budget, and new devices come in again when enough are gone, whichever shard they belong to.
+func TestRestoreGoesOverTheBounds(t *testing.T) {
+	const bound, known = 10, 1000
+	for name, o := range map[string]Options{
+		"MaxDevices": {Shards: 4, MaxDevices: bound},
+		"Budget":     {Shards: 4, Budget: NewBudget(bound)},
+	} {
+		t.Run(name, func(t *testing.T) {
+			tab := New(o)
+			defer tab.Close()
+			for n := range known {
+				_, e, err := tab.Restore(user(n), device(n))
+				if err != nil {
+					t.Fatalf("device %d: %v", n, err)
+				}
+				e.Claim(user(n), device(n))
+				e.Commit(&State{LSN: 1})
+			}
+			if tab.Len() != known || tab.Over() != known-bound {
+				t.Fatalf("%d devices, %d over", tab.Len(), tab.Over())
+			}
+			if _, _, err := tab.FindOrInsert(user(known), device(1)); !errors.Is(err, ErrFull) {
+				t.Fatalf("a new device: %v", err)
+			}
+			for n := range known - bound {
+				forget(t, tab, user(n), device(n))
+			}
+			if _, _, err := tab.FindOrInsert(user(known), device(1)); !errors.Is(err, ErrFull) {
+				t.Fatalf("a new device at the bound: %v", err)
+			}
+			forget(t, tab, user(known-1), device(known-1))
+			put(t, tab, user(known), device(1), 1, 1)
+			if tab.Over() != 0 || tab.Len() != bound {
+				t.Errorf("%d devices, %d over", tab.Len(), tab.Over())
+			}
+		})
+	}
+}
+
+// TestSlotsOverTheLimit: restored devices raise the number of slots, and leave room for new runs.
+func TestSlotsOverTheLimit(t *testing.T) {
+	s := newSlab(1, maxRun)
+	defer s.close()
+	s.slots = s.limit
+	if _, err := s.take(maxRun, false); !errors.Is(err, ErrFull) {
+		t.Fatalf("over the limit: %v", err)
+	}
+	for _, over := range []bool{true, false} {
+		if _, err := s.take(maxRun, over); err != nil {
+			t.Errorf("over %v: %v", over, err)
+		}
+	}
+}
+
 // TestRefsRunOut fills the whole slab: here the last extent, since the real end is 400 GB away.
 func TestRefsRunOut(t *testing.T) {
 	tab := New(Options{Shards: 1, MaxDevices: 1 << 20})
@@ -350,10 +405,10 @@ func TestRefsRunOut(t *testing.T) {
 
 // TestRunMayCrossExtents hands out slots on both sides of a boundary.
 func TestRunMayCrossExtents(t *testing.T) {
-	s := newSlab(2 * extentSlots)
+	s := newSlab(2*extentSlots, 0)
 	defer s.close()
 	s.slots = extentSlots - 10
-	first, err := s.take(maxRun)
+	first, err := s.take(maxRun, false)
 	if err != nil {
 		t.Fatal(err)
 	}
