@@ -92,6 +92,12 @@ var logCases = []damageCase{
 				os.Rename(d.path("x"), d.path(d.last().file)))
 		},
 		says: []string{"another segment than the file name", restore, startOver}},
+	{name: "a segment of format version 1", bases: whole,
+		harm: func(d *damaged) {
+			old := unpackVersion1(d.t, "closed")
+			d.check(copyFile(old.path(d.first().file), d.path(d.first().file)))
+		},
+		says: []string{"{FIRST}", "format version 1", "another log's", restore, startOver}},
 	{name: "last segment of a later format", bases: whole,
 		harm: func(d *damaged) { d.change(d.last().file, func(b []byte) { b[8] = 3 }) },
 		says: []string{"{LAST}", "format version 3", "start the version that wrote it"}},
