@@ -22,7 +22,10 @@ const version1 = "../datadir/testdata/version1.tar.gz"
 
 // version1Seqs is what both directories hold, by user and device.
 var version1Seqs = map[string]map[string]int{
-	version1ID(1): {version1ID(101): 9, version1ID(102): 2, version1ID(103): 3, version1ID(104): 4, version1ID(105): 6},
+	version1ID(1): {
+		version1ID(101): 9, version1ID(102): 2, version1ID(103): 3, version1ID(104): 4,
+		version1ID(105): 6,
+	},
 	version1ID(2): {version1ID(206): 6, version1ID(207): 7, version1ID(208): 8},
 }
 
