@@ -31,7 +31,7 @@ type Batch interface {
 	// added.
 	Full() (index int, full bool)
 	// Settle waits until the outcomes may be reported (I2). After an error none may be: some
-	// heartbeats are in the log, perhaps, and the log has failed.
+	// heartbeats are in the log, perhaps, and the log has failed or is stalled.
 	Settle() error
 	// Counts returns how many heartbeats had each outcome. Valid after Settle.
 	Counts() Counts
@@ -141,6 +141,7 @@ func (b *batch) Settle() error {
 	accepted, stale := uint64(b.counts.Accepted), uint64(b.counts.Stale)
 	if err := b.acceptor.log.Wait(b.newest); err != nil {
 		b.stripe.unavailable.Add(accepted + stale)
+		b.acceptor.expiry.postponeExpiry(b.acceptor.clock.Nanos()) // I8
 		return err
 	}
 	b.stripe.count(Accepted, accepted)

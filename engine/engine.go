@@ -50,6 +50,7 @@ var (
 	ErrDraining   = errors.New("draining: the server is about to stop")
 	ErrNoSpace    = errors.New("no room for the next log segment: free disk space; " +
 		"heartbeats are refused until then")
+	ErrStalled = errors.New("the disk has not finished a commit")
 )
 
 // New makes an engine on an opened log. It reads nothing yet.
@@ -201,6 +202,10 @@ func (e *Engine) Ready() error {
 	}
 	if e.log.NoSpace() {
 		return ErrNoSpace
+	}
+	if e.log.Stalled() {
+		return fmt.Errorf("%w for %v: heartbeats are refused until it does", ErrStalled,
+			e.log.Committing().Round(time.Second))
 	}
 	return nil
 }

@@ -111,7 +111,6 @@ func (x *expirer) postponeExpiry(now int64) {
 // noteCommit postpones expiry after a commit that took too long: heartbeats waited for it.
 func (x *expirer) noteCommit(took time.Duration) {
 	if int64(took) > stallNanos {
-		x.logger.Warn("the disk stalled; silence meanwhile does not count", "commit", took)
 		x.postponeExpiry(x.clock.Nanos())
 	}
 }

@@ -38,6 +38,7 @@ func (a *acceptor) heartbeat(hb *Heartbeat) Result {
 		return r
 	}
 	if err := a.log.Wait(lsn); err != nil { // I2
+		a.expiry.postponeExpiry(a.clock.Nanos()) // the disk's silence, not the device's (I8)
 		return a.refuse(hb, err)
 	}
 	a.counters.stripe(hb).count(r.Outcome, 1)

@@ -28,16 +28,20 @@ type Log interface {
 	Release(n int)
 	// Append uses a credit. It neither blocks nor fails. The stamp is not written, see Start.
 	Append(record []byte, stamp int64) uint64
-	// Wait returns when the record is as durable as the log promises, or with the log's failure.
+	// Wait returns when the record is as durable as the log promises, with the log's failure, or
+	// while the log is stalled: then the record may be stored or not.
 	Wait(lsn uint64) error
 	// Committed is the highest LSN that is as durable as the log promises. After Start and before
 	// the first Append it is the last one that was replayed.
 	Committed() uint64
 	// Committing is how long the commit in flight has lasted; 0: none is.
 	Committing() time.Duration
+	// Stalled reports that the commit in flight takes so long that Reserve and Wait refuse.
+	Stalled() bool
 	// Appended is the highest LSN given out.
 	Appended() uint64
-	// Sync returns when everything up to lsn is on stable storage, whatever the sync mode.
+	// Sync returns when everything up to lsn is on stable storage, whatever the sync mode, or with
+	// an error as Wait does.
 	Sync(lsn uint64) error
 	// TruncateBefore gives back the disk space of records below lsn.
 	TruncateBefore(lsn uint64) error

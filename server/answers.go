@@ -48,7 +48,7 @@ func (a *answers) answer(ctx *fasthttp.RequestCtx, r reply.Reply) {
 		ctx.Response.Header.Set(fasthttp.HeaderWWWAuthenticate, "Bearer")
 	case reply.RateLimited:
 		setRetryAfter(ctx, a.retryAfter)
-	case reply.TooManyUnpacking, reply.NotOwned:
+	case reply.Unavailable, reply.TooManyUnpacking, reply.NotOwned:
 		setRetryAfter(ctx, "1")
 	}
 }

@@ -75,7 +75,6 @@ type buffers struct {
 // begin lets appenders in behind the given last LSN, into buffers of the given size.
 func (bs *buffers) begin(last uint64, bytes int) {
 	bs.batches = [2]*batch{newBatch(bytes), newBatch(bytes)}
-	bs.batches[0].done = make(chan struct{})
 	bs.sealed = last
 	bs.state.Store(last << countShift)
 }
@@ -83,16 +82,16 @@ func (bs *buffers) begin(last uint64, bytes int) {
 // filling returns the bytes of the filling batch.
 func (bs *buffers) filling() int { return int(bs.state.Load() & bytesMask) }
 
-// seal ends the filling batch and returns it, and the one that is filling now; nil when it is
-// empty. Its copies may still be in progress, see batch.awaitCopies. Commit loop only.
-func (bs *buffers) seal() (b, next *batch) {
+// seal ends the filling batch and returns it; nil when it is empty. Its copies may still be in
+// progress, see batch.awaitCopies. Commit loop only.
+func (bs *buffers) seal() *batch {
 	for {
 		state := bs.state.Load()
 		if state&bytesMask == 0 {
-			return nil, nil
+			return nil
 		}
 		p := state >> parityShift & 1
-		b, next = bs.batches[p], bs.batches[p^1]
+		b, next := bs.batches[p], bs.batches[p^1]
 		next.finished.Store(0)
 		next.stamp.Store(0)
 		// Fails only when a record was appended meanwhile, so at most as often as there is credit
@@ -102,8 +101,7 @@ func (bs *buffers) seal() (b, next *batch) {
 			b.first = bs.sealed + 1
 			bs.sealed = extend(bs.sealed, state)
 			b.records = bs.sealed - b.first + 1
-			next.done = make(chan struct{})
-			return b, next
+			return b
 		}
 	}
 }
@@ -126,8 +124,7 @@ type batch struct {
 	// Single writer and reader: the commit loop, from sealing to the end of the commit.
 	first   uint64 // LSN of the first record
 	records uint64
-	bytes   int           // of payload in use
-	done    chan struct{} // closed when the batch is committed, or never will be
+	bytes   int // of payload in use
 	all     iter.Seq[[]byte]
 }
 

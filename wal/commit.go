@@ -11,8 +11,8 @@ import (
 
 // committer runs the commit loop: group commit (DeWitt et al. 1984,
 // https://doi.org/10.1145/602259.602261). Each turn takes what was appended during the last one, as
-// one batch: there is no timer in SyncAlways, the sync itself is the clock. It is the only
-// goroutine that writes the log.
+// one batch: no timer ends a batch, the write and sync before it do. It is the only goroutine that
+// writes the log.
 type committer struct {
 	mode     SyncMode
 	buffers  *buffers
@@ -21,6 +21,7 @@ type committer struct {
 	writer   writer // single owner: the loop
 	readers  *readers
 	stats    *counters
+	stall    *stall
 	dir      *directory
 
 	// Set before the loop runs, then immutable.
@@ -33,7 +34,7 @@ type committer struct {
 	syncs   syncRequests
 
 	epoch    time.Time    // the zero of inFlight; immutable
-	inFlight atomic.Int64 // nanoseconds since epoch when the turn in progress began; 0: none
+	inFlight atomic.Int64 // nanoseconds since epoch when the turn in progress began, odd; 0: none
 }
 
 // syncRequests are the goroutines that asked for a sync and wait for it.
@@ -74,15 +75,21 @@ func (c *committer) run() {
 			return
 		}
 	}
-	err := c.dir.guard.check()
-	if err == nil {
-		err = c.writer.finish()
-	}
-	if err != nil {
+	if err := c.finish(); err != nil {
 		c.fail(err)
 		return
 	}
 	c.end(ErrClosed)
+}
+
+// finish is the last turn: it commits nothing, but it may hang as any other.
+func (c *committer) finish() error {
+	c.takeOff()
+	defer c.land()
+	if err := c.dir.guard.check(); err != nil {
+		return err
+	}
+	return c.writer.finish()
 }
 
 // wakeUp leaves a token for the loop. It never blocks. Any goroutine.
@@ -134,9 +141,8 @@ func (c *committer) turn() error {
 		syncs = c.syncs.take()
 	}
 	c.gather()
-	began := time.Now()
-	c.inFlight.Store(int64(began.Sub(c.epoch)) | 1)
-	defer c.inFlight.Store(0)
+	began := c.takeOff()
+	defer c.land()
 	b := c.seal()
 	if b != nil {
 		if err := c.writer.write(b); err != nil {
@@ -167,15 +173,12 @@ const (
 	enoughBytes            = 16 << 10
 )
 
-// gather makes the batch larger before it is sealed. In SyncAlways it lets goroutines that are
-// ready to run append first, as long as that makes the batch grow. A batch costs a write, a sync
-// and a wake-up however many records it has, and on few processors the ready goroutines are its own
+// gather makes the batch larger before it is sealed. It lets goroutines that are ready to run
+// append first, as long as that makes the batch grow. A batch costs a write, perhaps a sync, and a
+// wake-up however many records it has, and on few processors the ready goroutines are its own
 // late members: woken by the batch before, they would wait for the next one. On an idle machine the
 // yields take a microsecond.
 func (c *committer) gather() {
-	if c.mode != SyncAlways {
-		return
-	}
 	quiet, began := 0, time.Now()
 	for i := 0; i < maxYields && quiet < quietYields && time.Since(began) < maxYielding; i++ {
 		before := c.buffers.state.Load()
@@ -191,11 +194,11 @@ func (c *committer) gather() {
 
 // seal ends the filling batch and returns it with all copies finished; nil when it is empty.
 func (c *committer) seal() *batch {
-	b, next := c.buffers.seal()
+	b := c.buffers.seal()
 	if b == nil {
 		return nil
 	}
-	c.progress.seal(c.buffers.sealed, b.done, next.done)
+	c.progress.seal(c.buffers.sealed)
 	c.credits.give(b.bytes)
 	b.awaitCopies()
 	return b
@@ -204,8 +207,7 @@ func (c *committer) seal() *batch {
 // publish moves the committed LSN, wakes the batch's waiters at once and tells the owner.
 func (c *committer) publish(b *batch, took time.Duration) {
 	last := b.last()
-	c.progress.committed.Store(last)
-	close(b.done) // after durable was stored: a waiter that wakes sees it
+	c.progress.commit(last)
 	c.readers.signal()
 	c.stats.addBatch(b.records, b.bytes)
 	if c.observe != nil {
@@ -233,6 +235,19 @@ func (c *committer) end(err error) {
 	c.progress.endWith(err)
 	c.credits.wake()
 	c.readers.signal()
+}
+
+// takeOff says that a commit is in flight from now on.
+func (c *committer) takeOff() (began time.Time) {
+	began = time.Now()
+	c.inFlight.Store(int64(began.Sub(c.epoch)) | 1)
+	return began
+}
+
+// land says that no commit is in flight, and ends the stall if it was one.
+func (c *committer) land() {
+	c.inFlight.Store(0)
+	c.stall.end()
 }
 
 // lasts returns how long the turn in progress has lasted; 0: none is. Any goroutine.

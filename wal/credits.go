@@ -28,9 +28,10 @@ type credits struct {
 }
 
 const (
-	biasGated  = 1 << 60 // no room for the next segment
-	biasFailed = 1 << 61
-	biasClosed = 1 << 62 // also before Start
+	biasStalled = 1 << 59 // the disk does not finish a commit
+	biasGated   = 1 << 60 // no room for the next segment
+	biasFailed  = 1 << 61
+	biasClosed  = 1 << 62 // also before Start
 )
 
 // take takes n bytes of credit if there are so many.
@@ -60,9 +61,9 @@ func (c *credits) refuse(bias int64) { c.word.Add(-bias) }
 // allow takes one reason to refuse away.
 func (c *credits) allow(bias int64) { c.word.Add(bias) }
 
-// free returns the free bytes, biases aside. The biases are multiples of 2^60 and the free bytes
-// are far below that, so the low 60 bits are the free bytes.
-func (c *credits) free() int64 { return c.word.Load() & (math.MaxInt64 >> 3) }
+// free returns the free bytes, biases aside. The biases are multiples of 2^59 and the free bytes
+// are far below that, so the low 59 bits are the free bytes.
+func (c *credits) free() int64 { return c.word.Load() & (math.MaxInt64 >> 4) }
 
 // allHome reports whether no credit is out and nothing is filling (W2).
 func (c *credits) allHome() bool { return c.free() == c.capacity }

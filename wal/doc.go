@@ -33,7 +33,9 @@
 //   - W2: what has a credit fits. credit + reserved + filling <= BufferBytes, always; therefore
 //     Append cannot fail, block or be turned away, and Close knows when all credits are home.
 //   - W3: the durable LSN only grows, and moves only after a sync returned without error, over what
-//     was written before that sync began. In SyncAlways no waiter returns before.
+//     was written before that sync began. The committed LSN only grows, and moves only after the
+//     batch is written, in SyncAlways synced, in SyncInterval synced if that is due. No waiter
+//     returns nil before.
 //   - W4: a segment's header is durable before its first block is written, and everything in a
 //     segment is durable before the next one's header is written, in every sync mode. So what a
 //     crash can leave is narrow, and anything else is damage.
@@ -42,7 +44,8 @@
 //     later block proves durable, for the same reason.
 //   - W6: a block is valid in one place only. Its checksum covers segment number and offset.
 //   - W7: everything is bounded: two buffers, one prepared segment, maxRecycled files that wait to
-//     be recycled, one block of memory per reader.
+//     be recycled, one block of memory per reader; and, whatever the disk does, the time that
+//     Reserve and Wait take (stall.go).
 //   - W8: a file becomes another segment only when its renaming off the log is durable, so that it
 //     cannot come back under its old number, and while no View has it open (recycle.go).
 //   - W9: a Reader reads what is committed and nothing else. Within its bound no record that it
@@ -84,8 +87,17 @@
 // durable. That word is the newest of: a later block, the control file, the checkpoint.
 //
 // What a crash of the machine loses: in SyncAlways nothing that Wait returned nil for; in
-// SyncInterval about the interval; in SyncNever what the operating system had not written back. A
-// crash of the process alone loses nothing that was written, in any mode.
+// SyncInterval at most what Wait returned nil for within one interval, since a sync that is due
+// comes before the waiters; in SyncNever what the operating system had not written back. A crash of
+// the process alone loses nothing that Wait returned nil for, in any mode.
+//
+// # A disk that hangs
+//
+// A volume that is being snapshotted is frozen: a write or a sync returns when it is thawed, and
+// nothing can end it before. Waiters are not left to that: stall.go tells them, and all who want
+// credit, that the log is stalled, until the commit in flight ends. It is not a failure (W5): what
+// is in the buffers is committed then. So a record whose waiter got ErrStalled may be stored or
+// not; a later Wait for the same LSN says which.
 //
 // # Room
 //

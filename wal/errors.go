@@ -15,6 +15,9 @@ var (
 	// ErrNoSpace: the next segment cannot be prepared and the current one is nearly used up.
 	// Nothing was appended. The log keeps trying and resumes by itself.
 	ErrNoSpace = errors.New("wal: no room for the next segment")
+	// ErrStalled: the disk has not finished a commit for some seconds. A record that was appended
+	// may be stored or not. The log goes on by itself when the disk does.
+	ErrStalled = errors.New("wal: the disk does not finish a commit")
 	// ErrFailed: a write or a sync of the log failed. The log stays failed until the process is
 	// restarted (W5).
 	ErrFailed = errors.New("wal: failed")

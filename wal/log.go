@@ -32,6 +32,7 @@ type Log struct {
 
 	recovery  recovery
 	committer committer
+	stall     stall
 	preparer  preparer
 	gate      gate
 	segments  segments
@@ -120,9 +121,16 @@ func newLog(path string, o Options) *Log {
 		stop:   make(chan struct{}),
 		done:   make(chan struct{}),
 	}
+	l.stall = stall{
+		progress: &l.progress, credits: &l.credits, committer: &l.committer, dir: &l.dir,
+		warnAfter: o.warnAfter, stallAfter: o.stallAfter,
+		period: min(watchPeriod, o.warnAfter/4),
+		done:   make(chan struct{}),
+	}
 	l.committer = committer{
 		mode: o.Sync, buffers: &l.buffers, credits: &l.credits, progress: &l.progress,
-		readers: &l.readers, stats: &l.stats, dir: &l.dir, observe: o.ObserveCommit,
+		readers: &l.readers, stats: &l.stats, stall: &l.stall, dir: &l.dir,
+		observe: o.ObserveCommit,
 		closing: l.closing,
 		epoch:   time.Now(),
 		wake:    make(chan struct{}, 1),
@@ -216,13 +224,14 @@ func (l *Log) Start(
 	}
 	l.committer.committed = committed
 	l.buffers.begin(next-1, l.o.BufferBytes)
-	l.progress.begin(next-1, l.buffers.batches[0].done)
+	l.progress.begin(next - 1)
 	l.truncator.open.Store(true)
 	l.setLife(started)
 	l.control.start(l.progress.durable.Load)
 	l.dir.guard.start()
 	go l.preparer.run(number+1, l.preparer.next(size))
 	go l.committer.run()
+	go l.stall.watch(l.committer.done)
 	l.credits.allow(biasClosed)
 	return nil
 }
@@ -257,13 +266,16 @@ func (l *Log) Reserve(n int, maxWait time.Duration) error {
 	return l.credits.reserve(recordOverhead+n, maxWait, l.refusal, l.gate.fullError)
 }
 
-// refusal returns why no credit will ever be given again, nil when it may be.
+// refusal returns why no credit will be given now or ever again, nil when it may be soon.
 func (l *Log) refusal() error {
 	if err := l.Err(); err != nil {
 		return err
 	}
 	if l.lifeNow() != started {
 		return ErrClosed
+	}
+	if l.progress.stalled.Load() {
+		return l.stalledError()
 	}
 	return nil
 }
@@ -277,20 +289,30 @@ func (l *Log) Release(n int) {
 }
 
 // Wait returns nil when the record with this LSN may be acknowledged: in SyncAlways when it is
-// synced, in the other modes at once. It returns the failure (ErrFailed) when the record was not
-// durable before the log failed, or, in the other modes, whenever the log has failed; then nothing
-// may be acknowledged. lsn was returned by Append or is below one that was. Any goroutine.
+// synced, in the other modes when it is written. It returns the failure (ErrFailed) when the record
+// was not committed before the log failed, or, in the other modes, whenever the log has failed;
+// then nothing may be acknowledged. While the log is stalled it returns ErrStalled: the record may
+// be stored or not, and a later Wait says which. So it takes some seconds at most. lsn was returned
+// by Append or is below one that was. Any goroutine.
 func (l *Log) Wait(lsn uint64) error {
-	if l.o.Sync != SyncAlways {
-		return l.Err()
+	err := l.progress.wait(lsn)
+	if err == nil && l.o.Sync != SyncAlways {
+		return l.Err() // what was written may not have become durable
 	}
-	return l.progress.wait(lsn)
+	return err
+}
+
+// stalledError says why a stalled log gives no credit: a disk that is full stalls, too.
+func (l *Log) stalledError() error {
+	if err := l.gate.fullError(); errors.Is(err, ErrNoSpace) {
+		return err
+	}
+	return ErrStalled
 }
 
 // Sync returns nil when every record up to lsn is on stable storage, whatever the mode: a
 // checkpoint calls it before it stores what those records say, and stores nothing where the
-// directory is another one by now. ErrClosed or the failure otherwise.
-// Any goroutine.
+// directory is another one by now. ErrClosed, ErrStalled or the failure otherwise. Any goroutine.
 func (l *Log) Sync(lsn uint64) error {
 	if err := l.dir.guard.check(); err != nil {
 		return fmt.Errorf("%w: %w", ErrFailed, err)
@@ -303,10 +325,18 @@ func (l *Log) Sync(lsn uint64) error {
 	}
 	done := l.committer.syncs.add()
 	l.committer.wakeUp()
-	select {
-	case err := <-done:
-		return err
-	case <-l.committer.done:
+	for waiting := true; waiting; {
+		w := l.progress.waiting.Load() // before stalled, as progress.wait
+		if l.progress.stalled.Load() {
+			return ErrStalled
+		}
+		select {
+		case err := <-done:
+			return err
+		case <-l.committer.done:
+			waiting = false
+		case <-w.filling: // the next batch, or a stall: look again
+		}
 	}
 	if l.progress.durable.Load() >= lsn {
 		return nil
@@ -353,6 +383,10 @@ func (l *Log) Err() error { return l.progress.failure() }
 // stalled disk shows here while it stalls. Any goroutine.
 func (l *Log) Committing() time.Duration { return l.committer.lasts() }
 
+// Stalled reports that the commit in flight has taken so long that waiters and new credits get
+// ErrStalled, until it ends. Any goroutine.
+func (l *Log) Stalled() bool { return l.progress.stalled.Load() }
+
 // NoSpace reports that the next segment cannot be prepared now. Appends go on as long as the
 // current segment lasts; afterwards Reserve refuses with ErrNoSpace until it clears. Any goroutine.
 func (l *Log) NoSpace() bool { return l.gate.noSpace.Load() }
@@ -397,6 +431,7 @@ func (l *Log) stop() error {
 	l.credits.wake()
 	close(l.closing)
 	<-l.committer.done
+	<-l.stall.done
 	close(l.preparer.stop)
 	<-l.preparer.done
 	err := errors.Join(l.Err(), l.committer.writer.close())

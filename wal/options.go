@@ -14,14 +14,18 @@ import (
 type SyncMode int
 
 const (
-	// SyncAlways syncs every batch before its waiters return. A crash loses nothing acknowledged.
-	// The default.
+	// SyncAlways syncs every batch before its waiters return. No crash loses anything
+	// acknowledged. The default.
 	SyncAlways SyncMode = iota
-	// SyncInterval writes every batch and syncs every Options.SyncInterval. A crash of the machine,
-	// not of the process, loses about that much.
+	// SyncInterval writes every batch before its waiters return, and syncs when the oldest unsynced
+	// block is as old as Options.SyncInterval: before any waiter of that turn returns. A crash of
+	// the process loses nothing acknowledged; one of the machine at most what was acknowledged
+	// within one interval.
 	SyncInterval
-	// SyncNever leaves syncing to the operating system, except between segments and at Close. A
-	// crash of the machine loses what it had not written back, typically some 30 s.
+	// SyncNever writes every batch before its waiters return, and leaves syncing to the operating
+	// system, except between segments, for checkpoints and at Close. A crash of the process loses
+	// nothing acknowledged; one of the machine what the system had not written back, typically some
+	// 30 s.
 	SyncNever
 )
 
@@ -69,6 +73,8 @@ type Options struct {
 	ObserveCommit func(records uint64, took time.Duration)
 
 	prepareRetry time.Duration // between attempts to prepare the next segment; tests shorten it
+
+	warnAfter, stallAfter time.Duration // of stall; tests shorten them
 }
 
 const (
@@ -98,6 +104,8 @@ func (o Options) withDefaults() (Options, error) {
 	leastSegment := segmentBuffers * int64(o.BufferBytes)
 	option.Default(&o.SegmentBytes, max(defaultSegmentBytes, leastSegment))
 	option.Default(&o.prepareRetry, defaultPrepareRetry)
+	option.Default(&o.warnAfter, defaultWarnAfter)
+	option.Default(&o.stallAfter, defaultStallAfter)
 
 	problems := option.Problems{Package: "wal"}
 	problems.When(o.Sync < SyncAlways || o.Sync > SyncNever, "Sync: unknown sync mode %d", o.Sync)

@@ -43,6 +43,9 @@ type Stats struct {
 	BufferUsedBytes int  // of it in use
 	NoSpace         bool // see Log.NoSpace
 	Failed          bool // see Log.Failed
+
+	Committing time.Duration // see Log.Committing
+	Stalls     uint64        // commits that were in flight for longer than a second
 }
 
 // Stats returns the log's figures. Any goroutine.
@@ -63,6 +66,8 @@ func (l *Log) Stats() Stats {
 		BufferUsedBytes: l.o.BufferBytes - int(free),
 		NoSpace:         l.NoSpace(),
 		Failed:          l.Err() != nil,
+		Committing:      l.Committing(),
+		Stalls:          l.stall.count.Load(),
 	}
 	all := l.segments.list()
 	s.Segments = len(all)
