@@ -27,6 +27,7 @@
 //	engine.go      Engine        what the server, cmd and tests call; Start, Drain, Close
 //	heartbeat.go   acceptor      judges and applies heartbeats (batch.go: many)
 //	expire.go      expirer       deadlines, and the loop that expires (due.go: its lists)
+//	listen.go      listening     how long the process has read what daemons send
 //	checkpoint.go  checkpointer  checkpoints, and forgetting (ranges.go: what one writes)
 //	recover.go     recoverer     checkpoint and log to table (replay.go: in parallel)
 //	devices.go     devices       reading one device; source.go: texts of sources
@@ -62,8 +63,10 @@
 // monotonic nanoseconds of Options.Clock, counted from receipt, and saturate.
 //
 // I8 Silence counts only while the server listened. After a restart, a refused heartbeat, a commit
-// or a pause of the expire loop of more than a second, no device expires before
-// resume + min(ttl, grace): see expirer.dueAt.
+// or a pause of the process of more than a second, no device expires before
+// resume + min(ttl, grace): see expirer.dueAt. After a shorter pause or a slow commit, none expires
+// before the process has listened for as long again, so that what came in time has been read: see
+// listening.
 //
 // # What a crash loses
 //

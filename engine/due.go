@@ -16,9 +16,9 @@ type queue struct {
 	items []wheel.Item // guarded by mu
 	taken []wheel.Item // single owner: the expire loop; the other half of the double buffer
 
-	// wakeAt is when the sleeping loop will look again, 0 while it is awake. The loop stores it and
-	// then checks items; a heartbeat appends to items and then loads it: one of the two sees the
-	// other.
+	// wakeAt is the deadline before which a new one must wake the sleeping loop, 0 while it is
+	// awake. The loop stores it and then checks items; a heartbeat appends to items and then loads
+	// it: one of the two sees the other.
 	wakeAt atomic.Int64
 	wake   chan struct{}
 }
@@ -62,10 +62,10 @@ func (q *queue) take() []wheel.Item {
 	return q.taken
 }
 
-// sleepUntil says when the loop will look again, unless wake is sent to. False: there are items
-// now. The expire loop calls it.
-func (q *queue) sleepUntil(at int64) bool {
-	q.wakeAt.Store(max(at, 1))
+// sleep says that the loop sleeps, unless an item comes whose deadline is before an instant, and a
+// tick. False: there are items now. The expire loop calls it.
+func (q *queue) sleep(wakeAt int64) bool {
+	q.wakeAt.Store(max(wakeAt, 1))
 	q.mu.Lock()
 	waiting := len(q.items)
 	q.mu.Unlock()
@@ -99,11 +99,7 @@ func (l *dueList) add(d dueItem) {
 
 // until takes out the items whose deadline is at or before now, in the order of their deadlines.
 func (l *dueList) until(now int64, fire func(dueItem)) {
-	if l.unsorted {
-		slices.SortFunc(l.items,
-			func(a, b dueItem) int { return cmp.Compare(a.deadline, b.deadline) })
-		l.unsorted = false
-	}
+	l.sort()
 	n := 0
 	for n < len(l.items) && l.items[n].deadline <= now {
 		fire(l.items[n])
@@ -114,10 +110,52 @@ func (l *dueList) until(now int64, fire func(dueItem)) {
 	}
 }
 
-// first returns the earliest deadline; false: the list is empty. Only after until.
+func (l *dueList) sort() {
+	if l.unsorted {
+		slices.SortFunc(l.items,
+			func(a, b dueItem) int { return cmp.Compare(a.deadline, b.deadline) })
+		l.unsorted = false
+	}
+}
+
+// first returns the earliest deadline; false: the list is empty.
 func (l *dueList) first() (deadline int64, ok bool) {
+	l.sort()
 	if len(l.items) == 0 {
 		return 0, false
 	}
 	return l.items[0].deadline, true
+}
+
+// heldItem is due, but waits until the server has read what its device may have sent in time: until
+// it has listened for caughtUp, see listening.
+type heldItem struct {
+	caughtUp int64
+	dueItem
+}
+
+// heldList is the items that are held, ascending by caughtUp, since that only grows. Single owner:
+// the expire loop.
+type heldList struct{ items []heldItem }
+
+func (l *heldList) add(h heldItem) { l.items = append(l.items, h) }
+
+// until takes out the items that need not be held once the server has listened for heard.
+func (l *heldList) until(heard int64, fire func(dueItem)) {
+	n := 0
+	for n < len(l.items) && l.items[n].caughtUp <= heard {
+		fire(l.items[n].dueItem)
+		n++
+	}
+	if l.items = slices.Delete(l.items, 0, n); len(l.items) == 0 && cap(l.items) > manyItems {
+		l.items = nil
+	}
+}
+
+// first returns when the first item need not be held any more; false: none is held.
+func (l *heldList) first() (caughtUp int64, ok bool) {
+	if len(l.items) == 0 {
+		return 0, false
+	}
+	return l.items[0].caughtUp, true
 }

@@ -20,11 +20,10 @@ const (
 	maxAhead = int64(time.Minute)
 	// sliceItems bounds the work between two looks at the clock while the wheel catches up.
 	sliceItems = 4096
-	// stallNanos: the silence during a longer pause of the expire loop, or a longer commit, is the
-	// server's and not the devices' (I8).
+	// stallNanos: the silence during a longer pause of the process, or a longer commit, is the
+	// server's and not the devices' (I8). For shorter ones see listening.
 	stallNanos = int64(time.Second)
-	// idleNanos is how long the loop sleeps at most: well under stallNanos, so that an idle loop
-	// never takes itself for a paused one.
+	// idleNanos is how long the loop sleeps at most.
 	idleNanos = int64(250 * time.Millisecond)
 	// expiryMaxWait is how long an expiry waits for room in the log; well under stallNanos, too.
 	expiryMaxWait = 100 * time.Millisecond
@@ -59,9 +58,13 @@ type expirer struct {
 	// single owner: the expire loop; the tick that it drains to
 	horizon uint64
 	due     dueList               // single owner: the expire loop
+	held    heldList              // single owner: the expire loop
+	handled int                   // single owner: the expire loop; items, in this turn
 	scratch [record.MaxBytes]byte // single owner: the expire loop; of the encoded record
 
 	filed queue
+
+	listening listening // single owner: the expire loop
 
 	// resume is the instant since when the server has listened without a gap (I8). Only grows.
 	resume atomic.Int64
@@ -154,17 +157,15 @@ func (x *expirer) arm(ref table.Ref, entry *table.Entry, deadline, now int64) {
 func (x *expirer) run(stop <-chan struct{}) {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
-	last := x.clock.Nanos()
-	for {
-		now := x.clock.Nanos()
-		if now-last > stallNanos {
-			x.logger.Warn("the server was paused; silence during the pause does not count",
-				"pause", time.Duration(now-last))
-			x.postponeExpiry(now)
-		}
-		last = now
-		sleep := x.turn(now)
-		if sleep <= 0 {
+	now := x.clock.Nanos()
+	x.listening.last = now
+	for next := now; ; now = x.clock.Nanos() {
+		x.wake(now, next)
+		next = x.turn(now)
+		now = x.clock.Nanos()
+		x.worked(now)
+		if next <= now {
+			next = now
 			select {
 			case <-stop:
 				return
@@ -172,7 +173,7 @@ func (x *expirer) run(stop <-chan struct{}) {
 				continue
 			}
 		}
-		timer.Reset(time.Duration(sleep))
+		timer.Reset(time.Duration(next - now))
 		select {
 		case <-stop:
 			return
@@ -183,7 +184,23 @@ func (x *expirer) run(stop <-chan struct{}) {
 	}
 }
 
-// turn does what is due at now and returns how many nanoseconds the loop may sleep.
+// wake notes that the loop wakes, which meant to wake at an instant at the latest.
+func (x *expirer) wake(now, meant int64) {
+	if gap := x.listening.look(now, meant, x.log.Committing()); gap > stallNanos {
+		x.logger.Warn("the server was paused; silence during the pause does not count",
+			"pause", time.Duration(gap))
+		x.postponeExpiry(now)
+	}
+}
+
+// worked notes that a turn is over.
+func (x *expirer) worked(now int64) {
+	meant := x.listening.last + int64(x.handled)*itemNanos
+	x.handled = 0
+	x.wake(now, meant)
+}
+
+// turn does what is due at now and returns when the loop must look again; 0: at once.
 func (x *expirer) turn(now int64) int64 {
 	if int64(x.log.Committing()) > stallNanos {
 		x.postponeExpiry(now) // daemons wait for an answer, or repeat what waits for one
@@ -196,26 +213,73 @@ func (x *expirer) turn(now int64) int64 {
 			x.look(it)
 		}
 	})
-	x.due.until(now, func(d dueItem) { x.fire(d, now) })
+	x.fireAll(now)
 	if !caughtUp {
 		return 0
 	}
 	next := x.nextTurn(now)
-	if !x.filed.sleepUntil(next) {
+	if !x.filed.sleep(x.listening.wakeAt(now, next)) {
 		return 0
 	}
-	return next - x.clock.Nanos()
+	return next
 }
 
-// nextTurn is when the loop must look again, unless an item is filed before. Idle loops of several
-// engines wake at the same instants of their common clock, so that the process wakes once for all.
+// fireAll expires what is due at now, or holds it until all that was sent before has been read.
+func (x *expirer) fireAll(now int64) {
+	l := &x.listening
+	x.held.until(l.heard, x.fire)
+	if l.commit > 0 {
+		return // how long what is due is to be held shows when it ends
+	}
+	x.due.until(now, func(d dueItem) {
+		if l.caughtUp > l.heard {
+			x.hold(d, now)
+			return
+		}
+		x.fire(d)
+	})
+}
+
+// hold makes a device that is due wait. Its entry then says that its item comes in a minute, so
+// that a heartbeat that is read meanwhile arms an item of its own. The second look at the deadline
+// is refile's.
+func (x *expirer) hold(d dueItem, now int64) {
+	ref := table.Ref(d.item.Ref)
+	entry := x.table.Entry(ref)
+	tick := uint32(tickOf(now + maxAhead))
+	if !entry.ArmedCAS(d.item.Tick, tick) {
+		return
+	}
+	d.item.Tick = tick
+	x.held.add(heldItem{caughtUp: x.listening.caughtUp, dueItem: d})
+	if s, ok := entry.Load(); ok && s.Online && s.DeadlineNanos > d.deadline {
+		x.arm(ref, entry, s.DeadlineNanos, now)
+	}
+}
+
+// nextTurn is when the loop must look again, unless an item is filed before: see listening. Idle
+// loops of several engines wake at the same instants of their common clock, so that the process
+// wakes once for all.
 func (x *expirer) nextTurn(now int64) int64 {
+	l := &x.listening
 	next := nextMultiple(now, idleNanos)
+	soonest := int64(math.MaxInt64)
 	if deadline, ok := x.due.first(); ok {
-		next = min(next, deadline)
+		if soonest = deadline; deadline <= now { // it waits for the end of a commit
+			soonest = now + stepNanos
+		}
+		next = min(next, soonest, halfway(now, soonest))
 	}
 	if tick, ok := x.wheel.Next(); ok {
-		next = min(next, int64(tick-1)*tickNanos)
+		deadline := int64(tick) * tickNanos // or later
+		soonest = min(soonest, deadline)
+		next = min(next, deadline-tickNanos, max(halfway(now, deadline), now+tickNanos))
+	}
+	if l.behind() > 0 {
+		next = min(next, max(now+stepNanos, l.watchFrom(soonest)))
+	}
+	if caughtUp, ok := x.held.first(); ok {
+		next = min(next, now+min(caughtUp-l.heard, stepNanos))
 	}
 	return next
 }
@@ -225,9 +289,11 @@ func nextMultiple(now, period int64) int64 { return (now/period + 1) * period }
 
 // fileAll moves what heartbeats filed into the wheel.
 func (x *expirer) fileAll() {
-	for _, it := range x.filed.take() {
+	items := x.filed.take()
+	for _, it := range items {
 		x.wheel.Add(it.Ref, x.fullTick(it.Tick))
 	}
+	x.handled += len(items)
 }
 
 // fullTick restores the upper half of a tick that is within 2^31 of the wheel's now.
@@ -238,6 +304,7 @@ func (x *expirer) fullTick(tick uint32) uint64 {
 
 // look decides by the entry what becomes of an item whose tick has come.
 func (x *expirer) look(it wheel.Item) {
+	x.handled++
 	entry := x.table.Entry(table.Ref(it.Ref))
 	if entry.Armed() != it.Tick {
 		return
@@ -287,8 +354,10 @@ func (x *expirer) refile(it wheel.Item, entry *table.Entry, deadline int64) {
 	}
 }
 
-// fire expires one device, if it is still due.
-func (x *expirer) fire(d dueItem, now int64) {
+// fire expires one device that is due, unless it has been heard of since that was found out: a
+// later deadline, though it may have passed by now, is held for what came before it.
+func (x *expirer) fire(d dueItem) {
+	x.handled++
 	entry := x.table.Entry(table.Ref(d.item.Ref))
 	for entry.Armed() == d.item.Tick {
 		user, device, s, ok := entry.Read()
@@ -297,7 +366,7 @@ func (x *expirer) fire(d dueItem, now int64) {
 			return
 		}
 		at := x.dueAt(s.DeadlineNanos, s.TTLMS)
-		if at > now {
+		if at > d.deadline {
 			x.refile(d.item, entry, at)
 			return
 		}

@@ -2,14 +2,12 @@ package engine
 
 import (
 	"math"
-	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/google/uuid"
 
 	"rollcall/internal/testseed"
-	"rollcall/internal/testwait"
 )
 
 func TestExpiryOnTime(t *testing.T) {
@@ -89,52 +87,6 @@ func TestHugeTTL(t *testing.T) {
 	if at := after(math.MaxInt64-5, 1); at != math.MaxInt64 {
 		t.Errorf("a deadline wraps: %d", at)
 	}
-}
-
-// TestPauseOfTheLoopGivesGrace pauses the expire loop itself, in its reading of the clock, as a
-// suspended process does, while ten seconds go by: no device expires before it could be heard again
-// (I8).
-func TestPauseOfTheLoopGivesGrace(t *testing.T) {
-	var paused atomic.Bool
-	reached, resume := make(chan struct{}), make(chan struct{})
-	r := newRig(t, newMemLog(), Options{RecoveryGrace: 500 * time.Millisecond})
-	still := r.clock
-	r.clock = func() Instant {
-		if paused.CompareAndSwap(true, false) {
-			reached <- struct{}{}
-			<-resume
-		}
-		return still()
-	}
-	if err := r.open(); err != nil {
-		t.Fatal(err)
-	}
-	defer r.shut()
-	hb := newHeartbeat(1, 2000)
-	r.mustAccept(hb)
-	stop, done := make(chan struct{}), make(chan struct{})
-	go func() { defer close(done); r.expiry.run(stop) }()
-	defer func() { close(stop); <-done }()
-	turned := func(what string) {
-		t.Helper()
-		testwait.Until(t, what, func() bool { return r.expiry.filed.wakeAt.Load() > r.now.Load() })
-	}
-	turned("the loop sleeps")
-
-	paused.Store(true)
-	testwait.For(t, "the loop is paused", reached)
-	r.now.Add(int64(10 * time.Second))
-	resume <- struct{}{}
-	turned("the loop sleeps again")
-	r.wantStatus(hb, Online)
-	r.now.Add(int64(490 * time.Millisecond))
-	turned("it has looked again")
-	r.wantStatus(hb, Online)
-	r.now.Add(int64(20 * time.Millisecond))
-	testwait.Until(t, "the device expires", func() bool {
-		rec, ok := r.device(hb.User, hb.Device)
-		return ok && rec.Status == Offline
-	})
 }
 
 // TestExpiryAgainstModel drives random heartbeats and time against a plain model of the contract.
