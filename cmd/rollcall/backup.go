@@ -37,6 +37,7 @@ func (c backupCmd) Run() error {
 	if err := needsServingSystem("backup"); err != nil {
 		return err
 	}
+	createForOwner()
 	partial := c.Target + partialSuffix
 	if err := checkTarget(c.Dir, c.Target, partial); err != nil {
 		return err

@@ -71,6 +71,7 @@ func (n *node) start(c serveCmd, sec secrets, recovered func()) error {
 	if err := n.open(c, sec); err != nil {
 		return err
 	}
+	warnReadable(n.logger, c.DataDir)
 	began := time.Now()
 	if err := n.engine.Start(); err != nil {
 		return err

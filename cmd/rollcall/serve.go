@@ -119,6 +119,7 @@ func (c serveCmd) Run(line *kong.Context) error {
 	if c.Check {
 		return c.check(os.Stdout, settingsOf(line))
 	}
+	createForOwner()
 	logger := c.logger(os.Stderr)
 	secrets, err := c.secrets()
 	if err != nil {

@@ -9,6 +9,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// createForOwner makes every file and directory that the process creates from now on its user's
+// alone, unless it is given other permissions (umask): a data directory holds user ids and the key
+// of a hash.
+func createForOwner() { unix.Umask(0o077) }
+
 // descriptorLimit returns how many descriptors the process may have open.
 func descriptorLimit() (uint64, bool) {
 	var limit unix.Rlimit

@@ -7,6 +7,9 @@ import (
 	"golang.org/x/sys/windows"
 )
 
+// createForOwner does nothing: no command that makes a data directory runs on Windows.
+func createForOwner() {}
+
 // descriptorLimit returns false: Windows has no limit that a process could ask for.
 func descriptorLimit() (uint64, bool) { return 0, false }
 
