@@ -1,0 +1,229 @@
+package test
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"rollcall/internal/testwait"
+)
+
+// newDirServer is a server on a data directory that it makes, with two heartbeats in it.
+func newDirServer(t *testing.T, flags ...string) (r *rig, b beat) {
+	t.Helper()
+	r = startServerIn(t, filepath.Join(t.TempDir(), "data"), flags...)
+	b = newBeat()
+	r.mustBeat(b)
+	r.mustBeat(b.with("seq", 2))
+	return r, b
+}
+
+// wantMovedExit waits for the end of a server whose directory is another one.
+func (r *rig) wantMovedExit() {
+	r.t.Helper()
+	select {
+	case <-r.proc.Exited:
+	case <-time.After(testwait.Limit):
+		r.t.Fatalf("the directory is another one, and the server goes on\n%s", r.logs())
+	}
+	code, last := r.proc.Cmd.ProcessState.ExitCode(), lastLine(r.logs())
+	for _, want := range []string{"the directory was removed or replaced", r.dir, "Start again"} {
+		if code != 1 || !strings.Contains(last, want) {
+			r.t.Errorf("exit %d, and the last line does not say %q: %s", code, want, last)
+		}
+	}
+}
+
+// wantLocked starts a second server on the directory, which is refused by the first one's lock.
+func (r *rig) wantLocked(what string) {
+	r.t.Helper()
+	out, err := r.command().CombinedOutput()
+	want := fmt.Sprintf("process %d has locked %s", r.proc.Cmd.Process.Pid, r.dir)
+	if err == nil || !strings.Contains(string(out), want) ||
+		!strings.Contains(string(out), "stop the other process") {
+		r.t.Errorf("%s: %v, and it does not say %q:\n%s", what, err, want, out)
+	}
+}
+
+// TestDirectoryRemoved: a server whose directory is removed ends, and says so. It does not make the
+// directory again.
+func TestDirectoryRemoved(t *testing.T) {
+	r, _ := newDirServer(t)
+	if err := os.RemoveAll(r.dir); err != nil {
+		t.Fatal(err)
+	}
+	r.wantMovedExit()
+	if _, err := os.Lstat(r.dir); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the directory is there again: %v", err)
+	}
+}
+
+// TestDirectoryRestoredUnderTheServer: a backup is put in the place of a directory while the server
+// still lives. The server changes no byte of it and ends; the next one starts on what was restored.
+// What was moved away starts too.
+func TestDirectoryRestoredUnderTheServer(t *testing.T) {
+	// Small segments and eager checkpoints: the server makes and removes files all the time.
+	r, b := newDirServer(t, "--segment-bytes=8388608", "--checkpoint-bytes=1",
+		"--checkpoint-interval=100ms")
+	backup := filepath.Join(t.TempDir(), "backup")
+	if code, out, errs := tool(t, "backup", r.dir, backup); code != 0 {
+		t.Fatalf("backup: %d %s%s", code, out, errs)
+	}
+	restored := hashDir(t, backup)
+	s := r.sender(b["user_id"].(string))
+	if status := s.send(); status != 204 {
+		t.Fatal(status)
+	}
+	away := r.dir + ".away"
+	if err := errors.Join(os.Rename(r.dir, away), os.Rename(backup, r.dir)); err != nil {
+		t.Fatal(err)
+	}
+	for s.send() == 204 { // until it ends
+	}
+	r.wantMovedExit()
+	if diff := differences(restored, hashDir(t, r.dir)); diff != "" {
+		t.Errorf("the server changed the restored directory:\n%s", diff)
+	}
+	device := s.beat["device_id"].(string)
+	if got := inspect(t, 0, away, "--devices=-1").devices()[device]; got < s.acked {
+		t.Errorf("what was moved away stands at %d; %d was acknowledged", got, s.acked)
+	}
+	r.start()
+	if got := snapshotSeqs(r, b["user_id"].(string))[b["device_id"].(string)]; got != 2 {
+		t.Errorf("the restored server stands at %d", got)
+	}
+	r.terminate()
+}
+
+// TestTwoServersOfOnePath: the second server starts on a restored directory at once, beside the
+// first, which ends and leaves the second alone.
+func TestTwoServersOfOnePath(t *testing.T) {
+	first, b := newDirServer(t)
+	backup := filepath.Join(t.TempDir(), "backup")
+	if code, out, errs := tool(t, "backup", first.dir, backup); code != 0 {
+		t.Fatalf("backup: %d %s%s", code, out, errs)
+	}
+	err := errors.Join(os.Rename(first.dir, first.dir+".away"), os.Rename(backup, first.dir))
+	if err != nil {
+		t.Fatal(err)
+	}
+	second := startServerIn(t, first.dir)
+	second.mustBeat(b.with("seq", 3))
+	first.wantMovedExit()
+	second.mustBeat(b.with("seq", 4))
+	second.kill()
+	second.start()
+	device := b["device_id"].(string)
+	if got := snapshotSeqs(second, b["user_id"].(string))[device]; got != 4 {
+		t.Errorf("the second server stands at %d, 4 was acknowledged", got)
+	}
+	second.terminate()
+}
+
+// TestLockIsNeverStale: a second server is refused and told the process that works on the
+// directory, also after its LOCK was removed. The first one notices that, and ends before a second
+// one gets in.
+func TestLockIsNeverStale(t *testing.T) {
+	r, b := newDirServer(t)
+	r.wantLocked("a second server")
+	if err := os.Remove(filepath.Join(r.dir, "LOCK")); err != nil {
+		t.Fatal(err)
+	}
+	if r.wantLocked("without LOCK"); strings.Contains(r.logs(), "another one now") {
+		t.Error("a refused server made a LOCK")
+	}
+	r.wantMovedExit()
+	r.start()
+	if got := snapshotSeqs(r, b["user_id"].(string))[b["device_id"].(string)]; got != 2 {
+		t.Errorf("the server stands at %d, 2 was acknowledged", got)
+	}
+	r.terminate()
+}
+
+// TestStopOnAMovedDirectory: an orderly stop of a server whose directory was removed a moment ago
+// is no success.
+func TestStopOnAMovedDirectory(t *testing.T) {
+	r, _ := newDirServer(t)
+	if err := os.RemoveAll(r.dir); err != nil {
+		t.Fatal(err)
+	}
+	r.proc.Cmd.Process.Signal(syscall.SIGTERM)
+	r.wantMovedExit()
+}
+
+// wantPrivate checks that all that a directory holds is its owner's alone.
+func wantPrivate(t *testing.T, dir string) {
+	t.Helper()
+	n := 0
+	err := filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		info, err := e.Info()
+		want := fs.FileMode(0o600)
+		if n++; e.IsDir() {
+			want = 0o700
+		}
+		if err == nil && info.Mode().Perm() != want {
+			t.Errorf("%s has the permissions %v, not %v", path, info.Mode().Perm(), want)
+		}
+		return err
+	})
+	if err != nil || n < 8 {
+		t.Errorf("%d files and directories in %s, %v", n, dir, err)
+	}
+}
+
+// TestFilesAreTheOwnersAlone: whatever the umask, everything in a data directory and in a backup is
+// closed to other users. The socket has the permissions of its flag.
+func TestFilesAreTheOwnersAlone(t *testing.T) {
+	defer syscall.Umask(syscall.Umask(0)) // of this process, which the server inherits
+	r, _ := newDirServer(t, "--checkpoint-bytes=1")
+	awaitCheckpoint(t, r, 1)
+	wantPrivate(t, r.dir)
+	backup := filepath.Join(t.TempDir(), "backup")
+	if code, out, errs := tool(t, "backup", r.dir, backup); code != 0 {
+		t.Fatalf("backup: %d %s%s", code, out, errs)
+	}
+	wantPrivate(t, backup)
+	r.terminate()
+	wantPrivate(t, r.dir)
+
+	short, err := os.MkdirTemp("", "rc") // a socket's address is short
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.RemoveAll(short)
+	socket := filepath.Join(short, "s")
+	startServer(t, "--listen=unix:"+socket)
+	if info, err := os.Stat(socket); err != nil || info.Mode().Perm() != 0o660 {
+		t.Errorf("the socket: %v, %v", info.Mode(), err)
+	}
+}
+
+var readableLine = regexp.MustCompile(`level=WARN msg="every user .*mode=(\d+) mend="chmod -R go= (.*)"`)
+
+// TestReadableDirectoryIsWarnedAbout, with the command that mends it, and left as it is.
+func TestReadableDirectoryIsWarnedAbout(t *testing.T) {
+	for mode, warned := range map[fs.FileMode]bool{0o755: true, 0o750: false, 0o700: false} {
+		dir := filepath.Join(t.TempDir(), "data")
+		if err := errors.Join(os.Mkdir(dir, mode), os.Chmod(dir, mode)); err != nil {
+			t.Fatal(err)
+		}
+		r := startServerIn(t, dir)
+		line := readableLine.FindStringSubmatch(r.logs())
+		if warned != (line != nil) || warned && (line[1] != "0755" || line[2] != dir) {
+			t.Errorf("of a directory with %v: %q\n%s", mode, line, r.logs())
+		}
+		if info, err := os.Stat(dir); err != nil || info.Mode().Perm() != mode {
+			t.Errorf("%v became %v, %v", mode, info.Mode(), err)
+		}
+	}
+}
