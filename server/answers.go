@@ -75,9 +75,6 @@ func (a *answers) stale(ctx *fasthttp.RequestCtx, lastSeq uint64) {
 // /readyz, not to the daemon.
 func (a *answers) unavailable(ctx *fasthttp.RequestCtx, why error) {
 	r := unavailability(why)
-	if errors.Is(why, engine.ErrTooManyDevices) {
-		r = reply.TooManyDevices
-	}
 	a.answer(ctx, r)
 	if r == reply.Unavailable {
 		a.logRefusal(why)
@@ -86,8 +83,11 @@ func (a *answers) unavailable(ctx *fasthttp.RequestCtx, why error) {
 
 // unavailability is the reply to a heartbeat that the engine refused.
 func unavailability(why error) reply.Reply {
-	if errors.Is(why, engine.ErrNotMine) {
+	switch {
+	case errors.Is(why, engine.ErrNotMine):
 		return reply.NotOwned
+	case errors.Is(why, engine.ErrTooManyDevices):
+		return reply.TooManyDevices
 	}
 	return reply.Unavailable
 }

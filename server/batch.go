@@ -2,7 +2,6 @@ package server
 
 import (
 	"bytes"
-	"errors"
 	"runtime"
 	"strconv"
 	"sync"
@@ -100,7 +99,7 @@ func (m *batches) serve(ctx *fasthttp.RequestCtx) {
 		answers.unavailable(ctx, err)
 		return
 	}
-	if why := b.applied.Counts().Err; why != nil && !errors.Is(why, engine.ErrNotMine) {
+	if why := b.applied.Counts().Err; why != nil && unavailability(why) == reply.Unavailable {
 		answers.logRefusal(why)
 	}
 	if b.body.whole() {

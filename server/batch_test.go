@@ -152,6 +152,8 @@ func TestBatchOutcomes(t *testing.T) {
 					Err: errors.New("the log is full"), LogFull: true}
 			case 5:
 				return engine.Result{Outcome: engine.Unavailable, Err: engine.ErrNotMine}
+			case 6:
+				return engine.Result{Outcome: engine.Unavailable, Err: engine.ErrTooManyDevices}
 			}
 			return engine.Result{}
 		}
@@ -186,6 +188,8 @@ func TestBatchOutcomes(t *testing.T) {
 		// A line of another node's user is refused alone.
 		{"not owned", lines("5", "1", "5"), `{"accepted":1,"rejected":2,` +
 			list(notOwned, 1, notOwned, 3)},
+		{"too many devices", lines("1", "6", "1"), `{"accepted":2,"rejected":1,` + list(
+			`{"line":%d,"status":503,"error":"unavailable","details":"Too many devices"}`, 2)},
 		// From the refusal on, everything is to be sent again, whatever it is.
 		{"log full", lines("1", "-1", "3", "4", "1", "-1", "2"),
 			`{"accepted":1,"rejected":6,"unavailable_from":4,` +

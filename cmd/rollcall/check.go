@@ -132,6 +132,10 @@ func (c serveCmd) print(w io.Writer, settings []setting, sec secrets, certificat
 	if certificate != "" {
 		row("certificate "+certificate, c.TLSCert)
 	}
+	if what, origin := processMemory().describe(); what != "" {
+		fmt.Fprintln(table, "Memory")
+		row(what, origin)
+	}
 	return table.Flush()
 }
 

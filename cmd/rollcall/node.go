@@ -26,6 +26,7 @@ type node struct {
 	logger     *slog.Logger
 	clock      engine.Clock // one for the process
 	limits     limits
+	memory     memory
 	metrics    *prometheus.Registry
 	histograms *histograms
 
@@ -58,6 +59,9 @@ func (c serveCmd) start(logger *slog.Logger, sec secrets, recovered func()) (*no
 func (n *node) start(c serveCmd, sec secrets, recovered func()) error {
 	n.limits = c.limits()
 	n.limits.log(n.logger, c.MaxStreams, acceptQueue())
+	n.memory = processMemory()
+	n.memory.apply()
+	n.memory.log(n.logger, c.MaxDevices)
 	n.metrics = registry()
 	n.histograms = newHistograms(n.metrics)
 	if err := c.checkOptions(n, sec); err != nil {
@@ -73,6 +77,9 @@ func (n *node) start(c serveCmd, sec secrets, recovered func()) error {
 	}
 	warnReadable(n.logger, c.DataDir)
 	began := time.Now()
+	if stored, err := n.checkpoint.Keys(); err == nil { // else the recovery says what is wrong
+		n.memory.warnRecovery(n.logger, stored)
+	}
 	if err := n.engine.Start(); err != nil {
 		return err
 	}

@@ -38,7 +38,7 @@ type serveCmd struct {
 
 	SeqPolicy     string        `group:"Presence" default:"strict" enum:"strict,restart" help:"strict: seq must grow. restart: a lower one is accepted too when sent_at_ms is newer, for daemons that count from 1 after a restart (${default})."`
 	RecoveryGrace time.Duration `group:"Presence" default:"15s" help:"After a restart or a stall each device has this long, or its TTL if shorter, to send a heartbeat before it goes offline (${default})."`
-	MaxDevices    int           `group:"Presence" default:"0" help:"Most devices to keep; a new one over it is refused with 503. 0: as many as memory holds."`
+	MaxDevices    int           `group:"Presence" default:"0" help:"Most devices to keep; a new one over it is refused with 503. 0: as many as fit into the memory limit of the process."`
 	MaxBatch      int           `group:"Presence" default:"10000" help:"Most heartbeats in one request of the batch route; the rest is answered 413 (${default})."`
 	RatePerIP     float64       `group:"Presence" name:"rate-per-ip" default:"0" help:"Heartbeats per second that one address may send; more are answered 429. 0: no limit. Leave it off behind a proxy, where all come from one address."`
 
@@ -279,7 +279,7 @@ func (c serveCmd) engineOptions(n *node) engine.Options {
 	return engine.Options{
 		SeqPolicy:     policy,
 		RecoveryGrace: c.RecoveryGrace,
-		MaxDevices:    c.MaxDevices,
+		MaxDevices:    n.memory.maxDevices(c.MaxDevices),
 
 		Store:           n.checkpoint,
 		CheckpointBytes: c.CheckpointBytes,
