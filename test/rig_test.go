@@ -397,18 +397,20 @@ func (s *follower) event() beat {
 		if strings.HasPrefix(text, ":") {
 			continue
 		}
-		payload, ok := strings.CutPrefix(text, "data: ")
+		ev, ok := parseFrame(text)
 		if !ok {
 			s.t.Fatalf("not a frame: %q", text)
 		}
-		dec := json.NewDecoder(strings.NewReader(payload))
-		dec.UseNumber()
-		ev := beat{}
-		if err := dec.Decode(&ev); err != nil {
-			s.t.Fatalf("frame %q: %v", text, err)
-		}
 		return ev
 	}
+}
+
+// parseFrame parses the text of an event; false: it is none.
+func parseFrame(text string) (ev beat, ok bool) {
+	payload, ok := strings.CutPrefix(text, "data: ")
+	dec := json.NewDecoder(strings.NewReader(payload))
+	dec.UseNumber()
+	return ev, ok && dec.Decode(&ev) == nil
 }
 
 // number reads an integer field of a parsed frame.

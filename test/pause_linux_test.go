@@ -1,0 +1,286 @@
+package test
+
+import (
+	"bufio"
+	"io"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"os"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+
+	"rollcall/internal/testseed"
+)
+
+// pauses is how often servers are stopped. ROLLCALL_PAUSES raises it.
+func pauses(t *testing.T) int {
+	if s := os.Getenv("ROLLCALL_PAUSES"); s != "" {
+		n, err := strconv.Atoi(s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	if testing.Short() {
+		return 8
+	}
+	return 20
+}
+
+// pausedServers is how many servers are stopped side by side.
+const pausedServers = 4
+
+// pauseCounts is what a test over paused servers did.
+type pauseCounts struct {
+	pauses, beats, refused atomic.Int64
+	judged, starved        atomic.Int64 // devices that went offline while they sent, by whose fault
+}
+
+// TestPauses stops servers for 0.1 to 5 s, alone and in bursts, as a live migration does, while
+// devices with TTLs of 0.2 to 12 s send a heartbeat each 0.7 of it: some at fixed times over a
+// connection that nothing holds up, some when they have the answer to the last. None goes offline.
+// A device that could not write in time itself, for want of a processor, proves nothing; so what
+// counts is when its heartbeats were in the socket.
+func TestPauses(t *testing.T) {
+	seed := testseed.Of(t)
+	total := pauses(t)
+	var counts pauseCounts
+	var servers sync.WaitGroup
+	for i := range pausedServers {
+		r := startServer(t)
+		rng := rand.New(rand.NewPCG(seed, uint64(i)))
+		n := total / pausedServers
+		if i < total%pausedServers {
+			n++
+		}
+		servers.Go(func() { pauseServer(t, r, rng, n, &counts) })
+	}
+	servers.Wait()
+	t.Logf("%d heartbeats over %d pauses, %d not answered 204; went offline in time: %d, too late: %d",
+		counts.beats.Load(), counts.pauses.Load(), counts.refused.Load(), counts.judged.Load(),
+		counts.starved.Load())
+}
+
+func pauseServer(t *testing.T, r *rig, rng *rand.Rand, pauses int, counts *pauseCounts) {
+	user := uuid.NewString()
+	watch := newPauseWatch(r, user)
+	stop := make(chan struct{})
+	var sending sync.WaitGroup
+	devices := make(map[string]*pausedDevice)
+	for i := range 16 {
+		ttl := 200*time.Millisecond + time.Duration(rng.Int64N(int64(11800*time.Millisecond)))
+		if i < 6 {
+			ttl = 200*time.Millisecond + time.Duration(rng.Int64N(int64(time.Second)))
+		}
+		d := &pausedDevice{ttl: ttl.Truncate(time.Millisecond), waits: i%2 == 1, conn: r.dial()}
+		d.conn.SetDeadline(time.Time{})
+		d.beat = newBeat().with("user_id", user).with("ttl_ms", d.ttl.Milliseconds())
+		devices[d.beat["device_id"].(string)] = d
+		sending.Go(func() { d.send(t, stop, counts) })
+	}
+	for left := pauses; left > 0; {
+		burst := 1
+		if rng.IntN(4) == 0 {
+			burst = min(left, 1+rng.IntN(4))
+		}
+		length := 100*time.Millisecond + time.Duration(rng.Int64N(int64(900*time.Millisecond)))
+		if rng.IntN(3) == 0 {
+			length = time.Second + time.Duration(rng.Int64N(int64(4*time.Second)))
+		}
+		time.Sleep(time.Duration(rng.Int64N(int64(1500 * time.Millisecond))))
+		for range burst {
+			r.proc.Cmd.Process.Signal(syscall.SIGSTOP)
+			time.Sleep(length)
+			r.proc.Cmd.Process.Signal(syscall.SIGCONT)
+			counts.pauses.Add(1)
+			time.Sleep(time.Duration(rng.Int64N(int64(100 * time.Millisecond))))
+			left--
+		}
+	}
+	time.Sleep(2 * time.Second) // what the last pause led to
+	close(stop)
+	sending.Wait()
+	watch.close()
+	for _, o := range watch.offline {
+		d := devices[o.device]
+		if why := d.inTime(o.at); why != "" {
+			counts.judged.Add(1)
+			t.Errorf("ttl %v, waits for answers: %v: offline at %v, though %s", d.ttl, d.waits,
+				o.at.Format(time.StampMicro), why)
+		} else {
+			counts.starved.Add(1)
+		}
+	}
+	if t.Failed() {
+		t.Log(r.logs())
+	}
+}
+
+// pausedDevice sends on a connection of its own.
+type pausedDevice struct {
+	beat  beat
+	ttl   time.Duration
+	waits bool // for the answer, before it sends the next
+	conn  net.Conn
+
+	mu   sync.Mutex
+	sent []sentBeat // guarded by mu
+}
+
+// sentBeat is when a heartbeat was written and answered; zero: it was not.
+type sentBeat struct{ from, to, answered time.Time }
+
+func (d *pausedDevice) every() time.Duration { return d.ttl * 7 / 10 }
+
+// send sends until stop is closed.
+func (d *pausedDevice) send(t *testing.T, stop <-chan struct{}, counts *pauseCounts) {
+	answers := make(chan struct{}, 1<<16)
+	var reading sync.WaitGroup
+	reading.Go(func() { d.readAnswers(answers, counts) })
+	defer reading.Wait()
+	defer d.conn.Close()
+	timer := time.NewTimer(0)
+	for next := time.Now(); ; {
+		timer.Reset(time.Until(next))
+		select {
+		case <-stop:
+			return
+		case <-timer.C:
+		}
+		if err := d.write(); err != nil {
+			t.Errorf("ttl %v: %v", d.ttl, err)
+			return
+		}
+		counts.beats.Add(1)
+		next = next.Add(d.every())
+		if d.waits {
+			select {
+			case <-stop:
+				return
+			case <-answers:
+			}
+			if now := time.Now(); next.Before(now) {
+				next = now
+			}
+		}
+	}
+}
+
+func (d *pausedDevice) write() error {
+	d.mu.Lock()
+	i := len(d.sent)
+	d.sent = append(d.sent, sentBeat{from: time.Now()})
+	d.mu.Unlock()
+	_, err := io.WriteString(d.conn, request("POST", heartbeatPath, d.beat.with("seq", i+1).json(),
+		bearer(ingestToken)))
+	d.mu.Lock()
+	d.sent[i].to = time.Now()
+	d.mu.Unlock()
+	return err
+}
+
+func (d *pausedDevice) readAnswers(answers chan<- struct{}, counts *pauseCounts) {
+	br := bufio.NewReader(d.conn)
+	for i := 0; ; i++ {
+		resp, err := http.ReadResponse(br, nil)
+		if err != nil {
+			return
+		}
+		io.Copy(io.Discard, resp.Body)
+		resp.Body.Close()
+		if resp.StatusCode != 204 {
+			counts.refused.Add(1)
+		}
+		d.mu.Lock()
+		d.sent[i].answered = time.Now()
+		d.mu.Unlock()
+		if d.waits {
+			answers <- struct{}{}
+		}
+	}
+}
+
+// inTime says why the device should not have gone offline at an instant; "": it was silent.
+func (d *pausedDevice) inTime(at time.Time) string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	last := len(d.sent) - 1
+	for last > 0 && d.sent[last].from.After(at) {
+		last--
+	}
+	s := d.sent[last]
+	if d.waits && (s.answered.IsZero() || s.answered.After(at)) && d.wasInTime(last) {
+		return "it waited for an answer"
+	}
+	switch {
+	case at.Before(s.to.Add(d.ttl)) && d.wasInTime(last):
+		return "it had sent at " + s.to.Format(time.StampMicro)
+	case d.waits && at.Sub(d.nextAfter(last)) < d.ttl/10:
+		return "it had no time to send after an answer at " + s.answered.Format(time.StampMicro)
+	}
+	return ""
+}
+
+// nextAfter is when a device that waits was to send the next heartbeat.
+func (d *pausedDevice) nextAfter(i int) time.Time {
+	next := d.sent[i].from.Add(d.every())
+	if d.sent[i].answered.After(next) {
+		next = d.sent[i].answered
+	}
+	return next
+}
+
+// wasInTime reports whether a heartbeat was in the socket before the TTL of the one before ended, or
+// soon after the answer that the device waited for.
+func (d *pausedDevice) wasInTime(i int) bool {
+	if i == 0 {
+		return true
+	}
+	to := d.sent[i].to
+	if to.Before(d.sent[i-1].from.Add(d.ttl)) {
+		return true
+	}
+	return d.waits && to.Sub(d.nextAfter(i-1)) < d.ttl/10
+}
+
+// pauseWatch notes which devices of a user go offline.
+type pauseWatch struct {
+	stream *follower
+	done   sync.WaitGroup
+
+	offline []wentOffline // after close
+}
+
+type wentOffline struct {
+	device string
+	at     time.Time // by the server's clock
+}
+
+func newPauseWatch(r *rig, user string) *pauseWatch {
+	w := &pauseWatch{stream: r.follow(user)}
+	w.done.Go(func() {
+		for {
+			text, err := w.stream.frame()
+			if err != nil {
+				return
+			}
+			if ev, ok := parseFrame(text); ok && ev["status"] == "offline" {
+				w.offline = append(w.offline, wentOffline{ev["device_id"].(string),
+					time.UnixMilli(ev.number("sent_at_ms"))})
+			}
+		}
+	})
+	return w
+}
+
+func (w *pauseWatch) close() {
+	w.stream.conn.Close()
+	w.done.Wait()
+}
