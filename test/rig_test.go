@@ -78,6 +78,7 @@ type rig struct {
 	proc       *testproc.Process
 	stderr     testproc.Output
 	env, flags []string
+	cgroup     string // directory of the cgroup that it runs in; empty: the test's own
 
 	tls *tls.Config // of the client's side; nil: without TLS
 
@@ -113,6 +114,9 @@ func startServerWith(t *testing.T, env []string, flags ...string) *rig {
 func (r *rig) command() *exec.Cmd {
 	args := append([]string{"serve", "--listen=127.0.0.1:0", "--admin-listen=127.0.0.1:0", "--data-dir=" + r.dir}, r.flags...)
 	cmd := exec.Command(binary, args...)
+	if r.cgroup != "" {
+		cmd = r.inCgroup(cmd)
+	}
 	cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + os.Getenv("HOME")}, r.env...)
 	return cmd
 }
