@@ -33,6 +33,7 @@ type base struct {
 
 	segments []baseSegment // those that were begun, ascending
 	next     uint64        // LSN of the next record
+	untold   int           // how many of the last records the control file does not call durable
 }
 
 // baseSegment is a segment by what inspect says of it.
@@ -46,6 +47,7 @@ type baseSegment struct {
 const (
 	closedBase = "closed"
 	killedBase = "killed"
+	struckBase = "struck"
 	shortBase  = "short"
 )
 
@@ -60,11 +62,12 @@ var bases struct {
 //	       ┌─────────────┐ ┌────────┐ ┌──────────────┐ ┌───────────────┐
 //	closed │ checkpoint  │ │ part   │ │ full, rolled │ │ part, closed  │   starts at record 1
 //	killed │ as of all   │ │ closed │ │ into 4       │ │ part, kill -9 │   the same
-//	       └─────────────┘ └────────┘ └──────────────┘ └───────────────┘
+//	struck └─────────────┘ └────────┘ └──────────────┘ └───────────────┘   the same
 //	short    a later checkpoint took the first segments off the log, which was closed in order;
 //	         the first checkpoint lies at older
 //
-// The killed one came to rest before it was killed: its control file knows the last record.
+// killed came to rest before it was killed: its control file knows the last record. struck did not:
+// of its last records only later blocks say that they are durable, and of the last block nothing.
 func baseDir(t *testing.T, name string) *base {
 	t.Helper()
 	bases.Lock()
@@ -101,13 +104,20 @@ func baseDir(t *testing.T, name string) *base {
 		r = serve()
 		b.fillSegment(r, segment)
 		b.fill(r, few)
-		if name == closedBase {
+		switch name {
+		case closedBase:
 			r.terminate()
-		} else {
+		case killedBase:
 			r.until("the control file knows the last record", func() bool {
 				return b.controlNumber(t, controlDurable) == b.sent()
 			})
 			r.kill()
+		case struckBase:
+			b.fill(r, few)
+			for r.kill(); b.controlNumber(t, controlDurable) == b.sent(); r.kill() {
+				r = serve() // the control file was refreshed just then
+				b.fill(r, few)
+			}
 		}
 	}
 	b.look(t)
@@ -180,6 +190,7 @@ func (b *base) look(t *testing.T) {
 		})
 	}
 	b.next = uint64(found.field(t, "log", "next_lsn").(float64))
+	b.untold = int(b.next - 1 - b.controlNumber(t, controlDurable))
 	if b.next != b.sent()+1 {
 		t.Fatalf("%s: the next record is %d after %d", b.dir, b.next, b.sent())
 	}

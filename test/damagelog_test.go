@@ -7,6 +7,11 @@ import (
 	"path/filepath"
 )
 
+const (
+	cutTail     = "cut the torn tail of the log"
+	damagedCopy = "one of the two copies in the control file is damaged"
+)
+
 // logCases are damages of segments.
 var logCases = []damageCase{
 	{name: "none", bases: anyBase, harm: func(*damaged) {}},
@@ -29,6 +34,17 @@ var logCases = []damageCase{
 	{name: "last segment zero from its middle on", bases: whole,
 		harm: func(d *damaged) { d.zero(d.last().file, d.last().used/2&^7, d.last().used) },
 		says: []string{"{LAST}", "unreadable record", restore, startOver}},
+	{name: "end of the last segment zero, behind the last durable word", bases: struck, untold: true,
+		logs: cutTail,
+		harm: func(d *damaged) { d.zero(d.last().file, d.last().used-200, d.last().used) }},
+	{name: "one bit flipped behind the last durable word", bases: struck, untold: true,
+		logs: cutTail,
+		harm: func(d *damaged) { d.flip(d.last().file, d.last().used-200) }},
+	{name: "last segment zero from the last word of CONTROL on", bases: struck, untold: true,
+		harm: func(d *damaged) { d.zero(d.last().file, 64, d.last().used) }},
+	{name: "last segment cut off behind the last durable word", bases: struck,
+		harm: func(d *damaged) { d.truncate(d.last().file, d.last().used-200) },
+		says: []string{"{LAST}", "made with 8388608", "cut off", restore, startOver}},
 	{name: "last segment zero", bases: whole,
 		harm: func(d *damaged) { d.zero(d.last().file, 0, d.last().bytes) },
 		says: []string{"{LAST}", "begun", restore, startOver}},
@@ -128,12 +144,12 @@ var controlCases = []damageCase{
 	{name: "CONTROL short", bases: whole,
 		harm: func(d *damaged) { d.truncate(controlFile, 100) },
 		says: []string{controlFile, "checksum", restore, startOver}},
-	{name: "one copy in CONTROL cut off", bases: whole,
+	{name: "one copy in CONTROL cut off", bases: whole, logs: damagedCopy,
 		harm: func(d *damaged) { d.truncate(controlFile, controlSlotBytes) }},
-	{name: "older copy in CONTROL damaged", bases: anyBase, harm: func(d *damaged) {
+	{name: "older copy in CONTROL damaged", bases: anyBase, logs: damagedCopy, harm: func(d *damaged) {
 		d.change(controlFile, func(b []byte) { b[controlSlotBytes-newerSlot(b)+60] ^= 1 })
 	}},
-	{name: "newer copy in CONTROL damaged", bases: anyBase, harm: func(d *damaged) {
+	{name: "newer copy in CONTROL damaged", bases: anyBase, logs: damagedCopy, harm: func(d *damaged) {
 		d.change(controlFile, func(b []byte) { b[newerSlot(b)+60] ^= 1 })
 	}},
 	{name: "both copies in CONTROL damaged", bases: anyBase,
