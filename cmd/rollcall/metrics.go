@@ -116,7 +116,11 @@ var (
 		"Capacity of the commit buffer; heartbeats are refused when it stays full.")
 	bufferUseDesc = desc("log_buffer_used_bytes", "Bytes of the commit buffer in use.")
 	appendedDesc  = desc("log_appended_lsn", "The last record's number.")
-	noSpaceDesc   = desc("log_no_space", "1 while the next segment cannot be prepared.")
+	inFlightDesc  = desc("log_commit_in_flight_seconds",
+		"How long the write and sync in flight have lasted; 0: none is.")
+	stallsDesc = desc("log_stalls_total",
+		"Commits that the disk did not finish within a second.")
+	noSpaceDesc = desc("log_no_space", "1 while the next segment cannot be prepared.")
 
 	checkpointLSNDesc = desc("checkpoint_lsn",
 		"What the last checkpoint is as of; log_appended_lsn minus this is what a restart replays.")
@@ -202,6 +206,8 @@ func (f figures) collectLog(to sink) {
 	to.gauge(bufferDesc, float64(l.BufferBytes))
 	to.gauge(bufferUseDesc, float64(l.BufferUsedBytes))
 	to.gauge(appendedDesc, float64(l.Appended))
+	to.gauge(inFlightDesc, l.Committing.Seconds())
+	to.counter(stallsDesc, float64(l.Stalls))
 	noSpace := 0.0
 	if l.NoSpace {
 		noSpace = 1

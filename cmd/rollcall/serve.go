@@ -7,9 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
-	"os/signal"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/alecthomas/kong"
@@ -126,12 +124,11 @@ func (c serveCmd) Run(line *kong.Context) error {
 		return err
 	}
 	logSettings(logger, settingsOf(line), secrets)
-	hangups, stops := hangups(), make(chan os.Signal, 2)
+	hangups := hangups()
+	var stops <-chan os.Signal
 	// Before the recovery is done a signal ends the process, which has promised nothing. Then it
 	// drains.
-	n, err := c.start(logger, secrets, func() {
-		signal.Notify(stops, syscall.SIGTERM, syscall.SIGINT)
-	})
+	n, err := c.start(logger, secrets, func() { stops = stopSignals() })
 	if err != nil {
 		return err
 	}
@@ -156,7 +153,7 @@ func (c serveCmd) untilDone(n *node, stops, hangups <-chan os.Signal) error {
 		case s := <-stops:
 			n.logger.Info("draining; a second signal stops at once", "signal", s.String(),
 				"streams", n.engine.Stats().Streams.Streams)
-			return c.drain(n, stops)
+			return c.drain(n)
 		case <-n.log.Failed():
 			return hangUp(n, n.logFailure())
 		case <-n.checkpoint.Failed():
@@ -182,12 +179,8 @@ const (
 	answerWait = 5 * time.Second
 )
 
-// errStopped ends the process with the log open: closing it would wait for the disk. What was
-// acknowledged is on it.
-var errStopped = errors.New("stopped at once by a second signal")
-
 // drain ends the streams, answers what is in flight and closes the node.
-func (c serveCmd) drain(n *node, stops <-chan os.Signal) error {
+func (c serveCmd) drain(n *node) error {
 	streams, cancel := context.WithTimeout(context.Background(), c.DrainTimeout+streamWait)
 	defer cancel()
 	closed := make(chan error, 1)
@@ -205,8 +198,6 @@ func (c serveCmd) drain(n *node, stops <-chan os.Signal) error {
 		return failure
 	case err := <-closed:
 		return err
-	case <-stops:
-		return errStopped
 	}
 }
 

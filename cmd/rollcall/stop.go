@@ -1,0 +1,41 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+)
+
+// atOnce is how long the process may take to end after a second signal.
+const atOnce = 500 * time.Millisecond
+
+// stopSignals returns the first SIGTERM or SIGINT, on which the server drains. A second one ends
+// the process from a goroutine of its own, whatever the others wait for: the disk, a standard error
+// that takes no line. The log stays open, since closing it would wait for the disk; what was
+// acknowledged is on it.
+func stopSignals() <-chan os.Signal {
+	signals, first := make(chan os.Signal, 2), make(chan os.Signal, 1)
+	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT)
+	go func() {
+		first <- <-signals
+		<-signals
+		endAtOnce()
+	}()
+	return first
+}
+
+// endAtOnce ends the process. A thread that is inside a write to a frozen disk cannot end before
+// the disk goes on, and until then the kernel keeps the process and every descriptor of it: the
+// sockets are shut down here, so that no client waits for an answer of a process that is gone, and
+// another one may listen there.
+func endAtOnce() {
+	go func() {
+		time.Sleep(atOnce)
+		os.Exit(1)
+	}()
+	shutSockets()
+	fmt.Fprintln(os.Stderr, "rollcall: error: stopped at once by a second signal")
+	os.Exit(1)
+}
