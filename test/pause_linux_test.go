@@ -237,8 +237,8 @@ func (d *pausedDevice) nextAfter(i int) time.Time {
 	return next
 }
 
-// wasInTime reports whether a heartbeat was in the socket before the TTL of the one before ended, or
-// soon after the answer that the device waited for.
+// wasInTime reports whether a heartbeat was in the socket before the TTL of the one before ended,
+// or soon after the answer that the device waited for.
 func (d *pausedDevice) wasInTime(i int) bool {
 	if i == 0 {
 		return true

@@ -63,3 +63,32 @@ func TestPaths(t *testing.T) {
 		}
 	}
 }
+
+// testName is the name of a test, or how it begins, in a document.
+var testName = regexp.MustCompile(`\bTest[A-Z]\w+`)
+
+// testFunc is where a test begins.
+var testFunc = regexp.MustCompile(`(?m)^func (Test[A-Z]\w+)\(`)
+
+// TestTestsExist: a test that a document names is there. What stands behind -run may be the
+// beginning of several.
+func TestTestsExist(t *testing.T) {
+	tests := ""
+	for _, file := range tracked(t) {
+		if strings.HasSuffix(file, "_test.go") {
+			for _, m := range testFunc.FindAllStringSubmatch(string(read(t, file)), -1) {
+				tests += "\n" + m[1]
+			}
+		}
+	}
+	for _, file := range tracked(t) {
+		if path.Ext(file) != ".md" {
+			continue
+		}
+		for _, name := range testName.FindAllString(string(read(t, file)), -1) {
+			if !strings.Contains(tests, "\n"+name) {
+				t.Errorf("%s names %s, which is not there: name what took its place", file, name)
+			}
+		}
+	}
+}
