@@ -9,6 +9,9 @@ import (
 // Keys returns how many keys the store holds, the few of its own included. It reads what each table
 // says of itself, not the tables.
 func (s *Store) Keys() (n uint64, err error) {
+	if s.db == nil { // there is no store yet
+		return 0, nil
+	}
 	err = s.failure.do(func() error {
 		levels, err := s.db.SSTables(pebble.WithProperties())
 		for _, tables := range levels {
