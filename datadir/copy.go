@@ -60,7 +60,7 @@ func Copy(v *View, dir string, logger *slog.Logger, done *Copied) (err error) {
 	defer func() { err = errors.Join(err, old.Close()) }()
 	// As a server opens them: the log first, whose lock keeps others out.
 	fresh, err := wal.Open(dir, wal.Options{
-		FS: v.base, Sync: wal.SyncNever, BufferBytes: copyBufferBytes, Logger: logger,
+		FS: v.Base, Sync: wal.SyncNever, BufferBytes: copyBufferBytes, Logger: logger,
 	})
 	if err != nil {
 		return err
@@ -71,8 +71,8 @@ func Copy(v *View, dir string, logger *slog.Logger, done *Copied) (err error) {
 		return err
 	}
 	if from != nil {
-		o := checkpoint.Options{FS: v.base, SpareBytes: copySpareBytes, Logger: logger}
-		if err := copyCheckpoint(from, v.base.PathJoin(dir, CheckpointDir), o, done); err != nil {
+		o := checkpoint.Options{FS: v.Base, SpareBytes: copySpareBytes, Logger: logger}
+		if err := copyCheckpoint(from, v.Base.PathJoin(dir, CheckpointDir), o, done); err != nil {
 			return err
 		}
 	}

@@ -15,6 +15,7 @@ import (
 
 	"rollcall/checkpoint"
 	"rollcall/internal/filelock"
+	"rollcall/internal/readonly"
 	"rollcall/wal"
 )
 
@@ -54,7 +55,7 @@ func OpenView(dir string, fsys vfs.FS) (*View, error) {
 }
 
 func tryView(dir string, fsys vfs.FS) (_ *View, err error) {
-	v := &View{viewFS{fsys, make(map[string]*viewFile)}, fsys.PathJoin(dir)}
+	v := &View{viewFS{readonly.FS{Base: fsys}, make(map[string]*viewFile)}, fsys.PathJoin(dir)}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, v.Close())
@@ -85,13 +86,13 @@ func tryView(dir string, fsys vfs.FS) (_ *View, err error) {
 
 // stamp names the segments and the state of the checkpoint.
 func (v *View) stamp() (string, error) {
-	names, err := v.base.List(v.dir)
+	names, err := v.Base.List(v.dir)
 	if err != nil {
 		return "", err
 	}
 	segments := slices.DeleteFunc(names, func(name string) bool { return !wal.IsSegment(name) })
 	slices.Sort(segments)
-	store, err := checkpoint.Stamp(v.base, v.PathJoin(v.dir, CheckpointDir))
+	store, err := checkpoint.Stamp(v.Base, v.PathJoin(v.dir, CheckpointDir))
 	if errors.Is(err, checkpoint.ErrMoved) {
 		return "", errMoved
 	}
@@ -100,7 +101,7 @@ func (v *View) stamp() (string, error) {
 
 // open opens the wanted files of one directory, which need not be there.
 func (v *View) open(dir string, want func(name string) bool) error {
-	names, err := v.base.List(dir)
+	names, err := v.Base.List(dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
@@ -119,7 +120,7 @@ func (v *View) open(dir string, want func(name string) bool) error {
 }
 
 func (v *View) openFile(path string) error {
-	file, err := v.base.Open(path)
+	file, err := v.Base.Open(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return errMoved
 	}
@@ -133,7 +134,7 @@ func (v *View) openFile(path string) error {
 	if err != nil {
 		return errors.Join(err, file.Close())
 	}
-	v.files[path] = &viewFile{file, info}
+	v.files[path] = &viewFile{readonly.File{File: file}, info}
 	if isControl(v.PathBase(path)) {
 		return v.freeze(path)
 	}
@@ -150,7 +151,7 @@ func (v *View) freeze(path string) error {
 	if _, err := f.File.ReadAt(content, 0); err != nil && err != io.EOF {
 		return err
 	}
-	f.File = frozenFile{f.File, bytes.NewReader(content)}
+	f.File.File = frozenFile{f.File.File, bytes.NewReader(content)}
 	return nil
 }
 

@@ -2,24 +2,25 @@ package datadir
 
 import (
 	"bytes"
-	"errors"
 	"io"
 	"io/fs"
 	"os"
 	"slices"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"rollcall/internal/readonly"
 )
 
 // viewFS is the file system of a View: the files that it has open, for reading.
 type viewFS struct {
-	base  vfs.FS
+	readonly.FS
 	files map[string]*viewFile // by path
 }
 
 // viewFile is an open file of the size that it had when it was opened.
 type viewFile struct {
-	vfs.File
+	readonly.File
 	info vfs.FileInfo
 }
 
@@ -39,14 +40,8 @@ type viewHandle struct {
 	offset int64
 }
 
-func (h *viewHandle) Close() error                       { return nil } // the view closes it
-func (h *viewHandle) Stat() (vfs.FileInfo, error)        { return h.info, nil }
-func (h *viewHandle) Write([]byte) (int, error)          { return 0, errReadOnly }
-func (h *viewHandle) WriteAt([]byte, int64) (int, error) { return 0, errReadOnly }
-func (h *viewHandle) Preallocate(int64, int64) error     { return errReadOnly }
-func (h *viewHandle) Sync() error                        { return errReadOnly }
-func (h *viewHandle) SyncData() error                    { return errReadOnly }
-func (h *viewHandle) SyncTo(int64) (bool, error)         { return false, errReadOnly }
+func (h *viewHandle) Close() error                { return nil } // the view closes it
+func (h *viewHandle) Stat() (vfs.FileInfo, error) { return h.info, nil }
 
 func (h *viewHandle) Read(p []byte) (int, error) {
 	n, err := h.ReadAt(p, h.offset)
@@ -72,15 +67,8 @@ func (h *viewHandle) ReadAt(p []byte, offset int64) (int, error) {
 	return n, err
 }
 
-var errReadOnly = errors.New("datadir: a view is only read")
-
-// noLock is the lock of a directory that is only read.
-type noLock struct{}
-
-func (noLock) Close() error { return nil }
-
 // viewDir is an open directory: Pebble opens it to sync it, and does not.
-type viewDir struct{ vfs.File }
+type viewDir struct{ readonly.File }
 
 func (viewDir) Close() error { return nil }
 func (viewDir) Sync() error  { return nil }
@@ -119,51 +107,3 @@ func (v *viewFS) Stat(name string) (vfs.FileInfo, error) {
 	}
 	return nil, &os.PathError{Op: "stat", Path: name, Err: fs.ErrNotExist}
 }
-
-// Lock implements vfs.FS: nothing is locked, since nothing is written.
-func (v *viewFS) Lock(string) (io.Closer, error) { return noLock{}, nil }
-
-// Create implements vfs.FS.
-func (v *viewFS) Create(string, vfs.DiskWriteCategory) (vfs.File, error) { return nil, errReadOnly }
-
-// OpenReadWrite implements vfs.FS.
-func (v *viewFS) OpenReadWrite(string, vfs.DiskWriteCategory, ...vfs.OpenOption) (vfs.File, error) {
-	return nil, errReadOnly
-}
-
-// ReuseForWrite implements vfs.FS.
-func (v *viewFS) ReuseForWrite(string, string, vfs.DiskWriteCategory) (vfs.File, error) {
-	return nil, errReadOnly
-}
-
-// Link implements vfs.FS.
-func (v *viewFS) Link(string, string) error { return errReadOnly }
-
-// Remove implements vfs.FS.
-func (v *viewFS) Remove(string) error { return errReadOnly }
-
-// RemoveAll implements vfs.FS.
-func (v *viewFS) RemoveAll(string) error { return errReadOnly }
-
-// Rename implements vfs.FS.
-func (v *viewFS) Rename(string, string) error { return errReadOnly }
-
-// MkdirAll implements vfs.FS.
-func (v *viewFS) MkdirAll(string, os.FileMode) error { return errReadOnly }
-
-// GetDiskUsage implements vfs.FS.
-func (v *viewFS) GetDiskUsage(path string) (vfs.DiskUsage, error) {
-	return v.base.GetDiskUsage(path)
-}
-
-// PathBase implements vfs.FS.
-func (v *viewFS) PathBase(path string) string { return v.base.PathBase(path) }
-
-// PathJoin implements vfs.FS.
-func (v *viewFS) PathJoin(elem ...string) string { return v.base.PathJoin(elem...) }
-
-// PathDir implements vfs.FS.
-func (v *viewFS) PathDir(path string) string { return v.base.PathDir(path) }
-
-// Unwrap implements vfs.FS. There is nothing to reach below: a view only reads.
-func (v *viewFS) Unwrap() vfs.FS { return nil }
