@@ -5,25 +5,20 @@ import "slices"
 // copyBytes is how much of a checkpoint is copied as one sorted table, and held in memory for it.
 const copyBytes = 4 << 20
 
-// CopyFrom makes an empty store hold what another one holds, its secret and its cursors included,
-// and be as of the same LSN. It calls copied with each key and value, which are valid during the
-// call.
+// CopyFrom makes a store that does not exist, starts it, and makes it hold what another one holds,
+// its secret and its cursors included, and be as of the same LSN. Its id is its own. CopyFrom calls
+// copied with each key and value, which are valid during the call.
 func (s *Store) CopyFrom(from *Store, copied func(key, value []byte)) error {
-	secret, err := from.get(secretKey)
-	if err != nil {
+	s.secret = slices.Clone(from.secret)
+	if err := s.Start(); err != nil {
 		return err
-	}
-	if secret != nil {
-		if err := s.set(secretKey, secret); err != nil {
-			return err
-		}
 	}
 	if err := from.eachCursor(s.SetCursor); err != nil {
 		return err
 	}
 	var lo []byte
 	var table tableBuffer
-	err = from.Load(nil, nil, func(key, value []byte) error {
+	err := from.Load(nil, nil, func(key, value []byte) error {
 		if table.size >= copyBytes {
 			if err := s.copyTable(lo, key, &table); err != nil {
 				return err

@@ -30,17 +30,20 @@ func (s *Store) SetCursor(name string, lsn uint64) error {
 func (s *Store) eachCursor(fn func(name string, lsn uint64) error) error {
 	end := []byte(cursorPrefix)
 	end[len(end)-1]++
-	it, err := s.db.NewIter(&pebble.IterOptions{LowerBound: []byte(cursorPrefix), UpperBound: end})
+	db := s.db.Load()
+	if db == nil {
+		return nil
+	}
+	it, err := db.NewIter(&pebble.IterOptions{LowerBound: []byte(cursorPrefix), UpperBound: end})
 	if err != nil {
 		return fmt.Errorf("checkpoint: read %s: %w", s.dir, err)
 	}
 	for valid := it.First(); valid && err == nil; valid = it.Next() {
 		if len(it.Value()) != 8 {
-			err = fmt.Errorf("checkpoint: %q of %s has %d bytes, not 8",
-				it.Key(), s.dir, len(it.Value()))
+			err = s.damaged("", inStore, fmt.Errorf("%q has %d bytes, not 8", it.Key(), len(it.Value())))
 			break
 		}
 		err = fn(string(it.Key()[len(cursorPrefix):]), binary.LittleEndian.Uint64(it.Value()))
 	}
-	return readError(errors.Join(err, it.Close()))
+	return s.readError(errors.Join(err, it.Close()))
 }

@@ -62,10 +62,7 @@ func TestCursorWithoutRoom(t *testing.T) {
 		t.Fatal(err)
 	}
 	o := Options{FS: smallDisk{mem}, SpareBytes: 1001, Logger: slog.New(slog.DiscardHandler)}
-	s, err = Open("checkpoint", o)
-	if err != nil {
-		t.Fatal(err)
-	}
+	s = startStore(t, o)
 	defer s.Close()
 	if err := s.SetCursor("a", 7); !errors.Is(err, ErrNoSpace) {
 		t.Errorf("%v", err)

@@ -16,8 +16,21 @@
 // In exchange nothing is ever compacted. Pebble's own log and memory are not used: what a full disk
 // refuses is an error here, where Pebble would try to flush its memory again and again.
 //
+// # Opening, and starting
+//
+// Open only reads, through a file system that has no way to write, and finds what is missing, short
+// or changed: the file FILES says what must be there (inventory.go), the manifest in it has the
+// tables with their sizes, and whatever is read has a checksum. So a start that is refused has
+// changed nothing. Pebble alone would not do: opened for writing it takes a directory without the
+// marker of its manifest for a new one and removes the tables that were there, and it takes a
+// manifest that was cut short for an older state.
+//
+// Start writes. A new store is made under another name and renamed when it is whole. So a directory
+// with the store's name and no store in it is always damage.
+//
 // # What a crash leaves
 //
-// Some ranges newer than the LSN, which replay tolerates, and at most one range.tmp, which the next
-// Replace overwrites.
+// Some ranges newer than the LSN, which replay tolerates; at most one range.tmp and one FILES.tmp,
+// which the next ones overwrite; a FILES that is behind what is there, which is what it promises; a
+// new store under its other name, which the next Start removes.
 package checkpoint

@@ -90,10 +90,7 @@ func TestDamage(t *testing.T) {
 func TestRoom(t *testing.T) {
 	fs := smallDisk{vfs.NewMem()}
 	o := Options{FS: fs, SpareBytes: 100, Logger: slog.New(slog.DiscardHandler)}
-	s, err := Open("checkpoint", o)
-	if err != nil {
-		t.Fatal(err)
-	}
+	s := startStore(t, o)
 	defer s.Close()
 	if err := s.Room(900); err != nil {
 		t.Errorf("900 of 1000 bytes: %v", err)

@@ -22,8 +22,9 @@ func IsContent(name string) bool { return name != "LOCK" && !strings.HasSuffix(n
 // ErrMoved: the store changed while Stamp looked at it.
 var ErrMoved = errors.New("checkpoint: it changed meanwhile")
 
-// Stamp names the state of the store in a directory: the manifests with their sizes. A manifest
-// only grows, by each change of the store. No directory: no store, and an empty stamp.
+// Stamp names the state of the store in a directory: the manifests with their sizes, the options
+// and the markers. A manifest only grows, by each change of the store. No directory: no store, and
+// an empty stamp.
 func Stamp(fsys vfs.FS, dir string) (string, error) {
 	names, err := fsys.List(dir)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -35,9 +36,9 @@ func Stamp(fsys vfs.FS, dir string) (string, error) {
 	var stamp []string
 	for _, name := range names {
 		switch {
-		case strings.HasPrefix(name, "marker."):
+		case strings.HasPrefix(name, "marker."), strings.HasPrefix(name, optionsPrefix):
 			stamp = append(stamp, name)
-		case strings.HasPrefix(name, "MANIFEST-"):
+		case strings.HasPrefix(name, manifestPrefix):
 			info, err := fsys.Stat(fsys.PathJoin(dir, name))
 			if errors.Is(err, fs.ErrNotExist) {
 				return "", ErrMoved

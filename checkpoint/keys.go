@@ -9,11 +9,12 @@ import (
 // Keys returns how many keys the store holds, the few of its own included. It reads what each table
 // says of itself, not the tables.
 func (s *Store) Keys() (n uint64, err error) {
-	if s.db == nil { // there is no store yet
+	db := s.db.Load()
+	if db == nil { // there is no store yet
 		return 0, nil
 	}
 	err = s.failure.do(func() error {
-		levels, err := s.db.SSTables(pebble.WithProperties())
+		levels, err := db.SSTables(pebble.WithProperties())
 		for _, tables := range levels {
 			for _, table := range tables {
 				if table.Properties != nil {
@@ -24,7 +25,7 @@ func (s *Store) Keys() (n uint64, err error) {
 		return err
 	})
 	if err != nil {
-		return 0, readError(fmt.Errorf("checkpoint: properties of %s: %w", s.dir, err))
+		return 0, s.readError(fmt.Errorf("checkpoint: properties of %s: %w", s.dir, err))
 	}
 	return n, nil
 }

@@ -15,6 +15,9 @@ type Options struct {
 	// SpareBytes must be free on the disk, beside what is to be written, for Room to say yes. Above
 	// the size of the segments that the log may prepare meanwhile. Default: 256 MiB.
 	SpareBytes int64
+	// Rebuild says that the log beside the store reaches back to record 1, so that what is lost
+	// with the store can be made again from it. A DamagedError says so.
+	Rebuild bool
 	// Logger gets what an operator should know. Default: slog.Default().
 	Logger *slog.Logger
 }

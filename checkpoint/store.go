@@ -12,32 +12,48 @@ import (
 	"github.com/cockroachdb/pebble/v2/objstorage/objstorageprovider"
 	"github.com/cockroachdb/pebble/v2/sstable"
 	"github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/google/uuid"
 )
 
-// Store is a checkpoint in a directory. One goroutine writes the checkpoint; any may read, and keep
-// cursors and the secret.
+// Store is a checkpoint in a directory. Its life: Open, which only reads, Load and Secret, then
+// Start, Replace and Commit, and Close. One goroutine writes the checkpoint; any may read, and keep
+// cursors after Start.
 type Store struct {
 	o       Options
 	dir     string
-	db      *pebble.DB
-	lsn     atomic.Uint64 // what the store is as of. Single writer: Commit
 	failure *failure
+	keeper  *keeper
 
-	writing sync.Mutex // held while a table is written and ingested: its file has one name
+	db       atomic.Pointer[pebble.DB] // nil: there is no store yet
+	writable atomic.Bool               // db was opened for writing
+	at       string                    // the directory in which it was; single writer: Start
+	bytes    uint64                    // size on disk when it was opened for reading
+	lsn      atomic.Uint64             // what the store is as of. Single writer: Commit
 
-	readOnly bool
+	// What Open found, and Start makes: the owner's goroutine.
+	exists    bool
+	listed    bool // there is a file FILES
+	version   uint64
+	id        uuid.UUID
+	secret    []byte
+	hasSecret bool // the secret is in the store
+	started   bool
+
+	using   sync.RWMutex // held by Bytes for reading, and while db is taken away
+	writing sync.Mutex   // held while a table is written and ingested: its file has one name
 }
 
 // The keys of the store's own values. The owner's keys stand behind a prefix of their own.
 var (
 	versionKey = []byte("\x00version")
+	idKey      = []byte("\x00id")
 	lsnKey     = []byte("\x00lsn")
 	secretKey  = []byte("\x00secret")
 )
 
 const (
 	ownersPrefix  = 1
-	formatVersion = 1
+	formatVersion = 2
 )
 
 // maxOpenTables bounds the descriptors of the store: it is read from end to end at a start, and
@@ -48,87 +64,27 @@ const maxOpenTables = 74
 // the devices of larger blocks compress worse.
 const tableBlockBytes = 8 << 10
 
-// Open opens the store in dir, or makes an empty one as of LSN 0. A *VersionError says that a later
-// format wrote it, a *DamagedError that a file of it is damaged.
-func Open(dir string, o Options) (*Store, error) { return open(dir, o, false) }
-
-// OpenReadOnly is Open for a store that must exist and that nothing may change.
-func OpenReadOnly(dir string, o Options) (*Store, error) { return open(dir, o, true) }
-
-func open(dir string, o Options, readOnly bool) (_ *Store, err error) {
-	if o, err = o.withDefaults(); err != nil {
-		return nil, err
-	}
-	s := &Store{o: o, dir: dir, failure: newFailure(o.Logger), readOnly: readOnly}
-	options := &pebble.Options{
-		FS:                 storeFS{o.FS, s.failure},
-		DisableWAL:         true,
-		MaxOpenFiles:       maxOpenTables,
-		FormatMajorVersion: pebble.FormatNewest,
-		ReadOnly:           readOnly,
-		Logger:             s.failure,
-		EventListener: &pebble.EventListener{
-			// The reader gets an error as well. Pebble's own answer would be to end the process.
-			DataCorruption: func(info pebble.DataCorruptionInfo) {
-				o.Logger.Error("the checkpoint is damaged", "file", info.Path)
-			},
-		},
-	}
-	err = s.failure.do(func() (err error) { s.db, err = pebble.Open(dir, options); return err })
-	if err != nil {
-		return nil, readError(fmt.Errorf("checkpoint: open %s: %w", dir, err))
-	}
-	if err := s.load(); err != nil {
-		return nil, errors.Join(err, s.Close())
-	}
-	return s, nil
-}
-
-// load reads the store's own values, and writes the version of a new store.
-func (s *Store) load() error {
-	version, found, err := s.number(versionKey)
-	switch {
-	case err != nil:
-		return err
-	case found && version > formatVersion:
-		return &VersionError{Path: s.dir, Found: version, Reads: formatVersion}
-	case !found && !s.readOnly:
-		if err := s.setNumber(versionKey, formatVersion); err != nil {
-			return err
-		}
-	}
-	lsn, _, err := s.number(lsnKey)
-	s.lsn.Store(lsn)
-	return err
-}
+// Exists says that there is a store on the disk.
+func (s *Store) Exists() bool { return s.exists }
 
 // LSN is what the store is as of: it holds every change up to it.
 func (s *Store) LSN() uint64 { return s.lsn.Load() }
 
-// Secret returns bytes that the owner keeps with the store: what fresh returns the first time, the
-// same ever after.
-func (s *Store) Secret(fresh func() []byte) ([]byte, error) {
-	value, err := s.get(secretKey)
-	if err != nil || value != nil {
-		return value, err
-	}
-	if value = fresh(); s.readOnly {
-		return value, nil
-	}
-	return value, s.set(secretKey, value)
-}
-
 // Load calls fn for each key in [lo, hi) in ascending order; hi nil means to the end. Key and value
 // are valid during the call.
 func (s *Store) Load(lo, hi []byte, fn func(key, value []byte) error) error {
-	it, err := s.db.NewIter(&pebble.IterOptions{LowerBound: inner(lo), UpperBound: innerEnd(hi)})
+	db := s.db.Load()
+	if db == nil {
+		return nil
+	}
+	it, err := db.NewIter(&pebble.IterOptions{LowerBound: inner(lo), UpperBound: innerEnd(hi)})
 	if err != nil {
 		return fmt.Errorf("checkpoint: read %s: %w", s.dir, err)
 	}
 	for valid := it.First(); valid && err == nil; valid = it.Next() {
 		err = fn(it.Key()[1:], it.Value())
 	}
-	return readError(errors.Join(err, it.Close()))
+	return s.readError(errors.Join(err, it.Close()))
 }
 
 // Replace makes [lo, hi) hold exactly what items yields, which must be in ascending order of keys
@@ -149,34 +105,46 @@ type yield = func(key, value []byte) bool
 
 // replace is Replace with the store's own keys.
 func (s *Store) replace(span pebble.KeyRange, items func(yield)) error {
+	if !s.writable.Load() {
+		if s.started { // it failed
+			return fmt.Errorf("checkpoint: %s is not open", s.dir)
+		}
+		panic("bug: the store was not started")
+	}
 	s.writing.Lock()
 	defer s.writing.Unlock()
-	path := s.o.FS.PathJoin(s.dir, tableFile)
-	n, err := s.writeTable(path, items)
+	db := s.db.Load()
+	path := s.o.FS.PathJoin(s.at, tableFile)
+	n, err := s.writeTable(path, db.TableFormat(), items)
 	if err != nil {
 		return fmt.Errorf("checkpoint: write a range: %w", errors.Join(err, s.o.FS.Remove(path)))
 	}
 	err = s.failure.do(func() error {
 		if n == 0 {
-			return errors.Join(s.o.FS.Remove(path), s.db.Excise(context.Background(), span))
+			return errors.Join(s.o.FS.Remove(path), db.Excise(context.Background(), span))
 		}
-		_, err := s.db.IngestAndExcise(context.Background(), []string{path}, nil, nil, span)
+		_, err := db.IngestAndExcise(context.Background(), []string{path}, nil, nil, span)
 		return err
 	})
 	if err != nil {
 		return fmt.Errorf("checkpoint: replace a range: %w", err)
 	}
+	if s.keeper.behind() { // Pebble has begun another manifest
+		return s.keeper.write()
+	}
 	return nil
 }
 
 // writeTable writes a sorted table and syncs it.
-func (s *Store) writeTable(path string, items func(yield)) (n int, err error) {
+func (s *Store) writeTable(
+	path string, format sstable.TableFormat, items func(yield),
+) (n int, err error) {
 	file, err := s.o.FS.Create(path, vfs.WriteCategoryUnspecified)
 	if err != nil {
 		return 0, err
 	}
 	table := sstable.NewWriter(objstorageprovider.NewFileWritable(file), sstable.WriterOptions{
-		TableFormat: s.db.TableFormat(), BlockSize: tableBlockBytes,
+		TableFormat: format, BlockSize: tableBlockBytes,
 	})
 	items(func(k, v []byte) bool {
 		err = table.Set(k, v)
@@ -211,11 +179,18 @@ func (s *Store) Commit(lsn uint64) error {
 		return err
 	}
 	s.lsn.Store(lsn)
-	return nil
+	return s.keeper.write()
 }
 
-// Bytes is the size of the store on disk.
-func (s *Store) Bytes() uint64 { return s.db.Metrics().DiskSpaceUsage() }
+// Bytes is the size of the store on disk. Any goroutine.
+func (s *Store) Bytes() uint64 {
+	s.using.RLock()
+	defer s.using.RUnlock()
+	if db := s.db.Load(); db != nil && s.writable.Load() {
+		return db.Metrics().DiskSpaceUsage()
+	}
+	return s.bytes
+}
 
 // Failed returns a channel that is closed when the store cannot go on: the process should stop. Err
 // says why. Any goroutine.
@@ -225,7 +200,16 @@ func (s *Store) Failed() <-chan struct{} { return s.failure.failed }
 func (s *Store) Err() error { return s.failure.get() }
 
 // Close closes the store. One that has failed stays as it is until the process ends.
-func (s *Store) Close() error { return s.failure.do(s.db.Close) }
+func (s *Store) Close() error {
+	if err := s.failure.get(); err != nil {
+		return err
+	}
+	var err error
+	if s.writable.Load() {
+		err = s.keeper.write()
+	}
+	return errors.Join(err, s.closePebble())
+}
 
 func (s *Store) set(key, value []byte) error {
 	after := append(key[:len(key):len(key)], 0)
@@ -238,12 +222,16 @@ func (s *Store) setNumber(key []byte, n uint64) error {
 }
 
 func (s *Store) get(key []byte) ([]byte, error) {
-	value, closer, err := s.db.Get(key)
+	db := s.db.Load()
+	if db == nil {
+		return nil, nil
+	}
+	value, closer, err := db.Get(key)
 	if errors.Is(err, pebble.ErrNotFound) {
 		return nil, nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("checkpoint: read %s: %w", s.dir, readError(err))
+		return nil, s.readError(fmt.Errorf("checkpoint: read %s: %w", s.dir, err))
 	}
 	return append([]byte(nil), value...), closer.Close()
 }
@@ -254,8 +242,7 @@ func (s *Store) number(key []byte) (n uint64, found bool, err error) {
 		return 0, false, err
 	}
 	if len(value) != 8 {
-		return 0, false, fmt.Errorf("checkpoint: %q of %s has %d bytes, not 8",
-			key, s.dir, len(value))
+		return 0, false, s.damaged("", inStore, fmt.Errorf("%q has %d bytes, not 8", key, len(value)))
 	}
 	return binary.LittleEndian.Uint64(value), true, nil
 }

@@ -15,9 +15,18 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
 )
 
+// openStore opens a store and makes it writable.
 func openStore(t *testing.T, fs vfs.FS) *Store {
 	t.Helper()
-	c, err := Open("checkpoint", Options{FS: fs, Logger: slog.New(slog.DiscardHandler)})
+	return startStore(t, Options{FS: fs, Logger: slog.New(slog.DiscardHandler)})
+}
+
+func startStore(t *testing.T, o Options) *Store {
+	t.Helper()
+	c, err := Open("checkpoint", o)
+	if err == nil {
+		err = c.Start()
+	}
 	if err != nil {
 		t.Fatal(err)
 	}

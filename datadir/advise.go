@@ -19,6 +19,7 @@ func Advise(err error) error {
 	var corrupt *wal.CorruptionError
 	var missing *wal.MissingError
 	var damaged *checkpoint.DamagedError
+	var foreign *ForeignError
 	var newerLog *wal.VersionError
 	var newerStore *checkpoint.VersionError
 	switch {
@@ -28,9 +29,16 @@ func Advise(err error) error {
 	case errors.As(err, &missing):
 		return fmt.Errorf("%w. Put the segments back, or restore the whole directory from a "+
 			"backup. Without either, %s", err, startOver)
+	case errors.As(err, &damaged) && damaged.Rebuild:
+		return fmt.Errorf("%w. Restore the data directory from a backup. Or move %s away and start: "+
+			"the log reaches back to record 1, and everything is made again from it",
+			err, damaged.Dir)
 	case errors.As(err, &damaged):
 		return fmt.Errorf("%w. Restore the data directory from a backup. Without one, %s",
 			err, startOver)
+	case errors.As(err, &foreign):
+		return fmt.Errorf("%w. Put the part back that belongs there, or restore the whole "+
+			"directory from a backup", err)
 	case errors.As(err, &newerLog), errors.As(err, &newerStore):
 		return fmt.Errorf("%w; start the version that wrote it", err)
 	case errors.Is(err, wal.ErrIncomplete):

@@ -7,6 +7,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/google/uuid"
+
 	"rollcall/checkpoint"
 	"rollcall/wal"
 )
@@ -44,8 +46,13 @@ const (
 // durable when Copy returns without an error. Damage in the view is an error; what was copied until
 // then must not be used.
 func Copy(v *View, dir string, logger *slog.Logger, done *Copied) (err error) {
+	old, err := v.Log(logger)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, old.Close()) }()
 	through := uint64(0)
-	from, err := v.Checkpoint(logger)
+	from, err := v.Checkpoint(old, logger)
 	if err != nil {
 		return err
 	}
@@ -53,11 +60,6 @@ func Copy(v *View, dir string, logger *slog.Logger, done *Copied) (err error) {
 		defer func() { err = errors.Join(err, from.Close()) }()
 		through = from.LSN()
 	}
-	old, err := v.Log(logger)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, old.Close()) }()
 	// As a server opens them: the log first, whose lock keeps others out.
 	fresh, err := wal.Open(dir, wal.Options{
 		FS: v.Base, Sync: wal.SyncNever, BufferBytes: copyBufferBytes, Logger: logger,
@@ -66,13 +68,18 @@ func Copy(v *View, dir string, logger *slog.Logger, done *Copied) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, fresh.Close()) }() // which syncs
+	id := uuid.New()                                         // a copy goes its own way
+	if err := fresh.SetID(id); err != nil {
+		return err
+	}
 	// Before anything else: no server starts on half a copy.
 	if err := fresh.Begin(through); err != nil {
 		return err
 	}
 	if from != nil {
 		o := checkpoint.Options{FS: v.Base, SpareBytes: copySpareBytes, Logger: logger}
-		if err := copyCheckpoint(from, v.Base.PathJoin(dir, CheckpointDir), o, done); err != nil {
+		at := v.Base.PathJoin(dir, CheckpointDir)
+		if err := copyCheckpoint(from, at, o, id, done); err != nil {
 			return err
 		}
 	}
@@ -88,8 +95,13 @@ func Copy(v *View, dir string, logger *slog.Logger, done *Copied) (err error) {
 
 // Walk reads everything that Copy would copy, checksums and all, and counts it.
 func (v *View) Walk(logger *slog.Logger, done *Copied) (err error) {
+	log, err := v.Log(logger)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, log.Close()) }()
 	through := uint64(0)
-	store, err := v.Checkpoint(logger)
+	store, err := v.Checkpoint(log, logger)
 	if err != nil {
 		return err
 	}
@@ -104,11 +116,6 @@ func (v *View) Walk(logger *slog.Logger, done *Copied) (err error) {
 			return err
 		}
 	}
-	log, err := v.Log(logger)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, log.Close()) }()
 	return log.Replay(through, func(_ uint64, record []byte) error {
 		done.record(record)
 		return nil
@@ -116,13 +123,16 @@ func (v *View) Walk(logger *slog.Logger, done *Copied) (err error) {
 }
 
 func copyCheckpoint(
-	from *checkpoint.Store, dir string, o checkpoint.Options, done *Copied,
+	from *checkpoint.Store, dir string, o checkpoint.Options, id uuid.UUID, done *Copied,
 ) (err error) {
 	to, err := checkpoint.Open(dir, o)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, to.Close()) }()
+	if err := to.SetID(id); err != nil {
+		return err
+	}
 	return to.CopyFrom(from, done.item)
 }
 

@@ -76,13 +76,24 @@ func rollAndTruncate(t *testing.T, l *wal.Log, n, keep int) (through uint64) {
 	return through
 }
 
-func openStore(t testing.TB, dir string, fs vfs.FS) *checkpoint.Store {
+// openBoth opens both parts of a directory. The log is not started, so that it can be replayed.
+func openBoth(t testing.TB, dir string, fs vfs.FS) (*wal.Log, *checkpoint.Store) {
 	t.Helper()
-	c, err := checkpoint.Open(dir, checkpoint.Options{FS: fs, Logger: quiet})
+	l, c, err := Open(dir, small(fs), checkpoint.Options{FS: fs, Logger: quiet})
 	if err != nil {
 		t.Fatal(err)
 	}
-	return c
+	return l, c
+}
+
+// startBoth opens and starts both parts of a directory.
+func startBoth(t testing.TB, dir string, fs vfs.FS) (*wal.Log, *checkpoint.Store) {
+	t.Helper()
+	l, c := openBoth(t, dir, fs)
+	if err := errors.Join(c.Start(), l.Start(nil)); err != nil {
+		t.Fatal(err)
+	}
+	return l, c
 }
 
 // segments returns the content of the segments of a file system by name.
@@ -128,8 +139,8 @@ type live struct {
 
 func goLive(t *testing.T, fs vfs.FS) *live {
 	t.Helper()
-	w := &live{fs: fs, log: start(t, small(fs))}
-	w.store = openStore(t, dir+"/"+CheckpointDir, fs)
+	w := &live{fs: fs}
+	w.log, w.store = startBoth(t, dir, fs)
 	for range 2 {
 		w.work.Go(w.append)
 	}
@@ -234,11 +245,11 @@ func TestViewOfARunningLog(t *testing.T) {
 	for n := range views {
 		acked := w.acked.Load()
 		v := view(t, w.fs)
-		c, err := v.Checkpoint(quiet)
+		l, err := v.Log(quiet)
 		if err != nil {
 			t.Fatalf("view %d: %v", n, err)
 		}
-		l, err := v.Log(quiet)
+		c, err := v.Checkpoint(l, quiet)
 		if err != nil {
 			t.Fatalf("view %d: %v", n, err)
 		}
@@ -273,11 +284,7 @@ func TestCopyOfARunningLog(t *testing.T) {
 	w.close(t)
 	for n, acked := range acked {
 		target := fmt.Sprint("copy", n)
-		l, err := wal.Open(target, small(w.fs))
-		if err != nil {
-			t.Fatal(err)
-		}
-		c := openStore(t, target+"/"+CheckpointDir, w.fs)
+		l, c := openBoth(t, target, w.fs)
 		if err := whole(c, l, acked); err != nil {
 			t.Errorf("copy %d: %v", n, err)
 		}
@@ -297,11 +304,10 @@ func TestCopyOfARunningLog(t *testing.T) {
 // its secret and its LSN, and the records after it keep their numbers.
 func TestCopyKeepsEverything(t *testing.T) {
 	fs := vfs.NewCrashableMem()
-	l := start(t, small(fs))
+	l, c := startBoth(t, dir, fs)
 	for _, r := range []string{"a", "b", "c"} {
 		commit(t, l, r)
 	}
-	c := openStore(t, dir+"/"+CheckpointDir, fs)
 	var pairs []string
 	size := 2 << 20 // two fill a table
 	if testing.Short() {
@@ -339,8 +345,12 @@ func TestCopyKeepsEverything(t *testing.T) {
 		walked.Records.Load() != 1 || walked.Bytes.Load() != copied.Bytes.Load() {
 		t.Errorf("read back: %d items, %d records, %v", walked.Items.Load(), walked.Records.Load(), err)
 	}
-	again := openStore(t, "copy/"+CheckpointDir, crashed)
+	copyLog, again := openBoth(t, "copy", crashed)
+	defer copyLog.Close()
 	defer again.Close()
+	if again.ID() == c.ID() || again.ID() != copyLog.ID() {
+		t.Errorf("the copy's id is %s, the copied one's %s", again.ID(), c.ID())
+	}
 	var got []string
 	if err := again.Load(nil, nil, func(k, v []byte) error {
 		got = append(got, string(k), string(v))
@@ -371,8 +381,8 @@ func hookFS(fs vfs.FS, match func(errorfs.Op) bool, do func()) vfs.FS {
 // own moments are in wal's TestReaderMeetsTheWriter.
 func TestViewMeetsACheckpoint(t *testing.T) {
 	mem := vfs.NewMem()
-	w := &live{fs: mem, log: start(t, small(mem))}
-	w.store = openStore(t, dir+"/"+CheckpointDir, mem)
+	w := &live{fs: mem}
+	w.log, w.store = startBoth(t, dir, mem)
 	spread := func() {
 		for range 30 {
 			commit(t, w.log, strings.Repeat("r", 1200))
@@ -392,11 +402,11 @@ func TestViewMeetsACheckpoint(t *testing.T) {
 		return lists == 2
 	}, spread)
 	v := view(t, fs)
-	c, err := v.Checkpoint(quiet)
+	l, err := v.Log(quiet)
 	if err != nil {
 		t.Fatal(err)
 	}
-	l, err := v.Log(quiet)
+	c, err := v.Checkpoint(l, quiet)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,11 +1,20 @@
 // Package datadir knows a data directory as a whole: a log, a checkpoint beside it, and the lock
-// that one process holds on both. It opens one for looking at it (View), copies it (Copy), names
-// the process that holds its lock (Holder), and advises what to do about damage (Advise).
+// that one process holds on both. It opens both and finds out whether they belong together (Open),
+// opens a directory for looking at it (View), copies it (Copy), names the process that holds its
+// lock (Holder), and advises what to do about damage (Advise).
 //
 //	DIR/LOCK           locked by package wal while a process uses the directory
 //	DIR/CONTROL        the log's control file: package wal
 //	DIR/*.wal, *.old   the log: package wal
 //	DIR/checkpoint/    the checkpoint: package checkpoint
+//
+// # How the parts are known to belong together
+//
+// Log and checkpoint have one id, made when the first of them is started, derived for a directory
+// of format version 1 (package checkpoint). A part without one takes the other's. A copy has an id
+// of its own. And the log knows through which LSN a checkpoint must hold everything, because it
+// gave up segments for it: an older checkpoint is refused, and so is none, unless the log reaches
+// back to record 1.
 //
 // # How a view beside a running server is whole
 //

@@ -161,12 +161,17 @@ func (v *View) Log(logger *slog.Logger) (*wal.Log, error) {
 }
 
 // Checkpoint returns the checkpoint in the view, for reading only; nil when none was ever begun.
-func (v *View) Checkpoint(logger *slog.Logger) (*checkpoint.Store, error) {
-	dir := v.PathJoin(v.dir, CheckpointDir)
-	if names, err := v.List(dir); err != nil || len(names) == 0 {
+// The log is the view's, with which it must belong together, as for Open.
+func (v *View) Checkpoint(log *wal.Log, logger *slog.Logger) (*checkpoint.Store, error) {
+	o := checkpoint.Options{FS: v, Rebuild: log.First() == 1, Logger: logger}
+	store, err := checkpoint.Open(v.PathJoin(v.dir, CheckpointDir), o)
+	if err != nil {
 		return nil, err
 	}
-	return checkpoint.OpenReadOnly(dir, checkpoint.Options{FS: v, Logger: logger})
+	if err = match(v.dir, log, store, o); err != nil || !store.Exists() {
+		return nil, errors.Join(err, store.Close())
+	}
+	return store, nil
 }
 
 // Empty says that the directory holds neither a log nor a checkpoint.

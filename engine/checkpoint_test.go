@@ -13,6 +13,7 @@ import (
 	"github.com/google/uuid"
 
 	"rollcall/checkpoint"
+	"rollcall/datadir"
 	"rollcall/internal/testseed"
 	"rollcall/wal"
 )
@@ -45,12 +46,9 @@ func (h *hookedStore) Replace(lo, hi []byte, items func(yield func(k, v []byte) 
 func openDisk(t *testing.T, fs *vfs.MemFS, o Options, nanos int64) *disk {
 	t.Helper()
 	quiet := slog.New(slog.DiscardHandler)
-	log, err := wal.Open("data",
-		wal.Options{FS: fs, BufferBytes: 4 << 10, SegmentBytes: 16 << 10, Logger: quiet})
-	if err != nil {
-		t.Fatal(err)
-	}
-	store, err := checkpoint.Open("data/checkpoint", checkpoint.Options{FS: fs, Logger: quiet})
+	log, store, err := datadir.Open("data",
+		wal.Options{FS: fs, BufferBytes: 4 << 10, SegmentBytes: 16 << 10, Logger: quiet},
+		checkpoint.Options{FS: fs, Logger: quiet})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -19,6 +19,7 @@ type memStore struct {
 var errStoreFull = errors.New("memStore: full")
 
 func (s *memStore) LSN() uint64                                       { return s.lsn.Load() }
+func (s *memStore) Start() error                                      { return nil }
 func (s *memStore) Secret(fresh func() []byte) ([]byte, error)        { return fresh(), nil }
 func (s *memStore) Load(_, _ []byte, _ func(k, v []byte) error) error { return nil }
 

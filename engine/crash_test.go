@@ -18,6 +18,7 @@ import (
 	"github.com/google/uuid"
 
 	"rollcall/checkpoint"
+	"rollcall/datadir"
 	"rollcall/internal/testseed"
 	"rollcall/record"
 	"rollcall/wal"
@@ -414,15 +415,11 @@ func tryDisk(
 	lo.FS, lo.BufferBytes, lo.SegmentBytes, lo.Logger = fs, 4<<10, 16<<10,
 		slog.New(slog.DiscardHandler)
 	d := &disk{now: now}
-	d.log, err = wal.Open("data", lo)
+	log, store, err := datadir.Open("data", lo, checkpoint.Options{FS: fs, Logger: lo.Logger})
 	if err != nil {
 		return nil, err
 	}
-	store, err := checkpoint.Open("data/checkpoint", checkpoint.Options{FS: fs, Logger: lo.Logger})
-	if err != nil {
-		d.log.Close()
-		return nil, err
-	}
+	d.log = log
 	d.store = &hookedStore{Store: store}
 	o.Store, o.Shards, o.Logger, o.Clock = d.store, 4, lo.Logger, stillClock(now)
 	if d.Engine, err = New(orderedLog{d.log, t}, o); err != nil {

@@ -24,7 +24,7 @@
 // An Engine joins parts that work on the same devices: the table, the texts of its sources, the
 // log, the clock and the counts. Each part is a type with the fields that it alone may touch.
 //
-//	engine.go      Engine        what the server, cmd and tests call; Start, Drain, Close
+//	engine.go      Engine        what the server, cmd and tests call; Recover, Start, Drain, Close
 //	heartbeat.go   acceptor      judges and applies heartbeats (batch.go: many)
 //	expire.go      expirer       deadlines, and the loop that expires (due.go: its lists)
 //	listen.go      listening     how long the process has read what daemons send

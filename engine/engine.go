@@ -31,7 +31,8 @@ type Engine struct {
 	source  broadcast.Source
 
 	// phase decides what Ready answers: recovering, then serving, then draining.
-	phase atomic.Int32
+	phase     atomic.Int32
+	recovered bool // the owner's goroutine: Recover has run
 
 	stop     chan struct{} // ends the loops
 	stopOnce sync.Once
@@ -79,7 +80,16 @@ func New(log Log, o Options) (*Engine, error) {
 	return e, nil
 }
 
-// Start replays the log and begins to serve. It is called once and returns when recovery is done.
+// Recover fills the table from checkpoint and log. It only reads: a start that is refused for
+// anything that it finds, or for anything that the caller looks at between Recover and Start, has
+// changed nothing. It is called once, and not after an error.
+func (e *Engine) Recover() error {
+	e.recovered = true
+	return e.recovery.recover(e.clock())
+}
+
+// Start begins to serve: from here on store and log are written. It recovers by itself when Recover
+// was not called. It is called once.
 func (e *Engine) Start() error {
 	if err := e.open(); err != nil {
 		return err
@@ -95,9 +105,28 @@ func (e *Engine) Start() error {
 }
 
 // open does all of Start but the loops.
+//
+// The store is started before the log, which begins to run. A crash between the two leaves the one
+// started and the other not, and nothing is lost by it, since neither has taken up anything:
+//
+//	new directory   a store as of LSN 0 with an id, no log: the next start is one of an empty log,
+//	                which takes the store's id
+//	version 1       a store of version 2, a log of version 1: the store's id is the one that is
+//	                derived from its secret, before, in the middle and after; the log takes it
+//	any other       both are what they were
+//
+// The other way around a crash would leave a log with an id and no store: as good, but a log that
+// runs would have to be stopped when the store cannot be started.
 func (e *Engine) open() error {
-	if err := e.recovery.recover(e.clock()); err != nil {
-		return err
+	if !e.recovered {
+		if err := e.Recover(); err != nil {
+			return err
+		}
+	}
+	if store := e.checkpoints.store; store != nil {
+		if err := store.Start(); err != nil {
+			return fmt.Errorf("engine: start the store: %w", err)
+		}
 	}
 	e.devices.logOver(e.recovery.logger)
 	if err := e.log.Start(e.committed); err != nil {

@@ -56,6 +56,8 @@ type Log interface {
 // methods mean what they mean there. A nil Store: the log is never shortened.
 type Store interface {
 	LSN() uint64
+	// Start makes the store writable. Before, it is only read.
+	Start() error
 	Secret(fresh func() []byte) ([]byte, error)
 	Load(lo, hi []byte, fn func(key, value []byte) error) error
 	Room(n int64) error

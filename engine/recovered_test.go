@@ -57,6 +57,7 @@ type heldStore struct {
 }
 
 func (s heldStore) LSN() uint64                                { return 0 }
+func (s heldStore) Start() error                               { return nil }
 func (s heldStore) Secret(fresh func() []byte) ([]byte, error) { return fresh(), nil }
 func (s heldStore) Load(_, _ []byte, _ func(_, _ []byte) error) error {
 	<-s.letGo
@@ -172,11 +173,11 @@ func TestRecoverForInspection(t *testing.T) {
 		t.Fatal(err)
 	}
 	quiet := slog.New(slog.DiscardHandler)
-	store, err := v.Checkpoint(quiet)
+	log, err := v.Log(quiet)
 	if err != nil {
 		t.Fatal(err)
 	}
-	log, err := v.Log(quiet)
+	store, err := v.Checkpoint(log, quiet)
 	if err != nil {
 		t.Fatal(err)
 	}

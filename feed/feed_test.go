@@ -83,6 +83,7 @@ func start(t testing.TB, s setup) *rig {
 	r.must(err)
 	r.store, err = checkpoint.Open("data/checkpoint", checkpoint.Options{FS: s.fs, Logger: quiet})
 	r.must(err)
+	r.must(r.store.Start())
 	var store feed.Store = r.store
 	if s.store != nil {
 		store = s.store(store)

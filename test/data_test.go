@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -202,7 +203,7 @@ func TestInspectFindsADamagedCheckpoint(t *testing.T) {
 	const why = "Restore the data directory from a backup"
 	found := inspect(t, 1, r.dir)
 	if text := found.field(t, "damage", "error").(string); !strings.Contains(text, why) ||
-		found.field(t, "damage", "path") != tables[0] {
+		!slices.Contains(tables, found.field(t, "damage", "path").(string)) {
 		t.Errorf("inspect: %s", text)
 	}
 	if len(found["segment"]) == 0 {

@@ -78,15 +78,13 @@ type findings struct {
 // lookInto recovers what the view shows, up to the first damage.
 func lookInto(view *datadir.View) (f findings) {
 	quiet := slog.New(slog.DiscardHandler)
-	f.checkpoint, f.damage = view.Checkpoint(quiet)
 	log, err := view.Log(quiet)
 	if err != nil {
-		if f.damage == nil {
-			f.damage = err
-		}
+		f.damage = err
 		return f
 	}
 	f.log = log
+	f.checkpoint, f.damage = view.Checkpoint(log, quiet)
 	if f.damage != nil { // the devices are unknown then, but the log can be read
 		_ = log.Replay(max(log.First(), 1)-1, func(uint64, []byte) error { return nil })
 		return f

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"path/filepath"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -42,8 +41,9 @@ type node struct {
 }
 
 // start opens a node, recovers what the data directory holds and serves. The admin listener comes
-// first, so that /readyz can report the recovery, and the public one last, so that no connection
-// waits for an answer that cannot be given yet. recovered is called between the two.
+// first, so that /readyz can report the recovery, and the public one behind the recovery, so that
+// no connection waits long for an answer that cannot be given yet. Only then, when nothing is left
+// for which a start is refused, is the first byte written. recovered is called before that.
 func (c serveCmd) start(logger *slog.Logger, sec secrets, recovered func()) (*node, error) {
 	n := &node{
 		logger: logger, clock: engine.NewClock(), files: rootfs.New(c.DataDir),
@@ -80,13 +80,17 @@ func (n *node) start(c serveCmd, sec secrets, recovered func()) error {
 	if stored, err := n.checkpoint.Keys(); err == nil { // else the recovery says what is wrong
 		n.memory.warnRecovery(n.logger, stored)
 	}
-	if err := n.engine.Start(); err != nil {
+	if err := n.engine.Recover(); err != nil {
 		return err
 	}
-	recovered()
 	if err := n.listen(c, config); err != nil {
 		return err
 	}
+	recovered()
+	if err := n.engine.Start(); err != nil {
+		return err
+	}
+	go func() { n.served <- n.server.Serve(n.public) }()
 	n.logger.Info("serving", "version", buildVersion(), "listen", listenName(n.public),
 		"admin", n.admin.Addr().String(), "data", c.DataDir, "sync", c.Sync,
 		"max_connections", n.limits.conns, "max_streams", n.limits.streams,
@@ -96,12 +100,8 @@ func (n *node) start(c serveCmd, sec secrets, recovered func()) error {
 
 // open opens everything but the public listener.
 func (n *node) open(c serveCmd, sec secrets) (err error) {
-	if n.log, err = wal.Open(c.DataDir, c.logOptions(n)); err != nil {
-		return err
-	}
-	// After the log, whose lock it is that names the other process.
-	at := filepath.Join(c.DataDir, datadir.CheckpointDir)
-	if n.checkpoint, err = checkpoint.Open(at, c.checkpointOptions(n)); err != nil {
+	n.log, n.checkpoint, err = datadir.Open(c.DataDir, c.logOptions(n), c.checkpointOptions(n))
+	if err != nil {
 		return err
 	}
 	if n.engine, err = engine.New(n.log, c.engineOptions(n)); err != nil {
@@ -119,7 +119,7 @@ func (n *node) open(c serveCmd, sec secrets) (err error) {
 	return nil
 }
 
-// listen opens the public listener, over TLS with a config.
+// listen opens the public listener, over TLS with a config. Connections wait in it.
 func (n *node) listen(c serveCmd, config *tls.Config) (err error) {
 	if n.public, err = listenPublic(c.Listen, c.SocketMode); err != nil {
 		return fmt.Errorf("--listen: %w", err)
@@ -127,7 +127,6 @@ func (n *node) listen(c serveCmd, config *tls.Config) (err error) {
 	if config != nil {
 		n.public = tls.NewListener(n.public, config)
 	}
-	go func() { n.served <- n.server.Serve(n.public) }()
 	return nil
 }
 

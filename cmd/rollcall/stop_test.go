@@ -23,6 +23,16 @@ import (
 // startInside runs the whole server within the test, where the race detector and goleak see it.
 func startInside(t *testing.T, sec secrets, flags ...string) *node {
 	t.Helper()
+	n, err := tryInside(t, sec, flags...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+// tryInside is startInside for a server that may refuse to start.
+func tryInside(t *testing.T, sec secrets, flags ...string) (*node, error) {
+	t.Helper()
 	var c cli
 	parser, err := kong.New(&c)
 	if err != nil {
@@ -33,11 +43,7 @@ func startInside(t *testing.T, sec secrets, flags ...string) *node {
 	if _, err := parser.Parse(append(args, flags...)); err != nil {
 		t.Fatal(err)
 	}
-	n, err := c.Serve.start(slog.New(slog.DiscardHandler), sec, func() {})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return n
+	return c.Serve.start(slog.New(slog.DiscardHandler), sec, func() {})
 }
 
 // stop ends a server that startInside started, with everything that it holds.
