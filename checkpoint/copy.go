@@ -35,6 +35,13 @@ func (s *Store) CopyFrom(from *Store, copied func(key, value []byte)) error {
 	if err := s.copyTable(lo, nil, &table); err != nil {
 		return err
 	}
+	clock, err := from.Clock()
+	if err == nil && clock != 0 {
+		err = s.SetClock(clock)
+	}
+	if err != nil {
+		return err
+	}
 	return s.Commit(from.LSN())
 }
 

@@ -44,6 +44,8 @@ type checkpointer struct {
 
 	logged atomic.Int64 // bytes of records since the last checkpoint
 
+	trusted trustedClock // of forgetting
+
 	// overdue is set while a checkpoint is due as soon as anything is appended. The loop stores it
 	// and then looks at the log; noteLogged loads it after something was appended: one of the two
 	// sees the other.
@@ -152,6 +154,7 @@ var errStopped = errors.New("engine: the checkpoint was stopped")
 // with errStopped. It returns how many devices were written.
 func (c *checkpointer) checkpoint(stop <-chan struct{}) (written int, err error) {
 	before := c.logged.Load()
+	forgetBefore := uint64(max(0, int64(c.trusted.look(c.clock()))-c.forgetAfter.Milliseconds()))
 	through := c.log.Appended()
 	ranges := c.ranges()
 	buf := rangeBuffer{pace: pace{began: time.Now(), stop: stop}}
@@ -161,7 +164,7 @@ func (c *checkpointer) checkpoint(stop <-chan struct{}) (written int, err error)
 			return written, errStopped
 		default:
 		}
-		n, err := c.writeRange(&buf, r, ranges, c.store.LSN())
+		n, err := c.writeRange(&buf, r, ranges, c.store.LSN(), forgetBefore)
 		if err != nil {
 			return written, err
 		}
@@ -175,7 +178,7 @@ func (c *checkpointer) checkpoint(stop <-chan struct{}) (written int, err error)
 	if err := c.log.Sync(through); err != nil {
 		return written, err
 	}
-	if err := c.store.Commit(through); err != nil {
+	if err := errors.Join(c.store.SetClock(c.trusted.ms), c.store.Commit(through)); err != nil {
 		return written, err
 	}
 	c.logged.Add(-before)
@@ -183,11 +186,13 @@ func (c *checkpointer) checkpoint(stop <-chan struct{}) (written int, err error)
 }
 
 // writeRange replaces the r-th of so many ranges in the store, unless nothing in it changed after
-// since.
-func (c *checkpointer) writeRange(b *rangeBuffer, r, ranges int, since uint64) (int, error) {
+// since. It forgets devices that went offline before an instant.
+func (c *checkpointer) writeRange(
+	b *rangeBuffer, r, ranges int, since, forgetBefore uint64,
+) (int, error) {
 	per := c.table.Shards() / ranges
 	newest := b.collect(c.devices, r*per, (r+1)*per)
-	if err := c.forgetOld(b); err != nil {
+	if err := c.forgetOld(b, forgetBefore); err != nil {
 		return 0, err
 	}
 	fine := maxRanges / ranges
@@ -216,14 +221,13 @@ func (c *checkpointer) ranges() int {
 	return n
 }
 
-// forgetOld forgets the devices in b that have been offline for longer than forgetAfter, and takes
-// them out of b.
-func (c *checkpointer) forgetOld(b *rangeBuffer) error {
-	horizon := uint64(max(0, int64(c.clock().WallMS)-c.forgetAfter.Milliseconds()))
+// forgetOld forgets the devices in b that have been offline since before an instant, and takes them
+// out of b.
+func (c *checkpointer) forgetOld(b *rangeBuffer, before uint64) error {
 	kept := b.items[:0]
 	for _, it := range b.items {
 		rec := record.View(b.value(it)[8:])
-		if s := rec.State(); s.Online || s.UpdatedAtMS >= horizon {
+		if s := rec.State(); s.Online || s.UpdatedAtMS >= before {
 			kept = append(kept, it)
 			continue
 		}

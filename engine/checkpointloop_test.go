@@ -39,6 +39,9 @@ func (s *memStore) Replace(_, _ []byte, items func(yield func(key, value []byte)
 	return nil
 }
 
+func (s *memStore) SetClock(uint64) error  { return nil }
+func (s *memStore) Clock() (uint64, error) { return 0, nil }
+
 func (s *memStore) Commit(lsn uint64) error {
 	s.lsn.Store(lsn)
 	s.commits.Add(1)

@@ -163,13 +163,16 @@ func (e *Engine) committed(
 // streamTickNanos is how often the streams get the time (I7).
 const streamTickNanos = int64(250 * time.Millisecond)
 
-// tick gives the streams the time until stop is closed. Several engines tick at the same instants
-// of their common clock.
+// tick gives the streams the time, and watches the wall clock, until stop is closed. Several
+// engines tick at the same instants of their common clock.
 func (e *Engine) tick(stop <-chan struct{}) {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
+	var wall jumps
 	for {
-		now := e.clock.Nanos()
+		instant := e.clock()
+		wall.look(instant, e.recovery.logger)
+		now := instant.Nanos
 		timer.Reset(time.Duration(nextMultiple(now, streamTickNanos) - now))
 		select {
 		case <-stop:

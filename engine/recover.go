@@ -66,6 +66,9 @@ func (r *recoverer) recover(now Instant) error {
 		return fmt.Errorf("engine: %w: its last record is %d, but the checkpoint has seen %d",
 			ErrLogShort, next-1, r.newest.Load())
 	}
+	if r.store != nil {
+		return r.checkpoints.trust(now)
+	}
 	return nil
 }
 

@@ -58,6 +58,7 @@ type heldStore struct {
 
 func (s heldStore) LSN() uint64                                { return 0 }
 func (s heldStore) Start() error                               { return nil }
+func (s heldStore) Clock() (uint64, error)                     { return 0, nil }
 func (s heldStore) Secret(fresh func() []byte) ([]byte, error) { return fresh(), nil }
 func (s heldStore) Load(_, _ []byte, _ func(_, _ []byte) error) error {
 	<-s.letGo
