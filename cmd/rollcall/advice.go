@@ -22,10 +22,8 @@ var advice = []struct {
 	{wal.ErrLocked, "stop the other process, or give --data-dir another directory"},
 	{engine.ErrLogShort, "the disk lost what it had confirmed, or segments were taken away: " +
 		"restore the data directory from a backup"},
-	{engine.ErrOverMaxDevices, "raise --max-devices, where it is the default with the memory limit, " +
-		"or let --forget-after forget devices sooner"},
-	{engine.ErrTooManyDevices, "raise --max-devices and restart, or let --forget-after forget " +
-		"devices sooner"},
+	{engine.ErrOverMaxDevices, moreDevices},
+	{engine.ErrTooManyDevices, moreDevices},
 	{loadgen.ErrConnections, "lower --connections, or raise the server's limits"},
 }
 
@@ -34,6 +32,10 @@ const movedAdvice = "what was acknowledged is in the directory that was locked, 
 	"now. Start again to go on with what is at the path, or move the other one back first. A " +
 	"server must be stopped before its directory is moved, removed or restored, and its LOCK " +
 	"is never stale"
+
+// moreDevices is how more devices may be known. --max-devices that is not set follows the limit.
+const moreDevices = "raise the memory limit, or --max-devices where it is set, and restart, " +
+	"or let --forget-after forget devices sooner"
 
 // advise adds to an error what an operator can do about it, and to a wrong option its flag.
 func advise(err error) error {

@@ -40,7 +40,7 @@ func TestAdviceIsLogged(t *testing.T) {
 		var out strings.Builder
 		log := serveCmd{LogLevel: "info", LogFormat: format}.logger(&out)
 		log.Warn("refused", "error", engine.ErrTooManyDevices, "devices", 3, "none", error(nil))
-		for _, want := range []string{"table may hold; raise --max-devices and restart", "WARN"} {
+		for _, want := range []string{"table may hold; raise the memory limit, or --max-devices", "WARN"} {
 			if n := strings.Count(out.String(), want); n != 1 {
 				t.Errorf("%s: %d times %q: %s", format, n, want, &out)
 			}
