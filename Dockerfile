@@ -16,8 +16,8 @@ ARG TARGETOS=linux
 ARG TARGETARCH=amd64
 RUN CGO_ENABLED=0 GOOS=${TARGETOS} GOARCH=${TARGETARCH} \
     go build -trimpath -ldflags "-s -w -X main.version=${VERSION}" -o /out/rollcall ./cmd/rollcall
-# /out/data is here so that the volume begins with the right owner.
-RUN mkdir -p /out/data && cp LICENSE NOTICE /out/
+# /out/data is here so that the volume begins with the right owner and permissions.
+RUN mkdir -p -m 0700 /out/data && cp LICENSE NOTICE /out/
 
 FROM scratch
 LABEL org.opencontainers.image.title="rollcall" \

@@ -5,6 +5,7 @@ package main
 import (
 	"os"
 	"os/exec"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -13,6 +14,12 @@ import (
 // alone, unless it is given other permissions (umask): a data directory holds user ids and the key
 // of a hash.
 func createForOwner() { unix.Umask(0o077) }
+
+// ownedByThisUser reports whether a file belongs to the user of the process.
+func ownedByThisUser(info os.FileInfo) bool {
+	stat, ok := info.Sys().(*syscall.Stat_t)
+	return ok && int(stat.Uid) == os.Geteuid()
+}
 
 // descriptorLimit returns how many descriptors the process may have open.
 func descriptorLimit() (uint64, bool) {

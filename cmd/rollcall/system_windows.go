@@ -10,6 +10,9 @@ import (
 // createForOwner does nothing: no command that makes a data directory runs on Windows.
 func createForOwner() {}
 
+// ownedByThisUser returns false: no command that asks runs on Windows.
+func ownedByThisUser(os.FileInfo) bool { return false }
+
 // descriptorLimit returns false: Windows has no limit that a process could ask for.
 func descriptorLimit() (uint64, bool) { return 0, false }
 
