@@ -14,13 +14,14 @@ var ErrOverMaxDevices = errors.New("more devices are on disk than may be known")
 // ends first, nothing can be said any more. Any goroutine may call note.
 type overBound struct{ noted atomic.Bool }
 
-func (o *overBound) note(d *devices, logger *slog.Logger) {
-	if d.table.Over() == 0 || o.noted.Swap(true) {
+func (o *overBound) note(r *recoverer) {
+	if r.table.Over() == 0 || o.noted.Swap(true) {
 		return
 	}
-	logger.Warn("the recovery goes over the bound of devices and needs more memory than was meant "+
+	r.logger.Warn("the recovery goes over the bound of devices and needs more memory than was meant "+
 		"for them; where there is none, the system kills the process",
-		"error", ErrOverMaxDevices, "devices", d.table.Len(), "max_devices", d.table.MaxDevices())
+		"error", ErrOverMaxDevices, "max_devices", r.table.MaxDevices(),
+		"progress", r.progress.describe(r.devices))
 }
 
 // logOver says after a recovery how many devices too many there are.

@@ -103,7 +103,7 @@ func (r *recoverer) loadRange(a *applier, n, ranges int) error {
 	})
 	r.progress.stored.Add(stored)
 	r.progress.parts.Add(1)
-	r.over.note(r.devices, r.logger)
+	r.over.note(r)
 	return err
 }
 

@@ -267,7 +267,7 @@ func TestStartOverMaxDevices(t *testing.T) {
 			if s := d.Stats(); s.Devices != 10 || s.MaxDevices != bound {
 				t.Fatalf("%d devices, %d may be", s.Devices, s.MaxDevices)
 			}
-			for _, want := range []string{"the recovery goes over the bound",
+			for _, want := range []string{"the recovery goes over the bound", "max_devices=3 progress=",
 				"devices=10 max_devices=3 over=7"} {
 				if strings.Count(out.String(), want) != 1 {
 					t.Errorf("not once %q:\n%s", want, out.String())

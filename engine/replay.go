@@ -101,7 +101,7 @@ func (r *replayer) finish() error {
 	if err == nil && len(late) > 0 {
 		err = r.appliers[0].applyLate(late)
 	}
-	r.recovery.over.note(r.recovery.devices, r.recovery.logger)
+	r.recovery.over.note(r.recovery)
 	return err
 }
 

@@ -282,6 +282,26 @@ func TestMaxDevices(t *testing.T) {
 	r.until("it is logged", func() bool { return strings.Contains(r.logs(), "new devices are refused") })
 }
 
+// TestStartOverMaxDevices: a server that knows more devices than it may serves them, says so with
+// both numbers, and refuses new ones.
+func TestStartOverMaxDevices(t *testing.T) {
+	r := startServer(t)
+	known := newBeat()
+	for _, b := range []beat{known, newBeat(), newBeat()} {
+		r.mustBeat(b)
+	}
+	r.terminate()
+	r.flags = []string{"--max-devices=2"}
+	r.start()
+	if !strings.Contains(r.logs(), "devices=3 max_devices=2 over=1") {
+		t.Errorf("the log does not say how many are too many:\n%s", r.logs())
+	}
+	r.mustBeat(known.with("seq", 2))
+	if a := r.beat(newBeat()); a.status != 503 || !strings.Contains(a.body, "Too many devices") {
+		t.Errorf("a new device: %d %s", a.status, a.body)
+	}
+}
+
 // steady sends heartbeats for its device, one after the other, until it is stopped. acked is the
 // last one that was answered.
 type steady struct {
