@@ -16,6 +16,7 @@ import (
 	"rollcall/checkpoint"
 	"rollcall/internal/filelock"
 	"rollcall/internal/readonly"
+	"rollcall/internal/rootfs"
 	"rollcall/wal"
 )
 
@@ -38,10 +39,10 @@ const (
 	viewPause   = 5 * time.Millisecond
 )
 
-// OpenView opens a data directory for reading only. fsys nil: vfs.Default.
+// OpenView opens a data directory for reading only. fsys nil: the kernel's file system.
 func OpenView(dir string, fsys vfs.FS) (*View, error) {
 	if fsys == nil {
-		fsys = vfs.Default
+		fsys = rootfs.New(dir) // whose files, those of a copy too, repeat an interrupted sync
 	}
 	for began := time.Now(); ; time.Sleep(viewPause) {
 		v, err := tryView(dir, fsys)

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"rollcall/internal/testproc"
 	"rollcall/internal/testwait"
 )
 
@@ -44,11 +45,17 @@ func (r *rig) wantMovedExit() {
 // wantLocked starts a second server on the directory, which is refused by the first one's lock.
 func (r *rig) wantLocked(what string) {
 	r.t.Helper()
-	out, err := r.command().CombinedOutput()
+	var out testproc.Output
+	second := testproc.Start(r.t, r.command(), &out)
+	select {
+	case <-second.Exited:
+	case <-time.After(testwait.Limit):
+		r.t.Fatalf("%s is not refused:\n%s", what, &out)
+	}
 	want := fmt.Sprintf("process %d has locked %s", r.proc.Cmd.Process.Pid, r.dir)
-	if err == nil || !strings.Contains(string(out), want) ||
-		!strings.Contains(string(out), "stop the other process") {
-		r.t.Errorf("%s: %v, and it does not say %q:\n%s", what, err, want, out)
+	if last := lastLine(out.String()); second.Err == nil || !strings.Contains(last, want) ||
+		!strings.Contains(last, "stop the other process") {
+		r.t.Errorf("%s: %v, and it does not say %q: %s", what, second.Err, want, last)
 	}
 }
 
@@ -133,11 +140,17 @@ func TestTwoServersOfOnePath(t *testing.T) {
 func TestLockIsNeverStale(t *testing.T) {
 	r, b := newDirServer(t)
 	r.wantLocked("a second server")
-	if err := os.Remove(filepath.Join(r.dir, "LOCK")); err != nil {
+	// Stopped, the first server cannot notice before the second one has tried.
+	lock := filepath.Join(r.dir, "LOCK")
+	if err := errors.Join(r.proc.Cmd.Process.Signal(syscall.SIGSTOP), os.Remove(lock)); err != nil {
 		t.Fatal(err)
 	}
-	if r.wantLocked("without LOCK"); strings.Contains(r.logs(), "another one now") {
-		t.Error("a refused server made a LOCK")
+	r.wantLocked("a second server without LOCK")
+	if _, err := os.Lstat(lock); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the refused server made a LOCK: %v", err)
+	}
+	if err := r.proc.Cmd.Process.Signal(syscall.SIGCONT); err != nil {
+		t.Fatal(err)
 	}
 	r.wantMovedExit()
 	r.start()

@@ -197,6 +197,9 @@ func (c serveCmd) drain(n *node) error {
 		<-closed
 		return failure
 	case err := <-closed:
+		if failure := n.logFailure(); failure != nil { // while it was closed
+			return failure
+		}
 		return err
 	}
 }
