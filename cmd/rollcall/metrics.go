@@ -57,7 +57,7 @@ func newHistograms(r *prometheus.Registry) *histograms {
 		commitRecords: histogram("log_commit_records",
 			"Records committed at once.", prometheus.ExponentialBuckets(1, 4, 9)),
 		commitSeconds: histogram("log_commit_seconds",
-			"How long the write of a batch, and with --sync=always its sync, took.", fastSeconds),
+			"How long the write of a batch, and its sync where one was due, took.", fastSeconds),
 	}
 }
 

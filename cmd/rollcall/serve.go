@@ -26,7 +26,7 @@ type serveCmd struct {
 	CORSOrigin  []string `group:"Addresses" name:"cors-origin" default:"*" placeholder:"ORIGIN" help:"Web origins whose pages may read the answers of --listen, such as https://example.com. *: any (${default})."`
 
 	DataDir      string        `group:"Durability" default:"./data" type:"path" placeholder:"DIR" help:"Directory of the log and the checkpoint, for one process at a time (./data)."`
-	Sync         string        `group:"Durability" default:"always" enum:"always,interval,never" help:"What a 204 promises. always: the heartbeat is on stable storage. interval: it will be within --sync-interval; a crash may lose that much. never: whenever the system writes it (${default})."`
+	Sync         string        `group:"Durability" default:"always" enum:"always,interval,never" help:"What a 204 promises. always: the heartbeat is on stable storage. interval: it is written, and synced within --sync-interval; a kill of the process loses nothing, a power cut what was acknowledged within that time. never: it is written, and synced when the system does so (${default})."`
 	SyncInterval time.Duration `group:"Durability" default:"100ms" help:"How often --sync=interval syncs (${default})."`
 	SegmentBytes int64         `group:"Durability" default:"67108864" help:"Size of the largest log segment, in bytes. Segments begin small and double (${default})."`
 
