@@ -116,6 +116,7 @@ func (l *noLog) Sync(uint64) error                { return nil }
 func (l *noLog) TruncateBefore(uint64) error      { return nil }
 func (l *noLog) Committed() uint64                { return l.lsn.Load() }
 func (l *noLog) Committing() time.Duration        { return 0 }
+func (l *noLog) Size() (int, int64)               { return 1, 0 }
 func (l *noLog) Stalled() bool                    { return false }
 func (l *noLog) NoSpace() bool                    { return false }
 func (l *noLog) Failed() <-chan struct{}          { return nil }

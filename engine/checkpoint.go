@@ -45,6 +45,7 @@ type checkpointer struct {
 	logged atomic.Int64 // bytes of records since the last checkpoint
 
 	trusted trustedClock // of forgetting
+	early   bool         // one is due as soon as the server serves
 
 	// overdue is set while a checkpoint is due as soon as anything is appended. The loop stores it
 	// and then looks at the log; noteLogged loads it after something was appended: one of the two
@@ -92,6 +93,24 @@ func (c *checkpointer) noteLogged(bytes int64) {
 	}
 }
 
+// maxShortLives is how many segments may pile up, one for each start, before a start that finds
+// little in them takes a checkpoint before it serves.
+const maxShortLives = 6
+
+// begin bounds the log of a server that is killed again and again, before the time or the bytes for
+// a checkpoint are reached: each start begins another segment. One that finds more than one segment
+// from before takes a checkpoint as soon as it serves; with many nearly empty ones it does not even
+// serve before, since that might be all that it lives for. Recovery has read the log, and the log
+// is started.
+func (c *checkpointer) begin(stop <-chan struct{}) {
+	segments, bytes := c.log.Size()
+	if segments > maxShortLives && c.logged.Load() < bytes/4 {
+		c.attempt(stop)
+		return
+	}
+	c.early = segments > 2
+}
+
 // run is the checkpoint loop: it takes a checkpoint when the log has grown by limit, or after
 // every. It ends when stop is closed.
 func (c *checkpointer) run(stop <-chan struct{}) {
@@ -116,7 +135,8 @@ func (c *checkpointer) run(stop <-chan struct{}) {
 
 // due reports whether a checkpoint is due, when the last one was taken at this instant.
 func (c *checkpointer) due(last time.Time) bool {
-	if c.logged.Load() >= c.limit {
+	if c.early || c.logged.Load() >= c.limit {
+		c.early = false
 		return true
 	}
 	c.overdue.Store(time.Since(last) >= c.every)

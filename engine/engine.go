@@ -94,6 +94,9 @@ func (e *Engine) Start() error {
 	if err := e.open(); err != nil {
 		return err
 	}
+	if e.checkpoints.store != nil {
+		e.checkpoints.begin(e.stop)
+	}
 	e.expiry.postponeExpiry(e.clock.Nanos()) // the grace begins now, not before a long replay
 	e.loops.Go(func() { e.expiry.run(e.stop) })
 	e.loops.Go(func() { e.tick(e.stop) })

@@ -43,6 +43,8 @@ type Log interface {
 	// Sync returns when everything up to lsn is on stable storage, whatever the sync mode, or with
 	// an error as Wait does.
 	Sync(lsn uint64) error
+	// Size is how many segments hold the log, and their size. Each start begins one.
+	Size() (segments int, bytes int64)
 	// TruncateBefore gives back the disk space of records below lsn.
 	TruncateBefore(lsn uint64) error
 	// NoSpace reports that there is no room to prepare the next segment.

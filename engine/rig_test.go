@@ -154,6 +154,7 @@ func (l *memLog) Sync(lsn uint64) error       { return l.Wait(lsn) }
 func (l *memLog) TruncateBefore(uint64) error { return nil }
 func (l *memLog) Committing() time.Duration   { return time.Duration(l.stalled.Load()) }
 func (l *memLog) Stalled() bool               { return l.stalled.Load() > int64(2*time.Second) }
+func (l *memLog) Size() (int, int64)          { return 1, 0 }
 func (l *memLog) NoSpace() bool               { return l.noSpace.Load() }
 func (l *memLog) Failed() <-chan struct{}     { return nil }
 func (l *memLog) Err() error                  { return nil }

@@ -367,6 +367,15 @@ func (l *Log) SetID(id uuid.UUID) error { return l.control.setID(id) }
 // everything; 0: none does. It survives a restart. Any goroutine.
 func (l *Log) Cut() uint64 { return l.control.known().cut }
 
+// Size returns how many segments hold records or would, and the size of their files. Any goroutine.
+func (l *Log) Size() (segments int, bytes int64) {
+	all := l.segments.list()
+	for _, s := range all {
+		bytes += s.size
+	}
+	return len(all), bytes
+}
+
 // First returns the LSN of the oldest record that the directory's segments hold or would hold; 0
 // when there is no segment. Any goroutine.
 func (l *Log) First() uint64 { return l.segments.first() }
