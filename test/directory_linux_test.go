@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -158,6 +159,36 @@ func TestLockIsNeverStale(t *testing.T) {
 		t.Errorf("the server stands at %d, 2 was acknowledged", got)
 	}
 	r.terminate()
+}
+
+// TestRefusedStartLeavesNoTrace: a server that cannot listen makes no directory, and changes
+// nothing of one that is there.
+func TestRefusedStartLeavesNoTrace(t *testing.T) {
+	busy, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer busy.Close()
+	served, _ := newDirServer(t)
+	served.terminate()
+	for _, flag := range []string{"--listen=", "--admin-listen="} {
+		for _, dir := range []string{filepath.Join(t.TempDir(), "a", "data"), served.dir} {
+			before := hashDir(t, filepath.Dir(dir))
+			r := &rig{t: t, dir: dir, env: secretsEnv, flags: []string{flag + busy.Addr().String()}}
+			out, err := r.command().CombinedOutput()
+			if err == nil || !strings.Contains(string(out), "address already in use") {
+				t.Fatalf("%s: %v\n%s", flag, err, out)
+			}
+			if diff := differences(before, hashDir(t, filepath.Dir(dir))); diff != "" {
+				t.Errorf("%s: the refused start changed\n%s", flag, diff)
+			}
+			if filepath.Base(filepath.Dir(dir)) == "a" {
+				if _, err := os.Lstat(filepath.Dir(dir)); !errors.Is(err, fs.ErrNotExist) {
+					t.Errorf("%s: the refused start left a directory: %v", flag, err)
+				}
+			}
+		}
+	}
 }
 
 // TestStopOnAMovedDirectory: an orderly stop of a server whose directory was removed a moment ago
