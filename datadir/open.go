@@ -49,15 +49,26 @@ func Open(
 	if err != nil {
 		return nil, nil, errors.Join(err, store.Close(), log.Close())
 	}
-	if !store.Exists() && log.Cut() > 0 {
-		logger := so.Logger
-		if logger == nil {
-			logger = slog.Default()
-		}
+	warnOfOlder(dir, log, store, so.Logger)
+	return log, store, nil
+}
+
+// warnOfOlder says that the log takes the place of a checkpoint that was there.
+func warnOfOlder(dir string, log *wal.Log, store *checkpoint.Store, logger *slog.Logger) {
+	if store.LSN() >= log.Cut() {
+		return
+	}
+	if logger == nil {
+		logger = slog.Default()
+	}
+	if !store.Exists() {
 		logger.Warn("the checkpoint is missing; the log reaches back to record 1, and everything "+
 			"is made again from it", "dir", dir, "checkpoint_lsn", log.Cut())
+		return
 	}
-	return log, store, nil
+	logger.Warn("the checkpoint is not the newest one; the log reaches back to it, and everything "+
+		"behind it is made again from the log", "dir", dir, "lsn", store.LSN(),
+		"newest_lsn", log.Cut())
 }
 
 // adopt gives the part that has no id the other one's, or both a new one.
@@ -75,8 +86,10 @@ func adopt(log *wal.Log, store *checkpoint.Store) error {
 // match finds out whether log and checkpoint belong together, before either is read.
 //
 // The log gives segments up when a checkpoint holds what is in them, and says through which LSN
-// (Cut). So a checkpoint that is older, or none, is not the one that was there. Where records are
-// missing for which no checkpoint ever stood, segments are: Replay says which.
+// (Cut). So a checkpoint that is older, or none, is not the one that was there. It will do while
+// the log still reaches back to it, as it does after a start without a checkpoint, which begins a
+// new one as of LSN 0. Where records are missing for which no checkpoint ever stood, segments are:
+// Replay says which.
 func match(dir string, log *wal.Log, store *checkpoint.Store, so checkpoint.Options) error {
 	if l, s := log.ID(), store.ID(); l != s && l != uuid.Nil && s != uuid.Nil {
 		return &ForeignError{Dir: dir, Log: l, Store: s}
@@ -88,7 +101,7 @@ func match(dir string, log *wal.Log, store *checkpoint.Store, so checkpoint.Opti
 	case !store.Exists() && first > 1 && (cut == 0 || first <= cut+1):
 		held = max(cut, first-1)
 		wrong = fmt.Errorf("it is missing, and the log begins with record %d", first)
-	case store.Exists() && store.LSN() < cut:
+	case store.Exists() && store.LSN() < cut && first > store.LSN()+1:
 		wrong = fmt.Errorf("it is as of record %d: it is older than the one for which the log was "+
 			"shortened", store.LSN())
 	default:

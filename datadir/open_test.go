@@ -114,9 +114,6 @@ func TestForeignParts(t *testing.T) {
 		"an older one, log shortened": {func(t *testing.T, fs *vfs.MemFS) {
 			putStore(t, fs, goOn(t, fs, 60, 60))
 		}, false, []string{"as of record 60", "older", "record 120", "Restore", "empty one"}},
-		"an older one, log from record 1": {func(t *testing.T, fs *vfs.MemFS) {
-			putStore(t, fs, goOn(t, fs, 2, 1))
-		}, false, []string{"as of record 2", "older", "Or move " + storeDir + " away and start"}},
 		"none, log shortened": {func(t *testing.T, fs *vfs.MemFS) {
 			goOn(t, fs, 60)
 			putStore(t, fs, nil)
@@ -156,30 +153,50 @@ func TestForeignParts(t *testing.T) {
 	}
 }
 
-// A checkpoint that was moved away is no loss while the log reaches back to record 1: a warning
-// says that there was one. The new one is of the same directory.
+// A checkpoint that was moved away, or is not the newest one, is no loss while the log reaches back
+// to it: a warning says that there was another one. So do the next starts, until there is a new
+// checkpoint. The new one is of the same directory.
 func TestStartFromTheLog(t *testing.T) {
-	fs := begun(t, 3)
-	putStore(t, fs, nil)
-	var out bytes.Buffer
-	o := checkpoint.Options{FS: fs, Logger: slog.New(slog.NewTextHandler(&out, nil))}
-	l, s, err := Open(dir, small(fs), o)
-	if err != nil {
-		t.Fatal(err)
-	}
-	n := 0
-	replayed := l.Replay(s.LSN(), func(uint64, []byte) error { n++; return nil })
-	if err := errors.Join(replayed, s.Start(), l.Start(nil)); err != nil || n != 3 {
-		t.Fatalf("%d records, %v", n, err)
-	}
-	if !strings.Contains(out.String(), "the checkpoint is missing") {
-		t.Errorf("logged: %s", out.String())
-	}
-	if l.ID() != s.ID() || l.ID() == uuid.Nil {
-		t.Errorf("the ids are %s and %s", l.ID(), s.ID())
-	}
-	if err := errors.Join(s.Close(), l.Close()); err != nil {
-		t.Fatal(err)
+	for name, c := range map[string]struct {
+		older   bool // the first checkpoint is put back, instead of none
+		records int
+		warning string
+	}{
+		"missing": {false, 3, "the checkpoint is missing"},
+		"older":   {true, 1, "the checkpoint is not the newest one"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			fs := vfs.NewMem()
+			first := goOn(t, fs, 2, 1)
+			if !c.older {
+				first = nil
+			}
+			putStore(t, fs, first)
+			for start := range 2 {
+				var out bytes.Buffer
+				o := checkpoint.Options{FS: fs, Logger: slog.New(slog.NewTextHandler(&out, nil))}
+				l, s, err := Open(dir, small(fs), o)
+				if err != nil {
+					t.Fatalf("start %d: %v", start, err)
+				}
+				n := 0
+				replayed := l.Replay(s.LSN(), func(uint64, []byte) error { n++; return nil })
+				err = errors.Join(replayed, s.Start(), l.Start(nil))
+				if err != nil || n != c.records {
+					t.Fatalf("start %d: %d records, %v", start, n, err)
+				}
+				if start == 0 && !strings.Contains(out.String(), c.warning) ||
+					!strings.Contains(out.String(), "the checkpoint is") {
+					t.Errorf("start %d logged: %s", start, out.String())
+				}
+				if l.ID() != s.ID() || l.ID() == uuid.Nil {
+					t.Errorf("the ids are %s and %s", l.ID(), s.ID())
+				}
+				if err := errors.Join(s.Close(), l.Close()); err != nil {
+					t.Fatal(err)
+				}
+			}
+		})
 	}
 }
 

@@ -169,7 +169,10 @@ func (v *View) Checkpoint(log *wal.Log, logger *slog.Logger) (*checkpoint.Store,
 	if err != nil {
 		return nil, err
 	}
-	if err = match(v.dir, log, store, o); err != nil || !store.Exists() {
+	if log.Damage() == nil { // else that is what is wrong, and Replay says it
+		err = match(v.dir, log, store, o)
+	}
+	if err != nil || !store.Exists() {
 		return nil, errors.Join(err, store.Close())
 	}
 	return store, nil

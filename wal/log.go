@@ -155,6 +155,10 @@ func lockError(dir string, err error) error {
 	return fmt.Errorf("wal: lock %s: %w", dir, err)
 }
 
+// Damage returns what OpenReadOnly found wrong with the control file and the segments' headers, for
+// which Open would have failed. Nil: nothing. Replay comes to it last.
+func (l *Log) Damage() error { return l.recovery.damage }
+
 // Replay calls apply with every record whose LSN is above after, in order, and stops at its first
 // error. The record is valid during the call only. Damage is a *CorruptionError, a log that is gone
 // a *MissingError; the unfinished end that a crash leaves is cut and logged. What apply sees may
