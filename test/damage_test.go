@@ -28,10 +28,11 @@ const (
 )
 
 var (
-	whole    = []string{closedBase, killedBase}
-	struck   = []string{struckBase}
-	anyBase  = []string{closedBase, killedBase, shortBase}
-	onlyShut = []string{closedBase}
+	whole     = []string{closedBase, killedBase}
+	struck    = []string{struckBase}
+	anyBase   = []string{closedBase, killedBase, shortBase}
+	onlyShut  = []string{closedBase}
+	onlyShort = []string{shortBase}
 )
 
 // TestDamage holds the table of docs/durability.md: damage × {inspect, backup, serve}. What is
@@ -42,7 +43,7 @@ func TestDamage(t *testing.T) {
 	for _, name := range []string{closedBase, killedBase, struckBase, shortBase} {
 		baseDir(t, name)
 	}
-	for _, table := range [][]damageCase{logCases, controlCases} {
+	for _, table := range [][]damageCase{logCases, controlCases, checkpointCases, foreignCases} {
 		for _, c := range table {
 			for _, name := range c.bases {
 				t.Run(c.name+"/"+name, func(t *testing.T) {
@@ -84,6 +85,7 @@ func (d *damaged) judge(c damageCase) {
 			d.t.Fatalf("serve starts, want %q", c.says)
 		}
 		d.judgeText("serve", c, r.proc.Cmd.ProcessState.ExitCode(), lastLine(r.logs()))
+		unchanged("the refused serve")
 		return
 	}
 	if !serves {
@@ -108,8 +110,12 @@ func (d *damaged) judgeText(by string, c damageCase, code int, text string) {
 	if code != want {
 		d.t.Errorf("%s: exit status %d, want %d\n%s", by, code, want, text)
 	}
+	over := "the log reaches back to record 1, and everything is made again from it"
+	if d.segments[0].first > 1 {
+		over = startOver
+	}
 	files := strings.NewReplacer("{LAST}", d.last().file, "{MIDDLE}", d.middle().file,
-		"{FIRST}", d.first().file)
+		"{FIRST}", d.first().file, "{OVER}", over)
 	for _, part := range c.says {
 		if part = files.Replace(part); !strings.Contains(text, part) {
 			d.t.Errorf("%s does not say %q:\n%s", by, part, text)
