@@ -228,6 +228,27 @@ func TestSecondSignalOnAFrozenDisk(t *testing.T) {
 	wantSeqs(t, r, user, []*sender{s})
 }
 
+// TestPrometheusSeesAFrozenDisk: a real Prometheus alarms while the disk hangs, and says afterwards
+// that it did.
+func TestPrometheusSeesAFrozenDisk(t *testing.T) {
+	atLeisure(t)
+	disk, _ := mountFile(t, 256<<20)
+	r := startServerIn(t, filepath.Join(disk, "data"))
+	p := startPrometheus(t, r.admin)
+	p.until(`rollcall_log_commit_in_flight_seconds{job="rollcall"} >= bool 0`, "1")
+	if firing, _ := p.query(`ALERTS{alertname=~"RollcallDisk.*"}`); len(firing) > 0 {
+		t.Errorf("alarms before the disk hangs: %v", firing)
+	}
+	thaw := freeze(t, disk)
+	if a := r.beat(newBeat()); a.status != 503 {
+		t.Errorf("a heartbeat on a frozen disk: %d", a.status)
+	}
+	p.until(`count(ALERTS{alertname="RollcallDiskHangs",alertstate="firing"})`, "1")
+	thaw()
+	p.until(`count(ALERTS{alertname="RollcallDiskStalled",alertstate="firing"})`, "1")
+	p.until(`count(ALERTS{alertname="RollcallDiskHangs"}) or vector(0)`, "0")
+}
+
 // threads returns the letters in /proc for the states of the process's threads, in their order: Z,
 // it has ended; D, it sleeps in the kernel uninterruptibly.
 func threads(pid int) (states string) {
