@@ -26,7 +26,7 @@
 //
 //	engine.go      Engine        what the server, cmd and tests call; Recover, Start, Drain, Close
 //	heartbeat.go   acceptor      judges and applies heartbeats (batch.go: many)
-//	expire.go      expirer       deadlines, and the loop that expires (due.go: its lists)
+//	expire.go      expirer       deadlines (expireloop.go: the loop, due.go: its lists)
 //	listen.go      listening     how long the process has read what daemons send
 //	checkpoint.go  checkpointer  checkpoints, and forgetting (ranges.go: what one writes)
 //	recover.go     recoverer     checkpoint and log to table (replay.go: in parallel)
