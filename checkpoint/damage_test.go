@@ -45,7 +45,7 @@ func diskOf(t testing.TB, files map[string][]byte) *vfs.MemFS {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := f.Write(b); err != nil {
+		if _, err := f.Write(bytes.Clone(b)); err != nil { // a vfs.File may change what it writes
 			t.Fatal(err)
 		}
 		f.Close()
