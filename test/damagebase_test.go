@@ -58,11 +58,11 @@ var bases struct {
 
 // baseDir returns a base, which is made by the first call for it:
 //
-//	       segment 1        2          3                4
-//	       ┌─────────────┐ ┌────────┐ ┌──────────────┐ ┌───────────────┐
-//	closed │ checkpoint  │ │ part   │ │ full, rolled │ │ part, closed  │   starts at record 1
-//	killed │ as of all   │ │ closed │ │ into 4       │ │ part, kill -9 │   the same
-//	struck └─────────────┘ └────────┘ └──────────────┘ └───────────────┘   the same
+//	       segment 1        2               3               4
+//	       ┌─────────────┐ ┌─────────────┐ ┌─────────────┐ ┌───────────────┐
+//	closed │ checkpoint  │ │ full,       │ │ full,       │ │ part, closed  │ starts at record 1
+//	killed │ as of all   │ │ rolled to 3 │ │ rolled to 4 │ │ part, kill -9 │ the same
+//	struck └─────────────┘ └─────────────┘ └─────────────┘ └───────────────┘ the same
 //	short    a later checkpoint took the first segments off the log, which was closed in order;
 //	         the first checkpoint lies at older
 //
@@ -75,6 +75,18 @@ func baseDir(t *testing.T, name string) *base {
 	if b := bases.made[name]; b != nil {
 		return b
 	}
+	b := makeBase(t, name)
+	if bases.made == nil {
+		bases.made = map[string]*base{}
+	}
+	bases.made[name] = b
+	return b
+}
+
+// makeBase makes one. A start that finds more than one segment takes a checkpoint soon, so there
+// are few starts.
+func makeBase(t *testing.T, name string) *base {
+	t.Helper()
 	b := &base{
 		dir:  filepath.Join(filepath.Dir(binary), "base-"+name),
 		user: uuid.NewString(), acked: map[string]int{},
@@ -86,48 +98,44 @@ func baseDir(t *testing.T, name string) *base {
 	r := serve("--checkpoint-bytes=1")
 	b.fill(r, damageDevices)
 	awaitCheckpoint(t, r, damageDevices)
+	r.terminate()
+	if name == shortBase {
+		copyDir(t, filepath.Join(b.dir, checkpointDir), b.older())
+	}
+	r = serve()
+	b.fillSegment(r, segment)
 	if name == shortBase {
 		r.terminate()
-		copyDir(t, filepath.Join(b.dir, checkpointDir), b.older())
-		r = serve()
-		b.fill(r, few)
-		r.terminate()
 		r = serve("--checkpoint-bytes=1")
-		b.fillSegment(r, segment)
+		b.fill(r, few)
 		r.until("a checkpoint takes segments off the log", func() bool {
 			first, err := filepath.Glob(filepath.Join(b.dir, "0000000000000000000[12].wal"))
 			return err == nil && first == nil
 		})
+		r.terminate()
+		b.look(t)
+		return b
 	}
-	r.terminate()
-	r = serve()
-	b.fill(r, few)
-	r.terminate()
-	if name != shortBase {
-		r = serve()
-		b.fillSegment(r, segment)
+	b.fillSegment(r, segment)
+	switch name {
+	case closedBase:
+		r.terminate()
+	case killedBase:
+		r.until("the control file knows the last record", func() bool {
+			return b.controlNumber(t, controlDurable) == b.sent()
+		})
+		r.kill()
+	case struckBase:
 		b.fill(r, few)
-		switch name {
-		case closedBase:
-			r.terminate()
-		case killedBase:
-			r.until("the control file knows the last record", func() bool {
-				return b.controlNumber(t, controlDurable) == b.sent()
-			})
-			r.kill()
-		case struckBase:
-			b.fill(r, few)
-			for r.kill(); b.controlNumber(t, controlDurable) == b.sent(); r.kill() {
-				r = serve() // the control file was refreshed just then
-				b.fill(r, few)
+		r.kill()
+		if b.controlNumber(t, controlDurable) == b.sent() { // it was refreshed just then
+			if err := os.RemoveAll(b.dir); err != nil {
+				t.Fatal(err)
 			}
+			return makeBase(t, name)
 		}
 	}
 	b.look(t)
-	if bases.made == nil {
-		bases.made = map[string]*base{}
-	}
-	bases.made[name] = b
 	return b
 }
 
@@ -348,8 +356,8 @@ func differences(before, after map[string]string) string {
 // last, middle and first are segments by where they are. first is the first one that is needed
 // beside the checkpoint.
 func (d *damaged) last() baseSegment   { return d.segments[len(d.segments)-1] }
-func (d *damaged) middle() baseSegment { return d.segments[len(d.segments)-2] }
-func (d *damaged) first() baseSegment  { return d.segments[1] }
+func (d *damaged) middle() baseSegment { return d.segments[max(0, len(d.segments)-2)] }
+func (d *damaged) first() baseSegment  { return d.segments[min(1, len(d.segments)-1)] }
 
 func (d *damaged) path(name string) string { return filepath.Join(d.dir, name) }
 

@@ -76,7 +76,7 @@ var logCases = []damageCase{
 
 	{name: "first needed segment cut to half", bases: whole,
 		harm: func(d *damaged) { d.truncate(d.first().file, d.first().bytes/2) },
-		says: []string{"{FIRST}", "made with 8388608", restore, startOver}},
+		says: []string{"{FIRST}", "unreadable record", restore, startOver}},
 	{name: "first needed segment cut to its header", bases: whole,
 		harm: func(d *damaged) { d.truncate(d.first().file, 64) },
 		says: []string{"{FIRST}", "unreadable record", restore, startOver}},

@@ -220,7 +220,8 @@ func TestInspectFindsADamagedCheckpoint(t *testing.T) {
 func wantNoStart(t *testing.T, r *rig, why string) {
 	t.Helper()
 	again, serves := (&damaged{t: t, dir: r.dir}).trial(r.flags...)
-	if serves || again.proc.Cmd.ProcessState.ExitCode() != 1 || !strings.Contains(again.logs(), why) {
+	if serves || again.proc.Cmd.ProcessState.ExitCode() != 1 ||
+		!strings.Contains(again.logs(), why) {
 		t.Errorf("serves: %v\n%s\nwant %q", serves, again.logs(), why)
 	}
 }
