@@ -84,8 +84,8 @@ func (c *committer) run() {
 
 // finish is the last turn: it commits nothing, but it may hang as any other.
 func (c *committer) finish() error {
-	c.takeOff()
-	defer c.land()
+	c.beginTurn()
+	defer c.endTurn()
 	if err := c.dir.guard.check(); err != nil {
 		return err
 	}
@@ -141,8 +141,8 @@ func (c *committer) turn() error {
 		syncs = c.syncs.take()
 	}
 	c.gather()
-	began := c.takeOff()
-	defer c.land()
+	began := c.beginTurn()
+	defer c.endTurn()
 	b := c.seal()
 	if b != nil {
 		if err := c.writer.write(b); err != nil {
@@ -237,15 +237,15 @@ func (c *committer) end(err error) {
 	c.readers.signal()
 }
 
-// takeOff says that a commit is in flight from now on.
-func (c *committer) takeOff() (began time.Time) {
+// beginTurn says that a commit is in flight from now on.
+func (c *committer) beginTurn() (began time.Time) {
 	began = time.Now()
 	c.inFlight.Store(int64(began.Sub(c.epoch)) | 1)
 	return began
 }
 
-// land says that no commit is in flight, and ends the stall if it was one.
-func (c *committer) land() {
+// endTurn says that no commit is in flight, and ends the stall if it was one.
+func (c *committer) endTurn() {
 	c.inFlight.Store(0)
 	c.stall.end()
 }

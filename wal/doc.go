@@ -126,4 +126,8 @@
 // payload is damaged could not be believed its promise. Not yielding before sealing: with nothing
 // but appenders that is as good, but behind the HTTP server a sync then carries half as many
 // records, and processor time is what the server is short of.
+//
+// What the control file says, kept in the checkpoint's store instead: a change there writes a table
+// and a manifest, and takes several times as long, in the commit loop at each new segment; and the
+// log could no longer be read without its checkpoint.
 package wal
