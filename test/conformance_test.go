@@ -840,12 +840,14 @@ func TestRatePerIP(t *testing.T) {
 	}
 }
 
-// TestOneProcessPerDirectory: the second one says why it will not start.
+// TestOneProcessPerDirectory: the second one says why it will not start, and which process has the
+// directory.
 func TestOneProcessPerDirectory(t *testing.T) {
 	r := startServer(t)
 	out, err := r.command().CombinedOutput()
-	if err == nil || !strings.Contains(string(out), r.dir) || !strings.Contains(string(out), "another process") {
-		t.Errorf("%v\n%s", err, out)
+	held := fmt.Sprintf("process %d has locked %s", r.proc.Cmd.Process.Pid, r.dir)
+	if err == nil || !strings.Contains(string(out), held) {
+		t.Errorf("%v, want %q in\n%s", err, held, out)
 	}
 }
 
