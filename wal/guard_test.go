@@ -236,12 +236,20 @@ func TestUnstartedLogLeavesNoTrace(t *testing.T) {
 	}
 	closeLog(t, guarded(t, dir))
 	before := hashTree(t, dir)
-	if l, err = Open(dir, small(vfs.Default)); err != nil {
-		t.Fatal(err)
-	}
-	closeLog(t, l)
-	if hashTree(t, dir) != before {
-		t.Error("the directory was changed")
+	for _, prepare := range []bool{false, true} {
+		if l, err = Open(dir, small(vfs.Default)); err != nil {
+			t.Fatal(err)
+		}
+		if prepare {
+			err := l.Replay(0, func(uint64, []byte) error { return nil })
+			if err = errors.Join(err, l.Prepare()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		closeLog(t, l)
+		if hashTree(t, dir) != before {
+			t.Errorf("the directory was changed, prepared: %v", prepare)
+		}
 	}
 }
 

@@ -31,6 +31,7 @@ type Log struct {
 	progress progress
 
 	recovery  recovery
+	fresh     *segment // of Prepare, for Start; nil: none is made
 	committer committer
 	stall     stall
 	preparer  preparer
@@ -191,6 +192,30 @@ func (l *Log) Replayed() (next uint64, done, total int64) {
 // Survey returns what Replay found. After Replay, before Start.
 func (l *Log) Survey() Survey { return l.recovery.surveyed() }
 
+// Prepare makes the file of the segment with which Start begins, before anything else is written:
+// it finds out whether the directory can be written to and has room. When it fails nothing has
+// changed. After Replay; Start calls it where its caller did not.
+func (l *Log) Prepare() (err error) {
+	if l.fresh != nil {
+		return nil
+	}
+	if err := l.dir.guard.check(); err != nil { // all before only read
+		return err
+	}
+	size := segmentBuffers * int64(l.o.BufferBytes)
+	path, number := l.dir.join(freshName), l.recovery.tail.number+1
+	l.fresh, err = l.dir.create(path, number, size, func(time.Duration) {})
+	return err
+}
+
+// discardFresh removes what Prepare made for a start that did not come to it.
+func (l *Log) discardFresh() error {
+	if l.fresh == nil {
+		return nil
+	}
+	return errors.Join(l.fresh.file.Close(), l.dir.fs.Remove(l.dir.join(freshName)))
+}
+
 // Start makes what was replayed durable, begins a new segment and starts the commit loop; it
 // replays by itself what was not. The commit loop calls committed, which may be nil, after each
 // batch with its LSNs, its records, valid during the call only, its stamp (see Append), and the
@@ -209,7 +234,7 @@ func (l *Log) Start(
 			return err
 		}
 	}
-	if err := l.dir.guard.check(); err != nil { // all before only read
+	if err := l.Prepare(); err != nil {
 		return err
 	}
 	number, next, err := l.recovery.settle()
@@ -222,8 +247,9 @@ func (l *Log) Start(
 	if err := l.control.open(number); err != nil {
 		return err
 	}
-	size := segmentBuffers * int64(l.o.BufferBytes)
-	if err := l.committer.writer.beginFirst(number, next, size); err != nil {
+	first := l.fresh
+	first.number, l.fresh = number, nil
+	if err := l.committer.writer.beginFirst(first, next); err != nil {
 		return err
 	}
 	l.committer.committed = committed
@@ -233,7 +259,7 @@ func (l *Log) Start(
 	l.setLife(started)
 	l.control.start(l.progress.durable.Load)
 	l.dir.guard.start()
-	go l.preparer.run(number+1, l.preparer.next(size))
+	go l.preparer.run(number+1, l.preparer.next(first.size))
 	go l.committer.run()
 	go l.stall.watch(l.committer.done)
 	l.credits.allow(biasClosed)
@@ -421,7 +447,7 @@ func (l *Log) Close() error {
 		close(l.committer.done)
 	}
 	l.dir.guard.close()
-	l.closeErr = errors.Join(err, l.control.close(), l.unlock(was))
+	l.closeErr = errors.Join(err, l.control.close(), l.discardFresh(), l.unlock(was))
 	close(l.closed)
 	return l.closeErr
 }

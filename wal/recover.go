@@ -123,7 +123,7 @@ func (r *recovery) judge(s foundSegment) error {
 		}
 	case s.id != known.id:
 		return wrong("the segment is of the directory with the id %s, but %s has %s: "+
-			"it is another log's", s.id, ControlName, known.id)
+			"one of the two is another log's", s.id, ControlName, known.id)
 	// Beside a server that runs, the next segment may be begun and the one after it be prepared
 	// when the control file is looked at, and both be begun when their headers are.
 	case newest > 0 && s.number > newest+2:

@@ -30,15 +30,10 @@ type writer struct {
 	timer    *time.Timer // SyncInterval: fires when the oldest unsynced block is due, else stopped
 }
 
-// beginFirst begins the first segment of this life, for records from first on. It appears under its
-// name with its header in it, so that no crash leaves the directory without a segment: that would
-// look like a log that was taken away.
-func (w *writer) beginFirst(number, first uint64, size int64) error {
-	fresh := w.dir.join(freshName)
-	s, err := w.dir.create(fresh, number, size, func(time.Duration) {})
-	if err != nil {
-		return err
-	}
+// beginFirst begins the first segment of this life, whose file lies under freshName, for records
+// from first on. It appears under its name with its header in it, so that no crash leaves the
+// directory without a segment: that would look like a log that was taken away.
+func (w *writer) beginFirst(s *segment, first uint64) error {
 	w.segment, w.written = s, first-1
 	w.timer = time.NewTimer(time.Hour)
 	w.timer.Stop()
@@ -46,8 +41,9 @@ func (w *writer) beginFirst(number, first uint64, size int64) error {
 	if err := s.begin(first, w.control.known().id); err != nil {
 		return errors.Join(err, s.file.Close())
 	}
-	if err := w.dir.fs.Rename(fresh, w.dir.segment(number)); err != nil {
-		err = fmt.Errorf("wal: rename %s to segment %d: %w", fresh, number, err)
+	fresh := w.dir.join(freshName)
+	if err := w.dir.fs.Rename(fresh, w.dir.segment(s.number)); err != nil {
+		err = fmt.Errorf("wal: rename %s to segment %d: %w", fresh, s.number, err)
 		return errors.Join(err, s.file.Close())
 	}
 	if err := w.dir.sync(); err != nil {

@@ -3,9 +3,11 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"regexp"
 	"strings"
+	"syscall"
 
 	"rollcall/datadir"
 	"rollcall/engine"
@@ -45,6 +47,28 @@ func advise(err error) error {
 		}
 	}
 	return nameFlags(datadir.Advise(err))
+}
+
+// adviseOnDirectory adds to what the system refuses in the data directory what an operator can do
+// about it.
+func adviseOnDirectory(err error) error {
+	for _, a := range []struct {
+		err  error
+		text string
+	}{
+		{fs.ErrPermission, "the server's user must be able to write there: chown the directory, or " +
+			"give --data-dir another one"},
+		{syscall.EROFS, "mount it writable, or give --data-dir another directory"},
+		{syscall.EISDIR, "something else was put there: move it away"},
+		{syscall.ENOTDIR, "something else is there: move it away, or give --data-dir another " +
+			"directory"},
+		{syscall.ENOSPC, "free disk space and start again"},
+	} {
+		if errors.Is(err, a.err) {
+			return fmt.Errorf("%w; %s", err, a.text)
+		}
+	}
+	return err
 }
 
 // adviseLogged is advise for the errors that packages log. It is a ReplaceAttr of slog.

@@ -74,7 +74,7 @@ func openData(dir string) (*datadir.View, error) {
 	}
 	if view.Empty() {
 		err := fmt.Errorf("%s holds neither a log nor a checkpoint: it is not a data directory of "+
-			"rollcall", dir)
+			"rollcall, or one whose first start did not come to its end", dir)
 		return nil, errors.Join(err, view.Close())
 	}
 	return view, nil

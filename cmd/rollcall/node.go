@@ -86,9 +86,12 @@ func (n *node) start(c serveCmd, sec secrets, recovered func()) error {
 	if err := n.listen(c, config); err != nil {
 		return err
 	}
+	if err := n.log.Prepare(); err != nil { // before the store is written to
+		return adviseOnDirectory(err)
+	}
 	recovered()
 	if err := n.engine.Start(); err != nil {
-		return err
+		return adviseOnDirectory(err)
 	}
 	go func() { n.served <- n.server.Serve(n.public) }()
 	n.logger.Info("serving", "version", buildVersion(), "listen", listenName(n.public),
@@ -102,7 +105,7 @@ func (n *node) start(c serveCmd, sec secrets, recovered func()) error {
 func (n *node) open(c serveCmd, sec secrets) (err error) {
 	n.log, n.checkpoint, err = datadir.Open(c.DataDir, c.logOptions(n), c.checkpointOptions(n))
 	if err != nil {
-		return err
+		return adviseOnDirectory(err)
 	}
 	if n.engine, err = engine.New(n.log, c.engineOptions(n)); err != nil {
 		return err

@@ -71,6 +71,12 @@ func TestRefusedStartChangesNothing(t *testing.T) {
 		"a marker missing": {remove("checkpoint/marker.manifest.*"), nil, "marker.manifest."},
 		"tables missing":   {remove("checkpoint/*.sst"), nil, ".sst"},
 		"segments missing": {remove("*.wal"), nil, "has no log segment"},
+		"no file can be made": {func(t *testing.T, dir string) {
+			path := filepath.Join(dir, "fresh.wal", "occupied")
+			if err := os.MkdirAll(path, 0o700); err != nil {
+				t.Fatal(err)
+			}
+		}, nil, "fresh.wal"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := t.TempDir()
