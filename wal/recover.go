@@ -238,6 +238,12 @@ func (r *recovery) settle() (number, next uint64, err error) {
 	if err := r.settleTail(); err != nil {
 		return 0, 0, err
 	}
+	if t := r.tail; t.torn {
+		r.dir.logger.Warn(
+			"cut the torn tail of the log: an unfinished write of a crash, never acknowledged",
+			"dir", r.dir.path, "segment", t.number, "offset", t.end, "bytes", r.survey.torn,
+			"next", t.next)
+	}
 	number = r.freshNumber()
 	if err := r.removeUnused(number); err != nil {
 		return 0, 0, err

@@ -248,6 +248,19 @@ func TestTornTailIsLoggedOnce(t *testing.T) {
 	}
 }
 
+// A start that is refused has cut nothing, and does not say so.
+func TestTornTailOfARefusedStart(t *testing.T) {
+	segments := written(t, false, "a", "b")
+	_, end := blocksIn(segments[1], 1)
+	segments[1][end+3] = 1
+	var out logged
+	o := small(disk(t, segments))
+	o.Logger = out.logger()
+	if _, err := readWith(o, 5); !isCorruption(err) || strings.Contains(out.String(), "cut") {
+		t.Errorf("%v, logged %s", err, out.String())
+	}
+}
+
 func TestMissingSegments(t *testing.T) {
 	records := numbered(60, 1200)
 	segments := written(t, true, records...)

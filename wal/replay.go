@@ -186,10 +186,6 @@ func (p *replayer) judgeTail(file *segmentReader, found remains, wrong error) er
 	if end > p.end {
 		p.torn = true
 		p.survey.torn = end - p.end
-		p.dir.logger.Warn(
-			"cut the torn tail of the log: an unfinished write of a crash, never acknowledged",
-			"dir", p.dir.path, "segment", p.number, "offset", p.end, "bytes", end-p.end,
-			"next", p.next)
 	}
 	return nil
 }
