@@ -259,24 +259,28 @@ func (c *control) createLocked() (err error) {
 	return dirsync.Sync(c.dir.fs, c.dir.path)
 }
 
-// change changes the state and makes it durable in both copies.
+// change changes the state and makes it durable in both copies. After an error the state is one
+// that is durable in one of them.
 func (c *control) change(change func(s *controlState)) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	change(&c.state)
+	next := c.state
+	change(&next)
 	for range controlSlots {
-		if err := c.writeLocked(); err != nil {
+		if err := c.writeLocked(next); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// writeLocked makes the state durable in the copy that is the older one.
-func (c *control) writeLocked() error {
-	c.state.generation++
-	at := int64(c.state.generation%controlSlots) * controlSlotBytes
-	n, err := c.file.WriteAt(c.state.encode(), at)
+// writeLocked makes a state durable in the copy that is the older one, and then takes it up. A
+// write that failed may have damaged its copy: the next one goes there again, so that the other
+// copy stays whole.
+func (c *control) writeLocked(next controlState) error {
+	next.generation = c.state.generation + 1
+	at := int64(next.generation%controlSlots) * controlSlotBytes
+	n, err := c.file.WriteAt(next.encode(), at)
 	if err == nil && n < controlStateBytes {
 		err = fmt.Errorf("short write: %d of %d bytes", n, controlStateBytes)
 	}
@@ -286,6 +290,7 @@ func (c *control) writeLocked() error {
 	if err != nil {
 		return fmt.Errorf("wal: write %s: %w", c.path(), err)
 	}
+	c.state = next
 	return nil
 }
 
@@ -367,8 +372,9 @@ func (c *control) refresh(durable uint64) error {
 	if c.file == nil || durable <= c.state.durable {
 		return nil
 	}
-	c.state.durable = durable
-	return c.writeLocked()
+	next := c.state
+	next.durable = durable
+	return c.writeLocked(next)
 }
 
 // close ends run and closes the file.

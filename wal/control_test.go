@@ -10,6 +10,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -442,4 +443,39 @@ func TestSetID(t *testing.T) {
 	if err := l.SetID(uuid.New()); err == nil || l.ID() != testID {
 		t.Errorf("the id became %s, %v", l.ID(), err)
 	}
+}
+
+// TestFailedWriteOfControl: a write of the control file that fails may leave its copy damaged. The
+// next one goes to the same copy, so that the other stays whole, and what was not written is not
+// known (W10).
+func TestFailedWriteOfControl(t *testing.T) {
+	mem := vfs.NewCrashableMem()
+	var failing atomic.Bool
+	fs := errorfs.Wrap(mem, errorfs.InjectorFunc(func(op errorfs.Op) error {
+		if op.Kind != errorfs.OpFileWriteAt || op.Path != dir+"/"+ControlName || !failing.Load() {
+			return nil
+		}
+		f, err := mem.OpenReadWrite(op.Path, vfs.WriteCategoryUnspecified)
+		if err != nil {
+			return err
+		}
+		_, err = f.WriteAt(make([]byte, controlStateBytes), op.Offset)
+		return errors.Join(errors.New("torn"), err, f.Sync(), f.Close())
+	}))
+	l := start(t, small(fs))
+	var last uint64
+	failing.Store(true)
+	for range controlSlots {
+		last = commit(t, l, "one")
+		if err := l.TruncateBefore(last + 1); err == nil || l.Cut() != 0 {
+			t.Errorf("cut %d, %v after a write that failed", l.Cut(), err)
+		}
+	}
+	crashed := mem.CrashClone(vfs.CrashCloneCfg{})
+	failing.Store(false)
+	if err := l.TruncateBefore(last + 1); err != nil || l.Cut() != last {
+		t.Errorf("cut %d, %v when the disk writes again", l.Cut(), err)
+	}
+	closeLog(t, l)
+	closeLog(t, open(t, small(crashed)))
 }
