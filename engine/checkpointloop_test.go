@@ -42,9 +42,10 @@ func (s *memStore) Replace(_, _ []byte, items func(yield func(key, value []byte)
 func (s *memStore) SetClock(uint64) error  { return nil }
 func (s *memStore) Clock() (uint64, error) { return 0, nil }
 
+// Commit counts before it shows the LSN: a test that sees the LSN sees the commit counted.
 func (s *memStore) Commit(lsn uint64) error {
-	s.lsn.Store(lsn)
 	s.commits.Add(1)
+	s.lsn.Store(lsn)
 	return nil
 }
 

@@ -501,6 +501,8 @@ func TestSourcesAreUsed(t *testing.T) {
 		ln.Close()
 	}
 	wantClean(t, mustRun(t, o))
+	mu.Lock()
+	defer mu.Unlock()
 	for i := range 3 {
 		if !from[o.source(i).String()] {
 			t.Errorf("nothing came from %v: %v", o.source(i), from)
