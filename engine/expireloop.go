@@ -16,7 +16,7 @@ func (x *expirer) run(stop <-chan struct{}) {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	now := x.clock.Nanos()
-	x.listening.last = now
+	x.listening.last, x.listening.step = now, stepNanos
 	for next := now; ; now = x.clock.Nanos() {
 		x.wake(now, next)
 		next = x.turn(now)
@@ -134,10 +134,10 @@ func (x *expirer) nextTurn(now int64) int64 {
 		next = min(next, deadline-tickNanos, max(halfway(now, deadline), now+tickNanos))
 	}
 	if l.behind() > 0 {
-		next = min(next, max(now+stepNanos, l.watchFrom(soonest)))
+		next = min(next, max(now+l.step, l.watchFrom(soonest)))
 	}
 	if caughtUp, ok := x.held.first(); ok {
-		next = min(next, now+min(caughtUp-l.heard, stepNanos))
+		next = min(next, now+min(caughtUp-l.heard, l.step))
 	}
 	return next
 }

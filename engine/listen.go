@@ -14,6 +14,9 @@ const (
 	// slowCommitNanos: a daemon whose heartbeat waits for a commit that is shorter has time enough
 	// to send the next one, unless its TTL is well under 200 ms.
 	slowCommitNanos = int64(50 * time.Millisecond)
+	// turnNanos is what a late wake counts as listened: the process had a turn on a processor, and
+	// schedulers do not give much less than a millisecond. It is also the shortest step.
+	turnNanos = int64(time.Millisecond)
 	// itemNanos is what the loop takes for an item, at most, unless the process is stopped.
 	itemNanos = int64(5 * time.Microsecond)
 	// stepNanos is how long the loop sleeps at most while it watches that the process listens: what
@@ -33,9 +36,13 @@ const (
 // The pause can have been as long as the gap since the last look, no longer. So what was sent
 // before a late look counts as read when the process has listened for as long again as the gap
 // (stallNanos at most): a server that keeps up reads faster than its devices send. Gaps do not add
-// up, and time that was itself in a gap does not count as listened, however pauses follow each
-// other. A slow commit is a gap, too: a daemon with one connection sends its next heartbeat when
-// it has the answer to the last.
+// up. Time that was itself in a gap counts for turnNanos, however pauses follow each other: where
+// the loop is late at every wake, since processors are taken all the time, what is due waits for as
+// many wakes as the gap has milliseconds, and not for as long as that lasts.
+//
+// A slow commit is a gap, too: a daemon with one connection sends its next heartbeat when it has
+// the answer to the last. What waits for the end of an earlier gap waits no longer for it: the
+// process listens while it commits.
 //
 // A pause that begins and ends within one sleep is not seen. halfway bounds it: the loop sleeps for
 // half of the time to the next deadline at most, so that the process has listened for as long again
@@ -49,6 +56,9 @@ type listening struct {
 	// caughtUp is what heard must reach until all that was sent before the last look has been read.
 	// Only grows.
 	caughtUp int64
+	// step is how long the loop sleeps at most while it watches: short after a late wake, to see as
+	// much as it can of what a process runs that gets little of a processor.
+	step int64
 	// commit is how long a slow commit in flight had lasted at the last look; 0: none was.
 	commit int64
 }
@@ -57,14 +67,18 @@ type listening struct {
 // flight. It returns how long the process may not have run.
 func (l *listening) look(now, meant int64, commit time.Duration) (gap int64) {
 	since := now - l.last
-	switch {
-	case now-meant > punctualNanos:
+	if now-meant > punctualNanos {
 		gap = since
-		l.owe(l.commit + gap)
-	case l.commit > 0:
-		l.owe(l.commit + since)
-	default:
+		l.step = turnNanos
+		l.heard += turnNanos
+	} else {
 		l.heard += min(since, stepNanos)
+		if since >= l.step {
+			l.step = min(2*l.step, stepNanos)
+		}
+	}
+	if gap > 0 || l.commit > 0 {
+		l.owe(l.commit + since)
 	}
 	if l.commit = 0; int64(commit) > slowCommitNanos {
 		l.commit = int64(commit)

@@ -235,6 +235,43 @@ func TestStoppedProcess(t *testing.T) {
 	}
 }
 
+// TestProcessorsAreTaken: where every wake of the loop is late, a silent device goes offline after
+// as many wakes as the longest gap has milliseconds, at most; one that sends in time never does
+// (I8).
+func TestProcessorsAreTaken(t *testing.T) {
+	const ms = time.Millisecond
+	for name, s := range map[string]struct{ first, stop, run time.Duration }{
+		"late by 7 ms, after a stop of 120 ms":    {120 * ms, 7 * ms, 2 * ms},
+		"a fifth of a processor, in slices":       {80 * ms, 80 * ms, 20 * ms},
+		"a tenth of one, after a stop of 400 ms":  {400 * ms, 45 * ms, 5 * ms},
+		"late by 20 ms, for a millisecond's work": {300 * ms, 20 * ms, ms},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				const until = 100 * time.Second
+				spans := []span{{900 * ms, 900*ms + s.first}}
+				for at := spans[0].to + s.run; at < until; at += s.stop + s.run {
+					spans = append(spans, span{at, at + s.stop})
+				}
+				r := startStopped(t, Options{}, spans...)
+				defer r.shut()
+				silent, hb := newHeartbeat(0, 1000), newHeartbeat(1, 2000)
+				silent.Seq = 1
+				r.receive(t, silent, 0)
+				r.beat(t, hb, 1200*ms, until/2)
+				if at, off := r.offlines.of(hb.Device); off {
+					t.Errorf("a device that sent in time went offline at %v", at)
+				}
+				wakes := time.Duration(max(s.first, s.stop).Milliseconds()) + 4
+				most := spans[0].to + wakes*(s.stop+s.run+2*ms)
+				if at, off := r.offlines.of(silent.Device); !off || at > most {
+					t.Errorf("the silent device is offline: %v, at %v; should be by %v", off, at, most)
+				}
+			})
+		})
+	}
+}
+
 // TestPauseOfTheLoopGivesGrace: after a pause of ten seconds no device expires before it could be
 // heard again (I8).
 func TestPauseOfTheLoopGivesGrace(t *testing.T) {
