@@ -1,13 +1,5 @@
 package checkpoint
 
-import (
-	"encoding/binary"
-	"errors"
-	"fmt"
-
-	"github.com/cockroachdb/pebble/v2"
-)
-
 // cursorPrefix stands before the name of a cursor, among the store's own keys.
 const cursorPrefix = "\x00cursor/"
 
@@ -30,20 +22,11 @@ func (s *Store) SetCursor(name string, lsn uint64) error {
 func (s *Store) eachCursor(fn func(name string, lsn uint64) error) error {
 	end := []byte(cursorPrefix)
 	end[len(end)-1]++
-	db := s.db.Load()
-	if db == nil {
-		return nil
-	}
-	it, err := db.NewIter(&pebble.IterOptions{LowerBound: []byte(cursorPrefix), UpperBound: end})
-	if err != nil {
-		return fmt.Errorf("checkpoint: read %s: %w", s.dir, err)
-	}
-	for valid := it.First(); valid && err == nil; valid = it.Next() {
-		if len(it.Value()) != 8 {
-			err = s.damaged("", inStore, fmt.Errorf("%q has %d bytes, not 8", it.Key(), len(it.Value())))
-			break
+	return s.each([]byte(cursorPrefix), end, func(key, value []byte) error {
+		lsn, err := s.decodeNumber(key, value)
+		if err != nil {
+			return err
 		}
-		err = fn(string(it.Key()[len(cursorPrefix):]), binary.LittleEndian.Uint64(it.Value()))
-	}
-	return s.readError(errors.Join(err, it.Close()))
+		return fn(string(key[len(cursorPrefix):]), lsn)
+	})
 }

@@ -47,16 +47,6 @@ func (s *Store) start() error {
 	if err := s.openWritable(s.dir); err != nil {
 		return err
 	}
-	// Options and format first: until FILES is written again it names what was before.
-	if err := s.keeper.settle(); err != nil {
-		return err
-	}
-	if err := s.upgrade(); err != nil {
-		return err
-	}
-	if err := s.keeper.write(); err != nil {
-		return err
-	}
 	s.exists = true
 	return nil
 }
@@ -69,15 +59,6 @@ func (s *Store) create() error {
 	}
 	s.keeper.dir = fresh
 	if err := s.openWritable(fresh); err != nil {
-		return err
-	}
-	if err := s.keeper.settle(); err != nil {
-		return err
-	}
-	if err := s.upgrade(); err != nil {
-		return err
-	}
-	if err := s.keeper.write(); err != nil {
 		return err
 	}
 	if err := s.closePebble(); err != nil {
@@ -94,7 +75,8 @@ func (s *Store) create() error {
 	return dirsync.Sync(s.o.FS, s.o.FS.PathDir(s.dir))
 }
 
-// openWritable opens Pebble's part of the store in dir.
+// openWritable opens the store in dir for writing, and makes it one of formatVersion whose FILES
+// names what is there now.
 func (s *Store) openWritable(dir string) error {
 	db, err := s.openPebble(dir, s.o.FS)
 	if err != nil {
@@ -103,7 +85,14 @@ func (s *Store) openWritable(dir string) error {
 	s.at = dir
 	s.db.Store(db)
 	s.writable.Store(true)
-	return nil
+	// Options and format first: until FILES is written again it names what was before.
+	if err := s.keeper.settle(); err != nil {
+		return err
+	}
+	if err := s.upgrade(); err != nil {
+		return err
+	}
+	return s.keeper.write()
 }
 
 // closePebble closes Pebble's part of the store, if it is open.

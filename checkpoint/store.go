@@ -73,16 +73,23 @@ func (s *Store) LSN() uint64 { return s.lsn.Load() }
 // Load calls fn for each key in [lo, hi) in ascending order; hi nil means to the end. Key and value
 // are valid during the call.
 func (s *Store) Load(lo, hi []byte, fn func(key, value []byte) error) error {
+	return s.each(inner(lo), innerEnd(hi), func(key, value []byte) error {
+		return fn(key[1:], value)
+	})
+}
+
+// each is Load between the store's own keys.
+func (s *Store) each(lo, hi []byte, fn func(key, value []byte) error) error {
 	db := s.db.Load()
 	if db == nil {
 		return nil
 	}
-	it, err := db.NewIter(&pebble.IterOptions{LowerBound: inner(lo), UpperBound: innerEnd(hi)})
+	it, err := db.NewIter(&pebble.IterOptions{LowerBound: lo, UpperBound: hi})
 	if err != nil {
 		return fmt.Errorf("checkpoint: read %s: %w", s.dir, err)
 	}
 	for valid := it.First(); valid && err == nil; valid = it.Next() {
-		err = fn(it.Key()[1:], it.Value())
+		err = fn(it.Key(), it.Value())
 	}
 	return s.readError(errors.Join(err, it.Close()))
 }
@@ -241,10 +248,16 @@ func (s *Store) number(key []byte) (n uint64, found bool, err error) {
 	if err != nil || value == nil {
 		return 0, false, err
 	}
+	n, err = s.decodeNumber(key, value)
+	return n, err == nil, err
+}
+
+// decodeNumber is the number that a value of setNumber holds.
+func (s *Store) decodeNumber(key, value []byte) (uint64, error) {
 	if len(value) != 8 {
-		return 0, false, s.damaged("", inStore, fmt.Errorf("%q has %d bytes, not 8", key, len(value)))
+		return 0, s.damaged("", inStore, fmt.Errorf("%q has %d bytes, not 8", key, len(value)))
 	}
-	return binary.LittleEndian.Uint64(value), true, nil
+	return binary.LittleEndian.Uint64(value), nil
 }
 
 func inner(key []byte) []byte { return append([]byte{ownersPrefix}, key...) }
