@@ -13,6 +13,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
 	"github.com/google/uuid"
 
+	"rollcall/internal/faultfs"
 	"rollcall/internal/testseed"
 )
 
@@ -38,25 +39,12 @@ func version1(t testing.TB, secret string) *vfs.MemFS {
 	return fs
 }
 
-// linkFS makes links while no crash is taken: MemFS.Link of Pebble 2.1 takes its lock for reading
-// twice, and one that waits to write in between, as CrashClone does, stops both for ever.
-type linkFS struct {
-	vfs.FS
-	mu *sync.Mutex
-}
-
-func (f linkFS) Link(from, to string) error {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.FS.Link(from, to)
-}
-
 // crashes runs do and returns what a crash before each of its operations would have left.
 func crashes(t *testing.T, fs *vfs.MemFS, do func(fs vfs.FS)) (left []*vfs.MemFS) {
 	t.Helper()
 	rng := testseed.Rand(t)
 	var mu sync.Mutex
-	do(errorfs.Wrap(linkFS{fs, &mu}, errorfs.InjectorFunc(func(op errorfs.Op) error {
+	do(errorfs.Wrap(faultfs.GuardLinks(fs, &mu), errorfs.InjectorFunc(func(op errorfs.Op) error {
 		if op.Kind.ReadOrWrite() == errorfs.OpIsWrite && op.Kind != errorfs.OpLink {
 			mu.Lock()
 			defer mu.Unlock()

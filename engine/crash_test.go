@@ -19,6 +19,7 @@ import (
 
 	"rollcall/checkpoint"
 	"rollcall/datadir"
+	"rollcall/internal/faultfs"
 	"rollcall/internal/testseed"
 	"rollcall/record"
 	"rollcall/wal"
@@ -127,7 +128,7 @@ func newCrasher(t *testing.T, seed uint64) *crasher {
 
 // run does the work and checks what each crash left. It returns how many there were.
 func (c *crasher) run() int {
-	d := c.open(errorfs.Wrap(linkFS{c.fs, &c.mu}, errorfs.InjectorFunc(c.before)))
+	d := c.open(errorfs.Wrap(faultfs.GuardLinks(c.fs, &c.mu), errorfs.InjectorFunc(c.before)))
 	for _, device := range c.devices {
 		if device.retired {
 			c.beat(d, device)
@@ -161,19 +162,6 @@ func (c *crasher) run() int {
 		c.check(cl)
 	}
 	return len(clones)
-}
-
-// linkFS makes links while no crash is taken: MemFS.Link of Pebble 2.1 takes its lock for reading
-// twice, and one that waits to write in between, as CrashClone does, stops both for ever.
-type linkFS struct {
-	vfs.FS
-	mu *sync.Mutex
-}
-
-func (f linkFS) Link(from, to string) error {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.FS.Link(from, to)
 }
 
 // open opens log, store and engine on a file system.
