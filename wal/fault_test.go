@@ -15,53 +15,6 @@ import (
 	"rollcall/internal/faultfs"
 )
 
-// stallFS holds up the syncs of segments between stall and resume.
-type stallFS struct {
-	vfs.FS
-	mu      sync.Mutex
-	gate    chan struct{} // syncs wait until it is closed; nil: they pass
-	stalled chan struct{} // one token when a sync waits
-}
-
-func newStallFS(fs vfs.FS) *stallFS {
-	s := &stallFS{stalled: make(chan struct{}, 1)}
-	s.FS = errorfs.Wrap(fs, errorfs.InjectorFunc(func(op errorfs.Op) error {
-		if op.Kind == errorfs.OpFileSyncData {
-			s.pass()
-		}
-		return nil
-	}))
-	return s
-}
-
-func (s *stallFS) pass() {
-	s.mu.Lock()
-	gate := s.gate
-	s.mu.Unlock()
-	if gate != nil {
-		select {
-		case s.stalled <- struct{}{}:
-		default:
-		}
-		<-gate
-	}
-}
-
-func (s *stallFS) stall() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.gate = make(chan struct{})
-}
-
-func (s *stallFS) awaitStalled() { <-s.stalled }
-
-func (s *stallFS) resume() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	close(s.gate)
-	s.gate = nil
-}
-
 // failOn returns a file system whose operations of one kind on segments fail with err while on is
 // true.
 func failOn(fs vfs.FS, kind errorfs.OpKind, err error) (_ vfs.FS, on *atomic.Bool) {

@@ -10,7 +10,11 @@ import (
 	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
 	"github.com/google/uuid"
+
+	"rollcall/internal/faultfs"
+	"rollcall/internal/testwait"
 )
 
 // dir is the log's directory in every in-memory test.
@@ -47,6 +51,17 @@ func closeLog(t testing.TB, l *Log) {
 	if err := l.Close(); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// segmentSyncs is a Holds of faultfs.Gate: while it is shut, a batch is written and not synced.
+func segmentSyncs(op errorfs.Op) bool {
+	return op.Kind == errorfs.OpFileSyncData && strings.HasSuffix(op.Path, segmentSuffix)
+}
+
+// awaitHeld waits until an operation waits at a gate that is shut.
+func awaitHeld(t testing.TB, gate *faultfs.Gate) {
+	t.Helper()
+	testwait.Until(t, "the disk hangs", func() bool { return gate.Held() > 0 })
 }
 
 // add appends one record.

@@ -13,6 +13,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"go.uber.org/goleak"
 
+	"rollcall/internal/faultfs"
 	"rollcall/internal/testseed"
 	"rollcall/internal/testwait"
 )
@@ -162,12 +163,12 @@ func TestConcurrentAppends(t *testing.T) {
 // Waiters of the batch in flight, of the filling one and of an older one: none returns before its
 // sync (W3).
 func TestWait(t *testing.T) {
-	disk := newStallFS(vfs.NewMem())
-	l := start(t, small(disk))
+	gate := &faultfs.Gate{Holds: segmentSyncs}
+	l := start(t, small(gate.Wrap(vfs.NewMem())))
 	older := commit(t, l, "older")
-	disk.stall()
+	gate.Shut()
 	inFlight := add(t, l, "in flight")
-	disk.awaitStalled()
+	awaitHeld(t, gate)
 	filling := add(t, l, "filling")
 
 	results := make(chan uint64, 20)
@@ -193,7 +194,7 @@ func TestWait(t *testing.T) {
 	if len(results) != 0 {
 		t.Error("a waiter was woken before the sync")
 	}
-	disk.resume()
+	gate.Open()
 	for range cap(results) {
 		<-results
 	}
@@ -203,16 +204,16 @@ func TestWait(t *testing.T) {
 // A waiter that comes when its batch is already in flight must not wait for the next one: there may
 // be none.
 func TestWaitForTheLastBatch(t *testing.T) {
-	disk := newStallFS(vfs.NewMem())
-	l := start(t, small(disk))
+	gate := &faultfs.Gate{Holds: segmentSyncs}
+	l := start(t, small(gate.Wrap(vfs.NewMem())))
 	for range 50 {
-		disk.stall()
+		gate.Shut()
 		lsn := add(t, l, "x")
-		disk.awaitStalled()
+		awaitHeld(t, gate)
 		done := make(chan error)
 		go func() { done <- l.Wait(lsn) }()
 		runtime.Gosched()
-		disk.resume()
+		gate.Open()
 		if err := <-done; err != nil {
 			t.Fatal(err)
 		}
@@ -254,11 +255,11 @@ func TestCommitWaitsForCopies(t *testing.T) {
 // has a credit is never turned away.
 func TestCreditsAccountForEveryByte(t *testing.T) {
 	rng := testseed.Rand(t)
-	disk := newStallFS(vfs.NewMem())
-	l := start(t, small(disk))
-	disk.stall() // so that nothing but the test moves bytes
+	gate := &faultfs.Gate{Holds: segmentSyncs}
+	l := start(t, small(gate.Wrap(vfs.NewMem())))
+	gate.Shut() // so that nothing but the test moves bytes
 	add(t, l, "in flight")
-	disk.awaitStalled()
+	awaitHeld(t, gate)
 	var reserved []int // the sizes of credits that are out
 	refused := 0
 	for range 2000 {
@@ -296,7 +297,7 @@ func TestCreditsAccountForEveryByte(t *testing.T) {
 	if refused == 0 {
 		t.Error("the buffer was never full")
 	}
-	disk.resume()
+	gate.Open()
 	closeLog(t, l)
 	if !l.credits.allHome() {
 		t.Errorf("after Close %d bytes are free", l.credits.free())
@@ -345,11 +346,11 @@ func TestHotPathDoesNotAllocate(t *testing.T) {
 		t.Errorf("Wait allocates %v times", n)
 	}
 	// The commit loop allocates per batch, so Append is measured where none can be committed.
-	stalled := newStallFS(vfs.NewMem())
-	s := start(t, Options{FS: stalled})
-	stalled.stall()
+	gate := &faultfs.Gate{Holds: segmentSyncs}
+	s := start(t, Options{FS: gate.Wrap(vfs.NewMem())})
+	gate.Shut()
 	add(t, s, "in flight")
-	stalled.awaitStalled()
+	awaitHeld(t, gate)
 	if n := testing.AllocsPerRun(1000, func() {
 		if err := s.Reserve(len(record), 0); err != nil {
 			t.Fatal(err)
@@ -358,13 +359,13 @@ func TestHotPathDoesNotAllocate(t *testing.T) {
 	}); n != 0 {
 		t.Errorf("Reserve and Append allocate %v times", n)
 	}
-	stalled.resume()
+	gate.Open()
 	closeLog(t, s)
 }
 
 func TestReserveLimits(t *testing.T) {
-	disk := newStallFS(vfs.NewMem())
-	l := open(t, small(disk))
+	gate := &faultfs.Gate{Holds: segmentSyncs}
+	l := open(t, small(gate.Wrap(vfs.NewMem())))
 	if err := l.Reserve(1, 0); err != ErrClosed {
 		t.Errorf("before Start: %v", err)
 	}
@@ -377,10 +378,10 @@ func TestReserveLimits(t *testing.T) {
 		}
 	}
 	// One buffer is in flight, the other fills up.
-	disk.stall()
+	gate.Shut()
 	full := string(make([]byte, minBufferBytes-recordOverhead))
 	add(t, l, full)
-	disk.awaitStalled()
+	awaitHeld(t, gate)
 	if err := l.Reserve(len(full), 0); err != nil {
 		t.Fatal(err)
 	}
@@ -398,7 +399,7 @@ func TestReserveLimits(t *testing.T) {
 		t.Error(err)
 	}
 	last := l.Append(make([]byte, 10), 0)
-	disk.resume()
+	gate.Open()
 	if err := l.Wait(last); err != nil {
 		t.Error(err)
 	}

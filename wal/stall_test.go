@@ -80,7 +80,7 @@ func testStalledDisk(t *testing.T, mode SyncMode) {
 	gate.Shut()
 	first := add(t, l, "meanwhile")
 	waiter := waits(l, first)
-	testwait.Until(t, "the disk hangs", func() bool { return gate.Held() > 0 })
+	awaitHeld(t, gate)
 	second := uint64(0)
 	if err := l.Reserve(len("behind"), 0); err == nil {
 		second = l.Append([]byte("behind"), 0)
@@ -314,7 +314,7 @@ func TestAcknowledgedIsWritten(t *testing.T) {
 			for i := range 20 {
 				if i%4 == 1 {
 					gate.Shut()
-					testwait.Until(t, "the disk hangs", func() bool { return gate.Held() > 0 })
+					awaitHeld(t, gate)
 				} else {
 					gate.Open()
 				}

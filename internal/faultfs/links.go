@@ -6,9 +6,9 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 )
 
-// GuardLinks returns fs with links that are made while mu is held, which is held around CrashClone,
-// too: MemFS.Link of Pebble 2.1 takes its lock for reading twice, and one that waits to write in
-// between, as CrashClone does, stops both for ever.
+// GuardLinks returns fs with a Link that holds mu, as a caller of CrashClone must: MemFS.Link of
+// Pebble 2.1 takes its lock for reading twice, and one that waits to write in between, as
+// CrashClone does, stops both for ever.
 func GuardLinks(fs *vfs.MemFS, mu *sync.Mutex) vfs.FS { return linkFS{fs, mu} }
 
 type linkFS struct {
