@@ -345,7 +345,7 @@ func (c *control) start(durable func() uint64) {
 }
 
 // run writes the durable LSN down, when it has moved, until stop is closed. A failure to is not one
-// of the log: what the file says stays true.
+// of the log: what the file says stays true. Before, it looks at the files: they must be the log's.
 func (c *control) run(durable func() uint64) {
 	defer close(c.done)
 	ticker := time.NewTicker(refreshEvery)
@@ -356,6 +356,10 @@ func (c *control) run(durable func() uint64) {
 		case <-c.stop:
 			return
 		case <-ticker.C:
+		}
+		if err := c.look(); err != nil {
+			c.dir.guard.replaced(err)
+			return
 		}
 		err := c.refresh(durable())
 		if err != nil && !failing {

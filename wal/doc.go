@@ -56,6 +56,8 @@
 //   - W11: the log's path leads to the directory that is locked, or the log fails: it is looked at
 //     each second, before a file is made or removed, and by Sync. A log that is given a file system
 //     which holds its directory open (internal/rootfs) touches no other one meanwhile (guard.go).
+//     So it is with the control file and the newest segment: they are looked at each second
+//     (controllook.go).
 //
 // # What a crash leaves, and what recovery makes of it
 //

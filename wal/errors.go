@@ -26,6 +26,9 @@ var (
 	// ErrMoved: the path does not lead to the log's directory any more. Wrapped in ErrFailed. What
 	// is there now was not touched.
 	ErrMoved = errors.New("wal: the directory was removed or replaced")
+	// ErrReplaced: the control file, or the newest segment, was removed or replaced while the log
+	// worked on it. Wrapped in ErrFailed.
+	ErrReplaced = errors.New("wal: a file was removed or replaced under the log")
 	// ErrIncomplete: the directory is a copy that was not finished.
 	ErrIncomplete = errors.New("wal: the directory is a copy that was never finished")
 	// ErrTooLarge: the record is longer than MaxRecord or than the commit buffer.

@@ -42,13 +42,25 @@ func (g *guard) check() error {
 	}
 	var moved *dirlock.MovedError
 	if err := g.lock.Check(); errors.As(err, &moved) {
-		g.moved.CompareAndSwap(nil, &outcome{fmt.Errorf("%w: %w", ErrMoved, moved)})
-		g.wake()
+		g.fail(fmt.Errorf("%w: %w", ErrMoved, moved))
 	}
 	return g.failure()
 }
 
-// failure returns what check found, at the cost of a load.
+// replaced lets the log fail for a file that is not the log's any more, unless the whole directory
+// is not, which says more.
+func (g *guard) replaced(err error) {
+	if !g.closed.Load() && g.check() == nil {
+		g.fail(fmt.Errorf("%w: %w", ErrReplaced, err))
+	}
+}
+
+func (g *guard) fail(err error) {
+	g.moved.CompareAndSwap(nil, &outcome{err})
+	g.wake()
+}
+
+// failure returns what check or replaced found, at the cost of a load.
 func (g *guard) failure() error {
 	if moved := g.moved.Load(); moved != nil {
 		return moved.err

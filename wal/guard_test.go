@@ -160,6 +160,78 @@ func TestMovedDirectoryFailsTheLog(t *testing.T) {
 	}
 }
 
+// TestReplacedFileFailsTheLog (W11): so it is when a file that the log works on is removed, cut or
+// replaced, and LOCK left alone, as when a backup is copied into the directory.
+func TestReplacedFileFailsTheLog(t *testing.T) {
+	newest := func(dir string) string {
+		l, err := OpenReadOnly(dir, small(vfs.Default))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer closeLog(t, l)
+		return filepath.Join(dir, nameOf(l.control.known().newest.number))
+	}
+	for what, change := range map[string]func(dir, older, other string) error{
+		"CONTROL removed": func(dir, _, _ string) error {
+			return os.Remove(filepath.Join(dir, ControlName))
+		},
+		"CONTROL an older one": func(dir, older, _ string) error {
+			return overwrite(filepath.Join(older, ControlName), filepath.Join(dir, ControlName))
+		},
+		"CONTROL another directory's": func(dir, _, other string) error {
+			return overwrite(filepath.Join(other, ControlName), filepath.Join(dir, ControlName))
+		},
+		"the newest segment removed": func(dir, _, _ string) error { return os.Remove(newest(dir)) },
+		"the newest segment cut":     func(dir, _, _ string) error { return os.Truncate(newest(dir), 100) },
+		"the newest segment another's": func(dir, _, other string) error {
+			path := newest(dir)
+			return overwrite(filepath.Join(other, filepath.Base(path)), path)
+		},
+	} {
+		t.Run(what, func(t *testing.T) {
+			top := t.TempDir()
+			dir, older, other := filepath.Join(top, "data"), filepath.Join(top, "older"),
+				filepath.Join(top, "other")
+			synctest.Test(t, func(t *testing.T) {
+				closeLog(t, guarded(t, dir))
+				if err := os.CopyFS(older, os.DirFS(dir)); err != nil {
+					t.Fatal(err)
+				}
+				for range 2 {
+					closeLog(t, guarded(t, other))
+				}
+				l := guarded(t, dir)
+				time.Sleep(2 * refreshEvery) // all is well
+				synctest.Wait()
+				if err := l.Err(); err != nil {
+					t.Fatal(err)
+				}
+				if err := change(dir, older, other); err != nil {
+					t.Fatal(err)
+				}
+				time.Sleep(refreshEvery)
+				synctest.Wait()
+				if err := l.Err(); !errors.Is(err, ErrFailed) || !errors.Is(err, ErrReplaced) ||
+					!strings.Contains(err.Error(), dir) {
+					t.Errorf("the log failed with %v", err)
+				}
+				if err := l.Close(); !errors.Is(err, ErrReplaced) {
+					t.Errorf("Close says %v", err)
+				}
+			})
+		})
+	}
+}
+
+// overwrite copies a file over another, whose inode stays.
+func overwrite(from, to string) error {
+	b, err := os.ReadFile(from)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(to, b, 0o600)
+}
+
 // TestPutBackIsTooLate: a log that was found elsewhere stays failed.
 func TestPutBackIsTooLate(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "data")

@@ -35,6 +35,11 @@ const movedAdvice = "what was acknowledged is in the directory that was locked, 
 	"server must be stopped before its directory is moved, removed or restored, and its LOCK " +
 	"is never stale"
 
+// replacedAdvice is for a log that failed with wal.ErrReplaced.
+const replacedAdvice = "put the file back if it is still there, else restore a backup: rollcall " +
+	"inspect says what a start makes of the directory. A server must be stopped before a file " +
+	"in its directory is moved, removed or restored"
+
 // moreDevices is how more devices may be known. --max-devices that is not set follows the limit.
 const moreDevices = "raise the memory limit, or --max-devices where it is set, and restart, " +
 	"or let --forget-after forget devices sooner"

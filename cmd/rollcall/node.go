@@ -139,8 +139,11 @@ func (n *node) logFailure() error {
 	case <-n.log.Failed():
 		err := n.log.Err()
 		todo := "check the disk, then start again: recovery begins from what was acknowledged"
-		if errors.Is(err, wal.ErrMoved) {
+		switch {
+		case errors.Is(err, wal.ErrMoved):
 			todo = movedAdvice
+		case errors.Is(err, wal.ErrReplaced):
+			todo = replacedAdvice
 		}
 		return fmt.Errorf("the log failed, so nothing can be promised any more: %w; %s", err, todo)
 	default:
