@@ -3,8 +3,10 @@ package bench
 import (
 	"os"
 	"syscall"
+
+	"rollcall/internal/eintr"
 )
 
 func fdatasync(f *os.File) error {
-	return retry(func() error { return syscall.Fdatasync(int(f.Fd())) })
+	return eintr.Retry(func() error { return syscall.Fdatasync(int(f.Fd())) })
 }

@@ -2,6 +2,10 @@
 
 package bench
 
-import "os"
+import (
+	"os"
 
-func fdatasync(f *os.File) error { return retry(f.Sync) }
+	"rollcall/internal/eintr"
+)
+
+func fdatasync(f *os.File) error { return eintr.Retry(f.Sync) }

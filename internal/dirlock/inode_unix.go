@@ -13,6 +13,8 @@ import (
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"golang.org/x/sys/unix"
+
+	"rollcall/internal/eintr"
 )
 
 // inode is a file, whatever its name. The zero inode is none.
@@ -26,7 +28,7 @@ func inodeOf(f vfs.File) (inode, error) {
 		return inode{}, nil
 	}
 	var s unix.Stat_t
-	if err := ignoringEINTR(func() error { return unix.Fstat(int(f.Fd()), &s) }); err != nil {
+	if err := eintr.Retry(func() error { return unix.Fstat(int(f.Fd()), &s) }); err != nil {
 		return inode{}, err
 	}
 	return inode{uint64(s.Dev), s.Ino}, nil
@@ -35,18 +37,10 @@ func inodeOf(f vfs.File) (inode, error) {
 // inodeAt returns what a path leads to.
 func inodeAt(path string) (inode, error) {
 	var s unix.Stat_t
-	if err := ignoringEINTR(func() error { return unix.Stat(path, &s) }); err != nil {
+	if err := eintr.Retry(func() error { return unix.Stat(path, &s) }); err != nil {
 		return inode{}, &fs.PathError{Op: "stat", Path: path, Err: err}
 	}
 	return inode{uint64(s.Dev), s.Ino}, nil
-}
-
-func ignoringEINTR(fn func() error) error {
-	for {
-		if err := fn(); err != unix.EINTR {
-			return err
-		}
-	}
 }
 
 // held are the files that this process has locked. The kernel does not tell a process of its own
@@ -90,7 +84,7 @@ func (l *Lock) lockFile() (err error) {
 		return err
 	}
 	lock := unix.Flock_t{Type: unix.F_WRLCK, Whence: io.SeekStart}
-	err = ignoringEINTR(func() error { return unix.FcntlFlock(f.Fd(), unix.F_SETLK, &lock) })
+	err = eintr.Retry(func() error { return unix.FcntlFlock(f.Fd(), unix.F_SETLK, &lock) })
 	if err == unix.EAGAIN || err == unix.EACCES {
 		pid, _ := ownerOf(f.Fd())
 		return errors.Join(&HeldError{Dir: l.path, PID: pid}, f.Close())
@@ -115,7 +109,7 @@ func (l *Lock) lockFile() (err error) {
 // ownerOf returns the process that has locked a file; 0: none, or this one, or it cannot be told.
 func ownerOf(fd uintptr) (pid int, err error) {
 	lock := unix.Flock_t{Type: unix.F_WRLCK, Whence: io.SeekStart}
-	err = ignoringEINTR(func() error { return unix.FcntlFlock(fd, unix.F_GETLK, &lock) })
+	err = eintr.Retry(func() error { return unix.FcntlFlock(fd, unix.F_GETLK, &lock) })
 	if err != nil || lock.Type == unix.F_UNLCK {
 		return 0, err
 	}

@@ -10,6 +10,8 @@ package filelock
 import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"golang.org/x/sys/unix"
+
+	"rollcall/internal/eintr"
 )
 
 // Share takes a lock that excludes Exclusive, until f is closed. False: f is locked exclusively.
@@ -34,9 +36,5 @@ func try(f vfs.File, how int) error {
 	if fd == vfs.InvalidFd {
 		return nil
 	}
-	for {
-		if err := unix.Flock(int(fd), how|unix.LOCK_NB); err != unix.EINTR {
-			return err
-		}
-	}
+	return eintr.Retry(func() error { return unix.Flock(int(fd), how|unix.LOCK_NB) })
 }

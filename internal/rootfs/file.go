@@ -1,10 +1,9 @@
 package rootfs
 
 import (
-	"errors"
-	"syscall"
-
 	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"rollcall/internal/eintr"
 )
 
 // file is an open file or directory. Its descriptor is the inner one's.
@@ -40,24 +39,14 @@ func (f *file) Stat() (vfs.FileInfo, error) {
 
 func (f *file) Close() error { return f.names.user(f.File.Close()) }
 
-func (f *file) Sync() error { return f.names.user(uninterrupted(f.File.Sync)) }
+func (f *file) Sync() error { return f.names.user(eintr.Retry(f.File.Sync)) }
 
-func (f *file) SyncData() error { return f.names.user(uninterrupted(f.File.SyncData)) }
+func (f *file) SyncData() error { return f.names.user(eintr.Retry(f.File.SyncData)) }
 
 func (f *file) SyncTo(length int64) (fullSync bool, err error) {
-	err = uninterrupted(func() (err error) {
+	err = eintr.Retry(func() (err error) {
 		fullSync, err = f.File.SyncTo(length)
 		return err
 	})
 	return fullSync, f.names.user(err)
-}
-
-// uninterrupted calls fn until no signal interrupts it. The runtime's own signals restart a call
-// (SA_RESTART), but signal(7) names some that return EINTR all the same.
-func uninterrupted(fn func() error) error {
-	for {
-		if err := fn(); !errors.Is(err, syscall.EINTR) {
-			return err
-		}
-	}
 }
