@@ -204,15 +204,16 @@ func (c *committer) seal() *batch {
 	return b
 }
 
-// publish moves the committed LSN, wakes the batch's waiters at once and tells the owner.
+// publish counts the batch, moves the committed LSN, wakes the batch's waiters at once and tells
+// the owner. It counts first: a caller that is answered finds its record in the figures.
 func (c *committer) publish(b *batch, took time.Duration) {
 	last := b.last()
-	c.progress.commit(last)
-	c.readers.signal()
 	c.stats.addBatch(b.records, b.bytes)
 	if c.observe != nil {
 		c.observe(b.records, took)
 	}
+	c.progress.commit(last)
+	c.readers.signal()
 	if c.committed != nil {
 		c.committed(b.first, last, b.all, b.stamp.Load(), took)
 	}

@@ -489,6 +489,28 @@ func TestSyncInEveryMode(t *testing.T) {
 	}
 }
 
+// TestAnsweredIsCounted: when a waiter is woken, its batch is in Stats and was observed.
+func TestAnsweredIsCounted(t *testing.T) {
+	o := small(vfs.NewMem())
+	var l *Log
+	observed := uint64(0)
+	o.ObserveCommit = func(records uint64, _ time.Duration) {
+		observed += records
+		if s := l.Stats(); s.Records != observed || s.Committed >= observed {
+			t.Errorf("%d records observed, %d counted, committed through %d already", observed,
+				s.Records, s.Committed)
+		}
+	}
+	l = start(t, o)
+	for range 10 {
+		commit(t, l, "record")
+	}
+	closeLog(t, l)
+	if observed != 10 {
+		t.Errorf("%d records observed, want 10", observed)
+	}
+}
+
 func TestLocked(t *testing.T) {
 	fs := vfs.NewMem()
 	l := open(t, small(fs))

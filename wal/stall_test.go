@@ -31,12 +31,19 @@ func hanging(gate *faultfs.Gate, fs vfs.FS, mode SyncMode) Options {
 // busy machine a commit may take longer than a test's stallAfter.
 func commitSoon(t testing.TB, l *Log, record string) (lsn uint64) {
 	t.Helper()
+	lsn = addSoon(t, l, record)
+	waitSoon(t, l, lsn)
+	return lsn
+}
+
+// addSoon appends one record once the log takes it. A stall that the turn before ends outlasts the
+// answer to its waiters by a moment.
+func addSoon(t testing.TB, l *Log, record string) (lsn uint64) {
+	t.Helper()
 	testwait.Until(t, "the log takes a record", func() bool {
 		return l.Reserve(len(record), time.Second) == nil
 	})
-	lsn = l.Append([]byte(record), 0)
-	waitSoon(t, l, lsn)
-	return lsn
+	return l.Append([]byte(record), 0)
 }
 
 // waitSoon waits until a record may be acknowledged.
@@ -78,7 +85,7 @@ func testStalledDisk(t *testing.T, mode SyncMode) {
 	want := []string{"before", "meanwhile", "behind", "after"}
 	commitSoon(t, l, want[0])
 	gate.Shut()
-	first := add(t, l, "meanwhile")
+	first := addSoon(t, l, "meanwhile")
 	waiter := waits(l, first)
 	awaitHeld(t, gate)
 	second := uint64(0)
