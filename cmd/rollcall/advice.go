@@ -15,12 +15,25 @@ import (
 	"rollcall/wal"
 )
 
-// advice is what an operator can do about an error. Packages report facts; only cmd knows the
-// flags.
-var advice = []struct {
+// advice is what an operator can do about each of some errors. Packages report facts; only cmd
+// knows the flags.
+type advice []struct {
 	err  error
 	text string
-}{
+}
+
+// add adds its text to an error that the list has; false: it has none.
+func (list advice) add(err error) (_ error, found bool) {
+	for _, a := range list {
+		if errors.Is(err, a.err) {
+			return fmt.Errorf("%w; %s", err, a.text), true
+		}
+	}
+	return err, false
+}
+
+// reported are errors of all packages.
+var reported = advice{
 	{wal.ErrLocked, "stop the other process, or give --data-dir another directory"},
 	{engine.ErrLogShort, "the disk lost what it had confirmed, or segments were taken away: " +
 		"restore the data directory from a backup"},
@@ -40,16 +53,24 @@ const replacedAdvice = "put the file back if it is still there, else restore a b
 	"inspect says what a start makes of the directory. A server must be stopped before a file " +
 	"in its directory is moved, removed or restored"
 
+// refused are what the system answers in the data directory.
+var refused = advice{
+	{fs.ErrPermission, "the server's user must be able to write there: chown the directory, or " +
+		"give --data-dir another one"},
+	{syscall.EROFS, "mount it writable, or give --data-dir another directory"},
+	{syscall.EISDIR, "something else was put there: move it away"},
+	{syscall.ENOTDIR, "something else is there: move it away, or give --data-dir another directory"},
+	{syscall.ENOSPC, "free disk space and start again"},
+}
+
 // moreDevices is how more devices may be known. --max-devices that is not set follows the limit.
 const moreDevices = "raise the memory limit, or --max-devices where it is set, and restart, " +
 	"or let --forget-after forget devices sooner"
 
 // advise adds to an error what an operator can do about it, and to a wrong option its flag.
 func advise(err error) error {
-	for _, a := range advice {
-		if errors.Is(err, a.err) {
-			return fmt.Errorf("%w; %s", err, a.text)
-		}
+	if advised, found := reported.add(err); found {
+		return advised
 	}
 	return nameFlags(datadir.Advise(err))
 }
@@ -57,22 +78,7 @@ func advise(err error) error {
 // adviseOnDirectory adds to what the system refuses in the data directory what an operator can do
 // about it.
 func adviseOnDirectory(err error) error {
-	for _, a := range []struct {
-		err  error
-		text string
-	}{
-		{fs.ErrPermission, "the server's user must be able to write there: chown the directory, or " +
-			"give --data-dir another one"},
-		{syscall.EROFS, "mount it writable, or give --data-dir another directory"},
-		{syscall.EISDIR, "something else was put there: move it away"},
-		{syscall.ENOTDIR, "something else is there: move it away, or give --data-dir another " +
-			"directory"},
-		{syscall.ENOSPC, "free disk space and start again"},
-	} {
-		if errors.Is(err, a.err) {
-			return fmt.Errorf("%w; %s", err, a.text)
-		}
-	}
+	err, _ = refused.add(err)
 	return err
 }
 
