@@ -138,14 +138,14 @@ func (n *node) logFailure() error {
 	select {
 	case <-n.log.Failed():
 		err := n.log.Err()
-		todo := "check the disk, then start again: recovery begins from what was acknowledged"
+		remedy := "check the disk, then start again: recovery begins from what was acknowledged"
 		switch {
 		case errors.Is(err, wal.ErrMoved):
-			todo = movedAdvice
+			remedy = movedAdvice
 		case errors.Is(err, wal.ErrReplaced):
-			todo = replacedAdvice
+			remedy = replacedAdvice
 		}
-		return fmt.Errorf("the log failed, so nothing can be promised any more: %w; %s", err, todo)
+		return fmt.Errorf("the log failed, so nothing can be promised any more: %w; %s", err, remedy)
 	default:
 		return nil
 	}
