@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"rollcall/internal/testtree"
 	"rollcall/internal/testwait"
 )
 
@@ -17,7 +18,7 @@ func TestKilledBackup(t *testing.T) {
 	source := baseDir(t, closedBase)
 	for _, reached := range []string{controlFile, checkpointDir, "00000000000000000001.wal"} {
 		d := killedBackup(t, source, reached)
-		before := hashDir(t, d.dir)
+		before := testtree.Of(t, d.dir)
 		r, serves := d.trial()
 		code, out, errs := tool(t, "inspect", d.dir)
 		target := filepath.Join(t.TempDir(), "copy")
@@ -32,7 +33,7 @@ func TestKilledBackup(t *testing.T) {
 				}
 			}
 		}
-		if diff := differences(before, hashDir(t, d.dir)); diff != "" {
+		if diff := before.Changes(testtree.Of(t, d.dir)); diff != "" {
 			t.Errorf("killed at %s: it was changed:\n%s", reached, diff)
 		}
 	}

@@ -4,6 +4,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"rollcall/internal/testtree"
 )
 
 // damageCase is one kind of damage, what a server, inspect and backup make of it, and what they
@@ -60,10 +62,10 @@ func TestDamage(t *testing.T) {
 // judge runs inspect, backup and serve on a damaged directory.
 func (d *damaged) judge(c damageCase) {
 	d.t.Helper()
-	before := hashDir(d.t, d.dir)
+	before := testtree.Of(d.t, d.dir)
 	unchanged := func(by string) {
 		d.t.Helper()
-		if diff := differences(before, hashDir(d.t, d.dir)); diff != "" {
+		if diff := before.Changes(testtree.Of(d.t, d.dir)); diff != "" {
 			d.t.Errorf("%s changed the directory:\n%s", by, diff)
 		}
 	}

@@ -6,7 +6,6 @@ import (
 	endian "encoding/binary"
 	"errors"
 	"fmt"
-	"hash/maphash"
 	"io"
 	"io/fs"
 	"os"
@@ -292,65 +291,6 @@ func copyFile(from, to string) (err error) {
 			return out.Truncate(at)
 		}
 	}
-}
-
-var hashSeed = maphash.MakeSeed()
-
-// hashDir is a hash of each thing in a directory, by name: of its mode, size and content. No
-// directory has none.
-func hashDir(t *testing.T, dir string) map[string]string {
-	t.Helper()
-	hashes := map[string]string{}
-	err := filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
-		if errors.Is(err, fs.ErrNotExist) && path == dir {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		info, err := e.Info()
-		if err != nil {
-			return err
-		}
-		name := "." + strings.TrimPrefix(path, dir)
-		hashes[name] = info.Mode().String()
-		if !e.Type().IsRegular() {
-			return nil
-		}
-		f, err := os.Open(path)
-		if err != nil {
-			return err
-		}
-		defer f.Close()
-		var h maphash.Hash
-		h.SetSeed(hashSeed)
-		n, err := io.Copy(&h, f)
-		hashes[name] += fmt.Sprintf(", %d bytes, %x", n, h.Sum64())
-		return err
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return hashes
-}
-
-// differences names what is not the same in two hashes of a directory; "" when nothing.
-func differences(before, after map[string]string) string {
-	var lines []string
-	for name, was := range before {
-		if is, ok := after[name]; !ok {
-			lines = append(lines, name+" is gone")
-		} else if is != was {
-			lines = append(lines, fmt.Sprintf("%s was %s, is %s", name, was, is))
-		}
-	}
-	for name := range after {
-		if _, ok := before[name]; !ok {
-			lines = append(lines, name+" is new")
-		}
-	}
-	slices.Sort(lines)
-	return strings.Join(lines, "\n")
 }
 
 // last, middle and first are segments by where they are. first is the first one that is needed

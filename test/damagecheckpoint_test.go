@@ -9,6 +9,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"rollcall/internal/testtree"
 )
 
 // checkpointCases are damages of the checkpoint: each of its files missing, short and changed.
@@ -98,12 +100,12 @@ func TestPortTaken(t *testing.T) {
 	defer ln.Close()
 	for _, flag := range []string{"--listen=", "--admin-listen="} {
 		d := baseDir(t, closedBase).copy(t)
-		before := hashDir(t, d.dir)
+		before := testtree.Of(t, d.dir)
 		r, serves := d.trial(flag + ln.Addr().String())
 		if serves || !strings.Contains(lastLine(r.logs()), "address already in use") {
 			t.Errorf("serves: %v\n%s", serves, r.logs())
 		}
-		if diff := differences(before, hashDir(t, d.dir)); diff != "" {
+		if diff := before.Changes(testtree.Of(t, d.dir)); diff != "" {
 			t.Errorf("%s: the refused start changed the directory:\n%s", flag, diff)
 		}
 		d.dir = filepath.Join(t.TempDir(), "not", "there")

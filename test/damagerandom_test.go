@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"rollcall/internal/testseed"
+	"rollcall/internal/testtree"
 )
 
 // damageRounds is how often TestRandomDamage damages a directory. ROLLCALL_DAMAGE_ROUNDS raises it.
@@ -42,7 +43,7 @@ func TestRandomDamage(t *testing.T) {
 	for round := range damageRounds(t) {
 		d := baseDir(t, names[rng.IntN(len(names))]).copy(t)
 		what, untold := d.harmAtRandom(rng)
-		before := hashDir(t, d.dir)
+		before := testtree.Of(t, d.dir)
 		code, shown, _ := tool(t, "inspect", d.dir, "--devices", "0")
 		r, serves := d.trial()
 		if serves != (code == 0) {
@@ -54,7 +55,7 @@ func TestRandomDamage(t *testing.T) {
 			r.kill()
 		} else {
 			refused++
-			if diff := differences(before, hashDir(t, d.dir)); diff != "" {
+			if diff := before.Changes(testtree.Of(t, d.dir)); diff != "" {
 				t.Errorf("round %d: %s: the refused start changed the directory:\n%s", round, what, diff)
 			}
 			says := lastLine(r.logs())

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"rollcall/internal/testproc"
+	"rollcall/internal/testtree"
 	"rollcall/internal/testwait"
 )
 
@@ -84,7 +85,7 @@ func TestDirectoryRestoredUnderTheServer(t *testing.T) {
 	if code, out, errs := tool(t, "backup", r.dir, backup); code != 0 {
 		t.Fatalf("backup: %d %s%s", code, out, errs)
 	}
-	restored := hashDir(t, backup)
+	restored := testtree.Of(t, backup)
 	s := r.sender(b["user_id"].(string))
 	if status := s.send(); status != 204 {
 		t.Fatal(status)
@@ -96,7 +97,7 @@ func TestDirectoryRestoredUnderTheServer(t *testing.T) {
 	for s.send() == 204 { // until it ends
 	}
 	r.wantMovedExit()
-	if diff := differences(restored, hashDir(t, r.dir)); diff != "" {
+	if diff := restored.Changes(testtree.Of(t, r.dir)); diff != "" {
 		t.Errorf("the server changed the restored directory:\n%s", diff)
 	}
 	device := s.beat["device_id"].(string)
@@ -173,13 +174,13 @@ func TestRefusedStartLeavesNoTrace(t *testing.T) {
 	served.terminate()
 	for _, flag := range []string{"--listen=", "--admin-listen="} {
 		for _, dir := range []string{filepath.Join(t.TempDir(), "a", "data"), served.dir} {
-			before := hashDir(t, filepath.Dir(dir))
+			before := testtree.Of(t, filepath.Dir(dir))
 			r := &rig{t: t, dir: dir, env: secretsEnv, flags: []string{flag + busy.Addr().String()}}
 			out, err := r.command().CombinedOutput()
 			if err == nil || !strings.Contains(string(out), "address already in use") {
 				t.Fatalf("%s: %v\n%s", flag, err, out)
 			}
-			if diff := differences(before, hashDir(t, filepath.Dir(dir))); diff != "" {
+			if diff := before.Changes(testtree.Of(t, filepath.Dir(dir))); diff != "" {
 				t.Errorf("%s: the refused start changed\n%s", flag, diff)
 			}
 			if filepath.Base(filepath.Dir(dir)) == "a" {

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"rollcall/internal/testseed"
+	"rollcall/internal/testtree"
 )
 
 // version1 holds two data directories that the last server of format version 1 left: closed in
@@ -99,10 +100,10 @@ func TestVersion1(t *testing.T) {
 	for _, kind := range []string{"closed", "killed"} {
 		t.Run(kind, func(t *testing.T) {
 			d := unpackVersion1(t, kind)
-			before := hashDir(t, d.dir)
+			before := testtree.Of(t, d.dir)
 			unchanged := func(by string) {
 				t.Helper()
-				if diff := differences(before, hashDir(t, d.dir)); diff != "" {
+				if diff := before.Changes(testtree.Of(t, d.dir)); diff != "" {
 					t.Errorf("%s changed the directory:\n%s", by, diff)
 				}
 			}

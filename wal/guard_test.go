@@ -3,10 +3,8 @@
 package wal
 
 import (
-	"crypto/sha256"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -18,6 +16,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"rollcall/internal/rootfs"
+	"rollcall/internal/testtree"
 )
 
 // changes are the ways in which a path can come to lead elsewhere under a log that works there.
@@ -30,24 +29,6 @@ var changes = map[string]func(dir string) error{
 		path := filepath.Join(dir, LockName)
 		return errors.Join(os.Remove(path), os.WriteFile(path, nil, 0o600))
 	},
-}
-
-// hashTree is what lies in a directory: names and contents. A directory that is not there is empty.
-func hashTree(t *testing.T, dir string) string {
-	t.Helper()
-	h := sha256.New()
-	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
-		if err != nil || d.IsDir() {
-			return err
-		}
-		b, err := os.ReadFile(path)
-		fmt.Fprintf(h, "%s %d\n%s", path, len(b), b)
-		return err
-	})
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		t.Fatal(err)
-	}
-	return fmt.Sprintf("%x", h.Sum(nil))
 }
 
 // guarded is a started log on the disk, with some segments.
@@ -143,7 +124,7 @@ func TestMovedDirectoryFailsTheLog(t *testing.T) {
 					if err := change(dir); err != nil {
 						t.Fatal(err)
 					}
-					before := hashTree(t, dir)
+					before := testtree.Of(t, dir)
 					notice(t, l)
 					wantMoved(t, l, dir)
 					if took := time.Since(began); took > guardEvery {
@@ -152,8 +133,9 @@ func TestMovedDirectoryFailsTheLog(t *testing.T) {
 					if err := l.Close(); !errors.Is(err, ErrMoved) {
 						t.Errorf("Close says %v", err)
 					}
-					if runtime.GOOS == "linux" && what != "LOCK made again" && hashTree(t, dir) != before {
-						t.Error("what is there now was changed")
+					diff := before.Changes(testtree.Of(t, dir))
+					if runtime.GOOS == "linux" && what != "LOCK made again" && diff != "" {
+						t.Errorf("what is there now was changed:\n%s", diff)
 					}
 				})
 			})
@@ -282,15 +264,15 @@ func TestMovedBeforeStart(t *testing.T) {
 	if err := changes["moved away, a copy put in its place"](dir); err != nil {
 		t.Fatal(err)
 	}
-	before := hashTree(t, dir)
+	before := testtree.Of(t, dir)
 	if err := l.Start(nil); !errors.Is(err, ErrMoved) {
 		t.Errorf("Start says %v", err)
 	}
 	if err := l.Close(); err != nil {
 		t.Error(err)
 	}
-	if hashTree(t, dir) != before {
-		t.Error("what is there now was changed")
+	if diff := before.Changes(testtree.Of(t, dir)); diff != "" {
+		t.Errorf("what is there now was changed:\n%s", diff)
 	}
 }
 
@@ -308,7 +290,7 @@ func TestUnstartedLogLeavesNoTrace(t *testing.T) {
 		t.Errorf("%v stay behind, %v", names, err)
 	}
 	closeLog(t, guarded(t, dir))
-	before := hashTree(t, dir)
+	before := testtree.Of(t, dir)
 	for _, prepare := range []bool{false, true} {
 		if l, err = Open(dir, small(vfs.Default)); err != nil {
 			t.Fatal(err)
@@ -320,8 +302,8 @@ func TestUnstartedLogLeavesNoTrace(t *testing.T) {
 			}
 		}
 		closeLog(t, l)
-		if hashTree(t, dir) != before {
-			t.Errorf("the directory was changed, prepared: %v", prepare)
+		if diff := before.Changes(testtree.Of(t, dir)); diff != "" {
+			t.Errorf("the directory was changed, prepared: %v:\n%s", prepare, diff)
 		}
 	}
 }

@@ -1,9 +1,6 @@
 package main
 
 import (
-	"crypto/sha256"
-	"fmt"
-	"io/fs"
 	"net"
 	"net/http"
 	"os"
@@ -13,26 +10,9 @@ import (
 
 	"github.com/google/uuid"
 
+	"rollcall/internal/testtree"
 	"rollcall/internal/testwait"
 )
-
-// hashOf is a hash over the names and the content of all files below a directory.
-func hashOf(t *testing.T, dir string) string {
-	t.Helper()
-	sum := sha256.New()
-	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
-		if err != nil || d.IsDir() {
-			return err
-		}
-		b, err := os.ReadFile(path)
-		fmt.Fprintf(sum, "%s %d %x\n", path, len(b), sha256.Sum256(b))
-		return err
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return fmt.Sprintf("%x", sum.Sum(nil))
-}
 
 // A start that is refused, for any reason, changes no byte of the data directory: not one that was
 // closed in order, and not one whose upgrade it would have been.
@@ -90,7 +70,7 @@ func TestRefusedStartChangesNothing(t *testing.T) {
 			if c.damage != nil {
 				c.damage(t, dir)
 			}
-			before := hashOf(t, dir)
+			before := testtree.Of(t, dir)
 			n, err := tryInside(t, sec, append(c.flags, "--data-dir="+dir)...)
 			if err == nil {
 				n.stop(t)
@@ -99,8 +79,8 @@ func TestRefusedStartChangesNothing(t *testing.T) {
 			if !strings.Contains(err.Error(), c.want) {
 				t.Errorf("%v", err)
 			}
-			if hashOf(t, dir) != before {
-				t.Error("the directory was changed")
+			if diff := before.Changes(testtree.Of(t, dir)); diff != "" {
+				t.Errorf("the directory was changed:\n%s", diff)
 			}
 		})
 	}
