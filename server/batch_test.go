@@ -282,7 +282,7 @@ func TestBatchPipelining(t *testing.T) {
 	}
 	defer c.Close()
 	go func() { _, _ = io.WriteString(c, strings.Join(requests, "")) }()
-	_ = c.SetReadDeadline(time.Now().Add(10 * time.Second))
+	_ = c.SetReadDeadline(time.Now().Add(testwait.Limit))
 	br := bufio.NewReader(c)
 	var got []string
 	for range requests {
@@ -385,7 +385,7 @@ func TestBatchCutByTheClient(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	_ = c.SetDeadline(time.Now().Add(10 * time.Second))
+	_ = c.SetDeadline(time.Now().Add(testwait.Limit))
 	request := batchText(strings.Repeat(validBody+"\n", 100), ndjson)
 	if _, err := io.WriteString(c, request[:len(request)-10]); err != nil {
 		t.Fatal(err)

@@ -5,7 +5,6 @@ import (
 	"net"
 	"strings"
 	"testing"
-	"time"
 
 	"rollcall/engine/broadcast"
 	"rollcall/wire"
@@ -111,10 +110,7 @@ func TestCORSOriginsOfAnswersOutsideFasthttp(t *testing.T) {
 		})
 	}
 	t.Run("unreadable", func(t *testing.T) {
-		r := start(t, func(o *Options, f *fakePresence) {
-			withOrigins(o, f)
-			o.ReadTimeout = 200 * time.Millisecond
-		})
+		r := start(t, withOrigins)
 		got := r.send(t, "GARBAGE\r\n\r\n")
 		if got.status != 400 {
 			t.Errorf("answer %d", got.status)

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"rollcall/internal/testwait"
 	"rollcall/server/reply"
 	"rollcall/wire"
 )
@@ -150,7 +151,7 @@ func TestTooManyConnectionsOverTLS(t *testing.T) {
 		if i == 0 {
 			continue // within the limit, and silent
 		}
-		c.SetDeadline(time.Now().Add(10 * time.Second))
+		c.SetDeadline(time.Now().Add(testwait.Limit))
 		if n, err := c.Read(make([]byte, 1)); n != 0 || isTimeout(err) {
 			t.Errorf("connection %d: %d bytes, %v, want the end", i, n, err)
 		}

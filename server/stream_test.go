@@ -204,7 +204,7 @@ func (r *running) follow(t *testing.T, request string, before ...string) (string
 	if _, err := io.WriteString(c, strings.Join(before, "")+request); err != nil {
 		t.Fatal(err)
 	}
-	_ = c.SetReadDeadline(time.Now().Add(10 * time.Second))
+	_ = c.SetReadDeadline(time.Now().Add(testwait.Limit))
 	in := bufio.NewReader(c)
 	for range before {
 		readResponse(t, in, "POST").check(t, 204, "")
