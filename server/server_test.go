@@ -344,7 +344,9 @@ func TestRoutes(t *testing.T) {
 // the time to read them have bounds (S6).
 func TestUnreadableRequests(t *testing.T) {
 	patient := start(t, nil)
-	impatient := start(t, func(o *Options, _ *fakePresence) { o.ReadTimeout = 200 * time.Millisecond })
+	impatient := start(t, func(o *Options, _ *fakePresence) {
+		o.ReadTimeout = 200 * time.Millisecond
+	})
 	huge := strings.Repeat("x", 17<<10)
 	tooLarge := errorBody("invalid_payload", "Payload too large")
 	auth := "Authorization: Bearer " + testIngest
