@@ -17,9 +17,15 @@ const (
 
 // Prepare makes the file of the segment with which Start begins, before anything else is written:
 // it finds out whether the directory can be written to and has room. When it fails nothing has
-// changed. After Replay; Start calls it where its caller did not.
+// changed. After Replay or Begin, else it panics: they find out which segment comes next. Start
+// calls it where its caller did not. ErrClosed behind Start and Close.
 func (l *Log) Prepare() (err error) {
-	if l.fresh != nil {
+	switch {
+	case l.lifeNow() != opened:
+		return ErrClosed
+	case l.recovery.tail == nil:
+		panic("bug: wal: Prepare before Replay")
+	case l.fresh != nil:
 		return nil
 	}
 	if err := l.dir.guard.check(); err != nil { // all before only read
