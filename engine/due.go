@@ -105,9 +105,7 @@ func (l *dueList) until(now int64, fire func(dueItem)) {
 		fire(l.items[n])
 		n++
 	}
-	if l.items = slices.Delete(l.items, 0, n); len(l.items) == 0 && cap(l.items) > manyItems {
-		l.items = nil
-	}
+	l.items = dropFirst(l.items, n)
 }
 
 func (l *dueList) sort() {
@@ -147,9 +145,7 @@ func (l *heldList) until(heard int64, fire func(dueItem)) {
 		fire(l.items[n].dueItem)
 		n++
 	}
-	if l.items = slices.Delete(l.items, 0, n); len(l.items) == 0 && cap(l.items) > manyItems {
-		l.items = nil
-	}
+	l.items = dropFirst(l.items, n)
 }
 
 // first returns when the first item need not be held any more; false: none is held.
@@ -158,4 +154,13 @@ func (l *heldList) first() (caughtUp int64, ok bool) {
 		return 0, false
 	}
 	return l.items[0].caughtUp, true
+}
+
+// dropFirst takes the first n items out of a list, and gives up the memory of an empty one that was
+// long.
+func dropFirst[T any](items []T, n int) []T {
+	if items = slices.Delete(items, 0, n); len(items) == 0 && cap(items) > manyItems {
+		return nil
+	}
+	return items
 }
