@@ -198,7 +198,11 @@ func (c *checkpointer) checkpoint(stop <-chan struct{}) (written int, err error)
 	if err := c.log.Sync(through); err != nil {
 		return written, err
 	}
-	if err := errors.Join(c.store.SetClock(c.trusted.ms), c.store.Commit(through)); err != nil {
+	// The clock first: the next start goes on from the clock of what was committed last.
+	if err := c.store.SetClock(c.trusted.ms); err != nil {
+		return written, err
+	}
+	if err := c.store.Commit(through); err != nil {
 		return written, err
 	}
 	c.logged.Add(-before)

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
@@ -27,11 +28,19 @@ type disk struct {
 	now   *atomic.Int64
 }
 
-// hookedStore lets a test act between two ranges of a checkpoint.
+// hookedStore lets a test act between two ranges of a checkpoint, and make one fail.
 type hookedStore struct {
 	*checkpoint.Store
-	ranges int
-	after  func() // nil, or called when a range was replaced
+	ranges   int
+	after    func() // nil, or called when a range was replaced
+	clockErr error  // of SetClock
+}
+
+func (h *hookedStore) SetClock(ms uint64) error {
+	if h.clockErr != nil {
+		return h.clockErr
+	}
+	return h.Store.SetClock(ms)
 }
 
 func (h *hookedStore) Replace(lo, hi []byte, items func(yield func(k, v []byte) bool)) error {
@@ -90,6 +99,34 @@ func (d *disk) describe(t *testing.T, user uuid.UUID) string {
 		text += fmt.Sprintf("%+v\n", r)
 	}
 	return text
+}
+
+// TestCheckpointWithoutItsClock is not committed, and the log is not shortened. The next one is.
+func TestCheckpointWithoutItsClock(t *testing.T) {
+	d := openDisk(t, vfs.NewMem(), Options{}, 1)
+	defer d.shut()
+	failed := errors.New("no clock")
+	for seq := range uint64(2) {
+		hb := newHeartbeat(1+seq, 60_000)
+		if res := d.Heartbeat(hb); res.Outcome != Accepted {
+			t.Fatalf("%+v", res)
+		}
+		clock, _ := d.store.Clock()
+		d.store.clockErr = failed
+		_, err := d.Checkpoint(nil)
+		now, clockErr := d.store.Clock()
+		if !errors.Is(err, failed) || clockErr != nil || now != clock {
+			t.Errorf("%v; the clock was %d, is %d, %v", err, clock, now, clockErr)
+		}
+		if d.store.LSN() != seq || d.log.Cut() != seq {
+			t.Errorf("committed as of %d, the log is cut at %d", d.store.LSN(), d.log.Cut())
+		}
+		d.store.clockErr = nil
+		d.checkpoint(t)
+		if d.store.LSN() != seq+1 || d.log.Cut() != seq+1 {
+			t.Errorf("as of %d, the log is cut at %d, not %d", d.store.LSN(), d.log.Cut(), seq+1)
+		}
+	}
 }
 
 // TestCheckpointShortensTheLog: what is recovered is the same with the log gone, and a part that
