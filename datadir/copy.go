@@ -45,81 +45,80 @@ const (
 // every checksum on the way, and the copy is a directory that was shut down in order. All of it is
 // durable when Copy returns without an error. Damage in the view is an error; what was copied until
 // then must not be used.
-func Copy(v *View, dir string, logger *slog.Logger, done *Copied) (err error) {
-	old, err := v.Log(logger)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, old.Close()) }()
-	through := uint64(0)
-	from, err := v.Checkpoint(old, logger)
-	if err != nil {
-		return err
-	}
-	if from != nil {
-		defer func() { err = errors.Join(err, from.Close()) }()
-		through = from.LSN()
-	}
-	// As a server opens them: the log first, whose lock keeps others out.
-	fresh, err := wal.Open(dir, wal.Options{
-		FS: v.Base, Sync: wal.SyncNever, BufferBytes: copyBufferBytes, Logger: logger,
-	})
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, fresh.Close()) }() // which syncs
-	id := uuid.New()                                         // a copy goes its own way
-	if err := fresh.SetID(id); err != nil {
-		return err
-	}
-	// Before anything else: no server starts on half a copy.
-	if err := fresh.Begin(through); err != nil {
-		return err
-	}
-	if from != nil {
-		o := checkpoint.Options{FS: v.Base, SpareBytes: copySpareBytes, Logger: logger}
-		at := v.Base.PathJoin(dir, CheckpointDir)
-		if err := copyCheckpoint(from, at, o, id, done); err != nil {
+func Copy(v *View, dir string, logger *slog.Logger, done *Copied) error {
+	return v.read(logger, func(old *wal.Log, from *checkpoint.Store, through uint64) (err error) {
+		// As a server opens them: the log first, whose lock keeps others out.
+		fresh, err := wal.Open(dir, wal.Options{
+			FS: v.Base, Sync: wal.SyncNever, BufferBytes: copyBufferBytes, Logger: logger,
+		})
+		if err != nil {
 			return err
 		}
-	}
-	if err := fresh.Start(nil); err != nil {
-		return err
-	}
-	if err := copyLog(old, fresh, through, done); err != nil {
-		return err
-	}
-	fresh.Complete()
-	return nil
+		defer func() { err = errors.Join(err, fresh.Close()) }() // which syncs
+		id := uuid.New()                                         // a copy goes its own way
+		if err := fresh.SetID(id); err != nil {
+			return err
+		}
+		// Before anything else: no server starts on half a copy.
+		if err := fresh.Begin(through); err != nil {
+			return err
+		}
+		if from != nil {
+			o := checkpoint.Options{FS: v.Base, SpareBytes: copySpareBytes, Logger: logger}
+			at := v.Base.PathJoin(dir, CheckpointDir)
+			if err := copyCheckpoint(from, at, o, id, done); err != nil {
+				return err
+			}
+		}
+		if err := fresh.Start(nil); err != nil {
+			return err
+		}
+		if err := copyLog(old, fresh, through, done); err != nil {
+			return err
+		}
+		fresh.Complete()
+		return nil
+	})
 }
 
 // Walk reads everything that Copy would copy, checksums and all, and counts it.
-func (v *View) Walk(logger *slog.Logger, done *Copied) (err error) {
+func (v *View) Walk(logger *slog.Logger, done *Copied) error {
+	return v.read(logger, func(log *wal.Log, store *checkpoint.Store, through uint64) error {
+		if store != nil {
+			err := store.Load(nil, nil, func(key, value []byte) error {
+				done.item(key, value)
+				return nil
+			})
+			if err != nil {
+				return err
+			}
+		}
+		return log.Replay(through, func(_ uint64, record []byte) error {
+			done.record(record)
+			return nil
+		})
+	})
+}
+
+// read calls fn with what is in the view, and closes it again: the log; the checkpoint, nil when
+// none was ever begun; and the LSN through which everything is in the checkpoint.
+func (v *View) read(
+	logger *slog.Logger, fn func(log *wal.Log, store *checkpoint.Store, through uint64) error,
+) (err error) {
 	log, err := v.Log(logger)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, log.Close()) }()
-	through := uint64(0)
 	store, err := v.Checkpoint(log, logger)
 	if err != nil {
 		return err
 	}
-	if store != nil {
-		defer func() { err = errors.Join(err, store.Close()) }()
-		through = store.LSN()
-		err := store.Load(nil, nil, func(key, value []byte) error {
-			done.item(key, value)
-			return nil
-		})
-		if err != nil {
-			return err
-		}
+	if store == nil {
+		return fn(log, nil, 0)
 	}
-	return log.Replay(through, func(_ uint64, record []byte) error {
-		done.record(record)
-		return nil
-	})
+	defer func() { err = errors.Join(err, store.Close()) }()
+	return fn(log, store, store.LSN())
 }
 
 func copyCheckpoint(
