@@ -61,13 +61,17 @@ func (r *rig) wantLocked(what string) {
 	}
 }
 
+// removeDir removes the server's directory. The server may make a file in it meanwhile.
+func (r *rig) removeDir() {
+	r.t.Helper()
+	r.until("the directory is removed", func() bool { return os.RemoveAll(r.dir) == nil })
+}
+
 // TestDirectoryRemoved: a server whose directory is removed ends, and says so. It does not make the
 // directory again.
 func TestDirectoryRemoved(t *testing.T) {
 	r, _ := newDirServer(t)
-	if err := os.RemoveAll(r.dir); err != nil {
-		t.Fatal(err)
-	}
+	r.removeDir()
 	r.wantMovedExit()
 	if _, err := os.Lstat(r.dir); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("the directory is there again: %v", err)
@@ -143,8 +147,12 @@ func TestLockIsNeverStale(t *testing.T) {
 	r, b := newDirServer(t)
 	r.wantLocked("a second server")
 	// Stopped, the first server cannot notice before the second one has tried.
-	lock := filepath.Join(r.dir, "LOCK")
-	if err := errors.Join(r.proc.Cmd.Process.Signal(syscall.SIGSTOP), os.Remove(lock)); err != nil {
+	lock, pid := filepath.Join(r.dir, "LOCK"), r.proc.Cmd.Process.Pid
+	if err := r.proc.Cmd.Process.Signal(syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	r.until("it is stopped", func() bool { return strings.Trim(threads(pid), "T") == "" })
+	if err := os.Remove(lock); err != nil {
 		t.Fatal(err)
 	}
 	r.wantLocked("a second server without LOCK")
@@ -196,14 +204,13 @@ func TestRefusedStartLeavesNoTrace(t *testing.T) {
 // is no success.
 func TestStopOnAMovedDirectory(t *testing.T) {
 	r, _ := newDirServer(t)
-	if err := os.RemoveAll(r.dir); err != nil {
-		t.Fatal(err)
-	}
+	r.removeDir()
 	r.proc.Cmd.Process.Signal(syscall.SIGTERM)
 	r.wantMovedExit()
 }
 
-// wantPrivate checks that all that a directory holds is its owner's alone.
+// wantPrivate checks that all that a directory holds is its owner's alone. A server that works on it
+// makes and removes files meanwhile.
 func wantPrivate(t *testing.T, dir string) {
 	t.Helper()
 	n := 0
@@ -212,6 +219,9 @@ func wantPrivate(t *testing.T, dir string) {
 			return err
 		}
 		info, err := e.Info()
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
 		want := fs.FileMode(0o600)
 		if n++; e.IsDir() {
 			want = 0o700

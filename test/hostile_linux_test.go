@@ -126,7 +126,7 @@ func (h *hostile) deliveries(over time.Duration) time.Duration {
 			defer s.conn.Close()
 			defer conn.Close()
 			br := bufio.NewReader(conn)
-			for seq := 1; time.Now().Before(end); seq++ {
+			for seq := 1; seq == 1 || time.Now().Before(end); seq++ {
 				conn.SetDeadline(time.Now().Add(testwait.Limit))
 				began := time.Now()
 				io.WriteString(conn,

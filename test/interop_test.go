@@ -83,11 +83,13 @@ func interopCommand(t *testing.T, client func(url, token string) *exec.Cmd, pref
 	wantOnlineThenOffline(t, statuses)
 }
 
-// followed waits for the one stream: a client that comes later than the ttl would see offline
-// alone.
+// followed waits until the one stream has its snapshot: one that is taken after the ttl would show
+// offline alone.
 func (r *rig) followed(t *testing.T) {
 	t.Helper()
-	r.until("the client opens a stream", func() bool { return r.gauge(t, "rollcall_streams") == 1 })
+	r.until("the client opens a stream", func() bool {
+		return r.gauge(t, "rollcall_streams_opened_total") == 1
+	})
 }
 
 func wantOnlineThenOffline(t *testing.T, statuses []string) {

@@ -78,11 +78,12 @@ func TestMetricsCount(t *testing.T) {
 	r.send(request("GET", streamPath+"?user_id=bob", "", bearer("wrong")))
 	s.event()
 
-	// The broadcaster publishes its figures at the start of the turn after.
+	// What no client waits for is counted behind what a stream shows of it: the broadcaster publishes
+	// its figures at the start of the turn after, the expire loop counts what it has told.
 	got := r.scrape()
-	r.until("three frames are counted", func() bool {
+	r.until("three frames and the expiry are counted", func() bool {
 		got = r.scrape()
-		return value(t, got, "stream_frames_total") >= 3
+		return value(t, got, "stream_frames_total") >= 3 && value(t, got, "expiries_total") >= 1
 	})
 	for _, want := range []struct {
 		is     float64

@@ -24,20 +24,21 @@ import (
 )
 
 // adminFront stands before the admin listener, so that the page's address stays when the server
-// behind it is another one.
-func adminFront(t *testing.T, r *rig) (origin string, down *atomic.Bool) {
-	down = new(atomic.Bool)
+// behind it is another one. behind holds the address of that listener; "": the server is down.
+func adminFront(t *testing.T, r *rig) (origin string, behind *atomic.Value) {
+	behind = new(atomic.Value)
+	behind.Store(r.admin)
 	proxy := &httputil.ReverseProxy{Rewrite: func(p *httputil.ProxyRequest) {
-		p.Out.URL.Scheme, p.Out.URL.Host, p.Out.Host = "http", r.admin, p.In.Host
+		p.Out.URL.Scheme, p.Out.URL.Host, p.Out.Host = "http", behind.Load().(string), p.In.Host
 	}}
 	front := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
-		if down.Load() {
+		if behind.Load() == "" {
 			panic(http.ErrAbortHandler) // the connection is cut
 		}
 		proxy.ServeHTTP(w, req)
 	}))
 	t.Cleanup(front.Close)
-	return front.URL, down
+	return front.URL, behind
 }
 
 // statusOf is an expression: the status that the page's table shows for a device, with its seq.
@@ -51,7 +52,7 @@ func statusOf(device any) string {
 func TestBrowserPage(t *testing.T) {
 	r := startServer(t)
 	b := startBrowser(t)
-	admin, down := adminFront(t, r)
+	admin, behind := adminFront(t, r)
 	dev := newBeat()
 
 	b.do(chromedp.Navigate(admin + "/?user=" + dev["user_id"].(string)))
@@ -74,11 +75,11 @@ func TestBrowserPage(t *testing.T) {
 	b.checkAccessible()
 	b.checkQuiet(admin, "http://"+r.addr)
 
-	down.Store(true)
+	behind.Store("")
 	b.until(`document.querySelector("#state").dataset.state === "lost"`)
 	r.kill()
 	r.start() // elsewhere, with the same data
-	down.Store(false)
+	behind.Store(r.admin)
 	b.until(`document.querySelector("#state").textContent === "Ready"`)
 	b.until(fmt.Sprintf(`document.querySelector("#base").value === "http://%s"`, r.addr))
 	b.do(chromedp.Click(chromedp.CSS("#go")))
