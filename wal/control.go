@@ -234,6 +234,16 @@ func (c *control) open(since uint64) error {
 	return nil
 }
 
+// try finds out whether open will be able to write to the file.
+func (c *control) try() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.found || c.file != nil {
+		return nil
+	}
+	return c.dir.tryWriting(c.path())
+}
+
 // createLocked makes the file under another name and renames it, each step durable before the next.
 func (c *control) createLocked() (err error) {
 	fresh := c.dir.join(freshControlName)

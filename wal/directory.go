@@ -82,6 +82,15 @@ func (d *directory) sync() error {
 	return nil
 }
 
+// tryWriting opens a file that is there for writing, and changes nothing.
+func (d *directory) tryWriting(path string) error {
+	f, err := d.fs.OpenReadWrite(path, vfs.WriteCategoryUnspecified)
+	if err != nil {
+		return fmt.Errorf("wal: open %s: %w", path, err)
+	}
+	return f.Close()
+}
+
 // corrupt reports damage at a place.
 func (d *directory) corrupt(segment uint64, offset int64, lsn uint64, err error) error {
 	return &CorruptionError{

@@ -308,6 +308,50 @@ func TestUnstartedLogLeavesNoTrace(t *testing.T) {
 	}
 }
 
+// anothers is a file system with a file that may be read only.
+type anothers struct {
+	vfs.FS
+	path string
+}
+
+func (a anothers) OpenReadWrite(
+	path string, c vfs.DiskWriteCategory, o ...vfs.OpenOption,
+) (vfs.File, error) {
+	if path == a.path {
+		return nil, &fs.PathError{Op: "open", Path: path, Err: fs.ErrPermission}
+	}
+	return a.FS.OpenReadWrite(path, c, o...)
+}
+
+// TestUnwritableFileIsFoundByPrepare: a start that may not write to a file that is there, since
+// another user owns it for example, ends before it has changed anything.
+func TestUnwritableFileIsFoundByPrepare(t *testing.T) {
+	for _, name := range []string{ControlName, "newest segment"} {
+		dir := filepath.Join(t.TempDir(), "data")
+		l := guarded(t, dir)
+		if name != ControlName {
+			name = nameOf(l.control.known().newest.number)
+		}
+		closeLog(t, l)
+		before := hashTree(t, dir)
+		l, err := Open(dir, small(anothers{vfs.Default, filepath.Join(dir, name)}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := l.Replay(0, func(uint64, []byte) error { return nil }); err != nil {
+			t.Fatal(err)
+		}
+		if err := l.Prepare(); !errors.Is(err, fs.ErrPermission) ||
+			!strings.Contains(err.Error(), name) {
+			t.Errorf("%s: %v", name, err)
+		}
+		closeLog(t, l)
+		if hashTree(t, dir) != before {
+			t.Errorf("%s: the directory was changed", name)
+		}
+	}
+}
+
 // TestLockedNamesTheHolder: here it is this process.
 func TestLockedNamesTheHolder(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "data")

@@ -16,8 +16,8 @@ const (
 )
 
 // Prepare makes the file of the segment with which Start begins, before anything else is written:
-// it finds out whether the directory can be written to and has room. When it fails nothing has
-// changed. After Replay or Begin, else it panics: they find out which segment comes next. Start
+// it finds out whether the directory, and the files that Start writes to, can be written to, and
+// whether there is room. When it fails nothing has changed. After Replay or Begin, else it panics: they find out which segment comes next. Start
 // calls it where its caller did not. ErrClosed behind Start and Close.
 func (l *Log) Prepare() (err error) {
 	switch {
@@ -29,6 +29,9 @@ func (l *Log) Prepare() (err error) {
 		return nil
 	}
 	if err := l.dir.guard.check(); err != nil { // all before only read
+		return err
+	}
+	if err := errors.Join(l.recovery.tryTail(), l.control.try()); err != nil {
 		return err
 	}
 	size := segmentBuffers * int64(l.o.BufferBytes)

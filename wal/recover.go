@@ -277,6 +277,14 @@ func (r *recovery) settleTail() (err error) {
 	return r.dir.sync()
 }
 
+// tryTail finds out whether settleTail may write.
+func (r *recovery) tryTail() error {
+	if r.tail.number == 0 {
+		return nil
+	}
+	return r.dir.tryWriting(r.dir.segment(r.tail.number))
+}
+
 // rewrite writes the bytes of a file from one offset to another in their place.
 func rewrite(f vfs.File, from, to int64) error {
 	b := make([]byte, min(windowBytes, to-from))
