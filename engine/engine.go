@@ -50,7 +50,7 @@ var (
 	ErrRecovering = errors.New("recovering")
 	ErrDraining   = errors.New("draining: the server is about to stop")
 	ErrNoSpace    = errors.New("no room for the next log segment: free disk space; " +
-		"heartbeats are refused until then")
+		"heartbeats are refused when the current one is full")
 	ErrStalled = errors.New("the disk has not finished a commit")
 )
 

@@ -240,7 +240,7 @@ func (r *recovery) settle() (number, next uint64, err error) {
 	}
 	if t := r.tail; t.torn {
 		r.dir.logger.Warn(
-			"cut the torn tail of the log: an unfinished write of a crash, never acknowledged",
+			"cut the torn tail of the log: an unfinished write of a crash, as far as can be told",
 			"dir", r.dir.path, "segment", t.number, "offset", t.end, "bytes", r.survey.torn,
 			"next", t.next)
 	}

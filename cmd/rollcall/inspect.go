@@ -264,8 +264,8 @@ func (p textPrinter) print(line any) {
 		p.segment(say, l)
 	case logLine:
 		if l.TornBytes > 0 {
-			say("torn tail", "%d bytes at offset %d of the last segment: an unfinished write, "+
-				"never acknowledged", l.TornBytes, l.TornOffset)
+			say("torn tail", "%d bytes at offset %d of the last segment: an unfinished write of a crash, "+
+				"as far as can be told", l.TornBytes, l.TornOffset)
 		}
 		closed := ""
 		if l.Closed {
