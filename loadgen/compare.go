@@ -5,13 +5,24 @@ import (
 	"fmt"
 	"io"
 	"os"
+
+	"rollcall/internal/option"
 )
 
 // Thresholds say how much worse a run may be than an older one. Shares: 0.25 is a quarter.
 type Thresholds struct {
-	Latency float64 // growth of p50, p99 and p99.9 of each histogram
-	Rate    float64 // loss of the achieved rate
-	FloorMS float64 // latencies that differ by less are equal
+	WorseLatency   float64 // growth of p50, p99 and p99.9 of each histogram
+	WorseRate      float64 // loss of the achieved rate
+	CompareFloorMS float64 // latencies that differ by less are equal
+}
+
+// Check returns every problem of the thresholds. A negative one would call equal figures worse.
+func (t Thresholds) Check() error {
+	p := option.Problems{Package: "loadgen"}
+	option.NotNegative(&p, "WorseLatency", t.WorseLatency)
+	option.NotNegative(&p, "WorseRate", t.WorseRate)
+	option.NotNegative(&p, "CompareFloorMS", t.CompareFloorMS)
+	return p.Err()
 }
 
 // Change is one figure of two runs.
@@ -39,7 +50,7 @@ func ReadReport(path string) (*Report, error) {
 // something, the caller knows.
 func Compare(before, after *Report, t Thresholds) []Change {
 	changes := []Change{{"achieved/s", before.Achieved, after.Achieved,
-		after.Achieved < before.Achieved*(1-t.Rate)}}
+		after.Achieved < before.Achieved*(1-t.WorseRate)}}
 	for _, k := range Kinds {
 		a, b := before.Latency[k.Key], after.Latency[k.Key]
 		if a == nil || b == nil || a.Count == 0 || b.Count == 0 {
@@ -50,7 +61,7 @@ func Compare(before, after *Report, t Thresholds) []Change {
 			old, new float64
 		}{{"p50", a.P50, b.P50}, {"p99", a.P99, b.P99}, {"p99.9", a.P999, b.P999}} {
 			changes = append(changes, Change{k.Title + " " + p.name, p.old, p.new,
-				p.new > p.old*(1+t.Latency) && p.new-p.old > t.FloorMS})
+				p.new > p.old*(1+t.WorseLatency) && p.new-p.old > t.CompareFloorMS})
 		}
 	}
 	return changes

@@ -62,7 +62,7 @@ func TestReportsSurviveTheirFile(t *testing.T) {
 func TestCompare(t *testing.T) {
 	before := &Report{Achieved: 1000, Latency: map[string]*Latency{"answer": {Count: 1, P50: 1,
 		P99: 10, P999: 20}, "frame": {}}}
-	allowed := Thresholds{Latency: 0.25, Rate: 0.05, FloorMS: 0.5}
+	allowed := Thresholds{WorseLatency: 0.25, WorseRate: 0.05, CompareFloorMS: 0.5}
 	for name, c := range map[string]struct {
 		change func(*Report)
 		worse  int

@@ -93,6 +93,9 @@ func (c loadRunCmd) Run() error {
 	if err != nil {
 		return err
 	}
+	if err := errors.Join(o.Check(), c.thresholds().Check()); err != nil {
+		return advise(err)
+	}
 	var old *loadgen.Report
 	if c.Compare != "" {
 		if old, err = loadgen.ReadReport(c.Compare); err != nil {
@@ -196,6 +199,13 @@ func (c loadRunCmd) settings(ingestToken string) loadgen.Options {
 	}
 }
 
+// thresholds are what flags say of --compare.
+func (c loadRunCmd) thresholds() loadgen.Thresholds {
+	return loadgen.Thresholds{
+		WorseLatency: c.WorseLatency, WorseRate: c.WorseRate, CompareFloorMS: c.CompareFloorMS,
+	}
+}
+
 // shell runs a command. Its output is part of the error when it fails. The command may leave the
 // server running, so output goes to a file and not to a pipe, which would stay open.
 func shell(command string) error {
@@ -251,8 +261,7 @@ func (c loadRunCmd) verdict(rep, old *loadgen.Report) error {
 	case old == nil:
 		return nil
 	}
-	changes := loadgen.Compare(old, rep, loadgen.Thresholds{Latency: c.WorseLatency,
-		Rate: c.WorseRate, FloorMS: c.CompareFloorMS})
+	changes := loadgen.Compare(old, rep, c.thresholds())
 	if worse := loadgen.WriteChanges(os.Stdout, changes); worse > 0 {
 		return exitCode{4, fmt.Sprintf("worse than %s in %d figures", c.Compare, worse)}
 	}
