@@ -592,8 +592,8 @@ func TestTTL(t *testing.T) {
 		t.Errorf("snapshot after the expiry: %v, want the expiry's frame %v", snap, ev)
 	}
 
-	// It comes back, and an explicit offline cancels the ttl: both in one write, so that this process
-	// cannot take the ttl's time in between.
+	// It comes back, and an explicit offline cancels the ttl: both in one write, so that this
+	// process cannot take the ttl's time in between.
 	r.mustBeatOn(t, b.with("seq", 2), b.with("seq", 3).with("status", "offline"))
 	if ev := s.event(); ev["status"] != "online" || ev.number("seq") != 2 {
 		t.Errorf("back: %v", ev)
@@ -653,8 +653,8 @@ func TestTTLChanges(t *testing.T) {
 	if since := time.Since(began); since < 1500*time.Millisecond {
 		t.Errorf("a daemon whose clock is decades behind expired after %v: early", since)
 	}
-	// Beats at a quarter of its ttl keep it online: eight in a row between which this process did not
-	// take the ttl's time itself.
+	// Beats at a quarter of its ttl keep it online: eight in a row between which this process did
+	// not take the ttl's time itself.
 	kept, sent := device(2000), map[int64]time.Time{}
 	for seq, inTime := int64(1), 0; inTime < 8; seq++ {
 		clock := device(500)

@@ -209,8 +209,8 @@ func TestStopOnAMovedDirectory(t *testing.T) {
 	r.wantMovedExit()
 }
 
-// wantPrivate checks that all that a directory holds is its owner's alone. A server that works on it
-// makes and removes files meanwhile.
+// wantPrivate checks that all that a directory holds is its owner's alone. A server that works on
+// it makes and removes files meanwhile.
 func wantPrivate(t *testing.T, dir string) {
 	t.Helper()
 	n := 0
