@@ -79,7 +79,8 @@ func TestMetricsCount(t *testing.T) {
 	s.event()
 
 	// What no client waits for is counted behind what a stream shows of it: the broadcaster
-	// publishes its figures at the start of the turn after, the expire loop counts what it has told.
+	// publishes its figures at the start of the turn after, and the expire loop counts what it has
+	// told.
 	got := r.scrape()
 	r.until("three frames and the expiry are counted", func() bool {
 		got = r.scrape()
