@@ -17,8 +17,9 @@ const (
 
 // Prepare makes the file of the segment with which Start begins, before anything else is written:
 // it finds out whether the directory, and the files that Start writes to, can be written to, and
-// whether there is room. When it fails nothing has changed. After Replay or Begin, else it panics: they find out which segment comes next. Start
-// calls it where its caller did not. ErrClosed behind Start and Close.
+// whether there is room. When it fails nothing has changed. After Replay or Begin, else it panics:
+// they find out which segment comes next. Start calls it where its caller did not. ErrClosed behind
+// Start and Close.
 func (l *Log) Prepare() (err error) {
 	switch {
 	case l.lifeNow() != opened:
