@@ -17,6 +17,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
 
 	"rollcall/checkpoint"
+	"rollcall/internal/faultfs"
 	"rollcall/internal/readonly"
 	"rollcall/internal/testwait"
 	"rollcall/wal"
@@ -366,17 +367,6 @@ func TestCopyKeepsEverything(t *testing.T) {
 	}
 }
 
-// hookFS calls a function once, before the first operation that matches.
-func hookFS(fs vfs.FS, match func(errorfs.Op) bool, do func()) vfs.FS {
-	var done atomic.Bool
-	return errorfs.Wrap(fs, errorfs.InjectorFunc(func(op errorfs.Op) error {
-		if match(op) && !done.Swap(true) {
-			do()
-		}
-		return nil
-	}))
-}
-
 // The moment in which a checkpoint comes between the old one and its segments, forced. The log's
 // own moments are in wal's TestReaderMeetsTheWriter.
 func TestViewMeetsACheckpoint(t *testing.T) {
@@ -395,7 +385,7 @@ func TestViewMeetsACheckpoint(t *testing.T) {
 	}
 	spread()
 	lists := 0 // of the directory itself: for the stamp, then to open the segments
-	fs := hookFS(mem, func(op errorfs.Op) bool {
+	fs := faultfs.Hook(mem, func(op errorfs.Op) bool {
 		if op.Kind == errorfs.OpList && op.Path == dir {
 			lists++
 		}

@@ -7,12 +7,12 @@ import (
 	"maps"
 	"slices"
 	"strings"
-	"sync/atomic"
 	"testing"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
 
+	"rollcall/internal/faultfs"
 	"rollcall/internal/testwait"
 )
 
@@ -97,17 +97,6 @@ func TestSurveyOfDamage(t *testing.T) {
 	}
 }
 
-// hookFS calls a function once, before the first operation that matches.
-func hookFS(fs vfs.FS, match func(errorfs.Op) bool, do func()) vfs.FS {
-	var done atomic.Bool
-	return errorfs.Wrap(fs, errorfs.InjectorFunc(func(op errorfs.Op) error {
-		if match(op) && !done.Swap(true) {
-			do()
-		}
-		return nil
-	}))
-}
-
 // readOf matches a read of a segment behind the first window.
 func readOf(number uint64, from int64) func(errorfs.Op) bool {
 	return func(op errorfs.Op) bool {
@@ -137,7 +126,7 @@ func TestReaderMeetsTheWriter(t *testing.T) {
 		mem := vfs.NewMem()
 		l := start(t, large(mem))
 		commit(t, l, "first")
-		fs := hookFS(mem, readOf(1, windowBytes/2), func() { spread(t, l, 3*windowBytes/2) })
+		fs := faultfs.Hook(mem, readOf(1, windowBytes/2), func() { spread(t, l, 3*windowBytes/2) })
 		s, records, err := surveyOf(t, fs)
 		if err != nil || len(records) < 2 || s.Next != uint64(len(records)+1) {
 			t.Errorf("%d records, %+v, %v", len(records), s, err)
@@ -153,7 +142,7 @@ func TestReaderMeetsTheWriter(t *testing.T) {
 			defer l.gate.mu.Unlock()
 			return l.gate.prepared == 2
 		})
-		fs := hookFS(mem, readOf(2, windowBytes/2), func() { spread(t, l, 7*windowBytes/2) })
+		fs := faultfs.Hook(mem, readOf(2, windowBytes/2), func() { spread(t, l, 7*windowBytes/2) })
 		if s, records, err := surveyOf(t, fs); err != nil || len(s.Segments) != 2 ||
 			s.Next != uint64(len(records)+1) {
 			t.Errorf("%d records, %+v, %v", len(records), s, err)
@@ -168,7 +157,7 @@ func TestReaderMeetsTheWriter(t *testing.T) {
 			delete(blank, n)
 		}
 		mem := disk(t, blank)
-		fs := hookFS(mem, readOf(3, 0), func() {
+		fs := faultfs.Hook(mem, readOf(3, 0), func() {
 			for n := uint64(2); n <= 3; n++ {
 				f, err := mem.OpenReadWrite(segmentFile(n), vfs.WriteCategoryUnspecified)
 				if err != nil {
