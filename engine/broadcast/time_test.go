@@ -21,17 +21,7 @@ type rig struct {
 
 func withRig(t *testing.T, change func(*Options), test func(*testing.T, *rig)) {
 	t.Helper()
-	synctest.Test(t, func(t *testing.T) {
-		m := newModel()
-		o := testOptions(m)
-		if change != nil {
-			change(&o)
-		}
-		s := &rig{t: t, m: m, b: mustNew(t, o), now: 100 * second}
-		defer s.b.Close()
-		s.b.Start(s.now)
-		test(t, s)
-	})
+	withSources(t, 1, change, test)
 }
 
 // pass lets time go by, tick after tick.
