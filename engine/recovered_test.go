@@ -1,12 +1,10 @@
 package engine
 
 import (
-	"bytes"
 	"context"
 	"log/slog"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -14,27 +12,10 @@ import (
 	"github.com/google/uuid"
 
 	"rollcall/datadir"
+	"rollcall/internal/testlog"
 	"rollcall/internal/testwait"
 	"rollcall/wal"
 )
-
-// lines is a log's output that tests may read while it is written.
-type lines struct {
-	mu   sync.Mutex
-	text bytes.Buffer // guarded by mu
-}
-
-func (l *lines) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.Write(p)
-}
-
-func (l *lines) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.String()
-}
 
 // heldLog replays nothing before it is let go.
 type heldLog struct {
@@ -69,9 +50,9 @@ func (s heldStore) Load(_, _ []byte, _ func(_, _ []byte) error) error {
 func TestRecoveryProgress(t *testing.T) {
 	log := &heldLog{newMemLog(), make(chan struct{}), make(chan struct{})}
 	store := heldStore{letGo: make(chan struct{})}
-	var out lines
+	var out testlog.Output
 	e, err := New(log,
-		Options{Store: store, Logger: slog.New(slog.NewTextHandler(&out, nil)), Shards: 4})
+		Options{Store: store, Logger: out.Logger(), Shards: 4})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -109,8 +90,8 @@ func TestRecoveryProgress(t *testing.T) {
 // on (I5).
 func TestMaxDevices(t *testing.T) {
 	r := newRig(t, newMemLog(), Options{MaxDevices: 2})
-	var out lines
-	r.acceptor.logger = slog.New(slog.NewTextHandler(&out, nil))
+	var out testlog.Output
+	r.acceptor.logger = out.Logger()
 	if err := r.open(); err != nil {
 		t.Fatal(err)
 	}
@@ -258,9 +239,9 @@ func TestStartOverMaxDevices(t *testing.T) {
 			}
 			d.shut()
 
-			var out lines
+			var out testlog.Output
 			o := bounded()
-			o.Logger = slog.New(slog.NewTextHandler(&out, nil))
+			o.Logger = out.Logger()
 			o.ForgetAfter = time.Hour
 			d = openDisk(t, fs, o, 1)
 			defer d.shut()

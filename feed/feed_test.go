@@ -19,6 +19,7 @@ import (
 
 	"rollcall/checkpoint"
 	"rollcall/feed"
+	"rollcall/internal/testlog"
 	"rollcall/internal/testseed"
 	"rollcall/internal/testwait"
 	"rollcall/wal"
@@ -530,25 +531,13 @@ func (s *failingStore) SetCursor(name string, lsn uint64) error {
 	return s.Store.SetCursor(name, lsn)
 }
 
-// logged collects what a feed logs.
-type logged struct {
-	mu   sync.Mutex
-	text strings.Builder
-}
-
-func (g *logged) Write(p []byte) (int, error) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	return g.text.Write(p)
-}
-
 // A store that cannot save is no failure of the feed: it is logged once, and the cursor follows
 // later. The mark stays with the saved cursor (F4).
 func TestStoreFails(t *testing.T) {
 	store := &failingStore{}
-	var out logged
+	var out testlog.Output
 	r := start(t, setup{
-		log:   slog.New(slog.NewTextHandler(&out, nil)),
+		log:   out.Logger(),
 		store: func(s feed.Store) feed.Store { store.Store = s; return store },
 	})
 	defer r.close()
@@ -568,8 +557,8 @@ func TestStoreFails(t *testing.T) {
 	if s := r.feed.Stats(); s.Cursor != last {
 		t.Errorf("there is room again: %+v", s)
 	}
-	if n := strings.Count(out.text.String(), "WARN"); n != 1 {
-		t.Errorf("logged %d times:\n%s", n, out.text.String())
+	if n := strings.Count(out.String(), "WARN"); n != 1 {
+		t.Errorf("logged %d times:\n%s", n, out.String())
 	}
 }
 

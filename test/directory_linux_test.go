@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"rollcall/internal/testlog"
 	"rollcall/internal/testproc"
 	"rollcall/internal/testtree"
 	"rollcall/internal/testwait"
@@ -47,7 +48,7 @@ func (r *rig) wantMovedExit() {
 // wantLocked starts a second server on the directory, which is refused by the first one's lock.
 func (r *rig) wantLocked(what string) {
 	r.t.Helper()
-	var out testproc.Output
+	var out testlog.Output
 	second := testproc.Start(r.t, r.command(), &out)
 	select {
 	case <-second.Exited:

@@ -17,6 +17,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"rollcall/internal/testlog"
 	"rollcall/internal/testproc"
 	"rollcall/internal/testwait"
 )
@@ -164,7 +165,7 @@ func TestSmallMachine(t *testing.T) {
 	if err := group.setLimit(tooLittle); err != nil {
 		t.Fatal(err)
 	}
-	var stderr testproc.Output
+	var stderr testlog.Output
 	starved := testproc.Start(t, r.command(), &stderr)
 	starved.Await(t, regexp.MustCompile(`level=ERROR msg="the recovery needs more memory .* `+
 		fmt.Sprintf(`limit_bytes=%d .*remedy="raise the memory limit above \d+ MiB"`, tooLittle)))

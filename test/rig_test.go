@@ -25,6 +25,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"rollcall/internal/testlog"
 	"rollcall/internal/testproc"
 	"rollcall/internal/testwait"
 )
@@ -76,7 +77,7 @@ type rig struct {
 	addr       string // of the public listener
 	admin      string
 	proc       *testproc.Process
-	stderr     testproc.Output
+	stderr     testlog.Output
 	env, flags []string
 	cgroup     string // directory of the cgroup that it runs in; empty: the test's own
 

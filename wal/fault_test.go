@@ -13,6 +13,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
 
 	"rollcall/internal/faultfs"
+	"rollcall/internal/testlog"
 )
 
 // failOn returns a file system whose operations of one kind on segments fail with err while on is
@@ -114,9 +115,9 @@ func TestNoSpace(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			mem := vfs.NewMem()
 			fs, full := failOn(mem, test.kind, test.err)
-			var out logged
+			var out testlog.Output
 			o := small(fs)
-			o.Logger = out.logger()
+			o.Logger = out.Logger()
 			l := open(t, o)
 			if err := l.Start(nil); err != nil {
 				t.Fatal(err)

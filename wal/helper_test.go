@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"log/slog"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -198,26 +197,6 @@ func tagged(writer, n, padding int) []byte {
 	binary.LittleEndian.PutUint32(b[4:], uint32(n))
 	return b
 }
-
-// logged collects what a Log logs.
-type logged struct {
-	mu   sync.Mutex
-	text strings.Builder
-}
-
-func (g *logged) Write(p []byte) (int, error) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	return g.text.Write(p)
-}
-
-func (g *logged) String() string {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	return g.text.String()
-}
-
-func (g *logged) logger() *slog.Logger { return slog.New(slog.NewTextHandler(g, nil)) }
 
 // testID is the id of directories that a test makes by hand.
 var testID = uuid.MustParse("11111111-2222-4333-8444-555555555555")

@@ -17,6 +17,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
 
 	"rollcall/internal/dirsync"
+	"rollcall/internal/testlog"
 	"rollcall/internal/testseed"
 	"rollcall/internal/testwait"
 )
@@ -231,9 +232,9 @@ func TestTornTailIsLoggedOnce(t *testing.T) {
 	_, end := blocksIn(segments[1], 1)
 	segments[1][end+3] = 1 // the first sector of a block that never arrived whole
 	fs := disk(t, segments)
-	var out logged
+	var out testlog.Output
 	o := small(fs)
-	o.Logger = out.logger()
+	o.Logger = out.Logger()
 	for range 2 {
 		l := start(t, o)
 		closeLog(t, l)
@@ -253,9 +254,9 @@ func TestTornTailOfARefusedStart(t *testing.T) {
 	segments := written(t, false, "a", "b")
 	_, end := blocksIn(segments[1], 1)
 	segments[1][end+3] = 1
-	var out logged
+	var out testlog.Output
 	o := small(disk(t, segments))
-	o.Logger = out.logger()
+	o.Logger = out.Logger()
 	if _, err := readWith(o, 5); !isCorruption(err) || strings.Contains(out.String(), "cut") {
 		t.Errorf("%v, logged %s", err, out.String())
 	}

@@ -14,6 +14,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
 
 	"rollcall/internal/faultfs"
+	"rollcall/internal/testlog"
 	"rollcall/internal/testwait"
 )
 
@@ -77,9 +78,9 @@ func TestStalledDisk(t *testing.T) {
 
 func testStalledDisk(t *testing.T, mode SyncMode) {
 	mem, gate := vfs.NewMem(), &faultfs.Gate{}
-	var lines logged
+	var lines testlog.Output
 	o := hanging(gate, mem, mode)
-	o.Logger = lines.logger()
+	o.Logger = lines.Logger()
 	l := start(t, o)
 	defer gate.Open() // so that Close returns
 	want := []string{"before", "meanwhile", "behind", "after"}

@@ -21,6 +21,7 @@ import (
 	"github.com/moby/patternmatcher"
 	"github.com/moby/patternmatcher/ignorefile"
 
+	"rollcall/internal/testlog"
 	"rollcall/internal/testproc"
 )
 
@@ -197,7 +198,7 @@ func runInEmptyRoot(t *testing.T, final instructions.Stage, out string) {
 			cmd.Env = append(cmd.Env, kv.Key+"="+regexp.MustCompile(`^0\.0\.0\.0:\d+$`).ReplaceAllString(kv.Value, "127.0.0.1:0"))
 		}
 	}
-	var logs testproc.Output
+	var logs testlog.Output
 	server := testproc.Start(t, cmd, &logs)
 	admin := server.Await(t, servingLine)[1]
 	resp, err := http.Get("http://" + admin + "/readyz")

@@ -2,34 +2,13 @@
 package testproc
 
 import (
-	"bytes"
 	"os/exec"
 	"regexp"
-	"sync"
 	"testing"
 
+	"rollcall/internal/testlog"
 	"rollcall/internal/testwait"
 )
-
-// Output collects what processes print. Its methods may be called from any goroutine.
-type Output struct {
-	mu  sync.Mutex
-	buf bytes.Buffer // guarded by mu
-}
-
-// Write implements io.Writer.
-func (o *Output) Write(p []byte) (int, error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.buf.Write(p)
-}
-
-// String is everything that was printed so far.
-func (o *Output) String() string {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.buf.String()
-}
 
 // Process is a program that a test started.
 type Process struct {
@@ -37,13 +16,13 @@ type Process struct {
 	Exited <-chan struct{} // closed when the process has ended
 	Err    error           // how it ended; read it after Exited
 
-	printed *Output
+	printed *testlog.Output
 	from    int // length of printed when this process started
 }
 
 // Start runs a command whose standard error goes to printed, behind what earlier processes printed.
 // The test's end kills the process.
-func Start(t testing.TB, cmd *exec.Cmd, printed *Output) *Process {
+func Start(t testing.TB, cmd *exec.Cmd, printed *testlog.Output) *Process {
 	t.Helper()
 	exited := make(chan struct{})
 	p := &Process{Cmd: cmd, Exited: exited, printed: printed, from: len(printed.String())}

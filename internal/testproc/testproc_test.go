@@ -7,6 +7,8 @@ import (
 	"runtime"
 	"strings"
 	"testing"
+
+	"rollcall/internal/testlog"
 )
 
 // TestMain makes the test binary a program that prints, so that the tests need no other.
@@ -30,7 +32,7 @@ func program(says string) *exec.Cmd {
 }
 
 func TestAwaitReadsWhatThisProcessPrinted(t *testing.T) {
-	var out Output
+	var out testlog.Output
 	out.Write([]byte("ready on 6\n"))
 	p := Start(t, program("ready"), &out)
 	if m := p.Await(t, regexp.MustCompile(`ready on (\d)`)); m[1] != "7" {
@@ -56,7 +58,7 @@ func (r *recorder) Fatalf(format string, _ ...any) {
 }
 
 func TestAwaitFailsAtTheEnd(t *testing.T) {
-	var out Output
+	var out testlog.Output
 	p := Start(t, program("bye"), &out)
 	r, done := &recorder{TB: t}, make(chan struct{})
 	go func() {
