@@ -7,7 +7,6 @@ import (
 	"os"
 	"runtime"
 	"slices"
-	"strconv"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -29,17 +28,7 @@ import (
 // crashSeeds is how many seeds TestCrash runs; each is some hundred crashes. ROLLCALL_CRASH_SEEDS
 // raises it.
 func crashSeeds(t *testing.T) int {
-	if s := os.Getenv("ROLLCALL_CRASH_SEEDS"); s != "" {
-		n, err := strconv.Atoi(s)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return n
-	}
-	if testing.Short() {
-		return 1
-	}
-	return 3
+	return testseed.Rounds(t, "ROLLCALL_CRASH_SEEDS", 1, 3)
 }
 
 // TestCrash crashes the machine at every sync of the log and of the checkpoint, and at random

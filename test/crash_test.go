@@ -6,8 +6,6 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"os"
-	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -20,17 +18,7 @@ import (
 
 // crashRounds is how often the server is killed. ROLLCALL_CRASH_ROUNDS raises it.
 func crashRounds(t *testing.T) int {
-	if s := os.Getenv("ROLLCALL_CRASH_ROUNDS"); s != "" {
-		n, err := strconv.Atoi(s)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return n
-	}
-	if testing.Short() {
-		return 3
-	}
-	return 8
+	return testseed.Rounds(t, "ROLLCALL_CRASH_ROUNDS", 3, 8)
 }
 
 // crashDevice is what one writer knows of its device: the truth lies between acked and sent.

@@ -6,7 +6,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"testing"
 
@@ -16,16 +15,7 @@ import (
 
 // damageRounds is how often TestRandomDamage damages a directory. ROLLCALL_DAMAGE_ROUNDS raises it.
 func damageRounds(t *testing.T) int {
-	t.Helper()
-	s := os.Getenv("ROLLCALL_DAMAGE_ROUNDS")
-	if s == "" {
-		return 30
-	}
-	n, err := strconv.Atoi(s)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return n
+	return testseed.Rounds(t, "ROLLCALL_DAMAGE_ROUNDS", 30, 30)
 }
 
 // TestRandomDamage does something to some file of a directory, and starts a server: either it

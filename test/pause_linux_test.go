@@ -6,8 +6,6 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/http"
-	"os"
-	"strconv"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -21,17 +19,7 @@ import (
 
 // pauses is how often servers are stopped. ROLLCALL_PAUSES raises it.
 func pauses(t *testing.T) int {
-	if s := os.Getenv("ROLLCALL_PAUSES"); s != "" {
-		n, err := strconv.Atoi(s)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return n
-	}
-	if testing.Short() {
-		return 8
-	}
-	return 20
+	return testseed.Rounds(t, "ROLLCALL_PAUSES", 8, 20)
 }
 
 // pausedServers is how many servers are stopped side by side.

@@ -1,4 +1,5 @@
-// Package testseed seeds random tests, so that a failure can be repeated.
+// Package testseed seeds random tests, so that a failure can be repeated, and says how long they go
+// on.
 package testseed
 
 import (
@@ -27,4 +28,21 @@ func Of(t testing.TB) uint64 {
 func Rand(t testing.TB) *rand.Rand {
 	t.Helper()
 	return rand.New(rand.NewPCG(Of(t), 0))
+}
+
+// Rounds is how often a random test does its work: what an environment variable says, else one
+// number with -short and another without.
+func Rounds(t testing.TB, variable string, short, long int) int {
+	t.Helper()
+	if given := os.Getenv(variable); given != "" {
+		n, err := strconv.Atoi(given)
+		if err != nil {
+			t.Fatalf("%s: %v", variable, err)
+		}
+		return n
+	}
+	if testing.Short() {
+		return short
+	}
+	return long
 }
