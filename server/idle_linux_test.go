@@ -19,6 +19,7 @@ import (
 	"go.uber.org/goleak"
 
 	"rollcall/engine"
+	"rollcall/internal/testproc"
 	"rollcall/internal/testwait"
 )
 
@@ -191,7 +192,7 @@ func TestIdleBecomesAStream(t *testing.T) {
 // answered.
 func TestCloseClosesIdle(t *testing.T) {
 	before := goleak.IgnoreCurrent()
-	files := descriptors(t)
+	files := testproc.Descriptors(t)
 	t.Run("", func(t *testing.T) {
 		arrived, proceed := make(chan struct{}), make(chan struct{})
 		r := start(t, func(o *Options, f *fakePresence) {
@@ -249,15 +250,7 @@ func TestCloseClosesIdle(t *testing.T) {
 		// ends when it wakes up
 		goleak.IgnoreAnyFunction("github.com/valyala/fasthttp.(*workerPool).Start.func2"))
 	testwait.Until(t, "the descriptors are given back",
-		func() bool { return descriptors(t) <= files })
-}
-
-func descriptors(t testing.TB) int {
-	open, err := os.ReadDir("/proc/self/fd")
-	if err != nil {
-		t.Fatal(err)
-	}
-	return len(open)
+		func() bool { return testproc.Descriptors(t) <= files })
 }
 
 // BenchmarkResume is a closed loop of heartbeats that nothing is done with, on connections that are

@@ -7,7 +7,6 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
-	"os"
 	"strings"
 	"testing"
 	"time"
@@ -16,6 +15,7 @@ import (
 	"github.com/google/uuid"
 	"go.uber.org/goleak"
 
+	"rollcall/internal/testproc"
 	"rollcall/internal/testwait"
 	"rollcall/wire"
 )
@@ -58,7 +58,7 @@ func (n *node) stop(t *testing.T) {
 // TestStopLeavesNothing: when a server that took heartbeats and fed streams has stopped, its
 // process has no goroutine and no descriptor more than before.
 func TestStopLeavesNothing(t *testing.T) {
-	before, files := goleak.IgnoreCurrent(), openDescriptors(t)
+	before, files := goleak.IgnoreCurrent(), testproc.Descriptors(t)
 	n := startInside(t, secrets{[]string{"ingest"}, []string{"signing"}})
 	url := "http://" + n.public.Addr().String()
 	transport := &http.Transport{}
@@ -83,7 +83,7 @@ func TestStopLeavesNothing(t *testing.T) {
 		// ends when it wakes up
 		goleak.IgnoreAnyFunction("github.com/valyala/fasthttp.(*workerPool).Start.func2"))
 	testwait.Until(t, "the descriptors are given back",
-		func() bool { return openDescriptors(t) <= files })
+		func() bool { return testproc.Descriptors(t) <= files })
 }
 
 func beat(t *testing.T, client *http.Client, url, user string) {
@@ -128,17 +128,4 @@ func follow(t *testing.T, client *http.Client, url, user string) io.ReadCloser {
 		t.Fatalf("stream: %q, %v", line, err)
 	}
 	return resp.Body
-}
-
-// openDescriptors counts this process's descriptors, where it can.
-func openDescriptors(t *testing.T) int {
-	t.Helper()
-	r, w, err := os.Pipe() // the runtime's own come with the first
-	if err != nil {
-		t.Fatal(err)
-	}
-	r.Close()
-	w.Close()
-	files, _ := os.ReadDir("/proc/self/fd")
-	return len(files)
 }

@@ -7,12 +7,12 @@ import (
 	"io"
 	"net"
 	"net/http/httptest"
-	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
+	"rollcall/internal/testproc"
 	"rollcall/internal/testwait"
 )
 
@@ -31,7 +31,7 @@ func onSockets(t *testing.T, change func(*Options), test func(*testing.T, *socke
 	for _, portable := range []bool{false, true} {
 		for _, kind := range []string{"tcp", "unix", "tls"} {
 			t.Run(fmt.Sprintf("%s/portable=%v", kind, portable), func(t *testing.T) {
-				before := openFiles(t)
+				before := testproc.Descriptors(t)
 				s := &sockets{m: newModel(), now: second}
 				o := testOptions(s.m)
 				o.Workers, o.portable = 2, portable
@@ -45,24 +45,12 @@ func onSockets(t *testing.T, change func(*Options), test func(*testing.T, *socke
 				s.l.Close()
 				s.b.Close()
 				s.client.Close()
-				if after := openFiles(t); after > before {
+				if after := testproc.Descriptors(t); after > before {
 					t.Errorf("%d descriptors were open before, %d are after Close", before, after)
 				}
 			})
 		}
 	}
-}
-
-// openFiles counts descriptors, where it can. The runtime's own come with the first poller.
-func openFiles(t testing.TB) int {
-	r, w, err := os.Pipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	r.Close()
-	w.Close()
-	files, _ := os.ReadDir("/proc/self/fd")
-	return len(files)
 }
 
 func (s *sockets) listen(t *testing.T, kind string) {

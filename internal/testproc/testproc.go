@@ -1,4 +1,5 @@
-// Package testproc runs programs in tests and reads what they print while they run.
+// Package testproc runs programs in tests and reads what they print while they run. It counts the
+// descriptors of the test itself, too.
 package testproc
 
 import (

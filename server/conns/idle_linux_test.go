@@ -7,13 +7,13 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/http"
-	"os"
 	"sync"
 	"testing"
 	"time"
 
 	"go.uber.org/goleak"
 
+	"rollcall/internal/testproc"
 	"rollcall/internal/testseed"
 	"rollcall/internal/testwait"
 	"rollcall/server/reply"
@@ -322,7 +322,7 @@ func TestIdleBecomesAStream(t *testing.T) {
 // TestCloseClosesIdle: all of them, before it returns, and nothing of them is left.
 func TestCloseClosesIdle(t *testing.T) {
 	before := goleak.IgnoreCurrent()
-	files := descriptors(t)
+	files := testproc.Descriptors(t)
 	t.Run("", func(t *testing.T) {
 		r := start(t, nil)
 		addr, other := r.listen(t, "tcp"), r.listen(t, "unix")
@@ -355,20 +355,12 @@ func TestCloseClosesIdle(t *testing.T) {
 		// ends when it wakes up
 		goleak.IgnoreAnyFunction("github.com/valyala/fasthttp.(*workerPool).Start.func2"))
 	testwait.Until(t, "the descriptors are given back",
-		func() bool { return descriptors(t) <= files })
+		func() bool { return testproc.Descriptors(t) <= files })
 }
 
 type nilListener struct{ net.Listener }
 
 func (nilListener) Close() error { return nil }
-
-func descriptors(t testing.TB) int {
-	open, err := os.ReadDir("/proc/self/fd")
-	if err != nil {
-		t.Fatal(err)
-	}
-	return len(open)
-}
 
 // TestCloseWhileSuspending: connections are suspended and resumed all the while, and none is left
 // (P1).
