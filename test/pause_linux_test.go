@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"golang.org/x/sys/unix"
 
 	"rollcall/internal/testseed"
 )
@@ -122,7 +123,8 @@ type pausedDevice struct {
 	sent []sentBeat // guarded by mu
 }
 
-// sentBeat is when a heartbeat was written and answered; zero: it was not.
+// sentBeat is when a heartbeat was written, between from and to, and when its answer was in the
+// socket; zero: it was not.
 type sentBeat struct{ from, to, answered time.Time }
 
 func (d *pausedDevice) every() time.Duration { return d.ttl * 7 / 10 }
@@ -186,8 +188,9 @@ func (d *pausedDevice) readAnswers(answers chan<- struct{}, counts *pauseCounts)
 		if resp.StatusCode != 204 {
 			counts.refused.Add(1)
 		}
+		answered := time.Now().Add(-sinceArrival(d.conn))
 		d.mu.Lock()
-		d.sent[i].answered = time.Now()
+		d.sent[i].answered = answered
 		d.mu.Unlock()
 		if d.waits {
 			answers <- struct{}{}
@@ -195,20 +198,35 @@ func (d *pausedDevice) readAnswers(answers chan<- struct{}, counts *pauseCounts)
 	}
 }
 
+// sinceArrival is how long ago the last bytes came to a connection, to the tick of the kernel. When
+// they were read depends on when this process had a processor.
+func sinceArrival(c net.Conn) (ago time.Duration) {
+	raw, err := c.(*net.TCPConn).SyscallConn()
+	if err != nil {
+		return 0
+	}
+	_ = raw.Control(func(fd uintptr) { // of a closed connection: not known
+		info, err := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO)
+		if err == nil {
+			ago = time.Duration(info.Last_data_recv) * time.Millisecond
+		}
+	})
+	return ago
+}
+
 // inTime says why the device should not have gone offline at an instant; "": it was silent.
 func (d *pausedDevice) inTime(at time.Time) string {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	last := len(d.sent) - 1
-	for last > 0 && d.sent[last].from.After(at) {
+	for last > 0 && (d.sent[last].from.After(at) || !d.wasInTime(last)) {
 		last--
 	}
 	s := d.sent[last]
-	if d.waits && (s.answered.IsZero() || s.answered.After(at)) && d.wasInTime(last) {
-		return "it waited for an answer"
-	}
 	switch {
-	case at.Before(s.to.Add(d.ttl)) && d.wasInTime(last):
+	case d.waits && (s.answered.IsZero() || s.answered.After(at)):
+		return "it waited for an answer"
+	case at.Add(time.Millisecond).Before(s.from.Add(d.ttl)): // at is cut to milliseconds
 		return "it had sent at " + s.to.Format(time.StampMicro)
 	case d.waits && at.Sub(d.nextAfter(last)) < d.ttl/10:
 		return "it had no time to send after an answer at " + s.answered.Format(time.StampMicro)
