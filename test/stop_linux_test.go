@@ -36,8 +36,8 @@ func TestSecondSignalPastStandardError(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	// Up to the last page, whatever the server has said since: a pipe that can be written to has room
-	// for one.
+	// Up to the last page, whatever the server has said since: a pipe that can be written to has
+	// room for one.
 	for room := []unix.PollFd{{Fd: int32(write.Fd()), Events: unix.POLLOUT}}; ; {
 		n, err := unix.Poll(room, 0)
 		if err == unix.EINTR {
