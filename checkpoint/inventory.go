@@ -119,10 +119,30 @@ func (k *keeper) write() error {
 	if k.now == k.written {
 		return nil
 	}
+	if err := k.lookLocked(); err != nil {
+		return err
+	}
 	if err := writeFile(k.fs, k.dir, filesTemp, filesFile, k.now.encode()); err != nil {
 		return fmt.Errorf("checkpoint: write %s: %w", filesFile, err)
 	}
 	k.written = k.now
+	return nil
+}
+
+// lookLocked looks whether manifest and marker are there under their names: a store whose directory
+// was removed or replaced writes tables that count nowhere, and the log must not be shortened for
+// them. Pebble removes an old one of them after moved only.
+func (k *keeper) lookLocked() error {
+	if k.counts == nil { // FILES may be behind
+		return nil
+	}
+	for _, name := range []string{k.now.manifest, k.now.marker} {
+		_, err := k.fs.Stat(k.fs.PathJoin(k.dir, name))
+		if errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("checkpoint: %s of %s was removed or replaced under the store",
+				name, k.dir)
+		}
+	}
 	return nil
 }
 

@@ -107,6 +107,32 @@ func TestCheckpointReplace(t *testing.T) {
 	}
 }
 
+// TestReplacedStoreCommitsNothing: a store whose manifest is not there any more, since another
+// directory was put in its place, takes no checkpoint, for which the log would be shortened.
+func TestReplacedStoreCommitsNothing(t *testing.T) {
+	for _, prefix := range []string{manifestPrefix, markerPrefix} {
+		mem := vfs.NewMem()
+		c := openStore(t, mem)
+		replace(t, c, "a", "c", "a", "1")
+		if err := c.Commit(7); err != nil {
+			t.Fatal(err)
+		}
+		names, err := mem.List("checkpoint")
+		if err != nil {
+			t.Fatal(err)
+		}
+		name := newest(names, prefix)
+		if err := mem.Remove(mem.PathJoin("checkpoint", name)); err != nil {
+			t.Fatal(err)
+		}
+		for what, err := range map[string]error{"Commit": c.Commit(9), "Close": c.Close()} {
+			if err == nil || !strings.Contains(err.Error(), name) {
+				t.Errorf("%s without %s: %v", what, name, err)
+			}
+		}
+	}
+}
+
 func TestCheckpointSecret(t *testing.T) {
 	fs := vfs.NewMem()
 	c := openStore(t, fs)
