@@ -97,24 +97,13 @@ func startBoth(t testing.TB, dir string, fs vfs.FS) (*wal.Log, *checkpoint.Store
 	return l, c
 }
 
-// segments returns the content of the segments of a file system by name.
+// segments returns the content of the segments of a file system by path.
 func segments(t testing.TB, fs *vfs.MemFS) map[string][]byte {
 	t.Helper()
-	names, err := fs.List(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	found := map[string][]byte{}
-	for _, name := range names {
-		if !wal.IsSegment(name) {
-			continue
-		}
-		b, err := fs.UnsafeGetFileDataBuffer(fs.PathJoin(dir, name))
-		if err != nil {
-			t.Fatal(err)
-		}
-		found[name] = slices.Clone(b)
-	}
+	found := dump(t, fs, dir)
+	maps.DeleteFunc(found, func(path string, _ []byte) bool {
+		return !wal.IsSegment(fs.PathBase(path))
+	})
 	return found
 }
 
