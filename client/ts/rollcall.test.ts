@@ -325,8 +325,10 @@ test('with the real server: beat, resume, offline', real, async (t) => {
   const leave = new AbortController()
   t.after(() => { leave.abort(); return end('SIGKILL') })
   const userId = randomUUID()
-  const token = () => mint(userId, '2s')
-  const events = watch({ url: base, userId, token, signal: leave.signal, maxBackoffMs: 500 })
+  const follow = (ttl: string) => watch({
+    url: base, userId, token: () => mint(userId, ttl), signal: leave.signal, maxBackoffMs: 500,
+  })
+  let events = follow('1h') // one stream, which misses nothing
   const next = async (ok: (ev: PresenceEvent) => boolean) => {
     for (;;) {
       const { value, done } = await events.next()
@@ -346,7 +348,10 @@ test('with the real server: beat, resume, offline', real, async (t) => {
   const again = new Daemon(options) // whose clock is below: the 409 says where to go on
   const back = await next((ev) => ev.status === 'online')
   assert.equal(back.seq, left.seq + 1)
-  await next((ev) => ev.seq > back.seq + 20) // over the end of the token
+  await events.return(undefined)
+  events = follow('2s')
+  const begun = await next((ev) => ev.status === 'online')
+  await next((ev) => ev.seq > begun.seq + 25) // over the end of the token
   await again.close()
   await next((ev) => ev.status === 'offline' && ev.source === 'rollcall-ts')
 })
