@@ -80,6 +80,12 @@ func New(log Log, o Options) (*Engine, error) {
 	return e, nil
 }
 
+// ReportProgress logs each second how far Recover and Start are, and what the caller does between
+// them, until it is stopped. It may be called once, before Recover.
+func (e *Engine) ReportProgress() (stop func()) {
+	return e.recovery.progress.report(e.devices, e.recovery.logger)
+}
+
 // Recover fills the table from checkpoint and log. It only reads: a start that is refused for
 // anything that it finds, or for anything that the caller looks at between Recover and Start, has
 // changed nothing. It is called once, and not after an error.

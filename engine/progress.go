@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// progress is how far a recovery is, for the console and for Ready. Any goroutine may read it;
-// recovery writes it.
+// progress is how far a start is, for the console and for Ready. Any goroutine may read it; recovery
+// writes it.
 type progress struct {
 	every         time.Duration // between two lines on the console; tests shorten it
 	step          atomic.Int32
@@ -20,12 +20,17 @@ type progress struct {
 const (
 	stepCheckpoint int32 = iota
 	stepLog
+	stepDisk // everything is read, and the first files are written
 )
 
-// describe says how far the recovery is.
+// describe says how far the start is.
 func (p *progress) describe(d *devices) string {
 	devices := d.table.Len()
-	if p.step.Load() == stepCheckpoint {
+	switch p.step.Load() {
+	case stepDisk:
+		return fmt.Sprintf("everything is read, %d devices; waiting for the disk to take the first "+
+			"files", devices)
+	case stepCheckpoint:
 		return fmt.Sprintf("reading the checkpoint, part %d of %d, %d devices so far",
 			p.parts.Load(), p.ranges.Load(), devices)
 	}
@@ -34,7 +39,7 @@ func (p *progress) describe(d *devices) string {
 		max(next, 1)-1, done>>20, total>>20, devices)
 }
 
-// report logs the progress every second until it is stopped: a short recovery logs nothing.
+// report logs the progress every second until it is stopped: a short start logs nothing.
 func (p *progress) report(d *devices, logger *slog.Logger) (stop func()) {
 	done := make(chan struct{})
 	var reporting sync.WaitGroup

@@ -42,7 +42,6 @@ var ErrLogShort = errors.New("the log ends before the checkpoint does")
 
 // recover reads checkpoint and log; now is the instant from which silence counts again.
 func (r *recoverer) recover(now Instant) error {
-	defer r.progress.report(r.devices, r.logger)()
 	r.sources.recovering = true
 	defer func() { r.sources.recovering = false }()
 	r.expiry.postponeExpiry(now.Nanos)
@@ -67,8 +66,11 @@ func (r *recoverer) recover(now Instant) error {
 			ErrLogShort, next-1, r.newest.Load())
 	}
 	if r.store != nil {
-		return r.checkpoints.trust(now)
+		if err := r.checkpoints.trust(now); err != nil {
+			return err
+		}
 	}
+	r.progress.step.Store(stepDisk)
 	return nil
 }
 

@@ -35,10 +35,11 @@ func (l *heldLog) Replayed() (next uint64, done, total int64) { return 4_001, 7 
 type heldStore struct {
 	Store
 	letGo chan struct{}
+	start chan struct{}
 }
 
 func (s heldStore) LSN() uint64                                { return 0 }
-func (s heldStore) Start() error                               { return nil }
+func (s heldStore) Start() error                               { <-s.start; return nil }
 func (s heldStore) Clock() (uint64, error)                     { return 0, nil }
 func (s heldStore) Secret(fresh func() []byte) ([]byte, error) { return fresh(), nil }
 func (s heldStore) Load(_, _ []byte, _ func(_, _ []byte) error) error {
@@ -46,10 +47,10 @@ func (s heldStore) Load(_, _ []byte, _ func(_, _ []byte) error) error {
 	return nil
 }
 
-// A recovery that takes long says on the console and to Ready where it is.
+// A start that takes long says on the console and to Ready where it is.
 func TestRecoveryProgress(t *testing.T) {
 	log := &heldLog{newMemLog(), make(chan struct{}), make(chan struct{})}
-	store := heldStore{letGo: make(chan struct{})}
+	store := heldStore{letGo: make(chan struct{}), start: make(chan struct{})}
 	var out testlog.Output
 	e, err := New(log,
 		Options{Store: store, Logger: out.Logger(), Shards: 4})
@@ -57,6 +58,7 @@ func TestRecoveryProgress(t *testing.T) {
 		t.Fatal(err)
 	}
 	e.recovery.progress.every = time.Millisecond
+	defer e.ReportProgress()()
 	opened := make(chan error, 1)
 	go func() { opened <- e.open() }()
 
@@ -76,10 +78,17 @@ func TestRecoveryProgress(t *testing.T) {
 		t.Errorf("Ready: %v", err)
 	}
 	close(log.letGo)
+	const atDisk = "everything is read, 0 devices; waiting for the disk to take the first files"
+	testwait.Until(t, "the disk is on the console",
+		func() bool { return strings.Contains(out.String(), atDisk) })
+	if err := e.Ready(); err == nil || err.Error() != "recovering: "+atDisk {
+		t.Errorf("Ready: %v", err)
+	}
+	close(store.start)
 	if err := <-opened; err != nil {
 		t.Fatal(err)
 	}
-	if err := e.Ready(); err == nil || err.Error() != "recovering: "+inLog {
+	if err := e.Ready(); err == nil || err.Error() != "recovering: "+atDisk {
 		t.Errorf("Ready before the loops run: %v", err)
 	}
 	log.close()

@@ -152,6 +152,27 @@ func testFrozenDisk(t *testing.T, mode string) {
 	wantSeqs(t, r, user, senders)
 }
 
+// TestStartOnAFrozenDisk: a start that waits for the disk says so, and goes on with it.
+func TestStartOnAFrozenDisk(t *testing.T) {
+	atLeisure(t)
+	disk, _ := mountFile(t, 256<<20)
+	r := startServerIn(t, filepath.Join(disk, "data"))
+	user := uuid.NewString()
+	s := r.sender(user)
+	if status := s.send(); status != 204 {
+		t.Fatal(status)
+	}
+	r.terminate()
+	thaw := freeze(t, disk)
+	r.launch()
+	r.until("the console says what it waits for", func() bool {
+		return strings.Contains(r.logs(), "everything is read, 1 devices; waiting for the disk")
+	})
+	thaw()
+	r.serves()
+	wantSeqs(t, r, user, []*sender{s})
+}
+
 // TestKilledOnAFrozenDisk: what was acknowledged while the disk hung is there after a kill of the
 // process, in the modes that do not wait for a sync, too.
 func TestKilledOnAFrozenDisk(t *testing.T) {

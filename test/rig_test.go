@@ -125,12 +125,24 @@ func (r *rig) command() *exec.Cmd {
 // start launches the process and returns when it serves. The test's end kills it.
 func (r *rig) start() {
 	r.t.Helper()
+	r.launch()
+	r.serves()
+}
+
+// launch starts the server and does not wait until it serves.
+func (r *rig) launch() {
+	r.t.Helper()
 	r.proc = testproc.Start(r.t, r.command(), &r.stderr)
 	r.t.Cleanup(func() {
 		if strings.Contains(r.logs(), "WARNING: DATA RACE") {
 			r.t.Errorf("the server has a data race:\n%s", r.logs())
 		}
 	})
+}
+
+// serves waits until the server that was launched serves.
+func (r *rig) serves() {
+	r.t.Helper()
 	m := r.proc.Await(r.t, servingLine)
 	r.addr, r.admin = m[1], m[2]
 }

@@ -80,6 +80,7 @@ func (n *node) start(c serveCmd, sec secrets, recovered func()) error {
 	if stored, err := n.checkpoint.Keys(); err == nil { // else the recovery says what is wrong
 		n.memory.warnRecovery(n.logger, stored)
 	}
+	defer n.engine.ReportProgress()()
 	if err := n.engine.Recover(); err != nil {
 		return err
 	}
