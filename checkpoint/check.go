@@ -1,6 +1,7 @@
 package checkpoint
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"hash/crc32"
@@ -20,6 +21,9 @@ const (
 	formatPrefix   = "marker.format-version."
 	optionsPrefix  = "OPTIONS-"
 )
+
+// optionsBegin is what options begin with.
+const optionsBegin = "[Version]\n"
 
 // newest returns the name with the highest number behind a prefix; empty: there is none.
 func newest(names []string, prefix string) (found string) {
@@ -134,6 +138,8 @@ func (s *Store) checkOptions(name string) error {
 	switch {
 	case len(b) == 0:
 		return s.damaged(name, inOptions, errors.New("it is empty"))
+	case !bytes.HasPrefix(b, []byte(optionsBegin)):
+		return s.damaged(name, inOptions, fmt.Errorf("it does not begin with %q", optionsBegin))
 	case name != must.options: // written by a later start, which a crash ended
 	case int64(len(b)) != must.optionsBytes:
 		return s.damaged(name, inOptions,

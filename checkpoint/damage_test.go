@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"maps"
+	"math/rand/v2"
 	"slices"
 	"testing"
 
@@ -56,7 +57,7 @@ func diskOf(t testing.TB, files map[string][]byte) *vfs.MemFS {
 // filled is a store as a running server leaves it, closed or killed, after a second start.
 func filled(t testing.TB, closed bool) map[string][]byte {
 	t.Helper()
-	fsys := vfs.NewMem()
+	fsys := vfs.NewCrashableMem()
 	o := Options{FS: fsys, Logger: slog.New(slog.DiscardHandler)}
 	for start := range 2 {
 		s, err := Open("checkpoint", o)
@@ -83,7 +84,10 @@ func filled(t testing.TB, closed bool) map[string][]byte {
 		}
 		if start == 1 && !closed {
 			defer s.Close()
-			return dump(t, fsys, "checkpoint")
+			// All of one moment: Pebble removes files in the background.
+			killed := fsys.CrashClone(vfs.CrashCloneCfg{
+				UnsyncedDataPercent: 100, RNG: rand.New(rand.NewPCG(0, 0))})
+			return dump(t, killed, "checkpoint")
 		}
 		if err := s.Close(); err != nil {
 			t.Fatal(err)
@@ -171,6 +175,9 @@ func TestDamageOfEveryFile(t *testing.T) {
 					t.Errorf("%s of %s is told as: %v", what, name, err)
 				}
 			}
+			// Options of a later start, which FILES does not know yet.
+			refused("OPTIONS-999999", "nothing", []byte{})
+			refused("OPTIONS-999999", "zeros", make([]byte, 2779))
 			for name, b := range whole {
 				refused(name, "absence", nil)
 				if len(b) == 0 {
