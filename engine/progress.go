@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// progress is how far a start is, for the console and for Ready. Any goroutine may read it; recovery
-// writes it.
+// progress is how far a start is, for the console and for Ready. Any goroutine may read it;
+// recovery writes it.
 type progress struct {
 	every         time.Duration // between two lines on the console; tests shorten it
 	step          atomic.Int32
