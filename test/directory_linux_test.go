@@ -62,10 +62,29 @@ func (r *rig) wantLocked(what string) {
 	}
 }
 
-// removeDir removes the server's directory. The server may make a file in it meanwhile.
+// whileStopped does something to the directory while the server is stopped, which so can neither
+// notice half of it nor make a file meanwhile.
+func (r *rig) whileStopped(change func()) {
+	r.t.Helper()
+	pid := r.proc.Cmd.Process.Pid
+	if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
+		r.t.Fatal(err)
+	}
+	r.until("it is stopped", func() bool { return strings.Trim(threads(pid), "T") == "" })
+	change()
+	if err := syscall.Kill(pid, syscall.SIGCONT); err != nil {
+		r.t.Fatal(err)
+	}
+}
+
+// removeDir removes the server's directory.
 func (r *rig) removeDir() {
 	r.t.Helper()
-	r.until("the directory is removed", func() bool { return os.RemoveAll(r.dir) == nil })
+	r.whileStopped(func() {
+		if err := os.RemoveAll(r.dir); err != nil {
+			r.t.Fatal(err)
+		}
+	})
 }
 
 // TestDirectoryRemoved: a server whose directory is removed ends, and says so. It does not make the
@@ -148,21 +167,16 @@ func TestLockIsNeverStale(t *testing.T) {
 	r, b := newDirServer(t)
 	r.wantLocked("a second server")
 	// Stopped, the first server cannot notice before the second one has tried.
-	lock, pid := filepath.Join(r.dir, "LOCK"), r.proc.Cmd.Process.Pid
-	if err := r.proc.Cmd.Process.Signal(syscall.SIGSTOP); err != nil {
-		t.Fatal(err)
-	}
-	r.until("it is stopped", func() bool { return strings.Trim(threads(pid), "T") == "" })
-	if err := os.Remove(lock); err != nil {
-		t.Fatal(err)
-	}
-	r.wantLocked("a second server without LOCK")
-	if _, err := os.Lstat(lock); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("the refused server made a LOCK: %v", err)
-	}
-	if err := r.proc.Cmd.Process.Signal(syscall.SIGCONT); err != nil {
-		t.Fatal(err)
-	}
+	lock := filepath.Join(r.dir, "LOCK")
+	r.whileStopped(func() {
+		if err := os.Remove(lock); err != nil {
+			t.Fatal(err)
+		}
+		r.wantLocked("a second server without LOCK")
+		if _, err := os.Lstat(lock); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("the refused server made a LOCK: %v", err)
+		}
+	})
 	r.wantMovedExit()
 	r.start()
 	if got := snapshotSeqs(r, b["user_id"].(string))[b["device_id"].(string)]; got != 2 {
