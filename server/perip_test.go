@@ -42,6 +42,8 @@ func (r *running) refusesFrom(t *testing.T, addr string) {
 func TestMaxConnsPerIP(t *testing.T) {
 	r := start(t, func(o *Options, _ *fakePresence) { o.MaxConnsPerIP = 1 })
 	request := streamText("?user_id="+testUser, sign(t, testKey, payload("")))
+	beat := text("POST "+wire.HeartbeatPath, validBody, "Authorization: Bearer "+testIngest,
+		"Connection: close")
 	check := func(what string, status int, text string) {
 		t.Helper()
 		c := r.dialFrom(t, "192.0.2.1")
@@ -51,11 +53,17 @@ func TestMaxConnsPerIP(t *testing.T) {
 			t.Errorf("%s: %d %s", what, got.status, got.body)
 		}
 		c.Close()
+		// A connection that was to be a stream is off that count before it is off its address's.
+		testwait.Until(t, "the address may connect again", func() bool {
+			again := r.dialFrom(t, "192.0.2.1")
+			defer again.Close()
+			go func() { _, _ = io.WriteString(again, beat) }()
+			return readResponse(t, bufio.NewReader(again), "POST").status == 204
+		})
 		testwait.Until(t, "all connections are closed",
 			func() bool { return r.conns.Stats().Open == 0 })
 	}
-	check("a heartbeat", 204, text("POST "+wire.HeartbeatPath, validBody,
-		"Authorization: Bearer "+testIngest, "Connection: close"))
+	check("a heartbeat", 204, beat)
 	check("a refused stream", 403, streamText("?user_id="+testUser, "bad")+"\r\n")
 	check("garbage", 400, "garbage\r\n\r\n")
 	r.presence.subscribe = broadcast.ErrTooManyOfUser
