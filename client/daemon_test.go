@@ -14,6 +14,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -89,7 +90,7 @@ func (s *heartbeats) all() []received {
 	return append([]received(nil), s.got...)
 }
 
-// await returns what came once there are n requests.
+// await returns what came once there are n requests, which are answered, but for those that hang.
 func (s *heartbeats) await(n int) []received {
 	s.t.Helper()
 	for deadline := time.Now().Add(time.Hour); len(s.all()) < n; time.Sleep(time.Millisecond) {
@@ -97,6 +98,7 @@ func (s *heartbeats) await(n int) []received {
 			s.t.Fatalf("%d requests within an hour, want %d", len(s.all()), n)
 		}
 	}
+	synctest.Wait() // a request is noted before it is answered
 	return s.all()
 }
 
