@@ -4,6 +4,7 @@ import (
 	"io"
 	"net"
 	"testing"
+	"testing/synctest"
 
 	"rollcall/internal/testwait"
 	"rollcall/server/reply"
@@ -69,24 +70,26 @@ func TestRateSources(t *testing.T) {
 // TestRefusedReadsWhy: at most maxRefused connections are kept until their clients have read why,
 // and none for long.
 func TestRefusedReadsWhy(t *testing.T) {
-	r := refuser{answer: func(reply.Reply) []byte { return []byte("no") }}
-	var clients []net.Conn
-	for range maxRefused + 1 {
-		ours, theirs := net.Pipe()
-		clients = append(clients, ours)
-		go func() { _, _ = io.ReadFull(ours, make([]byte, 2)) }()
-		r.refuse(halfOpen{theirs}, reply.TooManyConns)
-	}
-	if n := r.waiting.Load(); n != maxRefused {
-		t.Errorf("%d are waiting, want %d", n, maxRefused)
-	}
-	if _, err := clients[maxRefused].Read(make([]byte, 1)); err != io.EOF {
-		t.Errorf("one too many: %v, want its end", err)
-	}
-	for _, c := range clients {
-		c.Close()
-	}
-	testwait.Until(t, "no connection is kept", func() bool { return r.waiting.Load() == 0 })
+	synctest.Test(t, func(t *testing.T) { // what is kept has its time, on a busy machine too
+		r := refuser{answer: func(reply.Reply) []byte { return []byte("no") }}
+		var clients []net.Conn
+		for range maxRefused + 1 {
+			ours, theirs := net.Pipe()
+			clients = append(clients, ours)
+			go func() { _, _ = io.ReadFull(ours, make([]byte, 2)) }()
+			r.refuse(halfOpen{theirs}, reply.TooManyConns)
+		}
+		if n := r.waiting.Load(); n != maxRefused {
+			t.Errorf("%d are waiting, want %d", n, maxRefused)
+		}
+		if _, err := clients[maxRefused].Read(make([]byte, 1)); err != io.EOF {
+			t.Errorf("one too many: %v, want its end", err)
+		}
+		for _, c := range clients {
+			c.Close()
+		}
+		testwait.Until(t, "no connection is kept", func() bool { return r.waiting.Load() == 0 })
+	})
 }
 
 // halfOpen is a connection whose one side can be closed.
