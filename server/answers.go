@@ -25,9 +25,11 @@ type answers struct {
 	origins    origins
 	draining   *atomic.Bool // Close has begun
 	retryAfter string       // of a heartbeat over the rate, in seconds
+	headBytes  int          // Options.MaxHeaderBytes
 	clock      engine.Clock
 	logger     *slog.Logger
 	logged     sample.Second // when the last refused heartbeat was
+	headLogged sample.Second // when the last head that is too large was
 }
 
 // answer answers with a row of the table.
@@ -103,8 +105,13 @@ func (a *answers) logRefusal(why error) {
 // fasthttp's ErrorHandler.
 func (a *answers) unreadable(ctx *fasthttp.RequestCtx, err error) {
 	a.origins.allow(ctx)
-	a.answer(ctx, readError(err))
+	r := readError(err)
+	a.answer(ctx, r)
 	hangUp(ctx)
+	if r == reply.HeaderTooLarge && a.headLogged.Take() {
+		a.logger.Warn("requests are refused", "error", ErrHeadTooLarge, "limit_bytes", a.headBytes,
+			"address", ctx.RemoteAddr().String())
+	}
 }
 
 // readError is the reply to a request that could not be read to its end.

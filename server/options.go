@@ -13,6 +13,9 @@ import (
 	"rollcall/server/conns"
 )
 
+// minHeaderBytes is the least MaxHeaderBytes that is of use.
+const minHeaderBytes = 512
+
 // Options of a Server. Its zero value works, but answers no heartbeat and no stream.
 type Options struct {
 	// IngestTokens are the bearer tokens that a heartbeat may carry; several while a token is
@@ -66,8 +69,9 @@ type Options struct {
 	MaxConnsPerIP int
 	// OpenStreams is how many streams there are now. Default: they are not counted.
 	OpenStreams func() int
-	// MaxHeaderBytes bounds a request's line and headers, and is each connection's read buffer.
-	// Raise it when a proxy adds more. Default: 4,096.
+	// MaxHeaderBytes bounds a request's line and headers; a larger head is answered 431. It is the
+	// read buffer of each connection that is not idle. Raise it when cookies or a proxy need more.
+	// At least 512. Default: 16,384.
 	MaxHeaderBytes int
 	// ReadTimeout bounds the reading of one request, from its first byte on (of a new connection
 	// from the accept on). Default: 10s.
@@ -105,7 +109,7 @@ func (o Options) withDefaults() (Options, error) {
 	option.Default(&o.RateAddresses, 1<<16)
 	option.Default(&o.MaxBatch, 10_000)
 	option.Default(&o.MaxConns, 1<<18)
-	option.Default(&o.MaxHeaderBytes, 4096)
+	option.Default(&o.MaxHeaderBytes, 16<<10)
 	option.Default(&o.ReadTimeout, 10*time.Second)
 	option.Default(&o.WriteTimeout, 10*time.Second)
 	option.Default(&o.IdleTimeout, 3*time.Minute)
@@ -133,7 +137,8 @@ func (o Options) check(p *option.Problems) {
 	option.NotNegative(p, "MaxBatch", o.MaxBatch)
 	option.NotNegative(p, "MaxConns", o.MaxConns)
 	option.NotNegative(p, "MaxConnsPerIP", o.MaxConnsPerIP)
-	option.NotNegative(p, "MaxHeaderBytes", o.MaxHeaderBytes)
+	p.When(o.MaxHeaderBytes != 0 && o.MaxHeaderBytes < minHeaderBytes,
+		"MaxHeaderBytes is %d: a heartbeat's head needs %d", o.MaxHeaderBytes, minHeaderBytes)
 	option.NotNegative(p, "ReadTimeout", o.ReadTimeout)
 	option.NotNegative(p, "WriteTimeout", o.WriteTimeout)
 	option.NotNegative(p, "IdleTimeout", o.IdleTimeout)

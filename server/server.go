@@ -24,6 +24,10 @@ import (
 // ErrClosed is returned by Serve and ServeAdmin after Close.
 var ErrClosed = errors.New("server: closed")
 
+// ErrHeadTooLarge is logged, once a second at most, when requests are refused because their line
+// and headers are larger than MaxHeaderBytes.
+var ErrHeadTooLarge = errors.New("server: the head of a request is too large")
+
 // Presence is what the server needs of the engine. All methods may be called from any goroutine.
 type Presence interface {
 	// Heartbeat applies a heartbeat and returns when the answer may be given. It keeps nothing of
@@ -71,11 +75,12 @@ func New(p Presence, o Options) (*Server, error) {
 		return nil, err
 	}
 	a := &answers{
-		counters: &s.counters,
-		origins:  newOrigins(o.CORSOrigins),
-		draining: &s.draining,
-		clock:    o.Clock,
-		logger:   o.Logger,
+		counters:  &s.counters,
+		headBytes: o.MaxHeaderBytes,
+		origins:   newOrigins(o.CORSOrigins),
+		draining:  &s.draining,
+		clock:     o.Clock,
+		logger:    o.Logger,
 	}
 	var rate *conns.Rate
 	if o.RatePerIP > 0 {

@@ -22,6 +22,7 @@ import (
 	"rollcall/engine/broadcast"
 	"rollcall/internal/testwait"
 	"rollcall/internal/testwire"
+	"rollcall/server/reply"
 	"rollcall/wire"
 )
 
@@ -347,7 +348,7 @@ func TestUnreadableRequests(t *testing.T) {
 	impatient := start(t, func(o *Options, _ *fakePresence) {
 		o.ReadTimeout = 200 * time.Millisecond
 	})
-	huge := strings.Repeat("x", 17<<10)
+	huge := strings.Repeat("x", 17<<10) // over both limits
 	tooLarge := errorBody("invalid_payload", "Payload too large")
 	auth := "Authorization: Bearer " + testIngest
 	chunked := "POST " + wire.HeartbeatPath +
@@ -534,4 +535,49 @@ func TestOptionsReportEveryProblem(t *testing.T) {
 	if _, err := New(newFake(), Options{}); err != nil {
 		t.Errorf("the zero Options: %v", err)
 	}
+}
+
+// TestHeadOfExactlyTheLimit: cookies and what proxies add fit into 16 KiB. A larger head is
+// answered 431, counted, and told to the operator once a second at most, without a byte of it.
+func TestHeadOfExactlyTheLimit(t *testing.T) {
+	var logged testlog
+	r := start(t, func(o *Options, _ *fakePresence) {
+		o.Logger = slog.New(slog.NewTextHandler(&logged, nil))
+	})
+	const limit = 16 << 10
+	without := len(heartbeatText(validBody, testAuth, "Cookie: ")) - len(validBody)
+	cookie := "Cookie: " + strings.Repeat("x", limit-without)
+	r.send(t, heartbeatText(validBody, testAuth, cookie)).check(t, 204, "")
+	r.send(t, text("GET "+wire.StreamPath+"?user_id="+testUser, "", cookie)).check(t, 401,
+		errorBody("unauthorized", "Unauthorized"))
+	for range 3 {
+		r.send(t, heartbeatText(validBody, testAuth, cookie+"y")).check(t, 431,
+			errorBody("invalid_payload", "Request header too large"))
+	}
+	if got := r.counters.Answers[reply.HeaderTooLarge].Load(); got != 3 {
+		t.Errorf("counted %d times, not 3", got)
+	}
+	text := logged.String()
+	if !strings.Contains(text, ErrHeadTooLarge.Error()) || strings.Contains(text, "xxx") ||
+		strings.Contains(text, testIngest) {
+		t.Errorf("the log has\n%s", text)
+	}
+}
+
+// testlog takes a log. Any goroutine may use it.
+type testlog struct {
+	mu   sync.Mutex
+	text strings.Builder // guarded by mu
+}
+
+func (l *testlog) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.Write(p)
+}
+
+func (l *testlog) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.String()
 }

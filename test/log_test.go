@@ -30,7 +30,6 @@ func TestLogsKeepSecretsAndStayShort(t *testing.T) {
 			r.send(request("POST", heartbeatPath, "{", bearer(ingest)))
 			r.send(request("GET", streamPath+"?user_id="+user, "", bearer(token+"x")))
 			r.send("GET " + streamPath + "?access_token=" + token + " HTTP/1.1\r\nHost: rollcall\r\nbroken header\r\n" + bearer(token) + "\r\n\r\n")
-			r.send("POST " + heartbeatPath + " HTTP/1.1\r\nHost: x\r\n" + bearer(ingest) + "\r\nX: " + strings.Repeat("x", 8<<10) + "\r\n\r\n")
 			stream.conn.Close()
 			r.until("the stream is closed", func() bool { return value(t, r.scrape(), "streams_closed_total", "reason=client_gone") == 1 })
 			for line := range strings.Lines(r.logs()[quiet:]) {
@@ -40,7 +39,12 @@ func TestLogsKeepSecretsAndStayShort(t *testing.T) {
 					t.Errorf("clients made the server log %s", line)
 				}
 			}
+			large := "POST " + heartbeatPath + " HTTP/1.1\r\nHost: x\r\n" + bearer(ingest) + "\r\nX: " + strings.Repeat("x", 32<<10) + "\r\n\r\n"
+			r.send(large) // this one is told to the operator
 			r.terminate()
+			if !strings.Contains(r.logs(), "--max-header-bytes") {
+				t.Errorf("a head that is too large is not in the log\n%s", r.logs())
+			}
 			signature := token[strings.IndexByte(token, '.')+1:]
 			for _, secret := range []string{"KGVZ3Q", token, signature, token[:40]} {
 				if strings.Contains(r.logs(), secret) {

@@ -12,6 +12,7 @@ import (
 	"rollcall/datadir"
 	"rollcall/engine"
 	"rollcall/loadgen"
+	"rollcall/server"
 	"rollcall/wal"
 )
 
@@ -39,6 +40,8 @@ var reported = advice{
 		"restore the data directory from a backup"},
 	{engine.ErrOverMaxDevices, moreDevices},
 	{engine.ErrTooManyDevices, moreDevices},
+	{server.ErrHeadTooLarge, "raise --max-header-bytes, or find what adds to the requests: often " +
+		"cookies, or a proxy"},
 	{loadgen.ErrConnections, "lower --connections, or raise the server's limits"},
 }
 
@@ -110,6 +113,7 @@ var flags = map[string]string{
 	"server MaxBatch":             "max-batch",
 	"server MaxConnsPerIP":        "max-connections-per-ip",
 	"server CORSOrigins":          "cors-origin",
+	"server MaxHeaderBytes":       "max-header-bytes",
 }
 
 // option is how the packages begin the report of a wrong option.

@@ -25,6 +25,8 @@ type serveCmd struct {
 	AdminListen string   `group:"Addresses" default:"127.0.0.1:8788" placeholder:"HOST:PORT" help:"Where operators connect: the page, health, metrics, profiles, debug. Keep it off the internet (${default})."`
 	CORSOrigin  []string `group:"Addresses" name:"cors-origin" default:"*" placeholder:"ORIGIN" help:"Web origins whose pages may read the answers of --listen, such as https://example.com. *: any (${default})."`
 
+	MaxHeaderBytes int `group:"Addresses" default:"16384" help:"Most bytes of a request's line and headers together, cookies included; more are answered 431. Each busy connection has a read buffer of this size (${default})."`
+
 	DataDir      string        `group:"Durability" default:"./data" type:"path" placeholder:"DIR" help:"Directory of the log and the checkpoint, for one process at a time (./data)."`
 	Sync         string        `group:"Durability" default:"always" enum:"always,interval,never" help:"What a 204 promises. always: the heartbeat is on stable storage. interval: it is written, and synced within --sync-interval; a kill of the process loses nothing, a power cut what was acknowledged within that time. never: it is written, and synced when the system does so (${default})."`
 	SyncInterval time.Duration `group:"Durability" default:"100ms" help:"How often --sync=interval syncs (${default})."`
@@ -101,6 +103,7 @@ func (c serveCmd) Validate() error {
 	notZero("checkpoint-interval", c.CheckpointInterval == 0)
 	notZero("forget-after", c.ForgetAfter == 0)
 	notZero("max-batch", c.MaxBatch == 0)
+	notZero("max-header-bytes", c.MaxHeaderBytes == 0)
 	refuse(c.MaxStreams < 0, "--max-streams cannot be negative, not %d", c.MaxStreams)
 	refuse(c.DrainTimeout < 0, "--drain-timeout cannot be negative, not %v", c.DrainTimeout)
 	refuse((c.TLSCert == "") != (c.TLSKey == ""),
@@ -305,6 +308,7 @@ func (c serveCmd) serverOptions(n *node, sec secrets) server.Options {
 		TokenExpiryIgnore: c.StreamTokenExpiry == "ignore",
 		StreamQueryToken:  c.StreamQueryToken,
 		CORSOrigins:       c.CORSOrigin,
+		MaxHeaderBytes:    c.MaxHeaderBytes,
 		TLS:               c.TLSCert != "",
 		MaxConns:          n.limits.conns,
 		MaxConnsPerIP:     c.MaxConnsPerIP,
