@@ -105,13 +105,23 @@ func (a *answers) logRefusal(why error) {
 // fasthttp's ErrorHandler.
 func (a *answers) unreadable(ctx *fasthttp.RequestCtx, err error) {
 	a.origins.allow(ctx)
-	r := readError(err)
+	a.unfit(ctx, readError(err))
+}
+
+// unfit answers a request whose head is not taken, and closes the connection: where the request
+// ends, and the next one begins, is not sure.
+func (a *answers) unfit(ctx *fasthttp.RequestCtx, r reply.Reply) {
 	a.answer(ctx, r)
 	hangUp(ctx)
-	if r == reply.HeaderTooLarge && a.headLogged.Take() {
-		a.logger.Warn("requests are refused", "error", ErrHeadTooLarge, "limit_bytes", a.headBytes,
-			"address", ctx.RemoteAddr().String())
+	if r.Status() != fasthttp.StatusRequestHeaderFieldsTooLarge || !a.headLogged.Take() {
+		return
 	}
+	why, limit := ErrHeadTooLarge, a.headBytes
+	if r == reply.TooManyHeaderLines {
+		why, limit = errTooManyHeaderLines, maxHeaderLines
+	}
+	a.logger.Warn("requests are refused", "error", why, "limit", limit,
+		"address", ctx.RemoteAddr().String())
 }
 
 // readError is the reply to a request that could not be read to its end.

@@ -17,6 +17,7 @@ import (
 func newPublic(o *Options, a *answers, handler fasthttp.RequestHandler) *fasthttp.Server {
 	return &fasthttp.Server{
 		Handler:            handler,
+		HeaderReceived:     receive,
 		ErrorHandler:       a.unreadable,
 		Logger:             debugLogger{o.Logger},
 		ReadBufferSize:     o.MaxHeaderBytes,

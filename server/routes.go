@@ -24,6 +24,10 @@ func routes(a *answers, one *heartbeats, many *batches, follow *streams) fasthtt
 
 	return func(ctx *fasthttp.RequestCtx) {
 		a.origins.allow(ctx)
+		if refusal := refused(ctx); refusal != reply.None {
+			a.unfit(ctx, refusal)
+			return
+		}
 		if ctx.IsOptions() { // on any path, known or not
 			a.answer(ctx, reply.Preflight)
 		} else {

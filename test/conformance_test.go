@@ -307,6 +307,54 @@ func TestRoutes(t *testing.T) {
 	}
 }
 
+// TestHeads: a head that could be read in two ways is refused, and the heartbeat that is hidden
+// behind it, or in it, is none.
+func TestHeads(t *testing.T) {
+	r := startServer(t)
+	hidden := request("POST", heartbeatPath, newBeat().json(), bearer(ingestToken))
+	length := fmt.Sprintf("Content-Length: %d\r\n", len(hidden))
+	const line, host = "POST " + heartbeatPath + " HTTP/1.1\r\n", "Host: x\r\n"
+	for _, test := range []struct {
+		name, head string
+		status     int
+	}{
+		{"HTTP/2.0", "POST " + heartbeatPath + " HTTP/2.0\r\n" + host + "Content-Length: 0\r\n", 505},
+		{"a space in a name", line + host + "X Y: 1\r\nContent-Length: 0\r\n", 400},
+		{"a space before the colon", line + host + "Content-Length : 0\r\n" + length, 400},
+		{"a value in two lines", line + host + "X: 1\r\n Content-Length: 0\r\n" + length, 400},
+		{"LF for CRLF", line + host + "X: 1\nContent-Length: 0\r\n", 400},
+		{"CR alone", line + host + "X: 1\rContent-Length: 0\r\n" + length, 400},
+		{"NUL", line + host + "X: \x00\r\nContent-Length: 0\r\n", 400},
+		{"two lengths", line + host + "Content-Length: 0\r\n" + length, 400},
+		{"a length and a coding", line + host + length + "Transfer-Encoding: chunked\r\n", 400},
+		{"an unknown coding", line + host + length + "Transfer-Encoding: xchunked\r\n", 400},
+		{"the identity coding", line + host + length + "Transfer-Encoding: identity\r\n", 400},
+		{"no host", line + length, 400},
+		{"two hosts", line + host + host + length, 400},
+		{"a control character in the target", strings.Replace(line, " HTTP", "?\x01 HTTP", 1) + host + length, 400},
+		{"no colon", line + host + "X\r\n" + length, 400},
+		{"a route behind a host", "POST //x" + heartbeatPath + "?:// HTTP/1.1\r\n" + host + length, 400},
+		{"too many lines", line + host + length + strings.Repeat("X: 1\r\n", 127), 431},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			c := r.in(t).dial()
+			defer c.Close()
+			io.WriteString(c, test.head+"\r\n"+hidden)
+			in := bufio.NewReader(c)
+			if a := readAnswer(t, in, false); a.status != test.status || a.header.Get("Access-Control-Allow-Origin") != "*" {
+				t.Errorf("%d %s, want %d", a.status, a.body, test.status)
+			}
+			if rest, _ := io.ReadAll(in); len(rest) > 0 {
+				t.Errorf("behind the answer came %q", rest)
+			}
+		})
+	}
+	// None of them was applied: this is the first.
+	expect(t, r.send(hidden), 204, "")
+	absolute := strings.Replace(request("POST", heartbeatPath, newBeat().json(), bearer(ingestToken)), " /", " http://rollcall/", 1)
+	expect(t, r.send(absolute), 204, "")
+}
+
 // TestKeepAliveAndPipelining: one connection carries many heartbeats, also when they are sent
 // without waiting.
 func TestKeepAliveAndPipelining(t *testing.T) {

@@ -194,18 +194,23 @@ func (c *checker) check(req *http.Request, resp *http.Response, path string, sta
 	return answer
 }
 
-// headerTooLarge speaks for itself: net/http's client would not send it in one piece.
-func (c *checker) headerTooLarge(s *rig, method, path string) {
+// heads speaks for itself: net/http's client sends no such head.
+func (c *checker) heads(s *rig, method, path string) {
 	c.t.Helper()
-	conn := s.dial()
-	defer conn.Close()
-	fmt.Fprintf(conn, "%s %s HTTP/1.1\r\nHost: x\r\nX: %s\r\n\r\n", method, path, strings.Repeat("x", 1<<16))
-	req, _ := http.NewRequest(method, "http://"+s.addr+path, nil)
-	resp, err := http.ReadResponse(bufio.NewReader(conn), req)
-	if err != nil {
-		c.t.Fatal(err)
+	for status, text := range map[int]string{
+		431: fmt.Sprintf("%s %s HTTP/1.1\r\nHost: x\r\nX: %s\r\n\r\n", method, path, strings.Repeat("x", 1<<16)),
+		505: fmt.Sprintf("%s %s HTTP/2.0\r\nHost: x\r\n\r\n", method, path),
+	} {
+		conn := s.dial()
+		defer conn.Close()
+		io.WriteString(conn, text)
+		req, _ := http.NewRequest(method, "http://"+s.addr+path, nil)
+		resp, err := http.ReadResponse(bufio.NewReader(conn), req)
+		if err != nil {
+			c.t.Fatal(err)
+		}
+		c.check(req, resp, path, status, "")
 	}
-	c.check(req, resp, path, 431, "")
 }
 
 func apiBeat(seq int, change ...string) string {
@@ -248,7 +253,7 @@ func (c *checker) heartbeats(both, onlyIngest, onlySigning *rig) {
 	post(onlyIngest, 429, apiBeat(6), auth)
 	post(onlySigning, 503, apiBeat(5), auth)
 	c.ask(both.addr, "OPTIONS", heartbeatPath, heartbeatPath, 204, "")
-	c.headerTooLarge(both, "POST", heartbeatPath)
+	c.heads(both, "POST", heartbeatPath)
 }
 
 func (c *checker) batches(both, onlySigning *rig) {
@@ -269,7 +274,7 @@ func (c *checker) batches(both, onlySigning *rig) {
 	post(both, 415, apiBeat(7), auth, lines, "Content-Encoding: br")
 	post(onlySigning, 503, apiBeat(7), auth, lines)
 	c.ask(both.addr, "OPTIONS", batchPath, batchPath, 204, "")
-	c.headerTooLarge(both, "POST", batchPath)
+	c.heads(both, "POST", batchPath)
 }
 
 func (c *checker) page(both, onlyIngest, production *rig) {
@@ -304,7 +309,7 @@ func (c *checker) streams(both, onlyIngest *rig) {
 	get(both, 403, "?user_id="+apiDevice, good)
 	get(onlyIngest, 503, "?user_id="+apiUser, good)
 	c.ask(both.addr, "OPTIONS", streamPath, streamPath, 204, "")
-	c.headerTooLarge(both, "GET", streamPath)
+	c.heads(both, "GET", streamPath)
 }
 
 func (c *checker) admin(both, production *rig) {

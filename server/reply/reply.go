@@ -61,7 +61,9 @@ const (
 	TooManyConnsOfAddress
 
 	MalformedRequest
+	VersionNotSupported
 	HeaderTooLarge
+	TooManyHeaderLines
 	RequestTimeout
 
 	MissingUserIDParam
@@ -127,9 +129,11 @@ var rows = [Count]row{
 	TooManyConnsOfAddress: {503, wire.CodeUnavailable,
 		"Too many connections from this address"},
 
-	MalformedRequest: {400, wire.CodeInvalid, "Malformed request"},
-	HeaderTooLarge:   {431, wire.CodeInvalid, "Request header too large"},
-	RequestTimeout:   {408, wire.CodeUnavailable, "Request timeout"},
+	MalformedRequest:    {400, wire.CodeInvalid, "Malformed request"},
+	HeaderTooLarge:      {431, wire.CodeInvalid, "Request header too large"},
+	TooManyHeaderLines:  {431, wire.CodeInvalid, "Too many header lines"},
+	VersionNotSupported: {505, wire.CodeInvalid, "Only HTTP/1.1 and HTTP/1.0 are spoken here"},
+	RequestTimeout:      {408, wire.CodeUnavailable, "Request timeout"},
 
 	MissingUserIDParam: {400, wire.CodeInvalid, "Missing user_id query param"},
 	DebugDisabled:      {403, wire.CodeForbidden, "Not available in production"},
