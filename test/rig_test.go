@@ -52,8 +52,18 @@ var underRace = os.Getenv("ROLLCALL_RACE") != ""
 
 var binary string
 
+// instead may make this process another program of a test; it reports whether it did.
+var instead = func() bool { return false }
+
+// TestMain builds the binary, unless ROLLCALL_BINARY names one, such as another release's.
 func TestMain(m *testing.M) {
+	if instead() {
+		return
+	}
 	os.Exit(func() int {
+		if binary = os.Getenv("ROLLCALL_BINARY"); binary != "" {
+			return m.Run()
+		}
 		dir, err := os.MkdirTemp("", "rollcall-blackbox-")
 		if err != nil {
 			panic(err)
@@ -80,6 +90,8 @@ type rig struct {
 	stderr     testlog.Output
 	env, flags []string
 	cgroup     string // directory of the cgroup that it runs in; empty: the test's own
+
+	descriptors int // most that it may open; 0: as many as the test
 
 	tls *tls.Config // of the client's side; nil: without TLS
 
@@ -117,6 +129,10 @@ func (r *rig) command() *exec.Cmd {
 	cmd := exec.Command(binary, args...)
 	if r.cgroup != "" {
 		cmd = r.inCgroup(cmd)
+	}
+	if r.descriptors != 0 {
+		cmd = exec.Command("sh", append([]string{"-c", `ulimit -n "$0" && exec "$@"`,
+			strconv.Itoa(r.descriptors)}, cmd.Args...)...)
 	}
 	cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + os.Getenv("HOME")}, r.env...)
 	return cmd

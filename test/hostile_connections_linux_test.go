@@ -1,0 +1,119 @@
+package test
+
+import (
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"time"
+)
+
+// connectionAttacks need no token.
+func connectionAttacks() []attack {
+	return []attack{
+		{name: "send the head a byte at a time", crowd: 200, do: func(a *attackers, _ int) {
+			text := a.streamRequest()
+			a.drip(text[:len(text)-1], 0)
+		}},
+		{name: "wrong tokens at full rate", crowd: 8, fills: true,
+			do: sends(0, request("POST", heartbeatPath, newBeat().json(), bearer("wrong")))},
+		{name: "streams with wrong tokens at full rate", crowd: 8, fills: true,
+			do: func(a *attackers, _ int) {
+				text := request("GET", streamPath+"?user_id="+a.User, "",
+					bearer(signToken("another key", a.User, time.Hour)))
+				a.ask(a.Addr, 0, func() string { return text })
+			}},
+		{name: "heads of 15 KiB at full rate", crowd: 8, fills: true,
+			do: sends(0, request("POST", heartbeatPath, newBeat().json(), bearer("wrong"),
+				"Cookie: "+strings.Repeat("c", 15<<10)))},
+		{name: "3,000 header lines at full rate", crowd: 8, fills: true,
+			do: sends(0, request("POST", heartbeatPath, newBeat().json(),
+				strings.Repeat("a:b\r\n", 3000)+bearer("wrong")))},
+		{name: "heads without an end", crowd: 50, fills: true,
+			do: sends(0, "GET / HTTP/1.1\r\nCookie: "+strings.Repeat("c", 1<<20))},
+		{name: "connect and leave", crowd: 8, fills: true, do: (*attackers).connectAndLeave},
+		{name: "ask and never read an answer", crowd: 50, fills: true, do: (*attackers).pipeline},
+		{name: "metrics at full rate", crowd: 4, fills: true, do: func(a *attackers, _ int) {
+			a.ask(a.Admin, 0, func() string { return request("GET", "/metrics", "") })
+		}},
+	}
+}
+
+func (a *attackers) connectAndLeave(int) {
+	for a.pause(0) {
+		if c := a.dial(a.Addr); c != nil {
+			a.done.Add(1)
+			c.Close()
+		}
+	}
+}
+
+// pipeline sends requests and reads none of the answers.
+func (a *attackers) pipeline(int) {
+	text := strings.Repeat(request("POST", heartbeatPath, "{}", bearer("wrong")), 100)
+	for a.pause(0) {
+		if c := a.dialWith(narrow, a.Addr); c != nil {
+			release := a.held(c)
+			for {
+				if _, err := io.WriteString(c, text); err != nil {
+					break
+				}
+				a.done.Add(100)
+			}
+			release()
+		}
+	}
+}
+
+// idle holds a connection, says nothing, and takes another when it loses it.
+func (a *attackers) idle(int) { a.hold(a.Addr, "") }
+
+func (a *attackers) halfRequest(int) {
+	a.hold(a.Addr, "POST "+heartbeatPath+" HTTP/1.1\r\nHost: rollcall\r\n")
+}
+
+func (a *attackers) holdAdmin(int) {
+	a.hold(a.Admin, "POST /debug/token HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n")
+}
+
+func (a *attackers) hold(addr, begin string) { a.holdWith(net.Dialer{}, addr, begin, true) }
+
+// holdWith sends a beginning, and holds the connection until the server closes it or the attack is
+// over. One that does not read does not notice the server's close.
+func (a *attackers) holdWith(d net.Dialer, addr, begin string, read bool) {
+	for a.pause(5 * time.Millisecond) {
+		c := a.dialWith(d, addr)
+		if c == nil {
+			continue
+		}
+		release := a.held(c)
+		io.WriteString(c, begin)
+		a.done.Add(1)
+		if read {
+			io.Copy(io.Discard, c)
+		} else {
+			<-a.stop
+		}
+		release()
+	}
+}
+
+// newConnection is what others do: a heartbeat on a connection of its own.
+func (h *hostile) newConnection() error {
+	h.probed++
+	return h.wants(204, request("POST", heartbeatPath,
+		h.known.with("seq", h.probed).json(), bearer(ingestToken)))
+}
+
+// newConnectionAndProbe asks the admin listener too, as an orchestrator does.
+func (h *hostile) newConnectionAndProbe() error {
+	if err := h.newConnection(); err != nil {
+		return err
+	}
+	client := http.Client{Timeout: probeLimit, Transport: &http.Transport{DisableKeepAlives: true}}
+	resp, err := client.Get("http://" + h.admin + "/livez")
+	if err == nil {
+		err = resp.Body.Close()
+	}
+	return err
+}

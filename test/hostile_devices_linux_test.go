@@ -1,0 +1,93 @@
+package test
+
+import (
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+)
+
+// deviceAttacks fill tables that all share.
+func deviceAttacks() []attack {
+	return []attack{
+		{name: "new devices at full speed", crowd: 2, fills: true, do: (*attackers).flood,
+			flags: []string{"--max-devices=50000"}, setup: func(h *hostile) { h.warm(50_000) }},
+	}
+}
+
+// flood sends batches of devices that were never there before.
+func (a *attackers) flood(int) {
+	a.ask(a.Addr, 0, func() string { return newDevicesOf("", 10_000, "online", "flood") })
+}
+
+// floodOne is flood with one user's devices.
+func (a *attackers) floodOne(int) {
+	a.ask(a.Addr, 0, func() string { return newDevicesOf(a.User, 10_000, "online", "flood") })
+}
+
+// newDevicesOf is a batch of new devices of a user; without one each has its own.
+func newDevicesOf(user string, n int, status, source string) string {
+	var body strings.Builder
+	for range n {
+		device, of := uuid.NewString(), user
+		if of == "" {
+			of = device
+		}
+		body.WriteString(heartbeatLine(of, device, status, source, 1, 600_000))
+	}
+	return batch(body.String())
+}
+
+// nameSources sends a new source with each heartbeat.
+func (a *attackers) nameSources(int) {
+	a.ask(a.Addr, 50*time.Millisecond, func() string { return newSources(1000) })
+}
+
+// newSources is a batch of heartbeats of which each has a source that was never there before.
+func newSources(n int) string {
+	var body strings.Builder
+	for range n {
+		id := uuid.NewString()
+		body.WriteString(heartbeatLine(id, id, "online", "host-"+id, 1, 600_000))
+	}
+	return batch(body.String())
+}
+
+func (h *hostile) manySources() {
+	for range 7 {
+		h.send(newSources(10_000))
+	}
+}
+
+// newSource is what others do: a new device, with a source that was never there before.
+func (h *hostile) newSource() error {
+	id := uuid.NewString()
+	return h.wants(204, request("POST", heartbeatPath,
+		heartbeatLine(id, id, "offline", "mine-"+id, 1, 1000), bearer(ingestToken)))
+}
+
+// goOffline brings 40,000 devices of one user, offline at once, which the server then forgets.
+func (a *attackers) goOffline(int) {
+	left := 4
+	a.ask(a.Addr, 0, func() string {
+		if left == 0 {
+			<-a.stop
+			return ""
+		}
+		left--
+		return newDevicesOf(a.User, 10_000, "offline", "gone")
+	})
+}
+
+// hasForgotten tells whether the devices of the attack are gone.
+func (h *hostile) hasForgotten() bool {
+	return value(h.t, h.scrape(), "devices", "status=offline") < 10
+}
+
+func (a *attackers) askPresence(int) {
+	a.ask(a.Admin, time.Second/5, a.presenceRequest)
+}
+
+func (a *attackers) presenceRequest() string {
+	return request("GET", "/debug/presence?user_id="+a.User, "")
+}
