@@ -18,36 +18,39 @@ import (
 // bodyAttacks are what holders of an ingest token send.
 func bodyAttacks() []attack {
 	return []attack{
-		{name: "10,000 bad lines a batch", crowd: 4, fills: true,
-			do: sends(0, batch(strings.Repeat("{}\n", 10_000)))},
+		{name: "10,000 bad lines a batch", crowd: 4, fills: true, do: sends(0,
+			func() string { return batch(strings.Repeat("{}\n", 10_000)) })},
+		{name: "4 MiB of brackets", crowd: 4, fills: true, do: sends(0, func() string {
+			return batch(strings.Repeat("[", 4<<20), "Content-Type: application/json")
+		})},
+		{name: "one line of 4 MiB", crowd: 4, fills: true, do: sends(0,
+			func() string { return batch(strings.Repeat(" ", 4<<20)) })},
 		{name: "four busy batch connections", crowd: 4, fills: true, do: (*attackers).sendBatches,
-			setup: func(h *hostile) { h.warm(4 * 10_000) }},
+			setup: func(h *hostile) { h.knows(4, 600_000) }},
 		{name: "batches of devices that are silent at once", crowd: 2, fills: true,
-			do:    func(a *attackers, i int) { a.sendBatchesOf("", uint64(i), 1) },
-			setup: func(h *hostile) { h.warm(2 * 10_000) }},
-		{name: "4 MiB of brackets", crowd: 4, fills: true, do: sends(0,
-			batch(strings.Repeat("[", 4<<20), "Content-Type: application/json"))},
-		{name: "one line of 4 MiB", crowd: 4, fills: true,
-			do: sends(0, batch(strings.Repeat(" ", 4<<20)))},
-		{name: "single heartbeats of 16 KiB nested JSON", crowd: 8, fills: true,
-			do: sends(0, request("POST", heartbeatPath,
-				`{"x":`+strings.Repeat("[", 16000), bearer(ingestToken)))},
+			do:    func(a *attackers, i int) { a.resend(knownBatch("", i, 1)) },
+			setup: func(h *hostile) { h.knows(2, 1) }},
+		{name: "single heartbeats of 16 KiB nested JSON", crowd: 8, fills: true, do: sends(0,
+			func() string {
+				return request("POST", heartbeatPath, `{"x":`+strings.Repeat("[", 16000),
+					bearer(ingestToken))
+			})},
 		{name: "bodies a byte at a time", crowd: 200, do: (*attackers).dripBodies},
 	}
 }
 
-// sends is an attack that sends one request over and over.
-func sends(every time.Duration, text string) func(*attackers, int) {
-	return func(a *attackers, _ int) { a.ask(a.Addr, every, func() string { return text }) }
+// sends is an attack that sends one request over and over, which is made when it begins.
+func sends(every time.Duration, text func() string) func(*attackers, int) {
+	text = sync.OnceValue(text)
+	return func(a *attackers, _ int) { a.ask(a.Addr, every, text) }
 }
 
 // sendsPacked is an attack that sends one packed batch 40 times a second.
-func sendsPacked(text, coding string) func(*attackers, int) {
-	return sends(time.Second/40, batch(text, "Content-Encoding: "+coding))
+func sendsPacked(coding string, packed func() string) func(*attackers, int) {
+	return sends(time.Second/40, func() string {
+		return batch(packed(), "Content-Encoding: "+coding)
+	})
 }
-
-// lineEnds is the largest body, without a heartbeat.
-func lineEnds() string { return strings.Repeat("\n", 4<<20) }
 
 func gzipped(text string) string {
 	var b bytes.Buffer
@@ -79,33 +82,53 @@ func zstdRun(b byte, n int) []byte {
 }
 
 // sendBatches sends the largest legal batches of known devices, each heartbeat a new one.
-func (a *attackers) sendBatches(i int) { a.sendBatchesOf("", uint64(i), 600_000) }
+func (a *attackers) sendBatches(i int) { a.resend(knownBatch("", i, 600_000)) }
 
-// sendBatchesOf is sendBatches for the devices of a user; without one each has its own. Several
-// crowds of devices have numbers.
-func (a *attackers) sendBatchesOf(user string, crowd uint64, ttl int64) {
-	const devices, digits = 10_000, 16
-	rng := rand.New(rand.NewPCG(1, crowd))
-	seq := time.Now().UnixMicro() // of 16 digits, and it grows, from one time to the next
-	var text strings.Builder
+// resend sends a batch over and over, with a new seq each time.
+func (a *attackers) resend(b *growingBatch) {
+	b.seq = time.Now().UnixMicro() // above those of the time before, and of 16 digits
+	a.ask(a.Addr, 0, b.next)
+}
+
+// growingBatch is a batch of known devices, whose seq grows with each request.
+type growingBatch struct {
+	text     []byte // lines of one length, so that a further batch is the same but for seq
+	line, at int    // length of a line; where seq is in it
+	seq      int64
+}
+
+// knownBatch is of 10,000 devices of a user, the same for the same number; without a user each has
+// its own.
+func knownBatch(user string, number int, ttl int64) *growingBatch {
+	const devices = 10_000
+	b := &growingBatch{seq: 1e15}
+	rng := rand.New(rand.NewPCG(1, uint64(number)))
 	for range devices {
 		device, of := randomUUID(rng), user
 		if of == "" {
 			of = device
 		}
-		text.WriteString(heartbeatLine(of, device, "online", "batch", seq, ttl))
+		b.text = append(b.text, heartbeatLine(of, device, "online", "batch", b.seq, ttl)...)
 	}
-	// the lines are of one length, so that each further batch is the same but for seq
-	body, line := []byte(text.String()), text.Len()/devices
-	at := bytes.Index(body, []byte(`"seq":`)) + len(`"seq":`)
-	a.ask(a.Addr, 0, func() string {
-		seq++
-		now := strconv.FormatInt(seq, 10)[:digits]
-		for d := range devices {
-			copy(body[d*line+at:], now)
-		}
-		return batch(string(body))
-	})
+	b.line = len(b.text) / devices
+	b.at = bytes.Index(b.text, []byte(`"seq":`)) + len(`"seq":`)
+	return b
+}
+
+func (b *growingBatch) next() string {
+	b.seq++
+	now := strconv.FormatInt(b.seq, 10)
+	for at := b.at; at < len(b.text); at += b.line {
+		copy(b.text[at:], now)
+	}
+	return batch(string(b.text))
+}
+
+// knows lets the server know the devices of so many batches.
+func (h *hostile) knows(batches int, ttl int64) {
+	for i := range batches {
+		h.mustTake(knownBatch("", i, ttl).next())
+	}
 }
 
 // randomUUID is a random UUID of version 4 from a generator.

@@ -15,22 +15,27 @@ func connectionAttacks() []attack {
 			text := a.streamRequest()
 			a.drip(text[:len(text)-1], 0)
 		}},
-		{name: "wrong tokens at full rate", crowd: 8, fills: true,
-			do: sends(0, request("POST", heartbeatPath, newBeat().json(), bearer("wrong")))},
+		{name: "wrong tokens at full rate", crowd: 8, fills: true, do: sends(0, func() string {
+			return request("POST", heartbeatPath, newBeat().json(), bearer("wrong"))
+		})},
 		{name: "streams with wrong tokens at full rate", crowd: 8, fills: true,
 			do: func(a *attackers, _ int) {
 				text := request("GET", streamPath+"?user_id="+a.User, "",
 					bearer(signToken("another key", a.User, time.Hour)))
 				a.ask(a.Addr, 0, func() string { return text })
 			}},
-		{name: "heads of 15 KiB at full rate", crowd: 8, fills: true,
-			do: sends(0, request("POST", heartbeatPath, newBeat().json(), bearer("wrong"),
-				"Cookie: "+strings.Repeat("c", 15<<10)))},
-		{name: "3,000 header lines at full rate", crowd: 8, fills: true,
-			do: sends(0, request("POST", heartbeatPath, newBeat().json(),
-				strings.Repeat("a:b\r\n", 3000)+bearer("wrong")))},
-		{name: "heads without an end", crowd: 50, fills: true,
-			do: sends(0, "GET / HTTP/1.1\r\nCookie: "+strings.Repeat("c", 1<<20))},
+		{name: "heads of 15 KiB at full rate", crowd: 8, fills: true, do: sends(0, func() string {
+			return request("POST", heartbeatPath, newBeat().json(), bearer("wrong"),
+				"Cookie: "+strings.Repeat("c", 15<<10))
+		})},
+		{name: "3,000 header lines at full rate", crowd: 8, fills: true, do: sends(0,
+			func() string {
+				return request("POST", heartbeatPath, newBeat().json(),
+					strings.Repeat("a:b\r\n", 3000)+bearer("wrong"))
+			})},
+		{name: "heads without an end", crowd: 50, fills: true, do: sends(0, func() string {
+			return "GET / HTTP/1.1\r\nCookie: " + strings.Repeat("c", 1<<20)
+		})},
 		{name: "connect and leave", crowd: 8, fills: true, do: (*attackers).connectAndLeave},
 		{name: "ask and never read an answer", crowd: 50, fills: true, do: (*attackers).pipeline},
 		{name: "metrics at full rate", crowd: 4, fills: true, do: func(a *attackers, _ int) {

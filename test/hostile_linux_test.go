@@ -83,7 +83,7 @@ func TestHostileClients(t *testing.T) {
 			t.Fatal(err)
 		}
 		rules = judge{window: window, floor: time.Millisecond, ratio: 2, ratioFilled: 3,
-			spare: 8 << 20, strict: true}
+			spare: 16 << 20, strict: true}
 	}
 	var table strings.Builder
 	for _, kind := range attacks() {

@@ -77,7 +77,7 @@ func (a *attackers) readSlowlyWhatChanges(i int) {
 		a.readSlowly(i)
 		return
 	}
-	a.sendBatchesOf(a.User, 1, 600_000)
+	a.resend(knownBatch(a.User, 0, 600_000))
 }
 
 func (a *attackers) readAll(int) {
