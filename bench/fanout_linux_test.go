@@ -154,7 +154,13 @@ type sameFrame struct{ text []byte }
 
 func (c sameFrame) AppendFrame(dst, _ []byte) []byte { return append(dst, c.text...) }
 
-func (c sameFrame) AppendSnapshot(dst []byte, _ broadcast.Source, _ uuid.UUID, _, _ uint64) []byte {
+func (c sameFrame) AppendDevices(dst []uint32, _ broadcast.Source, _ uuid.UUID) []uint32 {
+	return dst
+}
+
+func (c sameFrame) AppendState(
+	dst []byte, _ broadcast.Source, _ uuid.UUID, _ uint32, _, _ uint64,
+) []byte {
 	return dst
 }
 

@@ -28,18 +28,30 @@ func (c codec) AppendFrame(dst, rec []byte) []byte {
 	return wire.AppendFrame(dst, &ev)
 }
 
-// AppendSnapshot appends a frame for each device of the user whose last change has
-// after < LSN <= through (I3). A device that changed later is left out: its event is still on its
-// way to the caller.
-func (c codec) AppendSnapshot(
-	dst []byte, _ broadcast.Source, user uuid.UUID, after, through uint64,
-) []byte {
-	c.table.Devices(user, func(_ table.Ref, entry *table.Entry) bool {
-		if _, device, s, source, ok := c.read(entry); ok && after < s.LSN && s.LSN <= through {
-			ev := event(user, device, &s.State, source)
-			dst = wire.AppendFrame(dst, &ev)
-		}
-		return true
-	})
+// AppendDevices appends the refs of the user's devices.
+func (c codec) AppendDevices(dst []uint32, _ broadcast.Source, user uuid.UUID) []uint32 {
+	var few [16]table.Ref
+	for _, ref := range c.table.Devices(user, few[:0]) {
+		dst = append(dst, uint32(ref))
+	}
 	return dst
+}
+
+// AppendState appends the frame of a device whose last change has after < LSN <= through (I3). One
+// that changed later is left out: its event is still on its way to the caller. A device that was
+// forgotten since AppendDevices named it has no state, and what is in its slot now is another's, or
+// came later.
+func (c codec) AppendState(
+	dst []byte, _ broadcast.Source, user uuid.UUID, device uint32, after, through uint64,
+) []byte {
+	entry := c.table.Entry(table.Ref(device))
+	if lsn := entry.LSN(); lsn <= after { // most, when a few are asked for
+		return dst
+	}
+	owner, id, s, source, ok := c.read(entry)
+	if !ok || owner != user || s.LSN <= after || s.LSN > through {
+		return dst
+	}
+	ev := event(user, id, &s.State, source)
+	return wire.AppendFrame(dst, &ev)
 }

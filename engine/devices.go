@@ -28,7 +28,8 @@ func newDevices(log Log, o *Options) (*devices, error) {
 	}
 	return &devices{
 		table: table.New(table.Options{
-			Shards: o.Shards, MaxDevices: o.MaxDevices, Budget: o.DeviceBudget, Key: key,
+			Shards: o.Shards, MaxDevices: o.MaxDevices, MaxDevicesPerUser: o.MaxDevicesPerUser,
+			Budget: o.DeviceBudget, Key: key,
 		}),
 		sources: newSources(),
 		log:     log,
@@ -95,13 +96,20 @@ func (d *devices) record(entry *table.Entry) (Device, bool) {
 	return r, true
 }
 
-// eachDevice calls fn for each device of the user, in the order of first sight, until it returns
-// false. fn must not use the table.
+// recordOf returns the device of a ref that Devices named for the user; false: it has no state, or
+// is gone.
+func (d *devices) recordOf(user uuid.UUID, ref table.Ref) (Device, bool) {
+	r, ok := d.record(d.table.Entry(ref))
+	return r, ok && r.User == user
+}
+
+// eachDevice calls fn for each device of the user until it returns false.
 func (d *devices) eachDevice(user uuid.UUID, fn func(Device) bool) {
-	d.table.Devices(user, func(_ table.Ref, entry *table.Entry) bool {
-		r, ok := d.record(entry)
-		return !ok || fn(r)
-	})
+	for _, ref := range d.table.Devices(user, nil) {
+		if r, ok := d.recordOf(user, ref); ok && !fn(r) {
+			return
+		}
+	}
 }
 
 func event(user, device uuid.UUID, s *record.State, source string) wire.Event {

@@ -19,8 +19,7 @@ type acceptor struct {
 	maxWait time.Duration // for room in the log
 	logger  *slog.Logger
 
-	devicesRefused atomic.Uint64 // heartbeats of new devices that found the table full
-	refusalLogged  atomic.Int64  // when one was last logged: nanoseconds; 0: never
+	tableFull, userFull deviceRefusals // why new devices were refused
 }
 
 func newAcceptor(d *devices, x *expirer, o *Options) *acceptor {
@@ -163,8 +162,19 @@ func (a *acceptor) prepare(s *submission) (err error) {
 		return nil
 	}
 	a.unpin(s)
-	if errors.Is(err, table.ErrFull) {
-		return a.refuseDevice(s.received.Nanos)
+	switch {
+	case errors.Is(err, table.ErrFull):
+		if refused, log := a.tableFull.note(s.received.Nanos); log {
+			a.logger.Warn("new devices are refused: as many are known as may be; known ones go on",
+				"error", ErrTooManyDevices, "devices", a.table.Len(), "refused", refused)
+		}
+		return ErrTooManyDevices
+	case errors.Is(err, table.ErrUserFull):
+		if refused, log := a.userFull.note(s.received.Nanos); log {
+			a.logger.Warn("new devices of a user are refused: it has as many as one may have",
+				"user", s.hb.User, "refused", refused)
+		}
+		return ErrTooManyDevicesOfUser
 	}
 	return err
 }
@@ -273,17 +283,19 @@ func (a *acceptor) refuseHeld(s *submission, err error) Result {
 	return a.refuse(s.hb, err)
 }
 
-// refuseDevice counts a new device for which the table has no place, and logs it once a minute at
-// most.
-func (a *acceptor) refuseDevice(now int64) error {
-	refused := a.devicesRefused.Add(1)
-	last := a.refusalLogged.Load()
-	if last != 0 && now-last < int64(time.Minute) || !a.refusalLogged.CompareAndSwap(last, now) {
-		return ErrTooManyDevices
-	}
-	a.logger.Warn("new devices are refused: as many are known as may be; known ones go on",
-		"error", ErrTooManyDevices, "devices", a.table.Len(), "refused", refused)
-	return ErrTooManyDevices
+// deviceRefusals count heartbeats of new devices that were refused for one reason. Any goroutine
+// may use it.
+type deviceRefusals struct {
+	count  atomic.Uint64
+	logged atomic.Int64 // when one was last logged: nanoseconds; 0: never
+}
+
+// note counts one and reports whether it is the one to log, once a minute at most.
+func (r *deviceRefusals) note(now int64) (count uint64, log bool) {
+	count = r.count.Add(1)
+	last := r.logged.Load()
+	log = (last == 0 || now-last >= int64(time.Minute)) && r.logged.CompareAndSwap(last, now)
+	return count, log
 }
 
 // after returns the instant ttlMS milliseconds after nanos. It saturates: a ttl of 2^53-1 ms is

@@ -69,6 +69,7 @@ type Stats struct {
 	Accepted, Stale, Unavailable uint64 // heartbeats by outcome
 	Expired, Forgotten           uint64
 	DevicesRefused               uint64 // heartbeats of new devices that found the table full
+	UserDevicesRefused           uint64 // heartbeats of new devices of a user with too many
 
 	Online, Offline int // devices by status
 	Devices         int // slots in use: these, and for a moment those that are coming or going
@@ -88,7 +89,8 @@ func (e *Engine) Stats() Stats {
 	s := Stats{
 		Expired:            e.expiry.expired.Load(),
 		Forgotten:          c.forgotten.Load(),
-		DevicesRefused:     e.acceptor.devicesRefused.Load(),
+		DevicesRefused:     e.acceptor.tableFull.count.Load(),
+		UserDevicesRefused: e.acceptor.userFull.count.Load(),
 		Devices:            e.table.Len(),
 		MaxDevices:         e.table.MaxDevices(),
 		Users:              e.table.Users(),

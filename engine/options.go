@@ -50,6 +50,10 @@ type Options struct {
 	// MaxDevices bounds the table; a new device over it is refused, known ones go on. What is on
 	// disk is served also where it is more. Default: 0, what the table can address.
 	MaxDevices int
+	// MaxDevicesPerUser bounds the devices of one user, so that the holder of one user's ids cannot
+	// make each of its streams and answers as long as it likes. A new device over it is refused,
+	// known ones go on. Default: 0, only MaxDevices counts.
+	MaxDevicesPerUser int
 	// DeviceBudget bounds the devices of several engines together. Default: none.
 	DeviceBudget *DeviceBudget
 	// Store keeps checkpoints. Default: none, and the log only grows.
@@ -112,6 +116,7 @@ func (o Options) withDefaults() (Options, error) {
 	option.NotNegative(&problems, "RecoveryGrace", o.RecoveryGrace)
 	option.NotNegative(&problems, "MaxWait", o.MaxWait)
 	option.NotNegative(&problems, "MaxDevices", o.MaxDevices)
+	option.NotNegative(&problems, "MaxDevicesPerUser", o.MaxDevicesPerUser)
 	option.NotNegative(&problems, "ForgetAfter", o.ForgetAfter)
 	option.NotNegative(&problems, "CheckpointBytes", o.CheckpointBytes)
 	option.NotNegative(&problems, "CheckpointEvery", o.CheckpointEvery)

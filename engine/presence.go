@@ -44,6 +44,10 @@ const (
 // logs it itself.
 var ErrTooManyDevices = errors.New("as many devices are known as the table may hold")
 
+// ErrTooManyDevicesOfUser is the Result.Err of a new device of a user that has
+// Options.MaxDevicesPerUser. The engine logs it itself.
+var ErrTooManyDevicesOfUser = errors.New("the user has as many devices as one may have")
+
 // ErrNotMine says that another node has the user's partition, or that no node has it: the sender
 // comes again. It is the Result.Err of a heartbeat, alone or in a batch, and what Subscribe
 // returns. An engine holds one partition and never returns it; what shares users out among engines

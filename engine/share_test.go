@@ -16,10 +16,14 @@ func (s *shared) AppendFrame(dst, rec []byte) []byte {
 	return s.engines[0].Codec().AppendFrame(dst, rec)
 }
 
-func (s *shared) AppendSnapshot(
-	dst []byte, source broadcast.Source, user uuid.UUID, after, through uint64,
+func (s *shared) AppendDevices(dst []uint32, source broadcast.Source, user uuid.UUID) []uint32 {
+	return s.engines[source].Codec().AppendDevices(dst, source, user)
+}
+
+func (s *shared) AppendState(
+	dst []byte, source broadcast.Source, user uuid.UUID, device uint32, after, through uint64,
 ) []byte {
-	return s.engines[source].Codec().AppendSnapshot(dst, source, user, after, through)
+	return s.engines[source].Codec().AppendState(dst, source, user, device, after, through)
 }
 
 // newShared returns options of so many engines that share a clock and a broadcaster.

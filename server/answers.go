@@ -50,6 +50,8 @@ func (a *answers) answer(ctx *fasthttp.RequestCtx, r reply.Reply) {
 		ctx.Response.Header.Set(fasthttp.HeaderWWWAuthenticate, "Bearer")
 	case reply.RateLimited:
 		setRetryAfter(ctx, a.retryAfter)
+	case reply.TooManyDevices, reply.TooManyDevicesOfUser: // one has to be forgotten first
+		setRetryAfter(ctx, "60")
 	case reply.Unavailable, reply.TooManyUnpacking, reply.NotOwned:
 		setRetryAfter(ctx, "1")
 	}
@@ -90,6 +92,8 @@ func unavailability(why error) reply.Reply {
 		return reply.NotOwned
 	case errors.Is(why, engine.ErrTooManyDevices):
 		return reply.TooManyDevices
+	case errors.Is(why, engine.ErrTooManyDevicesOfUser):
+		return reply.TooManyDevicesOfUser
 	}
 	return reply.Unavailable
 }

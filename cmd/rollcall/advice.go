@@ -101,6 +101,7 @@ var flags = map[string]string{
 	"wal SegmentBytes":            "segment-bytes",
 	"engine RecoveryGrace":        "recovery-grace",
 	"engine MaxDevices":           "max-devices",
+	"engine MaxDevicesPerUser":    "max-devices-per-user",
 	"engine ForgetAfter":          "forget-after",
 	"engine CheckpointBytes":      "checkpoint-bytes",
 	"engine CheckpointEvery":      "checkpoint-interval",

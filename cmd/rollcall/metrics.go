@@ -85,13 +85,17 @@ var (
 	devicesLimitDesc   = desc("devices_limit", "Most devices that are kept (--max-devices).")
 	devicesRefusedDesc = desc("devices_refused_total",
 		"Heartbeats of new devices that were refused because of devices_limit.")
+	userDevicesRefusedDesc = desc("user_devices_refused_total",
+		"Heartbeats of new devices of users that had --max-devices-per-user, refused with 429.")
 	usersDesc = desc("users", "Users with a known device.")
 
 	streamsDesc       = desc("streams", "Streams now.")
 	streamsLimitDesc  = desc("streams_limit", "Most streams at a time; one more is answered 503.")
 	streamsOpenDesc   = desc("streams_opened_total", "Streams ever opened.")
 	streamsClosedDesc = desc("streams_closed_total", "Streams ended, by reason.", "reason")
-	laggingDesc       = desc("streams_lagging",
+	inSnapshotDesc    = desc("streams_in_snapshot",
+		"Streams that have a part of their snapshot: they wait for their turn or for their client.")
+	laggingDesc = desc("streams_lagging",
 		"Streams whose backlog is full: they get the newest state of each device when they take "+
 			"bytes again.")
 	framesDesc = desc("stream_frames_total",
@@ -173,6 +177,7 @@ func (f figures) collectPresence(to sink, e *engine.Stats) {
 	to.gauge(devicesDesc, float64(e.Offline), "offline")
 	to.gauge(devicesLimitDesc, float64(e.MaxDevices))
 	to.counter(devicesRefusedDesc, float64(e.DevicesRefused))
+	to.counter(userDevicesRefusedDesc, float64(e.UserDevicesRefused))
 	to.gauge(usersDesc, float64(e.Users))
 	to.counter(expiriesDesc, float64(e.Expired))
 	to.counter(forgottenDesc, float64(e.Forgotten))
@@ -185,6 +190,7 @@ func collectStreams(to sink, s *broadcast.Stats) {
 	for reason, n := range s.Closed {
 		to.counter(streamsClosedDesc, float64(n), broadcast.Reason(reason).String())
 	}
+	to.gauge(inSnapshotDesc, float64(s.InSnapshot))
 	to.gauge(laggingDesc, float64(s.Lagging))
 	to.counter(framesDesc, float64(s.Frames))
 	to.counter(streamBytesDesc, float64(s.Bytes))

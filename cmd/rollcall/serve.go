@@ -36,11 +36,12 @@ type serveCmd struct {
 	CheckpointInterval time.Duration `group:"Durability" default:"5m" help:"Take a checkpoint at least this often when anything changed (${default})."`
 	ForgetAfter        time.Duration `group:"Durability" default:"720h" help:"A device that was offline for this long is forgotten, in memory and on disk (${default})."`
 
-	SeqPolicy     string        `group:"Presence" default:"strict" enum:"strict,restart" help:"strict: seq must grow. restart: a lower one is accepted too when sent_at_ms is newer, for daemons that count from 1 after a restart (${default})."`
-	RecoveryGrace time.Duration `group:"Presence" default:"15s" help:"After a restart or a stall each device has this long, or its TTL if shorter, to send a heartbeat before it goes offline (${default})."`
-	MaxDevices    int           `group:"Presence" default:"0" help:"Most devices to keep; a new one over it is refused with 503. 0: as many as fit into the memory limit of the process."`
-	MaxBatch      int           `group:"Presence" default:"10000" help:"Most heartbeats in one request of the batch route; the rest is answered 413 (${default})."`
-	RatePerIP     float64       `group:"Presence" name:"rate-per-ip" default:"0" help:"Heartbeats per second that one address may send; more are answered 429. 0: no limit. Leave it off behind a proxy, where all come from one address."`
+	SeqPolicy      string        `group:"Presence" default:"strict" enum:"strict,restart" help:"strict: seq must grow. restart: a lower one is accepted too when sent_at_ms is newer, for daemons that count from 1 after a restart (${default})."`
+	RecoveryGrace  time.Duration `group:"Presence" default:"15s" help:"After a restart or a stall each device has this long, or its TTL if shorter, to send a heartbeat before it goes offline (${default})."`
+	MaxDevices     int           `group:"Presence" default:"0" help:"Most devices to keep; a new one over it is refused with 503. 0: as many as fit into the memory limit of the process."`
+	MaxUserDevices int           `group:"Presence" name:"max-devices-per-user" default:"10000" help:"Most devices of one user; a new one over it is refused with 429. What is on disk is served also where it is more. 0: no limit (${default})."`
+	MaxBatch       int           `group:"Presence" default:"10000" help:"Most heartbeats in one request of the batch route; the rest is answered 413 (${default})."`
+	RatePerIP      float64       `group:"Presence" name:"rate-per-ip" default:"0" help:"Heartbeats per second that one address may send; more are answered 429. 0: no limit. Leave it off behind a proxy, where all come from one address."`
 
 	StreamKeepalive    time.Duration `group:"Streams" default:"15s" help:"Send a comment after this much silence, so that proxies keep the connection and dead peers are noticed. 0: never (${default})."`
 	StreamWriteTimeout time.Duration `group:"Streams" default:"30s" help:"Close a stream that takes nothing for this long (${default})."`
@@ -277,6 +278,8 @@ func (c serveCmd) engineOptions(n *node) engine.Options {
 		SeqPolicy:     policy,
 		RecoveryGrace: c.RecoveryGrace,
 		MaxDevices:    n.memory.maxDevices(c.MaxDevices),
+
+		MaxDevicesPerUser: c.MaxUserDevices,
 
 		Store:           n.checkpoint,
 		CheckpointBytes: c.CheckpointBytes,

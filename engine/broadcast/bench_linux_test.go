@@ -25,7 +25,11 @@ func newSameFrame() sameFrame {
 
 func (c sameFrame) AppendFrame(dst, event []byte) []byte { return append(dst, c.text...) }
 
-func (c sameFrame) AppendSnapshot(dst []byte, _ Source, _ uuid.UUID, _, _ uint64) []byte {
+func (c sameFrame) AppendDevices(dst []uint32, _ Source, _ uuid.UUID) []uint32 { return dst }
+
+func (c sameFrame) AppendState(
+	dst []byte, _ Source, _ uuid.UUID, _ uint32, _, _ uint64,
+) []byte {
 	return dst
 }
 

@@ -37,11 +37,23 @@
 //
 // A new follow is one that has nothing yet: it gets all states through the worker's through. A
 // stream that lags, a user whose frames became too many, a source that lost events: each is the
-// last row. There is no other form of conflation, and none costs memory per device.
+// last row. There is no other form of conflation.
 //
-// The state in the last row is read from the table, which is ahead of the worker. A device that
-// changed above the worker's through is left out. The worker has not taken its event yet, and will
-// owe it to the stream as any other:
+// The last row is a snapshot. It may be of a hundred thousand devices, and of as many streams, so
+// a stream takes it a piece at a time: as fast as its client reads, and within what a turn of the
+// worker may spend. Kept for it are the names of the devices and how far it is, not the text:
+//
+//	names of the user's devices, as of the begin      piece 1 │ piece 2 │ ...
+//	a fast stream                                     takes, waits its turn, takes, ...
+//	a slow one                                        takes; its socket is full; nothing is made
+//
+// Streams that open while the user has no event share the names and, in step, the pieces. What
+// happens to the user meanwhile is owed when the snapshot is over: as frames, or when these are
+// gone as another snapshot, of what changed since.
+//
+// The states are read from the table, which is ahead of the worker. A device that changed above the
+// snapshot's through is left out. Its event is owed to the stream as any other, if the worker has
+// not even taken it yet:
 //
 //	table                    worker (through 7)              stream
 //	d changes, LSN 7
@@ -68,6 +80,9 @@
 //   - B6. Everything has a bound (I5), see below.
 //   - B7. A source that loses events, by Lose or in a full queue, conflates the streams of its own
 //     users: those of other sources get every frame.
+//   - B8. A stream in the middle of a snapshot is given nothing else of its user, and its through
+//     moves when it has the last piece: a device that was left out of a piece for having changed
+//     above the snapshot's through is owed after it.
 //
 // # Who owns what
 //
@@ -80,7 +95,8 @@
 //	users      users with streams, the lists of their follows
 //	fans       the frames of users: base, last
 //	laps       the users to be visited
-//	parcels    the text made last
+//	parcels    the frames made last
+//	snapshots  streams in the middle of one, and the pieces made last
 //	writer     backlogs, and which streams lag
 //	deadlines  the clock and the ring: when a stream is to be looked at
 //	drain      random ends and reconnects
@@ -100,11 +116,14 @@
 //	streams                   MaxStreams          ErrTooMany
 //	streams of one user       MaxStreamsPerUser   ErrTooManyOfUser
 //	reports of readiness      one per stream      bits are joined
-//	visits, openings per turn constants           the rest goes on in the next turn
+//	visits, openings, pieces  constants           the rest goes on in the next turns
+//	names of a user's devices 4 bytes each        while a stream takes them, and one worker's last
 //	input of a client         64 KiB              closed
 //
-// A snapshot is as long as its user has devices, so a backlog that begins with one can be longer
-// than BacklogBytes, but not longer than PendingBytes allows.
+// Openings and pieces have a budget for each turn (turnBudget), in bytes: some 200 us. A worker
+// that has spent it rests for half as long, since a goroutine that never waits takes its processor
+// from the heartbeats. Opens have one half of it, and streams that wait for a piece a quarter at
+// least.
 //
 // # Many streams of one user
 //

@@ -113,6 +113,7 @@ func (w *worker) unfollow(s *stream) {
 		return
 	}
 	w.writer.catchUp(s)
+	w.snapshots.leave(s)
 	w.users.unlink(s)
 	w.in.unfollow(u.id)
 	if u.count == 0 {

@@ -90,22 +90,25 @@ func (w *worker) lap(u *user, share int) (visited int, done bool) {
 	return visited, u.count == 0 || u.lap >= u.last
 }
 
-// visit gives a stream what it is owed: writes it, or adds it to the backlog.
+// visit gives a stream the frames that it is owed: writes them, or adds them to the backlog. When
+// they are gone, it begins a snapshot, and one that is on its way comes first (B8).
 func (w *worker) visit(s *stream) {
-	for f := &s.follow; f.user != nil && f.through < f.user.last && !s.lagging; {
+	f := &s.follow
+	for f.user != nil && f.through < f.user.last && !s.lagging && s.taking == nil {
 		limit := w.writer.room(s)
 		if s.backlog != nil && (f.through < f.user.base || limit <= 0) {
 			w.writer.lag(s)
 			return
 		}
-		p := w.parcels.owed(f.user, f.through, limit, w.mail.through[f.user.source])
+		if f.through < f.user.base {
+			w.conflate(s)
+			continue
+		}
+		p := w.parcels.owed(f.user, f.through, limit)
 		bytes := p.form(s.chunked)
 		if s.backlog != nil && len(bytes) > limit {
 			w.writer.lag(s)
 			return
-		}
-		if p.key.snapshot {
-			w.stats.Conflated++
 		}
 		w.stats.Frames += uint64(p.frames)
 		f.through = p.through

@@ -36,17 +36,16 @@ func (m *mail) init(sources int) {
 // left reports whether a limit of the last turn kept something back.
 func (m *mail) left() bool { return len(m.subs) > 0 || len(m.ready) > 0 }
 
-// openings takes the subscriptions that this turn answers.
-func (m *mail) openings() []Subscription {
-	n := min(len(m.subs), opensPerTurn)
-	if m.closed {
-		n = len(m.subs)
+// opening takes the next subscription; false: there is none.
+func (m *mail) opening() (sub Subscription, ok bool) {
+	if len(m.subs) == 0 {
+		return sub, false
 	}
-	subs := m.subs[:n]
-	if m.subs = m.subs[n:]; len(m.subs) == 0 {
+	sub, m.subs[0] = m.subs[0], Subscription{}
+	if m.subs = m.subs[1:]; len(m.subs) == 0 {
 		m.subs = nil
 	}
-	return subs
+	return sub, true
 }
 
 // trim gives the memory of an unusually long queue back.

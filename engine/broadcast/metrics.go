@@ -51,6 +51,7 @@ type Stats struct {
 	Users        int // with streams
 	Lagging      int // streams whose backlog is full
 	BlockedNow   int // streams with a backlog
+	InSnapshot   int // streams that wait for more of a snapshot
 	QueueBytes   int // events waiting for workers
 	PendingBytes int // backlogs of streams
 
@@ -78,6 +79,7 @@ func (s *Stats) add(o *Stats) {
 	s.Users += o.Users
 	s.Lagging += o.Lagging
 	s.BlockedNow += o.BlockedNow
+	s.InSnapshot += o.InSnapshot
 	s.QueueBytes += o.QueueBytes
 	s.PendingBytes += o.PendingBytes
 }

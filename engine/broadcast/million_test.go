@@ -81,7 +81,11 @@ type sinkFrame struct{ text []byte }
 
 func (f sinkFrame) AppendFrame(dst, _ []byte) []byte { return append(dst, f.text...) }
 
-func (f sinkFrame) AppendSnapshot(dst []byte, _ Source, _ uuid.UUID, _, _ uint64) []byte {
+func (f sinkFrame) AppendDevices(dst []uint32, _ Source, _ uuid.UUID) []uint32 { return dst }
+
+func (f sinkFrame) AppendState(
+	dst []byte, _ Source, _ uuid.UUID, _ uint32, _, _ uint64,
+) []byte {
 	return dst
 }
 

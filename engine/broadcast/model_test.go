@@ -61,18 +61,25 @@ func (m *model) AppendFrame(dst, event []byte) []byte {
 	return append(append(append(dst, "data: "...), event...), "\n\n"...)
 }
 
-func (m *model) AppendSnapshot(
-	dst []byte, source Source, user uuid.UUID, after, through uint64,
-) []byte {
+func (m *model) AppendDevices(dst []uint32, source Source, user uuid.UUID) []uint32 {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if source != m.sourceOf(user) {
 		panic("a snapshot of another source than the user's")
 	}
-	for device, d := range m.devices[user] {
-		if after < d.lsn && d.lsn <= through {
-			dst = m.AppendFrame(dst, eventText(device, d))
-		}
+	for device := range m.devices[user] {
+		dst = append(dst, uint32(device))
+	}
+	return dst
+}
+
+func (m *model) AppendState(
+	dst []byte, _ Source, user uuid.UUID, device uint32, after, through uint64,
+) []byte {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if d := m.devices[user][device]; after < d.lsn && d.lsn <= through {
+		dst = m.AppendFrame(dst, eventText(int(device), d))
 	}
 	return dst
 }
@@ -376,6 +383,7 @@ func (c *fakeConn) seen() (s struct {
 func testOptions(m *model) Options {
 	return Options{
 		Codec: m, Sources: len(m.lsn), Workers: 1, Seed: 1, portable: true,
+		rest:   func() {},
 		Logger: slog.New(slog.NewTextHandler(io.Discard, nil)),
 	}
 }

@@ -15,11 +15,19 @@ type Codec interface {
 	// AppendFrame appends the text of one event's frame. event is what Publish was given.
 	AppendFrame(dst, event []byte) []byte
 
-	// AppendSnapshot appends the newest frame of each of the user's devices whose last change has
-	// after < LSN <= through, as the table of the source has it. A device that has changed since is
-	// left out: the worker that asks has not taken its event yet (B2). AppendSnapshot must not
+	// AppendDevices appends a name of ours for each of the user's devices, as the table of the
+	// source has them, each once: every device that has a state, others perhaps. It must not block
+	// for long, and looks at no state.
+	AppendDevices(dst []uint32, source Source, user uuid.UUID) []uint32
+
+	// AppendState appends the newest frame of a device that AppendDevices named, some time ago, if
+	// its last change has after < LSN <= through, and nothing else. A device that has changed since
+	// is left out: the worker that asks has not taken its event yet (B2). A name may have become
+	// that of another device; one that came above through is left out, too. AppendState must not
 	// block, nor call back into the broadcaster.
-	AppendSnapshot(dst []byte, source Source, user uuid.UUID, after, through uint64) []byte
+	AppendState(
+		dst []byte, source Source, user uuid.UUID, device uint32, after, through uint64,
+	) []byte
 }
 
 // Options of a Broadcaster. Only Codec is required.
@@ -41,8 +49,7 @@ type Options struct {
 	QueueBytes int
 
 	// BacklogBytes bounds what is kept for one stream whose connection takes nothing for the
-	// moment, except for a snapshot, which is as long as the user has devices. Beyond it the stream
-	// lags and is conflated. Default: 64 KiB.
+	// moment. Beyond it the stream lags and is conflated. Default: 64 KiB.
 	BacklogBytes int
 
 	// PendingBytes bounds the backlogs of one worker's streams together. Near it streams lag at
@@ -85,6 +92,13 @@ type Options struct {
 	// visits is how many streams of one user a turn visits. Tests make it small.
 	visits int
 
+	// budget is what a turn may spend, and piece what a piece of a snapshot may cost. Tests make
+	// them small.
+	budget, piece int
+
+	// rest is what a worker does after a turn that spent its budget. Tests do not wait.
+	rest func()
+
 	// portable holds sockets with goroutines even where there is a poller.
 	portable bool
 }
@@ -111,7 +125,12 @@ func (o Options) withDefaults() (Options, error) {
 	option.Default(&o.RetryMax, max(10*time.Second, o.RetryMin))
 	option.Default(&o.MaxStreams, 1<<20)
 	option.Default(&o.visits, visitsPerUser)
+	option.Default(&o.budget, turnBudget)
+	option.Default(&o.piece, pieceCost)
 	option.Default(&o.Logger, slog.Default())
+	if o.rest == nil {
+		o.rest = func() { time.Sleep(restTime) }
+	}
 
 	p := option.Problems{Package: "broadcast"}
 	within := func(name string, value, limit int) {

@@ -28,7 +28,6 @@ func appendChunk(dst []byte, text string, chunked bool) []byte {
 // header lies right in front of it and the chunk's end right behind, so that the plain form is a
 // part of the same bytes.
 type parcel struct {
-	key     parcelKey
 	frames  int    // events in it, when it holds events
 	through uint64 // a stream that has taken it has everything at or below this LSN
 
@@ -37,19 +36,9 @@ type parcel struct {
 	end   int    // where the text ends
 }
 
-// parcelKey is what the text depends on. The text of a range of LSNs stays right when the table
-// moves on: what it leaves out for being newer is in events that follow it.
-type parcelKey struct {
-	user         uuid.UUID
-	after, until uint64
-	limit        int
-	snapshot     bool
-}
-
 // begin is where to append the text.
-func (p *parcel) begin(key parcelKey) []byte {
+func (p *parcel) begin() []byte {
 	var room [chunkRoom]byte
-	p.key, p.frames = key, 0
 	return append(p.bytes[:0], room[:]...)
 }
 
@@ -77,43 +66,35 @@ func (p *parcel) form(chunked bool) []byte {
 	}
 }
 
-// parcels make the text that streams are owed, and keep the last one. Single owner: the worker.
+// parcels make the text of frames that streams are owed, and keep the last one. Single owner: the
+// worker.
 type parcels struct {
-	codec Codec
-	last  parcel
+	key  parcelKey
+	last parcel
 }
 
-// owed is the parcel of a stream that has everything of a user through after: frames while the user
-// still has them, else a snapshot through the worker's through of the user's source.
-func (ps *parcels) owed(u *user, after uint64, limit int, through uint64) *parcel {
-	if after < u.base {
-		return ps.snapshot(u, after, through)
-	}
+// parcelKey is what the text depends on.
+type parcelKey struct {
+	user         uuid.UUID
+	after, until uint64
+	limit        int
+}
+
+// owed is the parcel of a stream that has everything of a user through after, which is not below
+// the user's base.
+func (ps *parcels) owed(u *user, after uint64, limit int) *parcel {
 	p := &ps.last
-	if key := (parcelKey{u.id, after, u.last, limit, false}); p.key != key {
+	if key := (parcelKey{u.id, after, u.last, limit}); ps.key != key {
 		text, frames, through := u.fan.span(after, limit)
-		p.seal(append(p.begin(key), text...), frames, through)
+		ps.key = key
+		p.seal(append(p.begin(), text...), frames, through)
 	}
 	return p
 }
-
-// snapshot is the parcel of the newest state of the user's devices that changed in (after,
-// through]. The worker has not taken the events above through yet, and the codec leaves their
-// devices out (B2).
-func (ps *parcels) snapshot(u *user, after, through uint64) *parcel {
-	p := &ps.last
-	if key := (parcelKey{u.id, after, through, snapshotLimit, true}); p.key != key {
-		text := ps.codec.AppendSnapshot(p.begin(key), u.source, u.id, after, through)
-		p.seal(text, 0, through)
-	}
-	return p
-}
-
-const snapshotLimit = -1 // a snapshot has none
 
 // trim gives the memory of an unusually long text back.
 func (ps *parcels) trim() {
 	if cap(ps.last.bytes) > keepBytes {
-		ps.last = parcel{}
+		*ps = parcels{}
 	}
 }

@@ -13,7 +13,7 @@ func TestParcelForms(t *testing.T) {
 	var p parcel
 	for _, n := range []int{0, 1, 15, 16, 217, 1 << 20} {
 		text := strings.Repeat("x", n)
-		p.seal(append(p.begin(parcelKey{limit: n}), text...), 1, 7)
+		p.seal(append(p.begin(), text...), 1, 7)
 		if got, want := string(p.form(true)), string(appendChunk(nil, text, true)); got != want {
 			t.Errorf("%d bytes in a chunk: %.20q, want %.20q", n, got, want)
 		}

@@ -38,9 +38,9 @@ type randomStream struct {
 	left    bool // by its own will
 }
 
-// TestStreamsFollowTheTable (I3, B1, B2, B3, B7): whatever happens, no stream is told a step back
-// or a double. A stream that never blocked is told every event, unless a queue was full or its own
-// source lost events. In the end every stream was told the newest state of each device.
+// TestStreamsFollowTheTable (I3, B1, B2, B3, B7, B8): whatever happens, no stream is told a step
+// back or a double. A stream that never blocked is told every event, unless a queue was full or its
+// own source lost events. In the end every stream was told the newest state of each device.
 func TestStreamsFollowTheTable(t *testing.T) {
 	seed := testseed.Of(t)
 	runs := 60
@@ -63,6 +63,12 @@ func runRandomly(t *testing.T, seed uint64) {
 	o.visits = 1 + rng.IntN(5)
 	o.BacklogBytes = 40 + rng.IntN(400)
 	if rng.IntN(2) == 0 {
+		o.piece = 1 + rng.IntN(500)
+	}
+	if rng.IntN(2) == 0 {
+		o.budget = 1 + rng.IntN(10_000)
+	}
+	if rng.IntN(2) == 0 {
 		o.QueueBytes = 100 + rng.IntN(1500)
 	}
 	if rng.IntN(3) == 0 {
@@ -77,7 +83,7 @@ func runRandomly(t *testing.T, seed uint64) {
 	}
 	defer s.b.Close()
 	for range rng.IntN(20) { // what recovery would have found
-		m.change(userOf(rng.IntN(s.users)), rng.IntN(3))
+		m.change(userOf(rng.IntN(s.users)), rng.IntN(15))
 	}
 	s.lost = newSourceSet(len(m.lsn))
 	for source := range m.queued {
@@ -119,7 +125,7 @@ func (s *randomRun) flush(source Source) {
 func (s *randomRun) step() {
 	switch r := s.rng.IntN(100); {
 	case r < 45:
-		s.m.change(userOf(s.rng.IntN(s.users)), s.rng.IntN(4))
+		s.m.change(userOf(s.rng.IntN(s.users)), s.rng.IntN(12))
 	case r < 65:
 		s.flush(Source(s.rng.IntN(len(s.m.queued))))
 	case r < 73:

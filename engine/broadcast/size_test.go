@@ -12,7 +12,7 @@ func TestSizes(t *testing.T) {
 		what      string
 		got, want uintptr
 	}{
-		{"stream", unsafe.Sizeof(stream{}), 80},
+		{"stream", unsafe.Sizeof(stream{}), 88},
 		{"follow, inside it", unsafe.Sizeof(follow{}), 24},
 		{"user", unsafe.Sizeof(user{}), 64},
 		{"event", unsafe.Sizeof(event{}), eventBytes},

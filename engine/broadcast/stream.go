@@ -5,6 +5,7 @@ package broadcast
 type stream struct {
 	conn    Conn
 	backlog *backlog // nil: not blocked
+	taking  *taking  // nil: it is in no snapshot
 	follow  follow
 
 	slot  uint32

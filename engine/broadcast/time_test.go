@@ -365,6 +365,9 @@ func TestMaxStreamsPerUser(t *testing.T) {
 	})
 }
 
+// opensPerTurn is the most streams that a turn opens, when their users have no devices.
+const opensPerTurn = turnBudget / 2 / openCost
+
 // TestSubscriptionsBehindACrowd: those that come while the worker still has a crowd to open are
 // opened after it, without waiting for a tick to wake the worker up.
 func TestSubscriptionsBehindACrowd(t *testing.T) {

@@ -14,9 +14,18 @@ const (
 	visitsPerUser = 8    // streams of a user at a time, unless only crowds are left to do
 	visitsPerTurn = 4096 // streams in all
 	crowdShare    = 4    // one in so many visits is a crowd's, however many other users have frames
-	opensPerTurn  = 256
 	readyPerTurn  = 1024
 	duePerTurn    = 1024
+
+	// turnBudget is what a turn may spend on opening streams and on snapshots, in bytes: those that
+	// it writes, and what else costs as much time. Some 200 us in all.
+	turnBudget = 128 << 10
+	openCost   = 4 << 10
+	lookCost   = 64 // a device that a snapshot looks at
+
+	// restTime is how long a worker rests after a turn that spent its budget, so that snapshots
+	// take no more than some two thirds of a processor.
+	restTime = 100 * time.Microsecond
 )
 
 const (
@@ -33,6 +42,8 @@ type worker struct {
 	notifier Notifier // of connections
 	count    *openCount
 	visits   int // streams of one user at a time
+	allowed  int // what a turn may spend
+	rest     func()
 	in       inbox
 
 	mail      mail
@@ -42,11 +53,13 @@ type worker struct {
 	fans      fans
 	laps      laps
 	parcels   parcels
+	snapshots snapshots
 	writer    writer
 	drain     drain
 	delivery  delivery
 	stats     Stats
 
+	budget int    // bytes that the turn may still spend, see turnBudget
 	out    []byte // scratch: what one stream alone is sent
 	input  []byte // scratch: what Discard reads
 	warned uint32 // tick of the last warning about a full queue; 0: none
@@ -59,10 +72,14 @@ func newWorker(index int, o *Options, notifier Notifier, count *openCount) *work
 		notifier: notifier,
 		count:    count,
 		visits:   o.visits,
+		allowed:  o.budget,
+		rest:     o.rest,
 		deadlines: deadlines{
 			keepalive: ticksOf(o.Keepalive), writeTimeout: ticksOf(o.WriteTimeout),
 		},
-		parcels: parcels{codec: o.Codec},
+		snapshots: snapshots{
+			codec: o.Codec, most: o.piece, newest: make(map[*user]*snapshot),
+		},
 		drain: drain{
 			rand:     rand.New(rand.NewPCG(o.Seed, uint64(index))),
 			retryMin: o.RetryMin, retryMax: o.RetryMax,
@@ -97,11 +114,13 @@ func (w *worker) run() {
 	for {
 		w.in.take(&w.mail, w.figures(), w.laps.waiting() || w.leftOver())
 		w.deadlines.set(w.mail.nowNanos)
+		w.budget = w.allowed
 		w.takeEvents()
 		w.startDrain()
 		w.openStreams()
 		w.handleReady()
 		w.runLaps()
+		w.runSnapshots()
 		w.checkDue()
 		w.answer()
 		w.stats.Turns++
@@ -110,49 +129,15 @@ func (w *worker) run() {
 			return
 		}
 		w.trim()
+		if w.budget <= 0 {
+			w.rest()
+		}
 	}
 }
 
 // leftOver reports whether a limit of the last turn kept something back.
-func (w *worker) leftOver() bool { return w.mail.left() || w.deadlines.behind() }
-
-// openStreams answers subscriptions: between batches, with a snapshot (B1).
-func (w *worker) openStreams() {
-	subs := w.mail.openings()
-	for i := range subs {
-		w.openStream(&subs[i])
-		subs[i] = Subscription{}
-	}
-}
-
-func (w *worker) openStream(sub *Subscription) {
-	through := w.mail.through[sub.Source]
-	s := w.slots.allocate()
-	s.conn, s.chunked, s.state, s.reason = sub.Conn, sub.Chunked, open, 0
-	s.wrote = w.deadlines.now
-	if sub.ExpiresNanos != 0 {
-		s.ends = w.deadlines.tickUp(sub.ExpiresNanos)
-	}
-	w.users.link(s, sub.User, sub.Source, through)
-	w.stats.Opened++
-	if err := s.conn.Attach(w.notifier, streamID(w.index, s.slot, s.reuse)); err != nil {
-		w.log.Error("broadcast: a stream's connection cannot be watched", "err", err)
-		w.free(s, Failed)
-		return
-	}
-	if w.drain.began {
-		w.drain.setEnd(s, w.deadlines.now)
-	}
-	w.deadlines.file(s)
-	p := w.parcels.snapshot(s.follow.user, 0, through)
-	s.follow.through = p.through
-	w.stats.Snapshots++
-	if snapshot := p.form(s.chunked); len(sub.Head) == 0 {
-		w.send(s, snapshot)
-	} else {
-		w.out = append(append(w.out[:0], sub.Head...), snapshot...)
-		w.send(s, w.out)
-	}
+func (w *worker) leftOver() bool {
+	return w.mail.left() || w.deadlines.behind() || len(w.snapshots.waiting) > 0
 }
 
 // handleReady works off what connections have become ready for.
@@ -202,6 +187,7 @@ func (w *worker) resume(s *stream) {
 	}
 	switch s.state {
 	case open:
+		w.snapshots.wait(s)
 		w.visit(s)
 	case ending:
 		w.shut(s)
@@ -236,6 +222,7 @@ func (w *worker) answer() {
 func (w *worker) figures() Stats {
 	s := w.stats
 	s.Users = len(w.users.byID)
+	s.InSnapshot = w.snapshots.taking
 	return s
 }
 
@@ -258,5 +245,6 @@ func (w *worker) trim() {
 	}
 	if w.deadlines.ring.turned() {
 		w.mail.trim()
+		w.snapshots.trim()
 	}
 }

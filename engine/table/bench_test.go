@@ -121,14 +121,15 @@ func BenchmarkDevices(b *testing.B) {
 	eachSize(b, func(b *testing.B, devices int) {
 		tab := benchTable(b, devices)
 		rng := rand.New(rand.NewPCG(1, 2))
+		var refs []Ref
 		for b.Loop() {
 			told := 0
-			tab.Devices(benchID(rng.Uint64N(uint64(devices/2))), func(_ Ref, e *Entry) bool {
-				if _, ok := e.Load(); ok {
+			refs = tab.Devices(benchID(rng.Uint64N(uint64(devices/2))), refs[:0])
+			for _, r := range refs {
+				if _, _, _, ok := tab.Entry(r).Read(); ok {
 					told++
 				}
-				return true
-			})
+			}
 			if told != 2 {
 				b.Fatal("not two devices")
 			}

@@ -87,14 +87,13 @@ type Entry struct {
 	// with nothing but itself.
 	armed atomic.Uint32
 
-	// next is the user's next device by first sight, the last one's next being the first; in a free
-	// slot the next free slot. Guarded by the shard's mu.
+	// next is the user's next device by first sight, the last one's next being the first; of a user
+	// with a roster the place there; in a free slot the next free slot. Guarded by the shard's mu.
 	next Ref
 }
 
-// IDs returns whose entry this is: both nil in a free slot. Under the claim, and within
-// Table.Devices, they hold; anywhere else they may be torn by a removal or stale at once, so that
-// Read is the method to use there.
+// IDs returns whose entry this is: both nil in a free slot. Under the claim they hold; anywhere
+// else they may be torn by a removal or stale at once, so that Read is the method to use there.
 func (e *Entry) IDs() (user, device uuid.UUID) {
 	return unwords(e.user[0].Load(), e.user[1].Load()),
 		unwords(e.device[0].Load(), e.device[1].Load())
@@ -295,8 +294,7 @@ func (e *Entry) unpack(g glance) (s State) {
 
 // Load returns the state of one moment; false: no state yet. It takes no claim (a sequence lock)
 // but waits while another goroutine owns it, yielding, and starts again when the entry changed
-// under it. The caller knows that the entry is the device's because it is within Table.Devices or
-// asks Is afterwards; else Read is the method to use.
+// under it. The caller asks Is afterwards, or uses Read.
 func (e *Entry) Load() (State, bool) {
 	for spins := 1; ; spins++ {
 		g := e.glance()

@@ -14,17 +14,16 @@ type shard struct {
 
 	mu sync.Mutex
 
-	// users leads from a user to the device that was seen last, whose next is the one seen first.
-	// Guarded by mu.
-	users *index
+	// users leads from a user to the device that was seen last, whose next is the one seen first. A
+	// user with many devices is in rosters instead (T5). Guarded by mu.
+	users   *index
+	rosters map[words]*roster // nil: none; guarded by mu
 
 	free      Ref // first free slot, linked by next; guarded by mu
 	freeSlots int // length of that list; guarded by mu
 	run       Ref // next slot of the run that was not used yet; guarded by mu
 	runSlots  int // how many of it are left; guarded by mu
 
-	// 64 bytes: the mutex of one shard and the index pointer of the next do not share a cache line
-	_ [8]byte
 }
 
 // find looks the device up without a lock.
@@ -47,6 +46,10 @@ func (s *shard) find(slab *slab, k *key) (Ref, *Entry) {
 // insertLocked gives the device, which must be absent, a slot, and publishes it; with over also
 // above the bounds.
 func (s *shard) insertLocked(t *Table, k *key, over bool) (Ref, *Entry, error) {
+	count := s.countLocked(t.slab, k)
+	if count >= t.maxPerUser && !over {
+		return 0, nil, ErrUserFull
+	}
 	if !t.takePlace(over) {
 		return 0, nil, ErrFull
 	}
@@ -58,7 +61,7 @@ func (s *shard) insertLocked(t *Table, k *key, over bool) (Ref, *Entry, error) {
 	e := t.slab.entry(r)
 	e.acquire() // a goroutine that looked up the slot's former device may try it just now
 	e.own(k.user, k.device)
-	s.linkLocked(t, k, r, e)
+	s.linkLocked(t, k, r, e, count)
 
 	ix := s.devices.Load()
 	if ix.full() {
@@ -108,63 +111,6 @@ func (s *shard) removeLocked(t *Table, k *key, r Ref, e *Entry) {
 	s.free = r
 	s.freeSlots++
 	t.givePlace()
-}
-
-// linkLocked puts the device behind the user's last one: the links are a ring, of which the user's
-// word names the last.
-func (s *shard) linkLocked(t *Table, k *key, r Ref, e *Entry) {
-	i, last := s.lastLocked(t.slab, k)
-	if last != nil {
-		e.next = last.next
-		last.next = r
-		s.users.replace(i, r)
-		return
-	}
-	e.next = r
-	if s.users.full() {
-		s.users = s.users.rebuilt()
-	}
-	s.users.insert(k.userTag(), r)
-	t.users.Add(1)
-}
-
-// unlinkLocked takes the device out of its user's ring. It walks the ring for the one before: a
-// user's devices are few.
-func (s *shard) unlinkLocked(t *Table, k *key, r Ref, e *Entry) {
-	i, last := s.lastLocked(t.slab, k)
-	_, before := split(s.users.words[i].Load())
-	p := last
-	for p.next != r {
-		before = p.next
-		p = t.slab.entry(before)
-	}
-	if p == e {
-		s.users.remove(i)
-		t.users.Add(-1)
-		return
-	}
-	p.next = e.next
-	if e == last {
-		s.users.replace(i, before)
-	}
-}
-
-// lastLocked returns the user's last device and the position of the user's word; nil: the user has
-// none.
-func (s *shard) lastLocked(slab *slab, k *key) (uint32, *Entry) {
-	tag := k.userTag()
-	for i := tag & s.users.mask; ; i = (i + 1) & s.users.mask {
-		w := s.users.words[i].Load()
-		if w == vacant {
-			return 0, nil
-		}
-		if t, r := split(w); t == tag && r != 0 {
-			e := slab.entry(r)
-			if e.holdsUser(k.user) {
-				return i, e
-			}
-		}
-	}
 }
 
 // refsLocked appends every device's ref.

@@ -1,9 +1,11 @@
 package table
 
 import (
+	"cmp"
 	"crypto/rand"
 	"encoding/binary"
 	"errors"
+	"math"
 	"math/bits"
 	"sync/atomic"
 
@@ -14,6 +16,9 @@ import (
 
 // ErrFull says that the table holds MaxDevices already, or that no slot number is left.
 var ErrFull = errors.New("table: full")
+
+// ErrUserFull says that the user has MaxDevicesPerUser devices already.
+var ErrUserFull = errors.New("table: the user has as many devices as one may have")
 
 // Ref names a slot: its number + 1, so that 0 is none. It stays the device's until the device is
 // removed.
@@ -27,6 +32,10 @@ type Options struct {
 
 	// MaxDevices bounds the devices, to 1<<31 at most. One more: ErrFull. Default: 1<<31.
 	MaxDevices int
+
+	// MaxDevicesPerUser bounds the devices of one user. One more: ErrUserFull. Default: 0, only
+	// MaxDevices counts.
+	MaxDevicesPerUser int
 
 	// Budget bounds the devices of several tables together. Default: none.
 	Budget *Budget
@@ -56,6 +65,7 @@ func (o Options) withDefaults() (Options, error) {
 	problems.When(o.Shards < 0 || o.Shards&(o.Shards-1) != 0,
 		"Shards is %d, not a power of two", o.Shards)
 	option.NotNegative(&problems, "MaxDevices", o.MaxDevices)
+	option.NotNegative(&problems, "MaxDevicesPerUser", o.MaxDevicesPerUser)
 	return o, problems.Err()
 }
 
@@ -67,6 +77,7 @@ type Table struct {
 	shardShift int
 	slab       *slab
 	maxDevices int64
+	maxPerUser int     // devices
 	budget     *Budget // nil: none
 
 	devices atomic.Int64 // entries that belong to a device, and places taken for some (takePlace)
@@ -90,6 +101,7 @@ func New(o Options) *Table {
 		shardShift: 64 - bits.TrailingZeros(uint(o.Shards)),
 		slab:       newSlab(uint64(limit), uint64(o.Shards)*maxRun),
 		maxDevices: limit,
+		maxPerUser: cmp.Or(o.MaxDevicesPerUser, math.MaxInt),
 		budget:     o.Budget,
 	}
 	for i := range t.shards {
@@ -188,14 +200,14 @@ func (t *Table) Find(user, device uuid.UUID) (Ref, *Entry) {
 
 // FindOrInsert returns the device's entry and makes one at first sight: it has no state yet and
 // readers skip it. It takes the shard's mutex in any case, so it is for a device that Find did not
-// find a moment ago. ErrFull over MaxDevices or out of slot numbers; any other error says that the
-// system gave no memory.
+// find a moment ago. ErrUserFull over MaxDevicesPerUser; ErrFull over MaxDevices or out of slot
+// numbers; any other error says that the system gave no memory.
 func (t *Table) FindOrInsert(user, device uuid.UUID) (Ref, *Entry, error) {
 	return t.findOrInsert(user, device, false)
 }
 
 // Restore is FindOrInsert for a device that was known before a restart: it comes in also over
-// MaxDevices and Budget. ErrFull: no slot number is left.
+// the bounds. ErrFull: no slot number is left.
 func (t *Table) Restore(user, device uuid.UUID) (Ref, *Entry, error) {
 	return t.findOrInsert(user, device, true)
 }
@@ -217,28 +229,16 @@ func (t *Table) findOrInsert(user, device uuid.UUID, over bool) (Ref, *Entry, er
 // now.
 func (t *Table) Entry(r Ref) *Entry { return t.slab.entry(r) }
 
-// Devices calls fn for the user's devices that have a state, in the order of first sight, until it
-// returns false. It holds the shard's mutex meanwhile, so that ids cannot change; fn must not
-// block, nor call anything of the table that takes the mutex.
-func (t *Table) Devices(user uuid.UUID, fn func(Ref, *Entry) bool) {
+// Devices appends the refs of the user's devices, in no particular order. It takes the shard's
+// mutex for as long as it takes to copy them, and looks at no entry of a user with many: the caller
+// does, with Read, as slowly as it likes. A ref may be another device's by then. A device that is
+// there from this call until its ref is looked at is seen once; one that comes later is not seen.
+func (t *Table) Devices(user uuid.UUID, dst []Ref) []Ref {
 	k := t.key(user, uuid.Nil)
 	s := t.shard(&k)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	_, last := s.lastLocked(t.slab, &k)
-	if last == nil {
-		return
-	}
-	for e := last; ; {
-		r := e.next
-		e = t.slab.entry(r)
-		if e.LSN() != 0 && !fn(r, e) {
-			return
-		}
-		if e == last {
-			return
-		}
-	}
+	return s.devicesLocked(t.slab, &k, dst)
 }
 
 // Range calls fn for every entry, in no order, until it returns false. It takes one shard's mutex
@@ -328,6 +328,9 @@ func (t *Table) Stats() Stats {
 		s.mu.Lock()
 		st.FreeSlots += s.freeSlots + s.runSlots
 		st.IndexBytes += 8 * int64(len(s.devices.Load().words)+len(s.users.words))
+		for _, ro := range s.rosters {
+			st.IndexBytes += 4 * int64(cap(ro.refs))
+		}
 		s.mu.Unlock()
 	}
 	return st

@@ -88,13 +88,13 @@ func forget(t testing.TB, tab *Table, u, d uuid.UUID) {
 	tab.Remove(r, e)
 }
 
-// devicesOf returns the user's devices as Devices tells them.
+// devicesOf returns the user's devices that have a state, as Devices and Read tell them.
 func devicesOf(tab *Table, u uuid.UUID) (ids []uuid.UUID) {
-	tab.Devices(u, func(_ Ref, e *Entry) bool {
-		_, d := e.IDs()
-		ids = append(ids, d)
-		return true
-	})
+	for _, r := range tab.Devices(u, nil) {
+		if _, d, _, ok := tab.Entry(r).Read(); ok {
+			ids = append(ids, d)
+		}
+	}
 	return ids
 }
 
@@ -130,6 +130,10 @@ func checkTable(t testing.TB, tab *Table) {
 			}
 			users++
 			linked += checkRing(t, tab, last)
+		}
+		for u, ro := range s.rosters {
+			users++
+			linked += checkRoster(t, tab, u, ro)
 		}
 		if linked != ix.live {
 			t.Fatalf("shard %d: %d devices are linked to users, %d are in the index", i, linked,
@@ -188,6 +192,23 @@ func checkRing(t testing.TB, tab *Table, last Ref) int {
 	return n
 }
 
+// checkRoster returns the number of devices in the roster: all of one user, which has no ring.
+func checkRoster(t testing.TB, tab *Table, u words, ro *roster) int {
+	t.Helper()
+	for i, r := range ro.refs {
+		e := tab.Entry(r)
+		if !e.holdsUser(u) || int(e.next) != i {
+			t.Fatalf("slot %d is at %d of the roster of another user, or says %d", r, i, e.next)
+		}
+	}
+	id := unwords(u.low, u.high)
+	k := tab.key(id, uuid.Nil)
+	if _, last := tab.shard(&k).lastLocked(tab.slab, &k); last != nil || len(ro.refs) == 0 {
+		t.Fatalf("%v has a roster of %d devices; has it a ring, too: %v", id, len(ro.refs), last != nil)
+	}
+	return len(ro.refs)
+}
+
 func TestFirstSightHasNoState(t *testing.T) {
 	eachHash(t, Options{Shards: 4}, func(t *testing.T, tab *Table) {
 		if r, e := tab.Find(user(1), device(1)); r != 0 || e != nil {
@@ -222,12 +243,13 @@ func TestOneDeviceIDUnderTwoUsersIsTwoDevices(t *testing.T) {
 	})
 }
 
+// TestDevicesComeInOrderOfFirstSight: those of a ring do.
 func TestDevicesComeInOrderOfFirstSight(t *testing.T) {
 	eachHash(t, Options{Shards: 2}, func(t *testing.T, tab *Table) {
 		rng := testseed.Rand(t)
 		var want []uuid.UUID
 		for lsn := range uint64(400) {
-			if n := len(want); n > 0 && (rng.IntN(3) == 0 || n > 20) {
+			if n := len(want); n > 0 && (rng.IntN(3) == 0 || n > rosterMin-2) {
 				// the first, a middle, the last one
 				i := []int{0, n / 2, n - 1, rng.IntN(n)}[rng.IntN(4)]
 				forget(t, tab, user(1), want[i])
@@ -247,18 +269,68 @@ func TestDevicesComeInOrderOfFirstSight(t *testing.T) {
 	})
 }
 
-func TestDevicesAndRangeStopWhenTold(t *testing.T) {
+func TestRangeStopsWhenTold(t *testing.T) {
 	tab := New(Options{})
 	defer tab.Close()
 	for n := range 10 {
 		put(t, tab, user(1), device(n), 1, 1)
 	}
 	calls := 0
-	stop := func(Ref, *Entry) bool { calls++; return calls%3 != 0 }
-	tab.Devices(user(1), stop)
-	tab.Range(stop)
-	if calls != 6 {
-		t.Errorf("%d calls, want 3 and 3", calls)
+	tab.Range(func(Ref, *Entry) bool { calls++; return calls%3 != 0 })
+	if calls != 3 {
+		t.Errorf("%d calls, want 3", calls)
+	}
+}
+
+// TestMaxDevicesPerUser: the bound holds in a ring and in a roster, for each user alone; what was
+// known before a restart comes in over it, and a place that becomes free is there again.
+func TestMaxDevicesPerUser(t *testing.T) {
+	for _, limit := range []int{1, 3, rosterMin - 1, rosterMin, rosterMin + 1, 40} {
+		tab := New(Options{Shards: 2, MaxDevicesPerUser: limit})
+		for n := range limit {
+			put(t, tab, user(1), device(n), 1, uint64(n+1))
+			put(t, tab, user(2), device(n), 1, uint64(n+1))
+		}
+		if _, _, err := tab.FindOrInsert(user(1), device(99)); !errors.Is(err, ErrUserFull) {
+			t.Errorf("one more than %d: %v", limit, err)
+		}
+		if _, e, err := tab.FindOrInsert(user(1), device(0)); e == nil || err != nil {
+			t.Errorf("a known one of %d: %v", limit, err)
+		}
+		if _, _, err := tab.Restore(user(1), device(99)); err != nil {
+			t.Errorf("one that was known before: %v", err)
+		}
+		forget(t, tab, user(1), device(99))
+		forget(t, tab, user(1), device(0))
+		if _, _, err := tab.FindOrInsert(user(1), device(98)); err != nil {
+			t.Errorf("in the place of one of %d that was removed: %v", limit, err)
+		}
+		checkTable(t, tab)
+		tab.Close()
+	}
+}
+
+// TestRosterGivesMemoryBack: when most devices of a user are removed, in whatever order, those that
+// stay are found and the roster's memory goes.
+func TestRosterGivesMemoryBack(t *testing.T) {
+	tab := New(Options{Shards: 1})
+	defer tab.Close()
+	const many = 5000
+	for n := range many {
+		put(t, tab, user(1), device(n), 1, uint64(n+1))
+	}
+	full := tab.Stats().IndexBytes
+	for _, n := range testseed.Rand(t).Perm(many)[:many-10] {
+		forget(t, tab, user(1), device(n))
+	}
+	checkTable(t, tab)
+	u := user(1)
+	ro := tab.shards[0].rosters[wordsOf(&u)]
+	if len(ro.refs) != 10 || cap(ro.refs) > 64 || tab.Stats().IndexBytes >= full {
+		t.Errorf("a roster of %d devices has room for %d", len(ro.refs), cap(ro.refs))
+	}
+	if got := len(devicesOf(tab, user(1))); got != 10 {
+		t.Errorf("%d devices are left", got)
 	}
 }
 

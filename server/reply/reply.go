@@ -36,6 +36,7 @@ const (
 	RateLimited
 	Unavailable
 	TooManyDevices
+	TooManyDevicesOfUser
 	NotOwned
 
 	BatchDone
@@ -100,6 +101,7 @@ var rows = [Count]row{
 	RateLimited:          {429, wire.CodeRateLimited, "Too many heartbeats from this address"},
 	Unavailable:          {503, wire.CodeUnavailable, "Heartbeat not stored"},
 	TooManyDevices:       {503, wire.CodeUnavailable, "Too many devices"},
+	TooManyDevicesOfUser: {429, wire.CodeRateLimited, "Too many devices of this user"},
 	NotOwned:             {503, wire.CodeUnavailable, "Another node has this user"},
 
 	BatchDone: {200, "", "Batch"}, // its members are in batch.go, as are more of those below
