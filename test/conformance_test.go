@@ -188,7 +188,7 @@ func TestHeartbeatBodies(t *testing.T) {
 // TestHeartbeatAuthorization: the scheme in any case, one space, the token, nothing else.
 func TestHeartbeatAuthorization(t *testing.T) {
 	r := startServer(t)
-	r.env[0] = ingestTokenEnv + "= " + ingestToken + " , second-token"
+	r.env[0] = ingestTokenEnv + "= " + ingestToken + " , second-token-of-the-black-box-tests"
 	r.kill()
 	r.start()
 	try := func(header string) answer {
@@ -865,7 +865,7 @@ func TestSecrets(t *testing.T) {
 	}
 	r.kill()
 	file := t.TempDir() + "/key"
-	if err := os.WriteFile(file, []byte("other\n"+signingKey+"\n"), 0o600); err != nil {
+	if err := os.WriteFile(file, []byte("other-key-of-the-black-box-tests\n"+signingKey+"\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	r.env, r.flags = nil, []string{"--signing-key-file=" + file}

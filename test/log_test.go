@@ -13,8 +13,8 @@ func TestLogsKeepSecretsAndStayShort(t *testing.T) {
 	for _, level := range []string{"debug", "info"} {
 		t.Run(level, func(t *testing.T) {
 			r := &rig{t: t, dir: t.TempDir(), flags: []string{"--log-level=" + level, "--drain-timeout=0s"}}
-			const ingest, signing = "ingest-KGVZ3Q", "signing-KGVZ3Q"
-			r.env = []string{ingestTokenEnv + "=" + ingest + ",rotated-KGVZ3Q", signingKeyEnv + "=" + signing}
+			const ingest, signing = "ingest-KGVZ3Q-of-the-black-box-tests", "signing-KGVZ3Q-of-the-black-box-tests"
+			r.env = []string{ingestTokenEnv + "=" + ingest + ",rotated-KGVZ3Q-of-the-black-box-tests", signingKeyEnv + "=" + signing}
 			r.start()
 			quiet := len(r.logs())
 

@@ -235,7 +235,7 @@ func TestOpenAPIAnswers(t *testing.T) {
 }
 
 func (c *checker) heartbeats(both, onlyIngest, onlySigning *rig) {
-	const auth = "Authorization: Bearer ingest"
+	const auth = "Authorization: Bearer " + ingestToken
 	post := func(s *rig, status int, body string, headers ...string) {
 		c.t.Helper()
 		c.ask(s.addr, "POST", heartbeatPath, heartbeatPath, status, body, headers...)
@@ -257,7 +257,7 @@ func (c *checker) heartbeats(both, onlyIngest, onlySigning *rig) {
 }
 
 func (c *checker) batches(both, onlySigning *rig) {
-	const auth, lines = "Authorization: Bearer ingest", "Content-Type: application/x-ndjson"
+	const auth, lines = "Authorization: Bearer " + ingestToken, "Content-Type: application/x-ndjson"
 	post := func(s *rig, status int, body string, headers ...string) {
 		c.t.Helper()
 		c.ask(s.addr, "POST", batchPath, batchPath, status, body, headers...)

@@ -44,8 +44,8 @@ func (r *rig) shownName() string {
 func TestReload(t *testing.T) {
 	dir := t.TempDir()
 	tokens, keys := filepath.Join(dir, "tokens"), filepath.Join(dir, "keys")
-	writeFile(t, tokens, "old-token\n")
-	writeFile(t, keys, "old-key\n")
+	writeFile(t, tokens, "old-token-of-the-black-box-tests\n")
+	writeFile(t, keys, "old-key-of-the-black-box-tests\n")
 	id := newIdentity(t, dir, "old.example")
 	r := &rig{t: t, dir: t.TempDir(), tls: &tls.Config{InsecureSkipVerify: true}, flags: []string{
 		"--ingest-token-file=" + tokens, "--signing-key-file=" + keys, "--tls-cert=" + id.cert, "--tls-key=" + id.key}}
@@ -76,33 +76,33 @@ func TestReload(t *testing.T) {
 			t.Errorf("%s: %d, want %d", what, got, want)
 		}
 	}
-	want("old token", beatWith("old-token"), 204)
-	want("new token", beatWith("new-token"), 401)
-	stream := streamWith("old-key")
+	want("old token", beatWith("old-token-of-the-black-box-tests"), 204)
+	want("new token", beatWith("new-token-of-the-black-box-tests"), 401)
+	stream := streamWith("old-key-of-the-black-box-tests")
 	want("old key", stream.head.status, 200)
 	stream.event()
 
-	writeFile(t, tokens, "new-token\nold-token\n")
-	writeFile(t, keys, "new-key, old-key")
+	writeFile(t, tokens, "new-token-of-the-black-box-tests\nold-token-of-the-black-box-tests\n")
+	writeFile(t, keys, "new-key-of-the-black-box-tests, old-key-of-the-black-box-tests")
 	newIdentity(t, dir, "new.example")
 	if line := r.hangUp("msg=reloaded"); !strings.Contains(line, "ingest_tokens.added=1 ingest_tokens.removed=0") ||
-		!strings.Contains(line, "new.example") || strings.Contains(line, "token\n") || strings.Contains(line, "-key") {
+		!strings.Contains(line, "new.example") || strings.Contains(line, "token\n") || strings.Contains(line, "black-box") {
 		t.Errorf("the log says %q", line)
 	}
-	want("old token beside the new", beatWith("old-token"), 204)
-	want("new token", beatWith("new-token"), 204)
-	want("old key beside the new", streamWith("old-key").head.status, 200)
-	want("new key", streamWith("new-key").head.status, 200)
+	want("old token beside the new", beatWith("old-token-of-the-black-box-tests"), 204)
+	want("new token", beatWith("new-token-of-the-black-box-tests"), 204)
+	want("old key beside the new", streamWith("old-key-of-the-black-box-tests").head.status, 200)
+	want("new key", streamWith("new-key-of-the-black-box-tests").head.status, 200)
 	if name := r.shownName(); name != "new.example" {
 		t.Errorf("the certificate is for %s", name)
 	}
 
-	writeFile(t, tokens, "new-token")
-	writeFile(t, keys, "new-key")
+	writeFile(t, tokens, "new-token-of-the-black-box-tests")
+	writeFile(t, keys, "new-key-of-the-black-box-tests")
 	r.hangUp("msg=reloaded")
-	want("removed token, on a connection that was open", beatWith("old-token"), 401)
-	want("new token", beatWith("new-token"), 204)
-	want("removed key", streamWith("old-key").head.status, 403)
+	want("removed token, on a connection that was open", beatWith("old-token-of-the-black-box-tests"), 401)
+	want("new token", beatWith("new-token-of-the-black-box-tests"), 204)
+	want("removed key", streamWith("old-key-of-the-black-box-tests").head.status, 403)
 	for _, n := range []int64{3, 4, 6} { // 2 and 5 were refused
 		if ev := stream.event(); ev.number("seq") != n {
 			t.Errorf("the stream of the removed key got seq %d, want %d", ev.number("seq"), n)
@@ -123,12 +123,13 @@ func TestReloadKeepsTheOldWhenAnyIsBad(t *testing.T) {
 	for name, spoil := range map[string]func(){
 		"no tokens":          func() { writeFile(t, tokens, " \n") },
 		"an impossible one":  func() { writeFile(t, tokens, "two words") },
+		"a short one":        func() { writeFile(t, keys, "fifteen-bytes-!") },
 		"no file":            func() { os.Remove(keys) },
 		"half a certificate": func() { writeFile(t, id.cert, "-----BEGIN") },
 		"another's key":      func() { os.Rename(newIdentity(t, t.TempDir(), "x.example").key, id.key) },
 	} {
-		writeFile(t, tokens, "other")
-		writeFile(t, keys, "other")
+		writeFile(t, tokens, "other-token-of-the-black-box-tests")
+		writeFile(t, keys, "other-key-of-the-black-box-tests")
 		newIdentity(t, dir, "new.example")
 		spoil()
 		if line := r.hangUp("reload: nothing was changed"); !strings.Contains(line, "error=") {
@@ -167,7 +168,7 @@ func TestReloadUnderLoad(t *testing.T) {
 	b := newBeat()
 	for seq := range 300 {
 		if seq%10 == 0 {
-			writeFile(t, tokens+".new", ingestToken+",passing-"+strconv.Itoa(seq))
+			writeFile(t, tokens+".new", ingestToken+",passing-token-of-the-black-box-tests-"+strconv.Itoa(seq))
 			os.Rename(tokens+".new", tokens)
 			r.proc.Cmd.Process.Signal(syscall.SIGHUP)
 		}

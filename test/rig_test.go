@@ -40,8 +40,8 @@ const (
 
 	ingestTokenEnv = "PRESENCE_DO_INGEST_TOKEN"
 	signingKeyEnv  = "PRESENCE_DO_TOKEN_SIGNING_KEY"
-	ingestToken    = "ingest"
-	signingKey     = "signing"
+	ingestToken    = "ingest-token-of-the-black-box-tests"
+	signingKey     = "signing-key-of-the-black-box-tests"
 )
 
 // secretsEnv gives the server both secrets of the tests.

@@ -288,7 +288,10 @@ test('a 400 ends the loop, an abort ends it quietly', { timeout: limit }, async 
 // Against the server as it is.
 
 const binary = process.env.ROLLCALL_BINARY
-const secrets = { PRESENCE_DO_INGEST_TOKEN: 'ingest', PRESENCE_DO_TOKEN_SIGNING_KEY: 'signing' }
+const secrets = {
+  PRESENCE_DO_INGEST_TOKEN: 'ingest-token-of-the-tests-of-the-client',
+  PRESENCE_DO_TOKEN_SIGNING_KEY: 'signing-key-of-the-tests-of-the-client',
+}
 
 /** Runs a server in its own directory; returns its address, and how to signal and await it. */
 function serve(): Promise<{ base: string; end: (signal: NodeJS.Signals) => Promise<unknown> }> {

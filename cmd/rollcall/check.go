@@ -125,9 +125,9 @@ func (c serveCmd) print(w io.Writer, settings []setting, sec secrets, certificat
 		row("--"+s.flag+"="+s.value, s.source)
 	}
 	fmt.Fprintln(table, "Read")
-	row(counted(len(sec.ingest), "ingest token"),
+	row(countedSecrets(sec.ingest, "ingest token"),
 		secretSource(ingestTokenEnv, c.IngestTokenFile, c.Dev))
-	row(counted(len(sec.signing), "signing key"),
+	row(countedSecrets(sec.signing, "signing key"),
 		secretSource(signingKeyEnv, c.SigningKeyFile, c.Dev))
 	if certificate != "" {
 		row("certificate "+certificate, c.TLSCert)
@@ -137,6 +137,15 @@ func (c serveCmd) print(w io.Writer, settings []setting, sec secrets, certificat
 		row(what, origin)
 	}
 	return table.Flush()
+}
+
+// countedSecrets says how many secrets a list has, and how many are shorter than is recommended.
+func countedSecrets(secrets []string, what string) string {
+	text := counted(len(secrets), what)
+	if n := countShort(secrets); n > 0 {
+		text += fmt.Sprintf(", %d shorter than %d bytes", n, strongSecretBytes)
+	}
+	return text
 }
 
 func counted(n int, what string) string {

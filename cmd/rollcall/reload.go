@@ -58,6 +58,7 @@ func (r *reloader) reload() {
 	}
 	r.secrets = next
 	r.logger.Info("reloaded", attrs...)
+	next.warnShort(r.logger)
 }
 
 // read reads every file anew.
@@ -74,7 +75,12 @@ func (r *reloader) read() (next secrets, pair *tls.Certificate, err error) {
 		}
 	}
 	if r.certificate != nil {
-		pair, err = r.certificate.read()
+		if pair, err = r.certificate.read(); err != nil {
+			return next, nil, err
+		}
+	}
+	if !r.cmd.Dev {
+		err = next.check()
 	}
 	return next, pair, err
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"crypto/rand"
 	"encoding/base64"
+	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -42,9 +43,40 @@ func readSecrets(env, file string) ([]string, error) {
 	return secrets, nil
 }
 
-// throwAwaySecret is 192 random bits as text.
+const (
+	// leastSecretBytes is the least length of a secret. A shorter one is found by trying.
+	leastSecretBytes = 16
+	// strongSecretBytes is the length below which a secret is warned about: an HMAC-SHA256 key must
+	// not be shorter than the hash (RFC 7518, section 3.2).
+	strongSecretBytes = 32
+)
+
+// refuseShort reports every secret of a list that is too short to be one. It quotes none.
+func refuseShort(what string, secrets []string) error {
+	var errs []error
+	for i, s := range secrets {
+		if len(s) < leastSecretBytes {
+			errs = append(errs, fmt.Errorf("%s %d of %d has %d bytes, fewer than %d: make one with "+
+				"openssl rand -hex 32 (a comma or a line end begins the next one; --dev takes "+
+				"short ones)", what, i+1, len(secrets), len(s), leastSecretBytes))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// countShort returns how many secrets are shorter than is recommended.
+func countShort(secrets []string) (n int) {
+	for _, s := range secrets {
+		if len(s) < strongSecretBytes {
+			n++
+		}
+	}
+	return n
+}
+
+// throwAwaySecret is 256 random bits as text.
 func throwAwaySecret() string {
-	b := make([]byte, 24)
+	b := make([]byte, 32)
 	rand.Read(b) // never fails
 	return base64.RawURLEncoding.EncodeToString(b)
 }

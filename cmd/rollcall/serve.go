@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -55,7 +56,7 @@ type serveCmd struct {
 
 	IngestTokenFile string `group:"Secrets" type:"path" placeholder:"FILE" help:"Read the heartbeat tokens from FILE instead of PRESENCE_DO_INGEST_TOKEN. Several, separated by commas or lines: any is accepted."`
 	SigningKeyFile  string `group:"Secrets" type:"path" placeholder:"FILE" help:"Read the keys of stream tokens from FILE instead of PRESENCE_DO_TOKEN_SIGNING_KEY. Several: any verifies, the first signs."`
-	Environment     string `group:"Secrets" env:"ENVIRONMENT" placeholder:"NAME" help:"production switches /debug/presence and /debug/token off (ENVIRONMENT)."`
+	Environment     string `group:"Secrets" env:"ENVIRONMENT" placeholder:"NAME" help:"production, staging, development or test; another one is refused. production switches /debug/presence and /debug/token off (ENVIRONMENT)."`
 
 	TLSCert string `group:"TLS" name:"tls-cert" type:"path" placeholder:"FILE" help:"Serve --listen over TLS (1.2 or later) with the certificate chain in FILE, PEM. SIGHUP reads it again."`
 	TLSKey  string `group:"TLS" name:"tls-key" type:"path" placeholder:"FILE" help:"The certificate's private key, PEM."`
@@ -72,7 +73,8 @@ func (serveCmd) Help() string {
 	return `Secrets come from the environment or from files:
   ` + ingestTokenEnv + `       bearer token of the daemons' heartbeats
   ` + signingKeyEnv + `  HMAC key of the clients' stream tokens (see "rollcall token")
-With only one of them set, the other route answers 503.
+With only one of them set, the other route answers 503. A secret of fewer than 16 bytes is refused
+but with --dev, one of fewer than 32 warned about.
 
 It is ready when http://ADMIN/readyz answers 200. Until then, and when it cannot take heartbeats,
 that page says why.
@@ -109,8 +111,25 @@ func (c serveCmd) Validate() error {
 	refuse(c.DrainTimeout < 0, "--drain-timeout cannot be negative, not %v", c.DrainTimeout)
 	refuse((c.TLSCert == "") != (c.TLSKey == ""),
 		"--tls-cert and --tls-key belong together: give both or none")
-	_, err := socketMode(c.SocketMode)
-	return errors.Join(append(errs, err)...)
+	_, modeErr := socketMode(c.SocketMode)
+	_, environmentErr := environment(c.Environment)
+	return errors.Join(append(errs, modeErr, environmentErr)...)
+}
+
+// environments are the values of ENVIRONMENT, in any case. Another one is a slip, and a slip of
+// "production" must not leave open what production closes.
+var environments = []string{production, "staging", "development", "test"}
+
+const production = "production"
+
+// environment returns the value of ENVIRONMENT in the form of the list; "": not set.
+func environment(text string) (string, error) {
+	name := strings.ToLower(strings.TrimSpace(text))
+	if name == "" || slices.Contains(environments, name) {
+		return name, nil
+	}
+	return "", fmt.Errorf("ENVIRONMENT (--environment) must be %s or unset, not %q",
+		strings.Join(environments, ", "), text)
 }
 
 // Run serves until a signal or a failure.
@@ -124,10 +143,11 @@ func (c serveCmd) Run(line *kong.Context) error {
 	createForOwner()
 	logger := c.logger(os.Stderr)
 	secrets, err := c.secrets()
+	logSettings(logger, settingsOf(line), secrets) // of those that were refused, too
 	if err != nil {
 		return err
 	}
-	logSettings(logger, settingsOf(line), secrets)
+	secrets.warnShort(logger)
 	hangups := hangups()
 	var stops <-chan os.Signal
 	// Before the recovery is done a signal ends the process, which has promised nothing. Then it
@@ -208,6 +228,11 @@ func (c serveCmd) drain(n *node) error {
 	}
 }
 
+func (c serveCmd) production() bool {
+	name, _ := environment(c.Environment) // Validate had the error
+	return name == production
+}
+
 func (c serveCmd) scheme() string {
 	if c.TLSCert != "" {
 		return "https"
@@ -216,6 +241,23 @@ func (c serveCmd) scheme() string {
 }
 
 type secrets struct{ ingest, signing []string }
+
+// check reports every secret that is too short.
+func (s secrets) check() error {
+	return errors.Join(refuseShort("ingest token", s.ingest), refuseShort("signing key", s.signing))
+}
+
+// warnShort says which lists have secrets that are shorter than is recommended.
+func (s secrets) warnShort(logger *slog.Logger) {
+	for what, list := range map[string][]string{
+		"ingest_tokens": s.ingest, "signing_keys": s.signing,
+	} {
+		if n := countShort(list); n > 0 {
+			logger.Warn("secrets are shorter than is recommended", what, len(list), "short", n,
+				"recommended_bytes", strongSecretBytes, "remedy", "openssl rand -hex 32")
+		}
+	}
+}
 
 func (c serveCmd) secrets() (s secrets, err error) {
 	if s.ingest, err = readSecrets(ingestTokenEnv, c.IngestTokenFile); err != nil {
@@ -237,7 +279,10 @@ func (c serveCmd) secrets() (s secrets, err error) {
 			"(or their --…-file flags), or try --dev",
 			ingestTokenEnv, signingKeyEnv)
 	}
-	return s, nil
+	if c.Dev {
+		return s, nil
+	}
+	return s, s.check()
 }
 
 func (c serveCmd) logger(w io.Writer) *slog.Logger {
@@ -305,7 +350,7 @@ func (c serveCmd) serverOptions(n *node, sec secrets) server.Options {
 	return server.Options{
 		IngestTokens:      sec.ingest,
 		SigningKeys:       sec.signing,
-		Production:        strings.EqualFold(strings.TrimSpace(c.Environment), "production"),
+		Production:        c.production(),
 		RatePerIP:         c.RatePerIP,
 		MaxBatch:          c.MaxBatch,
 		TokenExpiryIgnore: c.StreamTokenExpiry == "ignore",

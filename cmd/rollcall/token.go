@@ -3,6 +3,8 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io"
+	"os"
 	"time"
 
 	"rollcall/token"
@@ -46,12 +48,27 @@ func (c tokenCmd) Run() error {
 	if c.Device == uuid.Nil {
 		c.Device = uuid.New()
 	}
+	c.warn(os.Stderr, keys)
 	text, err := streamToken(keys[0], c.User, c.Device, c.TTL)
 	if err != nil {
 		return err
 	}
 	fmt.Println(text)
 	return nil
+}
+
+// warn says what may be a surprise of the keys that were read: their number, since a comma in a key
+// makes two of it, and that the first is short.
+func (c tokenCmd) warn(w io.Writer, keys []string) {
+	source := secretSource(signingKeyEnv, c.SigningKeyFile, false)
+	if len(keys) > 1 {
+		fmt.Fprintf(w, "rollcall: %s read from %s, separated by commas or lines; the first signs\n",
+			counted(len(keys), "signing key"), source)
+	}
+	if len(keys[0]) < leastSecretBytes {
+		fmt.Fprintf(w, "rollcall: the signing key has %d bytes; a server without --dev refuses fewer "+
+			"than %d\n", len(keys[0]), leastSecretBytes)
+	}
 }
 
 func streamToken(key string, user, device uuid.UUID, ttl time.Duration) (string, error) {

@@ -192,7 +192,7 @@ func runInEmptyRoot(t *testing.T, final instructions.Stage, out string) {
 	cmd.Dir = "/"
 	cmd.SysProcAttr = &syscall.SysProcAttr{Chroot: image,
 		Credential: &syscall.Credential{Uid: uint32(uid), Gid: uint32(uid)}}
-	cmd.Env = []string{"PRESENCE_DO_INGEST_TOKEN=ingest"}
+	cmd.Env = []string{"PRESENCE_DO_INGEST_TOKEN=ingest-token-of-the-check-of-the-image"}
 	for _, e := range of[*instructions.EnvCommand](final) {
 		for _, kv := range e.Env {
 			cmd.Env = append(cmd.Env, kv.Key+"="+regexp.MustCompile(`^0\.0\.0\.0:\d+$`).ReplaceAllString(kv.Value, "127.0.0.1:0"))

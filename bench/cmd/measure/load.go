@@ -22,7 +22,10 @@ import (
 const address = "127.0.0.1:8797"
 
 // secrets of servers that live as long as a run.
-var secrets = []string{"PRESENCE_DO_INGEST_TOKEN=bench", "PRESENCE_DO_TOKEN_SIGNING_KEY=bench"}
+var secrets = []string{
+	"PRESENCE_DO_INGEST_TOKEN=ingest-token-of-the-benchmarks---",
+	"PRESENCE_DO_TOKEN_SIGNING_KEY=signing-key-of-the-benchmarks---",
+}
 
 // load is the runs over loopback: server and generator share the processors, as the ceiling's do.
 func (m *measurement) load() error {
