@@ -72,6 +72,13 @@ func (b *batch) release() {
 	batchPool.Put(b)
 }
 
+// admit answers a batch that would be refused whatever its body is.
+func (m *batches) admit(ctx *fasthttp.RequestCtx) {
+	if _, _, refusal := m.checkHead(ctx); refusal != reply.None {
+		m.single.refuse(ctx, refusal)
+	}
+}
+
 func (m *batches) serve(ctx *fasthttp.RequestCtx) {
 	array, coding, refusal := m.checkHead(ctx)
 	if refusal != reply.None {

@@ -33,8 +33,24 @@ type request struct {
 
 var requests = sync.Pool{New: func() any { return &request{body: make([]byte, 0, 1024)} }}
 
+// check makes the checks that come before the body: token, size.
+func (h *heartbeats) check(ctx *fasthttp.RequestCtx) reply.Reply {
+	refusal := h.secrets.checkIngest(ctx)
+	if refusal == reply.None && ctx.Request.Header.ContentLength() > wire.MaxBodyBytes {
+		return reply.BodyTooLarge
+	}
+	return refusal
+}
+
+// admit answers a heartbeat that would be refused whatever its body is.
+func (h *heartbeats) admit(ctx *fasthttp.RequestCtx) {
+	if refusal := h.check(ctx); refusal != reply.None {
+		h.refuse(ctx, refusal)
+	}
+}
+
 func (h *heartbeats) serve(ctx *fasthttp.RequestCtx) {
-	if refusal := h.secrets.checkIngest(ctx); refusal != reply.None {
+	if refusal := h.check(ctx); refusal != reply.None {
 		h.refuse(ctx, refusal)
 		return
 	}
@@ -64,9 +80,6 @@ func (r *request) readBody(ctx *fasthttp.RequestCtx) reply.Reply {
 	stream := ctx.RequestBodyStream()
 	if stream == nil {
 		return reply.None // without a body
-	}
-	if ctx.Request.Header.ContentLength() > wire.MaxBodyBytes {
-		return reply.BodyTooLarge
 	}
 	for len(r.body) <= wire.MaxBodyBytes {
 		r.body = slices.Grow(r.body, 512)

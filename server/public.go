@@ -13,10 +13,12 @@ import (
 	"rollcall/wire"
 )
 
-// newPublic makes the HTTP server of the public listeners.
-func newPublic(o *Options, a *answers, handler fasthttp.RequestHandler) *fasthttp.Server {
+// newPublic makes the HTTP server of the public listeners, with the two of routes.
+func newPublic(o *Options, a *answers, serve fasthttp.RequestHandler,
+	expect func(*fasthttp.RequestCtx) int) *fasthttp.Server {
 	return &fasthttp.Server{
-		Handler:            handler,
+		Handler:            serve,
+		ExpectHandler:      expect,
 		HeaderReceived:     receive,
 		ErrorHandler:       a.unreadable,
 		Logger:             debugLogger{o.Logger},

@@ -8,9 +8,33 @@ import (
 	"rollcall/wire"
 )
 
-// routes is the whole public API. Paths match byte for byte: no redirect, no case folding, and no
-// unescaping, since the router is given the path as sent.
-func routes(a *answers, one *heartbeats, many *batches, follow *streams) fasthttp.RequestHandler {
+// routes is the whole public API: serve answers a request, expect one whose client waits for
+// 100 Continue before it sends its body. Paths match byte for byte: no redirect, no case folding,
+// and no unescaping, since the router is given the path as sent.
+func routes(a *answers, one *heartbeats, many *batches, follow *streams) (
+	serve fasthttp.RequestHandler, expect func(*fasthttp.RequestCtx) (status int)) {
+	handlers := a.route(one.serve, many.serve, follow.serve)
+	serve = func(ctx *fasthttp.RequestCtx) {
+		handlers(ctx)
+		if ctx.Request.IsBodyStream() && ctx.Request.Header.ContentLength() != 0 &&
+			!ctx.Hijacked() {
+			hangUp(ctx) // it was answered without its body
+		}
+	}
+	// The checks that need no body. When they find nothing, they leave the answer as it is: 200.
+	checks := a.route(one.admit, many.admit, follow.admit)
+	expect = func(ctx *fasthttp.RequestCtx) int {
+		if checks(ctx); ctx.Response.StatusCode() == fasthttp.StatusOK {
+			return fasthttp.StatusContinue
+		}
+		hangUp(ctx) // the client may be tired of waiting, and send its body
+		return ctx.Response.StatusCode()
+	}
+	return serve, expect
+}
+
+// route has a handler for each path, and answers what is for none of them.
+func (a *answers) route(one, many, follow fasthttp.RequestHandler) fasthttp.RequestHandler {
 	r := router.New()
 	r.RedirectTrailingSlash = false
 	r.RedirectFixedPath = false
@@ -18,24 +42,18 @@ func routes(a *answers, one *heartbeats, many *batches, follow *streams) fasthtt
 	r.NotFound = a.always(reply.RouteNotFound)
 	r.MethodNotAllowed = a.always(reply.MethodNotAllowed) // the router has set Allow
 
-	r.POST(wire.HeartbeatPath, one.serve)
-	r.POST(wire.HeartbeatsPath, many.serve)
-	r.GET(wire.StreamPath, follow.serve)
+	r.POST(wire.HeartbeatPath, one)
+	r.POST(wire.HeartbeatsPath, many)
+	r.GET(wire.StreamPath, follow)
 
 	return func(ctx *fasthttp.RequestCtx) {
 		a.origins.allow(ctx)
 		if refusal := refused(ctx); refusal != reply.None {
 			a.unfit(ctx, refusal)
-			return
-		}
-		if ctx.IsOptions() { // on any path, known or not
+		} else if ctx.IsOptions() { // on any path, known or not
 			a.answer(ctx, reply.Preflight)
 		} else {
 			r.Handler(ctx)
-		}
-		if ctx.Request.IsBodyStream() && ctx.Request.Header.ContentLength() != 0 &&
-			!ctx.Hijacked() {
-			hangUp(ctx) // it was answered without its body
 		}
 	}
 }

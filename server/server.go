@@ -99,7 +99,8 @@ func New(p Presence, o Options) (*Server, error) {
 		OpenStreams:  o.OpenStreams,
 		MaxPerIP:     o.MaxConnsPerIP,
 	})
-	s.public = newPublic(&o, a, s.handlers(&o, a, rate))
+	serve, expect := s.handlers(&o, a, rate)
+	s.public = newPublic(&o, a, serve, expect)
 	s.admin = &http.Server{
 		Handler:           s.operators(&o),
 		ReadHeaderTimeout: o.ReadTimeout,
@@ -116,7 +117,8 @@ func New(p Presence, o Options) (*Server, error) {
 }
 
 // handlers joins the handlers of the public routes.
-func (s *Server) handlers(o *Options, a *answers, rate *conns.Rate) fasthttp.RequestHandler {
+func (s *Server) handlers(o *Options, a *answers, rate *conns.Rate) (
+	serve fasthttp.RequestHandler, expect func(*fasthttp.RequestCtx) int) {
 	one := &heartbeats{presence: s.presence, secrets: &s.secrets, answers: a, rate: rate}
 	many := &batches{presence: s.presence, single: one, maxLines: o.MaxBatch}
 	follow := &streams{

@@ -37,14 +37,26 @@ func (s *streams) serve(ctx *fasthttp.RequestCtx) {
 	now := s.clock()
 	user, until, refusal := s.check(ctx, now)
 	if refusal != reply.None {
-		s.answers.counters.Streams[refusal].Add(1)
-		s.answers.answer(ctx, refusal)
+		s.refuse(ctx, refusal)
 		return
 	}
 	expires := s.expiresNanos(until, now)
 	chunked, allowed := ctx.Request.Header.IsHTTP11(), s.answers.origins.allowed(origin(ctx))
 	ctx.HijackSetNoResponse(true) // ours is streamHead; fasthttp's would say Content-Length: 0
 	ctx.Hijack(func(c net.Conn) { s.takeOver(c, user, chunked, allowed, expires) })
+}
+
+// admit answers a request that is refused.
+func (s *streams) admit(ctx *fasthttp.RequestCtx) {
+	if _, _, refusal := s.check(ctx, s.clock()); refusal != reply.None {
+		s.refuse(ctx, refusal)
+	}
+}
+
+// refuse answers a stream that the engine does not get to see.
+func (s *streams) refuse(ctx *fasthttp.RequestCtx, refusal reply.Reply) {
+	s.answers.counters.Streams[refusal].Add(1)
+	s.answers.answer(ctx, refusal)
 }
 
 // check makes the checks of a stream in the order of the wire contract. until is when the token
