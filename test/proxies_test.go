@@ -3,6 +3,7 @@ package test
 import (
 	"bufio"
 	"bytes"
+	"crypto/tls"
 	"fmt"
 	"io"
 	"net"
@@ -15,6 +16,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/google/uuid"
 
 	"rollcall/internal/testwait"
 )
@@ -41,8 +44,9 @@ var proxies = []proxy{
 
 // TestProxies: with the configuration that deploy/ ships, but for addresses and a shorter idle
 // time, frames arrive at once, comments keep a silent stream open, heartbeats go over kept
-// connections, and a drain reaches the client as a clean end. Without the proxies it is skipped,
-// unless ROLLCALL_PROXIES is "required".
+// connections, a drain reaches the client as a clean end, and a stream asked for while the server
+// is away is told to come again. Without the proxies it is skipped, unless ROLLCALL_PROXIES is
+// "required".
 func TestProxies(t *testing.T) {
 	for _, p := range proxies {
 		t.Run(p.name, func(t *testing.T) {
@@ -54,7 +58,7 @@ func TestProxies(t *testing.T) {
 				t.Skip(err)
 			}
 			server := startServer(t, "--stream-keepalive=250ms", "--drain-timeout=100ms")
-			through := &rig{t: t, addr: p.start(t, server)}
+			through := &rig{t: t, addr: p.start(t, server, nil)}
 			p.play(t, server, through)
 		})
 	}
@@ -62,13 +66,14 @@ func TestProxies(t *testing.T) {
 
 const proxyIdle = 4 * time.Second
 
-// start runs the proxy in front of a server, and returns where it listens.
-func (p proxy) start(t *testing.T, server *rig) string {
+// start runs the proxy in front of a server, and returns where it listens; with an identity for TLS
+// and h2.
+func (p proxy) start(t *testing.T, server *rig, secure *identity) string {
 	t.Helper()
 	var output bytes.Buffer
 	for range 5 { // another process may have the port before the proxy
 		addr := freePort(t)
-		cmd := exec.Command(p.name, p.args(p.configure(t, server, addr), t.TempDir())...)
+		cmd := exec.Command(p.name, p.args(p.configure(t, server, addr, secure), t.TempDir())...)
 		cmd.Env = append(os.Environ(), "HOME="+t.TempDir())
 		cmd.Stdout, cmd.Stderr = &output, &output
 		cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // with its workers
@@ -84,7 +89,7 @@ func (p proxy) start(t *testing.T, server *rig) string {
 			syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
 			<-exited
 		})
-		if untilAnswers(t, addr, exited) {
+		if untilAnswers(t, addr, secure, exited) {
 			return addr
 		}
 	}
@@ -94,17 +99,26 @@ func (p proxy) start(t *testing.T, server *rig) string {
 
 // untilAnswers waits until a request through the proxy reaches the server, and reports false when
 // the proxy ends instead.
-func untilAnswers(t *testing.T, addr string, exited <-chan struct{}) (answers bool) {
+func untilAnswers(t *testing.T, addr string, secure *identity,
+	exited <-chan struct{}) (answers bool) {
 	t.Helper()
+	client, base := http.DefaultClient, "http://"+addr
+	if secure != nil {
+		client, base = &http.Client{Transport: &http.Transport{ForceAttemptHTTP2: true,
+			TLSClientConfig: &tls.Config{RootCAs: secure.pool}}}, "https://"+addr
+	}
 	testwait.Until(t, "the proxy answers", func() bool {
 		select {
 		case <-exited:
 			return true
 		default:
 		}
-		resp, err := http.Get("http://" + addr + streamPath)
+		resp, err := client.Get(base + streamPath)
 		if err == nil {
 			resp.Body.Close()
+			if secure != nil && resp.ProtoMajor != 2 {
+				t.Fatalf("over TLS it speaks %s, not h2", resp.Proto)
+			}
 			answers = resp.StatusCode == http.StatusBadRequest // the server's: no user_id
 		}
 		return answers
@@ -123,7 +137,7 @@ func freePort(t *testing.T) string {
 }
 
 // configure writes the shipped file with other addresses and a shorter idle time.
-func (p proxy) configure(t *testing.T, server *rig, addr string) (path string) {
+func (p proxy) configure(t *testing.T, server *rig, addr string, secure *identity) (path string) {
 	t.Helper()
 	text, err := os.ReadFile(filepath.Join("..", "deploy", p.file))
 	if err != nil {
@@ -140,8 +154,16 @@ func (p proxy) configure(t *testing.T, server *rig, addr string) (path string) {
 		}
 		conf = strings.Replace(conf, old, new, 1)
 	}
-	change(p.listen, strings.Replace(p.listen, "80", port, 1))
-	change(" 127.0.0.1:8787 ", " "+server.addr+" ")
+	if secure != nil {
+		p.secure(change, port, secure)
+	} else {
+		change(p.listen, strings.Replace(p.listen, "80", port, 1))
+	}
+	const upstream = " 127.0.0.1:8787 "
+	if !strings.Contains(conf, upstream) {
+		t.Fatalf("deploy/%s has no %q", p.file, upstream)
+	}
+	conf = strings.ReplaceAll(conf, upstream, " "+server.addr+" ")
 	for _, idle := range p.idle {
 		// With what is in front of it on its line, since one name is part of another.
 		line := regexp.MustCompile(`(?m)^(\s*)` + regexp.QuoteMeta(idle))
@@ -160,6 +182,23 @@ func (p proxy) configure(t *testing.T, server *rig, addr string) (path string) {
 		t.Fatal(err)
 	}
 	return path
+}
+
+// secure makes the shipped file listen as its comments say for TLS.
+func (p proxy) secure(change func(old, new string), port string, id *identity) {
+	switch p.name {
+	case "nginx":
+		change("listen 80;\n", "")
+		change("# listen 443 ssl http2;", "listen "+port+" ssl http2;")
+		change("# ssl_certificate     /etc/ssl/rollcall.pem;", "ssl_certificate "+id.cert+";")
+		change("# ssl_certificate_key /etc/ssl/rollcall.key;", "ssl_certificate_key "+id.key+";")
+	case "haproxy":
+		change("bind :80\n", "")
+		change("# bind :443 ssl crt /etc/ssl/rollcall.pem ", "bind :"+port+" ssl crt "+id.both+" ")
+	case "caddy": // which would redirect from port 80
+		change("admin off\n", "admin off\n\tauto_https disable_redirects\n")
+		change(p.listen, "\nhttps://127.0.0.1:"+port+" {\n\ttls "+id.cert+" "+id.key)
+	}
 }
 
 func (p proxy) play(t *testing.T, server, through *rig) {
@@ -214,6 +253,21 @@ func (p proxy) play(t *testing.T, server, through *rig) {
 	<-server.proc.Exited
 	if server.proc.Err != nil {
 		t.Errorf("%v\n%s", server.proc.Err, server.logs())
+	}
+	through.away()
+}
+
+// away wants the proxy's own answers while the server is away: a stream is told to come again, and
+// a heartbeat gets an error.
+func (r *rig) away() {
+	r.t.Helper()
+	a := r.send(request("GET", streamPath+"?user_id="+uuid.NewString(), "", "Connection: close"))
+	if a.status != 200 || a.header.Get("Content-Type") != "text/event-stream" ||
+		a.header.Get("Access-Control-Allow-Origin") != "*" || a.body != "retry: 3000\n\n" {
+		r.t.Errorf("a stream while the server is away: %d %v %q", a.status, a.header, a.body)
+	}
+	if a := r.beat(newBeat()); a.status != 502 && a.status != 503 {
+		r.t.Errorf("a heartbeat while the server is away: %d", a.status)
 	}
 }
 

@@ -26,6 +26,7 @@ import (
 // identity is a self-signed certificate in files.
 type identity struct {
 	cert, key string
+	both      string // both in one, for HAProxy
 	pool      *x509.CertPool
 }
 
@@ -51,11 +52,14 @@ func newIdentity(t *testing.T, dir, name string) identity {
 	if err != nil {
 		t.Fatal(err)
 	}
-	id := identity{filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem"), x509.NewCertPool()}
-	text := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert})
-	id.pool.AppendCertsFromPEM(text)
-	writeFile(t, id.cert, string(text))
-	writeFile(t, id.key, string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: private})))
+	id := identity{filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem"),
+		filepath.Join(dir, "both.pem"), x509.NewCertPool()}
+	text := string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert}))
+	id.pool.AppendCertsFromPEM([]byte(text))
+	writeFile(t, id.cert, text)
+	secret := string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: private}))
+	writeFile(t, id.key, secret)
+	writeFile(t, id.both, text+secret)
 	return id
 }
 
