@@ -12,6 +12,12 @@ func deviceAttacks() []attack {
 	return []attack{
 		{name: "new devices at full speed", crowd: 2, fills: true, do: (*attackers).flood,
 			flags: []string{"--max-devices=50000"}, setup: func(h *hostile) { h.warm(50_000) }},
+		{name: "new devices of one user at full speed", crowd: 2, fills: true,
+			do: (*attackers).floodOne, setup: (*hostile).crowded, probe: (*hostile).newSource},
+		{name: "forgetting 40,000 devices of one user", crowd: 1, do: (*attackers).goOffline,
+			flags: []string{"--max-devices-per-user=0", "--forget-after=200ms",
+				"--checkpoint-interval=100ms"},
+			longer: 3, settled: (*hostile).hasForgotten},
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -149,6 +150,7 @@ func (j judge) try(t *testing.T, kind attack) string {
 			h.until("the server has settled", func() bool { return kind.settled(h) })
 		}
 		h.untilUsage(before, false, math.Inf(1))
+		h.untilIdle()
 	}
 	if !j.strict {
 		h.collectGarbage() // which takes minutes on a server that does little
@@ -525,6 +527,34 @@ func (h *hostile) busy() {
 		loop.Wait()
 		conn.Close()
 	})
+}
+
+// untilIdle waits until the server works no more on what an attack left.
+func (h *hostile) untilIdle() {
+	const every, idle = 100 * time.Millisecond, 20 * time.Millisecond
+	spent := h.processorTime()
+	h.until("the server is idle", func() bool {
+		time.Sleep(every)
+		before := spent
+		spent = h.processorTime()
+		return spent-before <= idle
+	})
+}
+
+// processorTime is what the server has spent of the processors.
+func (h *hostile) processorTime() time.Duration {
+	text := strings.Join(linesOf(fmt.Sprintf("/proc/%d/stat", h.proc.Cmd.Process.Pid)), "")
+	_, fields, _ := strings.Cut(text, ") ") // behind the name
+	f := strings.Fields(fields)
+	if len(f) < 13 {
+		return 0
+	}
+	user, err := strconv.Atoi(f[11])
+	system, err2 := strconv.Atoi(f[12])
+	if err != nil || err2 != nil {
+		h.t.Error(err, err2)
+	}
+	return time.Duration(user+system) * 10 * time.Millisecond
 }
 
 // usage is what a server holds.
