@@ -249,7 +249,10 @@ func (c *checkpointer) ranges() int {
 // out of b.
 func (c *checkpointer) forgetOld(b *rangeBuffer, before uint64) error {
 	kept := b.items[:0]
-	for _, it := range b.items {
+	for i, it := range b.items {
+		if i%paceItems == 0 {
+			b.pace.step()
+		}
 		rec := record.View(b.value(it)[8:])
 		if s := rec.State(); s.Online || s.UpdatedAtMS >= before {
 			kept = append(kept, it)

@@ -90,7 +90,7 @@ func (d *disk) checkpoint(t *testing.T) int {
 // describe is every device of a user, as debug shows it.
 func (d *disk) describe(t *testing.T, user uuid.UUID) string {
 	t.Helper()
-	records, err := d.Devices(user)
+	records, err := allDevices(d, user)
 	if err != nil {
 		t.Fatal(err)
 	}

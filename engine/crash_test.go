@@ -321,7 +321,7 @@ func (c *crasher) records(d *disk) map[uuid.UUID]Device {
 			continue
 		}
 		users = append(users, device.user)
-		records, err := d.Devices(device.user)
+		records, err := allDevices(d, device.user)
 		if err != nil {
 			c.t.Fatal(err)
 		}

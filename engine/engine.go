@@ -281,14 +281,16 @@ func (e *Engine) OpenStreams() int { return e.streams.Open() }
 // Streams is how many streams follow the user now.
 func (e *Engine) Streams(user uuid.UUID) int { return e.streams.Streams(user) }
 
-// Devices returns the user's devices in the order of first sight, once all of it may be shown (I2).
-func (e *Engine) Devices(user uuid.UUID) ([]Device, error) {
-	var records []Device
+// Devices returns a page of the user's devices in the order of their ids: the first limit above
+// after, once all of it may be shown (I2). more says that there are others behind it. It takes its
+// time where a user has very many devices, and costs heartbeats next to nothing.
+func (e *Engine) Devices(
+	user, after uuid.UUID, limit int,
+) (page []Device, more bool, err error) {
+	page, more = e.page(user, after, limit)
 	newest := uint64(0)
-	e.eachDevice(user, func(r Device) bool {
-		records = append(records, r)
-		newest = max(newest, r.LSN)
-		return true
-	})
-	return records, e.log.Wait(newest)
+	for i := range page {
+		newest = max(newest, page[i].LSN)
+	}
+	return page, more, e.log.Wait(newest)
 }

@@ -240,7 +240,7 @@ func TestRecover(t *testing.T) {
 		r.mustAccept(hb)
 	}
 	r.advance(300 * time.Millisecond)
-	before, err := r.Devices(user)
+	before, err := allDevices(r, user)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -254,7 +254,7 @@ func TestRecover(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer next.shut()
-	after, err := next.Devices(user)
+	after, err := allDevices(next, user)
 	if err != nil || fmt.Sprint(after) != fmt.Sprint(before) {
 		t.Fatalf("recovered %v (%v)\nwant      %v", after, err, before)
 	}

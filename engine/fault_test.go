@@ -210,7 +210,7 @@ func (f *faultRun) check(t *testing.T) {
 		t.Fatalf("%s: recovery: %v", f.faults.Hit(), err)
 	}
 	defer d.shut()
-	records, err := d.Devices(f.devices[0].User)
+	records, err := allDevices(d, f.devices[0].User)
 	if err != nil {
 		t.Fatal(err)
 	}

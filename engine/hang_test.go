@@ -114,7 +114,7 @@ func testHangingDisk(t *testing.T, mode wal.SyncMode) {
 	now.Add(int64(200 * time.Millisecond))
 	d.expiry.turn(now.Load())
 	wantOnline(t, d, speaking)
-	if devices, err := d.Devices(silent.User); err != nil || devices[0].Status != Offline {
+	if devices, err := allDevices(d, silent.User); err != nil || devices[0].Status != Offline {
 		t.Errorf("a device that stays silent after its grace: %+v, %v", devices, err)
 	}
 }

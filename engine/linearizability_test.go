@@ -190,7 +190,7 @@ func (h *history) accepted(in opInput, call int64, ttlMS uint64) {
 
 func (h *history) snapshot(e *Engine, client int, user, device uuid.UUID, d int) {
 	call := h.now()
-	records, err := e.Devices(user)
+	records, err := allDevices(e, user)
 	if err != nil {
 		panic(err)
 	}

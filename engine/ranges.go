@@ -112,8 +112,8 @@ func (b *rangeBuffer) each(yield func(key, value []byte) bool) {
 // that are short beside the latency of a heartbeat: work in one long piece would delay every
 // heartbeat that arrives meanwhile. Single owner.
 type pace struct {
-	began time.Time // of the work since the last rest
-	stop  <-chan struct{}
+	began time.Time       // of the work since the last rest
+	stop  <-chan struct{} // ends a rest; nil: nothing does
 }
 
 const (

@@ -137,6 +137,35 @@ func TestMaxDevices(t *testing.T) {
 	}
 }
 
+// TestMaxDevicesPerUser: over it a new device of that user is refused and counted; its known ones,
+// and other users, go on.
+func TestMaxDevicesPerUser(t *testing.T) {
+	r := startRig(t, newMemLog(), Options{MaxDevicesPerUser: 3})
+	user := uuid.New()
+	of := func(user uuid.UUID, seq uint64) *Heartbeat {
+		hb := newHeartbeat(seq, 60_000)
+		hb.User = user
+		return hb
+	}
+	known := of(user, 1)
+	for _, hb := range []*Heartbeat{known, of(user, 1), of(user, 1), of(uuid.New(), 1)} {
+		r.mustAccept(hb)
+	}
+	for range 2 {
+		res := r.Heartbeat(of(user, 1))
+		if res.Outcome != Unavailable || res.Err != ErrTooManyDevicesOfUser {
+			t.Errorf("over the bound: %+v", res)
+		}
+	}
+	known.Seq = 2
+	r.mustAccept(known)
+	r.mustAccept(of(uuid.New(), 1))
+	if s := r.Stats(); s.UserDevicesRefused != 2 || s.DevicesRefused != 0 || s.Unavailable != 2 ||
+		s.Devices != 5 || r.log.reserved != 0 {
+		t.Errorf("%+v, %d credits are out", s, r.log.reserved)
+	}
+}
+
 // TestRecoverForInspection: what is shown is what the server knows, which works on it meanwhile.
 func TestRecoverForInspection(t *testing.T) {
 	fs := vfs.NewCrashableMem()
@@ -155,7 +184,7 @@ func TestRecoverForInspection(t *testing.T) {
 			d.checkpoint(t)
 		}
 	}
-	want, err := d.Devices(user)
+	want, err := allDevices(d, user)
 	if err != nil {
 		t.Fatal(err)
 	}

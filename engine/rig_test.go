@@ -241,7 +241,7 @@ func (r *rig) advance(d time.Duration) {
 // status returns the device's status, its seq and whether it is known.
 func (r *rig) device(user, device uuid.UUID) (Device, bool) {
 	r.t.Helper()
-	records, err := r.Devices(user)
+	records, err := allDevices(r, user)
 	if err != nil {
 		r.t.Fatal(err)
 	}

@@ -26,7 +26,7 @@ func TestShortLives(t *testing.T) {
 		if res := e.Heartbeat(hb); res.Outcome != Accepted {
 			t.Fatalf("%+v", res)
 		}
-		if got, _ := e.Devices(hb.User); len(got) != 1 || got[0].Seq != hb.Seq {
+		if got, _ := allDevices(e, hb.User); len(got) != 1 || got[0].Seq != hb.Seq {
 			t.Fatalf("the server knows %+v", got)
 		}
 		crashed := fs.CrashClone(vfs.CrashCloneCfg{})

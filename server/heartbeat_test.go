@@ -150,6 +150,12 @@ func TestHeartbeatOutcomes(t *testing.T) {
 		"Heartbeat not stored"))
 	result = engine.Result{Outcome: engine.Unavailable, Err: engine.ErrTooManyDevices}
 	r.send(t, heartbeatText(validBody)).check(t, 503, errorBody("unavailable", "Too many devices"))
+	result.Err = engine.ErrTooManyDevicesOfUser
+	over := r.send(t, heartbeatText(validBody))
+	over.check(t, 429, errorBody("rate_limited", "Too many devices of this user"))
+	if after := over.header.Get("Retry-After"); after != "60" {
+		t.Errorf("Retry-After = %q, want 60", after)
+	}
 	result = engine.Result{Outcome: engine.Unavailable, Err: fmt.Errorf("p7: %w", engine.ErrNotMine)}
 	got := r.send(t, heartbeatText(validBody))
 	got.check(t, 503, errorBody("unavailable", "Another node has this user"))

@@ -42,8 +42,9 @@ type Presence interface {
 	// Subscribe starts a stream. On an error, those of package broadcast among them, the caller
 	// still owns the connection.
 	Subscribe(s broadcast.Subscription) error
-	// Devices returns what is known of a user's devices.
-	Devices(user uuid.UUID) ([]engine.Device, error)
+	// Devices returns what is known of the user's devices with the lowest ids above after, at most
+	// limit, and whether there are more.
+	Devices(user, after uuid.UUID, limit int) (page []engine.Device, more bool, err error)
 	// Streams is how many streams follow a user now.
 	Streams(user uuid.UUID) int
 	// Ready returns nil, or why the engine does not serve.

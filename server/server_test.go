@@ -149,9 +149,11 @@ func (f *fakePresence) Subscribe(s broadcast.Subscription) error {
 	return nil
 }
 
-func (f *fakePresence) Devices(uuid.UUID) ([]engine.Device, error) { return f.records, f.ready }
-func (f *fakePresence) Streams(uuid.UUID) int                      { return f.streams }
-func (f *fakePresence) Ready() error                               { return f.ready }
+func (f *fakePresence) Devices(uuid.UUID, uuid.UUID, int) ([]engine.Device, bool, error) {
+	return f.records, false, f.ready
+}
+func (f *fakePresence) Streams(uuid.UUID) int { return f.streams }
+func (f *fakePresence) Ready() error          { return f.ready }
 
 // fakeConn is a broadcast.Conn over any net.Conn; it only writes and closes.
 type fakeConn struct {

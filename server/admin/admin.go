@@ -40,8 +40,9 @@ type Config struct {
 
 // Presence is what the routes need of the engine.
 type Presence interface {
-	// Devices returns what is known of a user's devices.
-	Devices(user uuid.UUID) ([]engine.Device, error)
+	// Devices returns what is known of the user's devices with the lowest ids above after, at most
+	// limit, and whether there are more.
+	Devices(user, after uuid.UUID, limit int) (page []engine.Device, more bool, err error)
 	// Streams is how many streams follow a user now.
 	Streams(user uuid.UUID) int
 }
@@ -62,7 +63,7 @@ func New(c Config) http.Handler {
 	})
 	mux.Handle("GET /metrics",
 		promhttp.HandlerFor(c.Registry, promhttp.HandlerOpts{Registry: c.Registry}))
-	mux.Handle("GET /debug/presence", debugPresence{c.Presence, c.Production})
+	mux.Handle("GET /debug/presence", newDebugPresence(c.Presence, c.Production))
 	mux.HandleFunc("POST /debug/token", m.serve)
 	mux.HandleFunc("/debug/pprof/", pprof.Index)
 	mux.HandleFunc("/debug/pprof/cmdline", pprof.Cmdline)

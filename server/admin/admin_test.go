@@ -31,13 +31,19 @@ type rig struct {
 	http.Handler
 	records []engine.Device
 	streams int
+	after   uuid.UUID // of the last page that was asked for
+	limit   int
 	ready   error
 	addrs   []net.Addr
 	keys    token.Keys
 }
 
-func (r *rig) Devices(uuid.UUID) ([]engine.Device, error) { return r.records, r.ready }
-func (r *rig) Streams(uuid.UUID) int                      { return r.streams }
+func (r *rig) Devices(_, after uuid.UUID, limit int) ([]engine.Device, bool, error) {
+	r.after, r.limit = after, limit
+	return r.records[:min(limit, len(r.records))], limit < len(r.records), r.ready
+}
+
+func (r *rig) Streams(uuid.UUID) int { return r.streams }
 
 func start(change func(*Config)) *rig {
 	r := &rig{keys: token.Keys{testKey}}
@@ -135,6 +141,20 @@ func TestDebugPresence(t *testing.T) {
 	check(t, r.get("/debug/presence?user_id="+strings.ToUpper(testUser)), 200,
 		`{"active_streams":2,"records":{`+record(testDevice, "online", "null")+","+record(testUser,
 			"offline", "6")+`}}`)
+	if r.after != uuid.Nil || r.limit != 200 {
+		t.Errorf("asks for %d above %v", r.limit, r.after)
+	}
+	check(t, r.get("/debug/presence?limit=1&after="+testUser+"&user_id="+testUser), 200,
+		`{"active_streams":2,"records":{`+record(testDevice, "online", "null")+`},"next":"`+
+			testDevice+`"}`)
+	if r.after != uuid.MustParse(testUser) || r.limit != 1 {
+		t.Errorf("asks for %d above %v", r.limit, r.after)
+	}
+	for _, wrong := range []string{"limit=0", "limit=1001", "limit=x", "limit=-1", "after=bob"} {
+		check(t, r.get("/debug/presence?user_id="+testUser+"&"+wrong), 400,
+			errorBody("invalid_payload",
+				"Invalid after or limit: a device's id, and a number in 1..1000"))
+	}
 
 	r.ready = errors.New("the log failed")
 	check(t, r.get("/debug/presence?user_id="+testUser), 503,

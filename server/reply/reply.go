@@ -68,6 +68,7 @@ const (
 	RequestTimeout
 
 	MissingUserIDParam
+	InvalidPage
 	DebugDisabled
 	NotByName
 	NotThePage
@@ -138,7 +139,9 @@ var rows = [Count]row{
 	RequestTimeout:      {408, wire.CodeUnavailable, "Request timeout"},
 
 	MissingUserIDParam: {400, wire.CodeInvalid, "Missing user_id query param"},
-	DebugDisabled:      {403, wire.CodeForbidden, "Not available in production"},
+	InvalidPage: {400, wire.CodeInvalid,
+		"Invalid after or limit: a device's id, and a number in 1..1000"},
+	DebugDisabled: {403, wire.CodeForbidden, "Not available in production"},
 	NotByName: {403, wire.CodeForbidden,
 		"Tokens are given to pages at an address or localhost only, not at a name"},
 	NotThePage: {403, wire.CodeForbidden, "Tokens are given to the server's own page only"},
