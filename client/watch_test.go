@@ -117,7 +117,7 @@ func TestWatch(t *testing.T) {
 			switch n {
 			case 0:
 				c.say(event(1, Online, 1) + event(2, Offline, 7))
-				c.say(": keepalive\n\nevent: other\ndata: {}\n\ndata: not JSON\n\ndata: " +
+				c.say(": keepalive\nevent: other\ndata: {}\n\ndata: not JSON\n\ndata: " +
 					"{\"schema_version\":2}\n\n")
 				c.say(event(1, Online, 2))
 				c.say(event(1, Offline, 2))
@@ -207,7 +207,7 @@ func TestIdle(t *testing.T) {
 			c.say(event(1, Online, 1))
 			for range 40 {
 				time.Sleep(15 * time.Second)
-				c.say(": keepalive\n\n")
+				c.say(": keepalive\n")
 			}
 			c.say(event(1, Online, 2))
 			c.say(event(1, Online, 3))
@@ -237,7 +237,7 @@ func TestWatchBackoff(t *testing.T) {
 		s.serve = func(c *connection, n int) {
 			if n == 100 {
 				for range 10 {
-					c.say(": keepalive\n\n")
+					c.say(": keepalive\n")
 					time.Sleep(15 * time.Second)
 				}
 			}
@@ -280,7 +280,7 @@ func TestTokenRenewal(t *testing.T) {
 				case <-c.gone:
 					return
 				case <-time.After(15 * time.Second):
-					c.say(": keepalive\n\n")
+					c.say(": keepalive\n")
 				}
 			}
 		}
@@ -360,7 +360,7 @@ func TestTokenThatIsNotRenewed(t *testing.T) {
 				case <-c.gone:
 					return
 				case <-time.After(15 * time.Second):
-					c.say(": keepalive\n\n")
+					c.say(": keepalive\n")
 				}
 			}
 		}

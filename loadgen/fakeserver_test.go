@@ -322,7 +322,7 @@ func (s *fakeServer) stream(w http.ResponseWriter, r *http.Request) {
 	for {
 		select {
 		case text := <-events:
-			if _, err := io.WriteString(w, text); err != nil {
+			if _, err := io.WriteString(w, ": keepalive\n"+text); err != nil {
 				return
 			}
 			for n := len(events); n > 0; n-- {

@@ -230,6 +230,13 @@ func (w *watch) frames(data []byte) {
 	data = w.whole(data)
 	for {
 		end := bytes.IndexByte(data, '\n')
+		if end == 0 || end > 0 && data[0] == ':' { // a comment ends with its line
+			if end > 0 {
+				w.line(data[:end])
+			}
+			data = data[end+1:]
+			continue
+		}
 		if end < 0 || end+1 == len(data) {
 			break
 		}

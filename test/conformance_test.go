@@ -807,11 +807,11 @@ func TestStreamEnds(t *testing.T) {
 			break
 		}
 	}
-	if got := strings.ReplaceAll(text.String(), ": keepalive\n\n", ""); got != "" {
+	if got := strings.ReplaceAll(text.String(), ": keepalive\n", ""); got != "" {
 		t.Errorf("a stream whose token expired carried %q", got)
 	}
 	s := r.follow(user)
-	if f, err := s.frame(); f != ": keepalive\n\n" {
+	if f, err := s.frame(); f != ": keepalive\n" {
 		t.Errorf("silence brought %q (%v)", f, err)
 	}
 	r.terminate()

@@ -225,7 +225,7 @@ func (p proxy) play(t *testing.T, server, through *rig) {
 	}
 	comments := 0
 	for quiet := time.Now().Add(proxyIdle * 3 / 2); time.Now().Before(quiet); comments++ {
-		if text, err := s.frame(); err != nil || text != ": keepalive\n\n" {
+		if text, err := s.frame(); err != nil || text != ": keepalive\n" {
 			t.Fatalf("after %d comments: %q, %v", comments, text, err)
 		}
 	}

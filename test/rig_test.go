@@ -406,14 +406,14 @@ func (r *rig) followOn(c net.Conn, raw string) *follower {
 	return s
 }
 
-// frame reads up to the next blank line.
+// frame reads up to the next blank line, or a comment, which is a line alone.
 func (s *follower) frame() (string, error) {
 	s.conn.SetReadDeadline(time.Now().Add(testwait.Limit))
 	var text string
 	for {
 		line, err := s.body.ReadString('\n')
 		text += line
-		if err != nil || line == "\n" {
+		if err != nil || line == "\n" || strings.HasPrefix(text, ":") {
 			return text, err
 		}
 	}

@@ -37,6 +37,7 @@ test('frames are read as the standard says, however they are cut', () => {
     ['data: a\r\n\ndata: b\n\r\n', '|a| |b|'],
     ['data: a\ndata: b\ndata:\n\n', '|a\nb\n|'],
     ['data: a\n', ''],
+    [': keepalive\ndata: a\n\n', '|a|'],
     [': keepalive\n\ndata: a\n\n', '|a|'],
     ['retry: 2500\n\n', '||2500'],
     ['retry: x\n\nretry:\n\nretry: -1\n\n', ''],
@@ -227,7 +228,7 @@ async function follow(fetch: Fetch, until: string, more: object = {}) {
 }
 
 test('a reconnect shows only what is new', { timeout: limit }, async () => {
-  const junk = ': keepalive\n\nevent: other\ndata: {}\n\ndata: no JSON\n\n' +
+  const junk = ': keepalive\nevent: other\ndata: {}\n\ndata: no JSON\n\n' +
     'data: {"schema_version":2}\n\ndata: null\n\n'
   const s = streams([
     () => stream(frame(1, 'online', 1) + frame(2, 'offline', 7) + junk +

@@ -173,6 +173,11 @@ func readTold(t testing.TB, received []byte, head string, chunked bool) told {
 	}
 	r.last = make(map[int]deviceState)
 	for {
+		if rest, ok := bytes.CutPrefix(body, []byte(": keepalive\n")); ok {
+			r.comments++
+			body = rest
+			continue
+		}
 		block, rest, ok := bytes.Cut(body, []byte("\n\n"))
 		if !ok {
 			return r
@@ -186,10 +191,6 @@ func (r *told) read(t testing.TB, block string) {
 	t.Helper()
 	if retry, ok := strings.CutPrefix(block, "retry: "); ok {
 		r.retry = retry
-		return
-	}
-	if block == ": keepalive" {
-		r.comments++
 		return
 	}
 	var device int

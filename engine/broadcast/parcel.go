@@ -7,9 +7,12 @@ import (
 )
 
 const (
-	lastChunk     = "0\r\n\r\n"
-	keepaliveText = ": keepalive\n\n"
-	chunkRoom     = len("7FFFFFFF\r\n") // of the longest chunk header
+	lastChunk = "0\r\n\r\n"
+	chunkRoom = len("7FFFFFFF\r\n") // of the longest chunk header
+
+	// keepaliveText has no blank line: a client that dispatches at each one would take it for an
+	// empty event.
+	keepaliveText = ": keepalive\n"
 )
 
 // appendChunk appends text as one chunk of a chunked body, or plainly. An empty chunk would end the

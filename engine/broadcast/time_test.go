@@ -708,3 +708,23 @@ func pass(gate *sync.Mutex) {
 	gate.Lock()
 	defer gate.Unlock()
 }
+
+// TestKeepaliveHasNoBlankLine: some clients dispatch an empty event at each blank line. The frame
+// that follows the comment is whole.
+func TestKeepaliveHasNoBlankLine(t *testing.T) {
+	for chunked, want := range map[bool]string{
+		true:  "c\r\n: keepalive\n\r\nd\r\ndata: 0 1 1\n\n\r\n",
+		false: ": keepalive\ndata: 0 1 1\n\n",
+	} {
+		keepalive := func(o *Options) { o.Keepalive = 15 * time.Second }
+		withRig(t, keepalive, func(t *testing.T, s *rig) {
+			c := newFakeConn(t)
+			mustSubscribe(t, s.b, Subscription{User: userOf(0), Conn: c, Chunked: chunked})
+			s.pass(16 * time.Second)
+			s.tell(0, 0)
+			if got := string(c.seen().received); got != want {
+				t.Errorf("chunked %v: received %q, want %q", chunked, got, want)
+			}
+		})
+	}
+}
