@@ -275,6 +275,13 @@ func (e *Engine) Take(c net.Conn) (broadcast.Conn, error) { return e.streams.Tak
 // Subscribe starts a stream. On an error the connection still belongs to the caller.
 func (e *Engine) Subscribe(s broadcast.Subscription) error { return e.streams.Subscribe(s) }
 
+// SetRestart says how long a restart of the server takes: streams that a drain ends are told to
+// come back later than that.
+func (e *Engine) SetRestart(d time.Duration) { e.streams.SetRestart(d) }
+
+// Retry is when a client whose stream was refused should come back.
+func (e *Engine) Retry() time.Duration { return e.streams.Retry() }
+
 // OpenStreams is how many streams there are now, of all users.
 func (e *Engine) OpenStreams() int { return e.streams.Open() }
 

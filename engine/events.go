@@ -37,6 +37,8 @@ type streams interface {
 	Start(nowNanos int64)
 	Take(c net.Conn) (broadcast.Conn, error)
 	Subscribe(s broadcast.Subscription) error
+	SetRestart(d time.Duration)
+	Retry() time.Duration
 	Open() int
 	Streams(user uuid.UUID) int
 	Stats() broadcast.Stats
@@ -66,6 +68,8 @@ type noStreams struct{}
 func (noStreams) Start(int64)                            {}
 func (noStreams) Take(net.Conn) (broadcast.Conn, error)  { return nil, ErrNoStreams }
 func (noStreams) Subscribe(broadcast.Subscription) error { return ErrNoStreams }
+func (noStreams) SetRestart(time.Duration)               {}
+func (noStreams) Retry() time.Duration                   { return time.Second }
 func (noStreams) Open() int                              { return 0 }
 func (noStreams) Streams(uuid.UUID) int                  { return 0 }
 func (noStreams) Stats() (none broadcast.Stats)          { return none }

@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"strconv"
 	"sync/atomic"
+	"time"
 
 	"github.com/valyala/fasthttp"
 
@@ -152,17 +153,14 @@ func hangUp(ctx *fasthttp.RequestCtx) {
 // client's origin is not known yet.
 func (a *answers) overLimit(r reply.Reply) []byte {
 	a.counters.Answers[r].Add(1)
-	return a.whole(r, a.origins.allowed(nil))
+	return a.wholeAfter(r, a.origins.allowed(nil), rand.N(10*time.Second))
 }
 
-// whole is the full text of an error, for connections that are not, or no longer, fasthttp's.
-// allowed is what origins.allowed said. Retry-After varies, so that clients that are turned away
-// together do not come back together.
-func (a *answers) whole(r reply.Reply, allowed string) []byte {
-	seconds := int64(1)
-	if r != reply.NotOwned {
-		seconds += rand.Int64N(10)
-	}
+// wholeAfter is the full text of an error, for connections that are not, or no longer, fasthttp's.
+// allowed is what origins.allowed said. Retry-After is the delay in seconds, rounded up. It should
+// vary, so that clients that are turned away together do not come back together.
+func (a *answers) wholeAfter(r reply.Reply, allowed string, delay time.Duration) []byte {
+	seconds := max(1, int64((delay+time.Second-1)/time.Second))
 	body := r.Body()
 	text := make([]byte, 0, 512)
 	text = append(text, "HTTP/1.1 "...)

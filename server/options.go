@@ -35,6 +35,10 @@ type Options struct {
 	// Authorization header: a browser's EventSource cannot set one. URLs end in the logs of
 	// proxies; ours has none of them.
 	StreamQueryToken bool
+	// StreamRefusalStatus answers 503 also to an EventSource whose stream is refused for now: while
+	// draining, over a limit. By default it is answered 200 with the time to come back and the end
+	// of the stream, since an EventSource that gets another status never comes back.
+	StreamRefusalStatus bool
 	// CORSOrigins are the web origins whose pages may read the answers, as browsers send them:
 	// scheme://host[:port]. Default: all, as with "*" alone.
 	CORSOrigins []string

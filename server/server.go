@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"strconv"
 	"sync/atomic"
+	"time"
 
 	"github.com/google/uuid"
 	"github.com/valyala/fasthttp"
@@ -42,6 +43,8 @@ type Presence interface {
 	// Subscribe starts a stream. On an error, those of package broadcast among them, the caller
 	// still owns the connection.
 	Subscribe(s broadcast.Subscription) error
+	// Retry is when a client whose stream was refused should come back.
+	Retry() time.Duration
 	// Devices returns what is known of the user's devices with the lowest ids above after, at most
 	// limit, and whether there are more.
 	Devices(user, after uuid.UUID, limit int) (page []engine.Device, more bool, err error)
@@ -123,13 +126,14 @@ func (s *Server) handlers(o *Options, a *answers, rate *conns.Rate) (
 	one := &heartbeats{presence: s.presence, secrets: &s.secrets, answers: a, rate: rate}
 	many := &batches{presence: s.presence, single: one, maxLines: o.MaxBatch}
 	follow := &streams{
-		presence:     s.presence,
-		secrets:      &s.secrets,
-		answers:      a,
-		clock:        o.Clock,
-		queryToken:   o.StreamQueryToken,
-		expiryIgnore: o.TokenExpiryIgnore,
-		logger:       o.Logger,
+		presence:       s.presence,
+		secrets:        &s.secrets,
+		answers:        a,
+		clock:          o.Clock,
+		queryToken:     o.StreamQueryToken,
+		expiryIgnore:   o.TokenExpiryIgnore,
+		refuseByStatus: o.StreamRefusalStatus,
+		logger:         o.Logger,
 	}
 	return routes(a, one, many, follow)
 }

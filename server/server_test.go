@@ -82,6 +82,11 @@ func (f *fakePresence) last() (hb engine.Heartbeat, ok bool) {
 	return hb, ok
 }
 
+func (f *fakePresence) Retry() time.Duration { return testRetry }
+
+// testRetry is when a refused stream is told to come back.
+const testRetry = 12_345 * time.Millisecond
+
 func (f *fakePresence) NewBatch() engine.Batch {
 	b := fakeBatches.Get().(*fakeBatch)
 	*b = fakeBatch{f: f, rejections: b.rejections[:0]}

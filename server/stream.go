@@ -23,13 +23,22 @@ type streams struct {
 	presence interface {
 		Take(c net.Conn) (broadcast.Conn, error)
 		Subscribe(s broadcast.Subscription) error
+		Retry() time.Duration
 	}
-	secrets      *secrets
-	answers      *answers
-	clock        engine.Clock
-	queryToken   bool // Options.StreamQueryToken
-	expiryIgnore bool // Options.TokenExpiryIgnore
-	logger       *slog.Logger
+	secrets        *secrets
+	answers        *answers
+	clock          engine.Clock
+	queryToken     bool // Options.StreamQueryToken
+	expiryIgnore   bool // Options.TokenExpiryIgnore
+	refuseByStatus bool // Options.StreamRefusalStatus
+	logger         *slog.Logger
+}
+
+// client is what an answer on the taken-over connection has to know of the request.
+type client struct {
+	chunked     bool
+	eventSource bool   // see acceptsEvents
+	allowed     string // what origins.allowed said
 }
 
 // serve checks the request and takes the connection over.
@@ -41,9 +50,13 @@ func (s *streams) serve(ctx *fasthttp.RequestCtx) {
 		return
 	}
 	expires := s.expiresNanos(until, now)
-	chunked, allowed := ctx.Request.Header.IsHTTP11(), s.answers.origins.allowed(origin(ctx))
+	from := client{
+		chunked:     ctx.Request.Header.IsHTTP11(),
+		eventSource: acceptsEvents(&ctx.Request.Header),
+		allowed:     s.answers.origins.allowed(origin(ctx)),
+	}
 	ctx.HijackSetNoResponse(true) // ours is streamHead; fasthttp's would say Content-Length: 0
-	ctx.Hijack(func(c net.Conn) { s.takeOver(c, user, chunked, allowed, expires) })
+	ctx.Hijack(func(c net.Conn) { s.takeOver(c, user, from, expires) })
 }
 
 // admit answers a request that is refused.
@@ -127,17 +140,15 @@ func (s *streams) expiresNanos(untilMS float64, now engine.Instant) int64 {
 
 // takeOver gives the connection to the broadcaster, or answers why not. It runs on a goroutine of
 // its own, outside fasthttp's accounting, and is the first to know that the connection is still
-// there: so the engine is asked here and not in the handler whether it takes one more. allowed is
-// what origins.allowed said to the request.
-func (s *streams) takeOver(c net.Conn, user uuid.UUID, chunked bool, allowed string,
-	expiresNanos int64) {
+// there: so the engine is asked here and not in the handler whether it takes one more.
+func (s *streams) takeOver(c net.Conn, user uuid.UUID, from client, expiresNanos int64) {
 	raw, place := conns.Release(c)
 	conn, err := s.presence.Take(raw)
 	if err != nil {
 		defer place.Leave()
 		s.logger.Warn("a stream's connection could not be taken over", "error", err)
 		_ = raw.SetWriteDeadline(time.Now().Add(conns.AnswerTimeout))
-		_, _ = raw.Write(s.refusal(reply.StreamUnavailable, allowed))
+		_, _ = raw.Write(s.refusal(reply.StreamUnavailable, from))
 		_ = raw.Close()
 		return
 	}
@@ -147,12 +158,12 @@ func (s *streams) takeOver(c net.Conn, user uuid.UUID, chunked bool, allowed str
 	err = s.presence.Subscribe(broadcast.Subscription{
 		User:         user,
 		Conn:         conn,
-		Head:         s.answers.streamHead(chunked, allowed),
-		Chunked:      chunked,
+		Head:         s.answers.streamHead(from.chunked, from.allowed),
+		Chunked:      from.chunked,
 		ExpiresNanos: expiresNanos,
 	})
 	if err != nil { // the answer fits into the empty buffer of a socket, so a single try is enough
-		_, _ = conn.Write(s.refusal(subscribeReply(err), allowed))
+		_, _ = conn.Write(s.refusal(subscribeReply(err), from))
 		_ = conn.CloseWrite()
 		_ = conn.Close()
 		return
@@ -170,14 +181,6 @@ type counted struct {
 func (c counted) Close() error {
 	defer c.place.Leave()
 	return c.Conn.Close()
-}
-
-// refusal counts a stream that was not opened, on a connection that is no longer fasthttp's, and
-// returns the text of the answer.
-func (s *streams) refusal(r reply.Reply, allowed string) []byte {
-	s.answers.counters.Answers[r].Add(1)
-	s.answers.counters.Streams[r].Add(1)
-	return s.answers.whole(r, allowed)
 }
 
 // subscribeReply is the reply to a stream that the engine did not take.

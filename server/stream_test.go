@@ -8,16 +8,17 @@ import (
 	"io"
 	"math"
 	"net"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/valyala/fasthttp"
 
 	"rollcall/engine"
 	"rollcall/engine/broadcast"
 	"rollcall/internal/testwait"
+	"rollcall/server/reply"
 	"rollcall/token"
 	"rollcall/wire"
 )
@@ -324,15 +325,95 @@ func TestStreamTurnedAway(t *testing.T) {
 		r.presence.take, r.presence.subscribe = test.take, test.subscribe
 		got := r.send(t, request)
 		got.check(t, 503, errorBody("unavailable", test.details))
-		most := 10
+		want := "13" // of 12.345 s
 		if errors.Is(test.subscribe, engine.ErrNotMine) {
-			most = 1
+			want = "1"
 		}
-		if n, err := strconv.Atoi(got.header.Get("Retry-After")); err != nil || n < 1 || n > most ||
-			!got.closes {
-			t.Errorf("Retry-After = %q, closes: %v", got.header.Get("Retry-After"), got.closes)
+		if after := got.header.Get("Retry-After"); after != want || !got.closes {
+			t.Errorf("Retry-After = %q, want %s; closes: %v", after, want, got.closes)
 		}
 	}
 	testwait.Until(t, "connections of earlier requests are closed",
 		func() bool { return r.conns.Stats().Open == 0 })
+}
+
+// TestEventSourceIsToldWhenToComeBack: it would never come back from a status other than 200.
+func TestEventSourceIsToldWhenToComeBack(t *testing.T) {
+	const told = "retry: 12345\n\n"
+	for _, byStatus := range []bool{false, true} {
+		r := start(t, func(o *Options, _ *fakePresence) { o.StreamRefusalStatus = byStatus })
+		request := text("GET "+wire.StreamPath+"?user_id="+testUser, "",
+			"Authorization: Bearer "+sign(t, testKey, payload("")), "Accept: text/event-stream")
+		plain := strings.Replace(request, "HTTP/1.1", "HTTP/1.0", 1)
+		notTaken := func(net.Conn) (broadcast.Conn, error) { return nil, errors.New("no socket") }
+		for _, test := range []struct {
+			take      func(net.Conn) (broadcast.Conn, error)
+			subscribe error
+			reply     reply.Reply
+			body      string
+		}{
+			{nil, broadcast.ErrDraining, reply.Draining, told},
+			{nil, broadcast.ErrTooMany, reply.TooManyStreams, told},
+			{nil, broadcast.ErrTooManyOfUser, reply.TooManyStreamsOfUser, told},
+			{nil, engine.ErrNotMine, reply.NotOwned, "retry: 1000\n\n"},
+			{notTaken, nil, reply.StreamUnavailable, told},
+		} {
+			r.presence.take, r.presence.subscribe = test.take, test.subscribe
+			before := r.counters.Streams[test.reply].Load()
+			for _, request := range []string{request, plain} {
+				got := r.send(t, request)
+				if byStatus {
+					got.check(t, 503, errorBody("unavailable", test.reply.Details()))
+					continue
+				}
+				if kind := got.header.Get("Content-Type"); got.status != 200 || !got.closes ||
+					kind != wire.EventsType || got.body != test.body {
+					t.Errorf("%q: %d %s %q, closes: %v", test.reply.Details(), got.status, kind,
+						got.body, got.closes)
+				}
+			}
+			if n := r.counters.Streams[test.reply].Load() - before; n != 2 {
+				t.Errorf("%q: %d of 2 refusals are counted", test.reply.Details(), n)
+			}
+		}
+		// what another try cannot change is a status for all
+		denied := strings.Replace(request, "Bearer ", "Bearer x", 1)
+		r.send(t, denied).check(t, 403, errorBody("forbidden", "Invalid token"))
+	}
+}
+
+func TestAcceptsEvents(t *testing.T) {
+	for accept, want := range map[string]bool{
+		"":                            false,
+		"*/*":                         false,
+		"text/*":                      false,
+		"application/json":            false,
+		"text/event-stream":           true,
+		"TEXT/Event-Stream":           true,
+		"text/event-streams":          false,
+		"xtext/event-stream":          false,
+		"text/event-stream, */*":      true,
+		"*/*;q=0.1,text/event-stream": true,
+		"text/html , text/event-stream ; q=0.001": true,
+		"text/event-stream;q=0":                   false,
+		"text/event-stream; Q=0.000, */*":         false,
+		"text/event-stream;charset=utf-8":         true,
+		`text/plain;a=", text/event-stream"`:      false,
+		`text/plain;a="\", text/event-stream"`:    false,
+		`text/plain;a="b,", text/event-stream`:    true,
+		"text/event-stream;q":                     false,
+		",,text/event-stream,":                    true,
+	} {
+		var h fasthttp.RequestHeader
+		h.Set("Accept", accept)
+		if got := acceptsEvents(&h); got != want {
+			t.Errorf("Accept: %s is %v, want %v", accept, got, want)
+		}
+	}
+	var two fasthttp.RequestHeader
+	two.Add("Accept", "application/json")
+	two.Add("Accept", "text/event-stream")
+	if !acceptsEvents(&two) {
+		t.Error("the second of two headers is not looked at")
+	}
 }

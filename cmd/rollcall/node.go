@@ -95,6 +95,7 @@ func (n *node) start(c serveCmd, sec secrets, recovered func()) error {
 		return adviseOnDirectory(err)
 	}
 	go func() { n.served <- n.server.Serve(n.public) }()
+	n.engine.SetRestart(restartTime(time.Since(processBegan)))
 	n.logger.Info("serving", "version", buildVersion(), "listen", listenName(n.public),
 		"admin", n.admin.Addr().String(), "data", c.DataDir, "sync", c.Sync,
 		"max_connections", n.limits.conns, "max_streams", n.limits.streams,

@@ -49,6 +49,7 @@ type serveCmd struct {
 	StreamTokenExpiry  string        `group:"Streams" default:"enforce" enum:"enforce,ignore" help:"enforce: a stream ends when its token expires. ignore: it goes on, as with the original service (${default})."`
 	StreamBacklog      int           `group:"Streams" default:"65536" help:"Bytes kept for a slow stream; past them it gets only the newest state of each device (${default})."`
 	StreamQueryToken   bool          `group:"Streams" help:"Also take a stream's token from the query, access_token=, for EventSource in browsers, which cannot set a header. Proxies log URLs: keep the tokens short-lived (off)."`
+	StreamRefusal      string        `group:"Streams" default:"event" enum:"event,status" help:"What an EventSource is answered (Accept: text/event-stream) whose stream is refused for now: while draining, over a limit. event: 200 with the time to come back and the end, since it gives up for good on any other status. status: 503, as all others (${default})."`
 	MaxStreams         int           `group:"Streams" default:"0" help:"Most streams at a time; one more is answered 503. Never more than nine tenths of the descriptor limit, which is what 0 stands for."`
 	MaxStreamsPerUser  int           `group:"Streams" default:"1000" help:"Most streams that follow one user; one more is answered 503. Far more than a person opens; it keeps one user's token from taking the streams of all others. 0: no limit (${default})."`
 	MaxConnsPerIP      int           `group:"Streams" name:"max-connections-per-ip" default:"0" help:"Most connections, streams included, from one address (an IPv6 /64 is one); one more is answered 503. 0: no limit. Leave it off behind a proxy, where all come from one address."`
@@ -198,7 +199,7 @@ func hangUp(n *node, why error) error {
 
 const (
 	// streamWait is how long after the drain the clients of ended streams have to hang up.
-	streamWait = 6 * time.Second
+	streamWait = 2 * time.Second
 	// answerWait is how long requests in flight have after that.
 	answerWait = 5 * time.Second
 )
@@ -364,5 +365,7 @@ func (c serveCmd) serverOptions(n *node, sec secrets) server.Options {
 		Clock:             n.clock,
 		Registry:          n.metrics,
 		Logger:            n.logger,
+
+		StreamRefusalStatus: c.StreamRefusal == "status",
 	}
 }

@@ -8,6 +8,16 @@ import (
 	"time"
 )
 
+// processBegan is when the process began, as far as it can know itself.
+var processBegan = time.Now()
+
+// longestRestart bounds what streams are told about a restart: a start that had to read a long log
+// says little about the next one, and the clients of a server that is back sooner would wait.
+const longestRestart = time.Minute
+
+// restartTime is what a restart is expected to take after a start that took this long.
+func restartTime(start time.Duration) time.Duration { return min(start, longestRestart) }
+
 // atOnce is how long the process may take to end after a second signal.
 const atOnce = 500 * time.Millisecond
 

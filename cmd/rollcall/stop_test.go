@@ -129,3 +129,15 @@ func follow(t *testing.T, client *http.Client, url, user string) io.ReadCloser {
 	}
 	return resp.Body
 }
+
+// TestRestartTime: a start that had a long log to read does not keep clients away for as long.
+func TestRestartTime(t *testing.T) {
+	for start, want := range map[time.Duration]time.Duration{
+		40 * time.Millisecond: 40 * time.Millisecond,
+		time.Hour:             longestRestart,
+	} {
+		if got := restartTime(start); got != want {
+			t.Errorf("after a start of %v: %v, want %v", start, got, want)
+		}
+	}
+}

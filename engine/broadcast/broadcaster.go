@@ -18,6 +18,7 @@ type Broadcaster struct {
 	stages  [][]stage // by source and worker; single writer: the source's commit loop
 	poller  *poller   // nil: sockets are held with goroutines
 	count   *openCount
+	retries retries
 
 	startOnce, closeOnce sync.Once
 	running              sync.WaitGroup // the workers
@@ -56,8 +57,9 @@ func New(o Options) (*Broadcaster, error) {
 		stages:  make([][]stage, o.Sources),
 		count:   newOpenCount(int64(o.MaxStreams)),
 	}
+	b.retries.low, b.retries.high = o.RetryMin, o.RetryMax
 	for i := range b.workers {
-		b.workers[i] = newWorker(i, &b.options, b, b.count)
+		b.workers[i] = newWorker(i, &b.options, b, b.count, &b.retries)
 	}
 	for i := range b.stages {
 		b.stages[i] = make([]stage, o.Workers)
@@ -168,14 +170,33 @@ func (b *Broadcaster) Streams(user uuid.UUID) int {
 }
 
 // Drain refuses new streams from now on and ends the open ones, each at a random instant of the
-// time given, as Ticks go by; each is sent its reconnect delay. done is closed when the last
-// connection is. A second call changes nothing. Any goroutine.
+// time given, as Ticks go by; each is sent its reconnect delay, see Retry. done is closed when the
+// last connection is, which is a second later at most, but for clients that take nothing. A second
+// call changes nothing. Any goroutine.
 func (b *Broadcaster) Drain(over time.Duration) (done <-chan struct{}) {
 	return b.count.drain(func() {
+		b.retries.drained.Store(max(1, b.workers[0].in.now()+int64(over)))
 		for _, w := range b.workers {
 			w.in.startDrain(over)
 		}
 	})
+}
+
+// SetRestart says how long a restart of the server takes, from the end of this process to the first
+// stream of the next. It is part of each reconnect delay of a drain, see Retry. Default: 0. Any
+// goroutine.
+func (b *Broadcaster) SetRestart(d time.Duration) { b.retries.restart.Store(int64(max(d, 0))) }
+
+// Retry is when a client whose stream Subscribe refused should come back: after a random time of
+// RetryMin to RetryMax; while draining, that long after the end of the drain and the usual time of
+// a restart, so that it does not come back into the drain. Any goroutine.
+func (b *Broadcaster) Retry() time.Duration {
+	delay := b.retries.low + rand.N(b.retries.high-b.retries.low+1)
+	if drained := b.retries.drained.Load(); drained != 0 {
+		left := time.Duration(max(drained-b.workers[0].in.now(), 0))
+		delay += left + b.retries.afterDrain()
+	}
+	return delay
 }
 
 // Close ends every stream now, with one attempt to send its end, and waits until all goroutines and
@@ -183,6 +204,7 @@ func (b *Broadcaster) Drain(over time.Duration) (done <-chan struct{}) {
 // number of times.
 func (b *Broadcaster) Close() {
 	b.closeOnce.Do(func() {
+		b.retries.drained.CompareAndSwap(0, 1)
 		b.Start(0) // a worker that never ran has subscriptions to end, too
 		for _, w := range b.workers {
 			w.in.close()

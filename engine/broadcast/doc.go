@@ -155,10 +155,14 @@
 //
 // # Ends
 //
-// A planned end is a retry line (not for an expired token: reconnecting needs a new one anyway),
-// the last chunk, then the closing of our side. The descriptor is closed when the client has closed
-// its own, or after five seconds: closing earlier could reset the connection under bytes that the
-// client has not read.
+// A planned end is a retry line (not for an expired token: a client with a new one may come back at
+// once), the last chunk, then the closing of our side. The descriptor is closed when the client has
+// closed its own, or after five seconds, one second in a drain: closing earlier could reset the
+// connection under bytes that the client has not read.
+//
+// A retry line never leads back into the drain that sent it: its delay is what is left of the
+// drain, that last second, the time of a restart (SetRestart), and a random part. An end for
+// another reason is not planned, and its client takes nothing more: it comes back when it wants to.
 //
 // # Connections
 //

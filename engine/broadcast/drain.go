@@ -3,16 +3,49 @@ package broadcast
 import (
 	"math/rand/v2"
 	"strconv"
+	"sync/atomic"
 	"time"
 )
 
+// retries say when clients come back: at random, so that they do not come together, and never while
+// the server that sent them away is still there, or its successor is still starting. Any goroutine.
+type retries struct {
+	low, high time.Duration // of the random part
+
+	// restart is how long a restart takes, in nanoseconds.
+	restart atomic.Int64
+
+	// drained is the instant, on the clock of Tick, at which the last stream is told to go; 0: the
+	// server is not draining. Drain stores it before streams are refused.
+	drained atomic.Int64
+}
+
+// afterDrain is how long what is behind a drain takes: the clients told last hang up, the process
+// ends, and the next one starts.
+func (r *retries) afterDrain() time.Duration {
+	return drainLinger + time.Duration(r.restart.Load())
+}
+
+// AppendEnd appends the whole rest of a stream's body: when to come back, and the end.
+func AppendEnd(dst []byte, retry time.Duration, chunked bool) []byte {
+	ms := (retry + time.Millisecond - 1) / time.Millisecond
+	return appendLast(appendChunk(dst, "retry: "+strconv.FormatInt(int64(ms), 10)+"\n\n", chunked),
+		chunked)
+}
+
+func appendLast(dst []byte, chunked bool) []byte {
+	if !chunked {
+		return dst // the body ends with the connection
+	}
+	return append(dst, lastChunk...)
+}
+
 // drain spreads the ends of streams, and the reconnects after them. Single owner: the worker.
 type drain struct {
-	rand     *rand.Rand
-	retryMin time.Duration
-	retryMax time.Duration
-	began    bool
-	end      uint32 // tick by which the last stream is told to go
+	rand    *rand.Rand
+	retries *retries
+	began   bool
+	end     uint32 // tick by which the last stream is told to go
 }
 
 // begin starts draining, unless it has begun. True: it has not.
@@ -37,15 +70,16 @@ func (d *drain) setEnd(s *stream, now uint32) {
 }
 
 // appendEnd appends the last thing that a stream is sent. A drained stream is told when to
-// reconnect.
-func (d *drain) appendEnd(dst []byte, reason Reason, chunked bool) []byte {
-	if reason == Drained {
-		low, high := d.retryMin.Milliseconds(), d.retryMax.Milliseconds()
-		retry := low + d.rand.Int64N(high-low+1)
-		dst = appendChunk(dst, "retry: "+strconv.FormatInt(retry, 10)+"\n\n", chunked)
+// reconnect: not before the drain is over.
+func (d *drain) appendEnd(dst []byte, reason Reason, now uint32, chunked bool) []byte {
+	if reason != Drained {
+		return appendLast(dst, chunked)
 	}
-	if chunked {
-		dst = append(dst, lastChunk...)
+	spread := d.retries.low +
+		time.Duration(d.rand.Int64N(int64(d.retries.high-d.retries.low)+1))
+	left := time.Duration(0)
+	if d.end > now {
+		left = time.Duration(d.end-now) * tickTime
 	}
-	return dst
+	return AppendEnd(dst, left+d.retries.afterDrain()+spread, chunked)
 }

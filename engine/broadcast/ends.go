@@ -60,8 +60,12 @@ func (w *worker) startDrain() {
 		return
 	}
 	for s := range w.slots.all {
-		if s.state == open {
+		switch s.state {
+		case open:
 			w.drain.setEnd(s, w.deadlines.now)
+			w.deadlines.file(s)
+		case shut:
+			s.ends = min(s.ends, w.drain.end+ticksOf(drainLinger))
 			w.deadlines.file(s)
 		}
 	}
@@ -72,7 +76,7 @@ func (w *worker) startDrain() {
 func (w *worker) end(s *stream, reason Reason) {
 	w.unfollow(s)
 	s.state, s.reason, s.ends = ending, reason, 0
-	w.out = w.drain.appendEnd(w.out[:0], reason, s.chunked)
+	w.out = w.drain.appendEnd(w.out[:0], reason, w.deadlines.now, s.chunked)
 	w.send(s, w.out)
 	if s.state == ending && s.backlog == nil {
 		w.shut(s)
@@ -86,7 +90,11 @@ func (w *worker) shut(s *stream) {
 		w.free(s, reasonOf(err))
 		return
 	}
-	s.state, s.ends = shut, w.deadlines.after(lingerTime)
+	linger := lingerTime
+	if w.drain.began {
+		linger = drainLinger
+	}
+	s.state, s.ends = shut, w.deadlines.after(linger)
 	w.deadlines.file(s)
 }
 

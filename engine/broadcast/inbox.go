@@ -93,6 +93,13 @@ func (in *inbox) tick(nowNanos int64) {
 	})
 }
 
+// now is the latest instant that Tick told.
+func (in *inbox) now() int64 {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	return in.nowNanos
+}
+
 func (in *inbox) subscribe(s Subscription, perUser int) (err error) {
 	in.post(func() bool {
 		if in.closed || in.draining {

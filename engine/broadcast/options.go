@@ -64,8 +64,9 @@ type Options struct {
 	// Default: 30s.
 	WriteTimeout time.Duration
 
-	// RetryMin and RetryMax bound the random reconnect delay that streams are told at a planned
-	// end. Default: 1s and 10s.
+	// RetryMin and RetryMax bound the random part of the reconnect delay that streams are told at a
+	// planned end. What is left of the drain and the time of a restart come on top, so RetryMin is
+	// what a restart may take longer than usual. Default: 1s and 10s.
 	RetryMin, RetryMax time.Duration
 
 	// MaxStreams bounds the streams open at once. Beyond it, Subscribe returns ErrTooMany.

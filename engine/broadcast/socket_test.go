@@ -255,14 +255,14 @@ func TestSocketLingers(t *testing.T) {
 		if _, err := io.ReadAll(client); err != nil {
 			t.Fatal(err)
 		}
-		s.b.Tick(s.now + 5*second)
+		s.b.Tick(s.now + second + second*3/4)
 		s.until(t, "a tick was worked off", func() bool { return s.b.Streams(userOf(0)) == 0 })
 		select {
 		case <-done:
 			t.Error("closed before the client had its time")
 		default:
 		}
-		s.b.Tick(s.now + 7*second)
+		s.b.Tick(s.now + 3*second)
 		<-done
 	})
 }

@@ -68,7 +68,7 @@ func TestBytesOfAStream(t *testing.T) {
 			s.pass(tickTime)
 			want := []string{
 				"HEAD\r\n\r\n", "data: 0 1 1\n\n", "data: 0 2 2\n\ndata: 0 3 3\n\n",
-				"retry: 1500\n\n", "",
+				"retry: 2500\n\n", "", // drainLinger on top
 			}
 			if chunked {
 				for i, text := range want[1:] {
@@ -211,8 +211,7 @@ func TestSlowStreamHasItsTime(t *testing.T) {
 }
 
 func TestDrainSpreadsEnds(t *testing.T) {
-	retry := func(o *Options) { o.RetryMin, o.RetryMax = 1*time.Second, 10*time.Second }
-	withRig(t, retry, func(t *testing.T, s *rig) {
+	withRig(t, nil, func(t *testing.T, s *rig) {
 		conns := make([]*fakeConn, 400)
 		for i := range conns {
 			conns[i] = s.subscribe(i % 7)
@@ -238,17 +237,6 @@ func TestDrainSpreadsEnds(t *testing.T) {
 		if n := ended(); n != 400 {
 			t.Errorf("%d of 400 ended in time", n)
 		}
-		var low, high int64 = 1 << 60, 0
-		for _, c := range conns {
-			retry, err := strconv.ParseInt(c.told().retry, 10, 64)
-			if err != nil || retry < 1000 || retry > 10000 {
-				t.Fatalf("retry: %q", c.told().retry)
-			}
-			low, high = min(low, retry), max(high, retry)
-		}
-		if low > 2000 || high < 9000 {
-			t.Errorf("reconnects are spread over %d..%d ms", low, high)
-		}
 		select {
 		case <-done:
 			t.Error("done before the connections are closed")
@@ -263,6 +251,80 @@ func TestDrainSpreadsEnds(t *testing.T) {
 			}
 		}
 		<-done
+	})
+}
+
+// TestRetryDoesNotLeadBackIntoTheDrain: who obeys comes back when the drain is over, the last
+// client had its time to hang up and the server has started again; and not with all the others. It
+// is the same for those who ask for a stream meanwhile.
+func TestRetryDoesNotLeadBackIntoTheDrain(t *testing.T) {
+	const over, restart = 10 * time.Second, 3 * time.Second
+	retries := func(o *Options) { o.RetryMin, o.RetryMax = 1*time.Second, 10*time.Second }
+	withRig(t, retries, func(t *testing.T, s *rig) {
+		for range 100 {
+			if d := s.b.Retry(); d < time.Second || d > 10*time.Second {
+				t.Fatalf("without a drain: %v", d)
+			}
+		}
+		waiting := make(map[*fakeConn]bool)
+		for i := range 400 {
+			waiting[s.subscribe(i%7)] = true
+		}
+		s.b.SetRestart(restart)
+		s.b.Drain(over)
+		back := s.now + int64(over+drainLinger+restart) // of the server
+		var low, high int64 = 1 << 60, 0
+		comes := func(at int64) {
+			t.Helper()
+			if at < back+int64(time.Second) {
+				t.Fatalf("comes back %v before the server", time.Duration(back-at))
+			}
+			low, high = min(low, at-back), max(high, at-back)
+		}
+		for len(waiting) > 0 {
+			comes(s.now + int64(s.b.Retry()))
+			s.pass(tickTime)
+			for c := range waiting {
+				r := c.told()
+				if !r.ended {
+					continue
+				}
+				delete(waiting, c)
+				ms, err := strconv.ParseInt(r.retry, 10, 64)
+				if err != nil {
+					t.Fatal(err)
+				}
+				comes(s.now + ms*1e6)
+			}
+		}
+		if low > 2*second || high < 9*second || high > int64(10*time.Second+2*tickTime) {
+			t.Errorf("they come back %v to %v after the server", time.Duration(low),
+				time.Duration(high))
+		}
+		s.pass(time.Minute) // the drain is over, the process is not
+		if d := s.b.Retry(); d < drainLinger+restart+time.Second {
+			t.Errorf("after the drain: %v", d)
+		}
+	})
+}
+
+// TestDrainWaitsShortlyForHangUps: one client that keeps its side open delays the restart, and with
+// it the return of all others.
+func TestDrainWaitsShortlyForHangUps(t *testing.T) {
+	withRig(t, nil, func(t *testing.T, s *rig) {
+		expired := newFakeConn(t)
+		mustSubscribe(t, s.b, Subscription{
+			User: userOf(0), Conn: expired, ExpiresNanos: s.now + second,
+		})
+		s.pass(time.Second)
+		s.subscribe(0)
+		done := s.b.Drain(time.Second)
+		s.pass(time.Second + drainLinger + 3*tickTime)
+		select {
+		case <-done:
+		default:
+			t.Errorf("the drain is not done after a second for each client to hang up")
+		}
 	})
 }
 

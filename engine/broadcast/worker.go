@@ -31,7 +31,11 @@ const (
 const (
 	inputLimit = 64 << 10 // bytes that a client may send on its stream
 	lingerTime = 5 * time.Second
-	keepBytes  = 256 << 10 // of a buffer that was last filled for less
+
+	// drainLinger is the same in a drain: a restart waits for the last client to hang up.
+	drainLinger = time.Second
+
+	keepBytes = 256 << 10 // of a buffer that was last filled for less
 )
 
 // worker owns the streams of the users that hash to it. It joins the types that own the parts. Its
@@ -65,7 +69,8 @@ type worker struct {
 	warned uint32 // tick of the last warning about a full queue; 0: none
 }
 
-func newWorker(index int, o *Options, notifier Notifier, count *openCount) *worker {
+func newWorker(index int, o *Options, notifier Notifier, count *openCount,
+	retries *retries) *worker {
 	w := &worker{
 		index:    index,
 		log:      o.Logger,
@@ -81,8 +86,8 @@ func newWorker(index int, o *Options, notifier Notifier, count *openCount) *work
 			codec: o.Codec, most: o.piece, newest: make(map[*user]*snapshot),
 		},
 		drain: drain{
-			rand:     rand.New(rand.NewPCG(o.Seed, uint64(index))),
-			retryMin: o.RetryMin, retryMax: o.RetryMax,
+			rand:    rand.New(rand.NewPCG(o.Seed, uint64(index))),
+			retries: retries,
 		},
 		delivery: delivery{observe: o.Delivered},
 		input:    make([]byte, 4<<10),
