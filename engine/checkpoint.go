@@ -292,7 +292,7 @@ func (c *checkpointer) forget(r record.View, at uint64) (lsn uint64, err error) 
 		return 0, nil
 	}
 	lsn = c.log.Append(record.AppendForget(nil, r), 0)
-	c.table.Remove(ref, entry)
+	c.remove(ref, entry)
 	c.forgotten.Add(1)
 	c.counters.loops().devices[Offline].Add(-1)
 	return lsn, nil

@@ -63,9 +63,8 @@ func hashKey(store Store) (key [4]uint64, err error) {
 	return key, nil
 }
 
-// read returns ids, state and source of one moment; false: the entry has no state. The id of a
-// source is not given to another text while an entry holds it, so an LSN that has not moved vouches
-// for the text.
+// read returns ids, state and source of one moment; false: the entry has no state. See sources for
+// why the LSN vouches for the text.
 func (d *devices) read(entry *table.Entry) (
 	user, device uuid.UUID, s table.State, source string, ok bool,
 ) {
@@ -78,6 +77,13 @@ func (d *devices) read(entry *table.Entry) (
 			return user, device, s, source, true
 		}
 	}
+}
+
+// remove forgets the device of an entry whose claim the caller owns, and gives back its source.
+func (d *devices) remove(ref table.Ref, entry *table.Entry) {
+	source := entry.Held().Source
+	d.table.Remove(ref, entry)
+	d.sources.release(source, 1)
 }
 
 // record returns a device as it is shown; false: it is gone.

@@ -37,7 +37,7 @@
 //
 // I1 One order per device. The order of acceptance is the order in the log is the order of the
 // frames, because steps 3 to 5 are one critical section per device and step 4 hands out the LSN
-// inside it. What could block or fail (step 2, the interning of a new source) happens before the
+// inside it. What could block or fail (step 2, a reference to another source) happens before the
 // claim.
 //
 // I2 Durable before visible. No answer, frame or snapshot shows a change whose record is not as
@@ -52,8 +52,8 @@
 // I4 A session ends once. Expiry and a late heartbeat race for the same claim; the second one sees
 // what the first one did. An expiry is a logged change like any other.
 //
-// I5 Everything is bounded: the log by its credits, the table by MaxDevices or what was
-// on disk, sources by their table, queues of the broadcaster by bytes, the wheel's queue by what
+// I5 Everything is bounded: the log by its credits, the table by MaxDevices or what was on disk,
+// texts of sources by the devices, queues of the broadcaster by bytes, the wheel's queue by what
 // heartbeats can file while the loop sleeps.
 //
 // I6 A failed write or sync of the log is fail-stop: nothing is acknowledged any more and the

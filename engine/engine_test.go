@@ -220,8 +220,8 @@ func TestSourceChanges(t *testing.T) {
 			t.Fatalf("seq %d: source %q, want %q", seq, rec.Source, hb.Source)
 		}
 	}
-	if n := len(r.sources.pins); n != 0 {
-		t.Errorf("%d sources stay pinned", n)
+	if texts, bytes := r.sources.size(); texts != 1 || bytes != int64(len(hb.Source)) {
+		t.Errorf("%d texts of %d bytes are kept for one device", texts, bytes)
 	}
 }
 
@@ -335,8 +335,7 @@ func TestConcurrentHeartbeats(t *testing.T) {
 	}
 }
 
-// TestRecoverManySources: over the life of a log a device may have had more sources than there are
-// ids.
+// TestRecoverManySources: over the life of a log a device may have had any number of sources.
 func TestRecoverManySources(t *testing.T) {
 	log := newMemLog()
 	r := newRig(t, log, Options{})
@@ -344,11 +343,8 @@ func TestRecoverManySources(t *testing.T) {
 		t.Fatal(err)
 	}
 	hb := newHeartbeat(0, 60000)
-	for i := range 2*maxSources + 1000 {
+	for i := range 140_000 {
 		hb.Seq, hb.Source = uint64(i), fmt.Appendf(nil, "source %d", i)
-		if i%50_000 == 0 {
-			r.now.Add(int64(sweepEvery) + 1)
-		}
 		r.mustAccept(hb)
 	}
 	r.shut()
@@ -361,33 +357,6 @@ func TestRecoverManySources(t *testing.T) {
 	if rec := again.wantStatus(hb, Online); rec.Source != string(hb.Source) {
 		t.Errorf("source %q, want %q", rec.Source, hb.Source)
 	}
-}
-
-// TestSourcesFullExtendsDeadline: a device that is heard, but refused for its source, does not go
-// offline meanwhile (I8).
-func TestSourcesFullExtendsDeadline(t *testing.T) {
-	r := startRig(t, newMemLog(), Options{})
-	hb := newHeartbeat(0, 1000)
-	r.mustAccept(hb)
-	for i := range maxSources - 1 { // all the other ids, pinned
-		if _, err := r.sources.intern(fmt.Appendf(nil, "source %d", i), r.table, 1); err != nil {
-			t.Fatal(err)
-		}
-	}
-	hb.Source = []byte("one more")
-	for range 10 {
-		hb.Seq++
-		if res := r.Heartbeat(hb); res.Outcome != Unavailable ||
-			!errors.Is(res.Err, errSourcesFull) {
-			t.Fatalf("%+v", res)
-		}
-		r.advance(300 * time.Millisecond)
-	}
-	if rec := r.wantStatus(hb, Online); rec.Seq != 0 || rec.Source != "test" {
-		t.Errorf("a refused heartbeat changed the record: %+v", rec)
-	}
-	r.advance(time.Second)
-	r.wantStatus(hb, Offline)
 }
 
 // TestStalledCommitGivesGrace: while a commit hangs, daemons wait for their answers; that is not

@@ -46,7 +46,7 @@ const (
 // All of these are sequentially consistent, so either the heartbeat sees tick(D1) and files for D2
 // itself, or the loop's second load sees D2.
 //
-// Any goroutine may call arm, armAll, extendDeadline, postponeExpiry and dueAt. Everything else is
+// Any goroutine may call arm, armAll, postponeExpiry and dueAt. Everything else is
 // the expire loop's, and Start's before it runs.
 type expirer struct {
 	*devices
@@ -116,24 +116,6 @@ func (x *expirer) noteCommit(took time.Duration) {
 	if int64(took) > stallNanos {
 		x.postponeExpiry(x.clock.Nanos())
 	}
-}
-
-// extendDeadline gives a known device whose heartbeat was refused, though the log took others, the
-// time to be heard again: its silence is not its own (I8). The state stays what the log has;
-// deadlines are not logged.
-func (x *expirer) extendDeadline(hb *Heartbeat, ref table.Ref, entry *table.Entry, now int64) {
-	if !entry.Claim(hb.User, hb.Device) {
-		return
-	}
-	held := entry.Held()
-	later := now + min(ttlNanos(held.TTLMS), x.grace)
-	if !held.Online || held.DeadlineNanos >= later {
-		entry.Unclaim()
-		return
-	}
-	held.DeadlineNanos = later
-	entry.Commit(&held)
-	x.arm(ref, entry, later, now)
 }
 
 // arm makes sure that the loop looks at the entry no later than the deadline. Called after the
@@ -238,7 +220,7 @@ func (x *expirer) expire(
 ) bool {
 	source := x.sources.name(seen.Source)
 	if entry.LSN() != seen.LSN {
-		return false // the source's id may have been swept since
+		return false // the source's id may be another text's since
 	}
 	size := record.Bytes(len(source))
 	if err := x.log.Reserve(size, expiryMaxWait); err != nil {

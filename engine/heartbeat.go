@@ -54,7 +54,7 @@ type submission struct {
 	entry *table.Entry
 
 	otherSource bool   // the source is not the entry's
-	source      uint16 // the source's id, pinned; 0: the entry's own
+	source      uint32 // the source's id, with a reference; 0: the entry's own
 	lsn         uint64 // that an outcome depends on
 }
 
@@ -77,7 +77,7 @@ func (a *acceptor) submit(
 		v, err := a.attempt(&s)
 		if err != nil {
 			a.log.Release(size)
-			return a.refuseHeld(&s, err), 0
+			return a.refuse(hb, err), 0
 		}
 		if v == applied {
 			return Result{Outcome: Accepted}, s.lsn
@@ -115,12 +115,12 @@ type verdict uint8
 const (
 	applied verdict = iota
 	tooOld          // the seq is not above the last accepted one
-	renamed         // the source is another than the entry's: intern it first
+	renamed         // the source is another than the entry's: take a reference first
 	moved           // the entry is another device's now: look again
 )
 
 // attempt prepares and applies a heartbeat whose credit is reserved. An error says that the table
-// or the sources are full.
+// is full.
 func (a *acceptor) attempt(s *submission) (verdict, error) {
 	if s.entry == nil || s.otherSource {
 		if err := a.prepare(s); err != nil {
@@ -128,7 +128,7 @@ func (a *acceptor) attempt(s *submission) (verdict, error) {
 		}
 	}
 	v := a.apply(s)
-	a.unpin(s)
+	a.releaseSource(s)
 	return v, nil
 }
 
@@ -148,47 +148,28 @@ func (a *acceptor) again(s *submission, v verdict) (r Result, stale bool) {
 	return r, false
 }
 
-// prepare does what may block or fail, before the claim (I1): it interns a source and inserts a
-// device that the entry does not have. The source comes first, so that a full table of sources
-// leaves no empty entries behind.
+// prepare does what may block or fail, before the claim (I1): it inserts a device that the entry
+// does not have, and takes a reference to its source.
 func (a *acceptor) prepare(s *submission) (err error) {
-	if s.source, err = a.sources.intern(s.hb.Source, a.table, s.received.Nanos); err != nil {
-		return err
-	}
-	if s.entry != nil {
-		return nil
-	}
-	if s.ref, s.entry, err = a.table.FindOrInsert(s.hb.User, s.hb.Device); err == nil {
-		return nil
-	}
-	a.unpin(s)
-	switch {
-	case errors.Is(err, table.ErrFull):
-		if refused, log := a.tableFull.note(s.received.Nanos); log {
-			a.logger.Warn("new devices are refused: as many are known as may be; known ones go on",
-				"error", ErrTooManyDevices, "devices", a.table.Len(), "refused", refused)
+	if s.entry == nil {
+		s.ref, s.entry, err = a.table.FindOrInsert(s.hb.User, s.hb.Device)
+		if err != nil {
+			return a.refuseDevice(s.hb, err, s.received.Nanos)
 		}
-		return ErrTooManyDevices
-	case errors.Is(err, table.ErrUserFull):
-		if refused, log := a.userFull.note(s.received.Nanos); log {
-			a.logger.Warn("new devices of a user are refused: it has as many as one may have",
-				"user", s.hb.User, "refused", refused)
-		}
-		return ErrTooManyDevicesOfUser
 	}
-	return err
+	s.source = a.sources.take(s.hb.Source, 1)
+	return nil
 }
 
-// unpin gives the source back that prepare interned, if it did.
-func (a *acceptor) unpin(s *submission) {
-	if s.source != 0 {
-		a.sources.unpin(s.source)
-		s.source = 0
-	}
+// releaseSource gives back the reference that the heartbeat has: its own, or, since it was applied,
+// the one that its device had before.
+func (a *acceptor) releaseSource(s *submission) {
+	a.sources.release(s.source, 1)
+	s.source = 0
 }
 
 // apply is the critical section of a heartbeat: claim, check, append, commit. It holds a credit of
-// the log, and a pinned source or the entry's own, so nothing in it blocks or fails (I1).
+// the log, and a reference to the source or the entry's own, so nothing in it blocks or fails (I1).
 func (a *acceptor) apply(s *submission) verdict {
 	hb, entry, source := s.hb, s.entry, s.source
 	if !entry.Claim(hb.User, hb.Device) {
@@ -200,7 +181,7 @@ func (a *acceptor) apply(s *submission) verdict {
 		return tooOld
 	}
 	if source == 0 {
-		if !a.sources.holds(held.Source, hb.Source) { // under the claim: the id stays in use
+		if !a.sources.holds(held.Source, hb.Source) { // under the claim: the entry holds the text
 			entry.Unclaim()
 			return renamed
 		}
@@ -211,6 +192,9 @@ func (a *acceptor) apply(s *submission) verdict {
 	rec := record.Append(hb.scratch[:0], hb.User, hb.Device, &next.State, hb.Source)
 	next.LSN = a.log.Append(rec, s.received.Nanos)
 	entry.Commit(&next)
+	if s.source != 0 {
+		s.source = held.Source // in exchange
+	}
 	s.lsn = next.LSN
 	a.counters.stripe(hb).moved(&held, &next)
 	if next.Online {
@@ -275,12 +259,24 @@ func (a *acceptor) refuseFull(hb *Heartbeat, err error, now int64) Result {
 	return r
 }
 
-// refuseHeld answers a heartbeat that was refused though the log took others.
-func (a *acceptor) refuseHeld(s *submission, err error) Result {
-	if s.entry != nil {
-		a.expiry.extendDeadline(s.hb, s.ref, s.entry, s.received.Nanos)
+// refuseDevice counts a new device for which the table has no place, logs it once a minute at most,
+// and returns why it is refused.
+func (a *acceptor) refuseDevice(hb *Heartbeat, why error, now int64) error {
+	switch {
+	case errors.Is(why, table.ErrFull):
+		if refused, log := a.tableFull.note(now); log {
+			a.logger.Warn("new devices are refused: as many are known as may be; known ones go on",
+				"error", ErrTooManyDevices, "devices", a.table.Len(), "refused", refused)
+		}
+		return ErrTooManyDevices
+	case errors.Is(why, table.ErrUserFull):
+		if refused, log := a.userFull.note(now); log {
+			a.logger.Warn("new devices of a user are refused: it has as many as one may have",
+				"user", hb.User, "refused", refused)
+		}
+		return ErrTooManyDevicesOfUser
 	}
-	return a.refuse(s.hb, err)
+	return why
 }
 
 // deviceRefusals count heartbeats of new devices that were refused for one reason. Any goroutine

@@ -42,8 +42,6 @@ var ErrLogShort = errors.New("the log ends before the checkpoint does")
 
 // recover reads checkpoint and log; now is the instant from which silence counts again.
 func (r *recoverer) recover(now Instant) error {
-	r.sources.recovering = true
-	defer func() { r.sources.recovering = false }()
 	r.expiry.postponeExpiry(now.Nanos)
 	through := uint64(0)
 	if r.store != nil {
@@ -111,7 +109,7 @@ func (r *recoverer) loadRange(a *applier, n, ranges int) error {
 
 // load takes up one value of the store. What is newer than the store's LSN is left to the log,
 // which has it and everything between: so the table holds, at each moment of a recovery, no more
-// devices and sources than it held at some moment before.
+// devices than it held at some moment before.
 func (r *recoverer) load(a *applier, value []byte) error {
 	if len(value) < 8 {
 		return fmt.Errorf("%w: a value of %d bytes", record.Err, len(value))

@@ -25,9 +25,8 @@ const roundBytes = 1 << 20
 //	                  └─► applier 1: users of the next ones ┴─► all done: the rest ─► next round
 //
 // A user's records go to one applier, in order. Between users the order is lost, so that in the
-// middle of a round the table may hold devices and sources that it never held together. What finds
-// no room for that reason is put off to the round's end, when everything else stands as it did at
-// one moment.
+// middle of a round the table may hold devices that it never held together. What finds no room for
+// that reason is put off to the round's end, when everything else stands as it did at one moment.
 type replayer struct {
 	recovery *recoverer
 	appliers []*applier
@@ -128,10 +127,11 @@ type applier struct {
 
 	came [2]int64 // by status: how many more devices there are than before, not yet counted
 
-	// name is the source of the last record and id its id, which is pinned; 0: none. Most devices
-	// have the same few.
-	name []byte
-	id   uint16
+	// name is the source of the last record that needed a reference, and spare is how many more of
+	// them the applier has: while there are any, id is its id. Most devices have the same few.
+	name  []byte
+	id    uint32
+	spare uint32
 
 	found [GroupSize]table.Lookup // scratch of applyAll
 
@@ -163,7 +163,7 @@ func (a *applier) applyFound(records []byte, n int) (rest []byte) {
 	for i := range n {
 		lsn, rec, behind := cutReplay(records)
 		err := a.apply(lsn, rec, a.found[i].Ref, a.found[i].Entry)
-		if errors.Is(err, table.ErrFull) || errors.Is(err, errSourcesFull) {
+		if errors.Is(err, table.ErrFull) {
 			a.late = records
 			return nil
 		}
@@ -177,8 +177,8 @@ func (a *applier) applyFound(records []byte, n int) (rest []byte) {
 }
 
 // applyLate applies what was put off in a round, now that everything else of the round is there. Of
-// each device only the last record counts. First all of them give up their slots and sources, and
-// only then does each take its new one: the table as it is at the round's end has room for them.
+// each device only the last record counts. First those that were forgotten give up their slots, and
+// only then do the others take theirs: the table as it is at the round's end has room for them.
 func (a *applier) applyLate(records []byte) error {
 	defer a.forgetSource()
 	type change struct {
@@ -194,8 +194,6 @@ func (a *applier) applyLate(records []byte) error {
 	for _, c := range last {
 		if c.rec.Forget() {
 			a.forget(c.lsn, c.rec.User(), c.rec.Device())
-		} else {
-			a.dropSource(c.lsn, c.rec.User(), c.rec.Device())
 		}
 	}
 	for _, c := range last {
@@ -206,18 +204,6 @@ func (a *applier) applyLate(records []byte) error {
 		}
 	}
 	return nil
-}
-
-// dropSource takes the source away from a device that stands before lsn.
-func (a *applier) dropSource(lsn uint64, user, device uuid.UUID) {
-	_, entry := a.table.Find(user, device)
-	if entry == nil || entry.LSN() == 0 || lsn <= entry.LSN() {
-		return
-	}
-	mustClaim(entry, user, device)
-	held := entry.Held()
-	held.Source = 0
-	entry.Commit(&held)
 }
 
 // apply takes up one record. It goes by LSN, never by seq: the log's order is the order of
@@ -239,15 +225,17 @@ func (a *applier) apply(
 		return nil
 	}
 	held, known := entry.Load()
-	// Before the claim: a sweep of the sources waits for claims.
-	source, err := a.source(held.Source, r.Source())
-	if err != nil {
-		return err
+	next := table.State{State: r.State(), LSN: lsn, Source: held.Source}
+	other := !known || !a.sources.holds(held.Source, r.Source())
+	if other {
+		next.Source = a.source(r.Source())
 	}
-	next := table.State{State: r.State(), LSN: lsn, Source: source}
 	next.DeadlineNanos = deadlineAfterRestart(&next, a.now)
 	mustClaim(entry, user, device)
 	entry.Commit(&next)
+	if other {
+		a.sources.release(held.Source, 1)
+	}
 	if known {
 		a.came[held.Status()]--
 	}
@@ -269,7 +257,7 @@ func (a *applier) forget(lsn uint64, user, device uuid.UUID) {
 		a.came[held.Status()]--
 	}
 	mustClaim(entry, user, device)
-	a.table.Remove(ref, entry)
+	a.remove(ref, entry)
 }
 
 // mustClaim claims an entry that no other goroutine may want.
@@ -279,29 +267,30 @@ func mustClaim(entry *table.Entry, user, device uuid.UUID) {
 	}
 }
 
-// source returns the id of a source: the device's own if it is the same, else the last one's, else
-// a new one, which stays pinned until the next. A pinned id is thus one that the device before
-// holds, and takes nothing from others.
-func (a *applier) source(held uint16, text []byte) (uint16, error) {
-	if held != 0 && a.sources.holds(held, text) {
-		return held, nil
+// spareReferences is how many references an applier takes at a time.
+const spareReferences = 1 << 10
+
+// source returns the id of a source with a reference to it, for an entry.
+func (a *applier) source(text []byte) uint32 {
+	same := string(a.name) == string(text)
+	if !same || a.spare == 0 {
+		a.forgetSource()
+		references := uint32(1)
+		if same {
+			references = spareReferences
+		}
+		a.id, a.spare = a.sources.take(text, references), references
+		a.name = append(a.name[:0], text...)
 	}
-	if a.id != 0 && string(a.name) == string(text) {
-		return a.id, nil
-	}
-	a.forgetSource()
-	id, err := a.sources.intern(text, a.table, a.now.Nanos)
-	if err != nil {
-		return 0, err
-	}
-	a.id, a.name = id, append(a.name[:0], text...)
-	return id, nil
+	a.spare--
+	return a.id
 }
 
+// forgetSource gives back what is spare. Without it the id may become another text's.
 func (a *applier) forgetSource() {
-	if a.id != 0 {
-		a.sources.unpin(a.id)
-		a.id = 0
+	if a.spare > 0 {
+		a.sources.release(a.id, a.spare)
+		a.spare = 0
 	}
 }
 

@@ -1,148 +1,173 @@
 package engine
 
 import (
-	"errors"
 	"sync"
 	"sync/atomic"
-	"time"
-
-	"rollcall/engine/table"
 )
 
-// errSourcesFull refuses a heartbeat whose source would be the 65,536th in use.
-var errSourcesFull = errors.New("too many different sources are in use")
+// sourcePage is how many ids have their texts in one page.
+const sourcePage = 1 << 10
 
-const (
-	maxSources = 1<<16 - 1 // id 0 means none
-	namePage   = 1 << 10   // ids whose names are kept together
-	// sweepEvery keeps a full table from being swept for every heartbeat that it refuses. A sweep
-	// reads each entry once.
-	sweepEvery = 10 * time.Second
-)
-
-// sources gives each distinct source text a 16-bit id, so that an entry holds no pointer. Ids live
-// in memory only; the log carries the text.
+// sources holds each distinct source text once and gives it an id of 32 bits, so that an entry
+// holds no pointer. Ids live in memory only; the log carries the text.
+//
+// A text counts its references: one for each entry that has its id, and one for each heartbeat on
+// its way to an entry. The last one to go takes the text with it. So there are never more texts
+// than devices and heartbeats in flight: no number of texts, however many, is refused, and a user
+// has at most as many as devices.
 //
 // A heartbeat that repeats its device's source, which nearly all do, compares it under the claim
-// and takes no lock. A new text is interned under mu, before the claim, and stays pinned until the
-// entry that holds it is committed. When the ids run out, a sweep frees those that no entry holds
-// and no heartbeat pins.
+// and takes no lock. For another one the acceptor takes a reference before the claim (I1). The
+// commit passes it to the entry, and after the commit the acceptor releases the one that the entry
+// had.
+//
+// A reader without the claim resolves an id that it read from an entry, and then looks whether the
+// entry's LSN is still the same:
+//
+//	reader                           heartbeat of the device          any other
+//	read entry: id 7, LSN 100
+//	                                 commit: id 8, LSN 101
+//	                                 release 7: its last reference
+//	                                                                  take a new text: id 7
+//	text of 7: the new one
+//	LSN is 101, not 100: again
+//
+// An id is given to another text only after the commit that took it out of the entry, so an LSN
+// that has not moved vouches for the text. Removal sets the LSN to 0 before the release.
 type sources struct {
-	// names are the texts of the ids in use, in pages that are made when they are needed. Written
-	// under mu; read without it by a goroutine that has read an entry with the id.
-	names [(maxSources + 1) / namePage]atomic.Pointer[names]
+	// directory leads from an id to its text; nil before the first. Written under mu, before the
+	// id is handed out; read without it by a goroutine that has read an entry with the id.
+	directory atomic.Pointer[sourceDirectory]
 
-	mu      sync.Mutex
-	ids     map[string]uint16 // guarded by mu
-	pins    map[uint16]int    // guarded by mu: interned, not yet committed to an entry
-	free    []uint16          // guarded by mu
-	used    int               // guarded by mu: ids ever handed out
-	sweptAt int64             // guarded by mu: nanoseconds
-
-	// recovering lifts sweepEvery: replay takes up in a second what heartbeats brought in a year,
-	// and what was accepted then must fit now. Set while recovery runs alone.
-	recovering bool
+	mu    sync.Mutex
+	texts map[string]*sourceText // guarded by mu
+	free  []uint32               // guarded by mu: ids that were given back
+	used  uint32                 // guarded by mu: ids ever handed out; 0 means none
+	bytes int64                  // guarded by mu: length of all texts
 }
 
-// names are the texts of some ids.
-type names [namePage]atomic.Pointer[string]
+// sourceText is one text in use. text and id never change.
+type sourceText struct {
+	text       string
+	id         uint32
+	references uint32 // guarded by sources.mu
+}
+
+// sourceDirectory is the texts by id, in pages that are made when they are needed.
+type sourceDirectory struct {
+	pages []atomic.Pointer[[sourcePage]atomic.Pointer[sourceText]]
+}
 
 func newSources() *sources {
-	return &sources{ids: make(map[string]uint16), pins: make(map[uint16]int)}
+	return &sources{texts: make(map[string]*sourceText)}
 }
 
-// name returns the text of an id that the caller read from an entry. The entry may have moved on
-// and the id may have been given to another text since: a reader that does not hold the claim
-// checks the entry's LSN afterwards.
-func (s *sources) name(id uint16) string {
-	if p := s.text(id); p != nil {
-		return *p
+// name returns the text of an id that the caller read from an entry. A reader that does not hold
+// the claim checks the entry's LSN afterwards.
+func (s *sources) name(id uint32) string {
+	if t := s.find(id); t != nil {
+		return t.text
 	}
 	return ""
 }
 
-// text returns the text of an id, nil if it has none.
-func (s *sources) text(id uint16) *string {
-	page := s.names[id/namePage].Load()
-	if page == nil {
+// holds reports whether an id that the caller's claim keeps in use has this text. It takes no lock.
+func (s *sources) holds(id uint32, text []byte) bool {
+	t := s.find(id)
+	return t != nil && t.text == string(text)
+}
+
+// find returns the text of an id that was handed out; nil: it has none any more, or the id is 0.
+func (s *sources) find(id uint32) *sourceText {
+	if id == 0 {
 		return nil
 	}
-	return page[id%namePage].Load()
+	return s.directory.Load().pages[id/sourcePage].Load()[id%sourcePage].Load()
 }
 
-// setTextLocked gives an id a text, or nil to take it away.
-func (s *sources) setTextLocked(id uint16, text *string) {
-	page := &s.names[id/namePage]
-	if page.Load() == nil {
-		page.Store(new(names))
-	}
-	page.Load()[id%namePage].Store(text)
-}
-
-// holds reports whether an id that the caller holds has this text. It takes no lock: nearly every
-// heartbeat repeats its device's source.
-func (s *sources) holds(id uint16, text []byte) bool {
-	p := s.text(id)
-	return p != nil && *p == string(text)
-}
-
-// intern returns the id of text and pins it. Every successful intern is followed by one unpin,
-// after the entry's commit.
-func (s *sources) intern(text []byte, t *table.Table, nowNanos int64) (uint16, error) {
+// take returns the id of a text with so many new references.
+func (s *sources) take(text []byte, references uint32) uint32 {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if id, ok := s.ids[string(text)]; ok {
-		s.pins[id]++
-		return id, nil
+	t, ok := s.texts[string(text)]
+	if !ok {
+		t = &sourceText{text: string(text), id: s.idLocked()}
+		s.texts[t.text] = t
+		s.bytes += int64(len(t.text))
+		s.slotLocked(t.id).Store(t)
 	}
-	if s.used == maxSources && len(s.free) == 0 {
-		s.sweepLocked(t, nowNanos)
-	}
-	var id uint16
-	switch n := len(s.free); {
-	case n > 0:
-		id, s.free = s.free[n-1], s.free[:n-1]
-	case s.used < maxSources:
-		s.used++
-		id = uint16(s.used)
-	default:
-		return 0, errSourcesFull
-	}
-	name := string(text)
-	s.setTextLocked(id, &name)
-	s.ids[name] = id
-	s.pins[id]++
-	return id, nil
+	t.references += references
+	return t.id
 }
 
-func (s *sources) unpin(id uint16) {
-	s.mu.Lock()
-	if s.pins[id]--; s.pins[id] == 0 {
-		delete(s.pins, id)
-	}
-	s.mu.Unlock()
-}
-
-// sweepLocked frees the ids that no entry holds. An entry takes up an id that it does not already
-// hold only while that id is pinned, and intern is shut out meanwhile: so an id that is neither
-// pinned nor found in the walk stays unheld.
-func (s *sources) sweepLocked(t *table.Table, nowNanos int64) {
-	if !s.recovering && s.sweptAt != 0 && nowNanos-s.sweptAt < int64(sweepEvery) {
+// release gives references to a text back; id 0 has none.
+func (s *sources) release(id, references uint32) {
+	if id == 0 {
 		return
 	}
-	s.sweptAt = nowNanos
-	held := make([]bool, maxSources+1)
-	t.Range(func(_ table.Ref, e *table.Entry) bool {
-		if st, ok := e.Load(); ok {
-			held[st.Source] = true
-		}
-		return true
-	})
-	for name, id := range s.ids {
-		if !held[id] && s.pins[id] == 0 {
-			delete(s.ids, name)
-			s.setTextLocked(id, nil)
-			s.free = append(s.free, id)
-		}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	slot := s.slotLocked(id)
+	t := slot.Load()
+	if t == nil || t.references < references {
+		panic("bug: a source has fewer references than are released")
 	}
+	if t.references -= references; t.references > 0 {
+		return
+	}
+	delete(s.texts, t.text)
+	s.bytes -= int64(len(t.text))
+	slot.Store(nil)
+	s.free = append(s.free, id)
+}
+
+// idLocked returns an id that no text has. There is always one: a table has room for half as many
+// devices as there are ids.
+func (s *sources) idLocked() uint32 {
+	if n := len(s.free); n > 0 {
+		id := s.free[n-1]
+		s.free = s.free[:n-1]
+		return id
+	}
+	s.used++
+	if s.used == 0 {
+		panic("bug: every id of a source is in use")
+	}
+	return s.used
+}
+
+// slotLocked returns where the text of an id stands, and makes the page of a new id.
+func (s *sources) slotLocked(id uint32) *atomic.Pointer[sourceText] {
+	d, i := s.directory.Load(), int(id/sourcePage)
+	if d == nil || i >= len(d.pages) {
+		d = d.doubled(i)
+		s.directory.Store(d)
+	}
+	page := d.pages[i].Load()
+	if page == nil {
+		page = new([sourcePage]atomic.Pointer[sourceText])
+		d.pages[i].Store(page)
+	}
+	return &page[id%sourcePage]
+}
+
+// doubled returns a copy of at least twice the length, which holds the i-th page.
+func (d *sourceDirectory) doubled(i int) *sourceDirectory {
+	if d == nil {
+		d = new(sourceDirectory)
+	}
+	longer := &sourceDirectory{
+		make([]atomic.Pointer[[sourcePage]atomic.Pointer[sourceText]], max(2*len(d.pages), i+1)),
+	}
+	for i := range d.pages {
+		longer.pages[i].Store(d.pages[i].Load())
+	}
+	return longer
+}
+
+// size returns how many texts there are, and their length together.
+func (s *sources) size() (texts int, bytes int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.texts), s.bytes
 }

@@ -20,7 +20,7 @@
 //	                       └─► rosters: the refs of a user with 16 devices or more
 //
 //	entry, 96 bytes: user 16 | device 16 | head 8 | lsn 8 | deadline 8 | ttl, flags 8 |
-//	                 sent 8 | heartbeat 8 | updated, source 8 | armed 4 | next 4
+//	                 sent, source 8 | heartbeat, source 8 | updated, source 8 | armed 4 | next 4
 //	head, 64 bits:   seq+1 in 54 | version in 9 | claim in 1
 //
 // A heartbeat touches one line of its index and the two neighbouring lines of its entry; the rest

@@ -37,6 +37,15 @@ const (
 	ttlShift          = 2
 )
 
+// A source's id has 32 bits, in what three words have left above or below their number: 16 bits in
+// updatedSource, 8 in sentAt, 8 in heartbeatAt.
+const (
+	sourceShift  = 56
+	integerMask  = 1<<sourceShift - 1
+	sourceSentAt = 16 // the lowest bit of the source that is in sentAt
+	sourceHeart  = 24 // the lowest bit that is in heartbeatAt
+)
+
 // spinsBeforeYield is how often a claimed entry is looked at before the processor is offered to
 // others. A claim is held for some tens of nanoseconds, so that a few looks are enough when its
 // owner runs on another processor, and no number of looks is enough when the owner was preempted:
@@ -49,7 +58,7 @@ type State struct {
 	record.State
 	LSN           uint64 // of the last change; 0: no state yet
 	DeadlineNanos int64  // monotonic
-	Source        uint16 // id of the interned source
+	Source        uint32 // id of the source's text; 0: none
 }
 
 // Entry is one device's state: twelve words, 96 bytes, never moved while the table is open. Any
@@ -79,9 +88,9 @@ type Entry struct {
 	// The rest of the state: written by the claim's owner only, published by head.
 	deadline      atomic.Int64  // monotonic nanoseconds; also read alone, by the wheel's loop
 	ttl           atomic.Uint64 // TTL << 2 | expired | online
-	sentAt        atomic.Uint64
-	heartbeatAt   atomic.Uint64
-	updatedSource atomic.Uint64 // updated-at << 16 | source
+	sentAt        atomic.Uint64 // source, bits 16 to 23 << 56 | sent-at
+	heartbeatAt   atomic.Uint64 // source, bits 24 to 31 << 56 | heartbeat-at
+	updatedSource atomic.Uint64 // updated-at << 16 | source, bits 0 to 15
 
 	// armed is the tick of the wheel item that counts, 0 for none. Not part of the state: it pairs
 	// with nothing but itself.
@@ -239,9 +248,9 @@ func (e *Entry) pack(s *State) {
 		e.deadline.Store(s.DeadlineNanos)
 	}
 	set(&e.ttl, s.TTLMS<<ttlShift|bit(s.Online, onlineBit)|bit(s.Expired, expiredBit))
-	set(&e.sentAt, s.SentAtMS)
-	set(&e.heartbeatAt, s.HeartbeatAtMS)
-	set(&e.updatedSource, min(s.UpdatedAtMS, maxUpdatedAt)<<16|uint64(s.Source))
+	set(&e.sentAt, s.SentAtMS|uint64(uint8(s.Source>>sourceSentAt))<<sourceShift)
+	set(&e.heartbeatAt, s.HeartbeatAtMS|uint64(s.Source>>sourceHeart)<<sourceShift)
+	set(&e.updatedSource, min(s.UpdatedAtMS, maxUpdatedAt)<<16|uint64(uint16(s.Source)))
 	set(&e.lsn, s.LSN)
 }
 
@@ -279,16 +288,18 @@ func (e *Entry) unpack(g glance) (s State) {
 	}
 	// Field by field: the compiler would make a literal beside s and copy it.
 	ttl, updated := e.ttl.Load(), e.updatedSource.Load()
+	sentAt, heartbeatAt := e.sentAt.Load(), e.heartbeatAt.Load()
 	s.Seq = g.head>>seqShift - 1
-	s.SentAtMS = e.sentAt.Load()
-	s.HeartbeatAtMS = e.heartbeatAt.Load()
+	s.SentAtMS = sentAt & integerMask
+	s.HeartbeatAtMS = heartbeatAt & integerMask
 	s.UpdatedAtMS = updated >> 16
 	s.TTLMS = ttl >> ttlShift
 	s.Online = ttl&onlineBit != 0
 	s.Expired = ttl&expiredBit != 0
 	s.LSN = g.lsn
 	s.DeadlineNanos = e.deadline.Load()
-	s.Source = uint16(updated)
+	s.Source = uint32(uint16(updated)) | uint32(sentAt>>sourceShift)<<sourceSentAt |
+		uint32(heartbeatAt>>sourceShift)<<sourceHeart
 	return s
 }
 

@@ -74,13 +74,17 @@ func TestCommittedStateComesBack(t *testing.T) {
 				Seq: MaxInteger, SentAtMS: MaxInteger, HeartbeatAtMS: MaxInteger,
 				UpdatedAtMS: maxUpdatedAt, TTLMS: MaxInteger, Online: true, Expired: true,
 			},
-			LSN: math.MaxUint64, DeadlineNanos: math.MaxInt64, Source: math.MaxUint16,
+			LSN: math.MaxUint64, DeadlineNanos: math.MaxInt64, Source: math.MaxUint32,
 		},
 		"online":  {State: record.State{Online: true}, LSN: 2},
 		"expired": {State: record.State{Expired: true}, LSN: 3, DeadlineNanos: -1},
 		"each own": {
 			State: record.State{Seq: 1, SentAtMS: 2, HeartbeatAtMS: 3, UpdatedAtMS: 4, TTLMS: 5},
 			LSN:   6, DeadlineNanos: 7, Source: 8,
+		},
+		"each part of a source": {
+			State: record.State{Seq: 1, SentAtMS: 2, HeartbeatAtMS: 3, UpdatedAtMS: 4, TTLMS: 5},
+			LSN:   6, DeadlineNanos: 7, Source: 0x12345678,
 		},
 	} {
 		e := owned()

@@ -60,7 +60,7 @@ func stateOf(device uuid.UUID, seq, lsn uint64) *State {
 			Seq: seq, SentAtMS: lsn*256 + n, HeartbeatAtMS: lsn*512 + n, UpdatedAtMS: lsn*1024 + n,
 			TTLMS: lsn*2048 + n, Online: lsn%2 == 0, Expired: lsn%3 == 0,
 		},
-		LSN: lsn, DeadlineNanos: int64(lsn*4096 + n), Source: uint16(lsn),
+		LSN: lsn, DeadlineNanos: int64(lsn*4096 + n), Source: uint32(lsn * 0x10001),
 	}
 }
 
