@@ -76,6 +76,9 @@ type Stats struct {
 	MaxDevices      int // that may be in use
 	Users           int
 
+	Sources     int   // distinct source texts of the devices
+	SourceBytes int64 // their length together
+
 	CheckpointFailures uint64
 	Checkpointed       time.Time     // when the last checkpoint was done; of New before the first
 	CheckpointTook     time.Duration // how long it took
@@ -99,6 +102,7 @@ func (e *Engine) Stats() Stats {
 		CheckpointTook:     time.Duration(c.took.Load()),
 		Streams:            e.streams.Stats(),
 	}
+	s.Sources, s.SourceBytes = e.sources.size()
 	e.counters.sum(&s)
 	return s
 }

@@ -81,15 +81,15 @@ func (r *rig) inCgroup(cmd *exec.Cmd) *exec.Cmd {
 	return in
 }
 
-// newDevices sends a batch of so many devices that were not there before, and returns how many were
-// accepted, with the answer.
+// newDevices sends a batch of so many devices that were not there before, each with a source of its
+// own of the longest kind, and returns how many were accepted, with the answer.
 func (r *rig) newDevices(n int) (accepted int, body string) {
 	r.t.Helper()
 	var batch bytes.Buffer
 	for range n {
 		fmt.Fprintf(&batch, `{"schema_version":1,"user_id":"%s","device_id":"%s","status":"online",`+
-			`"source":"daemon-do","sent_at_ms":1739030400000,"seq":1,"ttl_ms":600000}`+"\n",
-			uuid.New(), uuid.New())
+			`"source":"%s","sent_at_ms":1739030400000,"seq":1,"ttl_ms":600000}`+"\n",
+			uuid.New(), uuid.New(), strings.Repeat("x", 92)+uuid.NewString())
 	}
 	a := r.send(request("POST", batchPath, batch.String(), bearer(ingestToken)))
 	var answer struct{ Accepted int }
@@ -104,7 +104,7 @@ func (r *rig) newDevices(n int) (accepted int, body string) {
 // start in the same cgroup recovers all of it. With less memory than the recovery takes, a start
 // says so first.
 func TestSmallMachine(t *testing.T) {
-	const limit, tooLittle = 96 << 20, 64 << 20
+	const limit, tooLittle = 96 << 20, 56 << 20
 	var disk syscall.Statfs_t
 	if err := syscall.Statfs(t.TempDir(), &disk); err != nil {
 		t.Fatal(err)
@@ -147,6 +147,9 @@ func TestSmallMachine(t *testing.T) {
 		m := r.scrape()
 		if n := value(t, m, "devices", "status=online"); n != float64(bound) {
 			t.Errorf("%v devices, want %d", n, bound)
+		}
+		if n := value(t, m, "sources"); n != float64(bound) {
+			t.Errorf("%v texts of sources, want %d", n, bound)
 		}
 		if value(t, m, "devices_refused_total") == 0 {
 			t.Error("no refused device is counted")

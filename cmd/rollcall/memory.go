@@ -26,6 +26,9 @@ const (
 	// timer, up to 32 while a recovery arms all of them, and what the collector has not freed yet.
 	deviceHeapBytes = 80
 	deviceBytes     = entryBytes + deviceHeapBytes
+	// sourceHeapBytes are on Go's heap for each distinct source text: 128 bytes of text and up to
+	// 90 of its place in two indexes. Each device may have one of its own.
+	sourceHeapBytes = 220
 
 	// leastDevices may always be known, however little memory there is.
 	leastDevices = 1000
@@ -69,18 +72,19 @@ func memoryOf(cgroup, machine memlimit.Provider, heap int64) memory {
 	return m
 }
 
-// devices is how many devices fit; 0: no limit is known. A quarter of what the server does not need
-// for itself is left to connections, streams, the kernel's side of them, and files.
+// devices is how many devices fit, each with a source of its own, so that no sender can make them
+// take more; 0: no limit is known. A quarter of what the server does not need for itself is left to
+// connections, streams, the kernel's side of them, and files.
 func (m memory) devices() int {
 	if m.limit == 0 && !m.heapLimited() {
 		return 0
 	}
 	n := uint64(mostDevices)
 	if m.limit > 0 {
-		n = min(n, above(m.limit, baseBytes)/4*3/deviceBytes)
+		n = min(n, above(m.limit, baseBytes)/4*3/(deviceBytes+sourceHeapBytes))
 	}
 	if m.heapLimited() {
-		n = min(n, above(uint64(m.heap), heapBaseBytes)/deviceHeapBytes)
+		n = min(n, above(uint64(m.heap), heapBaseBytes)/(deviceHeapBytes+sourceHeapBytes))
 	}
 	return int(max(n, leastDevices))
 }
@@ -108,7 +112,7 @@ func (m memory) heapLimit() int64 {
 	return int64(max(above(m.limit, others), heapBaseBytes))
 }
 
-// recovery is about how much memory a recovery of so many devices takes.
+// recovery is about how much memory a recovery of so many devices takes that share their sources.
 func (m memory) recovery(devices uint64) uint64 { return baseBytes + devices*deviceBytes }
 
 // apply tells the collector its limit.
@@ -131,9 +135,11 @@ func (m memory) log(logger *slog.Logger, asked int) {
 	logger.Info("memory", "limit_bytes", m.limit, "from", m.origin(), "devices_fit", fit,
 		"max_devices", m.maxDevices(asked), "heap_limit_bytes", debug.SetMemoryLimit(-1))
 	if asked > fit {
-		logger.Warn("--max-devices permits more devices than fit: the system may kill the process",
+		need := baseBytes + uint64(asked)*(deviceBytes+sourceHeapBytes)
+		logger.Warn("--max-devices permits more devices than fit if each has a source of its own: "+
+			"the system may kill the process",
 			"max_devices", asked, "devices_fit", fit,
-			"needs_bytes", m.recovery(uint64(asked))/3*4, "remedy", "raise the memory limit")
+			"needs_bytes", need/3*4, "remedy", "raise the memory limit")
 	}
 	if m.limit > 0 && m.limit < baseBytes {
 		logger.Warn("the memory limit is below what the server takes without a device",

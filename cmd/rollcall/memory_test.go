@@ -53,13 +53,14 @@ func TestDevicesThatFit(t *testing.T) {
 	for _, limit := range []uint64{64 * mib, 110 * mib, 512 * mib, 4096 * mib, 64 << 30} {
 		m := memory{limit: limit}
 		n := uint64(m.devices())
-		if need := m.recovery(n); need > limit {
+		if need := m.recovery(n) + n*sourceHeapBytes; need > limit {
 			t.Errorf("%d MiB: %d devices take %d MiB", limit/mib, n, need/mib)
 		}
 		if all := n*entryBytes + uint64(m.heapLimit()) + limit/8; all > limit {
 			t.Errorf("%d MiB: entries and heap may take %d MiB", limit/mib, all/mib)
 		}
-		if heap := uint64(m.heapLimit()); heap < n*deviceHeapBytes+heapBaseBytes*3/4 {
+		on := n * (deviceHeapBytes + sourceHeapBytes)
+		if heap := uint64(m.heapLimit()); heap < on+heapBaseBytes*3/4 {
 			t.Errorf("%d MiB: %d devices do not fit into a heap of %d MiB", limit/mib, n, heap/mib)
 		}
 	}
@@ -72,10 +73,10 @@ func TestDevicesThatFit(t *testing.T) {
 		"unknown":      {memory{}, 0, 0, ""},
 		"tiny":         {memory{limit: 32 * mib, source: "s"}, leastDevices, heapBaseBytes, "s"},
 		"addressable":  {memory{limit: 1 << 45, source: "s"}, mostDevices, 0, "s"},
-		"GOMEMLIMIT":   {memory{limit: 4 << 30, source: "s", heap: 104 * mib}, mib, 0, "GOMEMLIMIT"},
-		"a large one":  {memory{limit: 110 * mib, source: "s", heap: 1 << 40}, 277038, 0, "s"},
-		"switched off": {memory{limit: 110 * mib, source: "s", heap: math.MaxInt64}, 277038, 0, "s"},
-		"heap alone":   {memory{heap: 104 * mib}, mib, 0, "GOMEMLIMIT"},
+		"GOMEMLIMIT":   {memory{limit: 4 << 30, source: "s", heap: 104 * mib}, 279620, 0, "GOMEMLIMIT"},
+		"a large one":  {memory{limit: 110 * mib, source: "s", heap: 1 << 40}, 123128, 0, "s"},
+		"switched off": {memory{limit: 110 * mib, source: "s", heap: math.MaxInt64}, 123128, 0, "s"},
+		"heap alone":   {memory{heap: 104 * mib}, 279620, 0, "GOMEMLIMIT"},
 	} {
 		if n := c.m.devices(); n != c.devices {
 			t.Errorf("%s: %d devices, want %d", name, n, c.devices)
@@ -106,9 +107,9 @@ func TestMemoryIsLogged(t *testing.T) {
 		want []string
 	}{
 		"default": {logged(func(l *slog.Logger) { m.log(l, 0) }), []string{"level=INFO msg=memory",
-			`limit_bytes=115343360 from="the cgroup's limit" devices_fit=277038 max_devices=277038`}},
+			`limit_bytes=115343360 from="the cgroup's limit" devices_fit=123128 max_devices=123128`}},
 		"too many asked for": {logged(func(l *slog.Logger) { m.log(l, 1_000_000) }), []string{
-			"level=WARN", "permits more devices than fit", "max_devices=1000000 devices_fit=277038"}},
+			"level=WARN", "permits more devices than fit if each has a source of its own", "max_devices=1000000 devices_fit=123128"}},
 		"too little": {logged(func(l *slog.Logger) { memory{limit: 1 << 20}.log(l, 0) }),
 			[]string{"below what the server takes", "needs_bytes=50331648"}},
 		"unreadable": {logged(func(l *slog.Logger) { memory{err: errors.New("odd")}.log(l, 0) }),

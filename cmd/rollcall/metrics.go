@@ -87,7 +87,10 @@ var (
 		"Heartbeats of new devices that were refused because of devices_limit.")
 	userDevicesRefusedDesc = desc("user_devices_refused_total",
 		"Heartbeats of new devices of users that had --max-devices-per-user, refused with 429.")
-	usersDesc = desc("users", "Users with a known device.")
+	usersDesc   = desc("users", "Users with a known device.")
+	sourcesDesc = desc("sources",
+		"Distinct source texts that devices have; each is kept once.")
+	sourceBytesDesc = desc("source_bytes", "Length of these texts together.")
 
 	streamsDesc       = desc("streams", "Streams now.")
 	streamsLimitDesc  = desc("streams_limit", "Most streams at a time; one more is answered 503.")
@@ -179,6 +182,8 @@ func (f figures) collectPresence(to sink, e *engine.Stats) {
 	to.counter(devicesRefusedDesc, float64(e.DevicesRefused))
 	to.counter(userDevicesRefusedDesc, float64(e.UserDevicesRefused))
 	to.gauge(usersDesc, float64(e.Users))
+	to.gauge(sourcesDesc, float64(e.Sources))
+	to.gauge(sourceBytesDesc, float64(e.SourceBytes))
 	to.counter(expiriesDesc, float64(e.Expired))
 	to.counter(forgottenDesc, float64(e.Forgotten))
 }
