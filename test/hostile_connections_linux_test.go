@@ -38,6 +38,9 @@ func connectionAttacks() []attack {
 		})},
 		{name: "connect and leave", crowd: 8, fills: true, do: (*attackers).connectAndLeave},
 		{name: "ask and never read an answer", crowd: 50, fills: true, do: (*attackers).pipeline},
+		{name: "50 who ask for presence and never read", crowd: 50, do: func(a *attackers, _ int) {
+			a.holdWith(narrow, a.Admin, a.presenceRequest(), false)
+		}, setup: (*hostile).crowded, probe: (*hostile).newConnectionAndProbe},
 		{name: "metrics at full rate", crowd: 4, fills: true, do: func(a *attackers, _ int) {
 			a.ask(a.Admin, 0, func() string { return request("GET", "/metrics", "") })
 		}},

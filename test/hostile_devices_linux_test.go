@@ -18,6 +18,11 @@ func deviceAttacks() []attack {
 			flags: []string{"--max-devices-per-user=0", "--forget-after=200ms",
 				"--checkpoint-interval=100ms"},
 			longer: 3, settled: (*hostile).hasForgotten},
+		{name: "presence at full rate", crowd: 4, fills: true, setup: (*hostile).crowded,
+			do: func(a *attackers, _ int) { a.ask(a.Admin, 0, a.presenceRequest) }},
+		{name: "presence of 300,000 devices, 5 a second", crowd: 1, do: (*attackers).askPresence,
+			flags: []string{"--max-devices-per-user=0"},
+			setup: func(h *hostile) { h.user = h.crowdOf(300_000, "online") }},
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"strings"
 	"syscall"
 	"time"
 
@@ -28,6 +29,8 @@ func streamAttacks() []attack {
 			setup: func(h *hostile) { h.mustTake(knownBatch(h.user, 0, 600_000).next()) }},
 		{name: "500 reading streams of 10,000 devices", crowd: 500, do: (*attackers).readAll,
 			setup: (*hostile).crowded, fills: true},
+		{name: "500 streams of a device that beats without a pause", crowd: 501,
+			do: (*attackers).readWhatBeats, fills: true},
 		{name: "20 opens a second of 200,000 devices", crowd: 1, do: (*attackers).openAndLeave,
 			flags: []string{"--max-devices-per-user=0"},
 			setup: func(h *hostile) { h.user = h.crowdOf(200_000, "online") }},
@@ -88,6 +91,23 @@ func (a *attackers) readSlowlyWhatChanges(i int) {
 		return
 	}
 	a.resend(knownBatch(a.User, 0, 600_000))
+}
+
+// readWhatBeats is readAll, while the first of them sends heartbeats of one device of the user.
+func (a *attackers) readWhatBeats(i int) {
+	if i > 0 {
+		a.readAll(i)
+		return
+	}
+	seq := time.Now().UnixMicro() // grows faster than it is used
+	a.ask(a.Addr, 0, func() string {
+		var body strings.Builder
+		for range 1000 {
+			seq++
+			body.WriteString(heartbeatLine(a.User, a.User, "online", "beats", seq, 600_000))
+		}
+		return batch(body.String())
+	})
 }
 
 func (a *attackers) readAll(int) {
