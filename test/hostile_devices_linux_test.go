@@ -1,6 +1,7 @@
 package test
 
 import (
+	"math/rand/v2"
 	"strings"
 	"time"
 
@@ -14,6 +15,8 @@ func deviceAttacks() []attack {
 			flags: []string{"--max-devices=50000"}, setup: func(h *hostile) { h.warm(50_000) }},
 		{name: "new devices of one user at full speed", crowd: 2, fills: true,
 			do: (*attackers).floodOne, setup: (*hostile).crowded, probe: (*hostile).newSource},
+		{name: "70,000 distinct sources", crowd: 1, do: (*attackers).nameSources,
+			setup: (*hostile).manySources, probe: (*hostile).newSource},
 		{name: "forgetting 40,000 devices of one user", crowd: 1, do: (*attackers).goOffline,
 			flags: []string{"--max-devices-per-user=0", "--forget-after=200ms",
 				"--checkpoint-interval=100ms"},
@@ -49,24 +52,29 @@ func newDevicesOf(user string, n int, status, source string) string {
 	return batch(body.String())
 }
 
-// nameSources sends a new source with each heartbeat.
+// nameSources sends 20,000 new sources a second, with heartbeats of known devices.
 func (a *attackers) nameSources(int) {
-	a.ask(a.Addr, 50*time.Millisecond, func() string { return newSources(1000) })
+	seq := time.Now().UnixMicro() // so that it grows, from one time to the next
+	a.ask(a.Addr, 50*time.Millisecond, func() string {
+		seq++
+		return newSources(rand.New(rand.NewPCG(2, 0)), 1000, seq)
+	})
 }
 
-// newSources is a batch of heartbeats of which each has a source that was never there before.
-func newSources(n int) string {
+// newSources is a batch of n devices, each with a source that was never there before.
+func newSources(devices *rand.Rand, n int, seq int64) string {
 	var body strings.Builder
 	for range n {
-		id := uuid.NewString()
-		body.WriteString(heartbeatLine(id, id, "online", "host-"+id, 1, 600_000))
+		id := randomUUID(devices)
+		body.WriteString(heartbeatLine(id, id, "online", "host-"+uuid.NewString(), seq, 600_000))
 	}
 	return batch(body.String())
 }
 
 func (h *hostile) manySources() {
+	devices := rand.New(rand.NewPCG(2, 0))
 	for range 7 {
-		h.send(newSources(10_000))
+		h.send(newSources(devices, 10_000, 1))
 	}
 }
 
