@@ -111,7 +111,7 @@ func TestSourcesAgainstModel(t *testing.T) {
 
 func oneDevice(t *testing.T, e *Engine, hb *Heartbeat) (Device, bool) {
 	t.Helper()
-	all, err := e.Devices(hb.User)
+	all, err := allDevices(e, hb.User)
 	if err != nil {
 		t.Fatal(err)
 	}
