@@ -153,13 +153,14 @@ func hangUp(ctx *fasthttp.RequestCtx) {
 // client's origin is not known yet.
 func (a *answers) overLimit(r reply.Reply) []byte {
 	a.counters.Answers[r].Add(1)
-	return a.wholeAfter(r, a.origins.allowed(nil), rand.N(10*time.Second))
+	return a.wholeAfter(r, a.origins.allowed(nil), wire.AllowedHeaders, rand.N(10*time.Second))
 }
 
 // wholeAfter is the full text of an error, for connections that are not, or no longer, fasthttp's.
-// allowed is what origins.allowed said. Retry-After is the delay in seconds, rounded up. It should
-// vary, so that clients that are turned away together do not come back together.
-func (a *answers) wholeAfter(r reply.Reply, allowed string, delay time.Duration) []byte {
+// allowed and headers are as in origins.append. Retry-After is the delay in seconds, rounded up. It
+// should vary, so that clients that are turned away together do not come back together.
+func (a *answers) wholeAfter(r reply.Reply, allowed, headers string,
+	delay time.Duration) []byte {
 	seconds := max(1, int64((delay+time.Second-1)/time.Second))
 	body := r.Body()
 	text := make([]byte, 0, 512)
@@ -172,7 +173,7 @@ func (a *answers) wholeAfter(r reply.Reply, allowed string, delay time.Duration)
 	text = append(text, "\r\nRetry-After: "...)
 	text = strconv.AppendInt(text, seconds, 10)
 	text = append(text, "\r\nAccess-Control-Expose-Headers: Retry-After\r\n"...)
-	return append(a.endHead(text, allowed), body...)
+	return append(a.endHead(text, allowed, headers), body...)
 }
 
 // streamHead is the head of a stream's response. An HTTP/1.0 client cannot read chunks: its body
@@ -185,13 +186,13 @@ func (a *answers) streamHead(chunked bool, allowed string) []byte {
 	}
 	head = append(head, "Content-Type: "+wire.EventsType+"\r\n"+
 		"Cache-Control: no-cache\r\nX-Accel-Buffering: no\r\n"...)
-	return a.endHead(head, allowed)
+	return a.endHead(head, allowed, wire.AllowedStreamHeaders)
 }
 
 // endHead appends the headers that every head of ours ends with, and the blank line.
-func (a *answers) endHead(head []byte, allowed string) []byte {
+func (a *answers) endHead(head []byte, allowed, headers string) []byte {
 	head = append(head, "Date: "...)
 	head = fasthttp.AppendHTTPDate(head, a.clock.Wall())
-	head = a.origins.append(append(head, "\r\n"...), allowed)
+	head = a.origins.append(append(head, "\r\n"...), allowed, headers)
 	return append(head, "Connection: close\r\n\r\n"...)
 }

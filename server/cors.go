@@ -15,6 +15,7 @@ var (
 	allowOrigin, anyOrigin   = []byte("Access-Control-Allow-Origin"), []byte("*")
 	allowMethods, allMethods = []byte("Access-Control-Allow-Methods"), []byte(wire.AllowedMethods)
 	allowHeaders, allHeaders = []byte("Access-Control-Allow-Headers"), []byte(wire.AllowedHeaders)
+	streamHeaders            = []byte(wire.AllowedStreamHeaders)
 	vary, originName         = []byte("Vary"), []byte("Origin")
 )
 
@@ -54,14 +55,19 @@ func (o origins) allow(ctx *fasthttp.RequestCtx) {
 		}
 	}
 	h.SetCanonical(allowMethods, allMethods)
-	h.SetCanonical(allowHeaders, allHeaders)
+	headers := allHeaders
+	if string(ctx.URI().PathOriginal()) == wire.StreamPath {
+		headers = streamHeaders
+	}
+	h.SetCanonical(allowHeaders, headers)
 }
 
 // origin is the request's Origin header, which points into the request (S1).
 func origin(ctx *fasthttp.RequestCtx) []byte { return ctx.Request.Header.PeekBytes(originName) }
 
-// append appends the same headers to a head that is not fasthttp's. allowed is what allowed said.
-func (o origins) append(head []byte, allowed string) []byte {
+// append appends the same headers to a head that is not fasthttp's. allowed is what allowed said,
+// headers what is in Access-Control-Allow-Headers.
+func (o origins) append(head []byte, allowed, headers string) []byte {
 	if o != nil {
 		head = append(head, "Vary: Origin\r\n"...)
 	}
@@ -70,7 +76,7 @@ func (o origins) append(head []byte, allowed string) []byte {
 		head = append(append(head, allowed...), "\r\n"...)
 	}
 	return append(head, "Access-Control-Allow-Methods: "+wire.AllowedMethods+"\r\n"+
-		"Access-Control-Allow-Headers: "+wire.AllowedHeaders+"\r\n"...)
+		"Access-Control-Allow-Headers: "+headers+"\r\n"...)
 }
 
 // checkOrigin refuses an origin that no browser would send, since comparing is by bytes.

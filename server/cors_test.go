@@ -83,6 +83,34 @@ func TestCORSOrigins(t *testing.T) {
 	}
 }
 
+// TestCORSHeaders: a page may send what stand-ins for EventSource send, on the stream's route in
+// every answer, and on the others what it always could.
+func TestCORSHeaders(t *testing.T) {
+	r := start(t, nil)
+	stream, token := wire.StreamPath+"?user_id="+testUser,
+		"Authorization: Bearer "+sign(t, testKey, payload(""))
+	for line, want := range map[string]string{
+		"OPTIONS " + stream:             "Content-Type, Authorization, Cache-Control, Last-Event-ID",
+		"OPTIONS " + wire.StreamPath:    wire.AllowedStreamHeaders,
+		"GET " + stream:                 wire.AllowedStreamHeaders,
+		"POST " + stream:                wire.AllowedStreamHeaders,
+		"OPTIONS " + wire.HeartbeatPath: "Content-Type, Authorization",
+		"POST " + wire.HeartbeatPath:    wire.AllowedHeaders,
+		"OPTIONS /nope":                 wire.AllowedHeaders,
+		"GET " + wire.StreamPath + "/":  wire.AllowedHeaders,
+	} {
+		got := r.send(t, text(line, ""))
+		if list := got.header.Get("Access-Control-Allow-Headers"); list != want {
+			t.Errorf("%s: %d allows %q, want %q", line, got.status, list, want)
+		}
+	}
+	full := start(t, func(_ *Options, f *fakePresence) { f.subscribe = broadcast.ErrTooMany })
+	got := full.send(t, text("GET "+stream, "", token))
+	if list := got.header.Get("Access-Control-Allow-Headers"); list != wire.AllowedStreamHeaders {
+		t.Errorf("%d of a stream too many allows %q", got.status, list)
+	}
+}
+
 func TestCORSOriginsOfAnswersOutsideFasthttp(t *testing.T) {
 	stream := func(origin string) string {
 		return text("GET "+wire.StreamPath+"?user_id="+testUser, "",

@@ -26,7 +26,7 @@ func (s *streams) refusal(r reply.Reply, c client) []byte {
 	if c.eventSource && !s.refuseByStatus {
 		return broadcast.AppendEnd(s.answers.streamHead(c.chunked, c.allowed), retry, c.chunked)
 	}
-	return s.answers.wholeAfter(r, c.allowed, retry)
+	return s.answers.wholeAfter(r, c.allowed, wire.AllowedStreamHeaders, retry)
 }
 
 // acceptsEvents reports whether a client names the type of streams in its Accept headers, as an

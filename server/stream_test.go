@@ -233,7 +233,8 @@ func TestStreamTakeover(t *testing.T) {
 		return "HTTP/1.1 200 OK\r\n" + framing +
 			"Content-Type: text/event-stream\r\nCache-Control: no-cache\r\n" +
 			"X-Accel-Buffering: no\r\nDate: Tue, 14 Nov 2023 22:13:20 GMT\r\nAccess-Control-Allow-Origin: *\r\n" +
-			"Access-Control-Allow-Methods: GET, POST, OPTIONS\r\nAccess-Control-Allow-Headers: Content-Type, Authorization\r\n" +
+			"Access-Control-Allow-Methods: GET, POST, OPTIONS\r\nAccess-Control-Allow-Headers: " +
+			wire.AllowedStreamHeaders + "\r\n" +
 			"Connection: close\r\n\r\n"
 	}
 	for _, test := range []struct {

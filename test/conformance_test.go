@@ -26,6 +26,12 @@ func errorBody(code, details string) string {
 
 func invalid(details string) string { return errorBody("invalid_payload", details) }
 
+// What pages of other origins may send, and what besides on a stream's route.
+const (
+	allowedHeaders   = "Content-Type, Authorization"
+	allowedOnStreams = allowedHeaders + ", Cache-Control, Last-Event-ID"
+)
+
 // expect checks an answer: status, body, and what every answer carries (S3): the CORS headers, and
 // an error's JSON.
 func expect(t *testing.T, a answer, status int, body string) {
@@ -36,11 +42,13 @@ func expect(t *testing.T, a answer, status int, body string) {
 	for name, want := range map[string]string{
 		"Access-Control-Allow-Origin":  "*",
 		"Access-Control-Allow-Methods": "GET, POST, OPTIONS",
-		"Access-Control-Allow-Headers": "Content-Type, Authorization",
 	} {
 		if got := a.header.Get(name); got != want {
 			t.Errorf("%s: %q, want %q", name, got, want)
 		}
+	}
+	if list := a.header.Get("Access-Control-Allow-Headers"); list != allowedHeaders && list != allowedOnStreams {
+		t.Errorf("allowed are %q", list)
 	}
 	if body != "" && a.header.Get("Content-Type") != "application/json" {
 		t.Errorf("Content-Type of an error: %q", a.header.Get("Content-Type"))
@@ -282,7 +290,11 @@ func TestRoutes(t *testing.T) {
 	expect(t, r.send(request("POST", "/nope", strings.Repeat("x", 1<<20))), 404, notFound)
 	expect(t, r.send(request("HEAD", "/nope", "")), 404, "")
 	for _, path := range []string{heartbeatPath, batchPath, streamPath, "/nope", "*"} {
-		expect(t, r.send(request("OPTIONS", path, "")), 204, "")
+		a := r.send(request("OPTIONS", path, ""))
+		expect(t, a, 204, "")
+		if list := a.header.Get("Access-Control-Allow-Headers"); (list == allowedOnStreams) != (path == streamPath) {
+			t.Errorf("OPTIONS %s allows %q", path, list)
+		}
 	}
 	for path, allow := range map[string]string{heartbeatPath: "POST", batchPath: "POST", streamPath: "GET"} {
 		for _, method := range []string{"GET", "POST", "PUT", "DELETE", "PATCH", "HEAD"} {
@@ -525,7 +537,7 @@ func TestStreamBytes(t *testing.T) {
 	r.mustBeat(b)
 	s := r.follow(b["user_id"].(string))
 	for name, want := range map[string]string{"Content-Type": "text/event-stream", "Cache-Control": "no-cache", "X-Accel-Buffering": "no",
-		"Connection": "close", "Access-Control-Allow-Origin": "*", "Access-Control-Allow-Methods": "GET, POST, OPTIONS", "Access-Control-Allow-Headers": "Content-Type, Authorization"} {
+		"Connection": "close", "Access-Control-Allow-Origin": "*", "Access-Control-Allow-Methods": "GET, POST, OPTIONS", "Access-Control-Allow-Headers": allowedOnStreams} {
 		if got := s.head.header.Get(name); got != want {
 			t.Errorf("%s: %q, want %q", name, got, want)
 		}

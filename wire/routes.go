@@ -21,8 +21,10 @@ const (
 )
 
 // What every answer says to pages of other origins: the values of Access-Control-Allow-Methods and
-// Access-Control-Allow-Headers.
+// Access-Control-Allow-Headers. On a stream's route the headers are those that stand-ins for
+// EventSource send, too.
 const (
-	AllowedMethods = "GET, POST, OPTIONS"
-	AllowedHeaders = "Content-Type, Authorization"
+	AllowedMethods       = "GET, POST, OPTIONS"
+	AllowedHeaders       = "Content-Type, Authorization"
+	AllowedStreamHeaders = AllowedHeaders + ", Cache-Control, Last-Event-ID"
 )
