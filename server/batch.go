@@ -158,13 +158,16 @@ func (m *batches) applyLines(ctx *fasthttp.RequestCtx, b *batch) reply.Reply {
 		// The limit asks of each line whether it is stale, so all before it must be applied.
 		group = 1
 	}
-	for count := 0; ; {
+	for {
 		text, c := b.splitter.Next()
 		switch c {
-		case wire.CutText, wire.CutTooLong:
-			if count++; count > m.maxLines {
+		case wire.CutText, wire.CutTooLong, wire.CutBlank:
+			if b.splitter.Number() > m.maxLines { // blank lines are work, too
 				m.applyGroup(b)
 				return reply.BatchTooLong
+			}
+			if c == wire.CutBlank {
+				continue
 			}
 			if refusal := m.checkLine(ctx, b, text, c); refusal != reply.None {
 				b.refused = append(b.refused, refusedLine{b.splitter.Number(), refusal})

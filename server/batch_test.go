@@ -96,6 +96,7 @@ func frames(body string, array bool) bool {
 		switch _, c := s.Next(); c {
 		case wire.CutText, wire.CutTooLong:
 			texts++
+		case wire.CutBlank:
 		case wire.CutMore:
 			_ = s.Fill(r)
 		case wire.CutEnd:
@@ -325,6 +326,10 @@ func TestBatchRefusals(t *testing.T) {
 			true},
 		{"too many", batchText(strings.Repeat(line, 6), ndjson), 413,
 			"Too many heartbeats in one batch", 6, 5, false},
+		{"too many with blank ones", batchText(line+"\n\r\n"+line+" \n"+line, ndjson), 413,
+			"Too many heartbeats in one batch", 6, 2, false},
+		{"a packed heap of line ends", batchText(pack(t, "gzip", strings.Repeat("\n", 4<<20)),
+			ndjson, "Content-Encoding: gzip"), 413, "Too many heartbeats in one batch", 6, 0, false},
 		{"too many in an array", batchText("["+strings.Repeat(validBody+",", 5)+validBody+"]",
 			jsonArray), 413, "Too many heartbeats in one batch", 6, 5, false},
 		{"gzip bomb", batchText(pack(t, "gzip", line+bomb), ndjson, "Content-Encoding: gzip"), 413,
@@ -347,6 +352,10 @@ func TestBatchRefusals(t *testing.T) {
 			reply.MalformedBatch.Details(), 2, 1, false},
 		{"no element", batchText("["+validBody+",,"+validBody+"]", jsonArray), 400,
 			reply.MalformedBatch.Details(), 2, 1, false},
+		{"no comma", batchText("["+validBody+" "+validBody+"]", jsonArray), 400,
+			reply.MalformedBatch.Details(), 1, 0, false},
+		{"the other bracket", batchText("["+validBody+","+strings.TrimSuffix(validBody, "}")+"]]",
+			jsonArray), 400, reply.MalformedBatch.Details(), 2, 1, false},
 		{"chunks broken", fmt.Sprintf("POST %s HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n%s\r\n%s\r\n\r\n%x\r\n%s\r\nzz\r\n", wire.HeartbeatsPath, testAuth, ndjson, len(line), line),
 			400, "Malformed request", 2, 1, false},
 	} {

@@ -25,7 +25,8 @@ type Splitter struct {
 
 	// Of an array, where scanned is.
 	place    place
-	depth    int // brackets of the element that are open
+	progress progress
+	brackets brackets // of the element, those that are open
 	inString bool
 	escaped  bool // the byte before was a backslash of the string
 }
@@ -42,12 +43,51 @@ const (
 	behindArray
 )
 
+// progress is how far an element has come outside its brackets and strings.
+type progress uint8
+
+const (
+	noValue    progress = iota
+	inLiteral           // a number or a word
+	afterValue          // only a comma or the array's end may follow
+)
+
+// brackets are those that are open, outermost first. Of more than maxNesting only the count is
+// kept: their element is longer than MaxBodyBytes, and nothing of it is looked at.
+type brackets struct {
+	depth  int
+	square [maxNesting / 64]uint64 // a bit for each: it is a square one
+}
+
+const maxNesting = MaxBodyBytes
+
+func (b *brackets) open(square bool) {
+	if b.depth < maxNesting {
+		word, bit := &b.square[b.depth/64], uint64(1)<<(b.depth%64)
+		*word &^= bit
+		if square {
+			*word |= bit
+		}
+	}
+	b.depth++
+}
+
+// close reports whether the innermost open bracket is of that kind.
+func (b *brackets) close(square bool) bool {
+	if b.depth == 0 {
+		return false
+	}
+	b.depth--
+	return b.depth >= maxNesting || square == (b.square[b.depth/64]>>(b.depth%64)&1 == 1)
+}
+
 // Cut is what Next found.
 type Cut uint8
 
 // What there may be to find.
 const (
 	CutText    Cut = iota // a whole text
+	CutBlank              // a line with nothing on it
 	CutTooLong            // the end of a text that was over MaxBodyBytes and is not kept
 	CutMore               // nothing yet: Fill, and ask again
 	CutEnd                // the body ended as it should
@@ -55,7 +95,11 @@ const (
 )
 
 // Reset begins with a new body, which is a JSON array or lines.
-func (s *Splitter) Reset(array bool) { *s = Splitter{window: s.window, array: array} }
+func (s *Splitter) Reset(array bool) {
+	s.at, s.scanned, s.end, s.number = 0, 0, 0, 0
+	s.array, s.ended, s.skipping, s.inString, s.escaped = array, false, false, false, false
+	s.place, s.progress, s.brackets.depth = beforeArray, noValue, 0
+}
 
 // Number is the place of the last text in the body, from 1: its line, or its element of the array.
 func (s *Splitter) Number() int { return s.number }
@@ -63,7 +107,7 @@ func (s *Splitter) Number() int { return s.number }
 // Fill reads more of the body; what is not finished moves to the front of the window. io.EOF is
 // none of its errors.
 func (s *Splitter) Fill(body io.Reader) error {
-	if s.end-s.at > MaxBodyBytes {
+	if s.end-s.at > MaxBodyBytes+1 { // a line may end with CR and LF
 		s.skipping = true
 	}
 	if s.skipping {
@@ -84,19 +128,23 @@ func (s *Splitter) Next() ([]byte, Cut) {
 	if s.array {
 		return s.nextElement()
 	}
-	for {
-		end := s.end // of the last line, which needs no line end
-		if n := bytes.IndexByte(s.window[s.scanned:s.end], '\n'); n >= 0 {
-			end = s.scanned + n
-		} else if s.scanned = s.end; !s.ended {
-			return nil, CutMore
-		} else if s.at == s.end && !s.skipping {
-			return nil, CutEnd
-		}
-		if text, c := s.take(end, min(end+1, s.end)); c == CutTooLong || !blank(text) {
-			return text, c
-		}
+	end, next := s.end, s.end // of the last line, which needs no line end
+	if n := bytes.IndexByte(s.window[s.scanned:s.end], '\n'); n >= 0 {
+		end = s.scanned + n
+		next = end + 1
+	} else if s.scanned = s.end; !s.ended {
+		return nil, CutMore
+	} else if s.at == s.end && !s.skipping {
+		return nil, CutEnd
 	}
+	if end > s.at && s.window[end-1] == '\r' {
+		end--
+	}
+	text, c := s.take(end, next)
+	if c == CutText && blank(text) {
+		return nil, CutBlank
+	}
+	return text, c
 }
 
 // take returns the text up to end and goes on at next.
@@ -112,16 +160,18 @@ func (s *Splitter) take(end, next int) ([]byte, Cut) {
 }
 
 // nextElement looks at every byte once. Here an element ends at a comma or a bracket that is in no
-// string and in no other bracket; Decoder sees which kind of bracket closes which.
+// string and in no other bracket.
 func (s *Splitter) nextElement() ([]byte, Cut) {
 	for ; s.scanned < s.end; s.scanned++ {
 		switch c := s.window[s.scanned]; {
 		case s.inString:
 			s.scanString()
-		case s.place == inElement && s.depth == 0 && (c == ',' || c == ']'):
+		case s.place == inElement && s.brackets.depth == 0 && (c == ',' || c == ']'):
 			return s.endElement(c)
 		case s.place == inElement:
-			s.scanElement(c)
+			if !s.scanElement(c) {
+				return nil, CutBroken
+			}
 		case s.place == beforeArray && c == '[':
 			s.place, s.at = inElement, s.scanned+1
 		case jsonSpace(c):
@@ -146,6 +196,7 @@ func (s *Splitter) endElement(c byte) ([]byte, Cut) {
 	if empty && (c == ',' || s.number > 0) {
 		return nil, CutBroken
 	}
+	s.progress = noValue
 	if c == ']' {
 		s.place = behindArray
 	}
@@ -157,16 +208,41 @@ func (s *Splitter) endElement(c byte) ([]byte, Cut) {
 	return s.take(s.scanned, s.scanned+1)
 }
 
-// scanElement looks at a byte of an element outside its strings.
-func (s *Splitter) scanElement(c byte) {
+// scanElement looks at a byte of an element outside its strings, and reports false when it cannot
+// stand there: a second value without a comma before it, or a bracket that closes another kind.
+func (s *Splitter) scanElement(c byte) bool {
+	if s.brackets.depth == 0 && !s.scanOutside(c) {
+		return false
+	}
 	switch c {
 	case '"':
 		s.inString = true
 	case '{', '[':
-		s.depth++
+		s.brackets.open(c == '[')
 	case '}', ']':
-		s.depth = max(s.depth-1, 0)
+		return s.brackets.close(c == ']')
 	}
+	return true
+}
+
+// scanOutside looks at a byte of an element outside its brackets, or at the first one.
+func (s *Splitter) scanOutside(c byte) bool {
+	switch {
+	case jsonSpace(c):
+		if s.progress == inLiteral {
+			s.progress = afterValue
+		}
+	case s.progress == afterValue:
+		return false
+	case c == '"' || c == '{' || c == '[':
+		if s.progress == inLiteral {
+			return false
+		}
+		s.progress = afterValue // once it is closed, which ends before anything else is looked at
+	default:
+		s.progress = inLiteral
+	}
+	return true
 }
 
 // scanString moves over plain bytes of a string and looks at the byte behind them, if the window

@@ -33,7 +33,7 @@ func (f *framed) add(line int, text string) {
 // referenceLines has all of the body in memory.
 func referenceLines(body []byte) (f framed) {
 	for i, line := range strings.Split(string(body), "\n") {
-		if len(line) > MaxBodyBytes || strings.Trim(line, " \t\r\n") != "" {
+		if line = strings.TrimSuffix(line, "\r"); len(line) > MaxBodyBytes || strings.Trim(line, " \t\r\n") != "" {
 			f.add(i+1, line)
 		}
 	}
@@ -49,7 +49,7 @@ func referenceElements(body []byte) (f framed) {
 	text = text[1:]
 	for {
 		end := elementEnd(text)
-		if end < 0 {
+		if end < 0 || !oneValue(text[:end]) {
 			f.broken = len(f.texts) + 1
 			return f
 		}
@@ -73,7 +73,8 @@ func referenceElements(body []byte) (f framed) {
 
 // elementEnd is where the element ends that text begins with; -1: it does not.
 func elementEnd(text string) int {
-	depth, quoted := 0, false
+	var open []byte // the brackets that would close those that are open
+	quoted := false
 	for i := 0; i < len(text); i++ {
 		switch c := text[i]; {
 		case quoted && c == '\\':
@@ -81,15 +82,48 @@ func elementEnd(text string) int {
 		case c == '"':
 			quoted = !quoted
 		case quoted:
-		case c == '{' || c == '[':
-			depth++
-		case depth == 0 && (c == ',' || c == ']'):
+		case c == '{':
+			open = append(open, '}')
+		case c == '[':
+			open = append(open, ']')
+		case len(open) == 0 && (c == ',' || c == ']'):
 			return i
 		case c == '}' || c == ']':
-			depth = max(0, depth-1)
+			if len(open) == 0 || open[len(open)-1] != c {
+				return -1
+			}
+			open = open[:len(open)-1]
 		}
 	}
 	return -1
+}
+
+// oneValue reports whether an element is no more than one value: a text or brackets with nothing
+// before or behind, or a word.
+func oneValue(element string) bool {
+	element = strings.Trim(element, " \t\r\n")
+	if !strings.ContainsAny(element[:min(1, len(element))], `"[{`) {
+		return !strings.ContainsAny(element, "\"[{ \t\r\n")
+	}
+	depth, quoted := 0, false
+	for i := 0; i < len(element); i++ {
+		switch c := element[i]; {
+		case quoted && c == '\\':
+			i++
+			continue
+		case c == '"':
+			quoted = !quoted
+		case quoted:
+		case c == '{' || c == '[':
+			depth++
+		case c == '}' || c == ']':
+			depth--
+		}
+		if depth == 0 && !quoted && i < len(element)-1 {
+			return false
+		}
+	}
+	return true
 }
 
 // pieces is a body that arrives in reads of random sizes.
@@ -120,6 +154,7 @@ func cutAll(t *testing.T, s *Splitter, body io.Reader, array bool) (f framed, er
 		switch c {
 		case CutText:
 			f.add(s.Number(), string(text))
+		case CutBlank:
 		case CutTooLong:
 			f.texts, f.lines = append(f.texts, tooLongText), append(f.lines, s.Number())
 		case CutMore:
@@ -166,7 +201,8 @@ func checkFraming(t *testing.T, body []byte, array bool, seed uint64) {
 func FuzzSplitter(f *testing.F) {
 	for _, body := range []string{"", "\n", "a\nb", "a\r\n\n \nb\n", "[]", "[ ]", " [1,2] ", "[1,]",
 		"[,1]", "[1", "[1]x", "[[1,2],{\"a\":[1,\"]\"]}]",
-		`["\"],[", "\\"]`, `["\`, "{}", "[1]\n[2]", "[}]", "[1,,2]", "[\"\x00\"]",
+		`["\"],[", "\\"]`, `["\`, "{}", "[1]\n[2]", "[}]", "[1,,2]", "[1 2]", "[{}{}]",
+		"[{]]", "[{]", "[[}]", "[1{}]", `["a""b"]`, `["a":1]`, "[[] ,{} ]", "a\r\r\nb\r", "[\"\x00\"]",
 		testwire.Body + "\n" + testwire.Body, "[" + testwire.Body + "," + testwire.Body + "]"} {
 		f.Add([]byte(body), false, uint16(0), uint64(1))
 		f.Add([]byte(body), true, uint16(16<<10-3), uint64(2))
@@ -180,6 +216,35 @@ func FuzzSplitter(f *testing.F) {
 		}
 		checkFraming(t, body, array, seed)
 	})
+}
+
+// TestArrayFraming: a comma that is missing and a bracket of the wrong kind break the framing, and
+// the element that they stand in does not count.
+func TestArrayFraming(t *testing.T) {
+	for body, elements := range map[string]int{
+		"[{} {}]": 0, "[{}{}]": 0, "[{},{} {}]": 1, "[{}\n{},{}]": 0, "[1 2]": 0, "[1{}]": 0,
+		`["a" "b"]`: 0, `["a":1]`: 0, "[{]]": 0, `[{"a":[1}]`: 0, `[{"a":[1]]`: 0, "[}]": 0,
+		"[{}]]": 1, "[]]": 0, "[{}}]": 0, "[{}]}": 1, "[{}": 0, "[{},": 1, "[{},]": 1,
+	} {
+		for split := range len(body) {
+			s := NewSplitter()
+			f, err := cutAll(t, s, io.MultiReader(strings.NewReader(body[:split]),
+				strings.NewReader(body[split:])), true)
+			if err != nil || f.broken != elements+1 || len(f.texts) != elements {
+				t.Errorf("%s: %q, broken %d, %v; want %d elements", body, f.texts, f.broken, err,
+					elements)
+			}
+		}
+	}
+}
+
+// TestLineOf16KiBWithCRLF: the line end is not part of the line.
+func TestLineOf16KiBWithCRLF(t *testing.T) {
+	long := strings.Repeat("x", MaxBodyBytes)
+	for seed := range uint64(20) {
+		checkFraming(t, []byte(long+"\r\n"+long+"\r\n"+long+"\r"), false, seed)
+		checkFraming(t, []byte(long+"x\r\n"+long+"\r\r\n"+long), false, seed)
+	}
 }
 
 // TestSplitterAtTheBounds: a text of 16 KiB is whole, one byte more is too long, and what follows
