@@ -109,6 +109,7 @@ type noting struct {
 
 func (n noting) Attach(broadcast.Notifier, broadcast.StreamID) error { return nil }
 func (n noting) Discard([]byte) (int, bool)                          { return 0, false }
+func (n noting) Held() int                                           { return 0 }
 func (n noting) CloseWrite() error                                   { return nil }
 func (n noting) Close() error                                        { return nil }
 func (n noting) Write(p []byte) (int, error) {

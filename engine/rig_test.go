@@ -317,6 +317,7 @@ func newTestConn() *testConn { return &testConn{more: make(chan struct{}, 1)} }
 
 func (c *testConn) Attach(broadcast.Notifier, broadcast.StreamID) error { return nil }
 func (c *testConn) Discard([]byte) (int, bool)                          { return 0, false }
+func (c *testConn) Held() int                                           { return 0 }
 func (c *testConn) CloseWrite() error                                   { return nil }
 func (c *testConn) Close() error                                        { return nil }
 

@@ -167,6 +167,7 @@ type fakeConn struct {
 }
 
 func (c fakeConn) Write(p []byte) (int, error) { return c.conn.Write(p) }
+func (c fakeConn) Held() int                   { return 0 }
 func (c fakeConn) CloseWrite() error           { return nil }
 func (c fakeConn) Close() error                { return c.conn.Close() }
 

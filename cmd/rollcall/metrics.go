@@ -112,7 +112,7 @@ var (
 		"Bound of the queues of all workers together.")
 	overflowsDesc = desc("broadcast_queue_overflows_total",
 		"Times that a worker's queue was full and its streams were conflated.")
-	pendingDesc      = desc("stream_pending_bytes", "Backlogs of all streams.")
+	pendingDesc      = desc("stream_pending_bytes", "Backlogs of all streams, and what the system holds in front of them.")
 	pendingLimitDesc = desc("stream_pending_limit_bytes", "Bound of the backlogs of all streams.")
 
 	syncsDesc    = desc("log_syncs_total", "Syncs of the log.")

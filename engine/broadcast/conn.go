@@ -1,5 +1,18 @@
 package broadcast
 
+const (
+	// unsentBytes is how much a socket takes that it cannot send yet. Below half of it the kernel
+	// says that there is room. Less costs a reading client more writes for a long snapshot; more is
+	// memory that a client which does not read can take.
+	unsentBytes = 32 << 10
+
+	// sendBufferBytes bounds what a socket holds in all, sent and not acknowledged included, where
+	// unsentBytes bounds the rest; plainBufferBytes where only this can be set. Linux doubles both
+	// for its own overhead.
+	sendBufferBytes  = 256 << 10
+	plainBufferBytes = 64 << 10
+)
+
 // Conn is one stream's connection. After Subscribe has accepted it, only the worker that owns the
 // stream calls it. No method blocks.
 type Conn interface {
@@ -10,6 +23,10 @@ type Conn interface {
 	// Write takes what fits. n < len(p) with a nil error means that it would block: Writable is
 	// then reported when there is room again. p is not kept.
 	Write(p []byte) (n int, err error)
+
+	// Held is how many bytes that Write took wait for the client in the system's memory, as far as
+	// it is known. It is asked when a Write did not fit.
+	Held() int
 
 	// Discard reads input and drops it, until there is none left or it has read more than
 	// inputLimit. gone means that the client has closed its side, or that the connection is broken.

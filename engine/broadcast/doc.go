@@ -110,8 +110,10 @@
 //	frames of one user        16 BacklogBytes     dropped; the same for this user
 //	frames of all users       PendingBytes        the same for the user that comes next
 //	backlog of one stream     BacklogBytes        it lags: it is given nothing until it is empty
-//	backlogs of a worker      PendingBytes        streams lag at once; one in the middle of a
-//	                                              chunk is closed
+//	backlogs of a worker,     PendingBytes        streams lag at once; one in the middle of a
+//	with what the system                          chunk is closed
+//	holds in front of them
+//	unsent bytes of a socket  unsentBytes         the rest is the stream's backlog
 //	time without progress     WriteTimeout        closed
 //	streams                   MaxStreams          ErrTooMany
 //	streams of one user       MaxStreamsPerUser   ErrTooManyOfUser

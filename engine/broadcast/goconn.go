@@ -15,13 +15,14 @@ const (
 // write is in progress. It serves TLS, and systems without a poller.
 type goConn struct {
 	conn    net.Conn
+	system  system // the socket under conn
 	running *sync.WaitGroup
 	linger  time.Duration
 	id      StreamID // set before the reader starts
 
 	mu       sync.Mutex
 	notifier Notifier // nil before Attach
-	writing  bool     // a writer goroutine exists: it alone uses out
+	writing  bool     // a writer goroutine exists: it alone takes from out
 	refused  bool     // a Write did not fit: report Writable when the writer is done
 	fin      bool     // CloseWrite was called
 	finDone  bool
@@ -29,10 +30,17 @@ type goConn struct {
 	gone     bool // reading or writing failed
 	input    int  // bytes read that Discard has not returned yet
 	out      []byte
+	inHand   int // bytes of the write in progress
 }
 
 func newGoConn(c net.Conn, running *sync.WaitGroup, timeout time.Duration) *goConn {
-	return &goConn{conn: c, running: running, linger: min(goLinger, timeout)}
+	under := c
+	if wrapped, ok := c.(interface{ NetConn() net.Conn }); ok { // TLS
+		under = wrapped.NetConn()
+	}
+	return &goConn{
+		conn: c, system: newSystem(under), running: running, linger: min(goLinger, timeout),
+	}
 }
 
 func (c *goConn) Attach(n Notifier, id StreamID) error {
@@ -82,6 +90,14 @@ func (c *goConn) Write(p []byte) (int, error) {
 	return n, nil
 }
 
+// Held counts what waits for the writer goroutine or is in its hands, too.
+func (c *goConn) Held() int {
+	c.mu.Lock()
+	inHand := len(c.out) + c.inHand
+	c.mu.Unlock()
+	return inHand + c.system.held()
+}
+
 func (c *goConn) startWriterLocked() {
 	if !c.writing {
 		c.writing = true
@@ -124,9 +140,11 @@ func (c *goConn) write() {
 func (c *goConn) next() (step goStep, out []byte) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.inHand = 0
 	switch {
 	case len(c.out) > 0:
 		out, c.out = c.out, nil
+		c.inHand = len(out)
 		return writeBytes, out
 	case c.fin && !c.finDone:
 		c.finDone = true

@@ -53,7 +53,7 @@ type Stats struct {
 	BlockedNow   int // streams with a backlog
 	InSnapshot   int // streams that wait for more of a snapshot
 	QueueBytes   int // events waiting for workers
-	PendingBytes int // backlogs of streams
+	PendingBytes int // backlogs of streams, and what the system holds in front of them
 
 	QueueLimitBytes, PendingLimitBytes int // bounds of the two above
 	MaxStreams                         int

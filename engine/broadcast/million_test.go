@@ -21,6 +21,7 @@ func (c *sinkConn) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 func (c *sinkConn) Discard([]byte) (int, bool) { return 0, false }
+func (c *sinkConn) Held() int                  { return 0 }
 func (c *sinkConn) CloseWrite() error          { return nil }
 func (c *sinkConn) Close() error               { return nil }
 

@@ -253,6 +253,7 @@ func (m *model) checkLast(t testing.TB, user uuid.UUID, r told) {
 type fakeConn struct {
 	t       testing.TB
 	onWrite func() // called before each write, without the lock
+	held    int    // what Held says
 
 	mu       sync.Mutex
 	notifier Notifier
@@ -305,6 +306,8 @@ func (c *fakeConn) Write(p []byte) (int, error) {
 	c.received = append(c.received, p[:n]...)
 	return n, nil
 }
+
+func (c *fakeConn) Held() int { return c.held }
 
 func (c *fakeConn) Discard([]byte) (int, bool) {
 	c.mu.Lock()

@@ -52,8 +52,9 @@ type Options struct {
 	// moment. Beyond it the stream lags and is conflated. Default: 64 KiB.
 	BacklogBytes int
 
-	// PendingBytes bounds the backlogs of one worker's streams together. Near it streams lag at
-	// once; a stream whose half-written chunk does not fit is closed (Overload). Default: 64 MiB.
+	// PendingBytes bounds the backlogs of one worker's streams together, and what the system holds
+	// in front of them, some 50 KB each. Near it streams lag at once; a stream whose half-written
+	// chunk does not fit is closed (Overload). Default: 64 MiB.
 	PendingBytes int
 
 	// Keepalive is the silence after which a stream gets a comment, so that proxies keep the

@@ -90,7 +90,9 @@ func (p *poller) take(c net.Conn, timeout time.Duration) (conn Conn, ok bool, er
 	if err != nil {
 		return nil, false, fmt.Errorf("broadcast: duplicate a descriptor: %w", err)
 	}
-	if _, tcp := c.(*net.TCPConn); tcp {
+	_, tcp := c.(*net.TCPConn)
+	limitUnsent(fd, tcp)
+	if tcp {
 		// A dead peer acknowledges nothing, but writes succeed while they fit the kernel's buffer:
 		// only this option ends the connection. It is a little longer than WriteTimeout, so that
 		// slow streams do not count as gone. Best effort: not every kernel has the option.
@@ -99,6 +101,52 @@ func (p *poller) take(c net.Conn, timeout time.Duration) (conn Conn, ok bool, er
 	}
 	_ = c.Close() // the duplicate stays open: nothing is sent, and an error changes nothing
 	return &socket{fd: fd, poller: p}, true, nil
+}
+
+// limitUnsent keeps the kernel from buffering more for a client that reads slowly than makes a
+// difference to one that does not: by itself it takes megabytes. Best effort.
+func limitUnsent(fd int, tcp bool) {
+	buffer := plainBufferBytes
+	if tcp {
+		// What was sent and is on its way does not count: a fast client far away is not slower.
+		if unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NOTSENT_LOWAT, unsentBytes) == nil {
+			buffer = sendBufferBytes
+		}
+	}
+	_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUF, buffer)
+}
+
+// heldBytes is what was written and not acknowledged, or on a Unix socket not read.
+func heldBytes(fd int) int {
+	n, err := unix.IoctlGetInt(fd, unix.SIOCOUTQ)
+	if err != nil {
+		return 0
+	}
+	return n
+}
+
+// system is the socket under a connection that is held with goroutines.
+type system struct{ raw syscall.RawConn }
+
+func newSystem(c net.Conn) system {
+	s, ok := c.(syscall.Conn)
+	if !ok {
+		return system{}
+	}
+	raw, err := s.SyscallConn()
+	if err != nil {
+		return system{}
+	}
+	_, tcp := c.(*net.TCPConn)
+	_ = raw.Control(func(fd uintptr) { limitUnsent(int(fd), tcp) })
+	return system{raw}
+}
+
+func (s system) held() (n int) {
+	if s.raw != nil {
+		_ = s.raw.Control(func(fd uintptr) { n = heldBytes(int(fd)) })
+	}
+	return n
 }
 
 // socket is a Conn on a descriptor of its own.
@@ -129,6 +177,8 @@ func (s *socket) Write(p []byte) (int, error) {
 		}
 	}
 }
+
+func (s *socket) Held() int { return heldBytes(s.fd) }
 
 func (s *socket) Discard(buf []byte) (total int, gone bool) {
 	for total <= inputLimit {

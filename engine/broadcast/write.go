@@ -10,6 +10,7 @@ import (
 type backlog struct {
 	bytes []byte
 	sent  int // of bytes
+	held  int // bytes in the system's memory before these, when a write last did not fit
 }
 
 func (b *backlog) left() int { return len(b.bytes) - b.sent }
@@ -23,9 +24,13 @@ func (b *backlog) add(p []byte) {
 	b.bytes = append(b.bytes, p...)
 }
 
+// size is what the backlog costs in memory, the system's included.
+func (b *backlog) size() int { return cap(b.bytes) + b.held }
+
 // writer writes to connections and keeps in backlogs, within their bounds (B6), what they do not
-// take. Single owner: the worker. It closes no stream: it returns the reason when one has to end,
-// and true when none has to.
+// take. What the system holds for a client that takes nothing counts as well: it is as much memory.
+// Single owner: the worker. It closes no stream: it returns the reason when one has to end, and
+// true when none has to.
 type writer struct {
 	clock        *clock
 	backlogLimit int // bytes of one stream's backlog
@@ -60,13 +65,13 @@ func (w *writer) send(s *stream, bytes []byte) (Reason, bool) {
 	if n == len(bytes) {
 		return 0, true
 	}
-	rest := bytes[n:]
-	if w.stats.PendingBytes+len(rest) > w.pendingLimit {
+	rest, held := bytes[n:], s.conn.Held()
+	if w.stats.PendingBytes+len(rest)+held > w.pendingLimit {
 		return Overload, false
 	}
-	s.backlog = &backlog{bytes: append([]byte(nil), rest...)}
+	s.backlog = &backlog{bytes: append([]byte(nil), rest...), held: held}
 	s.wrote = w.clock.now // its time runs from here
-	w.stats.PendingBytes += cap(s.backlog.bytes)
+	w.stats.PendingBytes += s.backlog.size()
 	w.stats.BlockedNow++
 	return 0, true
 }
@@ -83,7 +88,11 @@ func (w *writer) flush(s *stream) (Reason, bool) {
 	if s.backlog.sent += n; s.backlog.left() == 0 {
 		w.drop(s)
 		w.catchUp(s)
+		return 0, true
 	}
+	held := s.conn.Held()
+	w.stats.PendingBytes += held - s.backlog.held
+	s.backlog.held = held
 	return 0, true
 }
 
@@ -107,7 +116,7 @@ func (w *writer) write(s *stream, bytes []byte) (n int, err error) {
 // drop forgets a stream's backlog.
 func (w *writer) drop(s *stream) {
 	if s.backlog != nil {
-		w.stats.PendingBytes -= cap(s.backlog.bytes)
+		w.stats.PendingBytes -= s.backlog.size()
 		w.stats.BlockedNow--
 		s.backlog = nil
 	}
