@@ -21,6 +21,7 @@ type heartbeats struct {
 	}
 	secrets *secrets
 	answers *answers
+	clients *clients
 	rate    *conns.Rate // of each address; nil: no limit
 }
 
@@ -115,5 +116,5 @@ func (h *heartbeats) apply(ctx *fasthttp.RequestCtx, hb *engine.Heartbeat) {
 // overRate counts a valid heartbeat and reports whether it is too many of its address. A stale one
 // is answered as such even over the rate, and does not count.
 func (h *heartbeats) overRate(ctx *fasthttp.RequestCtx, hb *engine.Heartbeat) bool {
-	return h.rate != nil && !h.presence.Stale(hb) && !h.rate.Allow(ctx.RemoteAddr())
+	return h.rate != nil && !h.presence.Stale(hb) && !h.rate.Allow(h.clients.addr(ctx))
 }

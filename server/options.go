@@ -48,9 +48,15 @@ type Options struct {
 	// Production switches /debug/presence and /debug/token off.
 	Production bool
 
+	// TrustedProxies are the proxies in front of the server: addresses, networks such as
+	// 10.0.0.0/8, and "unix" for the peers over a Unix socket. The address of a request from one of
+	// them is the rightmost of its X-Forwarded-For, or Forwarded, that is not of the list. Default:
+	// none, and the address is the peer's.
+	TrustedProxies []string
+
 	// RatePerIP is how many heartbeats per second one source address may send, an IPv6 /64 being
-	// one address. Leave it off behind a proxy, which is the source of everything. Default: no
-	// limit.
+	// one address. Behind a proxy it needs TrustedProxies, else the proxy is the source of
+	// everything. Default: no limit.
 	RatePerIP float64
 	// RateBurst is how many heartbeats an address may send at once. Raise it where many daemons
 	// share an address. Default: RatePerIP rounded up.
@@ -68,8 +74,8 @@ type Options struct {
 	// KB. Keep it below the descriptor limit: what the log needs must be left. Default: 262,144.
 	MaxConns int
 	// MaxConnsPerIP is how many connections, streams included, one source address may have, an IPv6
-	// /64 being one address. Leave it off behind a proxy, which is the source of everything.
-	// Default: no limit.
+	// /64 being one address. The connections of TrustedProxies do not count, the streams over them
+	// count for their clients' addresses. Default: no limit.
 	MaxConnsPerIP int
 	// OpenStreams is how many streams there are now. Default: they are not counted.
 	OpenStreams func() int
@@ -146,5 +152,7 @@ func (o Options) check(p *option.Problems) {
 	option.NotNegative(p, "ReadTimeout", o.ReadTimeout)
 	option.NotNegative(p, "WriteTimeout", o.WriteTimeout)
 	option.NotNegative(p, "IdleTimeout", o.IdleTimeout)
+	_, err := conns.ParseProxies(o.TrustedProxies)
+	p.When(err != nil, "TrustedProxies: %w", err)
 	p.Add(checkSecrets(o.IngestTokens, o.SigningKeys))
 }

@@ -86,6 +86,10 @@ func New(p Presence, o Options) (*Server, error) {
 		clock:     o.Clock,
 		logger:    o.Logger,
 	}
+	proxies, err := conns.ParseProxies(o.TrustedProxies)
+	if err != nil {
+		return nil, fmt.Errorf("server: TrustedProxies: %w", err)
+	}
 	var rate *conns.Rate
 	if o.RatePerIP > 0 {
 		a.retryAfter = strconv.Itoa(int(math.Ceil(min(1/o.RatePerIP, 3600))))
@@ -102,8 +106,9 @@ func New(p Presence, o Options) (*Server, error) {
 		MaxConns:     o.MaxConns,
 		OpenStreams:  o.OpenStreams,
 		MaxPerIP:     o.MaxConnsPerIP,
+		Proxies:      proxies,
 	})
-	serve, expect := s.handlers(&o, a, rate)
+	serve, expect := s.handlers(&o, a, &clients{proxies}, rate)
 	s.public = newPublic(&o, a, serve, expect)
 	s.admin = &http.Server{
 		Handler:           s.operators(&o),
@@ -121,14 +126,17 @@ func New(p Presence, o Options) (*Server, error) {
 }
 
 // handlers joins the handlers of the public routes.
-func (s *Server) handlers(o *Options, a *answers, rate *conns.Rate) (
+func (s *Server) handlers(o *Options, a *answers, who *clients, rate *conns.Rate) (
 	serve fasthttp.RequestHandler, expect func(*fasthttp.RequestCtx) int) {
-	one := &heartbeats{presence: s.presence, secrets: &s.secrets, answers: a, rate: rate}
+	one := &heartbeats{
+		presence: s.presence, secrets: &s.secrets, answers: a, clients: who, rate: rate,
+	}
 	many := &batches{presence: s.presence, single: one, maxLines: o.MaxBatch}
 	follow := &streams{
 		presence:       s.presence,
 		secrets:        &s.secrets,
 		answers:        a,
+		clients:        who,
 		clock:          o.Clock,
 		queryToken:     o.StreamQueryToken,
 		expiryIgnore:   o.TokenExpiryIgnore,

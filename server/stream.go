@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"math"
 	"net"
+	"net/netip"
 	"time"
 
 	"github.com/google/uuid"
@@ -27,6 +28,7 @@ type streams struct {
 	}
 	secrets        *secrets
 	answers        *answers
+	clients        *clients
 	clock          engine.Clock
 	queryToken     bool // Options.StreamQueryToken
 	expiryIgnore   bool // Options.TokenExpiryIgnore
@@ -36,6 +38,7 @@ type streams struct {
 
 // client is what an answer on the taken-over connection has to know of the request.
 type client struct {
+	addr        netip.Addr // zero: none, as over a Unix socket
 	chunked     bool
 	eventSource bool   // see acceptsEvents
 	allowed     string // what origins.allowed said
@@ -51,6 +54,7 @@ func (s *streams) serve(ctx *fasthttp.RequestCtx) {
 	}
 	expires := s.expiresNanos(until, now)
 	from := client{
+		addr:        s.clients.addr(ctx),
 		chunked:     ctx.Request.Header.IsHTTP11(),
 		eventSource: acceptsEvents(&ctx.Request.Header),
 		allowed:     s.answers.origins.allowed(origin(ctx)),
@@ -142,14 +146,17 @@ func (s *streams) expiresNanos(untilMS float64, now engine.Instant) int64 {
 // its own, outside fasthttp's accounting, and is the first to know that the connection is still
 // there: so the engine is asked here and not in the handler whether it takes one more.
 func (s *streams) takeOver(c net.Conn, user uuid.UUID, from client, expiresNanos int64) {
-	raw, place := conns.Release(c)
+	raw, place, ok := conns.Release(c, from.addr)
+	if !ok {
+		s.turnAway(raw, reply.TooManyConnsOfAddress, from)
+		return
+	}
 	conn, err := s.presence.Take(raw)
 	if err != nil {
 		defer place.Leave()
-		s.logger.Warn("a stream's connection could not be taken over", "error", err)
-		_ = raw.SetWriteDeadline(time.Now().Add(conns.AnswerTimeout))
-		_, _ = raw.Write(s.refusal(reply.StreamUnavailable, from))
-		_ = raw.Close()
+		s.logger.Warn("a stream's connection could not be taken over", "error", err,
+			"address", from.addr)
+		s.turnAway(raw, reply.StreamUnavailable, from)
 		return
 	}
 	if place.Counted() {
@@ -169,6 +176,13 @@ func (s *streams) takeOver(c net.Conn, user uuid.UUID, from client, expiresNanos
 		return
 	}
 	s.answers.counters.Answers[reply.Streaming].Add(1)
+}
+
+// turnAway answers on a connection that the broadcaster does not have, and closes it.
+func (s *streams) turnAway(raw net.Conn, why reply.Reply, from client) {
+	_ = raw.SetWriteDeadline(time.Now().Add(conns.AnswerTimeout))
+	_, _ = raw.Write(s.refusal(why, from))
+	_ = raw.Close()
 }
 
 // counted is a stream's connection that counts for its address. Its Close is called once, whatever

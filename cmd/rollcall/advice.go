@@ -115,6 +115,7 @@ var flags = map[string]string{
 	"server MaxConnsPerIP":        "max-connections-per-ip",
 	"server CORSOrigins":          "cors-origin",
 	"server MaxHeaderBytes":       "max-header-bytes",
+	"server TrustedProxies":       "trusted-proxies",
 }
 
 // option is how the packages begin the report of a wrong option.

@@ -21,10 +21,11 @@ import (
 )
 
 type serveCmd struct {
-	Listen      string   `group:"Addresses" default:"127.0.0.1:8787" placeholder:"HOST:PORT|unix:PATH" help:"Where daemons and clients connect: an address, or a Unix socket for a proxy on this machine (${default})."`
-	SocketMode  string   `group:"Addresses" default:"660" placeholder:"OCTAL" help:"Permissions of the Unix socket of --listen; a process that may write to it may connect (${default})."`
-	AdminListen string   `group:"Addresses" default:"127.0.0.1:8788" placeholder:"HOST:PORT" help:"Where operators connect: the page, health, metrics, profiles, debug. Keep it off the internet (${default})."`
-	CORSOrigin  []string `group:"Addresses" name:"cors-origin" default:"*" placeholder:"ORIGIN" help:"Web origins whose pages may read the answers of --listen, such as https://example.com. *: any (${default})."`
+	Listen         string   `group:"Addresses" default:"127.0.0.1:8787" placeholder:"HOST:PORT|unix:PATH" help:"Where daemons and clients connect: an address, or a Unix socket for a proxy on this machine (${default})."`
+	SocketMode     string   `group:"Addresses" default:"660" placeholder:"OCTAL" help:"Permissions of the Unix socket of --listen; a process that may write to it may connect (${default})."`
+	AdminListen    string   `group:"Addresses" default:"127.0.0.1:8788" placeholder:"HOST:PORT" help:"Where operators connect: the page, health, metrics, profiles, debug. Keep it off the internet (${default})."`
+	TrustedProxies []string `group:"Addresses" placeholder:"CIDR" help:"Addresses and networks of the proxies in front, unix for those over a Unix socket. From them the client's address is the rightmost of X-Forwarded-For, or Forwarded, that is not of the list; limits and log lines go by it. Default: none, and the address is the peer's."`
+	CORSOrigin     []string `group:"Addresses" name:"cors-origin" default:"*" placeholder:"ORIGIN" help:"Web origins whose pages may read the answers of --listen, such as https://example.com. *: any (${default})."`
 
 	MaxHeaderBytes int `group:"Addresses" default:"16384" help:"Most bytes of a request's line and headers together, cookies included; more are answered 431. Each busy connection has a read buffer of this size (${default})."`
 
@@ -42,7 +43,7 @@ type serveCmd struct {
 	MaxDevices     int           `group:"Presence" default:"0" help:"Most devices to keep; a new one over it is refused with 503. 0: as many as fit into the memory limit of the process."`
 	MaxUserDevices int           `group:"Presence" name:"max-devices-per-user" default:"10000" help:"Most devices of one user; a new one over it is refused with 429. What is on disk is served also where it is more. 0: no limit (${default})."`
 	MaxBatch       int           `group:"Presence" default:"10000" help:"Most heartbeats in one request of the batch route; the rest is answered 413 (${default})."`
-	RatePerIP      float64       `group:"Presence" name:"rate-per-ip" default:"0" help:"Heartbeats per second that one address may send; more are answered 429. 0: no limit. Leave it off behind a proxy, where all come from one address."`
+	RatePerIP      float64       `group:"Presence" name:"rate-per-ip" default:"0" help:"Heartbeats per second that one address may send; more are answered 429. 0: no limit. Behind a proxy it needs --trusted-proxies."`
 
 	StreamKeepalive    time.Duration `group:"Streams" default:"15s" help:"Send a comment after this much silence, so that proxies keep the connection and dead peers are noticed. 0: never (${default})."`
 	StreamWriteTimeout time.Duration `group:"Streams" default:"30s" help:"Close a stream that takes nothing for this long (${default})."`
@@ -52,7 +53,7 @@ type serveCmd struct {
 	StreamRefusal      string        `group:"Streams" default:"event" enum:"event,status" help:"What an EventSource is answered (Accept: text/event-stream) whose stream is refused for now: while draining, over a limit. event: 200 with the time to come back and the end, since it gives up for good on any other status. status: 503, as all others (${default})."`
 	MaxStreams         int           `group:"Streams" default:"0" help:"Most streams at a time; one more is answered 503. Never more than nine tenths of the descriptor limit, which is what 0 stands for."`
 	MaxStreamsPerUser  int           `group:"Streams" default:"1000" help:"Most streams that follow one user; one more is answered 503. Far more than a person opens; it keeps one user's token from taking the streams of all others. 0: no limit (${default})."`
-	MaxConnsPerIP      int           `group:"Streams" name:"max-connections-per-ip" default:"0" help:"Most connections, streams included, from one address (an IPv6 /64 is one); one more is answered 503. 0: no limit. Leave it off behind a proxy, where all come from one address."`
+	MaxConnsPerIP      int           `group:"Streams" name:"max-connections-per-ip" default:"0" help:"Most connections, streams included, from one address (an IPv6 /64 is one); one more is answered 503. 0: no limit. Behind a proxy it needs --trusted-proxies."`
 	DrainTimeout       time.Duration `group:"Streams" default:"5s" help:"On SIGTERM, spread the end of the streams over this long. A second signal stops at once (${default})."`
 
 	IngestTokenFile string `group:"Secrets" type:"path" placeholder:"FILE" help:"Read the heartbeat tokens from FILE instead of PRESENCE_DO_INGEST_TOKEN. Several, separated by commas or lines: any is accepted."`
@@ -358,6 +359,7 @@ func (c serveCmd) serverOptions(n *node, sec secrets) server.Options {
 		StreamQueryToken:  c.StreamQueryToken,
 		CORSOrigins:       c.CORSOrigin,
 		MaxHeaderBytes:    c.MaxHeaderBytes,
+		TrustedProxies:    c.TrustedProxies,
 		TLS:               c.TLSCert != "",
 		MaxConns:          n.limits.conns,
 		MaxConnsPerIP:     c.MaxConnsPerIP,

@@ -18,8 +18,8 @@ import (
 type conn struct {
 	net.Conn
 	counts       *counts
-	idle         *idle        // suspends it; nil: it is never suspended
-	source       netip.Prefix // for counts
+	idle         *idle // suspends it; nil: it is never suspended
+	peer         peer
 	writeTimeout time.Duration
 	linger       atomic.Bool // see Close
 	rests        atomic.Bool // no request came in time: Close suspends. Read stores it
@@ -180,10 +180,10 @@ func (c *conn) Close() error {
 	if c.gone.Swap(true) {
 		return net.ErrClosed
 	}
-	if c.rests.Load() && c.idle.suspend(c.Conn, c.source, c.reading.asked) {
+	if c.rests.Load() && c.idle.suspend(c.Conn, c.peer, c.reading.asked) {
 		return nil
 	}
-	defer c.counts.leave(c.source) // a lingering connection still counts
+	defer c.counts.leave(c.peer) // a lingering connection still counts
 	if c.linger.Load() {
 		drainInput(c.Conn)
 	}
@@ -197,22 +197,37 @@ func Linger(c net.Conn) {
 	}
 }
 
+// Peer returns the address at the other end of a connection of this package. Zero: it has none, as
+// over a Unix socket. The goroutine that serves the connection may ask.
+func Peer(c net.Conn) netip.Addr {
+	if own, ok := c.(*conn); ok {
+		return own.peer.addr
+	}
+	return addrOf(c.RemoteAddr())
+}
+
 // Release gets the connection below fasthttp's and this package's: what they keep, a 4 KB reader
 // above all, would stay for as long as a stream. It is the caller's from now on and no longer
-// counted, but keeps its place in the count of its address. Bytes that fasthttp's reader holds are
-// lost.
-func Release(c net.Conn) (raw net.Conn, place Place) {
+// counted, but keeps its place in the count of its address. A connection of a proxy gets a place in
+// that of addr, the address of the proxy's client; not ok says that this has as many as it may.
+// Bytes that fasthttp's reader holds are lost.
+func Release(c net.Conn, addr netip.Addr) (raw net.Conn, place Place, ok bool) {
 	if hijacked, ok := c.(interface{ UnsafeConn() net.Conn }); ok {
 		c = hijacked.UnsafeConn()
 	}
 	own, ok := c.(*conn)
 	if !ok {
-		return c, place
+		return c, place, true
 	}
+	ok = true
 	if !own.gone.Swap(true) { // else Close came first, and took it off both counts
 		own.counts.open.Add(-1)
-		place = Place{own.counts.sources, own.source}
+		peer := own.peer
+		if !peer.counted {
+			peer, ok = own.counts.join(addr)
+		}
+		place = own.counts.place(peer)
 	}
 	_ = own.Conn.SetDeadline(time.Time{})
-	return own.Conn, place
+	return own.Conn, place, ok
 }

@@ -3,6 +3,7 @@ package conns
 import (
 	"errors"
 	"net"
+	"net/netip"
 	"testing"
 	"time"
 )
@@ -40,7 +41,7 @@ func TestDeadlineIsSetSeldom(t *testing.T) {
 func TestReleaseUnwraps(t *testing.T) {
 	inner, _ := net.Pipe()
 	own := &conn{Conn: inner, counts: &counts{}}
-	if got, _ := Release(own); got != inner {
+	if got, _, ok := Release(own, netip.Addr{}); got != inner || !ok {
 		t.Errorf("Release returns %T", got)
 	}
 	if got := own.counts.open.Load(); got != -1 {

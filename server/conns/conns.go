@@ -19,7 +19,7 @@ import (
 // microseconds.
 const DefaultIdleAfter = 250 * time.Millisecond
 
-// Config is what Conns needs. Every field but MaxPerIP is required.
+// Config is what Conns needs. Every field is required but MaxPerIP and Proxies.
 type Config struct {
 	// WriteTimeout bounds a write that fasthttp sets no deadline for.
 	WriteTimeout time.Duration
@@ -38,6 +38,9 @@ type Config struct {
 	OpenStreams func() int
 	// MaxPerIP is the most connections and streams of one source address. Default: no limit.
 	MaxPerIP int
+	// Proxies do not count for their address; streams over them count for their clients'. Default:
+	// none.
+	Proxies Proxies
 }
 
 // Conns are the connections of the public listeners. Its methods may be called from any goroutine.
@@ -54,7 +57,7 @@ type Conns struct {
 
 // New returns the connections of a server, none yet.
 func New(c Config) *Conns {
-	counts := &counts{max: c.MaxConns, streams: c.OpenStreams}
+	counts := &counts{max: c.MaxConns, streams: c.OpenStreams, proxies: &c.Proxies}
 	if c.MaxPerIP > 0 {
 		counts.sources = newSources(c.MaxPerIP)
 	}

@@ -3,7 +3,6 @@ package conns
 import (
 	"log/slog"
 	"net"
-	"net/netip"
 	"sync"
 	"time"
 
@@ -48,7 +47,7 @@ type idle struct {
 // idleConn is one suspended connection. There may be a million, so it is small.
 type idleConn struct {
 	net.Conn
-	source     netip.Prefix  // for counts
+	peer       peer
 	until      time.Duration // since idle.began: when it has waited too long
 	token      uint64
 	prev, next *idleConn // guarded by idle.mu
@@ -102,8 +101,8 @@ func (i *idle) takes(c net.Conn) bool {
 
 // suspend keeps a connection until it has input or its wait is over. False: the connection is still
 // the caller's, who closes it.
-func (i *idle) suspend(c net.Conn, source netip.Prefix, until time.Time) bool {
-	s := &idleConn{Conn: c, source: source, until: until.Sub(i.began)}
+func (i *idle) suspend(c net.Conn, peer peer, until time.Time) bool {
+	s := &idleConn{Conn: c, peer: peer, until: until.Sub(i.began)}
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	if i.conns == nil {
@@ -180,7 +179,7 @@ func (i *idle) resume(r report) net.Conn {
 		return nil
 	}
 	return &conn{
-		Conn: s.Conn, counts: i.counts, idle: i, source: s.source, writeTimeout: i.writeTimeout,
+		Conn: s.Conn, counts: i.counts, idle: i, peer: s.peer, writeTimeout: i.writeTimeout,
 		phase: resumed,
 	}
 }
@@ -203,7 +202,7 @@ func (i *idle) sweep(now time.Duration) {
 // drop closes a connection that was taken out and takes it off the counts (P4).
 func (i *idle) drop(s *idleConn) {
 	_ = s.Close()
-	i.counts.leave(s.source)
+	i.counts.leave(s.peer)
 }
 
 // Close closes all that are suspended. From now on none can be, and none is resumed.

@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/http"
+	"net/netip"
 	"sync"
 	"testing"
 	"time"
@@ -191,8 +192,8 @@ func TestSweepClosesTheLate(t *testing.T) {
 	const hour = time.Hour // the sweeps of the rig itself are of now
 	for n := range 10 {
 		_, c := accepted(t)
-		source, refusal := r.counts.admit(c.RemoteAddr())
-		if refusal != reply.None || !idle.suspend(c, source,
+		peer, refusal := r.counts.admit(addrOf(c.RemoteAddr()))
+		if refusal != reply.None || !idle.suspend(c, peer,
 			idle.began.Add(hour+time.Duration(n)*time.Minute)) {
 			t.Fatal("not suspended")
 		}
@@ -228,8 +229,8 @@ func TestResumedEndsQuietly(t *testing.T) {
 	c, there := accepted(t)
 	_ = c.Conn.(*net.TCPConn).SetLinger(0)
 	c.Close()
-	source, _ := r.counts.admit(there.RemoteAddr())
-	err := r.server.ServeConn(&conn{Conn: there, counts: r.counts, source: source, phase: resumed})
+	peer, _ := r.counts.admit(addrOf(there.RemoteAddr()))
+	err := r.server.ServeConn(&conn{Conn: there, counts: r.counts, peer: peer, phase: resumed})
 	if err != nil || r.unread.Load() > 0 {
 		t.Errorf("%v, %d refusals", err, r.unread.Load())
 	}
@@ -299,7 +300,7 @@ func TestIdleBecomesAStream(t *testing.T) {
 	c.ask(1)
 	r.holds(t, 1)
 	c.write("GET /stream HTTP/1.1\r\nHost: test\r\n\r\n")
-	raw, place := Release(testwait.For(t, "the stream", r.streamed))
+	raw, place, _ := Release(testwait.For(t, "the stream", r.streamed), netip.Addr{})
 	if _, tcp := raw.(*net.TCPConn); !tcp || !place.Counted() {
 		t.Fatalf("released %T, counted: %v", raw, place.Counted())
 	}

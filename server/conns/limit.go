@@ -1,7 +1,6 @@
 package conns
 
 import (
-	"net"
 	"net/netip"
 	"sync"
 	"sync/atomic"
@@ -15,31 +14,56 @@ type counts struct {
 	max     int          // with streams
 	streams func() int
 	sources *sources // nil: no limit
+	proxies *Proxies // do not count for their address
 }
 
-// admit counts a connection from an address, or says which limit is reached. source is for leave.
-func (c *counts) admit(from net.Addr) (source netip.Prefix, refusal reply.Reply) {
+// admit counts a connection from an address, or says which limit is reached. peer is for leave.
+func (c *counts) admit(from netip.Addr) (peer peer, refusal reply.Reply) {
 	if c.open.Add(1)+int64(c.streams()) > int64(c.max) {
 		c.open.Add(-1)
-		return source, reply.TooManyConns
+		return peer, reply.TooManyConns
 	}
-	source, ok := c.sources.join(from)
+	peer, ok := c.join(from)
 	if !ok {
 		c.open.Add(-1)
-		return source, reply.TooManyConnsOfAddress
+		return peer, reply.TooManyConnsOfAddress
 	}
-	return source, reply.None
+	return peer, reply.None
+}
+
+// join counts an admitted connection for the address of its client, unless that has as many as it
+// may. A connection of a proxy belongs to all of the proxy's clients and is not counted.
+func (c *counts) join(addr netip.Addr) (_ peer, ok bool) {
+	if c.sources == nil || !addr.IsValid() || c.proxies.Trust(addr) {
+		return peer{addr: addr}, true
+	}
+	ok = c.sources.join(sourceOf(addr))
+	return peer{addr: addr, counted: ok}, ok
 }
 
 // leave takes a closed connection off both counts.
-func (c *counts) leave(source netip.Prefix) {
-	c.sources.leave(source)
+func (c *counts) leave(peer peer) {
+	c.place(peer).Leave()
 	c.open.Add(-1)
+}
+
+// place is where a peer is counted for its address.
+func (c *counts) place(peer peer) (p Place) {
+	if peer.counted {
+		p = Place{c.sources, sourceOf(peer.addr)}
+	}
+	return p
+}
+
+// peer is what the other end of a connection counts as.
+type peer struct {
+	addr    netip.Addr // zero: none, as over a Unix socket
+	counted bool       // for its address
 }
 
 // sources counts the open connections of each source address, streams included, from the accept
 // until the descriptor is closed. It remembers only addresses with a connection, so it is never
-// larger than MaxConns. Any goroutine may use it; a nil one has no limit.
+// larger than MaxConns. Any goroutine may use it.
 type sources struct {
 	limit int
 	mu    sync.Mutex
@@ -50,29 +74,19 @@ func newSources(limit int) *sources {
 	return &sources{limit: limit, open: make(map[netip.Prefix]int)}
 }
 
-// join counts one more connection of addr, unless it has as many as it may. What has no address, as
-// over a Unix socket, is not counted: a proxy is at the other end. source is for leave.
-func (s *sources) join(addr net.Addr) (source netip.Prefix, ok bool) {
-	if s == nil {
-		return source, true
-	}
-	if source = sourceOf(addr); !source.IsValid() {
-		return source, true
-	}
+// join counts one more connection of a source, unless it has as many as it may.
+func (s *sources) join(source netip.Prefix) (ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.open[source] >= s.limit {
-		return netip.Prefix{}, false
+		return false
 	}
 	s.open[source]++
-	return source, true
+	return true
 }
 
 // leave takes a connection off the count of its source.
 func (s *sources) leave(source netip.Prefix) {
-	if s == nil || !source.IsValid() {
-		return
-	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if n := s.open[source]; n > 1 {
@@ -90,23 +104,11 @@ type Place struct {
 }
 
 // Counted reports whether there is anything to leave.
-func (p Place) Counted() bool { return p.sources != nil && p.source.IsValid() }
+func (p Place) Counted() bool { return p.sources != nil }
 
 // Leave takes the connection off the count. Its owner calls it once.
-func (p Place) Leave() { p.sources.leave(p.source) }
-
-// sourceOf is what a limit counts for: one IPv4 address or one IPv6 /64, which is what one customer
-// is given. All connections without an IP address, as over a Unix socket, count as one.
-func sourceOf(addr net.Addr) netip.Prefix {
-	tcp, ok := addr.(*net.TCPAddr)
-	if !ok {
-		return netip.Prefix{}
+func (p Place) Leave() {
+	if p.Counted() {
+		p.sources.leave(p.source)
 	}
-	ip := tcp.AddrPort().Addr().Unmap().WithZone("")
-	bits := ip.BitLen()
-	if ip.Is6() {
-		bits = 64
-	}
-	source, _ := ip.Prefix(bits) // the zero Prefix for the zero address
-	return source
 }

@@ -3,6 +3,7 @@ package conns
 import (
 	"io"
 	"net"
+	"net/netip"
 	"testing"
 	"testing/synctest"
 
@@ -13,30 +14,30 @@ import (
 func tcpAddr(ip string) net.Addr { return &net.TCPAddr{IP: net.ParseIP(ip), Port: 1} }
 
 func TestSourcesAreCounted(t *testing.T) {
-	p := newSources(2)
-	first, ok := p.join(tcpAddr("192.0.2.1"))
+	p := &counts{sources: newSources(2), proxies: &Proxies{}}
+	first, ok := p.join(netip.MustParseAddr("192.0.2.1"))
 	if !ok {
 		t.Fatal("the first connection is refused")
 	}
 	for addr, want := range map[string]bool{"::ffff:192.0.2.1": true, "192.0.2.2": true} {
-		if _, ok := p.join(tcpAddr(addr)); ok != want {
+		if _, ok := p.join(addrOf(tcpAddr(addr))); ok != want {
 			t.Errorf("%s let in: %v", addr, ok)
 		}
 	}
-	if _, ok := p.join(tcpAddr("192.0.2.1")); ok {
+	if _, ok := p.join(addrOf(tcpAddr("192.0.2.1"))); ok {
 		t.Error("a third connection of one address is let in, one of them mapped to IPv6")
 	}
-	p.leave(first)
-	if _, ok := p.join(tcpAddr("192.0.2.1")); !ok {
+	p.place(first).Leave()
+	if _, ok := p.join(addrOf(tcpAddr("192.0.2.1"))); !ok {
 		t.Error("refused in the place of one that has left")
 	}
 	for i, addr := range []string{"2001:db8::1", "2001:db8::2", "2001:db8::3", "2001:db8:0:1::3"} {
-		if _, ok := p.join(tcpAddr(addr)); ok != (i != 2) {
+		if _, ok := p.join(addrOf(tcpAddr(addr))); ok != (i != 2) {
 			t.Errorf("%s let in: %v", addr, ok)
 		}
 	}
 	for range 5 {
-		if source, ok := p.join(&net.UnixAddr{}); !ok || source.IsValid() {
+		if peer, ok := p.join(addrOf(&net.UnixAddr{})); !ok || peer.counted {
 			t.Error("a Unix socket is limited")
 		}
 	}
@@ -44,7 +45,7 @@ func TestSourcesAreCounted(t *testing.T) {
 
 func TestRateSources(t *testing.T) {
 	source := func(ip string) string {
-		return sourceOf(&net.TCPAddr{IP: net.ParseIP(ip), Port: 1}).String()
+		return sourceOf(addrOf(tcpAddr(ip))).String()
 	}
 	for ip, want := range map[string]string{
 		"192.0.2.1":           "192.0.2.1/32",
@@ -60,7 +61,7 @@ func TestRateSources(t *testing.T) {
 		t.Fatal(err)
 	}
 	for i := range 100 {
-		l.Allow(&net.TCPAddr{IP: net.IPv4(10, 0, 0, byte(i))})
+		l.Allow(netip.AddrFrom4([4]byte{10, 0, 0, byte(i)}))
 	}
 	if n := l.Addresses(); n != 2 {
 		t.Errorf("%d addresses are remembered, want 2", n)

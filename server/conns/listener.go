@@ -114,12 +114,12 @@ func (l *listener) Accept() (net.Conn, error) {
 		if err != nil {
 			return nil, err
 		}
-		source, refusal := l.counts.admit(c.RemoteAddr())
+		peer, refusal := l.counts.admit(addrOf(c.RemoteAddr()))
 		if refusal != reply.None {
 			l.refuser.refuse(c, refusal)
 			continue
 		}
-		own := &conn{Conn: c, counts: l.counts, source: source, writeTimeout: l.writeTimeout}
+		own := &conn{Conn: c, counts: l.counts, peer: peer, writeTimeout: l.writeTimeout}
 		if l.idle.takes(c) {
 			own.idle = l.idle
 		}

@@ -1,7 +1,6 @@
 package conns
 
 import (
-	"net"
 	"net/netip"
 
 	lru "github.com/hashicorp/golang-lru/v2"
@@ -26,8 +25,9 @@ func NewRate(perSecond float64, burst, addresses int) (*Rate, error) {
 	return &Rate{limit: rate.Limit(perSecond), burst: burst, addresses: cache}, nil
 }
 
-// Allow counts one of addr and reports whether it is within the rate.
-func (r *Rate) Allow(addr net.Addr) bool {
+// Allow counts one of a client, by its address (a whole /64 of IPv6 counts as one), and reports
+// whether it is within the rate. All clients without an address count as one.
+func (r *Rate) Allow(addr netip.Addr) bool {
 	source := sourceOf(addr)
 	bucket, ok := r.addresses.Get(source)
 	if !ok {
