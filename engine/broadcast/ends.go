@@ -122,6 +122,7 @@ func (w *worker) unfollow(s *stream) {
 	}
 	w.writer.catchUp(s)
 	w.snapshots.leave(s)
+	w.letGo(s)
 	w.users.unlink(s)
 	w.in.unfollow(u.id)
 	if u.count == 0 {

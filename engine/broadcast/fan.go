@@ -63,6 +63,7 @@ const (
 // fans keep the frames of a worker's users within their bounds (B6). Single owner: the worker.
 type fans struct {
 	codec     Codec
+	holds     map[*user]*hold
 	spare     []*fan
 	bytes     int // in all users' fans
 	userLimit int
@@ -82,11 +83,62 @@ func (fs *fans) add(u *user, lsn uint64, event []byte) bool {
 	f.frames = append(f.frames, frame{lsn, len(f.text)})
 	fs.bytes += len(f.text) - before
 	u.last = lsn
-	if len(f.text) > fs.userLimit || fs.bytes > fs.limit {
+	if fs.over(f) {
 		fs.stats.FanOverflows++
-		fs.conflate(u, lsn)
+		if h := fs.holds[u]; h != nil {
+			h.from = h.passed
+			fs.release(u, h.passed)
+		}
+		if fs.over(f) {
+			fs.conflate(u, lsn)
+		}
 	}
 	return true
+}
+
+func (fs *fans) over(f *fan) bool { return len(f.text) > fs.userLimit || fs.bytes > fs.limit }
+
+// hold keeps a user's frames for streams in the middle of a snapshot: a client that keeps up gets
+// every event. They go when the user's frames become too many, and a stream that is blocked does
+// not hold them: it gets the newest states.
+type hold struct {
+	streams int
+	from    uint64 // frames above it are kept
+	passed  uint64 // frames at or below it are for these streams only
+}
+
+// hold keeps the frames above an LSN for one more stream.
+func (fs *fans) hold(u *user, from uint64) {
+	h := fs.holds[u]
+	if h == nil {
+		h = &hold{from: from, passed: u.base}
+		fs.holds[u] = h
+	}
+	h.streams++
+	h.from = min(h.from, from)
+}
+
+// letGo ends one stream's hold.
+func (fs *fans) letGo(u *user) {
+	h := fs.holds[u]
+	if h.streams--; h.streams == 0 {
+		delete(fs.holds, u)
+		fs.release(u, h.passed)
+	}
+}
+
+// lapped drops the frames that each stream has been offered, but for those that are held.
+func (fs *fans) lapped(u *user) {
+	h := fs.holds[u]
+	if h == nil {
+		fs.release(u, u.lap)
+		return
+	}
+	h.passed = max(h.passed, u.lap)
+	if h.from < u.base { // what was held is gone
+		h.from = u.base
+	}
+	fs.release(u, min(u.lap, h.from))
 }
 
 // conflate drops the user's frames up to an LSN: streams below it get the newest state instead

@@ -84,7 +84,7 @@ func (w *worker) lap(u *user, share int) (visited int, done bool) {
 		w.visit(s)
 		visited++
 	}
-	w.fans.release(u, u.lap)
+	w.fans.lapped(u)
 	w.delivery.lapped(u)
 	// lap and not base: conflation moves base in the middle of a lap.
 	return visited, u.count == 0 || u.lap >= u.last

@@ -61,7 +61,18 @@ func (w *worker) runSnapshots() {
 		}
 		if w.advance(s, nil); s.state == open && s.taking == nil {
 			w.visit(s) // what came meanwhile
+			if s.taking == nil {
+				w.letGo(s)
+			}
 		}
+	}
+}
+
+// letGo ends a stream's hold on its user's frames, if it has one.
+func (w *worker) letGo(s *stream) {
+	if s.holds {
+		s.holds = false
+		w.fans.letGo(s.follow.user)
 	}
 }
 
@@ -76,15 +87,22 @@ func (w *worker) advance(s *stream, head []byte) {
 	p, cost := w.snapshots.piece(sn, t.at)
 	bytes := p.form(s.chunked)
 	w.budget -= cost + len(bytes)
+	first := t.at == 0
 	if t.at = p.to; t.at == len(sn.devices) {
 		f.through = sn.through
 		w.snapshots.leave(s)
+	} else if first && !s.holds {
+		s.holds = true
+		w.fans.hold(f.user, sn.through)
 	}
 	if len(head) > 0 {
 		w.out = append(append(w.out[:0], head...), bytes...)
 		bytes = w.out
 	}
-	if w.send(s, bytes); s.state == open && s.backlog == nil {
+	w.send(s, bytes)
+	if s.state == open && s.backlog == nil {
 		w.snapshots.wait(s)
+	} else {
+		w.letGo(s)
 	}
 }

@@ -262,7 +262,8 @@ func (s *randomRun) checkFigures(stats Stats, alive int) {
 		}
 	}
 	for _, w := range s.b.workers {
-		if w.fans.bytes != 0 || len(w.users.byID) != 0 || len(w.in.perUser) != 0 {
+		if w.fans.bytes != 0 || len(w.fans.holds) != 0 || len(w.users.byID) != 0 ||
+			len(w.in.perUser) != 0 {
 			s.t.Errorf("worker keeps %d bytes of frames, %d users and counts %d",
 				w.fans.bytes, len(w.users.byID), len(w.in.perUser))
 		}

@@ -130,6 +130,38 @@ func TestNoEventWaitsForASnapshot(t *testing.T) {
 	})
 }
 
+// TestEveryEventDuringASnapshot: a stream that keeps up is told each event that comes while it is
+// in the middle of a snapshot, also when the user's other streams have had them long since. One
+// whose client does not read does not make the server keep them.
+func TestEveryEventDuringASnapshot(t *testing.T) {
+	const devices = 20_000
+	withCrowd(t, devices, func(t *testing.T, s *rig, l *looking) {
+		s.subscribe(0)
+		slow := newFakeConn(t)
+		slow.room = 1000
+		mustSubscribe(t, s.b, Subscription{User: userOf(0), Conn: slow})
+		synctest.Wait()
+		before := l.looks.Load()
+		l.onLook = func(looks int64) {
+			if n := looks - before; n%5000 == 0 && n < devices {
+				for range 3 {
+					s.m.change(userOf(0), 7)
+					s.m.flushAll(s.b)
+				}
+			}
+		}
+		c := s.subscribe(0)
+		r := readTold(t, c.seen().received, testHead, true)
+		s.m.checkLast(t, userOf(0), r)
+		if seq := r.last[7].seq; seq < 4 || r.gaps != 0 {
+			t.Errorf("told %d changes of a device during the snapshot, and not %d", seq, r.gaps)
+		}
+		if w := s.b.workers[0]; len(w.fans.holds) != 0 || w.fans.bytes != 0 {
+			t.Errorf("%d bytes of frames are kept for a stream that does not read", w.fans.bytes)
+		}
+	})
+}
+
 // TestEndsInTheMiddleOfASnapshot: a client that goes, a drain and a close give everything back.
 func TestEndsInTheMiddleOfASnapshot(t *testing.T) {
 	for name, end := range map[string]func(*rig, *fakeConn){

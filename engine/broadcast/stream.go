@@ -22,6 +22,7 @@ type stream struct {
 	chunked bool
 	lagging bool // something did not fit into the backlog: nothing is added until it is empty
 	drains  bool // ends is the turn in draining
+	holds   bool // frames of its user, for when its snapshot is over
 }
 
 // follow is a stream's interest in one user. Single owner: the stream's worker.

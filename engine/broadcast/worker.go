@@ -97,7 +97,7 @@ func newWorker(index int, o *Options, notifier Notifier, count *openCount,
 	w.slots.init(&w.in.mu)
 	w.users = users{byID: make(map[uuid.UUID]*user), slots: &w.slots}
 	w.fans = fans{
-		codec: o.Codec, stats: &w.stats,
+		codec: o.Codec, stats: &w.stats, holds: make(map[*user]*hold),
 		userLimit: fanFactor * o.BacklogBytes, limit: o.PendingBytes,
 	}
 	w.writer = writer{
