@@ -7,12 +7,13 @@ STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 # Inputs, or a duration such as 10m. At the end of a duration Go 1.26 now and then fails for no reason (golang/go#75804).
 FUZZTIME    ?= 30000x
 SOAK        ?= 10m
+DRAINS      ?= 50
 # How long each calm and each attacked window of `make hostile` lasts.
 HOSTILE     ?= 2s
 BENCHSTAT   := golang.org/x/perf/cmd/benchstat@v0.0.0-20260908200009-22c9c6c9d4da
 BASE        ?= HEAD
 
-.PHONY: help run build test race lint fuzz crash soak hostile interop browser screenshot client-ts openapi deploy clean bench bench-full bench-compare
+.PHONY: help run build test race lint fuzz crash soak hostile interop drains browser screenshot client-ts openapi deploy clean bench bench-full bench-compare
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -60,8 +61,11 @@ soak: ## churn for SOAK, and fail when memory, goroutines, descriptors or the di
 hostile: ## attack a server in every way of docs/security.md, a minute each at most, and print what others feel; on a machine that does nothing else
 	ROLLCALL_HOSTILE=$(HOSTILE) $(GO) test -C test -count=1 -timeout 0 -run '^TestHostileClients$$' -v
 
-interop: client-ts ## install the npm client that the interoperability test uses, and build the TypeScript client
+interop: client-ts ## install the npm clients that the interoperability tests use, and build the TypeScript client
 	npm ci --silent --no-audit --no-fund --prefix test/interop
+
+drains: ## take clients of other authors through DRAINS restarts, direct and through proxies, in twenty minutes; `make interop` first
+	ROLLCALL_NO_SKIP=1 ROLLCALL_DRAINS=$(DRAINS) $(GO) test -C test -count=1 -timeout 0 -run '^TestInteropRestarts$$' -v
 
 browser: ## try the page and browser streams in headless Chromium, which has to be there; `make test` does it if it is
 	ROLLCALL_BROWSER=required $(GO) test -C test -count=1 -run '^TestBrowser'

@@ -38,6 +38,13 @@ type browser struct {
 // startBrowser opens an empty tab in a browser of its own, with an empty profile.
 func startBrowser(t *testing.T) *browser {
 	t.Helper()
+	return startBrowserFor(t, 2*browserPatience)
+}
+
+// startBrowserFor is startBrowser for a test that takes at most this long, with more options.
+func startBrowserFor(t *testing.T, within time.Duration,
+	options ...chromedp.ExecAllocatorOption) *browser {
+	t.Helper()
 	required := os.Getenv("ROLLCALL_BROWSER") == "required"
 	if testing.Short() && !required {
 		t.Skip("takes a browser: not with -short")
@@ -52,8 +59,9 @@ func startBrowser(t *testing.T) *browser {
 	flags := append(chromedp.DefaultExecAllocatorOptions[:], chromedp.ExecPath(path),
 		chromedp.NoSandbox, chromedp.DisableGPU,
 		chromedp.Flag("disable-quic", true), chromedp.Flag("disable-component-update", true))
+	flags = append(flags, options...)
 	b := &browser{t: t}
-	ctx, cancel := context.WithTimeout(context.Background(), 2*browserPatience)
+	ctx, cancel := context.WithTimeout(context.Background(), within)
 	t.Cleanup(cancel)
 	b.ctx, _ = chromedp.NewContext(ctx, chromedp.WithAllocatorOptions(flags...),
 		chromedp.WithListener(b.heard), chromedp.WithErrorf(t.Logf))

@@ -3,6 +3,7 @@ package test
 import (
 	"bufio"
 	"context"
+	"fmt"
 	"net/http"
 	"os"
 	"os/exec"
@@ -29,17 +30,26 @@ func TestInteropCurl(t *testing.T) {
 // TestInteropEventSource needs `npm ci` in test/interop; the gate does that.
 func TestInteropEventSource(t *testing.T) {
 	if err := exec.Command("node", "-e", "require.resolve('eventsource',{paths:['interop']})").Run(); err != nil {
-		t.Skip("needs node and `npm ci` in test/interop: ", err)
+		needs(t, "node and `npm ci` in test/interop: ", err)
 	}
 	interopCommand(t, func(url, token string) *exec.Cmd {
 		return exec.Command("node", "interop/follow.mjs", url, token, "2")
 	}, "")
 }
 
+// needs skips a test for what it needs and is not there. With ROLLCALL_NO_SKIP it fails.
+func needs(t *testing.T, what ...any) {
+	t.Helper()
+	if os.Getenv("ROLLCALL_NO_SKIP") != "" {
+		t.Fatal("with ROLLCALL_NO_SKIP nothing is left out; needs ", fmt.Sprint(what...))
+	}
+	t.Skip("needs ", fmt.Sprint(what...))
+}
+
 // interopCommand runs a client that prints payloads, one a line.
 func interopCommand(t *testing.T, client func(url, token string) *exec.Cmd, prefix string) {
 	if _, err := exec.LookPath(client("", "").Args[0]); err != nil {
-		t.Skip(err)
+		needs(t, err)
 	}
 	r := startServer(t)
 	user := uuid.NewString()
@@ -134,7 +144,7 @@ func TestInteropTypeScript(t *testing.T) {
 	t.Parallel()
 	const tests = "../client/ts/build/rollcall.test.js"
 	if _, err := os.Stat(tests); err != nil {
-		t.Skip("needs node and `make client-ts`: ", err)
+		needs(t, "node and `make client-ts`: ", err)
 	}
 	cmd := exec.Command("node", "--test", tests)
 	cmd.Env = append(os.Environ(), "ROLLCALL_BINARY="+binary)
