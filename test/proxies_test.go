@@ -254,7 +254,33 @@ func (p proxy) play(t *testing.T, server, through *rig) {
 	if server.proc.Err != nil {
 		t.Errorf("%v\n%s", server.proc.Err, server.logs())
 	}
+	closeAll := closing(t, server.addr) // as a server that ends does with those it has not accepted
 	through.away()
+	closeAll()
+	through.away()
+}
+
+// closing listens and closes every connection that has sent something, until it is told to stop.
+func closing(t *testing.T, addr string) (stop func()) {
+	t.Helper()
+	ln, err := net.Listen("tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for {
+			c, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			c.SetDeadline(time.Now().Add(testwait.Limit))
+			c.Read(make([]byte, 1))
+			c.Close()
+		}
+	}()
+	return func() { ln.Close(); <-done }
 }
 
 // away wants the proxy's own answers while the server is away: a stream is told to come again, and
