@@ -114,6 +114,7 @@
 //	backlogs of a worker,     PendingBytes        streams lag at once; one in the middle of a
 //	with what the system                          chunk is closed
 //	holds in front of them
+//	the same of one user      PendingBytes/2      the same for this user's streams
 //	unsent bytes of a socket  unsentBytes         the rest is the stream's backlog
 //	time without progress     WriteTimeout        closed
 //	streams                   MaxStreams          ErrTooMany

@@ -120,7 +120,7 @@ func (w *worker) unfollow(s *stream) {
 	if u == nil {
 		return
 	}
-	w.writer.catchUp(s)
+	w.writer.unfollow(s)
 	w.snapshots.leave(s)
 	w.letGo(s)
 	w.users.unlink(s)

@@ -568,13 +568,15 @@ func TestPendingCountsWhatTheSystemHolds(t *testing.T) {
 	small := func(o *Options) { o.PendingBytes, o.BacklogBytes = 4000, 400 }
 	withRig(t, small, func(t *testing.T, s *rig) {
 		var blocked []*fakeConn
-		for range 5 {
-			c := s.subscribe(0)
+		for user := range 5 {
+			c := s.subscribe(user)
 			c.held = held
 			c.allow(0)
 			blocked = append(blocked, c)
 		}
-		s.tell(0, 0)
+		for user := range 5 {
+			s.tell(user, 0)
+		}
 		stats := s.b.Stats()
 		if p := stats.PendingBytes; p < 3*held || p > 4000 || s.closed(Overload) != 2 {
 			t.Errorf("%d bytes are pending, %d streams closed", p, s.closed(Overload))
@@ -587,6 +589,55 @@ func TestPendingCountsWhatTheSystemHolds(t *testing.T) {
 		synctest.Wait()
 		if p := s.b.Stats().PendingBytes; p != 0 {
 			t.Errorf("%d bytes are pending when all is written", p)
+		}
+	})
+}
+
+// TestOneUserLeavesRoomForOthers: however many clients of a user take nothing, another user's
+// stream that is behind for a moment is not closed for it. What a user's streams gave back, others
+// of the user may have.
+func TestOneUserLeavesRoomForOthers(t *testing.T) {
+	small := func(o *Options) { o.PendingBytes, o.BacklogBytes = 4000, 400 }
+	withRig(t, small, func(t *testing.T, s *rig) {
+		var conns []*fakeConn
+		for range 200 {
+			c := s.subscribe(0)
+			c.allow(0)
+			conns = append(conns, c)
+		}
+		for range 100 {
+			s.tell(0, 0)
+		}
+		closed := s.closed(Overload)
+		other := s.subscribe(1)
+		other.allow(0)
+		s.tell(1, 0)
+		if closed == 0 || s.closed(Overload) != closed {
+			t.Errorf("%d of the user's streams were closed, %d of another's", closed,
+				s.closed(Overload)-closed)
+		}
+		other.allow(-1)
+		for i, c := range conns {
+			if c.seen().closed == 0 {
+				if i%2 == 0 {
+					c.allow(-1)
+				} else {
+					c.hangUp()
+				}
+			}
+		}
+		synctest.Wait()
+		if p := s.b.Stats().PendingBytes; p != 0 {
+			t.Fatalf("%d bytes are pending when all have gone or read", p)
+		}
+		if n := len(s.b.workers[0].writer.pending); n != 0 {
+			t.Errorf("bytes are counted for %d users", n)
+		}
+		again := s.subscribe(0)
+		again.allow(0)
+		s.tell(0, 0)
+		if again.seen().closed != 0 {
+			t.Error("a stream of the user is closed though the room is free again")
 		}
 	})
 }

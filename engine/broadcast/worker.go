@@ -102,7 +102,8 @@ func newWorker(index int, o *Options, notifier Notifier, count *openCount,
 	}
 	w.writer = writer{
 		clock: &w.deadlines.clock, backlogLimit: o.BacklogBytes, pendingLimit: o.PendingBytes,
-		stats: &w.stats,
+		pending: make(map[*user]int),
+		stats:   &w.stats,
 	}
 	return w
 }

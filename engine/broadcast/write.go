@@ -33,8 +33,9 @@ func (b *backlog) size() int { return cap(b.bytes) + b.held }
 // true when none has to.
 type writer struct {
 	clock        *clock
-	backlogLimit int // bytes of one stream's backlog
-	pendingLimit int // bytes of all backlogs
+	backlogLimit int           // bytes of one stream's backlog
+	pendingLimit int           // bytes of all backlogs
+	pending      map[*user]int // bytes of the user's; without those that have none
 	stats        *Stats
 }
 
@@ -43,7 +44,42 @@ func (w *writer) room(s *stream) int {
 	if s.backlog == nil {
 		return w.backlogLimit
 	}
-	return min(w.backlogLimit-s.backlog.left(), w.pendingLimit-w.stats.PendingBytes)
+	return min(w.backlogLimit-s.backlog.left(), w.pendingRoom(s))
+}
+
+// pendingRoom is how many bytes more may be pending for a stream. The streams of one user have half
+// of the room at most: else one that is followed by many clients that do not read would have the
+// streams of others closed.
+func (w *writer) pendingRoom(s *stream) int {
+	room := w.pendingLimit - w.stats.PendingBytes
+	if u := s.follow.user; u != nil {
+		room = min(room, w.pendingLimit/2-w.pending[u])
+	}
+	return room
+}
+
+// pend counts what became pending for a stream, or is no more.
+func (w *writer) pend(s *stream, bytes int) {
+	w.stats.PendingBytes += bytes
+	w.share(s.follow.user, bytes)
+}
+
+// share counts what is pending for a user's streams. nil: for none that follows a user.
+func (w *writer) share(u *user, bytes int) {
+	if u == nil || bytes == 0 {
+		return
+	}
+	if w.pending[u] += bytes; w.pending[u] == 0 {
+		delete(w.pending, u)
+	}
+}
+
+// unfollow says that a stream's follow is about to end. Its backlog stays.
+func (w *writer) unfollow(s *stream) {
+	w.catchUp(s)
+	if s.backlog != nil {
+		w.share(s.follow.user, -s.backlog.size())
+	}
 }
 
 // send writes bytes, or what of them fits; the rest becomes the backlog. To a backlog they are
@@ -55,7 +91,7 @@ func (w *writer) send(s *stream, bytes []byte) (Reason, bool) {
 	if s.backlog != nil {
 		before := cap(s.backlog.bytes)
 		s.backlog.add(bytes)
-		w.stats.PendingBytes += cap(s.backlog.bytes) - before
+		w.pend(s, cap(s.backlog.bytes)-before)
 		return 0, true
 	}
 	n, err := w.write(s, bytes)
@@ -66,12 +102,12 @@ func (w *writer) send(s *stream, bytes []byte) (Reason, bool) {
 		return 0, true
 	}
 	rest, held := bytes[n:], s.conn.Held()
-	if w.stats.PendingBytes+len(rest)+held > w.pendingLimit {
+	if len(rest)+held > w.pendingRoom(s) {
 		return Overload, false
 	}
 	s.backlog = &backlog{bytes: append([]byte(nil), rest...), held: held}
 	s.wrote = w.clock.now // its time runs from here
-	w.stats.PendingBytes += s.backlog.size()
+	w.pend(s, s.backlog.size())
 	w.stats.BlockedNow++
 	return 0, true
 }
@@ -91,7 +127,7 @@ func (w *writer) flush(s *stream) (Reason, bool) {
 		return 0, true
 	}
 	held := s.conn.Held()
-	w.stats.PendingBytes += held - s.backlog.held
+	w.pend(s, held-s.backlog.held)
 	s.backlog.held = held
 	return 0, true
 }
@@ -116,7 +152,7 @@ func (w *writer) write(s *stream, bytes []byte) (n int, err error) {
 // drop forgets a stream's backlog.
 func (w *writer) drop(s *stream) {
 	if s.backlog != nil {
-		w.stats.PendingBytes -= s.backlog.size()
+		w.pend(s, -s.backlog.size())
 		w.stats.BlockedNow--
 		s.backlog = nil
 	}
