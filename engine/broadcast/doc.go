@@ -48,9 +48,8 @@
 //	a slow one                                        takes; its socket is full; nothing is made
 //
 // Streams that open while the user has no event share the names and, in step, the pieces. What
-// happens to the user meanwhile is owed when the snapshot is over: as frames, which are held for
-// streams that read as fast as they are given (hold), or when these are gone as another snapshot,
-// of what changed since.
+// happens to the user meanwhile is owed when the snapshot is over: as frames, which are held for it
+// within bounds (hold), or when these are gone as another snapshot, of what changed since.
 //
 // The states are read from the table, which is ahead of the worker. A device that changed above the
 // snapshot's through is left out. Its event is owed to the stream as any other, if the worker has

@@ -83,24 +83,27 @@ func (fs *fans) add(u *user, lsn uint64, event []byte) bool {
 	f.frames = append(f.frames, frame{lsn, len(f.text)})
 	fs.bytes += len(f.text) - before
 	u.last = lsn
-	if fs.over(f) {
+	if h := fs.holds[u]; h != nil && fs.over(f, 4) {
 		fs.stats.FanOverflows++
-		if h := fs.holds[u]; h != nil {
-			h.from = h.passed
-			fs.release(u, h.passed)
-		}
-		if fs.over(f) {
-			fs.conflate(u, lsn)
-		}
+		h.from = h.passed
+		fs.release(u, h.passed)
+	}
+	if fs.over(f, 1) {
+		fs.stats.FanOverflows++
+		fs.conflate(u, lsn)
 	}
 	return true
 }
 
-func (fs *fans) over(f *fan) bool { return len(f.text) > fs.userLimit || fs.bytes > fs.limit }
+// over reports whether a user's frames, or those of all, pass a part of their bounds.
+func (fs *fans) over(f *fan, part int) bool {
+	return len(f.text) > fs.userLimit/part || fs.bytes > fs.limit/part
+}
 
 // hold keeps a user's frames for streams in the middle of a snapshot: a client that keeps up gets
-// every event. They go when the user's frames become too many, and a stream that is blocked does
-// not hold them: it gets the newest states.
+// every event. A quarter of the bounds is for them, so that clients that read slowly take nothing
+// from streams that have their snapshot; past it the frames go, and these clients get the newest
+// states.
 type hold struct {
 	streams int
 	from    uint64 // frames above it are kept

@@ -99,10 +99,7 @@ func (w *worker) advance(s *stream, head []byte) {
 		w.out = append(append(w.out[:0], head...), bytes...)
 		bytes = w.out
 	}
-	w.send(s, bytes)
-	if s.state == open && s.backlog == nil {
+	if w.send(s, bytes); s.state == open && s.backlog == nil {
 		w.snapshots.wait(s)
-	} else {
-		w.letGo(s)
 	}
 }

@@ -131,8 +131,8 @@ func TestNoEventWaitsForASnapshot(t *testing.T) {
 }
 
 // TestEveryEventDuringASnapshot: a stream that keeps up is told each event that comes while it is
-// in the middle of a snapshot, also when the user's other streams have had them long since. One
-// whose client does not read does not make the server keep them.
+// in the middle of a snapshot, also when the user's other streams have had them long since. Those
+// whose clients do not read make the server keep a bounded number of them.
 func TestEveryEventDuringASnapshot(t *testing.T) {
 	const devices = 20_000
 	withCrowd(t, devices, func(t *testing.T, s *rig, l *looking) {
@@ -156,8 +156,25 @@ func TestEveryEventDuringASnapshot(t *testing.T) {
 		if seq := r.last[7].seq; seq < 4 || r.gaps != 0 {
 			t.Errorf("told %d changes of a device during the snapshot, and not %d", seq, r.gaps)
 		}
-		if w := s.b.workers[0]; len(w.fans.holds) != 0 || w.fans.bytes != 0 {
-			t.Errorf("%d bytes of frames are kept for a stream that does not read", w.fans.bytes)
+		w, most := s.b.workers[0], 0
+		for range 50_000 {
+			s.m.change(userOf(0), 7)
+			if s.m.flushAll(s.b); s.m.lsn[0]%1000 == 0 {
+				synctest.Wait()
+				most = max(most, w.fans.bytes)
+			}
+		}
+		limit := w.fans.userLimit / 4
+		if len(w.fans.holds) != 1 || most < limit/2 || most > limit+10_000 {
+			t.Errorf("at most %d bytes of frames are kept for a stream that does not read", most)
+		}
+		if st := s.b.Stats(); st.Conflated != 0 {
+			t.Errorf("a slow stream made the user's other streams lose %d events", st.Conflated)
+		}
+		slow.hangUp()
+		synctest.Wait()
+		if len(w.fans.holds) != 0 || w.fans.bytes != 0 {
+			t.Errorf("%d bytes of frames are kept for a stream that has gone", w.fans.bytes)
 		}
 	})
 }
