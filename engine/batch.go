@@ -23,6 +23,9 @@ const (
 //
 // A batch has one owner. Nothing it holds blocks other batches or single heartbeats.
 type Batch interface {
+	// AroundWaits makes Add call before and after when it has to wait, for room in the log.
+	// Default: neither.
+	AroundWaits(before, after func())
 	// Add applies up to GroupSize heartbeats, each under its Index, which grows from one to the
 	// next. It keeps nothing of them.
 	Add(hbs []Heartbeat)
@@ -69,7 +72,11 @@ type batch struct {
 	rejections []Rejection
 	stripe     *stripe // of the heartbeats; nil: none was added
 	finds      [GroupSize]table.Lookup
+	waits      waits
 }
+
+// waits is what a batch does around a wait.
+type waits struct{ before, after func() }
 
 var batches = sync.Pool{New: func() any { return new(batch) }}
 
@@ -83,8 +90,11 @@ func (b *batch) Release() {
 	clear(b.rejections) // their errors
 	b.acceptor, b.stripe, b.refusal, b.newest, b.counts = nil, nil, nil, 0, Counts{}
 	b.rejections = b.rejections[:0]
+	b.waits = waits{}
 	batches.Put(b)
 }
+
+func (b *batch) AroundWaits(before, after func()) { b.waits = waits{before, after} }
 
 func (b *batch) Full() (index int, full bool) { return b.full, b.refusal != nil }
 
@@ -109,7 +119,7 @@ func (b *batch) Add(hbs []Heartbeat) {
 			b.note(hbs[i].Index, a.refuseFull(&hbs[i], b.refusal, received.Nanos))
 			continue
 		}
-		r, lsn := a.submit(&hbs[i], finds[i].Ref, finds[i].Entry, received)
+		r, lsn := a.submit(&hbs[i], finds[i].Ref, finds[i].Entry, received, &b.waits)
 		b.newest = max(b.newest, lsn)
 		if r.Outcome == Accepted {
 			b.counts.Accepted++

@@ -197,6 +197,37 @@ func TestBatchRemembersTheFirstRejections(t *testing.T) {
 	}
 }
 
+// waitingLog has room for a record only when one is waited for.
+type waitingLog struct {
+	nullLog
+	waits []string
+}
+
+func (l *waitingLog) Reserve(_ int, maxWait time.Duration) error {
+	if maxWait == 0 {
+		return errFull
+	}
+	l.waits = append(l.waits, "wait")
+	return nil
+}
+
+// TestBatchSaysWhenItWaits: its owner hears of each wait for room in the log, before and after.
+func TestBatchSaysWhenItWaits(t *testing.T) {
+	l := &waitingLog{nullLog: nullLog{memLog: newMemLog()}}
+	e, _ := newStill(t, l, Options{})
+	b := e.NewBatch()
+	defer b.Release()
+	b.AroundWaits(func() { l.waits = append(l.waits, "before") },
+		func() { l.waits = append(l.waits, "after") })
+	b.Add([]Heartbeat{*newHeartbeat(1, 60_000), *newHeartbeat(2, 60_000)})
+	if err := b.Settle(); err != nil || b.Counts() != (Counts{Accepted: 2}) {
+		t.Fatalf("%+v, %v", b.Counts(), err)
+	}
+	if want := "[before wait after before wait after]"; fmt.Sprint(l.waits) != want {
+		t.Errorf("%v, want %v", l.waits, want)
+	}
+}
+
 // nullLog takes everything and keeps nothing.
 type nullLog struct {
 	*memLog

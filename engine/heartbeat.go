@@ -32,7 +32,7 @@ func newAcceptor(d *devices, x *expirer, o *Options) *acceptor {
 // The steps and their order are drawn in doc.go.
 func (a *acceptor) heartbeat(hb *Heartbeat) Result {
 	ref, entry := a.table.Find(hb.User, hb.Device)
-	r, lsn := a.submit(hb, ref, entry, a.clock())
+	r, lsn := a.submit(hb, ref, entry, a.clock(), nil)
 	if r.Outcome == Unavailable {
 		return r
 	}
@@ -59,9 +59,10 @@ type submission struct {
 }
 
 // submit does all of a heartbeat but the look-up before it, whose result it is given, and the wait
-// after it: an outcome other than Unavailable may be reported when the LSN is durable.
+// after it: an outcome other than Unavailable may be reported when the LSN is durable. around, if
+// not nil, is what to do around a wait for room in the log.
 func (a *acceptor) submit(
-	hb *Heartbeat, ref table.Ref, entry *table.Entry, received Instant,
+	hb *Heartbeat, ref table.Ref, entry *table.Entry, received Instant, around *waits,
 ) (Result, uint64) {
 	s := submission{hb: hb, received: received, ref: ref, entry: entry}
 	if a.looksStale(hb, entry) {
@@ -70,7 +71,7 @@ func (a *acceptor) submit(
 		}
 	}
 	size := record.Bytes(len(hb.Source))
-	if err := a.log.Reserve(size, a.maxWait); err != nil {
+	if err := a.reserve(size, around); err != nil {
 		return a.refuseFull(hb, err, a.clock.Nanos()), 0
 	}
 	for {
@@ -87,6 +88,19 @@ func (a *acceptor) submit(
 			return r, s.lsn
 		}
 	}
+}
+
+// reserve takes the credit for a record of size bytes.
+func (a *acceptor) reserve(size int, around *waits) error {
+	if around == nil || around.before == nil {
+		return a.log.Reserve(size, a.maxWait)
+	}
+	if a.log.Reserve(size, 0) == nil {
+		return nil
+	}
+	around.before()
+	defer around.after()
+	return a.log.Reserve(size, a.maxWait)
 }
 
 // looksStale recognizes a stale heartbeat by one atomic load, before anything is reserved.

@@ -3,6 +3,7 @@ package server
 import (
 	"errors"
 	"log/slog"
+	"math"
 	"math/rand/v2"
 	"strconv"
 	"sync/atomic"
@@ -53,9 +54,17 @@ func (a *answers) answer(ctx *fasthttp.RequestCtx, r reply.Reply) {
 		setRetryAfter(ctx, a.retryAfter)
 	case reply.TooManyDevices, reply.TooManyDevicesOfUser: // one has to be forgotten first
 		setRetryAfter(ctx, "60")
-	case reply.Unavailable, reply.TooManyUnpacking, reply.NotOwned:
+	case reply.Unavailable, reply.TooManyBatches, reply.TooManyUnpacking, reply.NotOwned:
 		setRetryAfter(ctx, "1")
+	case reply.UnknownEncoding, reply.WindowTooLarge:
+		ctx.Response.Header.Set(fasthttp.HeaderAcceptEncoding, "gzip, zstd")
 	}
+}
+
+// answerAfter answers with a row, and when to come back.
+func (a *answers) answerAfter(ctx *fasthttp.RequestCtx, r reply.Reply, wait time.Duration) {
+	a.answer(ctx, r)
+	setRetryAfter(ctx, strconv.Itoa(int(math.Ceil(wait.Seconds()))))
 }
 
 // setRetryAfter says when to come back, to another origin's page, too.

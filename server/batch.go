@@ -5,7 +5,6 @@ import (
 	"runtime"
 	"strconv"
 	"sync"
-	"sync/atomic"
 
 	"github.com/valyala/fasthttp"
 
@@ -22,28 +21,37 @@ type batches struct {
 	presence interface{ NewBatch() engine.Batch }
 	single   *heartbeats // whose checks each line has to pass
 	maxLines int         // Options.MaxBatch
-
-	unpacking atomic.Int64 // compressed bodies that are being read
+	places   *places
 }
 
 // batch is what one request of many heartbeats needs; pooled, so that a heartbeat allocates nothing
-// (S5). Its size does not depend on the request's: a window of the body, a group of heartbeats, and
-// the rejected lines that the answer will list.
+// (S5). Its size does not depend on the request's.
 //
 //	batchBody ► splitter ► decoder ► group of heartbeats ► Add ► ... ► Settle ► answer
+//	└── with a place ───────────────────────────────────────────┘
 type batch struct {
+	*reading // nil once all is applied
+	applied  engine.Batch
+
+	lines    int           // that were cut off the body
+	refusals int           // lines that the engine did not see, of the groups that were applied
+	first    []refusedLine // of these, as many as an answer lists
+	answer   []byte        // scratch
+}
+
+// reading is what a batch needs while its body is read, and what makes it large: a window of the
+// body and a group of heartbeats.
+type reading struct {
+	place    place
 	body     batchBody
 	splitter *wire.Splitter
 	decoder  wire.Decoder
 
 	// The group that is not applied yet: its valid lines and the others, each in order.
-	beats   []engine.Heartbeat
+	beats   []engine.Heartbeat // their Index is their line
 	refused []refusedLine
-	applied engine.Batch // the heartbeats' Index is their line
 
-	refusals int           // lines that the engine did not see, of the groups that were applied
-	first    []refusedLine // of these, as many as an answer lists
-	answer   []byte        // scratch
+	wait, goOn func() // around a wait for room in the log: no turn is held
 }
 
 // refusedLine is a line that the engine does not see.
@@ -52,23 +60,22 @@ type refusedLine struct {
 	refusal reply.Reply
 }
 
-var batchPool = sync.Pool{New: func() any {
-	return &batch{
+var batchPool = sync.Pool{New: func() any { return new(batch) }}
+
+var readings = &stock[reading]{most: 128, make: func() *reading {
+	r := &reading{
 		splitter: wire.NewSplitter(),
 		beats:    make([]engine.Heartbeat, 0, engine.GroupSize),
 		refused:  make([]refusedLine, 0, engine.GroupSize),
 	}
+	r.wait, r.goOn = r.place.endTurn, r.place.takeTurn
+	return r
 }}
 
-// release puts b back with nothing of the request but the shape of its texts.
+// release puts b back with nothing of the request.
 func (b *batch) release() {
-	b.body.close()
 	b.applied.Release()
-	*b = batch{
-		splitter: b.splitter, decoder: b.decoder,
-		beats: b.beats[:0], refused: b.refused[:0], first: b.first[:0],
-		answer: b.answer[:0],
-	}
+	*b = batch{first: b.first[:0], answer: b.answer[:0]}
 	batchPool.Put(b)
 }
 
@@ -79,6 +86,16 @@ func (m *batches) admit(ctx *fasthttp.RequestCtx) {
 	}
 }
 
+// close gives the place back, and r with nothing of the request but the shape of its texts. It
+// reports whether the body was cut.
+func (r *reading) close() (cut bool) {
+	r.body.close()
+	cut = r.place.leave()
+	r.beats, r.refused = r.beats[:0], r.refused[:0]
+	readings.put(r)
+	return cut
+}
+
 func (m *batches) serve(ctx *fasthttp.RequestCtx) {
 	array, coding, refusal := m.checkHead(ctx)
 	if refusal != reply.None {
@@ -86,22 +103,22 @@ func (m *batches) serve(ctx *fasthttp.RequestCtx) {
 		return
 	}
 	answers := m.single.answers
-	if len(coding) > 0 {
-		if m.unpacking.Add(1) > maxUnpacking {
-			m.unpacking.Add(-1)
-			answers.answer(ctx, reply.TooManyUnpacking)
-			return
-		}
-		defer m.unpacking.Add(-1)
+	bucket := m.single.unpackBucket(ctx, coding)
+	if debt := bucket.Debt(); debt > 0 {
+		answers.answerAfter(ctx, reply.UnpackRateLimited, debt)
+		return
 	}
 	b := batchPool.Get().(*batch)
+	b.reading = readings.get()
 	b.applied = m.presence.NewBatch()
 	defer b.release()
-	b.splitter.Reset(array)
-	end := b.open(ctx, coding)
-	if end == reply.None {
-		end = m.applyLines(ctx, b)
+	if !m.places.take(&b.place, ctx.Conn()) {
+		readings.put(b.reading)
+		answers.answer(ctx, reply.TooManyBatches)
+		return
 	}
+	b.body.bucket = bucket
+	end, whole := m.read(ctx, b, array, coding)
 	if err := b.applied.Settle(); err != nil {
 		answers.unavailable(ctx, err)
 		return
@@ -109,44 +126,51 @@ func (m *batches) serve(ctx *fasthttp.RequestCtx) {
 	if why := b.applied.Counts().Err; why != nil && unavailability(why) == reply.Unavailable {
 		answers.logRefusal(why)
 	}
-	if b.body.whole() {
+	if whole {
 		_ = ctx.Request.CloseBodyStream() // so that the connection can be used again
 	}
 	answers.batch(ctx, b, end)
 }
 
+// read reads the body and applies its lines. It returns why it ended before the body did, or None,
+// and whether the body was read to its end. The place is free then.
+func (m *batches) read(ctx *fasthttp.RequestCtx, b *batch, array bool, c coding) (
+	end reply.Reply, whole bool) {
+	b.splitter.Reset(array)
+	b.applied.AroundWaits(b.wait, b.goOn)
+	if err := b.body.open(ctx, c, &b.place); err != nil {
+		end = b.body.refusal(err)
+	} else {
+		end = m.applyLines(ctx, b)
+	}
+	b.lines, whole = b.splitter.Number(), b.body.whole()
+	if cut := b.reading.close(); cut {
+		ctx.SetConnectionClose()
+	}
+	b.reading = nil
+	return end, whole
+}
+
 // checkHead makes the checks that come before the body: token, type, coding, size.
 func (m *batches) checkHead(ctx *fasthttp.RequestCtx) (
-	array bool, coding []byte, refusal reply.Reply) {
+	array bool, c coding, refusal reply.Reply) {
 	if refusal = m.single.secrets.checkIngest(ctx); refusal != reply.None {
-		return false, nil, refusal
+		return false, c, refusal
 	}
 	media, _, _ := bytes.Cut(ctx.Request.Header.ContentType(), []byte(";"))
 	switch media = bytes.TrimSpace(media); {
 	case bytes.EqualFold(media, jsonType):
 		array = true
 	case len(media) > 0 && !bytes.EqualFold(media, ndjsonType):
-		return false, nil, reply.UnknownBatchType
+		return false, c, reply.UnknownBatchType
 	}
-	switch coding = ctx.Request.Header.Peek(fasthttp.HeaderContentEncoding); string(coding) {
-	case "", "identity":
-		coding = nil
-	case "gzip", "zstd":
-	default:
-		return false, nil, reply.UnknownEncoding
+	if c = codingOf(&ctx.Request.Header); c == unknownCoding {
+		return false, c, reply.UnknownEncoding
 	}
 	if ctx.Request.Header.ContentLength() > wire.MaxBatchBytes {
-		return false, nil, reply.BatchTooLarge
+		return false, c, reply.BatchTooLarge
 	}
-	return array, coding, reply.None
-}
-
-// open begins to read the body.
-func (b *batch) open(ctx *fasthttp.RequestCtx, coding []byte) reply.Reply {
-	if err := b.body.open(ctx, coding); err != nil {
-		return b.body.refusal(err)
-	}
-	return reply.None
+	return array, c, reply.None
 }
 
 // applyLines checks and applies the lines as they arrive. It returns why it ended before the body
@@ -174,13 +198,13 @@ func (m *batches) applyLines(ctx *fasthttp.RequestCtx, b *batch) reply.Reply {
 			}
 			if len(b.beats)+len(b.refused) == group {
 				m.applyGroup(b)
+				// A single heartbeat needs several turns of the scheduler, and a batch is many
+				// times its work: it goes to the end of the queue after each group.
+				runtime.Gosched()
 			}
 		case wire.CutMore:
 			m.applyGroup(b) // its heartbeats point into the window
-			// A window is much work for one turn on a processor, and the log's commits wait for
-			// one.
-			runtime.Gosched()
-			if err := b.splitter.Fill(&b.body); err != nil {
+			if err := b.fill(); err != nil {
 				return b.body.refusal(err)
 			}
 		case wire.CutEnd:
@@ -191,6 +215,20 @@ func (m *batches) applyLines(ctx *fasthttp.RequestCtx, b *batch) reply.Reply {
 			return reply.MalformedBatch
 		}
 	}
+}
+
+// fill reads the next window. It gives the turn to the batch that waits for it longest, and takes
+// another one to unpack, or else when the bytes are there.
+func (r *reading) fill() error {
+	r.place.endTurn()
+	if r.body.packed != nil {
+		r.place.takeTurn()
+	}
+	if err := r.splitter.Fill(&r.body); err != nil {
+		return err
+	}
+	r.place.takeTurn()
+	return nil
 }
 
 // checkLine makes the single route's checks of a line; None: it is the last of b.beats. When the
@@ -253,7 +291,7 @@ func (b *batch) appendAnswer(dst []byte, end reply.Reply) []byte {
 	if end != reply.None {
 		body := end.Body()
 		w.text = append(append(w.text, body[:len(body)-1]...), ',')
-		line := b.splitter.Number() + 1
+		line := b.lines + 1
 		if end == reply.BatchTooLong {
 			line-- // the one too many was cut off already
 		}

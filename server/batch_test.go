@@ -228,6 +228,20 @@ func pack(t *testing.T, coding, body string) string {
 	return b.String()
 }
 
+// packWindow packs as an encoder does that does not know how much will come.
+func packWindow(t *testing.T, window int, body string) string {
+	var b bytes.Buffer
+	w, err := zstd.NewWriter(&b, zstd.WithWindowSize(window))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = io.WriteString(w, body)
+	if err = errors.Join(err, w.Flush(), w.Close()); err != nil {
+		t.Fatal(err)
+	}
+	return b.String()
+}
+
 func TestBatchTransport(t *testing.T) {
 	r := start(t, nil)
 	three := strings.Repeat(validBody+"\n", 3)
@@ -244,7 +258,15 @@ func TestBatchTransport(t *testing.T) {
 		"identity":    batchText(three, ndjson, "Content-Encoding: identity"),
 		"array": batchText(" [\n"+strings.TrimSuffix(strings.ReplaceAll(three, "\n",
 			",\n"), ",\n")+"\n]\n", jsonArray),
-		"gzip": batchText(gzipped, ndjson, "Content-Encoding: gzip"),
+		"gzip":   batchText(gzipped, ndjson, "Content-Encoding: gzip"),
+		"GZIP":   batchText(gzipped, ndjson, "Content-Encoding: GZIP"),
+		"x-gzip": batchText(gzipped, ndjson, "Content-Encoding: x-gzip"),
+		"Zstd":   batchText(zipped, ndjson, "Content-Encoding: , Zstd"),
+		"Identity": batchText(three, ndjson, "Content-Encoding: Identity",
+			"Content-Encoding: identity,"),
+		"identity over gzip": batchText(gzipped, ndjson, "Content-Encoding: identity, gzip"),
+		"zstd window": batchText(packWindow(t, zstdWindowBytes, three), ndjson,
+			"Content-Encoding: zstd"),
 		"gzip, two": batchText(pack(t, "gzip", validBody+"\n")+pack(t, "gzip",
 			validBody+"\n"+validBody), ndjson, "Content-Encoding: gzip"),
 		"zstd":         batchText(zipped, ndjson, "Content-Encoding: zstd"),
@@ -340,8 +362,19 @@ func TestBatchRefusals(t *testing.T) {
 			"The body is not what Content-Encoding says, or was cut", 1, 0, false},
 		{"empty gzip", batchText("", ndjson, "Content-Encoding: gzip", "Content-Length: 0"), 400,
 			"The body is not what Content-Encoding says, or was cut", 1, 0, false},
+		{"empty zstd", batchText("", ndjson, "Content-Encoding: zstd", "Content-Length: 0"), 400,
+			"The body is not what Content-Encoding says, or was cut", 1, 0, false},
 		{"no zstd", batchText(line, ndjson, "Content-Encoding: zstd"), 400,
 			"The body is not what Content-Encoding says, or was cut", 1, 0, false},
+		{"bytes behind zstd", batchText(pack(t, "zstd", line)+"\x28", ndjson,
+			"Content-Encoding: zstd"), 400, reply.BadEncoding.Details(), 2, 1, false},
+		{"zstd window", batchText(packWindow(t, 16<<20, line), ndjson, "Content-Encoding: zstd"),
+			415, "The window of a zstd body may have 8 MiB", 1, 0, false},
+		{"coding over coding", batchText(line, ndjson, "Content-Encoding: gzip, zstd"), 415,
+			"Content-Encoding must be gzip, zstd or none", 0, 0, true},
+		{"two codings", batchText(line, ndjson, "Content-Encoding: gzip",
+			"Content-Encoding: gzip"), 415, "Content-Encoding must be gzip, zstd or none", 0, 0,
+			true},
 		{"cut gzip", batchText(flushed.String(), ndjson, "Content-Encoding: gzip"), 400,
 			"The body is not what Content-Encoding says, or was cut", 2, 1, false},
 		{"object for array", batchText(line, jsonArray), 400, reply.MalformedBatch.Details(), 1, 0,
@@ -417,44 +450,6 @@ func TestBatchRateLimit(t *testing.T) {
 	if got.Accepted != 3 || fmt.Sprint(statuses) != "[2 400 5 429 6 400]" {
 		t.Errorf("%+v", got)
 	}
-}
-
-// TestBatchUnpacksOnlySoManyAtOnce: one more is refused, until one has ended (S6).
-func TestBatchUnpacksOnlySoManyAtOnce(t *testing.T) {
-	r := start(t, nil)
-	packed := pack(t, "gzip", validBody)
-	request := batchText(packed, ndjson, "Content-Encoding: gzip")
-	begun := text("POST "+wire.HeartbeatsPath, "", testAuth, ndjson, "Content-Encoding: gzip",
-		"Transfer-Encoding: chunked") + fmt.Sprintf("%x\r\n%s\r\n", len(packed), packed)
-	const end = "0\r\n\r\n"
-	var held []net.Conn
-	answered := make(chan response)
-	for range maxUnpacking + 1 { // one of them is one too many
-		c, err := r.public.Dial()
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer c.Close()
-		if _, err := io.WriteString(c, begun); err != nil {
-			t.Fatal(err)
-		}
-		held = append(held, c)
-		go func() { answered <- readResponse(t, bufio.NewReader(c), "POST") }()
-	}
-	for _, got := range []response{testwait.For(t, "the refusal", answered), r.send(t, request)} {
-		got.check(t, 503, errorBody("unavailable", "Too many compressed batches at once"))
-		if got.header.Get("Retry-After") != "1" {
-			t.Errorf("Retry-After = %q", got.header.Get("Retry-After"))
-		}
-	}
-	r.send(t, batchText(validBody, ndjson)).batch(t, 200)
-	for _, c := range held {
-		_, _ = io.WriteString(c, end)
-	}
-	for range maxUnpacking {
-		testwait.For(t, "an answer", answered).batch(t, 200)
-	}
-	r.send(t, request).batch(t, 200)
 }
 
 // prepareBatch is a request of n heartbeats as fasthttp hands it to the handler.

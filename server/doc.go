@@ -10,6 +10,7 @@
 //
 //	server.go     what joins them         routes.go   the public API on one screen
 //	heartbeat.go  one heartbeat           batch.go    many in one request
+//	places.go     batches at a time       body.go     a body as it comes (coding.go: packed)
 //	stream.go     a stream's takeover     answers.go  replies as bytes
 //	reply/        the table of replies    conns/      accept, limits, idle connections
 //	admin/        what operators ask
@@ -38,8 +39,8 @@
 //   - S5 Handling a heartbeat allocates nothing in the steady state; a test counts. (fasthttp
 //     itself makes one allocation of 24 bytes per request with a streamed body.)
 //   - S6 Everything is bounded: connections (503 above), headers, bodies, the time to read and to
-//     write them, addresses of the rate limiter, nesting of JSON, batches that are unpacked at a
-//     time. A metric counts each refusal.
+//     write them, addresses of the rate limiter, nesting of JSON, batches that are read and
+//     worked on at a time, what packed bodies unpack to. A metric counts each refusal.
 //
 // The invariants of connections, P1 to P7, are in package conns.
 //
@@ -52,9 +53,20 @@
 // back until the end would cost the whole body in memory and buy nothing, since each line is its
 // own daemon's.
 //
-// A compressed body is unpacked into the same window and ends as soon as it is over the limit,
-// however much it would still become. How many are unpacked at a time is bounded, since zstd may
-// look back 8 MiB.
+// A packed body is unpacked into the same window and ends as soon as it is over the limit, however
+// much it would still become. Its first 64 KiB are read before it takes what unpacking needs: most
+// bodies are whole then.
+//
+// Batches must not make single heartbeats wait: a batch is much work for one request, and a packed
+// one is work that its sender did not pay for. So a batch is worked on only with a turn, of which
+// there is one fewer than processors; it has none while it waits, for more of its body or for the
+// log; it asks for a new one behind each window, first come, first served; and it yields to the
+// scheduler after each group. What a batch holds while its body comes is bounded by places, and a
+// body that comes slowly loses its place when another batch needs one.
+//
+//	batch A      read ─ turn ▓▓▓ ─ read ─────── turn ▓▓▓ ─ wait for the log
+//	batch B      read ───────── turn ▓▓▓ ─ read ──────── turn ▓▓▓ ─ wait for the log
+//	a heartbeat            ▓ wait for the log
 //
 // # The takeover of a stream
 //

@@ -23,11 +23,14 @@ type heartbeats struct {
 	answers *answers
 	clients *clients
 	rate    *conns.Rate // of each address; nil: no limit
+	unpacks *conns.Rate // bytes of each address; nil: no limit
 }
 
 // request is what one heartbeat needs; pooled, so that the handler does not allocate (S5).
 type request struct {
-	body    []byte // read by readBody, changed by decoder; hb.Source points into it (S1)
+	body    []byte // changed by decoder; hb.Source points into it (S1)
+	packed  []byte // what body was unpacked from
+	sent    sentBody
 	decoder wire.Decoder
 	hb      engine.Heartbeat
 }
@@ -55,17 +58,39 @@ func (h *heartbeats) serve(ctx *fasthttp.RequestCtx) {
 		h.refuse(ctx, refusal)
 		return
 	}
+	c := codingOf(&ctx.Request.Header)
+	bucket := h.unpackBucket(ctx, c)
+	if debt := bucket.Debt(); debt > 0 {
+		h.answers.counters.Heartbeats[reply.UnpackRateLimited].Add(1)
+		h.answers.answerAfter(ctx, reply.UnpackRateLimited, debt)
+		return
+	}
 	r := requests.Get().(*request)
-	refusal := r.readBody(ctx)
+	refusal := r.read(ctx, c, bucket)
 	if refusal == reply.None {
 		refusal = reply.OfProblem(r.decoder.Decode(r.body, &r.hb.Heartbeat))
+	}
+	if refusal == reply.InvalidJSON && c == unknownCoding {
+		refusal = reply.UnknownEncoding // one that is not packed is taken, as it always was
 	}
 	if refusal == reply.None {
 		h.apply(ctx, &r.hb)
 	} else {
 		h.refuse(ctx, refusal)
 	}
-	requests.Put(r)
+	r.sent = sentBody{}
+	if cap(r.body) <= 2*wire.MaxBodyBytes { // else of a body that is too large
+		requests.Put(r)
+	}
+}
+
+// unpackBucket is what counts the unpacked bytes of a request's address. A body that is not packed
+// is not counted: its sender sent every byte of it.
+func (h *heartbeats) unpackBucket(ctx *fasthttp.RequestCtx, c coding) (b conns.Bucket) {
+	if h.unpacks == nil || c != gzipCoding && c != zstdCoding {
+		return b
+	}
+	return h.unpacks.Bucket(h.clients.addr(ctx))
 }
 
 // refuse answers a heartbeat that the engine does not get to see.
@@ -74,19 +99,34 @@ func (h *heartbeats) refuse(ctx *fasthttp.RequestCtx, refusal reply.Reply) {
 	h.answers.answer(ctx, refusal)
 }
 
-// readBody reads the request's body, which fasthttp has begun to read at most. A body that it read
-// to the end it takes off the request, so that the connection can be used again.
-func (r *request) readBody(ctx *fasthttp.RequestCtx) reply.Reply {
-	r.body = r.body[:0]
-	stream := ctx.RequestBodyStream()
-	if stream == nil {
-		return reply.None // without a body
+// read reads the request's body and unpacks it.
+func (r *request) read(ctx *fasthttp.RequestCtx, c coding, bucket conns.Bucket) reply.Reply {
+	if c != gzipCoding && c != zstdCoding {
+		return r.readSent(ctx, &r.body)
 	}
-	for len(r.body) <= wire.MaxBodyBytes {
-		r.body = slices.Grow(r.body, 512)
-		n, err := stream.Read(r.body[len(r.body):cap(r.body)])
-		r.body = r.body[:len(r.body)+n]
-		if err == io.EOF && len(r.body) <= wire.MaxBodyBytes {
+	if refusal := r.readSent(ctx, &r.packed); refusal != reply.None {
+		return refusal
+	}
+	body, err := c.appendUnpacked(r.body[:0], r.packed, wire.MaxBodyBytes)
+	bucket.Spend(len(body))
+	r.body = body
+	if err != nil {
+		return unpackError(err, reply.BodyTooLarge)
+	}
+	return reply.None
+}
+
+// readSent reads the request's body as it was sent, which fasthttp has begun to read at most. A
+// body that it read to the end it takes off the request, so that the connection can be used again.
+func (r *request) readSent(ctx *fasthttp.RequestCtx, to *[]byte) reply.Reply {
+	body := (*to)[:0]
+	defer func() { *to = body }()
+	r.sent = newSentBody(ctx)
+	for len(body) <= wire.MaxBodyBytes {
+		body = slices.Grow(body, 512)
+		n, err := r.sent.Read(body[len(body):cap(body)])
+		body = body[:len(body)+n]
+		if err == io.EOF && len(body) <= wire.MaxBodyBytes {
 			_ = ctx.Request.CloseBodyStream()
 			return reply.None
 		}

@@ -61,7 +61,12 @@ type Options struct {
 	// RateBurst is how many heartbeats an address may send at once. Raise it where many daemons
 	// share an address. Default: RatePerIP rounded up.
 	RateBurst int
-	// RateAddresses is how many addresses the limiter remembers; the least recently seen one is
+	// UnpackRatePerIP is how many bytes per second the packed bodies of one source address may
+	// unpack to; once they are more, packed ones are answered 429 until it is even again. A
+	// second's worth may come at once, or one batch. Bodies that are not packed do not count.
+	// Default: no limit.
+	UnpackRatePerIP int
+	// RateAddresses is how many addresses each limiter remembers; the least recently seen one is
 	// forgotten first and begins anew. Default: 65,536, some 20 MB.
 	RateAddresses int
 
@@ -92,6 +97,8 @@ type Options struct {
 	// when it is suspended meanwhile. Set it above the daemons' interval. Default: 3m.
 	IdleTimeout time.Duration
 	idleAfter   time.Duration // conns.DefaultIdleAfter but in tests
+	maxBodies   int           // the constant but in tests
+	bodyGrace   time.Duration // the constant but in tests
 
 	// Registry gets the server's metrics and is what /metrics shows. Default: a new one.
 	Registry *prometheus.Registry
@@ -124,6 +131,8 @@ func (o Options) withDefaults() (Options, error) {
 	option.Default(&o.WriteTimeout, 10*time.Second)
 	option.Default(&o.IdleTimeout, 3*time.Minute)
 	option.Default(&o.idleAfter, conns.DefaultIdleAfter)
+	option.Default(&o.maxBodies, maxBodies)
+	option.Default(&o.bodyGrace, bodyGrace)
 	option.Default(&o.Logger, slog.Default())
 	if o.Registry == nil {
 		o.Registry = prometheus.NewRegistry()
@@ -143,6 +152,7 @@ func (o Options) check(p *option.Problems) {
 	option.NotNegative(p, "RatePerIP", o.RatePerIP)
 	p.When(math.IsInf(o.RatePerIP, 1), "RatePerIP is %v: it must have an end", o.RatePerIP)
 	option.NotNegative(p, "RateBurst", o.RateBurst)
+	option.NotNegative(p, "UnpackRatePerIP", o.UnpackRatePerIP)
 	option.NotNegative(p, "RateAddresses", o.RateAddresses)
 	option.NotNegative(p, "MaxBatch", o.MaxBatch)
 	option.NotNegative(p, "MaxConns", o.MaxConns)

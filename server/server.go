@@ -20,6 +20,7 @@ import (
 	"rollcall/server/admin"
 	"rollcall/server/conns"
 	"rollcall/server/reply"
+	"rollcall/wire"
 )
 
 // ErrClosed is returned by Serve and ServeAdmin after Close.
@@ -61,6 +62,7 @@ type Server struct {
 	secrets  secrets
 	counters reply.Counters
 	conns    *conns.Conns
+	places   *places
 	logger   *slog.Logger
 	draining atomic.Bool // Close has begun; /readyz says so
 
@@ -90,13 +92,20 @@ func New(p Presence, o Options) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("server: TrustedProxies: %w", err)
 	}
-	var rate *conns.Rate
+	var rate, unpacks *conns.Rate
 	if o.RatePerIP > 0 {
 		a.retryAfter = strconv.Itoa(int(math.Ceil(min(1/o.RatePerIP, 3600))))
 		if rate, err = conns.NewRate(o.RatePerIP, o.RateBurst, o.RateAddresses); err != nil {
 			return nil, fmt.Errorf("server: rate limiter: %w", err)
 		}
 	}
+	if n := o.UnpackRatePerIP; n > 0 {
+		burst := max(n, wire.MaxBatchBytes)
+		if unpacks, err = conns.NewRate(float64(n), burst, o.RateAddresses); err != nil {
+			return nil, fmt.Errorf("server: rate limiter: %w", err)
+		}
+	}
+	s.places = newPlaces(o.maxBodies, o.bodyGrace)
 	s.conns = conns.New(conns.Config{
 		WriteTimeout: o.WriteTimeout,
 		IdleTimeout:  o.IdleTimeout,
@@ -108,7 +117,7 @@ func New(p Presence, o Options) (*Server, error) {
 		MaxPerIP:     o.MaxConnsPerIP,
 		Proxies:      proxies,
 	})
-	serve, expect := s.handlers(&o, a, &clients{proxies}, rate)
+	serve, expect := s.handlers(&o, a, &clients{proxies}, rate, unpacks)
 	s.public = newPublic(&o, a, serve, expect)
 	s.admin = &http.Server{
 		Handler:           s.operators(&o),
@@ -118,6 +127,7 @@ func New(p Presence, o Options) (*Server, error) {
 	}
 	metrics := &admin.Metrics{
 		Counters: &s.counters, Conns: s.conns, MaxConns: o.MaxConns, Rate: rate, Ready: s.ready,
+		Batches: s.places.count, MaxBatches: o.maxBodies,
 	}
 	if err := o.Registry.Register(metrics); err != nil {
 		return nil, fmt.Errorf("server: metrics: %w", err)
@@ -126,12 +136,13 @@ func New(p Presence, o Options) (*Server, error) {
 }
 
 // handlers joins the handlers of the public routes.
-func (s *Server) handlers(o *Options, a *answers, who *clients, rate *conns.Rate) (
+func (s *Server) handlers(o *Options, a *answers, who *clients, rate, unpacks *conns.Rate) (
 	serve fasthttp.RequestHandler, expect func(*fasthttp.RequestCtx) int) {
 	one := &heartbeats{
 		presence: s.presence, secrets: &s.secrets, answers: a, clients: who, rate: rate,
+		unpacks: unpacks,
 	}
-	many := &batches{presence: s.presence, single: one, maxLines: o.MaxBatch}
+	many := &batches{presence: s.presence, single: one, maxLines: o.MaxBatch, places: s.places}
 	follow := &streams{
 		presence:       s.presence,
 		secrets:        &s.secrets,

@@ -128,6 +128,7 @@ func (b *fakeBatch) Add(hbs []engine.Heartbeat) {
 	}
 }
 
+func (b *fakeBatch) AroundWaits(_, _ func())        {}
 func (b *fakeBatch) Full() (int, bool)              { return b.full, b.full > 0 }
 func (b *fakeBatch) Settle() error                  { return b.f.settle }
 func (b *fakeBatch) Counts() engine.Counts          { return b.counts }

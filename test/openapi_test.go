@@ -3,6 +3,7 @@ package test
 import (
 	"bufio"
 	"bytes"
+	"compress/gzip"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -222,11 +223,11 @@ func apiBeat(seq int, change ...string) string {
 func TestOpenAPIAnswers(t *testing.T) {
 	c := newChecker(t)
 	both := startServer(t, "--drain-timeout=2s")
-	onlyIngest := startServerWith(t, []string{ingestTokenEnv + "=" + ingestToken}, "--rate-per-ip=0.01")
+	onlyIngest := startServerWith(t, []string{ingestTokenEnv + "=" + ingestToken}, "--rate-per-ip=0.01", "--unpack-rate-per-ip=1")
 	onlySigning := startServerWith(t, []string{signingKeyEnv + "=" + signingKey, "ENVIRONMENT=production"})
 
 	c.heartbeats(both, onlyIngest, onlySigning)
-	c.batches(both, onlySigning)
+	c.batches(both, onlyIngest, onlySigning)
 	c.page(both, onlyIngest, onlySigning)
 	c.streams(both, onlyIngest)
 	c.admin(both, onlySigning)
@@ -249,6 +250,7 @@ func (c *checker) heartbeats(both, onlyIngest, onlySigning *rig) {
 		apiBeat(6, "online", "away"), apiBeat(6, `"x"`, `""`), apiBeat(6, `"sent_at_ms":1`, `"sent_at_ms":-1`), apiBeat(-1), apiBeat(6, "60000", "0")} {
 		post(both, 400, body, auth)
 	}
+	post(both, 415, "\x8b\x02\x80{}", auth, "Content-Encoding: br")
 	post(onlyIngest, 204, apiBeat(5), auth)
 	post(onlyIngest, 429, apiBeat(6), auth)
 	post(onlySigning, 503, apiBeat(5), auth)
@@ -256,7 +258,7 @@ func (c *checker) heartbeats(both, onlyIngest, onlySigning *rig) {
 	c.heads(both, "POST", heartbeatPath)
 }
 
-func (c *checker) batches(both, onlySigning *rig) {
+func (c *checker) batches(both, onlyIngest, onlySigning *rig) {
 	const auth, lines = "Authorization: Bearer " + ingestToken, "Content-Type: application/x-ndjson"
 	post := func(s *rig, status int, body string, headers ...string) {
 		c.t.Helper()
@@ -272,9 +274,21 @@ func (c *checker) batches(both, onlySigning *rig) {
 	post(both, 413, strings.Repeat(" ", 4<<20+1), auth, lines)
 	post(both, 415, apiBeat(7), auth, "Content-Type: text/plain")
 	post(both, 415, apiBeat(7), auth, lines, "Content-Encoding: br")
+	spaces := gzipText(strings.Repeat(strings.Repeat(" ", 16<<10-1)+"\n", 256))
+	for _, status := range []int{200, 200, 429} { // the second one leads into debt
+		post(onlyIngest, status, spaces, auth, lines, "Content-Encoding: gzip")
+	}
 	post(onlySigning, 503, apiBeat(7), auth, lines)
 	c.ask(both.addr, "OPTIONS", batchPath, batchPath, 204, "")
 	c.heads(both, "POST", batchPath)
+}
+
+func gzipText(text string) string {
+	var b strings.Builder
+	w := gzip.NewWriter(&b)
+	_, _ = io.WriteString(w, text)
+	_ = w.Close()
+	return b.String()
 }
 
 func (c *checker) page(both, onlyIngest, production *rig) {

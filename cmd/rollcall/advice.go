@@ -111,6 +111,7 @@ var flags = map[string]string{
 	"broadcast MaxStreams":        "max-streams",
 	"broadcast MaxStreamsPerUser": "max-streams-per-user",
 	"server RatePerIP":            "rate-per-ip",
+	"server UnpackRatePerIP":      "unpack-rate-per-ip",
 	"server MaxBatch":             "max-batch",
 	"server MaxConnsPerIP":        "max-connections-per-ip",
 	"server CORSOrigins":          "cors-origin",

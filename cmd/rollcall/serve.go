@@ -45,6 +45,8 @@ type serveCmd struct {
 	MaxBatch       int           `group:"Presence" default:"10000" help:"Most heartbeats in one request of the batch route; the rest is answered 413 (${default})."`
 	RatePerIP      float64       `group:"Presence" name:"rate-per-ip" default:"0" help:"Heartbeats per second that one address may send; more are answered 429. 0: no limit. Behind a proxy it needs --trusted-proxies."`
 
+	UnpackRatePerIP int `group:"Presence" name:"unpack-rate-per-ip" default:"268435456" help:"Bytes per second that the gzip and zstd bodies of one address may unpack to; past them they are answered 429. 0: no limit (${default})."`
+
 	StreamKeepalive    time.Duration `group:"Streams" default:"15s" help:"Send a comment after this much silence, so that proxies keep the connection and dead peers are noticed. 0: never (${default})."`
 	StreamWriteTimeout time.Duration `group:"Streams" default:"30s" help:"Close a stream that takes nothing for this long (${default})."`
 	StreamTokenExpiry  string        `group:"Streams" default:"enforce" enum:"enforce,ignore" help:"enforce: a stream ends when its token expires. ignore: it goes on, as with the original service (${default})."`
@@ -354,6 +356,7 @@ func (c serveCmd) serverOptions(n *node, sec secrets) server.Options {
 		SigningKeys:       sec.signing,
 		Production:        c.production(),
 		RatePerIP:         c.RatePerIP,
+		UnpackRatePerIP:   c.UnpackRatePerIP,
 		MaxBatch:          c.MaxBatch,
 		TokenExpiryIgnore: c.StreamTokenExpiry == "ignore",
 		StreamQueryToken:  c.StreamQueryToken,

@@ -16,6 +16,9 @@ type Metrics struct {
 	MaxConns int
 	Rate     *conns.Rate // nil: no limit
 	Ready    func() error
+
+	Batches    func() int // whose body is being read
+	MaxBatches int
 }
 
 var (
@@ -33,6 +36,10 @@ var (
 		"1 when /readyz answers 200, else 0.", nil, nil)
 	streamsRefusedDesc = prometheus.NewDesc("rollcall_streams_refused_total",
 		"Streams that were not opened, by reason.", []string{"reason"}, nil)
+	batchesDesc = prometheus.NewDesc("rollcall_http_batches",
+		"Batches whose body is read or worked on.", nil, nil)
+	batchesLimitDesc = prometheus.NewDesc("rollcall_http_batches_limit",
+		"Most batches whose body is read or worked on; one more is answered 503.", nil, nil)
 	addressesDesc = prometheus.NewDesc("rollcall_http_rate_addresses",
 		"Source addresses that the rate limiter remembers.", nil, nil)
 )
@@ -41,7 +48,7 @@ var (
 func (*Metrics) Describe(descs chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		answersDesc, connsDesc, idleDesc, connsLimitDesc, acceptDesc, addressesDesc, readyDesc,
-		streamsRefusedDesc,
+		streamsRefusedDesc, batchesDesc, batchesLimitDesc,
 	} {
 		descs <- d
 	}
@@ -66,6 +73,8 @@ func (m *Metrics) Collect(values chan<- prometheus.Metric) {
 	gauge(idleDesc, conns.Idle)
 	gauge(connsLimitDesc, m.MaxConns)
 	counter(acceptDesc, conns.AcceptRetries)
+	gauge(batchesDesc, m.Batches())
+	gauge(batchesLimitDesc, m.MaxBatches)
 	if m.Rate != nil {
 		gauge(addressesDesc, m.Rate.Addresses())
 	}

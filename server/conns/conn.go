@@ -25,9 +25,14 @@ type conn struct {
 	rests        atomic.Bool // no request came in time: Close suspends. Read stores it
 	gone         atomic.Bool // closed, suspended or released, and no longer this conn's
 
+	// interrupted makes every Read time out. Interrupt stores it before it moves the deadline, and
+	// readMore loads it after it set one, so that one of the two ends the wait.
+	interrupted atomic.Bool
+
 	// Single owner: the goroutine that serves the connection.
 	phase            phase
 	reading, writing deadline
+	ended            bool // a Read found the end of the client's side
 }
 
 // phase says what fasthttp reads of a connection.
@@ -105,17 +110,41 @@ func (c *conn) SetDeadline(t time.Time) error {
 	return nil
 }
 
-// Read reads under the deadline that was asked for, or one up to deadlineSlack earlier.
-func (c *conn) Read(p []byte) (int, error) {
-	switch c.phase {
-	case resumed:
-		return c.readNext(p)
-	case waiting:
-		if c.idle != nil {
-			return c.readOrRest(p)
-		}
+// Read reads under the deadline that was asked for, or one up to deadlineSlack earlier. Bytes come
+// without io.EOF: that is left for a Read that wants more than there is (Ended).
+func (c *conn) Read(p []byte) (n int, err error) {
+	switch {
+	case c.phase == resumed:
+		n, err = c.readNext(p)
+	case c.phase == waiting && c.idle != nil:
+		n, err = c.readOrRest(p)
+	default:
+		n, err = c.readMore(p)
 	}
-	return c.readMore(p)
+	if err == io.EOF {
+		if n > 0 {
+			return n, nil
+		}
+		c.ended = true
+	}
+	return n, err
+}
+
+// Ended reports that more was read of a connection than the client had sent before it ended its
+// side. Only the goroutine that serves the connection may ask. fasthttp takes a chunked body that
+// is cut between two chunks for a whole one; behind a whole one it reads no further.
+func Ended(c net.Conn) bool {
+	own, ok := c.(*conn)
+	return ok && own.ended
+}
+
+// Interrupt ends a Read of a request and every later one with a timeout. Any goroutine may call it
+// while the request is served; the connection is of no use afterwards.
+func Interrupt(c net.Conn) {
+	if own, ok := c.(*conn); ok {
+		own.interrupted.Store(true)
+		_ = own.Conn.SetReadDeadline(time.Unix(1, 0))
+	}
 }
 
 // readMore reads the rest of a request.
@@ -124,6 +153,9 @@ func (c *conn) readMore(p []byte) (int, error) {
 		if err := c.Conn.SetReadDeadline(c.reading.set); err != nil {
 			return 0, err
 		}
+	}
+	if c.interrupted.Load() {
+		return 0, os.ErrDeadlineExceeded
 	}
 	return c.Conn.Read(p)
 }

@@ -2,6 +2,7 @@ package conns
 
 import (
 	"net/netip"
+	"time"
 
 	lru "github.com/hashicorp/golang-lru/v2"
 	"golang.org/x/time/rate"
@@ -27,17 +28,43 @@ func NewRate(perSecond float64, burst, addresses int) (*Rate, error) {
 
 // Allow counts one of a client, by its address (a whole /64 of IPv6 counts as one), and reports
 // whether it is within the rate. All clients without an address count as one.
-func (r *Rate) Allow(addr netip.Addr) bool {
+func (r *Rate) Allow(addr netip.Addr) bool { return r.Bucket(addr).limiter.Allow() }
+
+// Bucket returns what counts for a client's address.
+func (r *Rate) Bucket(addr netip.Addr) Bucket {
 	source := sourceOf(addr)
-	bucket, ok := r.addresses.Get(source)
+	limiter, ok := r.addresses.Get(source)
 	if !ok {
-		bucket = rate.NewLimiter(r.limit, r.burst)
-		if other, ok, _ := r.addresses.PeekOrAdd(source, bucket); ok {
-			bucket = other // another request of the address came first
+		limiter = rate.NewLimiter(r.limit, r.burst)
+		if other, ok, _ := r.addresses.PeekOrAdd(source, limiter); ok {
+			limiter = other // another request of the address came first
 		}
 	}
-	return bucket.Allow()
+	return Bucket{limiter}
 }
 
 // Addresses returns how many addresses are remembered.
 func (r *Rate) Addresses() int { return r.addresses.Len() }
+
+// Bucket counts what one address does when it is known only afterwards how much that is: Spend may
+// lead into debt, and Debt says for how long. Any goroutine may use it; the zero value has no
+// limit.
+type Bucket struct{ limiter *rate.Limiter }
+
+// Spend counts n, which is at most the burst.
+func (b Bucket) Spend(n int) {
+	if b.limiter != nil {
+		b.limiter.ReserveN(time.Now(), n)
+	}
+}
+
+// Debt is how long it takes until more may be spent; 0: it may now.
+func (b Bucket) Debt() time.Duration {
+	if b.limiter == nil {
+		return 0
+	}
+	if tokens := b.limiter.Tokens(); tokens < 0 {
+		return time.Duration(-tokens / float64(b.limiter.Limit()) * float64(time.Second))
+	}
+	return 0
+}

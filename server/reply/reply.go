@@ -46,7 +46,11 @@ const (
 	BatchTooLarge
 	BatchTooLong
 	MalformedBatch
+	WindowTooLarge
+	TooManyBatches
 	TooManyUnpacking
+	BodyTooSlow
+	UnpackRateLimited
 
 	InvalidUserID
 	SigningNotConfigured
@@ -115,7 +119,13 @@ var rows = [Count]row{
 	BatchTooLong:  {413, wire.CodeInvalid, "Too many heartbeats in one batch"},
 	MalformedBatch: {400, wire.CodeInvalid,
 		"Not a JSON array: a comma or bracket is missing or out of place"},
-	TooManyUnpacking: {503, wire.CodeUnavailable, "Too many compressed batches at once"},
+	WindowTooLarge:   {415, wire.CodeInvalid, "The window of a zstd body may have 8 MiB"},
+	TooManyBatches:   {503, wire.CodeUnavailable, "Too many batches at once"},
+	TooManyUnpacking: {503, wire.CodeUnavailable, "Too many zstd batches at once"},
+	BodyTooSlow: {408, wire.CodeUnavailable,
+		"The body came too slowly while others waited for its place"},
+	UnpackRateLimited: {429, wire.CodeRateLimited,
+		"Too many unpacked bytes from this address"},
 
 	InvalidUserID:        {400, wire.CodeInvalid, "Invalid user_id"},
 	SigningNotConfigured: {503, wire.CodeUnavailable, "Token signing key not configured"},
