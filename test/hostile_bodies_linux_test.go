@@ -18,6 +18,16 @@ import (
 // bodyAttacks are what holders of an ingest token send.
 func bodyAttacks() []attack {
 	return []attack{
+		{name: "4 MiB of line ends in 134 bytes of zstd", crowd: 64, do: sendsPacked("zstd",
+			func() string { return string(zstdRun('\n', 4<<20)) })},
+		{name: "4 MiB of line ends in 4 kB of gzip", crowd: 64, do: sendsPacked("gzip",
+			func() string { return gzipped(strings.Repeat("\n", 4<<20)) })},
+		{name: "4 MiB of spaces in 4 kB of gzip", crowd: 64, do: sendsPacked("gzip",
+			func() string { return gzipped(strings.Repeat(" ", 4<<20)) })},
+		{name: "10,000 equal heartbeats in 15 kB of gzip", crowd: 64, do: sendsPacked("gzip",
+			func() string { return gzipped(strings.Repeat(newBeat().json()+"\n", 10_000)) })},
+		{name: "4 MiB of line ends as they are", crowd: 4, fills: true, do: sends(0,
+			func() string { return batch(strings.Repeat("\n", 4<<20)) })},
 		{name: "10,000 bad lines a batch", crowd: 4, fills: true, do: sends(0,
 			func() string { return batch(strings.Repeat("{}\n", 10_000)) })},
 		{name: "4 MiB of brackets", crowd: 4, fills: true, do: sends(0, func() string {

@@ -36,6 +36,8 @@ func streamAttacks() []attack {
 			setup: func(h *hostile) { h.user = h.crowdOf(200_000, "online") }},
 		{name: "streams over the limit of a user", crowd: 50, fills: true, do: (*attackers).readAll,
 			flags: []string{"--max-streams-per-user=10"}, setup: (*hostile).busy},
+		{name: "500 streams of 10,000 devices that never read", crowd: 500,
+			do: (*attackers).neverRead, setup: (*hostile).crowded, kernel: 96 << 20},
 	}
 }
 
