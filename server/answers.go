@@ -116,8 +116,14 @@ func (a *answers) logRefusal(why error) {
 }
 
 // unreadable answers a request that fasthttp could not read, and closes the connection. It is
-// fasthttp's ErrorHandler.
+// fasthttp's ErrorHandler. A connection that has not sent a byte is closed without a word: a
+// browser opens such ahead, and takes what comes on it for the answer to the request that it sends
+// next.
 func (a *answers) unreadable(ctx *fasthttp.RequestCtx, err error) {
+	if conns.Silent(ctx.Conn()) {
+		_ = ctx.Conn().Close()
+		return
+	}
 	a.origins.allow(ctx)
 	a.unfit(ctx, readError(err))
 }

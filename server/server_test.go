@@ -418,6 +418,33 @@ func TestBodyOfExactlyTheLimit(t *testing.T) {
 		"Payload too large"))
 }
 
+// TestSilentConnectionGetsNoAnswer: a connection that sends nothing is closed without a word, since
+// a client would take a 408 for the answer to what it sends next.
+func TestSilentConnectionGetsNoAnswer(t *testing.T) {
+	r := start(t, func(o *Options, _ *fakePresence) { o.ReadTimeout = 50 * time.Millisecond })
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	go func() { _ = r.Serve(ln) }()
+	for sent, want := range map[string]string{
+		"":  "",
+		"P": "HTTP/1.1 408 ",
+	} {
+		c, err := net.Dial("tcp", ln.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, _ = io.WriteString(c, sent)
+		_ = c.SetReadDeadline(time.Now().Add(testwait.Limit))
+		got, err := io.ReadAll(c)
+		if err != nil || !strings.HasPrefix(string(got), want) || want == "" && len(got) > 0 {
+			t.Errorf("after %q: %q, %v", sent, got, err)
+		}
+		_ = c.Close()
+	}
+}
+
 // A client still sends its body when the refusal comes: it must be able to read it.
 func TestRefusalOutlivesUnreadInput(t *testing.T) {
 	r := start(t, nil)

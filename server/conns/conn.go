@@ -222,6 +222,13 @@ func (c *conn) Close() error {
 	return c.Conn.Close()
 }
 
+// Silent reports whether a connection has not sent a byte yet. The goroutine that serves it may
+// ask.
+func Silent(c net.Conn) bool {
+	own, ok := c.(*conn)
+	return ok && own.phase == opening
+}
+
 // Linger makes the close of a connection wait until its client can have read the answer: see Close.
 func Linger(c net.Conn) {
 	if own, ok := c.(*conn); ok {
