@@ -26,6 +26,8 @@ func bodyAttacks() []attack {
 			func() string { return gzipped(strings.Repeat(" ", 4<<20)) })},
 		{name: "10,000 equal heartbeats in 15 kB of gzip", crowd: 64, do: sendsPacked("gzip",
 			func() string { return gzipped(strings.Repeat(newBeat().json()+"\n", 10_000)) })},
+		{name: "64 gzip bodies that stall", crowd: 64, do: (*attackers).stallBodies,
+			probe: (*hostile).packedBatch},
 		{name: "4 MiB of line ends as they are", crowd: 4, fills: true, do: sends(0,
 			func() string { return batch(strings.Repeat("\n", 4<<20)) })},
 		{name: "10,000 bad lines a batch", crowd: 4, fills: true, do: sends(0,
