@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"crypto/tls"
+	"encoding/json"
 	"fmt"
 	"io"
 	"net"
@@ -292,8 +293,66 @@ func (r *rig) away() {
 		a.header.Get("Access-Control-Allow-Origin") != "*" || a.body != "retry: 3000\n\n" {
 		r.t.Errorf("a stream while the server is away: %d %v %q", a.status, a.header, a.body)
 	}
-	if a := r.beat(newBeat()); a.status != 502 && a.status != 503 {
-		r.t.Errorf("a heartbeat while the server is away: %d", a.status)
+	if a := r.beat(newBeat()); a.status != 502 && a.status != 503 || a.header.Get("Content-Type") != "application/json" ||
+		a.header.Get("Retry-After") == "" || a.header.Get("Access-Control-Allow-Origin") != "*" ||
+		a.body != errorBody("unavailable", "Server not reachable") {
+		r.t.Errorf("a heartbeat while the server is away: %d %v %q", a.status, a.header, a.body)
+	}
+}
+
+// TestProxiesPassTheLargestBatch: what the server takes, the proxies do, over HTTP/1.1 and h2, and
+// a client that sends more is told so in JSON.
+func TestProxiesPassTheLargestBatch(t *testing.T) {
+	const lines, lineBytes, most = 256, 16 << 10, 4 << 20
+	largest := func() string {
+		var body strings.Builder
+		for range lines {
+			beat := newBeat().json()
+			fmt.Fprintf(&body, "%s%*s\n", beat, lineBytes-1-len(beat), "")
+		}
+		if body.Len() != most {
+			t.Fatalf("the batch has %d bytes", body.Len())
+		}
+		return body.String()
+	}
+	for _, p := range proxies {
+		t.Run(p.name, func(t *testing.T) {
+			if _, err := exec.LookPath(p.name); err != nil {
+				if os.Getenv("ROLLCALL_PROXIES") == "required" {
+					t.Fatal(err)
+				}
+				t.Skip(err)
+			}
+			server := startServer(t)
+			id := newIdentity(t, t.TempDir(), "proxy.example")
+			for version, base := range map[int]string{
+				1: "http://" + p.start(t, server, nil), 2: "https://" + p.start(t, server, &id),
+			} {
+				client := &http.Client{Transport: &http.Transport{ForceAttemptHTTP2: version == 2,
+					TLSClientConfig: &tls.Config{RootCAs: id.pool}}}
+				defer client.CloseIdleConnections()
+				for more, status := range map[int]int{0: 200, 1: 413, 2 << 20: 413} {
+					body := strings.NewReader(largest() + strings.Repeat(" ", more))
+					req, err := http.NewRequest("POST", base+batchPath, body)
+					if err != nil {
+						t.Fatal(err)
+					}
+					req.Header.Set("Authorization", "Bearer "+ingestToken)
+					req.Header.Set("Content-Type", "application/x-ndjson")
+					resp, err := client.Do(req)
+					if err != nil {
+						t.Fatalf("version %d, %d bytes more: %v", version, more, err)
+					}
+					answer, err := io.ReadAll(resp.Body)
+					resp.Body.Close()
+					if err != nil || resp.ProtoMajor != version || resp.StatusCode != status ||
+						resp.Header.Get("Content-Type") != "application/json" || !json.Valid(answer) ||
+						more == 0 && string(answer) != fmt.Sprintf(`{"accepted":%d,"rejected":0,"errors":[]}`, lines) {
+						t.Errorf("%s, %d bytes more: %d %s, %v", resp.Proto, more, resp.StatusCode, answer, err)
+					}
+				}
+			}
+		})
 	}
 }
 
