@@ -13,6 +13,10 @@ import (
 // beside the text, and a client could hold them for as long as it does not send its body.
 const maxHeaderLines = 128
 
+// maxParams is how many parameters a query may have: fasthttp keeps 70 bytes for each, and a client
+// could hold them by a next request that it does not end.
+const maxParams = 128
+
 var errTooManyHeaderLines = errors.New("server: a request has too many header lines")
 
 // The header names of a request's framing.
@@ -54,6 +58,9 @@ func judgeHead(h *fasthttp.RequestHeader) reply.Reply {
 	}
 	if !validTarget(h) || len(h.Host()) > 0 && !validAuthority(h.Host()) {
 		return reply.MalformedRequest
+	}
+	if bytes.Count(h.RequestURI(), []byte("&")) >= maxParams {
+		return reply.TooManyParams
 	}
 	return judgeLines(h)
 }

@@ -161,6 +161,9 @@ var headCases = []struct {
 	{"DEL in the target", "POST {path}?a\x7f HTTP/1.1\n{host}{auth}{length}\n{body}", 400},
 	{"a tab in the target", "POST {path}?a\tb HTTP/1.1\n{host}{auth}{length}\n{body}", 400},
 
+	{"as many parameters as may be", "POST {path}?{127 &} HTTP/1.1\n{host}{auth}{length}\n{body}", 204},
+	{"too many parameters", "POST {path}?{128 &} HTTP/1.1\n{host}{auth}{length}\n{body}", 400},
+
 	{"as many lines as may be", "POST {path} HTTP/1.1\n{host}{auth}{length}{125 lines}\n{body}", 204},
 	{"too many lines", "POST {path} HTTP/1.1\n{host}{auth}{length}{126 lines}\n{body}", 431},
 	{"as many lines as fit", "POST {path} HTTP/1.1\n{host}{auth}{length}{3000 lines}\n{body}", 431},
@@ -172,6 +175,7 @@ func headText(request string) string {
 		"{path}", wire.HeartbeatPath, "{host}", "Host: test\n", "{auth}", testAuth+"\n",
 		"{length}", fmt.Sprintf("Content-Length: %d\n", len(validBody)), "{LF}", "\x1e",
 		"{chunks}", fmt.Sprintf("%x\n%s\n0\n\n", len(validBody), validBody), "{body}", validBody,
+		"{127 &}", strings.Repeat("a&", 127), "{128 &}", strings.Repeat("&", 128),
 		"{125 lines}", lines(125), "{126 lines}", lines(126), "{3000 lines}", lines(3000),
 	).Replace(request)
 	return strings.NewReplacer("\n", "\r\n", "\x1e", "\n").Replace(text)

@@ -69,6 +69,7 @@ const (
 	VersionNotSupported
 	HeaderTooLarge
 	TooManyHeaderLines
+	TooManyParams
 	RequestTimeout
 
 	MissingUserIDParam
@@ -145,6 +146,7 @@ var rows = [Count]row{
 	MalformedRequest:    {400, wire.CodeInvalid, "Malformed request"},
 	HeaderTooLarge:      {431, wire.CodeInvalid, "Request header too large"},
 	TooManyHeaderLines:  {431, wire.CodeInvalid, "Too many header lines"},
+	TooManyParams:       {400, wire.CodeInvalid, "Too many query parameters"},
 	VersionNotSupported: {505, wire.CodeInvalid, "Only HTTP/1.1 and HTTP/1.0 are spoken here"},
 	RequestTimeout:      {408, wire.CodeUnavailable, "Request timeout"},
 
