@@ -56,6 +56,8 @@ func (a *answers) answer(ctx *fasthttp.RequestCtx, r reply.Reply) {
 		setRetryAfter(ctx, "60")
 	case reply.Unavailable, reply.TooManyBatches, reply.TooManyUnpacking, reply.NotOwned:
 		setRetryAfter(ctx, "1")
+	case reply.TooManyConns, reply.TooManyConnsOfAddress:
+		setRetryAfter(ctx, strconv.FormatInt(apart(), 10))
 	case reply.UnknownEncoding, reply.WindowTooLarge:
 		ctx.Response.Header.Set(fasthttp.HeaderAcceptEncoding, "gzip, zstd")
 	}
@@ -66,6 +68,10 @@ func (a *answers) answerAfter(ctx *fasthttp.RequestCtx, r reply.Reply, wait time
 	a.answer(ctx, r)
 	setRetryAfter(ctx, strconv.Itoa(int(math.Ceil(wait.Seconds()))))
 }
+
+// apart is a Retry-After, in seconds, that varies, so that clients that are turned away together do
+// not come back together.
+func apart() int64 { return 1 + rand.Int64N(10) }
 
 // setRetryAfter says when to come back, to another origin's page, too.
 func setRetryAfter(ctx *fasthttp.RequestCtx, seconds string) {
@@ -125,7 +131,11 @@ func (a *answers) unreadable(ctx *fasthttp.RequestCtx, err error) {
 		return
 	}
 	a.origins.allow(ctx)
-	a.unfit(ctx, readError(err))
+	r := conns.Refused(ctx.Conn())
+	if r == reply.None {
+		r = readError(err)
+	}
+	a.unfit(ctx, r)
 }
 
 // unfit answers a request whose head is not taken, and closes the connection: where the request

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"crypto/tls"
 	"log/slog"
 	"math"
 	"slices"
@@ -43,8 +44,9 @@ type Options struct {
 	// scheme://host[:port]. Default: all, as with "*" alone.
 	CORSOrigins []string
 
-	// TLS says that the public listeners speak it, so that the page asks there for the stream.
-	TLS bool
+	// TLS is what the public listeners speak; handshakes are made by the connections' goroutines,
+	// under ReadTimeout. Default: HTTP without it.
+	TLS *tls.Config
 	// Production switches /debug/presence and /debug/token off.
 	Production bool
 
@@ -53,6 +55,11 @@ type Options struct {
 	// them is the rightmost of its X-Forwarded-For, or Forwarded, that is not of the list. Default:
 	// none, and the address is the peer's.
 	TrustedProxies []string
+
+	// ProxyProtocol says that the proxies send a PROXY protocol header, version 1 or 2, in front of
+	// each connection: TrustedProxies, or every peer where none is given. A connection without one
+	// is closed. Default: connections begin with a request, or with TLS.
+	ProxyProtocol bool
 
 	// RatePerIP is how many heartbeats per second one source address may send, an IPv6 /64 being
 	// one address. Behind a proxy it needs TrustedProxies, else the proxy is the source of
@@ -96,9 +103,12 @@ type Options struct {
 	// IdleTimeout is how long a connection may wait for its next request, up to two seconds more
 	// when it is suspended meanwhile. Set it above the daemons' interval. Default: 3m.
 	IdleTimeout time.Duration
-	idleAfter   time.Duration // conns.DefaultIdleAfter but in tests
-	maxBodies   int           // the constant but in tests
-	bodyGrace   time.Duration // the constant but in tests
+	// StrangerTimeout is how long it is for a connection that has shown no valid token, where that
+	// is shorter. Default: 10s.
+	StrangerTimeout time.Duration
+	idleAfter       time.Duration // conns.DefaultIdleAfter but in tests
+	maxBodies       int           // the constant but in tests
+	bodyGrace       time.Duration // the constant but in tests
 
 	// Registry gets the server's metrics and is what /metrics shows. Default: a new one.
 	Registry *prometheus.Registry
@@ -130,6 +140,7 @@ func (o Options) withDefaults() (Options, error) {
 	option.Default(&o.ReadTimeout, 10*time.Second)
 	option.Default(&o.WriteTimeout, 10*time.Second)
 	option.Default(&o.IdleTimeout, 3*time.Minute)
+	option.Default(&o.StrangerTimeout, 10*time.Second)
 	option.Default(&o.idleAfter, conns.DefaultIdleAfter)
 	option.Default(&o.maxBodies, maxBodies)
 	option.Default(&o.bodyGrace, bodyGrace)
@@ -162,6 +173,7 @@ func (o Options) check(p *option.Problems) {
 	option.NotNegative(p, "ReadTimeout", o.ReadTimeout)
 	option.NotNegative(p, "WriteTimeout", o.WriteTimeout)
 	option.NotNegative(p, "IdleTimeout", o.IdleTimeout)
+	option.NotNegative(p, "StrangerTimeout", o.StrangerTimeout)
 	_, err := conns.ParseProxies(o.TrustedProxies)
 	p.When(err != nil, "TrustedProxies: %w", err)
 	p.Add(checkSecrets(o.IngestTokens, o.SigningKeys))

@@ -32,6 +32,7 @@ func (r *running) dialFrom(t *testing.T, addr string) net.Conn {
 func (r *running) refusesFrom(t *testing.T, addr string) {
 	t.Helper()
 	c := r.dialFrom(t, addr)
+	go func() { _, _ = io.WriteString(c, heartbeatText(validBody)) }()
 	readResponse(t, bufio.NewReader(c), "POST").
 		check(t, 503, errorBody("unavailable", "Too many connections from this address"))
 	c.Close()
@@ -111,6 +112,7 @@ func TestRefusalOverALimit(t *testing.T) {
 		seen := make(map[string]bool)
 		for range 100 {
 			c := r.dialFrom(t, "192.0.2.1")
+			go func() { _, _ = io.WriteString(c, heartbeatText(validBody)) }()
 			got := readResponse(t, bufio.NewReader(c), "GET")
 			got.check(t, 503, errorBody("unavailable", refusal.Details()))
 			if n, err := strconv.Atoi(got.header.Get("Retry-After")); err != nil || n < 1 ||

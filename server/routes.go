@@ -4,6 +4,7 @@ import (
 	"github.com/fasthttp/router"
 	"github.com/valyala/fasthttp"
 
+	"rollcall/server/conns"
 	"rollcall/server/reply"
 	"rollcall/wire"
 )
@@ -48,7 +49,10 @@ func (a *answers) route(one, many, follow fasthttp.RequestHandler) fasthttp.Requ
 
 	return func(ctx *fasthttp.RequestCtx) {
 		a.origins.allow(ctx)
-		if refusal := refused(ctx); refusal != reply.None {
+		if over := conns.Refused(ctx.Conn()); over != reply.None {
+			a.answer(ctx, over)
+			hangUp(ctx)
+		} else if refusal := refused(ctx); refusal != reply.None {
 			a.unfit(ctx, refusal)
 		} else if ctx.IsOptions() { // on any path, known or not
 			a.answer(ctx, reply.Preflight)

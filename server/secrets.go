@@ -8,6 +8,7 @@ import (
 
 	"github.com/valyala/fasthttp"
 
+	"rollcall/server/conns"
 	"rollcall/server/reply"
 	"rollcall/token"
 )
@@ -51,6 +52,7 @@ func (s *secrets) checkIngest(ctx *fasthttp.RequestCtx) reply.Reply {
 	if !ok || !tokens.Has(text) {
 		return reply.Unauthorized
 	}
+	conns.Prove(ctx.Conn())
 	return reply.None
 }
 

@@ -121,11 +121,15 @@ func TestRefusalsAreCounted(t *testing.T) {
 	}
 }
 
-// TestTooManyConnectionsOverTLS: one over the limit is closed at once. An answer would take a
-// handshake, which is up to the client, in the loop that accepts for all.
+// TestTooManyConnectionsOverTLS: a client over the limit that makes no handshake keeps no other
+// waiting and is closed.
 func TestTooManyConnectionsOverTLS(t *testing.T) {
 	o := testOptions()
-	o.MaxConns = 1
+	o.MaxConns, o.OpenStreams = 1, func() int { return 1 }
+	o.TLS = &tls.Config{GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+		t.Error("a handshake")
+		return nil, errors.New("none")
+	}}
 	s, err := New(newFake(), o)
 	if err != nil {
 		t.Fatal(err)
@@ -135,22 +139,13 @@ func TestTooManyConnectionsOverTLS(t *testing.T) {
 		t.Fatal(err)
 	}
 	served := make(chan error, 1)
-	go func() {
-		served <- s.Serve(tls.NewListener(ln,
-			&tls.Config{GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
-				t.Error("a handshake")
-				return nil, errors.New("none")
-			}}))
-	}()
+	go func() { served <- s.Serve(ln) }()
 	for i := range 3 {
 		c, err := net.Dial("tcp", ln.Addr().String())
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer c.Close()
-		if i == 0 {
-			continue // within the limit, and silent
-		}
 		c.SetDeadline(time.Now().Add(testwait.Limit))
 		if n, err := c.Read(make([]byte, 1)); n != 0 || isTimeout(err) {
 			t.Errorf("connection %d: %d bytes, %v, want the end", i, n, err)

@@ -116,6 +116,10 @@ func New(p Presence, o Options) (*Server, error) {
 		OpenStreams:  o.OpenStreams,
 		MaxPerIP:     o.MaxConnsPerIP,
 		Proxies:      proxies,
+		Headers:      o.ProxyProtocol,
+		TLS:          o.TLS,
+
+		StrangerTimeout: o.StrangerTimeout,
 	})
 	serve, expect := s.handlers(&o, a, &clients{proxies}, rate, unpacks)
 	s.public = newPublic(&o, a, serve, expect)
@@ -164,7 +168,7 @@ func (s *Server) operators(o *Options) http.Handler {
 		Ready:       s.ready,
 		SigningKeys: s.secrets.signing,
 		PublicAddrs: s.conns.Addrs,
-		TLS:         o.TLS,
+		TLS:         o.TLS != nil,
 		Production:  o.Production,
 		Now:         o.Clock.Wall,
 		Registry:    o.Registry,
@@ -182,8 +186,7 @@ func (s *Server) SetSecrets(ingestTokens, signingKeys []string) error {
 func (s *Server) Refused() reply.Refused { return s.counters.Refused() }
 
 // Serve answers daemons and watchers on ln, which it closes, until Close or a failure of the
-// listener. ln may be a tls.Listener: handshakes are made by the connections' goroutines, under
-// ReadTimeout.
+// listener.
 func (s *Server) Serve(ln net.Listener) error {
 	err := s.conns.Serve(s.public, ln)
 	if errors.Is(err, net.ErrClosed) {

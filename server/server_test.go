@@ -485,6 +485,7 @@ func TestMaxConns(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	go func() { _, _ = io.WriteString(second, heartbeatText(validBody)) }()
 	got := readResponse(t, bufio.NewReader(second), "POST")
 	got.check(t, 503, errorBody("unavailable", "Too many connections"))
 	if got.header.Get("Retry-After") == "" {

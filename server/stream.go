@@ -98,6 +98,9 @@ func (s *streams) check(ctx *fasthttp.RequestCtx, now engine.Instant) (
 	}
 	id := string(wire.AppendID(nil, user))
 	until, err := keys.Verify(bearer, wire.ScopeRead, id, time.UnixMilli(int64(now.WallMS)))
+	if err == nil {
+		conns.Prove(ctx.Conn())
+	}
 	return user, until, tokenReply(err)
 }
 

@@ -35,6 +35,7 @@ type node struct {
 	engine     *engine.Engine
 	server     *server.Server
 	reloader   *reloader
+	tls        *tls.Config // of the public listener; nil: without TLS
 	admin      net.Listener
 	public     net.Listener
 	served     chan error // one for each listener, when it ends
@@ -72,6 +73,11 @@ func (n *node) start(c serveCmd, sec secrets, recovered func()) error {
 	if err != nil {
 		return err
 	}
+	n.tls = config
+	if c.ProxyProtocol && len(c.TrustedProxies) == 0 {
+		n.logger.Warn("--proxy-protocol without --trusted-proxies believes every peer: " +
+			"any that can connect may name any client")
+	}
 	if err := n.open(c, sec); err != nil {
 		return err
 	}
@@ -84,7 +90,7 @@ func (n *node) start(c serveCmd, sec secrets, recovered func()) error {
 	if err := n.engine.Recover(); err != nil {
 		return err
 	}
-	if err := n.listen(c, config); err != nil {
+	if err := n.listen(c); err != nil {
 		return err
 	}
 	if err := n.log.Prepare(); err != nil { // before the store is written to
@@ -124,13 +130,10 @@ func (n *node) open(c serveCmd, sec secrets) (err error) {
 	return nil
 }
 
-// listen opens the public listener, over TLS with a config. Connections wait in it.
-func (n *node) listen(c serveCmd, config *tls.Config) (err error) {
+// listen opens the public listener. Connections wait in it.
+func (n *node) listen(c serveCmd) (err error) {
 	if n.public, err = listenPublic(c.Listen, c.SocketMode); err != nil {
 		return fmt.Errorf("--listen: %w", err)
-	}
-	if config != nil {
-		n.public = tls.NewListener(n.public, config)
 	}
 	return nil
 }

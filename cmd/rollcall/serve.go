@@ -25,6 +25,7 @@ type serveCmd struct {
 	SocketMode     string   `group:"Addresses" default:"660" placeholder:"OCTAL" help:"Permissions of the Unix socket of --listen; a process that may write to it may connect (${default})."`
 	AdminListen    string   `group:"Addresses" default:"127.0.0.1:8788" placeholder:"HOST:PORT" help:"Where operators connect: the page, health, metrics, profiles, debug. Keep it off the internet (${default})."`
 	TrustedProxies []string `group:"Addresses" placeholder:"CIDR" help:"Addresses and networks of the proxies in front, unix for those over a Unix socket. From them the client's address is the rightmost of X-Forwarded-For, or Forwarded, that is not of the list; limits and log lines go by it. Default: none, and the address is the peer's."`
+	ProxyProtocol  bool     `group:"Addresses" help:"Each connection of the proxies begins with a PROXY protocol header, version 1 or 2, as behind a TCP load balancer: of --trusted-proxies, or of every peer where none is given (off)."`
 	CORSOrigin     []string `group:"Addresses" name:"cors-origin" default:"*" placeholder:"ORIGIN" help:"Web origins whose pages may read the answers of --listen, such as https://example.com. *: any (${default})."`
 
 	MaxHeaderBytes int `group:"Addresses" default:"16384" help:"Most bytes of a request's line and headers together, cookies included; more are answered 431. Each busy connection has a read buffer of this size (${default})."`
@@ -363,7 +364,8 @@ func (c serveCmd) serverOptions(n *node, sec secrets) server.Options {
 		CORSOrigins:       c.CORSOrigin,
 		MaxHeaderBytes:    c.MaxHeaderBytes,
 		TrustedProxies:    c.TrustedProxies,
-		TLS:               c.TLSCert != "",
+		TLS:               n.tls,
+		ProxyProtocol:     c.ProxyProtocol,
 		MaxConns:          n.limits.conns,
 		MaxConnsPerIP:     c.MaxConnsPerIP,
 		OpenStreams:       n.engine.OpenStreams,

@@ -30,6 +30,10 @@ var (
 		"Of the open connections, those that are suspended until their next request.", nil, nil)
 	acceptDesc = prometheus.NewDesc("rollcall_http_accept_retries_total",
 		"Accepts that failed for want of descriptors or memory and were tried again.", nil, nil)
+	evictedDesc = prometheus.NewDesc("rollcall_http_connections_evicted_total",
+		"Connections without a valid token that were closed at the limit to make room.", nil, nil)
+	noHeaderDesc = prometheus.NewDesc("rollcall_http_proxy_headers_missing_total",
+		"Connections of proxies that were closed for want of a PROXY protocol header.", nil, nil)
 	connsLimitDesc = prometheus.NewDesc("rollcall_http_connections_limit",
 		"Most connections and streams together; one more is answered 503.", nil, nil)
 	readyDesc = prometheus.NewDesc("rollcall_ready",
@@ -49,6 +53,7 @@ func (*Metrics) Describe(descs chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		answersDesc, connsDesc, idleDesc, connsLimitDesc, acceptDesc, addressesDesc, readyDesc,
 		streamsRefusedDesc, batchesDesc, batchesLimitDesc,
+		streamsRefusedDesc, evictedDesc, noHeaderDesc,
 	} {
 		descs <- d
 	}
@@ -75,6 +80,8 @@ func (m *Metrics) Collect(values chan<- prometheus.Metric) {
 	counter(acceptDesc, conns.AcceptRetries)
 	gauge(batchesDesc, m.Batches())
 	gauge(batchesLimitDesc, m.MaxBatches)
+	counter(evictedDesc, conns.Evicted)
+	counter(noHeaderDesc, conns.BadHeaders)
 	if m.Rate != nil {
 		gauge(addressesDesc, m.Rate.Addresses())
 	}

@@ -6,10 +6,13 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/valyala/fasthttp"
+
+	"rollcall/server/reply"
 )
 
 // conn is one connection while it is fasthttp's. It is closed, suspended or released to become a
@@ -17,9 +20,10 @@ import (
 // idle ones from another goroutine.
 type conn struct {
 	net.Conn
+	raw          net.Conn // the kernel's: Conn, or what is below TLS
 	counts       *counts
-	idle         *idle // suspends it; nil: it is never suspended
-	peer         peer
+	idle         *idle    // suspends it; nil: it is never suspended
+	refuser      *refuser // counts it; nil: counts does
 	writeTimeout time.Duration
 	linger       atomic.Bool // see Close
 	rests        atomic.Bool // no request came in time: Close suspends. Read stores it
@@ -29,8 +33,21 @@ type conn struct {
 	// readMore loads it after it set one, so that one of the two ends the wait.
 	interrupted atomic.Bool
 
+	joining sync.Mutex
+	// peer is changed by the goroutine that serves the connection, with joining held: Close, from
+	// any goroutine, takes what it says off the counts.
+	peer peer
+
+	// The ring of strangers. guarded by strangers.mu
+	strangePrev, strangeNext *conn
+	strangeSince             time.Duration // since strangers.began: when its wait began
+	evicted                  bool
+
 	// Single owner: the goroutine that serves the connection.
 	phase            phase
+	headed           bool        // a PROXY header comes first
+	refusal          reply.Reply // the limit that it is over
+	refusedUntil     time.Time   // when it is answered even without a request
 	reading, writing deadline
 	ended            bool // a Read found the end of the client's side
 }
@@ -57,6 +74,9 @@ func Follow(c net.Conn, state fasthttp.ConnState) {
 		own.writing.asked = time.Time{} // the last answer's, and perhaps long over
 	case fasthttp.StateIdle:
 		own.phase = waiting
+		if !own.peer.known {
+			own.counts.strangers.waits(own)
+		}
 	}
 }
 
@@ -92,10 +112,25 @@ func (d *deadline) dueEarly(until time.Time, slack time.Duration) bool {
 
 func within(early, slack time.Duration) bool { return 0 <= early && early < slack }
 
-// SetReadDeadline remembers the deadline for Read.
+// SetReadDeadline remembers the deadline for Read. A stranger waits less than others for its next
+// request.
 func (c *conn) SetReadDeadline(t time.Time) error {
+	if c.phase == waiting {
+		t = t.Add(-c.cut())
+	}
+	if c.refusal != reply.None && t.After(c.refusedUntil) {
+		t = c.refusedUntil
+	}
 	c.reading.asked = t
 	return nil
+}
+
+// cut is how much earlier than IdleTimeout the connection's wait ends.
+func (c *conn) cut() time.Duration {
+	if c.peer.known {
+		return 0
+	}
+	return c.counts.strangerCut
 }
 
 // SetWriteDeadline remembers the deadline for Write.
@@ -157,7 +192,88 @@ func (c *conn) readMore(p []byte) (int, error) {
 	if c.interrupted.Load() {
 		return 0, os.ErrDeadlineExceeded
 	}
+	if c.headed {
+		return c.readHeaded(p)
+	}
 	return c.Conn.Read(p)
+}
+
+// readHeaded reads the first bytes behind a PROXY header. A connection without one ends without a
+// word: who is at the other end is not known.
+func (c *conn) readHeaded(p []byte) (int, error) {
+	if c.Conn == c.raw && c.learn() != nil {
+		return 0, io.EOF
+	}
+	n, err := c.Conn.Read(p) // TLS reads from belowTLS, which learns
+	if c.headed {
+		return 0, io.EOF
+	}
+	return n, err
+}
+
+// learn reads the PROXY header, which says who is at the other end, and counts the connection for
+// that address.
+func (c *conn) learn() error {
+	addr, err := readHeader(c.raw)
+	if err != nil {
+		if err != io.EOF {
+			c.counts.noHeader(c.peer.addr, err)
+		}
+		return err
+	}
+	c.headed = false
+	if !addr.IsValid() {
+		addr = c.peer.addr
+	}
+	c.join(addr)
+	if c.peer.known {
+		c.counts.strangers.remove(c)
+	}
+	return nil
+}
+
+// join counts the connection for the address of its client. Over the limit it is refused.
+func (c *conn) join(addr netip.Addr) (ok bool) {
+	c.joining.Lock()
+	defer c.joining.Unlock()
+	if c.refuser != nil || c.gone.Load() { // not counted, or no longer
+		c.peer.addr = addr
+		return true
+	}
+	if c.peer, ok = c.counts.join(addr); !ok {
+		c.refuse(reply.TooManyConnsOfAddress)
+	}
+	return ok
+}
+
+// refuse has the connection answered so, once its request is there or refusedTime is over.
+func (c *conn) refuse(why reply.Reply) {
+	c.refusal, c.refusedUntil = why, time.Now().Add(refusedTime)
+	if c.reading.asked.After(c.refusedUntil) {
+		c.reading.asked = c.refusedUntil
+	}
+}
+
+// Refused returns the reply that says which limit a connection is over, None if it is over none.
+// The handler of its request, or of the failure to read one, gives it and closes the connection.
+func Refused(c net.Conn) reply.Reply {
+	if own, ok := c.(*conn); ok {
+		return own.refusal
+	}
+	return reply.None
+}
+
+// Prove notes that a connection has shown a valid token: it does not have to make room for another
+// (P8). The handler of its request calls it.
+func Prove(c net.Conn) {
+	own, ok := c.(*conn)
+	if !ok || own.peer.known {
+		return
+	}
+	own.joining.Lock()
+	own.peer.known = true
+	own.joining.Unlock()
+	own.counts.strangers.remove(own)
 }
 
 // readNext reads the first bytes of a request of a resumed connection. fasthttp believes that it is
@@ -177,7 +293,7 @@ func (c *conn) readNext(p []byte) (int, error) {
 // idle.after.
 func (c *conn) readOrRest(p []byte) (int, error) {
 	after := c.idle.after
-	if c.reading.dueEarly(c.reading.asked.Add(after-c.idle.timeout), after/2) {
+	if c.reading.dueEarly(c.reading.asked.Add(c.cut()+after-c.idle.timeout), after/2) {
 		if err := c.Conn.SetReadDeadline(c.reading.set); err != nil {
 			return 0, err
 		}
@@ -212,10 +328,10 @@ func (c *conn) Close() error {
 	if c.gone.Swap(true) {
 		return net.ErrClosed
 	}
-	if c.rests.Load() && c.idle.suspend(c.Conn, c.peer, c.reading.asked) {
+	if c.rests.Load() && c.suspend() {
 		return nil
 	}
-	defer c.counts.leave(c.peer) // a lingering connection still counts
+	defer c.leave() // a lingering connection still counts
 	if c.linger.Load() {
 		drainInput(c.Conn)
 	}
@@ -227,6 +343,30 @@ func (c *conn) Close() error {
 func Silent(c net.Conn) bool {
 	own, ok := c.(*conn)
 	return ok && own.phase == opening
+}
+
+// suspend makes the connection idle. Only the goroutine that serves it has set rests, and closes
+// it.
+func (c *conn) suspend() bool {
+	if c.counts.strangers.remove(c) {
+		return false
+	}
+	return c.idle.suspend(c.Conn, c.peer, c.reading.asked)
+}
+
+// leave takes the connection off all counts.
+func (c *conn) leave() {
+	if c.refuser != nil {
+		c.refuser.leave()
+		return
+	}
+	c.joining.Lock()
+	peer := c.peer
+	c.joining.Unlock()
+	c.counts.leave(peer)
+	if c.counts.strangers.remove(c) {
+		c.counts.strangers.left()
+	}
 }
 
 // Linger makes the close of a connection wait until its client can have read the answer: see Close.
@@ -261,6 +401,9 @@ func Release(c net.Conn, addr netip.Addr) (raw net.Conn, place Place, ok bool) {
 	ok = true
 	if !own.gone.Swap(true) { // else Close came first, and took it off both counts
 		own.counts.open.Add(-1)
+		if own.counts.strangers.remove(own) {
+			own.counts.strangers.left()
+		}
 		peer := own.peer
 		if !peer.counted {
 			peer, ok = own.counts.join(addr)

@@ -1,6 +1,7 @@
 package conns
 
 import (
+	"crypto/tls"
 	"fmt"
 	"log/slog"
 	"net"
@@ -19,7 +20,7 @@ import (
 // microseconds.
 const DefaultIdleAfter = 250 * time.Millisecond
 
-// Config is what Conns needs. Every field is required but MaxPerIP and Proxies.
+// Config is what Conns needs. Every field is required but those with a default.
 type Config struct {
 	// WriteTimeout bounds a write that fasthttp sets no deadline for.
 	WriteTimeout time.Duration
@@ -28,7 +29,8 @@ type Config struct {
 	// IdleAfter is after how much of this it is suspended: DefaultIdleAfter but for tests. From
 	// IdleTimeout on, none is.
 	IdleAfter time.Duration
-	// Refuse counts the refusal of a connection over a limit and returns the text of the answer.
+	// Refuse counts the refusal of a connection over a limit that is answered before its request
+	// and returns the text of the answer. The others are for the handler: see Refused.
 	Refuse func(reply.Reply) []byte
 	Logger *slog.Logger
 
@@ -36,6 +38,16 @@ type Config struct {
 	MaxConns int
 	// OpenStreams is how many streams there are now.
 	OpenStreams func() int
+	// StrangerTimeout is how long a connection that has shown no valid token may wait for its next
+	// request, if that is shorter than IdleTimeout.
+	StrangerTimeout time.Duration
+
+	// TLS is what the connections speak. Default: HTTP without it.
+	TLS *tls.Config
+	// Headers says that Proxies, or every peer where there are none, send a PROXY protocol header
+	// in front of each connection. Default: no peer does.
+	Headers bool
+
 	// MaxPerIP is the most connections and streams of one source address. Default: no limit.
 	MaxPerIP int
 	// Proxies do not count for their address; streams over them count for their clients'. Default:
@@ -57,11 +69,7 @@ type Conns struct {
 
 // New returns the connections of a server, none yet.
 func New(c Config) *Conns {
-	counts := &counts{max: c.MaxConns, streams: c.OpenStreams, proxies: &c.Proxies}
-	if c.MaxPerIP > 0 {
-		counts.sources = newSources(c.MaxPerIP)
-	}
-	return &Conns{config: c, counts: counts, refuser: &refuser{answer: c.Refuse}}
+	return &Conns{config: c, counts: newCounts(&c), refuser: &refuser{answer: c.Refuse}}
 }
 
 // Serve accepts connections on ln, which it closes, and has by serve them, until Close or a failure
@@ -103,6 +111,8 @@ func (c *Conns) listen(by *fasthttp.Server, ln net.Listener) (*listener, error) 
 		refuser:      c.refuser,
 		idle:         c.idle,
 		writeTimeout: c.config.WriteTimeout,
+		tls:          c.config.TLS,
+		headers:      c.config.Headers,
 	}
 	c.listeners = append(c.listeners, l)
 	return l, nil
@@ -129,11 +139,14 @@ type Stats struct {
 	Idle          int    // of these, how many are suspended
 	Suspended     uint64 // how often one was suspended
 	AcceptRetries uint64 // accepts that were tried again
+	Evicted       uint64 // strangers that were closed to make room
+	BadHeaders    uint64 // connections that were closed for want of a PROXY header
 }
 
 // Stats returns the counts of now.
 func (c *Conns) Stats() Stats {
-	s := Stats{Open: int(c.counts.open.Load())}
+	s := Stats{Open: int(c.counts.open.Load()), BadHeaders: c.counts.badHeaders.Load()}
+	_, s.Evicted = c.counts.strangers.stats()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, l := range c.listeners {

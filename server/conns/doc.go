@@ -3,8 +3,15 @@
 // cheaply. fasthttp serves them.
 //
 //	kernel ──► listener ──► admit ──► fasthttp ──► Close: closed, suspended, or released to a stream
-//	              over a limit └► refusal    ▲                       │
-//	                                         └─── resume ◄── epoll ◄─┘
+//	                          │              ▲                       │
+//	   a stranger is closed ◄─┘              └─── resume ◄── epoll ◄─┘
+//
+// A connection over a limit is served as well, some at a time, so that the answer comes behind the
+// request: Refused tells the handler. Of a connection from a proxy that sends a PROXY protocol
+// header the goroutine that serves it reads the header first; not a byte more is read, so that what
+// is below fasthttp stays the kernel's connection.
+//
+// A stranger is a connection that has shown no valid token. Those of trusted proxies are none.
 //
 // # An idle connection
 //
@@ -48,4 +55,9 @@
 //     since fasthttp's own loop ends the server on any such error.
 //
 //   - P7 A client cannot tell an idle connection from one that fasthttp holds.
+//
+//   - P8 At the limit the stranger that waited longest is closed, so that the next connection can
+//     come. A connection that has shown a valid token is never closed for another. A stranger is in
+//     exactly one ring, of strangers or of idle, from the accept until it is known or closed, so
+//     that finding the oldest looks at two connections.
 package conns

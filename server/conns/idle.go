@@ -38,10 +38,11 @@ type idle struct {
 
 	reports []report // of the last wait, not handled yet. Single owner: the goroutine that accepts
 
-	mu     sync.Mutex
-	conns  map[uint64]*idleConn // by token; nil once closed. guarded by mu
-	token  uint64               // the last one given out. guarded by mu
-	oldest idleConn             // the ring: next is the oldest, prev the newest. guarded by mu
+	mu    sync.Mutex
+	conns map[uint64]*idleConn // by token; nil once closed. guarded by mu
+	token uint64               // the last one given out. guarded by mu
+	// The rings, next being the oldest and prev the newest. guarded by mu
+	oldest, strange idleConn // strangers have a ring of their own, since they wait less
 }
 
 // idleConn is one suspended connection. There may be a million, so it is small.
@@ -72,11 +73,11 @@ func newIdle(counts *counts, c *Config) (*idle, error) {
 		writeTimeout: c.WriteTimeout,
 		logger:       c.Logger,
 		poll:         p,
-		began:        time.Now(),
+		began:        counts.strangers.began,
 		done:         make(chan struct{}),
 		conns:        make(map[uint64]*idleConn),
 	}
-	i.oldest.prev, i.oldest.next = &i.oldest, &i.oldest
+	i.emptyLocked()
 	return i, nil
 }
 
@@ -117,9 +118,43 @@ func (i *idle) suspend(c net.Conn, peer peer, until time.Time) bool {
 		return false
 	}
 	i.conns[s.token] = s
-	s.prev, s.next = i.oldest.prev, &i.oldest
+	ring := &i.oldest
+	if !peer.known {
+		ring = &i.strange
+	}
+	s.prev, s.next = ring.prev, ring
 	s.prev.next, s.next.prev = s, s
 	return true
+}
+
+// evict closes the stranger that is suspended for the longest time if its wait began before an
+// instant, which counts from began (P8). A nil idle has none.
+func (i *idle) evict(before time.Duration) bool {
+	if i == nil {
+		return false
+	}
+	s := i.oldestOf(&i.strange, before+i.timeout-i.counts.strangerCut)
+	if s == nil {
+		return false
+	}
+	i.drop(s)
+	return true
+}
+
+// oldestOf takes the oldest connection of a ring out if its wait ends until an instant. Nil: it
+// does not.
+func (i *idle) oldestOf(ring *idleConn, until time.Duration) *idleConn {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if s := ring.next; s != ring && s.until <= until {
+		return i.takeLocked(s)
+	}
+	return nil
+}
+
+func (i *idle) emptyLocked() {
+	i.oldest.prev, i.oldest.next = &i.oldest, &i.oldest
+	i.strange.prev, i.strange.next = &i.strange, &i.strange
 }
 
 // take takes a suspended connection out, which is the caller's from now on (P1). Nil: it is not
@@ -178,24 +213,22 @@ func (i *idle) resume(r report) net.Conn {
 		i.drop(s)
 		return nil
 	}
-	return &conn{
-		Conn: s.Conn, counts: i.counts, idle: i, peer: s.peer, writeTimeout: i.writeTimeout,
-		phase: resumed,
+	own := &conn{
+		Conn: s.Conn, raw: s.Conn, counts: i.counts, idle: i, peer: s.peer,
+		writeTimeout: i.writeTimeout, phase: resumed,
 	}
+	if !own.peer.known {
+		i.counts.strangers.add(own)
+	}
+	return own
 }
 
 // sweep closes those that waited too long (P5).
 func (i *idle) sweep(now time.Duration) {
-	late := func() *idleConn {
-		i.mu.Lock()
-		defer i.mu.Unlock()
-		if s := i.oldest.next; s != &i.oldest && s.until <= now {
-			return i.takeLocked(s)
+	for _, ring := range []*idleConn{&i.oldest, &i.strange} {
+		for s := i.oldestOf(ring, now); s != nil; s = i.oldestOf(ring, now) {
+			i.drop(s)
 		}
-		return nil
-	}
-	for s := late(); s != nil; s = late() {
-		i.drop(s)
 	}
 }
 
@@ -210,7 +243,8 @@ func (i *idle) Close() error {
 	i.ending.Do(func() {
 		i.mu.Lock()
 		all := i.conns
-		i.conns, i.oldest.prev, i.oldest.next = nil, &i.oldest, &i.oldest
+		i.conns = nil
+		i.emptyLocked()
 		i.mu.Unlock()
 		i.poll.close()
 		for _, s := range all {

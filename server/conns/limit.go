@@ -1,11 +1,13 @@
 package conns
 
 import (
+	"log/slog"
 	"net/netip"
 	"sync"
 	"sync/atomic"
+	"time"
 
-	"rollcall/server/reply"
+	"rollcall/internal/sample"
 )
 
 // counts are the open connections, and their limits. Any goroutine may use it.
@@ -14,27 +16,63 @@ type counts struct {
 	max     int          // with streams
 	streams func() int
 	sources *sources // nil: no limit
-	proxies *Proxies // do not count for their address
+	proxies Proxies  // do not count for their address
+
+	strangers strangers
+	// strangerCut is how much earlier than IdleTimeout the wait of a stranger ends.
+	strangerCut time.Duration
+
+	badHeaders atomic.Uint64 // connections that were closed for want of a PROXY header
+	logger     *slog.Logger
+	logged     sample.Second // of badHeaders
 }
 
-// admit counts a connection from an address, or says which limit is reached. peer is for leave.
-func (c *counts) admit(from netip.Addr) (peer peer, refusal reply.Reply) {
-	if c.open.Add(1)+int64(c.streams()) > int64(c.max) {
-		c.open.Add(-1)
-		return peer, reply.TooManyConns
+func newCounts(c *Config) *counts {
+	counts := &counts{
+		max: c.MaxConns, streams: c.OpenStreams, proxies: c.Proxies, logger: c.Logger,
+		strangerCut: max(0, c.IdleTimeout-c.StrangerTimeout),
 	}
-	peer, ok := c.join(from)
-	if !ok {
-		c.open.Add(-1)
-		return peer, reply.TooManyConnsOfAddress
+	counts.strangers.init()
+	if c.MaxPerIP > 0 {
+		counts.sources = newSources(c.MaxPerIP)
 	}
-	return peer, reply.None
+	return counts
+}
+
+// admit counts a connection. Where there are as many as there may be, the stranger that waited
+// longest makes room (P8); false: there is none.
+func (c *counts) admit(idle *idle) bool {
+	for {
+		over := c.open.Add(1) + int64(c.streams()) - int64(c.max)
+		if over <= 0 {
+			return true
+		}
+		if evicting, _ := c.strangers.stats(); over <= int64(evicting) {
+			return true
+		}
+		c.open.Add(-1)
+		if !c.strangers.evict(idle) {
+			return false
+		}
+	}
+}
+
+// noHeader notes that a connection without a PROXY header is closed.
+func (c *counts) noHeader(from netip.Addr, why error) {
+	c.badHeaders.Add(1)
+	if c.logged.Take() {
+		c.logger.Warn("a connection without a PROXY header is closed", "address", from,
+			"error", why, "closed", c.badHeaders.Load())
+	}
 }
 
 // join counts an admitted connection for the address of its client, unless that has as many as it
 // may. A connection of a proxy belongs to all of the proxy's clients and is not counted.
 func (c *counts) join(addr netip.Addr) (_ peer, ok bool) {
-	if c.sources == nil || !addr.IsValid() || c.proxies.Trust(addr) {
+	if c.proxies.Trust(addr) {
+		return peer{addr: addr, known: true}, true
+	}
+	if c.sources == nil || !addr.IsValid() {
 		return peer{addr: addr}, true
 	}
 	ok = c.sources.join(sourceOf(addr))
@@ -59,6 +97,7 @@ func (c *counts) place(peer peer) (p Place) {
 type peer struct {
 	addr    netip.Addr // zero: none, as over a Unix socket
 	counted bool       // for its address
+	known   bool       // it has shown a valid token, or is a trusted proxy: no stranger
 }
 
 // sources counts the open connections of each source address, streams included, from the accept

@@ -5,16 +5,14 @@ import (
 	"net"
 	"net/netip"
 	"testing"
-	"testing/synctest"
 
-	"rollcall/internal/testwait"
 	"rollcall/server/reply"
 )
 
 func tcpAddr(ip string) net.Addr { return &net.TCPAddr{IP: net.ParseIP(ip), Port: 1} }
 
 func TestSourcesAreCounted(t *testing.T) {
-	p := &counts{sources: newSources(2), proxies: &Proxies{}}
+	p := &counts{sources: newSources(2), proxies: Proxies{}}
 	first, ok := p.join(netip.MustParseAddr("192.0.2.1"))
 	if !ok {
 		t.Fatal("the first connection is refused")
@@ -68,32 +66,26 @@ func TestRateSources(t *testing.T) {
 	}
 }
 
-// TestRefusedReadsWhy: at most maxRefused connections are kept until their clients have read why,
-// and none for long.
-func TestRefusedReadsWhy(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) { // what is kept has its time, on a busy machine too
-		r := refuser{answer: func(reply.Reply) []byte { return []byte("no") }}
-		var clients []net.Conn
-		for range maxRefused + 1 {
-			ours, theirs := net.Pipe()
-			clients = append(clients, ours)
-			go func() { _, _ = io.ReadFull(ours, make([]byte, 2)) }()
-			r.refuse(halfOpen{theirs}, reply.TooManyConns)
+// TestRefusedAreBounded: at most maxRefused connections over the limit are served, and the others
+// are answered at once.
+func TestRefusedAreBounded(t *testing.T) {
+	r := refuser{answer: func(r reply.Reply) []byte { return []byte(r.Details()) }}
+	for range maxRefused {
+		if !r.admit() {
+			t.Fatal("not served")
 		}
-		if n := r.waiting.Load(); n != maxRefused {
-			t.Errorf("%d are waiting, want %d", n, maxRefused)
-		}
-		if _, err := clients[maxRefused].Read(make([]byte, 1)); err != io.EOF {
-			t.Errorf("one too many: %v, want its end", err)
-		}
-		for _, c := range clients {
-			c.Close()
-		}
-		testwait.Until(t, "no connection is kept", func() bool { return r.waiting.Load() == 0 })
-	})
+	}
+	if r.admit() {
+		t.Error("one too many is served")
+	}
+	here, there := net.Pipe()
+	own := &conn{Conn: there, raw: there, refusal: reply.TooManyConns}
+	go r.turnAway(own, false)
+	if text, err := io.ReadAll(here); string(text) != reply.TooManyConns.Details() || err != nil {
+		t.Errorf("%q, %v", text, err)
+	}
+	r.leave()
+	if !r.admit() {
+		t.Error("not served in the place of one that has left")
+	}
 }
-
-// halfOpen is a connection whose one side can be closed.
-type halfOpen struct{ net.Conn }
-
-func (halfOpen) CloseWrite() error { return nil }

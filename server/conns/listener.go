@@ -29,8 +29,13 @@ const (
 	// buffer: no wait is normal.
 	AnswerTimeout = 100 * time.Millisecond
 
-	// maxRefused is how many refused connections are kept at a time until the client has read why.
-	maxRefused = 256
+	// maxRefused is how many connections over the limit are served at a time, for the answer that
+	// says so. Their descriptors are beyond MaxConns.
+	maxRefused = 32
+
+	// refusedTime is how long a connection over a limit has to send a request's head. Then it is
+	// answered without.
+	refusedTime = time.Second
 )
 
 // passing are the errors of accept after which the listener still works: the process or the kernel
@@ -105,56 +110,90 @@ type listener struct {
 	refuser      *refuser
 	idle         *idle // suspends its connections; nil: none is suspended
 	writeTimeout time.Duration
+	tls          *tls.Config // nil: without TLS
+	headers      bool        // proxies send a PROXY header
 }
 
-// Accept waits for the next connection that is within the limits.
+// Accept waits for the next connection that is within the limits, or over one and to be told so.
+// Nothing of it is read here: a client could keep all others waiting.
 func (l *listener) Accept() (net.Conn, error) {
 	for {
 		c, err := l.retrying.Accept()
 		if err != nil {
 			return nil, err
 		}
-		peer, refusal := l.counts.admit(addrOf(c.RemoteAddr()))
-		if refusal != reply.None {
-			l.refuser.refuse(c, refusal)
-			continue
+		own := &conn{Conn: c, raw: c, counts: l.counts, writeTimeout: l.writeTimeout}
+		own.peer.addr = addrOf(c.RemoteAddr())
+		own.headed = l.headers && (l.counts.proxies.None() || l.counts.proxies.Trust(own.peer.addr))
+		if !l.admit(own) {
+			if !l.refuser.admit() {
+				l.refuser.turnAway(own, l.tls != nil || own.headed)
+				continue
+			}
+			own.refuser = l.refuser
+		} else if !own.peer.known {
+			l.counts.strangers.add(own)
 		}
-		own := &conn{Conn: c, counts: l.counts, peer: peer, writeTimeout: l.writeTimeout}
-		if l.idle.takes(c) {
-			own.idle = l.idle
-		}
+		l.wrap(own)
 		return own, nil
 	}
 }
 
-// refuser answers connections over a limit.
-type refuser struct {
-	answer  func(reply.Reply) []byte
-	waiting atomic.Int64 // connections whose client has not read the answer yet
+// admit counts a connection, or refuses it. Its address comes first: one that has enough evicts no
+// stranger. An address that is not known yet is counted with the header.
+func (l *listener) admit(own *conn) bool {
+	if !own.headed && !own.join(own.peer.addr) {
+		return false
+	}
+	if l.counts.admit(l.idle) {
+		return true
+	}
+	l.counts.place(own.peer).Leave()
+	own.peer.counted = false
+	own.refuse(reply.TooManyConns)
+	return false
 }
 
-// refuse answers a connection and closes it. It runs in the accept loop and must not wait: the
-// answer fits into the socket's buffer. The request may be on its way, so that closing would reset
-// the connection: some clients at a time are given the time to read the answer first; past
-// maxRefused, a client may see a reset instead.
-func (r *refuser) refuse(c net.Conn, refusal reply.Reply) {
-	text := r.answer(refusal)
-	if secure, ok := c.(*tls.Conn); ok { // to answer, it would have to wait for the handshake
-		_ = secure.NetConn().Close()
-		return
+// wrap begins TLS, or says that the connection may be suspended.
+func (l *listener) wrap(own *conn) {
+	switch {
+	case l.tls != nil && own.headed:
+		own.Conn = tls.Server(&belowTLS{own.raw, own}, l.tls)
+	case l.tls != nil:
+		own.Conn = tls.Server(own.raw, l.tls)
+	case l.idle.takes(own.raw):
+		own.idle = l.idle
 	}
-	_ = c.SetWriteDeadline(time.Now().Add(AnswerTimeout))
-	_, _ = c.Write(text)
-	if r.waiting.Add(1) > maxRefused {
-		r.waiting.Add(-1)
-		_ = c.Close()
-		return
+}
+
+// refuser bounds the connections over MaxConns that are served so that their clients read why. Many
+// clients report an answer only if it comes behind their request.
+type refuser struct {
+	answer func(reply.Reply) []byte
+	served atomic.Int64
+}
+
+// admit counts one more, unless there are maxRefused.
+func (r *refuser) admit() bool {
+	if r.served.Add(1) > maxRefused {
+		r.leave()
+		return false
 	}
-	go func() {
-		defer r.waiting.Add(-1)
-		drainInput(c)
-		_ = c.Close()
-	}()
+	return true
+}
+
+func (r *refuser) leave() { r.served.Add(-1) }
+
+// turnAway answers a connection at once and closes it. It runs in the accept loop and must not
+// wait: the answer fits into the socket's buffer. The request may be on its way, so that the client
+// may see a reset instead. silent: the client would not understand the answer.
+func (r *refuser) turnAway(own *conn, silent bool) {
+	text := r.answer(own.refusal)
+	if !silent {
+		_ = own.raw.SetWriteDeadline(time.Now().Add(AnswerTimeout))
+		_, _ = own.raw.Write(text)
+	}
+	_ = own.raw.Close()
 }
 
 // drainInput ends the server's side of a connection and drops input until the client ends its own,

@@ -52,6 +52,8 @@ func start(t testing.TB, change func(*rig, *Config)) *rig {
 		MaxConns:    1000,
 		OpenStreams: func() int { return 0 },
 		MaxPerIP:    100,
+
+		StrangerTimeout: time.Minute,
 	}
 	r.server = &fasthttp.Server{
 		Handler:         r.answer,
@@ -76,7 +78,17 @@ type silence struct{}
 
 func (silence) Printf(string, ...any) {}
 
+// tokenless is a path that wants no token.
+const tokenless = "/0"
+
 func (r *rig) answer(ctx *fasthttp.RequestCtx) {
+	if over := Refused(ctx.Conn()); over != reply.None {
+		r.answerRefused(ctx, over)
+		return
+	}
+	if string(ctx.Path()) != tokenless {
+		Prove(ctx.Conn())
+	}
 	if string(ctx.Path()) == "/stream" {
 		ctx.HijackSetNoResponse(true)
 		ctx.Hijack(func(c net.Conn) { r.streamed <- c })
@@ -86,6 +98,10 @@ func (r *rig) answer(ctx *fasthttp.RequestCtx) {
 }
 
 func (r *rig) refuse(ctx *fasthttp.RequestCtx, err error) {
+	if over := Refused(ctx.Conn()); over != reply.None {
+		r.answerRefused(ctx, over)
+		return
+	}
 	r.unread.Add(1)
 	var timeout net.Error
 	if errors.As(err, &timeout) && timeout.Timeout() {
@@ -93,6 +109,13 @@ func (r *rig) refuse(ctx *fasthttp.RequestCtx, err error) {
 	} else {
 		ctx.SetStatusCode(fasthttp.StatusBadRequest)
 	}
+	ctx.SetConnectionClose()
+	Linger(ctx.Conn())
+}
+
+func (r *rig) answerRefused(ctx *fasthttp.RequestCtx, over reply.Reply) {
+	ctx.SetStatusCode(over.Status())
+	ctx.SetBodyString(over.Details())
 	ctx.SetConnectionClose()
 	Linger(ctx.Conn())
 }
