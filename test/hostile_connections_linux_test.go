@@ -38,8 +38,15 @@ func connectionAttacks() []attack {
 		})},
 		{name: "connect and leave", crowd: 8, fills: true, do: (*attackers).connectAndLeave},
 		{name: "ask and never read an answer", crowd: 50, fills: true, do: (*attackers).pipeline},
+		{name: "idle connections to the limit", crowd: 120, do: (*attackers).idle,
+			descriptors: 256 + 16, probe: (*hostile).newConnectionSoon},
+		{name: "half a request to the limit", crowd: 120, do: (*attackers).halfRequest,
+			descriptors: 256 + 16, probe: (*hostile).newConnectionSoon},
+		{name: "connections that come back at once, with a limit for an address", crowd: 120,
+			do: func(a *attackers, _ int) { a.hold(holding{addr: a.Addr}) }, descriptors: 256 + 16,
+			flags: []string{"--max-connections-per-ip=40"}, probe: (*hostile).newConnection},
 		{name: "50 who ask for presence and never read", crowd: 50, do: func(a *attackers, _ int) {
-			a.holdWith(narrow, a.Admin, a.presenceRequest(), false)
+			a.hold(holding{dialer: narrow, addr: a.Admin, begin: a.presenceRequest(), deaf: true})
 		}, setup: (*hostile).crowded, probe: (*hostile).newConnectionAndProbe},
 		{name: "metrics at full rate", crowd: 4, fills: true, do: func(a *attackers, _ int) {
 			a.ask(a.Admin, 0, func() string { return request("GET", "/metrics", "") })
@@ -74,35 +81,44 @@ func (a *attackers) pipeline(int) {
 }
 
 // idle holds a connection, says nothing, and takes another when it loses it.
-func (a *attackers) idle(int) { a.hold(a.Addr, "") }
+func (a *attackers) idle(int) { a.hold(holding{addr: a.Addr, pause: time.Second}) }
 
 func (a *attackers) halfRequest(int) {
-	a.hold(a.Addr, "POST "+heartbeatPath+" HTTP/1.1\r\nHost: rollcall\r\n")
+	a.hold(holding{addr: a.Addr, pause: time.Second,
+		begin: "POST " + heartbeatPath + " HTTP/1.1\r\nHost: rollcall\r\n"})
 }
 
 func (a *attackers) holdAdmin(int) {
-	a.hold(a.Admin, "POST /debug/token HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n")
+	a.hold(holding{addr: a.Admin,
+		begin: "POST /debug/token HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n"})
 }
 
-func (a *attackers) hold(addr, begin string) { a.holdWith(net.Dialer{}, addr, begin, true) }
+// holding is a connection that is kept for nothing.
+type holding struct {
+	dialer net.Dialer
+	addr   string
+	begin  string        // what is sent
+	deaf   bool          // it reads nothing, and so does not notice the server's close
+	pause  time.Duration // before another is taken when the server has closed it
+}
 
-// holdWith sends a beginning, and holds the connection until the server closes it or the attack is
-// over. One that does not read does not notice the server's close.
-func (a *attackers) holdWith(d net.Dialer, addr, begin string, read bool) {
+// hold holds one connection after the other.
+func (a *attackers) hold(h holding) {
 	for a.pause(5 * time.Millisecond) {
-		c := a.dialWith(d, addr)
+		c := a.dialWith(h.dialer, h.addr)
 		if c == nil {
 			continue
 		}
 		release := a.held(c)
-		io.WriteString(c, begin)
+		io.WriteString(c, h.begin)
 		a.done.Add(1)
-		if read {
-			io.Copy(io.Discard, c)
-		} else {
+		if h.deaf {
 			<-a.stop
+		} else {
+			io.Copy(io.Discard, c)
 		}
 		release()
+		a.pause(h.pause)
 	}
 }
 
@@ -111,6 +127,17 @@ func (h *hostile) newConnection() error {
 	h.probed++
 	return h.wants(204, request("POST", heartbeatPath,
 		h.known.with("seq", h.probed).json(), bearer(ingestToken)))
+}
+
+// newConnectionSoon tries again, as daemons do: connections that just came keep their place for a
+// while, also at the limit.
+func (h *hostile) newConnectionSoon() (err error) {
+	for end := time.Now().Add(2 * time.Second); time.Now().Before(end); time.Sleep(probeEvery) {
+		if err = h.newConnection(); err == nil {
+			return nil
+		}
+	}
+	return err
 }
 
 // newConnectionAndProbe asks the admin listener too, as an orchestrator does.
