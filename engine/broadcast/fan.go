@@ -83,7 +83,7 @@ func (fs *fans) add(u *user, lsn uint64, event []byte) bool {
 	f.frames = append(f.frames, frame{lsn, len(f.text)})
 	fs.bytes += len(f.text) - before
 	u.last = lsn
-	if h := fs.holds[u]; h != nil && fs.over(f, 4) {
+	if h := fs.holds[u]; h != nil && h.passed > u.base && fs.over(f, 4) {
 		fs.stats.FanOverflows++
 		h.from = h.passed
 		fs.release(u, h.passed)
@@ -153,7 +153,10 @@ func (fs *fans) conflate(u *user, through uint64) {
 
 // release moves a user's base and drops the frames that no stream is owed any more.
 func (fs *fans) release(u *user, through uint64) {
-	u.base = max(u.base, through)
+	if through <= u.base { // what cut does takes time with every frame that stays
+		return
+	}
+	u.base = through
 	f := u.fan
 	if f == nil {
 		return
