@@ -4,7 +4,8 @@
 #   docker build --build-arg VERSION="$(git describe --tags --always --dirty)" -t rollcall .
 #
 # There is no HEALTHCHECK: it would need another program in the image. Ask /livez and /readyz of the
-# admin port from outside, as deploy/kubernetes does.
+# admin port from outside, as deploy/kubernetes does: with ROLLCALL_ADMIN_LISTEN=0.0.0.0:8788 and
+# ROLLCALL_ADMIN_TOKEN_FILE. Until then that port is on the container's own loopback.
 
 FROM --platform=$BUILDPLATFORM golang:1.26-bookworm AS build
 WORKDIR /src
@@ -28,7 +29,7 @@ COPY --from=build /out/NOTICE /NOTICE
 COPY --from=build --chown=65532:65532 /out/data /var/lib/rollcall
 USER 65532:65532
 ENV ROLLCALL_LISTEN=0.0.0.0:8787 \
-    ROLLCALL_ADMIN_LISTEN=0.0.0.0:8788 \
+    ROLLCALL_ADMIN_LISTEN=127.0.0.1:8788 \
     ROLLCALL_DATA_DIR=/var/lib/rollcall
 # 8787 is for daemons and clients. 8788 is for operators: do not publish it to the internet.
 EXPOSE 8787 8788

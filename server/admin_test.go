@@ -12,8 +12,9 @@ import (
 )
 
 func (r *running) get(target string) *httptest.ResponseRecorder {
-	w := httptest.NewRecorder()
-	r.admin.Handler.ServeHTTP(w, httptest.NewRequest("GET", target, nil))
+	w, req := httptest.NewRecorder(), httptest.NewRequest("GET", target, nil)
+	req.Host = "localhost:8788"
+	r.admin.Handler.ServeHTTP(w, req)
 	return w
 }
 
@@ -50,6 +51,11 @@ func TestMetrics(t *testing.T) {
 		`rollcall_http_connections `,
 		`rollcall_http_accept_retries_total 0`,
 		`rollcall_http_rate_addresses 1`,
+		`rollcall_admin_connections 0`,
+		`rollcall_admin_refused_total{reason="host"} 0`,
+		`rollcall_admin_refused_total{reason="other_site"} 0`,
+		`rollcall_admin_refused_total{reason="token"} 0`,
+		`rollcall_admin_refused_total{reason="too_many_connections"} 0`,
 	} {
 		if !strings.Contains(got, want) {
 			t.Errorf("no %s in\n%s", want, got)

@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"math"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -43,6 +44,18 @@ type Options struct {
 	// CORSOrigins are the web origins whose pages may read the answers, as browsers send them:
 	// scheme://host[:port]. Default: all, as with "*" alone.
 	CORSOrigins []string
+
+	// AdminTokens are the bearer tokens of which an operator's request needs one, but for the
+	// probes. Default: none, and every request that reaches the operators' listener is answered.
+	AdminTokens []string
+	// AdminHosts are names under which the operators' routes may be asked for, without ports,
+	// beside addresses and localhost. Any other name may be one that a web site points here.
+	// Default: none.
+	AdminHosts []string
+	// MetricsOpen opens /metrics to requests without an admin token, for a scraper that has none.
+	MetricsOpen bool
+	// MintOpen gives the page stream tokens though there is no admin token. For development.
+	MintOpen bool
 
 	// TLS is what the public listeners speak; handshakes are made by the connections' goroutines,
 	// under ReadTimeout. Default: HTTP without it.
@@ -176,5 +189,9 @@ func (o Options) check(p *option.Problems) {
 	option.NotNegative(p, "StrangerTimeout", o.StrangerTimeout)
 	_, err := conns.ParseProxies(o.TrustedProxies)
 	p.When(err != nil, "TrustedProxies: %w", err)
-	p.Add(checkSecrets(o.IngestTokens, o.SigningKeys))
+	p.Add(checkSecrets(o.IngestTokens, o.SigningKeys, o.AdminTokens))
+	for _, host := range o.AdminHosts {
+		p.When(host == "" || strings.ContainsAny(host, "/:*@ \t"),
+			"AdminHosts has %q: names are meant, without scheme, port or wildcard", host)
+	}
 }

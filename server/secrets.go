@@ -23,24 +23,31 @@ type secrets struct {
 type secretLists struct {
 	ingest  token.Shared
 	signing token.Keys
+	admin   token.Shared
 }
 
 // set replaces the lists. On an error, which says all that is wrong, the old ones stay.
-func (s *secrets) set(ingestTokens []string, signingKeys token.Keys) error {
-	if err := checkSecrets(ingestTokens, signingKeys); err != nil {
+func (s *secrets) set(ingestTokens []string, signingKeys token.Keys, adminTokens []string) error {
+	if err := checkSecrets(ingestTokens, signingKeys, adminTokens); err != nil {
 		return err
 	}
-	s.current.Store(&secretLists{token.NewShared(ingestTokens), slices.Clone(signingKeys)})
+	s.current.Store(&secretLists{
+		token.NewShared(ingestTokens), slices.Clone(signingKeys), token.NewShared(adminTokens),
+	})
 	return nil
 }
 
 // checkSecrets reports every secret that could never match.
-func checkSecrets(ingestTokens []string, signingKeys token.Keys) error {
-	return errors.Join(token.CheckShared(ingestTokens), signingKeys.Check())
+func checkSecrets(ingestTokens []string, signingKeys token.Keys, adminTokens []string) error {
+	return errors.Join(token.CheckShared("ingest token", ingestTokens), signingKeys.Check(),
+		token.CheckShared("admin token", adminTokens))
 }
 
 // signing returns the keys of stream tokens.
 func (s *secrets) signing() token.Keys { return s.current.Load().signing }
+
+// admin returns the operators' tokens.
+func (s *secrets) admin() token.Shared { return s.current.Load().admin }
 
 // checkIngest checks the bearer token of a heartbeat.
 func (s *secrets) checkIngest(ctx *fasthttp.RequestCtx) reply.Reply {

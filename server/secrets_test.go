@@ -31,12 +31,12 @@ func TestSetSecrets(t *testing.T) {
 	}
 	want(heartbeat("newer"), 401)
 	want(r.send(t, streamText("?user_id="+testUser, token)).status, 403)
-	if err := r.SetSecrets([]string{"newer", "two words", ""}, []string{"newer", ""}); err == nil ||
+	if err := r.SetSecrets([]string{"newer", "two words", ""}, []string{"newer", ""}, nil); err == nil ||
 		strings.Count(err.Error(), "\n") != 2 || strings.Contains(err.Error(), "words") {
 		t.Errorf("bad secrets: %v", err)
 	}
 	want(heartbeat(testIngest), 204)
-	if err := r.SetSecrets([]string{"newer"}, []string{"newer"}); err != nil {
+	if err := r.SetSecrets([]string{"newer"}, []string{"newer"}, nil); err != nil {
 		t.Fatal(err)
 	}
 	want(heartbeat("newer"), 204)
@@ -46,7 +46,7 @@ func TestSetSecrets(t *testing.T) {
 		testNow); err != nil {
 		t.Error(err)
 	}
-	if err := r.SetSecrets(nil, nil); err != nil {
+	if err := r.SetSecrets(nil, nil, nil); err != nil {
 		t.Fatal(err)
 	}
 	want(heartbeat("newer"), 503)
@@ -70,7 +70,7 @@ func TestSetSecretsUnderLoad(t *testing.T) {
 			if i%2 == 0 {
 				tokens, keys = []string{"c", testIngest}, []string{testKey}
 			}
-			if err := r.SetSecrets(tokens, keys); err != nil {
+			if err := r.SetSecrets(tokens, keys, nil); err != nil {
 				t.Error(err)
 			}
 		}

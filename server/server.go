@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"strconv"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -68,7 +69,16 @@ type Server struct {
 
 	public *fasthttp.Server
 	admin  *http.Server
+
+	adminConns *admin.Conns
 }
+
+const (
+	// AdminConns is how many connections operators may have.
+	AdminConns = admin.MaxConns
+	// maxAdminHeader bounds the head of an operator's request, in bytes.
+	maxAdminHeader = 16 << 10
+)
 
 // New makes a server on p. It reports every problem of the options at once.
 func New(p Presence, o Options) (*Server, error) {
@@ -77,7 +87,7 @@ func New(p Presence, o Options) (*Server, error) {
 		return nil, err
 	}
 	s := &Server{presence: p, logger: o.Logger}
-	if err := s.SetSecrets(o.IngestTokens, o.SigningKeys); err != nil {
+	if err := s.SetSecrets(o.IngestTokens, o.SigningKeys, o.AdminTokens); err != nil {
 		return nil, err
 	}
 	a := &answers{
@@ -123,15 +133,20 @@ func New(p Presence, o Options) (*Server, error) {
 	})
 	serve, expect := s.handlers(&o, a, &clients{proxies}, rate, unpacks)
 	s.public = newPublic(&o, a, serve, expect)
+	refused := new(admin.Refused)
+	s.adminConns = admin.NewConns(o.WriteTimeout, refused)
 	s.admin = &http.Server{
-		Handler:           s.operators(&o),
+		Handler:           s.operators(&o, refused),
 		ReadHeaderTimeout: o.ReadTimeout,
 		IdleTimeout:       o.IdleTimeout,
+		MaxHeaderBytes:    maxAdminHeader,
 		ErrorLog:          slog.NewLogLogger(o.Logger.Handler(), slog.LevelDebug),
 	}
+	s.adminConns.Attach(s.admin)
 	metrics := &admin.Metrics{
 		Counters: &s.counters, Conns: s.conns, MaxConns: o.MaxConns, Rate: rate, Ready: s.ready,
 		Batches: s.places.count, MaxBatches: o.maxBodies,
+		AdminConns: s.adminConns, AdminRefused: refused,
 	}
 	if err := o.Registry.Register(metrics); err != nil {
 		return nil, fmt.Errorf("server: metrics: %w", err)
@@ -162,7 +177,11 @@ func (s *Server) handlers(o *Options, a *answers, who *clients, rate, unpacks *c
 }
 
 // operators joins the operators' routes.
-func (s *Server) operators(o *Options) http.Handler {
+func (s *Server) operators(o *Options, refused *admin.Refused) http.Handler {
+	var hosts []string
+	for _, host := range o.AdminHosts {
+		hosts = append(hosts, strings.ToLower(strings.TrimSuffix(host, ".")))
+	}
 	return admin.New(admin.Config{
 		Presence:    s.presence,
 		Ready:       s.ready,
@@ -172,14 +191,22 @@ func (s *Server) operators(o *Options) http.Handler {
 		Production:  o.Production,
 		Now:         o.Clock.Wall,
 		Registry:    o.Registry,
+		Tokens:      s.secrets.admin,
+		MintOpen:    o.MintOpen,
+		MetricsOpen: o.MetricsOpen,
+		Hosts:       hosts,
+		BodyTimeout: o.ReadTimeout,
+		Conns:       s.adminConns,
+		Refused:     refused,
+		Logger:      o.Logger,
 	})
 }
 
-// SetSecrets replaces the ingest tokens and the signing keys for every request from now on. An open
+// SetSecrets replaces the tokens and the signing keys for every request from now on. An open
 // stream goes on until its token ends, even if the key that signed it is gone. On an error, which
 // says all that is wrong, the old ones stay.
-func (s *Server) SetSecrets(ingestTokens, signingKeys []string) error {
-	return s.secrets.set(ingestTokens, signingKeys)
+func (s *Server) SetSecrets(ingestTokens, signingKeys, adminTokens []string) error {
+	return s.secrets.set(ingestTokens, signingKeys, adminTokens)
 }
 
 // Refused returns how many heartbeats were refused before the engine saw them, since New.
@@ -197,7 +224,7 @@ func (s *Server) Serve(ln net.Listener) error {
 
 // ServeAdmin answers operators on ln, which it closes, until Close or a failure of the listener.
 func (s *Server) ServeAdmin(ln net.Listener) error {
-	err := s.admin.Serve(conns.Retry(ln, s.logger))
+	err := s.admin.Serve(s.adminConns.Listen(conns.Retry(ln, s.logger)))
 	if errors.Is(err, http.ErrServerClosed) {
 		return ErrClosed
 	}

@@ -222,8 +222,9 @@ func apiBeat(seq int, change ...string) string {
 // TestOpenAPIAnswers provokes each documented answer and validates it.
 func TestOpenAPIAnswers(t *testing.T) {
 	c := newChecker(t)
-	both := startServer(t, "--drain-timeout=2s")
-	onlyIngest := startServerWith(t, []string{ingestTokenEnv + "=" + ingestToken}, "--rate-per-ip=0.01", "--unpack-rate-per-ip=1")
+	both := startServer(t, "--drain-timeout=2s", "--dev")
+	onlyIngest := startServerWith(t, []string{ingestTokenEnv + "=" + ingestToken}, "--rate-per-ip=0.01", "--unpack-rate-per-ip=1",
+		"--admin-token-file="+adminTokenFile(t))
 	onlySigning := startServerWith(t, []string{signingKeyEnv + "=" + signingKey, "ENVIRONMENT=production"})
 
 	c.heartbeats(both, onlyIngest, onlySigning)
@@ -231,6 +232,7 @@ func TestOpenAPIAnswers(t *testing.T) {
 	c.page(both, onlyIngest, onlySigning)
 	c.streams(both, onlyIngest)
 	c.admin(both, onlySigning)
+	c.adminRefusals(onlyIngest)
 	c.drain(both)
 	c.complete()
 }
@@ -296,7 +298,7 @@ func (c *checker) page(both, onlyIngest, production *rig) {
 	c.ask(both.admin, "GET", "/", "/", 200, "")
 	c.ask(both.admin, "GET", "/page.json", "/page.json", 200, "")
 	for s, status := range map[*rig]int{both: 200, onlyIngest: 503, production: 403} {
-		c.ask(s.admin, "POST", token+"?user_id="+apiUser, token, status, "", own)
+		c.ask(s.admin, "POST", token+"?user_id="+apiUser, token, status, "", own, bearer(adminToken))
 	}
 	c.ask(both.admin, "POST", token, token, 400, "", own)
 	c.ask(both.admin, "POST", token+"?user_id=bob", token, 400, "", own)
@@ -343,6 +345,24 @@ func (c *checker) admin(both, production *rig) {
 	get(both, 200, "/debug/pprof/profile?seconds=1", "/debug/pprof/profile")
 	get(both, 200, "/debug/pprof/trace?seconds=0.1", "/debug/pprof/trace")
 	c.ask(both.admin, "POST", "/debug/pprof/symbol", "/debug/pprof/symbol", 200, "0x1", "Content-Type: text/plain")
+}
+
+// adminRefusals are what a server with admin tokens says to those who lack one, and to other sites.
+func (c *checker) adminRefusals(locked *rig) {
+	for path, methods := range map[string][]string{
+		"/": {"GET"}, "/page.json": {"GET"}, "/metrics": {"GET"}, "/debug/token": {"POST"},
+		"/debug/presence": {"GET"}, "/debug/pprof/": {"GET"}, "/debug/pprof/{profile}": {"GET"},
+		"/debug/pprof/cmdline": {"GET"}, "/debug/pprof/symbol": {"GET", "POST"},
+		"/debug/pprof/profile": {"GET"}, "/debug/pprof/trace": {"GET"},
+	} {
+		target := strings.Replace(path, "{profile}", "heap", 1)
+		for _, method := range methods {
+			if path != "/" {
+				c.ask(locked.admin, method, target, path, 401, "")
+			}
+			c.ask(locked.admin, method, target, path, 403, "", "Sec-Fetch-Site: cross-site")
+		}
+	}
 }
 
 // drain stops the server while a stream is open, so that /readyz can say so.

@@ -50,7 +50,7 @@ func statusOf(device any) string {
 // TestBrowserPage: what an operator sees. A device goes online, sends heartbeats and expires; the
 // plots move; the server goes and comes back.
 func TestBrowserPage(t *testing.T) {
-	r := startServer(t)
+	r := startServer(t, "--dev")
 	b := startBrowser(t)
 	admin, behind := adminFront(t, r)
 	dev := newBeat()
@@ -108,6 +108,32 @@ func TestBrowserPageInProduction(t *testing.T) {
 	b.checkQuiet("http://"+r.admin, "http://"+r.addr)
 	fill(tokenFor(uuid.NewString(), time.Hour))
 	b.until(`document.querySelector("#following").textContent === "Token user mismatch (403)"`)
+}
+
+// TestBrowserPageWithAdminToken: the page asks for the token, says that a wrong one is none, and
+// keeps the right one in the tab: behind it all works, a reload included.
+func TestBrowserPageWithAdminToken(t *testing.T) {
+	r := startServer(t, "--admin-token-file="+adminTokenFile(t))
+	b := startBrowser(t)
+	dev := newBeat()
+	r.mustBeat(dev)
+
+	b.do(chromedp.Navigate("http://" + r.admin + "/?user=" + dev["user_id"].(string)))
+	fill := func(token string) {
+		b.until(`!document.querySelector("#unlock").hidden`)
+		b.do(chromedp.SetValue(chromedp.CSS("#admin-token"), token), chromedp.Click(chromedp.CSS("#unlock-go")))
+	}
+	b.until(`document.querySelector("#state").dataset.state === "locked"`)
+	b.checkAccessible()
+	fill("a-wrong-token")
+	b.until(`document.querySelector("#admin-token-hint").textContent === "Not one of its tokens."`)
+	fill(adminToken)
+	b.until(`document.querySelector("#state").textContent === "Ready"`)
+	b.until(statusOf(dev["device_id"]) + ` === "online 1"`)
+	b.do(chromedp.Reload())
+	b.until(`document.querySelector("#state").textContent === "Ready"`)
+	b.until(statusOf(dev["device_id"]) + ` === "online 1"`)
+	b.until(`document.querySelector("#unlock").hidden`)
 }
 
 // accessibility lists what a screen reader or weak eyes would stumble over; each entry names the
@@ -201,7 +227,7 @@ func TestBrowserScreenshot(t *testing.T) {
 	if path == "" {
 		t.Skip("set ROLLCALL_SCREENSHOT to where the picture shall go; `make screenshot` does")
 	}
-	r := startServer(t)
+	r := startServer(t, "--dev")
 	b := startBrowser(t)
 	load := exec.Command(binary, "load", "--target=http://"+r.addr, "--quiet", "--users=2000", "--devices-per-user=2", "--interval=4s",
 		"--ttl=6s", "--arrivals=poisson", "--silent-share=0.3", "--streams-per-user=0.2", "--duration=3m")

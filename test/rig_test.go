@@ -272,7 +272,7 @@ func readAnswer(t *testing.T, br *bufio.Reader, head bool) answer {
 // request formats an HTTP/1.1 request; headers are "Name: value".
 func request(method, path, body string, headers ...string) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s %s HTTP/1.1\r\nHost: rollcall\r\n", method, path)
+	fmt.Fprintf(&b, "%s %s HTTP/1.1\r\nHost: localhost\r\n", method, path)
 	for _, h := range headers {
 		b.WriteString(h + "\r\n")
 	}

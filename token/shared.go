@@ -33,13 +33,14 @@ func NewShared(secrets []string) Shared {
 	return Shared{digests}
 }
 
-// CheckShared reports every secret that no Authorization header can carry. It quotes none.
-func CheckShared(secrets []string) error {
+// CheckShared reports every secret that no Authorization header can carry, by its place and what it
+// is. It quotes none.
+func CheckShared(what string, secrets []string) error {
 	var errs []error
 	for i, secret := range secrets {
 		if secret == "" || strings.ContainsFunc(secret, notInHeader) {
-			errs = append(errs, fmt.Errorf("token: ingest token %d can never match: it is empty or"+
-				" has white space or a character outside visible ASCII", i+1))
+			errs = append(errs, fmt.Errorf("token: %s %d can never match: it is empty or has "+
+				"white space or a character outside visible ASCII", what, i+1))
 		}
 	}
 	return errors.Join(errs...)

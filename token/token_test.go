@@ -127,7 +127,7 @@ func TestShared(t *testing.T) {
 
 // TestCheck: every secret that cannot match is named by its place and not by its text.
 func TestCheck(t *testing.T) {
-	err := CheckShared([]string{"fine", "two words", "", "é"})
+	err := CheckShared("ingest token", []string{"fine", "two words", "", "é"})
 	for _, want := range []string{"token 2", "token 3", "token 4"} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("no %q in %v", want, err)

@@ -117,6 +117,7 @@ var flags = map[string]string{
 	"server CORSOrigins":          "cors-origin",
 	"server MaxHeaderBytes":       "max-header-bytes",
 	"server TrustedProxies":       "trusted-proxies",
+	"server AdminHosts":           "admin-hosts",
 }
 
 // option is how the packages begin the report of a wrong option.

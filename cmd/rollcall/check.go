@@ -68,6 +68,9 @@ func setIn(names []string) string {
 func logSettings(logger *slog.Logger, settings []setting, sec secrets) {
 	all := logger.Enabled(context.Background(), slog.LevelDebug)
 	attrs := []any{"ingest_tokens", len(sec.ingest), "signing_keys", len(sec.signing)}
+	if len(sec.admin) > 0 {
+		attrs = append(attrs, "admin_tokens", len(sec.admin))
+	}
 	for _, s := range settings {
 		if all || s.source != fromDefault {
 			attrs = append(attrs, s.flag, s.value)
@@ -105,6 +108,7 @@ func (c serveCmd) check(w io.Writer, settings []setting) error {
 // checkOptions returns every problem that opening a node would have with its options.
 func (c serveCmd) checkOptions(n *node, sec secrets) error {
 	return errors.Join(
+		c.checkAdmin(),
 		c.logOptions(n).Check(),
 		c.checkpointOptions(n).Check(),
 		c.engineOptions(n).Check(),
@@ -129,6 +133,9 @@ func (c serveCmd) print(w io.Writer, settings []setting, sec secrets, certificat
 		secretSource(ingestTokenEnv, c.IngestTokenFile, c.Dev))
 	row(countedSecrets(sec.signing, "signing key"),
 		secretSource(signingKeyEnv, c.SigningKeyFile, c.Dev))
+	if len(sec.admin) > 0 {
+		row(countedSecrets(sec.admin, "admin token"), c.AdminTokenFile)
+	}
 	if certificate != "" {
 		row("certificate "+certificate, c.TLSCert)
 	}

@@ -9,8 +9,9 @@ import (
 )
 
 const (
-	// reservedDescriptors are left for the log, the admin listener and what the runtime needs:
-	// clients must never take the descriptor that the next log segment wants.
+	// reservedDescriptors are left for the log, the admin listener, which takes server.AdminConns
+	// of them at most, and what the runtime needs: clients must never take the descriptor that the
+	// next log segment wants.
 	reservedDescriptors = 200
 
 	// usualDescriptors is how many are used when --max-streams does not ask for more, whatever the

@@ -6,6 +6,8 @@ import (
 	"log/slog"
 	"strings"
 	"testing"
+
+	"rollcall/server"
 )
 
 func TestLimitsFor(t *testing.T) {
@@ -38,6 +40,14 @@ func TestLimitsFor(t *testing.T) {
 			t.Errorf("%d descriptors are said to be needed for %d streams, but %d would do", need,
 				streams, need-1)
 		}
+	}
+}
+
+// TestOperatorsLeaveTheLogItsDescriptors: a flood on the admin listener takes less than half of
+// those that are kept from the clients.
+func TestOperatorsLeaveTheLogItsDescriptors(t *testing.T) {
+	if server.AdminConns > reservedDescriptors/2 {
+		t.Errorf("operators may take %d of %d descriptors", server.AdminConns, reservedDescriptors)
 	}
 }
 

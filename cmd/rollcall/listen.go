@@ -42,6 +42,23 @@ func listenPublic(address, mode string) (net.Listener, error) {
 	return ln, nil
 }
 
+// adminIsOpen reports whether other machines reach the operators' listener without a token.
+func (c serveCmd) adminIsOpen() bool {
+	a, err := net.ResolveTCPAddr("tcp", c.AdminListen)
+	return err == nil && !a.IP.IsLoopback() && c.AdminTokenFile == "" // listening has the error
+}
+
+// checkAdmin refuses an operators' listener that others than this machine reach and that asks for
+// no token.
+func (c serveCmd) checkAdmin() error {
+	if c.AdminOpen || !c.adminIsOpen() {
+		return nil
+	}
+	return fmt.Errorf("--admin-listen %s can be reached from other machines, and shows every user's "+
+		"presence, metrics and profiles: give --admin-token-file, or a loopback address, or "+
+		"--admin-open if the network is closed to others", c.AdminListen)
+}
+
 func socketMode(text string) (fs.FileMode, error) {
 	n, err := strconv.ParseUint(text, 8, 32)
 	if err != nil || n > 0o777 {

@@ -68,6 +68,10 @@ func (n *node) start(c serveCmd, sec secrets, recovered func()) error {
 	if err := c.checkOptions(n, sec); err != nil {
 		return err
 	}
+	if c.adminIsOpen() {
+		n.logger.Warn("the admin listener is open to all that reach it: --admin-open is set, and no "+
+			"--admin-token-file", "admin", c.AdminListen)
+	}
 	n.reloader = newReloader(c, n.logger, sec)
 	config, err := n.reloader.tlsConfig()
 	if err != nil {

@@ -17,7 +17,7 @@ import (
 // A start that is refused, for any reason, changes no byte of the data directory: not one that was
 // closed in order, and not one whose upgrade it would have been.
 func TestRefusedStartChangesNothing(t *testing.T) {
-	sec := secrets{[]string{"ingest"}, []string{"signing"}}
+	sec := secrets{ingest: []string{"ingest"}, signing: []string{"signing"}}
 	taken, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)

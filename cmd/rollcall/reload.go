@@ -39,7 +39,7 @@ func hangups() <-chan os.Signal {
 func (r *reloader) reload() {
 	next, pair, err := r.read()
 	if err == nil {
-		err = r.server.SetSecrets(next.ingest, next.signing)
+		err = r.server.SetSecrets(next.ingest, next.signing, next.admin)
 	}
 	if err != nil {
 		r.logger.Error("reload: nothing was changed, the server keeps its secrets and its "+
@@ -52,6 +52,9 @@ func (r *reloader) reload() {
 	attrs := []any{
 		"ingest_tokens", change(r.secrets.ingest, next.ingest),
 		"signing_keys", change(r.secrets.signing, next.signing),
+	}
+	if r.cmd.AdminTokenFile != "" {
+		attrs = append(attrs, "admin_tokens", change(r.secrets.admin, next.admin))
 	}
 	if pair != nil {
 		attrs = append(attrs, "certificate", describe(pair))
@@ -71,6 +74,11 @@ func (r *reloader) read() (next secrets, pair *tls.Certificate, err error) {
 	}
 	if file := r.cmd.SigningKeyFile; file != "" {
 		if next.signing, err = readSecrets(signingKeyEnv, file); err != nil {
+			return next, nil, err
+		}
+	}
+	if file := r.cmd.AdminTokenFile; file != "" {
+		if next.admin, err = readSecrets("", file); err != nil {
 			return next, nil, err
 		}
 	}

@@ -28,6 +28,10 @@ type serveCmd struct {
 	ProxyProtocol  bool     `group:"Addresses" help:"Each connection of the proxies begins with a PROXY protocol header, version 1 or 2, as behind a TCP load balancer: of --trusted-proxies, or of every peer where none is given (off)."`
 	CORSOrigin     []string `group:"Addresses" name:"cors-origin" default:"*" placeholder:"ORIGIN" help:"Web origins whose pages may read the answers of --listen, such as https://example.com. *: any (${default})."`
 
+	AdminHosts  []string `group:"Addresses" placeholder:"NAME" help:"Names under which operators may ask, such as rollcall.internal, beside addresses and localhost. A request for another one is refused, except to the probes: a web site can point its own name here."`
+	AdminOpen   bool     `group:"Addresses" help:"Let --admin-listen be an address that is not loopback though there is no --admin-token-file: all that reach it can read every user's presence, metrics and profiles (off)."`
+	MetricsOpen bool     `group:"Addresses" help:"Answer /metrics without an admin token, for a scraper that has none (off)."`
+
 	MaxHeaderBytes int `group:"Addresses" default:"16384" help:"Most bytes of a request's line and headers together, cookies included; more are answered 431. Each busy connection has a read buffer of this size (${default})."`
 
 	DataDir      string        `group:"Durability" default:"./data" type:"path" placeholder:"DIR" help:"Directory of the log and the checkpoint, for one process at a time (./data)."`
@@ -61,6 +65,7 @@ type serveCmd struct {
 
 	IngestTokenFile string `group:"Secrets" type:"path" placeholder:"FILE" help:"Read the heartbeat tokens from FILE instead of PRESENCE_DO_INGEST_TOKEN. Several, separated by commas or lines: any is accepted."`
 	SigningKeyFile  string `group:"Secrets" type:"path" placeholder:"FILE" help:"Read the keys of stream tokens from FILE instead of PRESENCE_DO_TOKEN_SIGNING_KEY. Several: any verifies, the first signs."`
+	AdminTokenFile  string `group:"Secrets" type:"path" placeholder:"FILE" help:"Read the tokens of operators from FILE. Every request to --admin-listen needs one, in Authorization: Bearer, but for /livez, /readyz and /healthz; the page asks for it. Several: any is accepted."`
 	Environment     string `group:"Secrets" env:"ENVIRONMENT" placeholder:"NAME" help:"production, staging, development or test; another one is refused. production switches /debug/presence and /debug/token off (ENVIRONMENT)."`
 
 	TLSCert string `group:"TLS" name:"tls-cert" type:"path" placeholder:"FILE" help:"Serve --listen over TLS (1.2 or later) with the certificate chain in FILE, PEM. SIGHUP reads it again."`
@@ -85,6 +90,7 @@ It is ready when http://ADMIN/readyz answers 200. Until then, and when it cannot
 that page says why.
 SIGTERM and SIGINT drain: readyz turns 503, streams end with the time at which to reconnect,
 heartbeats in flight are answered, exit 0.
+An --admin-listen that is not loopback needs --admin-token-file, or --admin-open.
 SIGHUP reads the secret files and the certificate again: all of them, or none when one cannot be
 used. Open connections stay: a removed ingest token is refused from then on, an open stream lasts as
 long as its token, whichever key signed it.
@@ -245,17 +251,18 @@ func (c serveCmd) scheme() string {
 	return "http"
 }
 
-type secrets struct{ ingest, signing []string }
+type secrets struct{ ingest, signing, admin []string }
 
 // check reports every secret that is too short.
 func (s secrets) check() error {
-	return errors.Join(refuseShort("ingest token", s.ingest), refuseShort("signing key", s.signing))
+	return errors.Join(refuseShort("ingest token", s.ingest), refuseShort("signing key", s.signing),
+		refuseShort("admin token", s.admin))
 }
 
 // warnShort says which lists have secrets that are shorter than is recommended.
 func (s secrets) warnShort(logger *slog.Logger) {
 	for what, list := range map[string][]string{
-		"ingest_tokens": s.ingest, "signing_keys": s.signing,
+		"ingest_tokens": s.ingest, "signing_keys": s.signing, "admin_tokens": s.admin,
 	} {
 		if n := countShort(list); n > 0 {
 			logger.Warn("secrets are shorter than is recommended", what, len(list), "short", n,
@@ -270,6 +277,11 @@ func (c serveCmd) secrets() (s secrets, err error) {
 	}
 	if s.signing, err = readSecrets(signingKeyEnv, c.SigningKeyFile); err != nil {
 		return s, err
+	}
+	if c.AdminTokenFile != "" {
+		if s.admin, err = readSecrets("", c.AdminTokenFile); err != nil {
+			return s, err
+		}
 	}
 	if c.Dev {
 		if len(s.ingest) == 0 {
@@ -355,6 +367,10 @@ func (c serveCmd) serverOptions(n *node, sec secrets) server.Options {
 	return server.Options{
 		IngestTokens:      sec.ingest,
 		SigningKeys:       sec.signing,
+		AdminTokens:       sec.admin,
+		AdminHosts:        c.AdminHosts,
+		MetricsOpen:       c.MetricsOpen,
+		MintOpen:          c.Dev,
 		Production:        c.production(),
 		RatePerIP:         c.RatePerIP,
 		UnpackRatePerIP:   c.UnpackRatePerIP,

@@ -59,7 +59,7 @@ func (n *node) stop(t *testing.T) {
 // process has no goroutine and no descriptor more than before.
 func TestStopLeavesNothing(t *testing.T) {
 	before, files := goleak.IgnoreCurrent(), testproc.Descriptors(t)
-	n := startInside(t, secrets{[]string{"ingest"}, []string{"signing"}})
+	n := startInside(t, secrets{ingest: []string{"ingest"}, signing: []string{"signing"}})
 	url := "http://" + n.public.Addr().String()
 	transport := &http.Transport{}
 	client := &http.Client{Transport: transport, Timeout: testwait.Limit}

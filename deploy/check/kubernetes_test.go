@@ -154,8 +154,12 @@ func TestKubernetesPodRuns(t *testing.T) {
 			t.Errorf("%s is %q, the port %s is %d", variable, env[variable], p.Name, p.ContainerPort)
 		}
 	}
+	if env["ROLLCALL_ADMIN_TOKEN_FILE"] == "" || env["ROLLCALL_ADMIN_OPEN"] != "" {
+		t.Error("the admin port can be reached from outside the pod, and asks for no token")
+	}
 	for variable, mount := range map[string]string{
 		"ROLLCALL_DATA_DIR": "data", "ROLLCALL_INGEST_TOKEN_FILE": "secrets", "ROLLCALL_SIGNING_KEY_FILE": "secrets",
+		"ROLLCALL_ADMIN_TOKEN_FILE": "secrets",
 	} {
 		if !slices.ContainsFunc(c.VolumeMounts, func(v corev1.VolumeMount) bool {
 			return v.Name == mount && strings.HasPrefix(env[variable], v.MountPath+"/")

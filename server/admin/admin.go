@@ -3,6 +3,7 @@
 package admin
 
 import (
+	"log/slog"
 	"net"
 	"net/http"
 	"net/http/pprof"
@@ -19,8 +20,8 @@ import (
 	"rollcall/wire"
 )
 
-// Config is what the routes need. Every field but the booleans is required, and any goroutine may
-// call the functions.
+// Config is what the routes need. Every field but the booleans and Hosts is required, and any
+// goroutine may call the functions.
 type Config struct {
 	Presence Presence
 	// Ready returns nil, or why /readyz answers 503.
@@ -33,6 +34,20 @@ type Config struct {
 	TLS         bool
 	// Production switches /debug/presence and /debug/token off.
 	Production bool
+	// Tokens returns the operators' tokens. None: every route is open to all that reach it, and the
+	// page gets stream tokens only with MintOpen.
+	Tokens   func() token.Shared
+	MintOpen bool
+	// MetricsOpen opens /metrics to requests without a token.
+	MetricsOpen bool
+	// Hosts are the names, in lower case, under which the routes answer, beside addresses and
+	// localhost.
+	Hosts []string
+	// BodyTimeout bounds the reading of a request's body.
+	BodyTimeout time.Duration
+	Conns       *Conns
+	Refused     *Refused
+	Logger      *slog.Logger
 	// Now is the wall clock.
 	Now      func() time.Time
 	Registry *prometheus.Registry
@@ -50,31 +65,39 @@ type Presence interface {
 // New returns the handler of the operators' routes.
 func New(c Config) http.Handler {
 	p := publicSide{addrs: c.PublicAddrs, tls: c.TLS}
-	m := minter{keys: c.SigningKeys, now: c.Now, production: c.Production}
-	mux := http.NewServeMux()
-	mux.Handle("GET /{$}", page.New())
-	mux.HandleFunc("GET /page.json", func(w http.ResponseWriter, r *http.Request) {
+	m := minter{
+		keys: c.SigningKeys, now: c.Now, logger: c.Logger, production: c.Production,
+		open: func() bool { return c.MintOpen || !c.Tokens().None() },
+	}
+	g := &guard{
+		tokens: c.Tokens, hosts: c.Hosts, metricsOpen: c.MetricsOpen,
+		timeout: c.BodyTimeout, refused: c.Refused, conns: c.Conns,
+	}
+	g.Handle("GET /", toAsk(page.New()))
+	g.Handle("GET /page.json", toOperators(func(w http.ResponseWriter, r *http.Request) {
 		settings(w, r, p, m)
-	})
-	mux.HandleFunc("GET /livez", alive)
-	mux.HandleFunc("GET /healthz", alive)
-	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
+	}))
+	g.Handle("GET /livez", toAll(alive))
+	g.Handle("GET /healthz", toAll(alive))
+	g.Handle("GET /readyz", toAll(func(w http.ResponseWriter, _ *http.Request) {
 		ready(w, c.Ready())
-	})
-	mux.Handle("GET /metrics",
-		promhttp.HandlerFor(c.Registry, promhttp.HandlerOpts{Registry: c.Registry}))
-	mux.Handle("GET /debug/presence", newDebugPresence(c.Presence, c.Production))
-	mux.HandleFunc("POST /debug/token", m.serve)
-	mux.HandleFunc("/debug/pprof/", pprof.Index)
-	mux.HandleFunc("/debug/pprof/cmdline", pprof.Cmdline)
-	mux.HandleFunc("/debug/pprof/profile", pprof.Profile)
-	mux.HandleFunc("/debug/pprof/symbol", pprof.Symbol)
-	mux.HandleFunc("/debug/pprof/trace", pprof.Trace)
-	mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) {
-		write(w, reply.RouteNotFound)
-	})
-	return mux
+	}))
+	g.Handle("GET /metrics", toScrapers(promhttp.HandlerFor(c.Registry,
+		promhttp.HandlerOpts{Registry: c.Registry, MaxRequestsInFlight: maxScrapes})))
+	g.Handle("GET /debug/presence",
+		toOperators(newDebugPresence(c.Presence, c.Production).ServeHTTP))
+	g.Handle("POST /debug/token", toOperators(m.serve))
+	g.Handle("GET /debug/pprof/", toOperators(pprof.Index))
+	g.Handle("GET /debug/pprof/cmdline", toOperators(pprof.Cmdline))
+	g.Handle("GET /debug/pprof/profile", toOperators(pprof.Profile))
+	g.Handle("GET /debug/pprof/symbol", toOperators(pprof.Symbol))
+	g.Handle("POST /debug/pprof/symbol", toOperators(pprof.Symbol))
+	g.Handle("GET /debug/pprof/trace", toOperators(pprof.Trace))
+	return g
 }
+
+// maxScrapes is how many answers of /metrics are made at a time; one more gets 503.
+const maxScrapes = 8
 
 // alive answers while the process does.
 func alive(w http.ResponseWriter, _ *http.Request) { writeText(w, http.StatusOK, "ok\n") }

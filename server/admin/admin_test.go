@@ -1,7 +1,9 @@
 package admin
 
 import (
+	"bytes"
 	"errors"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -36,6 +38,10 @@ type rig struct {
 	ready   error
 	addrs   []net.Addr
 	keys    token.Keys
+	tokens  []string // of operators
+
+	refused Refused
+	log     bytes.Buffer
 }
 
 func (r *rig) Devices(_, after uuid.UUID, limit int) ([]engine.Device, bool, error) {
@@ -54,6 +60,12 @@ func start(change func(*Config)) *rig {
 		PublicAddrs: func() []net.Addr { return r.addrs },
 		Now:         func() time.Time { return testNow },
 		Registry:    prometheus.NewRegistry(),
+		Tokens:      func() token.Shared { return token.NewShared(r.tokens) },
+		MintOpen:    true,
+		BodyTimeout: time.Minute,
+		Conns:       NewConns(time.Minute, &r.refused),
+		Refused:     &r.refused,
+		Logger:      slog.New(slog.NewTextHandler(&r.log, nil)),
 	}
 	if change != nil {
 		change(&c)

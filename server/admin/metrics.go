@@ -19,6 +19,9 @@ type Metrics struct {
 
 	Batches    func() int // whose body is being read
 	MaxBatches int
+
+	AdminConns   *Conns
+	AdminRefused *Refused
 }
 
 var (
@@ -44,6 +47,11 @@ var (
 		"Batches whose body is read or worked on.", nil, nil)
 	batchesLimitDesc = prometheus.NewDesc("rollcall_http_batches_limit",
 		"Most batches whose body is read or worked on; one more is answered 503.", nil, nil)
+	adminConnsDesc = prometheus.NewDesc("rollcall_admin_connections",
+		"Open connections of the operators' listener; 64 at most.", nil, nil)
+	adminRefusedDesc = prometheus.NewDesc("rollcall_admin_refused_total",
+		"Requests to the operators' listener that were refused before their route, by reason, and "+
+			"too_many_connections: connections that were closed for others.", []string{"reason"}, nil)
 	addressesDesc = prometheus.NewDesc("rollcall_http_rate_addresses",
 		"Source addresses that the rate limiter remembers.", nil, nil)
 )
@@ -52,8 +60,8 @@ var (
 func (*Metrics) Describe(descs chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		answersDesc, connsDesc, idleDesc, connsLimitDesc, acceptDesc, addressesDesc, readyDesc,
-		streamsRefusedDesc, batchesDesc, batchesLimitDesc,
-		streamsRefusedDesc, evictedDesc, noHeaderDesc,
+		streamsRefusedDesc, batchesDesc, batchesLimitDesc, evictedDesc, noHeaderDesc,
+		adminConnsDesc, adminRefusedDesc,
 	} {
 		descs <- d
 	}
@@ -84,6 +92,10 @@ func (m *Metrics) Collect(values chan<- prometheus.Metric) {
 	counter(noHeaderDesc, conns.BadHeaders)
 	if m.Rate != nil {
 		gauge(addressesDesc, m.Rate.Addresses())
+	}
+	gauge(adminConnsDesc, m.AdminConns.Open())
+	for why := range reasons {
+		counter(adminRefusedDesc, m.AdminRefused.counts[why].Load(), reasonNames[why])
 	}
 	ready := 0
 	if m.Ready() == nil {

@@ -3,6 +3,7 @@ package admin
 import (
 	"crypto/rand"
 	"errors"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/netip"
@@ -21,7 +22,7 @@ func settings(w http.ResponseWriter, r *http.Request, p publicSide, m minter) {
 	body, err := json.Marshal(struct {
 		PublicURL   string `json:"public_url"`   // "": not serving yet
 		MintsTokens bool   `json:"mints_tokens"` // POST /debug/token works
-	}{p.url(r.Host), m.refuse(r) == reply.None})
+	}{p.url(r.Host), m.refuse() == reply.None})
 	if err != nil {
 		panic("bug: " + err.Error())
 	}
@@ -82,12 +83,14 @@ const (
 type minter struct {
 	keys       func() token.Keys
 	now        func() time.Time
+	open       func() bool // tokens are given at all
+	logger     *slog.Logger
 	production bool
 }
 
 // serve answers POST /debug/token.
 func (m minter) serve(w http.ResponseWriter, r *http.Request) {
-	if refusal := m.refuse(r); refusal != reply.None {
+	if refusal := m.refuse(); refusal != reply.None {
 		write(w, refusal)
 		return
 	}
@@ -100,47 +103,43 @@ func (m minter) serve(w http.ResponseWriter, r *http.Request) {
 		write(w, refusal)
 		return
 	}
-	text, err := m.mint(user)
+	text, id, err := m.mint(user)
 	if err != nil { // the last key was removed since refuse
 		write(w, reply.SigningNotConfigured)
 		return
 	}
+	m.logger.Info("minted a stream token for the page", "user_id", user.String(), "token_id", id,
+		"address", r.RemoteAddr)
 	w.Header().Set("Cache-Control", "no-store")
 	writeJSON(w, http.StatusOK, []byte(`{"token":"`+text+`"}`))
 }
 
-// refuse returns why this request gets no token, or None. Any site that an operator visits can make
-// the browser send requests here: CrossOriginProtection refuses those by their Sec-Fetch-Site or
-// Origin. A site can also point its own name at this address (DNS rebinding), so Host must be an
-// address or localhost.
-func (m minter) refuse(r *http.Request) reply.Reply {
-	if m.production {
+// refuse returns why no request gets a token, or None.
+func (m minter) refuse() reply.Reply {
+	switch {
+	case m.production:
 		return reply.DebugDisabled
-	}
-	if len(m.keys()) == 0 {
+	case !m.open():
+		return reply.MintingOff
+	case len(m.keys()) == 0:
 		return reply.SigningNotConfigured
-	}
-	host := hostname(r.Host)
-	if _, err := netip.ParseAddr(host); err != nil && host != "localhost" {
-		return reply.NotByName
-	}
-	if http.NewCrossOriginProtection().Check(r) != nil {
-		return reply.NotThePage
 	}
 	return reply.None
 }
 
-func (m minter) mint(user uuid.UUID) (string, error) {
+func (m minter) mint(user uuid.UUID) (text, id string, err error) {
 	keys, now := m.keys(), m.now()
 	if len(keys) == 0 {
-		return "", errors.New("admin: no signing key")
+		return "", "", errors.New("admin: no signing key")
 	}
-	return token.Sign(keys[0], token.Claims{
-		TokenID:    rand.Text(),
+	id = rand.Text()
+	text, err = token.Sign(keys[0], token.Claims{
+		TokenID:    id,
 		UserID:     user.String(),
 		DeviceID:   uuid.NewString(),
 		Scope:      []string{wire.ScopeRead},
 		ExpMS:      now.Add(pageTokenTTL).UnixMilli(),
 		IssuedAtMS: now.UnixMilli(),
 	})
+	return text, id, err
 }

@@ -23,7 +23,7 @@ func TestPageIsServed(t *testing.T) {
 
 // TestPageSettings: the page learns where the stream is, and whether it may ask for tokens.
 func TestPageSettings(t *testing.T) {
-	r := start(nil)
+	r := start(func(c *Config) { c.Hosts = []string{"admin.test"} })
 	check(t, r.ask("GET", "/page.json", "127.0.0.1:8788"), 200,
 		`{"public_url":"","mints_tokens":true}`)
 	r.addrs = []net.Addr{
@@ -35,7 +35,7 @@ func TestPageSettings(t *testing.T) {
 		"localhost":       `{"public_url":"http://localhost:` + port + `","mints_tokens":true}`,
 		"[::1]:8788":      `{"public_url":"http://[::1]:` + port + `","mints_tokens":true}`,
 		"[::1]":           `{"public_url":"http://[::1]:` + port + `","mints_tokens":true}`,
-		"admin.test:8788": `{"public_url":"http://admin.test:` + port + `","mints_tokens":false}`,
+		"admin.test:8788": `{"public_url":"http://admin.test:` + port + `","mints_tokens":true}`,
 	} {
 		check(t, r.ask("GET", "/page.json", host), 200, want)
 	}
@@ -77,8 +77,10 @@ func TestDebugToken(t *testing.T) {
 	}
 
 	notPage := errorBody("forbidden", "Tokens are given to the server's own page only")
+	otherSite := errorBody("forbidden",
+		"Requests of other sites are refused: open the address by hand")
 	notName := errorBody("forbidden",
-		"Tokens are given to pages at an address or localhost only, not at a name")
+		"Host must be an address, localhost or a name that this listener was given")
 	for name, test := range map[string]struct {
 		method, target, host string
 		headers              []string
@@ -87,22 +89,21 @@ func TestDebugToken(t *testing.T) {
 	}{
 		"without the header": {"POST", target, host, nil, 403, notPage},
 		"another site": {"POST", target, host,
-			[]string{own, "Sec-Fetch-Site: cross-site"}, 403, notPage},
+			[]string{own, "Sec-Fetch-Site: cross-site"}, 403, otherSite},
 		"another port, same site": {"POST", target, host,
-			[]string{own, "Sec-Fetch-Site: same-site"}, 403, notPage},
+			[]string{own, "Sec-Fetch-Site: same-site"}, 403, otherSite},
 		"another origin": {"POST", target, host,
-			[]string{own, "Origin: http://evil.example"}, 403, notPage},
+			[]string{own, "Origin: http://evil.example"}, 403, otherSite},
 		"no origin": {"POST", target, host, []string{own, "Origin: null"}, 403,
-			notPage},
+			otherSite},
 		"a name that means us now": {"POST", target, "evil.example:8788",
 			[]string{own, "Sec-Fetch-Site: same-origin"}, 403, notName},
 		"a name that looks local": {"POST", target, "localhost.evil.example", []string{own}, 403,
 			notName},
-		"a GET, as a link or image": {"GET", target, host, []string{own}, 404,
-			errorBody("unavailable", "Route not found")},
+		"a GET, as a link or image": {"GET", target, host, []string{own}, 405,
+			errorBody("unavailable", "Method not allowed")},
 		"a preflight": {"OPTIONS", target, host,
-			[]string{"Origin: http://evil.example"}, 404,
-			errorBody("unavailable", "Route not found")},
+			[]string{"Origin: http://evil.example"}, 403, otherSite},
 		"no user": {"POST", "/debug/token", host, []string{own}, 400,
 			errorBody("invalid_payload", "Missing user_id query param")},
 		"no UUID": {"POST", "/debug/token?user_id=bob", host, []string{own}, 400,
@@ -126,6 +127,17 @@ func TestDebugToken(t *testing.T) {
 	r = start(inProduction)
 	check(t, r.ask("POST", target, host, own), 403,
 		errorBody("forbidden", "Not available in production"))
+	notHere := errorBody("forbidden",
+		"Tokens are given where an admin token is set, or in development")
+	r = start(func(c *Config) { c.MintOpen = false })
+	check(t, r.ask("POST", target, host, own), 403, notHere)
+	r.tokens = []string{"admin"}
+	check(t, r.ask("POST", target, host, own), 401, errorBody("unauthorized", "Unauthorized"))
+	w = r.ask("POST", target, host, own, "Authorization: Bearer admin")
+	if logged := r.log.String(); w.Code != 200 || !strings.Contains(logged, "user_id="+testUser) ||
+		!strings.Contains(logged, "token_id=") || strings.Contains(logged, w.Body.String()[10:60]) {
+		t.Errorf("answer %d, log %s", w.Code, logged)
+	}
 	r = start(nil)
 	r.keys = nil
 	check(t, r.ask("POST", target, host, own), 503,

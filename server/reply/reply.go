@@ -75,7 +75,9 @@ const (
 	MissingUserIDParam
 	InvalidPage
 	DebugDisabled
+	MintingOff
 	NotByName
+	OtherSite
 	NotThePage
 
 	Count
@@ -154,8 +156,12 @@ var rows = [Count]row{
 	InvalidPage: {400, wire.CodeInvalid,
 		"Invalid after or limit: a device's id, and a number in 1..1000"},
 	DebugDisabled: {403, wire.CodeForbidden, "Not available in production"},
+	MintingOff: {403, wire.CodeForbidden,
+		"Tokens are given where an admin token is set, or in development"},
 	NotByName: {403, wire.CodeForbidden,
-		"Tokens are given to pages at an address or localhost only, not at a name"},
+		"Host must be an address, localhost or a name that this listener was given"},
+	OtherSite: {403, wire.CodeForbidden,
+		"Requests of other sites are refused: open the address by hand"},
 	NotThePage: {403, wire.CodeForbidden, "Tokens are given to the server's own page only"},
 }
 

@@ -130,7 +130,8 @@ async function connect({ user, base, token, signal }) {
 
 // mint gets a token from the server.
 async function mint(user, signal) {
-  const request = { method: "POST", headers: { "Rollcall-Page": "1" }, cache: "no-store", signal };
+  const headers = { "Rollcall-Page": "1", ...authorization() };
+  const request = { method: "POST", headers, cache: "no-store", signal };
   const answer = await fetch(`/debug/token?user_id=${encodeURIComponent(user)}`, request).catch(
     (error) => {
       throw signal.aborted ? error : new Error("The server does not answer");

@@ -234,11 +234,12 @@ let lastAnswer; // when the server last answered
 // poll asks once, and again in a second unless the page is paused or hidden.
 async function poll() {
   clearTimeout(timer);
-  if (polling) return;
+  if (polling || locked) return;
   polling = true;
   const pulse = await askPulse().catch(tellLost);
   polling = false;
   if (!paused && !document.hidden) timer = setTimeout(poll, pollEvery);
+  if (locked) tell("locked", "This server wants its admin token");
   if (!pulse) return draw();
   lastAnswer = new Date();
   if (pulse.ready) tell("ready", "Ready");
@@ -257,12 +258,47 @@ async function askPulse() {
   };
 }
 
-function ask(path) {
-  return fetch(path, { cache: "no-store", signal: AbortSignal.timeout(pollTimeout) });
+async function ask(path) {
+  const answer = await fetch(path, {
+    headers: authorization(),
+    cache: "no-store",
+    signal: AbortSignal.timeout(pollTimeout),
+  });
+  if (answer.status === 401) lock();
+  return answer;
 }
+
+const tokenKey = "rollcall-admin-token"; // in the tab's storage, which ends with the tab
+let locked = false; // the server wants a token that the tab does not have; nothing is asked
+
+// authorization are the headers of every request to the admin listener.
+function authorization() {
+  const token = sessionStorage.getItem(tokenKey);
+  return token ? { Authorization: `Bearer ${token}` } : {};
+}
+
+// lock asks for the admin token.
+function lock() {
+  if (locked) return;
+  locked = true;
+  if (sessionStorage.getItem(tokenKey)) say(byId("admin-token-hint"), "Not one of its tokens.");
+  sessionStorage.removeItem(tokenKey);
+  byId("unlock").hidden = false;
+  byId("admin-token").focus();
+}
+
+byId("unlock").addEventListener("submit", (event) => {
+  event.preventDefault();
+  sessionStorage.setItem(tokenKey, byId("admin-token").value.trim());
+  byId("admin-token").value = "";
+  byId("unlock").hidden = true;
+  locked = false;
+  poll();
+});
 
 function tellLost(error) {
   forgetSettings();
+  if (locked) return;
   const why = error.message.startsWith("/metrics") ? error.message : "The server does not answer";
   tell(
     "lost",
