@@ -70,6 +70,11 @@ func (a *acceptor) submit(
 			return r, s.lsn
 		}
 	}
+	if entry == nil {
+		if r, refused := a.refuseNew(&s); refused {
+			return r, 0
+		}
+	}
 	size := record.Bytes(len(hb.Source))
 	if err := a.reserve(size, around); err != nil {
 		return a.refuseFull(hb, err, a.clock.Nanos()), 0
@@ -271,6 +276,28 @@ func (a *acceptor) refuseFull(hb *Heartbeat, err error, now int64) Result {
 	r := a.refuse(hb, err)
 	r.LogFull = true
 	return r
+}
+
+// refuseNew refuses a device that the table does not know, when there is no place for it or its
+// sender has brought too many, before anything is reserved: a flood of new devices takes no room in
+// the log, nor waits for any. Where the last place goes meanwhile, prepare refuses.
+func (a *acceptor) refuseNew(s *submission) (r Result, refused bool) {
+	hb := s.hb
+	full := a.table.Full()
+	if !full && hb.Sender == nil {
+		return r, false
+	}
+	// A group's devices were looked up together: one before it may have been the same.
+	if s.ref, s.entry = a.table.Find(hb.User, hb.Device); s.entry != nil {
+		return r, false
+	}
+	if full {
+		return a.refuse(hb, a.refuseDevice(hb, table.ErrFull, s.received.Nanos)), true
+	}
+	if !hb.Sender.AdmitsNew() {
+		return Result{Outcome: Unavailable, Err: ErrTooManyNew}, true
+	}
+	return r, false
 }
 
 // refuseDevice counts a new device for which the table has no place, logs it once a minute at most,

@@ -54,6 +54,10 @@ type Options struct {
 	// make each of its streams and answers as long as it likes. A new device over it is refused,
 	// known ones go on. Default: 0, only MaxDevices counts.
 	MaxDevicesPerUser int
+	// MaxTTL bounds the time after which a device that came from disk goes offline, counted from
+	// its last heartbeat, whatever TTL it was accepted with. The TTL of a heartbeat is its sender's
+	// and not looked at. Default: 0, no bound.
+	MaxTTL time.Duration
 	// DeviceBudget bounds the devices of several engines together. Default: none.
 	DeviceBudget *DeviceBudget
 	// Store keeps checkpoints. Default: none, and the log only grows.
@@ -117,6 +121,7 @@ func (o Options) withDefaults() (Options, error) {
 	option.NotNegative(&problems, "MaxWait", o.MaxWait)
 	option.NotNegative(&problems, "MaxDevices", o.MaxDevices)
 	option.NotNegative(&problems, "MaxDevicesPerUser", o.MaxDevicesPerUser)
+	option.NotNegative(&problems, "MaxTTL", o.MaxTTL)
 	option.NotNegative(&problems, "ForgetAfter", o.ForgetAfter)
 	option.NotNegative(&problems, "CheckpointBytes", o.CheckpointBytes)
 	option.NotNegative(&problems, "CheckpointEvery", o.CheckpointEvery)

@@ -23,8 +23,19 @@ type Heartbeat struct {
 
 	Index int // the caller's number for it in a Batch, which Rejection names
 
+	// Sender decides whether the device may be a new one. Default: it may.
+	Sender Sender
+
 	scratch [record.MaxBytes]byte // of the encoded record, so that the hot path does not allocate
 	stripe  uint8                 // of the counters; 0: not chosen yet
+}
+
+// Sender is where a heartbeat comes from.
+type Sender interface {
+	// AdmitsNew counts a device that the table does not know and reports whether it may come in.
+	// It is asked before anything is reserved for the heartbeat, and must not block. False:
+	// the heartbeat is refused with ErrTooManyNew, and the sender has counted and logged it.
+	AdmitsNew() bool
 }
 
 // Outcome is the engine's answer to a heartbeat.
@@ -47,6 +58,9 @@ var ErrTooManyDevices = errors.New("as many devices are known as the table may h
 // ErrTooManyDevicesOfUser is the Result.Err of a new device of a user that has
 // Options.MaxDevicesPerUser. The engine logs it itself.
 var ErrTooManyDevicesOfUser = errors.New("the user has as many devices as one may have")
+
+// ErrTooManyNew is the Result.Err of a new device that its Sender did not admit.
+var ErrTooManyNew = errors.New("the sender brought too many new devices")
 
 // ErrNotMine says that another node has the user's partition, or that no node has it: the sender
 // comes again. It is the Result.Err of a heartbeat, alone or in a batch, and what Subscribe

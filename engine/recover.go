@@ -22,6 +22,7 @@ type recoverer struct {
 	checkpoints *checkpointer
 	store       Store // nil: none
 	logger      *slog.Logger
+	maxTTLMS    uint64 // Options.MaxTTL
 
 	progress progress
 	over     overBound
@@ -30,10 +31,14 @@ type recoverer struct {
 }
 
 func newRecoverer(d *devices, x *expirer, c *checkpointer, o *Options) *recoverer {
-	return &recoverer{
+	r := &recoverer{
 		devices: d, expiry: x, checkpoints: c, store: o.Store, logger: o.Logger,
-		progress: progress{every: time.Second},
+		maxTTLMS: table.MaxInteger, progress: progress{every: time.Second},
 	}
+	if o.MaxTTL > 0 {
+		r.maxTTLMS = uint64(o.MaxTTL.Milliseconds())
+	}
+	return r
 }
 
 // ErrLogShort says that the log ends before what the checkpoint has seen of it: the disk lost what
@@ -130,12 +135,12 @@ func (r *recoverer) load(a *applier, value []byte) error {
 	return a.apply(lsn, rec, 0, nil)
 }
 
-// deadlineAfterRestart counts the silence before the restart; the grace comes on top of it in
-// dueAt. A wall clock that went backwards counts as no silence.
-func deadlineAfterRestart(s *table.State, now Instant) int64 {
-	silent := uint64(0)
+// deadlineAfterRestart counts the silence before the restart, and a TTL of at most maxTTLMS; the
+// grace comes on top of it in dueAt. A wall clock that went backwards counts as no silence.
+func deadlineAfterRestart(s *table.State, maxTTLMS uint64, now Instant) int64 {
+	ttl, silent := min(s.TTLMS, maxTTLMS), uint64(0)
 	if now.WallMS > s.UpdatedAtMS {
-		silent = min(now.WallMS-s.UpdatedAtMS, s.TTLMS)
+		silent = min(now.WallMS-s.UpdatedAtMS, ttl)
 	}
-	return after(now.Nanos, s.TTLMS-silent)
+	return after(now.Nanos, ttl-silent)
 }

@@ -123,6 +123,7 @@ type applier struct {
 	expiry      *expirer
 	checkpoints *checkpointer
 	now         Instant
+	maxTTLMS    uint64
 	items       []wheel.Item // armed, not yet handed to the expire loop
 
 	came [2]int64 // by status: how many more devices there are than before, not yet counted
@@ -140,7 +141,10 @@ type applier struct {
 }
 
 func newApplier(r *recoverer, now Instant) *applier {
-	return &applier{devices: r.devices, expiry: r.expiry, checkpoints: r.checkpoints, now: now}
+	return &applier{
+		devices: r.devices, expiry: r.expiry, checkpoints: r.checkpoints, now: now,
+		maxTTLMS: r.maxTTLMS,
+	}
 }
 
 // applyAll applies records as appendReplay made them.
@@ -230,7 +234,7 @@ func (a *applier) apply(
 	if other {
 		next.Source = a.source(r.Source())
 	}
-	next.DeadlineNanos = deadlineAfterRestart(&next, a.now)
+	next.DeadlineNanos = deadlineAfterRestart(&next, a.maxTTLMS, a.now)
 	mustClaim(entry, user, device)
 	entry.Commit(&next)
 	if other {

@@ -28,6 +28,7 @@ type answers struct {
 	draining   *atomic.Bool // Close has begun
 	retryAfter string       // of a heartbeat over the rate, in seconds
 	headBytes  int          // Options.MaxHeaderBytes
+	newAfter   string       // of a new device over the rate of new ones, in seconds
 	clock      engine.Clock
 	logger     *slog.Logger
 	logged     sample.Second // when the last refused heartbeat was
@@ -54,6 +55,8 @@ func (a *answers) answer(ctx *fasthttp.RequestCtx, r reply.Reply) {
 		setRetryAfter(ctx, a.retryAfter)
 	case reply.TooManyDevices, reply.TooManyDevicesOfUser: // one has to be forgotten first
 		setRetryAfter(ctx, "60")
+	case reply.TooManyNewDevices:
+		setRetryAfter(ctx, a.newAfter)
 	case reply.Unavailable, reply.TooManyBatches, reply.TooManyUnpacking, reply.NotOwned:
 		setRetryAfter(ctx, "1")
 	case reply.TooManyConns, reply.TooManyConnsOfAddress:
@@ -110,6 +113,8 @@ func unavailability(why error) reply.Reply {
 		return reply.TooManyDevices
 	case errors.Is(why, engine.ErrTooManyDevicesOfUser):
 		return reply.TooManyDevicesOfUser
+	case errors.Is(why, engine.ErrTooManyNew):
+		return reply.TooManyNewDevices
 	}
 	return reply.Unavailable
 }

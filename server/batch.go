@@ -50,6 +50,7 @@ type reading struct {
 	// The group that is not applied yet: its valid lines and the others, each in order.
 	beats   []engine.Heartbeat // their Index is their line
 	refused []refusedLine
+	sender  sender // of all of them
 
 	wait, goOn func() // around a wait for room in the log: no turn is held
 }
@@ -91,7 +92,7 @@ func (m *batches) admit(ctx *fasthttp.RequestCtx) {
 func (r *reading) close() (cut bool) {
 	r.body.close()
 	cut = r.place.leave()
-	r.beats, r.refused = r.beats[:0], r.refused[:0]
+	r.beats, r.refused, r.sender = r.beats[:0], r.refused[:0], sender{}
 	readings.put(r)
 	return cut
 }
@@ -244,8 +245,9 @@ func (m *batches) checkLine(
 	n := len(b.beats)
 	b.beats = b.beats[:n+1]
 	hb := &b.beats[n]
-	refusal := reply.OfProblem(b.decoder.Decode(text, &hb.Heartbeat))
+	refusal := m.single.decode(&b.decoder, text, hb)
 	hb.Index = b.splitter.Number()
+	hb.Sender = m.single.arrivals.of(ctx, &b.sender)
 	if refusal == reply.None && m.single.overRate(ctx, hb) {
 		refusal = reply.RateLimited
 	}

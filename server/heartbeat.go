@@ -24,6 +24,9 @@ type heartbeats struct {
 	clients *clients
 	rate    *conns.Rate // of each address; nil: no limit
 	unpacks *conns.Rate // bytes of each address; nil: no limit
+	ttls    *ttls
+
+	arrivals *arrivals // of new devices; nil: no limit
 }
 
 // request is what one heartbeat needs; pooled, so that the handler does not allocate (S5).
@@ -33,6 +36,7 @@ type request struct {
 	sent    sentBody
 	decoder wire.Decoder
 	hb      engine.Heartbeat
+	sender  sender // hb's
 }
 
 var requests = sync.Pool{New: func() any { return &request{body: make([]byte, 0, 1024)} }}
@@ -68,17 +72,18 @@ func (h *heartbeats) serve(ctx *fasthttp.RequestCtx) {
 	r := requests.Get().(*request)
 	refusal := r.read(ctx, c, bucket)
 	if refusal == reply.None {
-		refusal = reply.OfProblem(r.decoder.Decode(r.body, &r.hb.Heartbeat))
+		refusal = h.decode(&r.decoder, r.body, &r.hb)
 	}
 	if refusal == reply.InvalidJSON && c == unknownCoding {
 		refusal = reply.UnknownEncoding // one that is not packed is taken, as it always was
 	}
 	if refusal == reply.None {
+		r.hb.Sender = h.arrivals.of(ctx, &r.sender)
 		h.apply(ctx, &r.hb)
 	} else {
 		h.refuse(ctx, refusal)
 	}
-	r.sent = sentBody{}
+	r.sent, r.sender = sentBody{}, sender{}
 	if cap(r.body) <= 2*wire.MaxBodyBytes { // else of a body that is too large
 		requests.Put(r)
 	}
@@ -91,6 +96,14 @@ func (h *heartbeats) unpackBucket(ctx *fasthttp.RequestCtx, c coding) (b conns.B
 		return b
 	}
 	return h.unpacks.Bucket(h.clients.addr(ctx))
+}
+
+// decode reads a heartbeat and checks its fields.
+func (h *heartbeats) decode(d *wire.Decoder, text []byte, hb *engine.Heartbeat) reply.Reply {
+	if refusal := reply.OfProblem(d.Decode(text, &hb.Heartbeat)); refusal != reply.None {
+		return refusal
+	}
+	return h.ttls.check(hb)
 }
 
 // refuse answers a heartbeat that the engine does not get to see.

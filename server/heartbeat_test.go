@@ -244,7 +244,7 @@ func TestHeartbeatDoesNotAllocate(t *testing.T) {
 		409: {Outcome: engine.Stale, LastSeq: 9007199254740991},
 	} {
 		r := start(t, func(o *Options, f *fakePresence) {
-			o.RatePerIP, o.RateBurst = 1, 1<<30
+			o.RatePerIP, o.RateBurst, o.NewDevicesPerIP = 1, 1<<30, 1
 			f.heartbeat = func(*engine.Heartbeat) engine.Result { return result }
 		})
 		p := prepare()

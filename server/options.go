@@ -78,6 +78,13 @@ type Options struct {
 	// one address. Behind a proxy it needs TrustedProxies, else the proxy is the source of
 	// everything. Default: no limit.
 	RatePerIP float64
+	// NewDevicesPerIP is how many devices that are not known yet one source address may bring per
+	// second, and, rounded up, at once; an IPv6 /64 is one address. One more is answered 429. Known
+	// devices go on. Default: no limit.
+	NewDevicesPerIP float64
+	// MaxTTL is the longest TTL of a heartbeat; one with more is answered 400. Default: 0, no
+	// limit; the first TTL above 24 hours in an hour is logged.
+	MaxTTL time.Duration
 	// RateBurst is how many heartbeats an address may send at once. Raise it where many daemons
 	// share an address. Default: RatePerIP rounded up.
 	RateBurst int
@@ -175,6 +182,12 @@ func (o Options) check(p *option.Problems) {
 		"Clock is missing: streams end with their tokens by the engine's clock")
 	option.NotNegative(p, "RatePerIP", o.RatePerIP)
 	p.When(math.IsInf(o.RatePerIP, 1), "RatePerIP is %v: it must have an end", o.RatePerIP)
+	option.NotNegative(p, "NewDevicesPerIP", o.NewDevicesPerIP)
+	p.When(math.IsInf(o.NewDevicesPerIP, 1), "NewDevicesPerIP is %v: it must have an end",
+		o.NewDevicesPerIP)
+	option.NotNegative(p, "MaxTTL", o.MaxTTL)
+	p.When(0 < o.MaxTTL && o.MaxTTL < time.Millisecond,
+		"MaxTTL is %v: a TTL has a millisecond at least", o.MaxTTL)
 	option.NotNegative(p, "RateBurst", o.RateBurst)
 	option.NotNegative(p, "UnpackRatePerIP", o.UnpackRatePerIP)
 	option.NotNegative(p, "RateAddresses", o.RateAddresses)

@@ -8,7 +8,6 @@ import (
 	"math"
 	"net"
 	"net/http"
-	"strconv"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -104,7 +103,7 @@ func New(p Presence, o Options) (*Server, error) {
 	}
 	var rate, unpacks *conns.Rate
 	if o.RatePerIP > 0 {
-		a.retryAfter = strconv.Itoa(int(math.Ceil(min(1/o.RatePerIP, 3600))))
+		a.retryAfter = wholeSeconds(o.RatePerIP)
 		if rate, err = conns.NewRate(o.RatePerIP, o.RateBurst, o.RateAddresses); err != nil {
 			return nil, fmt.Errorf("server: rate limiter: %w", err)
 		}
@@ -116,6 +115,20 @@ func New(p Presence, o Options) (*Server, error) {
 		}
 	}
 	s.places = newPlaces(o.maxBodies, o.bodyGrace)
+	who := &clients{proxies}
+	one := &heartbeats{
+		presence: p, secrets: &s.secrets, answers: a, clients: who, rate: rate, unpacks: unpacks,
+		ttls: newTTLs(&o),
+	}
+	if o.NewDevicesPerIP > 0 {
+		a.newAfter = wholeSeconds(o.NewDevicesPerIP)
+		one.arrivals = &arrivals{clients: who, counters: &s.counters, logger: o.Logger}
+		burst := int(math.Ceil(min(o.NewDevicesPerIP, math.MaxInt32)))
+		one.arrivals.rate, err = conns.NewRate(o.NewDevicesPerIP, burst, o.RateAddresses)
+		if err != nil {
+			return nil, fmt.Errorf("server: limiter of new devices: %w", err)
+		}
+	}
 	s.conns = conns.New(conns.Config{
 		WriteTimeout: o.WriteTimeout,
 		IdleTimeout:  o.IdleTimeout,
@@ -131,7 +144,7 @@ func New(p Presence, o Options) (*Server, error) {
 
 		StrangerTimeout: o.StrangerTimeout,
 	})
-	serve, expect := s.handlers(&o, a, &clients{proxies}, rate, unpacks)
+	serve, expect := s.handlers(&o, a, who, one)
 	s.public = newPublic(&o, a, serve, expect)
 	refused := new(admin.Refused)
 	s.adminConns = admin.NewConns(o.WriteTimeout, refused)
@@ -147,6 +160,7 @@ func New(p Presence, o Options) (*Server, error) {
 		Counters: &s.counters, Conns: s.conns, MaxConns: o.MaxConns, Rate: rate, Ready: s.ready,
 		Batches: s.places.count, MaxBatches: o.maxBodies,
 		AdminConns: s.adminConns, AdminRefused: refused,
+		LongTTLs: one.ttls.long.Load,
 	}
 	if err := o.Registry.Register(metrics); err != nil {
 		return nil, fmt.Errorf("server: metrics: %w", err)
@@ -155,12 +169,8 @@ func New(p Presence, o Options) (*Server, error) {
 }
 
 // handlers joins the handlers of the public routes.
-func (s *Server) handlers(o *Options, a *answers, who *clients, rate, unpacks *conns.Rate) (
+func (s *Server) handlers(o *Options, a *answers, who *clients, one *heartbeats) (
 	serve fasthttp.RequestHandler, expect func(*fasthttp.RequestCtx) int) {
-	one := &heartbeats{
-		presence: s.presence, secrets: &s.secrets, answers: a, clients: who, rate: rate,
-		unpacks: unpacks,
-	}
 	many := &batches{presence: s.presence, single: one, maxLines: o.MaxBatch, places: s.places}
 	follow := &streams{
 		presence:       s.presence,

@@ -42,6 +42,7 @@ var reported = advice{
 	{engine.ErrTooManyDevices, moreDevices},
 	{server.ErrHeadTooLarge, "raise --max-header-bytes, or find what adds to the requests: often " +
 		"cookies, or a proxy"},
+	{server.ErrLongTTL, "if none should, set --max-ttl"},
 	{loadgen.ErrConnections, "lower --connections, or raise the server's limits"},
 }
 
@@ -112,6 +113,8 @@ var flags = map[string]string{
 	"broadcast MaxStreamsPerUser": "max-streams-per-user",
 	"server RatePerIP":            "rate-per-ip",
 	"server UnpackRatePerIP":      "unpack-rate-per-ip",
+	"server NewDevicesPerIP":      "new-devices-per-ip",
+	"server MaxTTL":               "max-ttl",
 	"server MaxBatch":             "max-batch",
 	"server MaxConnsPerIP":        "max-connections-per-ip",
 	"server CORSOrigins":          "cors-origin",

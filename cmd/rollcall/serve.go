@@ -47,10 +47,12 @@ type serveCmd struct {
 	RecoveryGrace  time.Duration `group:"Presence" default:"15s" help:"After a restart or a stall each device has this long, or its TTL if shorter, to send a heartbeat before it goes offline (${default})."`
 	MaxDevices     int           `group:"Presence" default:"0" help:"Most devices to keep; a new one over it is refused with 503. 0: as many as fit into the memory limit of the process."`
 	MaxUserDevices int           `group:"Presence" name:"max-devices-per-user" default:"10000" help:"Most devices of one user; a new one over it is refused with 429. What is on disk is served also where it is more. 0: no limit (${default})."`
+	MaxTTL         time.Duration `group:"Presence" name:"max-ttl" default:"0" help:"Longest ttl_ms of a heartbeat; more is answered 400 Invalid ttl_ms. After a start, devices that had a longer one go offline by this one, too. 0: no limit, and the log warns of more than 24h."`
 	MaxBatch       int           `group:"Presence" default:"10000" help:"Most heartbeats in one request of the batch route; the rest is answered 413 (${default})."`
 	RatePerIP      float64       `group:"Presence" name:"rate-per-ip" default:"0" help:"Heartbeats per second that one address may send; more are answered 429. 0: no limit. Behind a proxy it needs --trusted-proxies."`
 
-	UnpackRatePerIP int `group:"Presence" name:"unpack-rate-per-ip" default:"268435456" help:"Bytes per second that the gzip and zstd bodies of one address may unpack to; past them they are answered 429. 0: no limit (${default})."`
+	UnpackRatePerIP int     `group:"Presence" name:"unpack-rate-per-ip" default:"268435456" help:"Bytes per second that the gzip and zstd bodies of one address may unpack to; past them they are answered 429. 0: no limit (${default})."`
+	NewDevicesPerIP float64 `group:"Presence" name:"new-devices-per-ip" default:"0" help:"Devices that are not known yet, per second, that one address (an IPv6 /64 is one) may bring; more are answered 429, and known ones go on. 0: no limit. Behind a proxy it needs --trusted-proxies."`
 
 	StreamKeepalive    time.Duration `group:"Streams" default:"15s" help:"Send a comment after this much silence, so that proxies keep the connection and dead peers are noticed. 0: never (${default})."`
 	StreamWriteTimeout time.Duration `group:"Streams" default:"30s" help:"Close a stream that takes nothing for this long (${default})."`
@@ -340,6 +342,7 @@ func (c serveCmd) engineOptions(n *node) engine.Options {
 		SeqPolicy:     policy,
 		RecoveryGrace: c.RecoveryGrace,
 		MaxDevices:    n.memory.maxDevices(c.MaxDevices),
+		MaxTTL:        c.MaxTTL,
 
 		MaxDevicesPerUser: c.MaxUserDevices,
 
@@ -374,6 +377,8 @@ func (c serveCmd) serverOptions(n *node, sec secrets) server.Options {
 		Production:        c.production(),
 		RatePerIP:         c.RatePerIP,
 		UnpackRatePerIP:   c.UnpackRatePerIP,
+		NewDevicesPerIP:   c.NewDevicesPerIP,
+		MaxTTL:            c.MaxTTL,
 		MaxBatch:          c.MaxBatch,
 		TokenExpiryIgnore: c.StreamTokenExpiry == "ignore",
 		StreamQueryToken:  c.StreamQueryToken,

@@ -296,6 +296,11 @@ func (t *Table) Over() int {
 	return int(max(0, t.devices.Load()-t.maxDevices, t.budget.over()))
 }
 
+// Full reports whether there is no place for one more device now.
+func (t *Table) Full() bool {
+	return t.devices.Load() >= t.maxDevices || t.budget != nil && t.budget.Left() == 0
+}
+
 // MaxDevices returns how many devices there may be. What a shared budget has left changes.
 func (t *Table) MaxDevices() int {
 	if t.budget == nil {

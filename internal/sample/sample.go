@@ -10,7 +10,15 @@ import (
 type Second struct{ last atomic.Int64 }
 
 // Take reports whether this event is the one.
-func (s *Second) Take() bool {
-	now, last := time.Now().UnixNano(), s.last.Load()
-	return now-last >= int64(time.Second) && s.last.CompareAndSwap(last, now)
+func (s *Second) Take() bool { return take(&s.last, time.Second) }
+
+// Hour lets one event through per hour. The zero value is ready. Any goroutine may use it.
+type Hour struct{ last atomic.Int64 }
+
+// Take reports whether this event is the one.
+func (h *Hour) Take() bool { return take(&h.last, time.Hour) }
+
+func take(at *atomic.Int64, every time.Duration) bool {
+	now, last := time.Now().UnixNano(), at.Load()
+	return now-last >= int64(every) && at.CompareAndSwap(last, now)
 }

@@ -6,6 +6,20 @@ import (
 	"time"
 )
 
+func TestOnePerHour(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var h Hour
+		if !h.Take() || h.Take() {
+			t.Error("not one at first")
+		}
+		time.Sleep(time.Hour - 1)
+		early := h.Take()
+		if time.Sleep(1); early || !h.Take() || h.Take() {
+			t.Error("not one after an hour")
+		}
+	})
+}
+
 func TestOnePerSecond(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var s Second

@@ -22,6 +22,7 @@ type Metrics struct {
 
 	AdminConns   *Conns
 	AdminRefused *Refused
+	LongTTLs     func() uint64 // heartbeats with a TTL of more than a day
 }
 
 var (
@@ -52,6 +53,10 @@ var (
 	adminRefusedDesc = prometheus.NewDesc("rollcall_admin_refused_total",
 		"Requests to the operators' listener that were refused before their route, by reason, and "+
 			"too_many_connections: connections that were closed for others.", []string{"reason"}, nil)
+	newDevicesDesc = prometheus.NewDesc("rollcall_new_devices_limited_total",
+		"Heartbeats of new devices that were answered 429 because of --new-devices-per-ip.", nil, nil)
+	longTTLsDesc = prometheus.NewDesc("rollcall_long_ttl_heartbeats_total",
+		"Heartbeats with a ttl_ms of more than 24 hours that were not refused for it.", nil, nil)
 	addressesDesc = prometheus.NewDesc("rollcall_http_rate_addresses",
 		"Source addresses that the rate limiter remembers.", nil, nil)
 )
@@ -62,6 +67,7 @@ func (*Metrics) Describe(descs chan<- *prometheus.Desc) {
 		answersDesc, connsDesc, idleDesc, connsLimitDesc, acceptDesc, addressesDesc, readyDesc,
 		streamsRefusedDesc, batchesDesc, batchesLimitDesc, evictedDesc, noHeaderDesc,
 		adminConnsDesc, adminRefusedDesc,
+		newDevicesDesc, longTTLsDesc,
 	} {
 		descs <- d
 	}
@@ -81,6 +87,8 @@ func (m *Metrics) Collect(values chan<- prometheus.Metric) {
 	for reason, n := range m.Counters.StreamsRefused() {
 		counter(streamsRefusedDesc, n, reason)
 	}
+	counter(newDevicesDesc, m.Counters.Heartbeats[reply.TooManyNewDevices].Load())
+	counter(longTTLsDesc, m.LongTTLs())
 	conns := m.Conns.Stats()
 	gauge(connsDesc, conns.Open)
 	gauge(idleDesc, conns.Idle)

@@ -37,6 +37,7 @@ const (
 	Unavailable
 	TooManyDevices
 	TooManyDevicesOfUser
+	TooManyNewDevices
 	NotOwned
 
 	BatchDone
@@ -108,6 +109,7 @@ var rows = [Count]row{
 	StaleSeq:             {409, wire.CodeInvalid, "Non-monotonic seq"}, // and last_seq
 	RateLimited:          {429, wire.CodeRateLimited, "Too many heartbeats from this address"},
 	Unavailable:          {503, wire.CodeUnavailable, "Heartbeat not stored"},
+	TooManyNewDevices:    {429, wire.CodeRateLimited, "Too many new devices from this address"},
 	TooManyDevices:       {503, wire.CodeUnavailable, "Too many devices"},
 	TooManyDevicesOfUser: {429, wire.CodeRateLimited, "Too many devices of this user"},
 	NotOwned:             {503, wire.CodeUnavailable, "Another node has this user"},
