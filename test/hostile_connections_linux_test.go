@@ -45,6 +45,8 @@ func connectionAttacks() []attack {
 		{name: "connections that come back at once, with a limit for an address", crowd: 120,
 			do: func(a *attackers, _ int) { a.hold(holding{addr: a.Addr}) }, descriptors: 256 + 16,
 			flags: []string{"--max-connections-per-ip=40"}, probe: (*hostile).newConnection},
+		{name: "260 admin POSTs whose body never comes", crowd: 260, do: (*attackers).holdAdmin,
+			descriptors: 300, probe: (*hostile).newConnectionAndProbe},
 		{name: "50 who ask for presence and never read", crowd: 50, do: func(a *attackers, _ int) {
 			a.hold(holding{dialer: narrow, addr: a.Admin, begin: a.presenceRequest(), deaf: true})
 		}, setup: (*hostile).crowded, probe: (*hostile).newConnectionAndProbe},
@@ -131,24 +133,29 @@ func (h *hostile) newConnection() error {
 
 // newConnectionSoon tries again, as daemons do: connections that just came keep their place for a
 // while, also at the limit.
-func (h *hostile) newConnectionSoon() (err error) {
-	for end := time.Now().Add(2 * time.Second); time.Now().Before(end); time.Sleep(probeEvery) {
-		if err = h.newConnection(); err == nil {
-			return nil
-		}
-	}
-	return err
-}
+func (h *hostile) newConnectionSoon() error { return soon(h.newConnection) }
 
-// newConnectionAndProbe asks the admin listener too, as an orchestrator does.
+// newConnectionAndProbe asks the admin listener too, as an orchestrator does, which tries again.
 func (h *hostile) newConnectionAndProbe() error {
 	if err := h.newConnection(); err != nil {
 		return err
 	}
 	client := http.Client{Timeout: probeLimit, Transport: &http.Transport{DisableKeepAlives: true}}
-	resp, err := client.Get("http://" + h.admin + "/livez")
-	if err == nil {
-		err = resp.Body.Close()
+	return soon(func() error {
+		resp, err := client.Get("http://" + h.admin + "/livez")
+		if err == nil {
+			err = resp.Body.Close()
+		}
+		return err
+	})
+}
+
+// soon tries for two seconds.
+func soon(try func() error) (err error) {
+	for end := time.Now().Add(2 * time.Second); time.Now().Before(end); time.Sleep(probeEvery) {
+		if err = try(); err == nil {
+			return nil
+		}
 	}
 	return err
 }
