@@ -33,6 +33,8 @@ type answers struct {
 	logger     *slog.Logger
 	logged     sample.Second // when the last refused heartbeat was
 	headLogged sample.Second // when the last head that is too large was
+
+	refusedTokens refusedTokens
 }
 
 // answer answers with a row of the table.
@@ -51,6 +53,9 @@ func (a *answers) answer(ctx *fasthttp.RequestCtx, r reply.Reply) {
 	switch r {
 	case reply.Unauthorized:
 		ctx.Response.Header.Set(fasthttp.HeaderWWWAuthenticate, "Bearer")
+		a.refusedTokens.note(ctx, r)
+	case reply.InvalidToken, reply.TokenExpired, reply.InsufficientScope, reply.TokenUserMismatch:
+		a.refusedTokens.note(ctx, r)
 	case reply.RateLimited:
 		setRetryAfter(ctx, a.retryAfter)
 	case reply.TooManyDevices, reply.TooManyDevicesOfUser: // one has to be forgotten first

@@ -144,6 +144,7 @@ func New(p Presence, o Options) (*Server, error) {
 
 		StrangerTimeout: o.StrangerTimeout,
 	})
+	a.refusedTokens.logger, a.refusedTokens.clients = o.Logger, who
 	serve, expect := s.handlers(&o, a, who, one)
 	s.public = newPublic(&o, a, serve, expect)
 	refused := new(admin.Refused)
