@@ -39,9 +39,6 @@ func bodyAttacks() []attack {
 			func() string { return batch(strings.Repeat(" ", 4<<20)) })},
 		{name: "four busy batch connections", crowd: 4, fills: true, do: (*attackers).sendBatches,
 			setup: func(h *hostile) { h.knows(4, 600_000) }},
-		{name: "batches of devices that are silent at once", crowd: 2, fills: true,
-			do:    func(a *attackers, i int) { a.resend(knownBatch("", i, 1)) },
-			setup: func(h *hostile) { h.knows(2, 1) }},
 		{name: "single heartbeats of 16 KiB nested JSON", crowd: 8, fills: true, do: sends(0,
 			func() string {
 				return request("POST", heartbeatPath, `{"x":`+strings.Repeat("[", 16000),
