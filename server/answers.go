@@ -35,6 +35,9 @@ type answers struct {
 	headLogged sample.Second // when the last head that is too large was
 
 	refusedTokens refusedTokens
+
+	// comeAgain answers a request on a connection over a limit if it is an EventSource's.
+	comeAgain func(ctx *fasthttp.RequestCtx, over reply.Reply) bool
 }
 
 // answer answers with a row of the table.

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"strconv"
+	"strings"
 	"testing"
 
 	"rollcall/engine/broadcast"
@@ -36,6 +37,31 @@ func (r *running) refusesFrom(t *testing.T, addr string) {
 	readResponse(t, bufio.NewReader(c), "POST").
 		check(t, 503, errorBody("unavailable", "Too many connections from this address"))
 	c.Close()
+}
+
+// TestEventSourceOnAConnectionOverTheLimit: it is told when to come back, since it would never
+// after a 503; with StreamRefusalStatus, and for other clients, it is 503.
+func TestEventSourceOnAConnectionOverTheLimit(t *testing.T) {
+	for _, byStatus := range []bool{false, true} {
+		r := start(t, func(o *Options, _ *fakePresence) {
+			o.MaxConnsPerIP, o.StreamRefusalStatus = 1, byStatus
+		})
+		r.dialFrom(t, "192.0.2.1")
+		for accept, told := range map[string]bool{"text/event-stream": !byStatus, "*/*": false} {
+			c := r.dialFrom(t, "192.0.2.1")
+			request := text("GET "+wire.StreamPath+"?user_id="+testUser, "", "Accept: "+accept)
+			go func() { _, _ = io.WriteString(c, request) }()
+			got := readResponse(t, bufio.NewReader(c), "GET")
+			if kind := got.header.Get("Content-Type"); told && (got.status != 200 ||
+				kind != wire.EventsType || !strings.HasPrefix(got.body, "retry: ")) {
+				t.Errorf("an EventSource is answered %d %s %q", got.status, kind, got.body)
+			}
+			if !told && got.status != 503 {
+				t.Errorf("Accept: %s is answered %d %q", accept, got.status, got.body)
+			}
+			c.Close()
+		}
+	}
 }
 
 // TestMaxConnsPerIP: refused over the limit, and the count comes back to nothing on every way that

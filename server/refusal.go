@@ -29,6 +29,22 @@ func (s *streams) refusal(r reply.Reply, c client) []byte {
 	return s.answers.wholeAfter(r, c.allowed, wire.AllowedStreamHeaders, retry)
 }
 
+// comeAgain does for an EventSource whose connection is over a limit what refusal does for one whose
+// stream is. False: the request is another's.
+func (s *streams) comeAgain(ctx *fasthttp.RequestCtx, over reply.Reply) bool {
+	if s.refuseByStatus || !ctx.IsGet() || !acceptsEvents(&ctx.Request.Header) ||
+		string(ctx.Request.URI().PathOriginal()) != wire.StreamPath {
+		return false
+	}
+	s.answers.counters.Answers[over].Add(1)
+	h := &ctx.Response.Header
+	h.SetContentType(wire.EventsType)
+	h.Set(fasthttp.HeaderCacheControl, "no-cache")
+	h.Set("X-Accel-Buffering", "no")
+	ctx.Response.SetBody(broadcast.AppendEnd(nil, s.presence.Retry(), false))
+	return true
+}
+
 // acceptsEvents reports whether a client names the type of streams in its Accept headers, as an
 // EventSource has to (RFC 9110, section 12.5.1). A range such as */* is not enough: many clients
 // send it that cannot read a stream, and all of them can read a status.

@@ -14,6 +14,7 @@ import (
 // and no unescaping, since the router is given the path as sent.
 func routes(a *answers, one *heartbeats, many *batches, follow *streams) (
 	serve fasthttp.RequestHandler, expect func(*fasthttp.RequestCtx) (status int)) {
+	a.comeAgain = follow.comeAgain
 	handlers := a.route(one.serve, many.serve, follow.serve)
 	serve = func(ctx *fasthttp.RequestCtx) {
 		handlers(ctx)
@@ -50,7 +51,9 @@ func (a *answers) route(one, many, follow fasthttp.RequestHandler) fasthttp.Requ
 	return func(ctx *fasthttp.RequestCtx) {
 		a.origins.allow(ctx)
 		if over := conns.Refused(ctx.Conn()); over != reply.None {
-			a.answer(ctx, over)
+			if !a.comeAgain(ctx, over) {
+				a.answer(ctx, over)
+			}
 			hangUp(ctx)
 		} else if refusal := refused(ctx); refusal != reply.None {
 			a.unfit(ctx, refusal)
