@@ -29,8 +29,8 @@ func (s *streams) refusal(r reply.Reply, c client) []byte {
 	return s.answers.wholeAfter(r, c.allowed, wire.AllowedStreamHeaders, retry)
 }
 
-// comeAgain does for an EventSource whose connection is over a limit what refusal does for one whose
-// stream is. False: the request is another's.
+// comeAgain does for an EventSource whose connection is over a limit what refusal does for one
+// whose stream is. False: the request is another's.
 func (s *streams) comeAgain(ctx *fasthttp.RequestCtx, over reply.Reply) bool {
 	if s.refuseByStatus || !ctx.IsGet() || !acceptsEvents(&ctx.Request.Header) ||
 		string(ctx.Request.URI().PathOriginal()) != wire.StreamPath {
