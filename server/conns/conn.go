@@ -38,7 +38,7 @@ type conn struct {
 	// any goroutine, takes what it says off the counts.
 	peer peer
 
-	// The ring of strangers. guarded by strangers.mu
+	// A ring of strangers. guarded by strangers.mu
 	strangePrev, strangeNext *conn
 	strangeSince             time.Duration // since strangers.began: when its wait began
 	evicted                  bool
@@ -363,10 +363,7 @@ func (c *conn) leave() {
 	c.joining.Lock()
 	peer := c.peer
 	c.joining.Unlock()
-	c.counts.leave(peer)
-	if c.counts.strangers.remove(c) {
-		c.counts.strangers.left()
-	}
+	c.counts.leave(peer, c.counts.strangers.remove(c))
 }
 
 // Linger makes the close of a connection wait until its client can have read the answer: see Close.
@@ -400,9 +397,10 @@ func Release(c net.Conn, addr netip.Addr) (raw net.Conn, place Place, ok bool) {
 	}
 	ok = true
 	if !own.gone.Swap(true) { // else Close came first, and took it off both counts
-		own.counts.open.Add(-1)
 		if own.counts.strangers.remove(own) {
-			own.counts.strangers.left()
+			own.counts.strangers.left(&own.counts.open)
+		} else {
+			own.counts.open.Add(-1)
 		}
 		peer := own.peer
 		if !peer.counted {

@@ -57,7 +57,8 @@
 //   - P7 A client cannot tell an idle connection from one that fasthttp holds.
 //
 //   - P8 At the limit the stranger that waited longest is closed, so that the next connection can
-//     come. A connection that has shown a valid token is never closed for another. A stranger is in
-//     exactly one ring, of strangers or of idle, from the accept until it is known or closed, so
-//     that finding the oldest looks at two connections.
+//     come: one that was not answered yet has a moment for its request first. A connection that
+//     has shown a valid token is never closed for another. A stranger is in exactly one ring, of
+//     strangers or of idle, from the accept until it is known or closed, so that finding the
+//     oldest looks at three connections.
 package conns

@@ -218,7 +218,7 @@ func (i *idle) resume(r report) net.Conn {
 		writeTimeout: i.writeTimeout, phase: resumed,
 	}
 	if !own.peer.known {
-		i.counts.strangers.add(own)
+		i.counts.strangers.addAnswered(own)
 	}
 	return own
 }
@@ -235,7 +235,7 @@ func (i *idle) sweep(now time.Duration) {
 // drop closes a connection that was taken out and takes it off the counts (P4).
 func (i *idle) drop(s *idleConn) {
 	_ = s.Close()
-	i.counts.leave(s.peer)
+	i.counts.leave(s.peer, false)
 }
 
 // Close closes all that are suspended. From now on none can be, and none is resumed.

@@ -79,10 +79,14 @@ func (c *counts) join(addr netip.Addr) (_ peer, ok bool) {
 	return peer{addr: addr, counted: ok}, ok
 }
 
-// leave takes a closed connection off both counts.
-func (c *counts) leave(peer peer) {
+// leave takes a closed connection off both counts. evicted: it was closed to make room.
+func (c *counts) leave(peer peer, evicted bool) {
 	c.place(peer).Leave()
-	c.open.Add(-1)
+	if evicted {
+		c.strangers.left(&c.open)
+	} else {
+		c.open.Add(-1)
+	}
 }
 
 // place is where a peer is counted for its address.

@@ -82,6 +82,29 @@ func TestStrangerMakesRoom(t *testing.T) {
 	}
 }
 
+// TestBusyStrangersMakeRoom: a stranger that asks without a token over and over, each time before
+// strangerGrace is over, does not keep a full server full (P8).
+func TestBusyStrangersMakeRoom(t *testing.T) {
+	for name, after := range map[string]time.Duration{
+		"suspended": 5 * time.Millisecond, "not suspended": time.Hour,
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := start(t, func(_ *rig, c *Config) { c.MaxConns, c.IdleAfter = 1, after })
+			addr := r.listen(t, "tcp")
+			stranger := dial(t, addr)
+			testwait.Until(t, "a new connection is answered", func() bool {
+				stranger.asksAsStranger()
+				c := dial(t, addr)
+				defer c.Close()
+				c.write(request(7))
+				line, _ := c.in.Peek(len("HTTP/1.1 200"))
+				return string(line) == "HTTP/1.1 200"
+			})
+			stranger.ended()
+		})
+	}
+}
+
 // TestLongestWaitGoesFirst: of those that are suspended and of those that are not.
 func TestLongestWaitGoesFirst(t *testing.T) {
 	r := start(t, func(_ *rig, c *Config) { c.MaxConns = 4 })
