@@ -274,8 +274,8 @@ func TestIdleCounts(t *testing.T) {
 			}
 			first, second := dial(t, addr), dial(t, addr)
 			for n := range 3 {
-				first.ask(n)
-				second.ask(n)
+				first.ask(n + 1)
+				second.ask(n + 1)
 				r.holds(t, 2)
 				refused()
 			}
