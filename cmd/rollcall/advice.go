@@ -104,6 +104,7 @@ var flags = map[string]string{
 	"engine MaxDevices":           "max-devices",
 	"engine MaxDevicesPerUser":    "max-devices-per-user",
 	"engine ForgetAfter":          "forget-after",
+	"engine MaxTTL":               "max-ttl",
 	"engine CheckpointBytes":      "checkpoint-bytes",
 	"engine CheckpointEvery":      "checkpoint-interval",
 	"broadcast Keepalive":         "stream-keepalive",

@@ -85,15 +85,38 @@ func New(c Config) http.Handler {
 	g.Handle("GET /metrics", toScrapers(promhttp.HandlerFor(c.Registry,
 		promhttp.HandlerOpts{Registry: c.Registry, MaxRequestsInFlight: maxScrapes})))
 	g.Handle("GET /debug/presence",
-		toOperators(newDebugPresence(c.Presence, c.Production).ServeHTTP))
+		toOperators(atMost(maxSlow)(newDebugPresence(c.Presence, c.Production).ServeHTTP)))
 	g.Handle("POST /debug/token", toOperators(m.serve))
-	g.Handle("GET /debug/pprof/", toOperators(pprof.Index))
+	few := atMost(maxSlow)
+	g.Handle("GET /debug/pprof/", toOperators(few(pprof.Index)))
 	g.Handle("GET /debug/pprof/cmdline", toOperators(pprof.Cmdline))
-	g.Handle("GET /debug/pprof/profile", toOperators(pprof.Profile))
+	g.Handle("GET /debug/pprof/profile", toOperators(few(pprof.Profile)))
 	g.Handle("GET /debug/pprof/symbol", toOperators(pprof.Symbol))
 	g.Handle("POST /debug/pprof/symbol", toOperators(pprof.Symbol))
-	g.Handle("GET /debug/pprof/trace", toOperators(pprof.Trace))
+	g.Handle("GET /debug/pprof/trace", toOperators(few(pprof.Trace)))
 	return g
+}
+
+// maxSlow is how many profiles are taken at a time, and how many requests for presence are answered
+// or wait for their turn. One more gets 503: a connection that is being answered cannot be closed
+// for a probe, and a profile lasts for as many seconds as its request says.
+const maxSlow = 8
+
+// atMost makes handlers that run so many at a time, together.
+func atMost(n int) func(http.HandlerFunc) http.HandlerFunc {
+	running := make(chan struct{}, n)
+	return func(f http.HandlerFunc) http.HandlerFunc {
+		return func(w http.ResponseWriter, r *http.Request) {
+			select {
+			case running <- struct{}{}:
+				defer func() { <-running }()
+				f(w, r)
+			default:
+				writeJSON(w, http.StatusServiceUnavailable, wire.AppendError(nil,
+					wire.CodeUnavailable, "Too many such requests at a time: wait for one to end"))
+			}
+		}
+	}
 }
 
 // maxScrapes is how many answers of /metrics are made at a time; one more gets 503.

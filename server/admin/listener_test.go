@@ -2,6 +2,7 @@ package admin
 
 import (
 	"bufio"
+	"context"
 	"fmt"
 	"io"
 	"net"
@@ -10,6 +11,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/uuid"
+
+	"rollcall/engine"
 	"rollcall/internal/testwait"
 )
 
@@ -107,6 +111,44 @@ func TestConnectionsOverTheLimitCloseOthers(t *testing.T) {
 		})
 	}
 }
+
+// TestSlowAnswersLeaveRoomForProbes: what lasts has not all connections.
+func TestSlowAnswersLeaveRoomForProbes(t *testing.T) {
+	for _, path := range []string{
+		"/debug/pprof/heap?seconds=600", "/debug/presence?user_id=" + testUser,
+	} {
+		address, _ := serveAdmin(t, new(rig), func(c *Config) { c.Presence = stuck{t.Context()} })
+		refused := make(chan int, MaxConns)
+		for range MaxConns {
+			c := dial(t, address, "GET "+path+" HTTP/1.1\r\nHost: localhost\r\n\r\n")
+			go func() {
+				if resp, err := http.ReadResponse(bufio.NewReader(c), nil); err == nil {
+					resp.Body.Close()
+					refused <- resp.StatusCode
+				}
+			}()
+		}
+		for range MaxConns - maxSlow {
+			if status := <-refused; status != 503 {
+				t.Errorf("%s is answered %d", path, status)
+			}
+		}
+		probe := dial(t, address, "GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
+		if status := readStatus(t, probe); status != 200 {
+			t.Errorf("the probe is answered %d", status)
+		}
+	}
+}
+
+// stuck answers nothing about presence until its test ends.
+type stuck struct{ context.Context }
+
+func (s stuck) Devices(uuid.UUID, uuid.UUID, int) ([]engine.Device, bool, error) {
+	<-s.Done()
+	return nil, false, s.Err()
+}
+
+func (s stuck) Streams(uuid.UUID) int { return 0 }
 
 // TestBodiesThatDoNotComeEnd with 408; those of routes that take none are not waited for.
 func TestBodiesThatDoNotComeEnd(t *testing.T) {

@@ -53,8 +53,10 @@ func (d debugPresence) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case <-r.Context().Done():
 		return
 	}
-	body, err := d.page(user, after, limit)
-	<-d.making
+	body, err := func() ([]byte, error) {
+		defer func() { <-d.making }()
+		return d.page(user, after, limit)
+	}()
 	if err != nil {
 		writeJSON(w, http.StatusServiceUnavailable,
 			wire.AppendError(nil, wire.CodeUnavailable, err.Error()))
