@@ -146,7 +146,10 @@ func TestInteropTypeScript(t *testing.T) {
 	if _, err := os.Stat(tests); err != nil {
 		needs(t, "node and `make client-ts`: ", err)
 	}
-	cmd := exec.Command("node", "--test", tests)
+	// A test that fails may leave something behind that Node waits for.
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, "node", "--test", tests)
 	cmd.Env = append(os.Environ(), "ROLLCALL_BINARY="+binary)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Errorf("%v\n%s", err, out)

@@ -341,7 +341,7 @@ test('with the real server: beat, resume, offline', real, async (t) => {
     }
   }
   const options = {
-    url: base, token: () => 'ingest', userId, deviceId: randomUUID(),
+    url: base, token: () => secrets.PRESENCE_DO_INGEST_TOKEN, userId, deviceId: randomUUID(),
     ttlMs: 30_000, intervalMs: 100,
   }
   const first = new Daemon({ ...options, seq: 2 ** 50 })
@@ -365,7 +365,9 @@ test('with the real server: a drain ends the stream as announced', real, async (
   t.after(() => end('SIGKILL'))
   const userId = randomUUID()
   const deviceId = randomUUID()
-  const d = new Daemon({ url: base, token: () => 'ingest', userId, deviceId, ttlMs: 30_000 })
+  const d = new Daemon({
+    url: base, token: () => secrets.PRESENCE_DO_INGEST_TOKEN, userId, deviceId, ttlMs: 30_000,
+  })
   const leave = new AbortController()
   const interruptions: unknown[] = []
   const onInterruption = (e: unknown) => { interruptions.push(e); leave.abort() }
