@@ -3,7 +3,6 @@ package server
 import (
 	"errors"
 	"log/slog"
-	"math"
 	"math/rand/v2"
 	"strconv"
 	"sync/atomic"
@@ -68,7 +67,7 @@ func (a *answers) answer(ctx *fasthttp.RequestCtx, r reply.Reply) {
 	case reply.Unavailable, reply.TooManyBatches, reply.TooManyUnpacking, reply.NotOwned:
 		setRetryAfter(ctx, "1")
 	case reply.TooManyConns, reply.TooManyConnsOfAddress:
-		setRetryAfter(ctx, strconv.FormatInt(apart(), 10))
+		setRetryAfter(ctx, strconv.FormatInt(retrySeconds(apart()), 10))
 	case reply.UnknownEncoding, reply.WindowTooLarge:
 		ctx.Response.Header.Set(fasthttp.HeaderAcceptEncoding, "gzip, zstd")
 	}
@@ -77,12 +76,17 @@ func (a *answers) answer(ctx *fasthttp.RequestCtx, r reply.Reply) {
 // answerAfter answers with a row, and when to come back.
 func (a *answers) answerAfter(ctx *fasthttp.RequestCtx, r reply.Reply, wait time.Duration) {
 	a.answer(ctx, r)
-	setRetryAfter(ctx, strconv.Itoa(int(math.Ceil(wait.Seconds()))))
+	setRetryAfter(ctx, strconv.FormatInt(retrySeconds(wait), 10))
 }
 
-// apart is a Retry-After, in seconds, that varies, so that clients that are turned away together do
-// not come back together.
-func apart() int64 { return 1 + rand.Int64N(10) }
+// retrySeconds is the Retry-After of a delay: seconds, rounded up.
+func retrySeconds(delay time.Duration) int64 {
+	return max(1, int64((delay+time.Second-1)/time.Second))
+}
+
+// apart is a delay of up to 10 s that varies, so that clients that are turned away together do not
+// come back together.
+func apart() time.Duration { return rand.N(10 * time.Second) }
 
 // setRetryAfter says when to come back, to another origin's page, too.
 func setRetryAfter(ctx *fasthttp.RequestCtx, seconds string) {
@@ -191,7 +195,7 @@ func hangUp(ctx *fasthttp.RequestCtx) {
 // client's origin is not known yet.
 func (a *answers) overLimit(r reply.Reply) []byte {
 	a.counters.Answers[r].Add(1)
-	return a.wholeAfter(r, a.origins.allowed(nil), wire.AllowedHeaders, rand.N(10*time.Second))
+	return a.wholeAfter(r, a.origins.allowed(nil), wire.AllowedHeaders, apart())
 }
 
 // wholeAfter is the full text of an error, for connections that are not, or no longer, fasthttp's.
@@ -199,7 +203,6 @@ func (a *answers) overLimit(r reply.Reply) []byte {
 // should vary, so that clients that are turned away together do not come back together.
 func (a *answers) wholeAfter(r reply.Reply, allowed, headers string,
 	delay time.Duration) []byte {
-	seconds := max(1, int64((delay+time.Second-1)/time.Second))
 	body := r.Body()
 	text := make([]byte, 0, 512)
 	text = append(text, "HTTP/1.1 "...)
@@ -209,7 +212,7 @@ func (a *answers) wholeAfter(r reply.Reply, allowed, headers string,
 	text = append(text, "\r\nContent-Type: "+wire.JSONType+"\r\nContent-Length: "...)
 	text = strconv.AppendInt(text, int64(len(body)), 10)
 	text = append(text, "\r\nRetry-After: "...)
-	text = strconv.AppendInt(text, seconds, 10)
+	text = strconv.AppendInt(text, retrySeconds(delay), 10)
 	text = append(text, "\r\nAccess-Control-Expose-Headers: Retry-After\r\n"...)
 	return append(a.endHead(text, allowed, headers), body...)
 }
