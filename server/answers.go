@@ -168,7 +168,7 @@ func (a *answers) unfit(ctx *fasthttp.RequestCtx, r reply.Reply) {
 		why, limit = errTooManyHeaderLines, maxHeaderLines
 	}
 	a.logger.Warn("requests are refused", "error", why, "limit", limit,
-		"address", ctx.RemoteAddr().String())
+		"address", a.refusedTokens.clients.addr(ctx))
 }
 
 // readError is the reply to a request that could not be read to its end.
