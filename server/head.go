@@ -3,6 +3,7 @@ package server
 import (
 	"bytes"
 	"errors"
+	"net/url"
 
 	"github.com/valyala/fasthttp"
 
@@ -111,19 +112,46 @@ func validTarget(h *fasthttp.RequestHeader) bool {
 		return false
 	}
 	if bytes.HasPrefix(target, []byte("//")) { // fasthttp may take what follows for a host
-		return len(h.Host()) > 0 && !bytes.Contains(target, []byte("://"))
+		if len(h.Host()) == 0 || bytes.Contains(target, []byte("://")) {
+			return false
+		}
 	}
-	if target[0] == '/' || target[0] == '*' || h.IsConnect() {
+	switch {
+	case target[0] == '/':
+		path, _, _ := bytes.Cut(target, []byte("?"))
+		return validEscapes(path)
+	case target[0] == '*':
 		return true
+	case h.IsConnect():
+		return validURL("http://" + string(target))
 	}
-	scheme, rest, _ := bytes.Cut(target, []byte("://"))
-	if !bytes.EqualFold(scheme, []byte("http")) && !bytes.EqualFold(scheme, []byte("https")) {
-		return false
+	return validURL(string(target))
+}
+
+// validEscapes reports whether a hexadecimal number follows each percent sign (RFC 3986, section
+// 2.1): fasthttp takes another one as it is, and the next server may refuse it or read it otherwise.
+func validEscapes(path []byte) bool {
+	for {
+		at := bytes.IndexByte(path, '%')
+		if at < 0 {
+			return true
+		}
+		if len(path) < at+3 || !hexDigit(path[at+1]) || !hexDigit(path[at+2]) {
+			return false
+		}
+		path = path[at+3:]
 	}
-	if end := bytes.IndexAny(rest, "/?"); end >= 0 {
-		rest = rest[:end]
-	}
-	return validAuthority(rest)
+}
+
+func hexDigit(c byte) bool {
+	return '0' <= c && c <= '9' || 'a' <= c|0x20 && c|0x20 <= 'f'
+}
+
+// validURL reports whether a target that names its host is one that this server could have.
+func validURL(target string) bool {
+	u, err := url.ParseRequestURI(target)
+	return err == nil && (u.Scheme == "http" || u.Scheme == "https") && u.User == nil &&
+		validAuthority([]byte(u.Host))
 }
 
 // authorityBytes are what a host and a port are made of (RFC 3986, section 3.2). The user before an

@@ -161,6 +161,23 @@ var headCases = []struct {
 	{"DEL in the target", "POST {path}?a\x7f HTTP/1.1\n{host}{auth}{length}\n{body}", 400},
 	{"a tab in the target", "POST {path}?a\tb HTTP/1.1\n{host}{auth}{length}\n{body}", 400},
 
+	{"an escape", "POST {path}%41 HTTP/1.1\n{host}{auth}\n", 404},
+	{"an escape that is no number", "POST {path}%en HTTP/1.1\n{host}{auth}{length}\n{body}", 400},
+	{"an escape that is cut", "POST {path}%e HTTP/1.1\n{host}{auth}{length}\n{body}", 400},
+	{"a percent sign", "POST {path}%?a HTTP/1.1\n{host}{auth}{length}\n{body}", 400},
+	{"an escape in two parts", "POST {path}%?41 HTTP/1.1\n{host}{auth}{length}\n{body}", 400},
+	{"a percent sign in the query", "POST {path}?a=% HTTP/1.1\n{host}{auth}{length}\n{body}", 204},
+	{"an escape in a host", "POST http://b%41{path} HTTP/1.1\n{host}{auth}{length}\n{body}", 400},
+	{"no number in a host", "POST http://b%en{path} HTTP/1.1\n{host}{auth}{length}\n{body}", 400},
+	{"no number behind a host",
+		"POST http://b{path}%en HTTP/1.1\n{host}{auth}{length}\n{body}", 400},
+	{"two ports", "POST http://b:1:2{path} HTTP/1.1\n{host}{auth}{length}\n{body}", 400},
+	{"no number for a port", "POST http://b:x{path} HTTP/1.1\n{host}{auth}{length}\n{body}", 400},
+	{"half a bracket", "POST http://[::1{path} HTTP/1.1\n{host}{auth}{length}\n{body}", 400},
+	{"brackets around a name", "POST http://[b]{path} HTTP/1.1\n{host}{auth}{length}\n{body}", 400},
+	{"CONNECT", "CONNECT b:1 HTTP/1.1\n{host}{auth}\n", 404},
+	{"CONNECT, no number", "CONNECT b%en:1 HTTP/1.1\n{host}{auth}\n", 400},
+
 	{"as many parameters as may be", "POST {path}?{127 &} HTTP/1.1\n{host}{auth}{length}\n{body}", 204},
 	{"too many parameters", "POST {path}?{128 &} HTTP/1.1\n{host}{auth}{length}\n{body}", 400},
 
