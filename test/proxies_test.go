@@ -67,14 +67,22 @@ func TestProxies(t *testing.T) {
 
 const proxyIdle = 4 * time.Second
 
-// start runs the proxy in front of a server, and returns where it listens; with an identity for TLS
-// and h2.
+// start runs the proxy in front of a server with the file that is shipped, and returns where it
+// listens; with an identity for TLS and h2.
 func (p proxy) start(t *testing.T, server *rig, secure *identity) string {
+	t.Helper()
+	return p.run(t, secure, func(addr string) (path string) {
+		return p.configure(t, server, addr, secure)
+	})
+}
+
+// run is start with the file that configure writes for the address.
+func (p proxy) run(t *testing.T, secure *identity, configure func(addr string) (path string)) string {
 	t.Helper()
 	var output bytes.Buffer
 	for range 5 { // another process may have the port before the proxy
 		addr := freePort(t)
-		cmd := exec.Command(p.name, p.args(p.configure(t, server, addr, secure), t.TempDir())...)
+		cmd := exec.Command(p.name, p.args(configure(addr), t.TempDir())...)
 		cmd.Env = append(os.Environ(), "HOME="+t.TempDir())
 		cmd.Stdout, cmd.Stderr = &output, &output
 		cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // with its workers
