@@ -129,7 +129,8 @@ func validTarget(h *fasthttp.RequestHeader) bool {
 }
 
 // validEscapes reports whether a hexadecimal number follows each percent sign (RFC 3986, section
-// 2.1): fasthttp takes another one as it is, and the next server may refuse it or read it otherwise.
+// 2.1): fasthttp takes another one as it is, and the next server may refuse it, or read it
+// otherwise.
 func validEscapes(path []byte) bool {
 	for {
 		at := bytes.IndexByte(path, '%')

@@ -77,7 +77,8 @@ func (p proxy) start(t *testing.T, server *rig, secure *identity) string {
 }
 
 // run is start with the file that configure writes for the address.
-func (p proxy) run(t *testing.T, secure *identity, configure func(addr string) (path string)) string {
+func (p proxy) run(t *testing.T, secure *identity,
+	configure func(addr string) (path string)) string {
 	t.Helper()
 	var output bytes.Buffer
 	for range 5 { // another process may have the port before the proxy

@@ -26,6 +26,9 @@ func TestTCPProxyTellsTheClient(t *testing.T) {
 		}
 		t.Skip(err)
 	}
+	heartbeat := func() string {
+		return request("POST", heartbeatPath, newBeat().json(), bearer(ingestToken))
+	}
 	for _, version := range []string{"send-proxy", "send-proxy-v2"} {
 		t.Run(version, func(t *testing.T) {
 			t.Parallel()
@@ -43,14 +46,14 @@ func TestTCPProxyTellsTheClient(t *testing.T) {
 			for _, client := range []string{"127.0.0.2", "127.0.0.3"} {
 				for i, status := range []int{204, 204, 503} {
 					c := dialFrom(t, client, addr)
-					io.WriteString(c, request("POST", heartbeatPath, newBeat().json(), bearer(ingestToken)))
+					io.WriteString(c, heartbeat())
 					if a := readAnswer(t, bufio.NewReader(c), false); a.status != status {
 						t.Errorf("connection %d of %s: %d %s, want %d", i+1, client, a.status, a.body, status)
 					}
 				}
 			}
 			c := dialFrom(t, "127.0.0.4", server.addr)
-			io.WriteString(c, request("POST", heartbeatPath, newBeat().json(), bearer(ingestToken)))
+			io.WriteString(c, heartbeat())
 			if text, _ := io.ReadAll(c); len(text) > 0 { // the end, or a reset
 				t.Errorf("without a header the answer is %q", text)
 			}
