@@ -111,12 +111,10 @@ func validTarget(h *fasthttp.RequestHeader) bool {
 	if bytes.IndexByte(target, '#') >= 0 { // a fragment is the client's own business
 		return false
 	}
-	if bytes.HasPrefix(target, []byte("//")) { // fasthttp may take what follows for a host
-		if len(h.Host()) == 0 || bytes.Contains(target, []byte("://")) {
-			return false
-		}
-	}
 	switch {
+	case bytes.HasPrefix(target, []byte("//")) && // fasthttp may take what follows for a host
+		(len(h.Host()) == 0 || bytes.Contains(target, []byte("://"))):
+		return false
 	case target[0] == '/':
 		path, _, _ := bytes.Cut(target, []byte("?"))
 		return validEscapes(path)
@@ -132,20 +130,11 @@ func validTarget(h *fasthttp.RequestHeader) bool {
 // 2.1): fasthttp takes another one as it is, and the next server may refuse it, or read it
 // otherwise.
 func validEscapes(path []byte) bool {
-	for {
-		at := bytes.IndexByte(path, '%')
-		if at < 0 {
-			return true
-		}
-		if len(path) < at+3 || !hexDigit(path[at+1]) || !hexDigit(path[at+2]) {
-			return false
-		}
-		path = path[at+3:]
+	if bytes.IndexByte(path, '%') < 0 {
+		return true
 	}
-}
-
-func hexDigit(c byte) bool {
-	return '0' <= c && c <= '9' || 'a' <= c|0x20 && c|0x20 <= 'f'
+	_, err := url.PathUnescape(string(path))
+	return err == nil
 }
 
 // validURL reports whether a target that names its host is one that this server could have.
