@@ -52,16 +52,22 @@ func TestProxies(t *testing.T) {
 	for _, p := range proxies {
 		t.Run(p.name, func(t *testing.T) {
 			t.Parallel()
-			if _, err := exec.LookPath(p.name); err != nil {
-				if os.Getenv("ROLLCALL_PROXIES") == "required" {
-					t.Fatal(err)
-				}
-				t.Skip(err)
-			}
+			p.needed(t)
 			server := startServer(t, "--stream-keepalive=250ms", "--drain-timeout=100ms")
 			through := &rig{t: t, addr: p.start(t, server, nil)}
 			p.play(t, server, through)
 		})
+	}
+}
+
+// needed skips the test without the proxy, or fails it, see TestProxies.
+func (p proxy) needed(t *testing.T) {
+	t.Helper()
+	if _, err := exec.LookPath(p.name); err != nil {
+		if os.Getenv("ROLLCALL_PROXIES") == "required" {
+			t.Fatal(err)
+		}
+		t.Skip(err)
 	}
 }
 
@@ -326,12 +332,7 @@ func TestProxiesPassTheLargestBatch(t *testing.T) {
 	}
 	for _, p := range proxies {
 		t.Run(p.name, func(t *testing.T) {
-			if _, err := exec.LookPath(p.name); err != nil {
-				if os.Getenv("ROLLCALL_PROXIES") == "required" {
-					t.Fatal(err)
-				}
-				t.Skip(err)
-			}
+			p.needed(t)
 			server := startServer(t)
 			id := newIdentity(t, t.TempDir(), "proxy.example")
 			for version, base := range map[int]string{

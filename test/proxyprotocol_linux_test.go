@@ -6,7 +6,6 @@ import (
 	"io"
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"testing"
@@ -20,12 +19,7 @@ import (
 // it gets no answer.
 func TestTCPProxyTellsTheClient(t *testing.T) {
 	haproxy := proxies[slices.IndexFunc(proxies, func(p proxy) bool { return p.name == "haproxy" })]
-	if _, err := exec.LookPath(haproxy.name); err != nil {
-		if os.Getenv("ROLLCALL_PROXIES") == "required" {
-			t.Fatal(err)
-		}
-		t.Skip(err)
-	}
+	haproxy.needed(t)
 	heartbeat := func() string {
 		return request("POST", heartbeatPath, newBeat().json(), bearer(ingestToken))
 	}
