@@ -31,6 +31,7 @@ func TestCursor(t *testing.T) {
 		t.Fatal(err)
 	}
 	replace(t, s, "", "", "k", "v")
+	install(t, s)
 	crashed := openStore(t, fs.CrashClone(vfs.CrashCloneCfg{}))
 	defer crashed.Close()
 	copied, err := Open("copy", Options{FS: vfs.NewMem(), Logger: slog.New(slog.DiscardHandler)})

@@ -5,16 +5,23 @@
 // up to date. That is a fuzzy checkpoint, as in ARIES
 // (https://doi.org/10.1145/128765.128770).
 //
-//	Replace(lo, hi, items) ──► range.tmp: one sorted table, synced ──► ingest with excise
-//	     │ once per range            durable, takes the place of all that was in [lo, hi)
+//	Replace(lo, hi, items) ──► range-N.tmp: one sorted table, synced, beside the store
+//	     │ once per range
 //	     ▼
-//	Commit(lsn) ─────────────► the LSN, written the same way, last
+//	Install() ───────────────► ingest with excise: the tables take the place of all that was in
+//	     │                     their ranges, durably; ranges without gaps all at once, or none
+//	     ▼
+//	Commit(lsn) ─────────────► the LSN, as a table of its own, last
 //
 // # What is slow, and why that is fine
 //
-// Each range costs one sequential write, however little of it changed, and Commit costs one more.
-// In exchange nothing is ever compacted. Pebble's own log and memory are not used: what a full disk
-// refuses is an error here, where Pebble would try to flush its memory again and again.
+// Each range costs one sequential write and a sync, however little of it changed; Install costs two
+// syncs for each run of ranges without gaps, and Commit five. In exchange nothing is ever compacted.
+// Pebble's own log and memory are not used: what a full disk refuses is an error here, where Pebble
+// would try to flush its memory again and again.
+//
+// Until Install the old ranges and the new ones take room on the disk, so the caller installs now
+// and then. Ingesting each range alone took three syncs each.
 //
 // # Opening, and starting
 //
@@ -30,7 +37,8 @@
 //
 // # What a crash leaves
 //
-// Some ranges newer than the LSN, which replay tolerates; at most one range.tmp and one FILES.tmp,
-// which the next ones overwrite; a FILES that is behind what is there, which is what it promises; a
-// new store under its other name, which the next Start removes.
+// Some ranges newer than the LSN, which replay tolerates: of those that one ingestion replaced, all
+// or none. Tables that were not ingested, which mean nothing and which the next Start removes; a
+// value.tmp and a FILES.tmp, which the next ones overwrite; a FILES that is behind what is there,
+// which is what it promises; a new store under its other name, which the next Start removes.
 package checkpoint

@@ -12,9 +12,6 @@ import (
 
 // What a reader beside a running server must know of the store's files, which are Pebble's.
 
-// tableFile is the name under which a range's table is written.
-const tableFile = "range.tmp"
-
 // IsContent reports whether a file of the store's directory holds content: not its lock, and no
 // file that is not finished.
 func IsContent(name string) bool { return name != "LOCK" && !strings.HasSuffix(name, ".tmp") }

@@ -18,6 +18,7 @@ func TestKeys(t *testing.T) {
 	replace(t, s, "a", "b", "a1", "1", "a2", "2")
 	replace(t, s, "b", "c", "b1", "1", "b2", "2", "b3", "3")
 	replace(t, s, "a", "b", "a3", "3")
+	install(t, s)
 	if n, err := s.Keys(); err != nil || n != own+4 {
 		t.Errorf("%d keys, %v, want %d and 4", n, err, own)
 	}

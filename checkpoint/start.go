@@ -44,6 +44,9 @@ func (s *Store) start() error {
 	if err := s.closePebble(); err != nil {
 		return err
 	}
+	if err := s.removeRanges(); err != nil {
+		return err
+	}
 	if err := s.openWritable(s.dir); err != nil {
 		return err
 	}

@@ -31,7 +31,7 @@ func version1(t testing.TB, secret string) *vfs.MemFS {
 	err = errors.Join(s.Start(), s.Replace([]byte("a"), []byte("b"), func(yield func(k, v []byte) bool) {
 		yield([]byte("a"), []byte("1"))
 	}), s.Commit(7), s.setNumber(versionKey, 1),
-		s.replace(pebble.KeyRange{Start: idKey, End: append(idKey, 0)}, func(yield) {}),
+		s.setValue(pebble.KeyRange{Start: idKey, End: append(idKey, 0)}, func(yield) {}),
 		s.Close(), fs.Remove("checkpoint/"+filesFile))
 	if err != nil {
 		t.Fatal(err)

@@ -1,16 +1,14 @@
 package checkpoint
 
 import (
-	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/cockroachdb/pebble/v2"
-	"github.com/cockroachdb/pebble/v2/objstorage/objstorageprovider"
-	"github.com/cockroachdb/pebble/v2/sstable"
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/google/uuid"
 )
@@ -40,7 +38,11 @@ type Store struct {
 	started   bool
 
 	using   sync.RWMutex // held by Bytes for reading, and while db is taken away
-	writing sync.Mutex   // held while a table is written and ingested: its file has one name
+	writing sync.Mutex   // held while a value is written and ingested: its file has one name
+
+	// What Replace wrote, in the order in which it did: the goroutine that writes the checkpoint.
+	runs   []run
+	tables int // how many of them: a file's name is its number
 }
 
 // The keys of the store's own values. The owner's keys stand behind a prefix of their own.
@@ -94,94 +96,51 @@ func (s *Store) each(lo, hi []byte, fn func(key, value []byte) error) error {
 	return s.readError(errors.Join(err, it.Close()))
 }
 
-// Replace makes [lo, hi) hold exactly what items yields, which must be in ascending order of keys
-// and within the range. It is durable when it returns, but part of a checkpoint only after Commit.
-func (s *Store) Replace(lo, hi []byte, items func(yield func(key, value []byte) bool)) error {
-	span := pebble.KeyRange{Start: inner(lo), End: innerEnd(hi)}
-	return s.replace(span, func(yield yield) {
-		var key []byte
-		items(func(k, v []byte) bool {
-			key = append(append(key[:0], ownersPrefix), k...)
-			return yield(key, v)
-		})
-	})
-}
-
-// yield takes one key and its value; false: no more of them.
-type yield = func(key, value []byte) bool
-
-// replace is Replace with the store's own keys.
-func (s *Store) replace(span pebble.KeyRange, items func(yield)) error {
-	if !s.writable.Load() {
-		if s.started { // it failed
-			return fmt.Errorf("checkpoint: %s is not open", s.dir)
-		}
-		panic("bug: the store was not started")
-	}
-	s.writing.Lock()
-	defer s.writing.Unlock()
-	db := s.db.Load()
-	path := s.o.FS.PathJoin(s.at, tableFile)
-	n, err := s.writeTable(path, db.TableFormat(), items)
-	if err != nil {
-		return fmt.Errorf("checkpoint: write a range: %w", errors.Join(err, s.o.FS.Remove(path)))
-	}
-	err = s.failure.do(func() error {
-		if n == 0 {
-			return errors.Join(s.o.FS.Remove(path), db.Excise(context.Background(), span))
-		}
-		_, err := db.IngestAndExcise(context.Background(), []string{path}, nil, nil, span)
-		return err
-	})
-	if err != nil {
-		return fmt.Errorf("checkpoint: replace a range: %w", err)
-	}
-	if s.keeper.behind() { // Pebble has begun another manifest
-		return s.keeper.write()
-	}
-	return nil
-}
-
-// writeTable writes a sorted table and syncs it.
-func (s *Store) writeTable(
-	path string, format sstable.TableFormat, items func(yield),
-) (n int, err error) {
-	file, err := s.o.FS.Create(path, vfs.WriteCategoryUnspecified)
-	if err != nil {
-		return 0, err
-	}
-	table := sstable.NewWriter(objstorageprovider.NewFileWritable(file), sstable.WriterOptions{
-		TableFormat: format, BlockSize: tableBlockBytes,
-	})
-	items(func(k, v []byte) bool {
-		err = table.Set(k, v)
-		n++
-		return err == nil
-	})
-	return n, errors.Join(err, table.Close())
-}
-
 // Room returns ErrNoSpace when the disk has not enough room for a range of n bytes and
 // Options.SpareBytes. Pebble cannot go on when its own bookkeeping meets a full disk, so a
-// checkpoint is not begun without.
+// checkpoint is not begun without. What ranges that were not installed take is not free; what was
+// replaced is, though it may take a moment: Room waits for it, a second at most.
 func (s *Store) Room(n int64) error {
-	usage, err := s.o.FS.GetDiskUsage(s.dir)
-	if errors.Is(err, vfs.ErrUnsupported) {
-		return nil
+	want := uint64(n + s.o.SpareBytes)
+	for tries := 0; ; tries++ {
+		usage, err := s.o.FS.GetDiskUsage(s.dir)
+		switch {
+		case errors.Is(err, vfs.ErrUnsupported):
+			return nil
+		case err != nil:
+			return fmt.Errorf("checkpoint: free space of %s: %w", s.dir, err)
+		case usage.AvailBytes >= want:
+			return nil
+		case tries == 100 || !s.removing():
+			return fmt.Errorf("%w: %d bytes are left for the checkpoint, which wants %d",
+				ErrNoSpace, usage.AvailBytes, want)
+		}
+		time.Sleep(10 * time.Millisecond)
 	}
-	if err != nil {
-		return fmt.Errorf("checkpoint: free space of %s: %w", s.dir, err)
-	}
-	if want := n + s.o.SpareBytes; usage.AvailBytes < uint64(want) {
-		return fmt.Errorf("%w: %d bytes are left for the checkpoint, which wants %d",
-			ErrNoSpace, usage.AvailBytes, want)
-	}
-	return nil
 }
 
-// Commit makes the store the checkpoint as of lsn: what was replaced since the last Commit must
-// hold every change up to it, as must what was left alone. It is durable when Commit returns.
+// removing reports whether tables that were replaced are being removed from the disk.
+func (s *Store) removing() bool {
+	s.using.RLock()
+	defer s.using.RUnlock()
+	if !s.writable.Load() {
+		return false
+	}
+	db, tables := s.db.Load(), int64(0)
+	err := s.failure.do(func() error {
+		tables = db.Metrics().Table.ObsoleteCount
+		return nil
+	})
+	return err == nil && tables > 0
+}
+
+// Commit installs what was replaced and makes the store the checkpoint as of lsn: what was replaced
+// since the last Commit must hold every change up to it, as must what was left alone. It is durable
+// when Commit returns.
 func (s *Store) Commit(lsn uint64) error {
+	if err := s.Install(); err != nil {
+		return err
+	}
 	if err := s.setNumber(lsnKey, lsn); err != nil {
 		return err
 	}
@@ -211,16 +170,16 @@ func (s *Store) Close() error {
 	if err := s.failure.get(); err != nil {
 		return err
 	}
-	var err error
+	err := s.Discard()
 	if s.writable.Load() {
-		err = s.keeper.write()
+		err = errors.Join(err, s.keeper.write())
 	}
 	return errors.Join(err, s.closePebble())
 }
 
 func (s *Store) set(key, value []byte) error {
 	after := append(key[:len(key):len(key)], 0)
-	return s.replace(pebble.KeyRange{Start: key, End: after},
+	return s.setValue(pebble.KeyRange{Start: key, End: after},
 		func(yield yield) { yield(key, value) })
 }
 

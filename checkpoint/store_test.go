@@ -48,6 +48,14 @@ func replace(t *testing.T, c *Store, lo, hi string, pairs ...string) {
 	}
 }
 
+// install puts what was replaced in its place.
+func install(t *testing.T, c *Store) {
+	t.Helper()
+	if err := c.Install(); err != nil {
+		t.Fatal(err)
+	}
+}
+
 func end(hi string) []byte {
 	if hi == "" {
 		return nil
@@ -89,6 +97,8 @@ func TestCheckpointReplace(t *testing.T) {
 	want(t, c, "a", "1", "b", "2", "c", "3", "d", "4")
 	replace(t, c, "a", "c", "b", "5")
 	replace(t, c, "c", "")
+	want(t, c, "a", "1", "b", "2", "c", "3", "d", "4") // as before, until it is installed
+	install(t, c)
 	want(t, c, "b", "5")
 	if got := content(t, c, "c", ""); got != nil {
 		t.Errorf("range beyond: %q", got)
@@ -180,6 +190,10 @@ func TestCheckpointCrash(t *testing.T) {
 		half := rng.IntN(2) == 0
 		if half {
 			replace(t, c, "a", "b", "a", "half") // newer than the LSN says, which is allowed
+			install(t, c)
+		}
+		if rng.IntN(2) == 0 {
+			replace(t, c, "b", "", "b", "never installed")
 		}
 		cfg := vfs.CrashCloneCfg{UnsyncedDataPercent: rng.IntN(101), RNG: rng}
 		crashed := openStore(t, fs.CrashClone(cfg))

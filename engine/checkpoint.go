@@ -18,7 +18,8 @@ import (
 // while it is taken, and what it holds may be newer than its LSN S, never older.
 //
 //	S = the last LSN given out
-//	each range of the table: copy, sync the log past what was copied, replace
+//	each range of the table: copy, write it beside the store
+//	sync the log past what was copied, put the ranges in their place
 //	commit S, truncate the log
 //
 // Why recovery from it is right: a change at or below S was appended, and so applied, before the
@@ -56,6 +57,8 @@ type checkpointer struct {
 	// rangeDevices is what a range should hold at least: each costs some milliseconds however small
 	// it is.
 	rangeDevices int
+	// besideBytes is how much may be written beside the store before it is put in its place.
+	besideBytes int
 	// forgot is the LSN of the last device forgotten in each of the finest ranges: the table does
 	// not show that the range changed.
 	forgot [maxRanges]uint64
@@ -77,6 +80,7 @@ func newCheckpointer(d *devices, o *Options) *checkpointer {
 		logger:       o.Logger,
 		wake:         make(chan struct{}, 1),
 		rangeDevices: 16384,
+		besideBytes:  256 << 20,
 	}
 	c.doneAt.Store(time.Now().UnixNano())
 	return c
@@ -173,29 +177,34 @@ var errStopped = errors.New("engine: the checkpoint was stopped")
 // and shortens the log. A closed stop ends it early, between two ranges, as if it had not begun,
 // with errStopped. It returns how many devices were written.
 func (c *checkpointer) checkpoint(stop <-chan struct{}) (written int, err error) {
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, c.store.Discard())
+		}
+	}()
 	before := c.logged.Load()
 	forgetBefore := uint64(max(0, int64(c.trusted.look(c.clock()))-c.forgetAfter.Milliseconds()))
 	through := c.log.Appended()
 	ranges := c.ranges()
 	buf := rangeBuffer{pace: pace{began: time.Now(), stop: stop}}
+	side := beside{newest: through}
 	for r := range ranges {
 		select {
 		case <-stop:
 			return written, errStopped
 		default:
 		}
-		n, err := c.writeRange(&buf, r, ranges, c.store.LSN(), forgetBefore)
+		n, err := c.writeRange(&buf, &side, r, ranges, c.store.LSN(), forgetBefore)
 		if err != nil {
 			return written, err
 		}
 		written += n
 		buf.pace.step()
 	}
-	if err := c.store.Room(0); err != nil {
+	if err := c.room(&side, 0); err != nil {
 		return written, err
 	}
-	// What the store is as of must never be ahead of the log after a crash.
-	if err := c.log.Sync(through); err != nil {
+	if err := c.install(&side); err != nil {
 		return written, err
 	}
 	// The clock first: the next start goes on from the clock of what was committed last.
@@ -209,10 +218,39 @@ func (c *checkpointer) checkpoint(stop <-chan struct{}) (written int, err error)
 	return written, c.log.TruncateBefore(through + 1)
 }
 
-// writeRange replaces the r-th of so many ranges in the store, unless nothing in it changed after
-// since. It forgets devices that went offline before an instant.
+// beside is what was written beside the store and is not in its place.
+type beside struct {
+	bytes  int    // of keys and values
+	newest uint64 // LSN of all that was written, and what the checkpoint is as of
+}
+
+// install puts what was written in its place, behind the log: what the store holds and what it is
+// as of must never be ahead of the log after a crash.
+func (c *checkpointer) install(side *beside) error {
+	if err := c.log.Sync(side.newest); err != nil {
+		return err
+	}
+	side.bytes = 0
+	return c.store.Install()
+}
+
+// room returns an error when the disk has no room for n bytes more, although what was written is in
+// its place and what it replaced is gone.
+func (c *checkpointer) room(side *beside, n int64) error {
+	err := c.store.Room(n)
+	if err == nil || side.bytes == 0 {
+		return err
+	}
+	if err := c.install(side); err != nil {
+		return err
+	}
+	return c.store.Room(n)
+}
+
+// writeRange writes what is to take the place of the r-th of so many ranges in the store, unless
+// nothing in it changed after since. It forgets devices that went offline before an instant.
 func (c *checkpointer) writeRange(
-	b *rangeBuffer, r, ranges int, since, forgetBefore uint64,
+	b *rangeBuffer, side *beside, r, ranges int, since, forgetBefore uint64,
 ) (int, error) {
 	per := c.table.Shards() / ranges
 	newest := b.collect(c.devices, r*per, (r+1)*per)
@@ -224,15 +262,20 @@ func (c *checkpointer) writeRange(
 	if newest <= since {
 		return 0, nil
 	}
-	if err := c.store.Room(int64(len(b.items)) * deviceBytes); err != nil {
+	if err := c.room(side, int64(len(b.items))*deviceBytes); err != nil {
 		return 0, err
 	}
 	b.sortKeys(c.table.Shards())
-	if err := c.log.Sync(newest); err != nil {
+	lo, hi := rangeBounds(r, ranges)
+	if err := c.store.Replace(lo, hi, b.each); err != nil {
 		return 0, err
 	}
-	lo, hi := rangeBounds(r, ranges)
-	return len(b.items), c.store.Replace(lo, hi, b.each)
+	side.bytes += len(b.bytes)
+	side.newest = max(side.newest, newest)
+	if side.bytes < c.besideBytes {
+		return len(b.items), nil
+	}
+	return len(b.items), c.install(side)
 }
 
 // ranges is in how many parts the next checkpoint is written, a power of two. It may differ from

@@ -34,6 +34,34 @@ type hookedStore struct {
 	ranges   int
 	after    func() // nil, or called when a range was replaced
 	clockErr error  // of SetClock
+
+	beside, most    int // ranges that were written and not installed: now, and at most
+	installed       int // installations that put ranges in their place
+	roomFor         int // 0, or with how many ranges beside the store the disk is full
+	discarded, lost int // calls of Discard, and ranges that one threw away
+}
+
+func (h *hookedStore) Room(n int64) error {
+	if h.roomFor > 0 && h.beside >= h.roomFor {
+		return checkpoint.ErrNoSpace
+	}
+	return h.Store.Room(n)
+}
+
+func (h *hookedStore) Install() error {
+	err := h.Store.Install()
+	if err == nil && h.beside > 0 {
+		h.installed++
+		h.beside = 0
+	}
+	return err
+}
+
+func (h *hookedStore) Discard() error {
+	h.discarded++
+	h.lost += h.beside
+	h.beside = 0
+	return h.Store.Discard()
 }
 
 func (h *hookedStore) SetClock(ms uint64) error {
@@ -46,6 +74,8 @@ func (h *hookedStore) SetClock(ms uint64) error {
 func (h *hookedStore) Replace(lo, hi []byte, items func(yield func(k, v []byte) bool)) error {
 	err := h.Store.Replace(lo, hi, items)
 	h.ranges++
+	h.beside++
+	h.most = max(h.most, h.beside)
 	if h.after != nil {
 		h.after()
 	}
@@ -99,6 +129,68 @@ func (d *disk) describe(t *testing.T, user uuid.UUID) string {
 		text += fmt.Sprintf("%+v\n", r)
 	}
 	return text
+}
+
+// TestRangesBesideTheStore: ranges are put in their place all at once, in bounded parts when they
+// would take more room beside the store than they may, and sooner on a disk that has less; a
+// checkpoint that fails or is stopped leaves none.
+func TestRangesBesideTheStore(t *testing.T) {
+	for name, set := range map[string]func(d *disk){
+		"at once":  func(*disk) {},
+		"bounded":  func(d *disk) { d.checkpoints.besideBytes = 20 * deviceBytes },
+		"no room":  func(d *disk) { d.store.roomFor = 1 },
+		"fails":    func(d *disk) { d.store.clockErr = errors.New("no clock") },
+		"one each": func(d *disk) { d.checkpoints.besideBytes = 1 },
+	} {
+		t.Run(name, func(t *testing.T) {
+			d := openDisk(t, vfs.NewCrashableMem(), Options{}, 1)
+			defer d.shut()
+			for range 60 {
+				if res := d.Heartbeat(newHeartbeat(1, 60_000)); res.Outcome != Accepted {
+					t.Fatalf("%+v", res)
+				}
+			}
+			set(d)
+			_, err := d.Checkpoint(nil)
+			s := d.store
+			t.Logf("%d ranges, %d installations, %d beside the store at most",
+				s.ranges, s.installed, s.most)
+			var ok bool
+			switch name {
+			case "at once":
+				ok = s.installed == 1 && s.most == s.ranges && s.discarded == 0
+			case "bounded":
+				ok = s.installed > 1 && s.most < s.ranges
+			case "no room", "one each":
+				ok = s.installed == s.ranges && s.most == 1
+			case "fails":
+				ok = s.discarded == 1 && s.installed == 1 && s.lost == 0
+			}
+			if !ok || s.ranges != 4 || (err == nil) != (name != "fails") {
+				t.Errorf("%+v, %v", s, err)
+			}
+		})
+	}
+}
+
+// TestStoppedCheckpointLeavesNothing beside the store.
+func TestStoppedCheckpointLeavesNothing(t *testing.T) {
+	d := openDisk(t, vfs.NewCrashableMem(), Options{}, 1)
+	defer d.shut()
+	for range 60 {
+		if res := d.Heartbeat(newHeartbeat(1, 60_000)); res.Outcome != Accepted {
+			t.Fatalf("%+v", res)
+		}
+	}
+	stop := make(chan struct{})
+	d.store.after = func() {
+		if d.store.ranges == 3 {
+			close(stop)
+		}
+	}
+	if _, err := d.Checkpoint(stop); !errors.Is(err, errStopped) || d.store.lost != 3 {
+		t.Errorf("%v, %d ranges were lost", err, d.store.lost)
+	}
 }
 
 // TestCheckpointWithoutItsClock is not committed, and the log is not shortened. The next one is.

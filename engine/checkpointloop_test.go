@@ -39,6 +39,9 @@ func (s *memStore) Replace(_, _ []byte, items func(yield func(key, value []byte)
 	return nil
 }
 
+func (s *memStore) Install() error { return nil }
+func (s *memStore) Discard() error { return nil }
+
 func (s *memStore) SetClock(uint64) error  { return nil }
 func (s *memStore) Clock() (uint64, error) { return 0, nil }
 

@@ -156,8 +156,12 @@ func (c *crasher) run() int {
 // open opens log, store and engine on a file system.
 func (c *crasher) open(fs vfs.FS) *disk {
 	c.t.Helper()
-	return openDiskOn(c.t, fs, wal.Options{Sync: c.sync},
+	d := openDiskOn(c.t, fs, wal.Options{Sync: c.sync},
 		Options{ForgetAfter: forgetAfter, MaxWait: time.Minute}, &c.now)
+	if c.seed%2 == 0 {
+		d.checkpoints.besideBytes = 1 // each range is put in its place alone
+	}
+	return d
 }
 
 // before crashes before a sync. It is called before each operation of the file system.

@@ -64,6 +64,8 @@ type Store interface {
 	Load(lo, hi []byte, fn func(key, value []byte) error) error
 	Room(n int64) error
 	Replace(lo, hi []byte, items func(yield func(key, value []byte) bool)) error
+	Install() error
+	Discard() error
 	SetClock(ms uint64) error
 	Clock() (ms uint64, err error)
 	Commit(lsn uint64) error
