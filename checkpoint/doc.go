@@ -16,9 +16,9 @@
 // # What is slow, and why that is fine
 //
 // Each range costs one sequential write and a sync, however little of it changed; Install costs two
-// syncs for each run of ranges without gaps, and Commit five. In exchange nothing is ever compacted.
-// Pebble's own log and memory are not used: what a full disk refuses is an error here, where Pebble
-// would try to flush its memory again and again.
+// syncs for each run of ranges without gaps, and Commit five. In exchange nothing is ever
+// compacted. Pebble's own log and memory are not used: what a full disk refuses is an error here,
+// where Pebble would try to flush its memory again and again.
 //
 // Until Install the old ranges and the new ones take room on the disk, so the caller installs now
 // and then. Ingesting each range alone took three syncs each.

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
@@ -234,7 +235,7 @@ func (c *crasher) expire(d *disk, stop <-chan struct{}) {
 // checkpoint takes some checkpoints, and remembers whom they forgot.
 func (c *crasher) checkpoint(d *disk, stop <-chan struct{}, times int) {
 	for range times {
-		if _, err := d.Checkpoint(stop); err == errStopped {
+		if _, err := d.Checkpoint(stop); errors.Is(err, errStopped) {
 			return
 		} else if err != nil {
 			c.t.Errorf("seed %d: %v", c.seed, err)
