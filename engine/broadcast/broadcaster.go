@@ -1,7 +1,6 @@
 package broadcast
 
 import (
-	"hash/maphash"
 	"math/rand/v2"
 	"net"
 	"sync"
@@ -13,7 +12,6 @@ import (
 // Broadcaster sends each stream the events of its user. See the package comment.
 type Broadcaster struct {
 	options Options
-	seed    maphash.Seed
 	workers []*worker
 	stages  [][]stage // by source and worker; single writer: the source's commit loop
 	poller  *poller   // nil: sockets are held with goroutines
@@ -52,7 +50,6 @@ func New(o Options) (*Broadcaster, error) {
 	}
 	b := &Broadcaster{
 		options: o,
-		seed:    maphash.MakeSeed(),
 		workers: make([]*worker, o.Workers),
 		stages:  make([][]stage, o.Sources),
 		count:   newOpenCount(int64(o.MaxStreams)),
@@ -86,11 +83,20 @@ func (b *Broadcaster) Start(nowNanos int64) {
 }
 
 // Publish queues an event for the user's streams; it leaves with the source's next Flush. LSNs only
-// grow. Publish copies the event and never blocks: a full queue is conflated. The source's commit
-// loop only.
+// grow. Publish copies the event, unless no stream will get it, and never blocks: a full queue is
+// conflated. From the first Publish to the Flush, new streams of the source's users wait (B9). The
+// source's commit loop only.
 func (b *Broadcaster) Publish(source Source, user uuid.UUID, lsn uint64, bytes []byte) {
-	s := &b.stages[source][b.workerIndex(user)]
-	s.add(event{user: user, lsn: lsn, source: source}, bytes, b.options.QueueBytes)
+	hash := hashOf(user)
+	i := b.workerIndex(hash)
+	s, in := &b.stages[source][i], &b.workers[i].in
+	if !s.begun {
+		s.begun, s.wanted = true, in.begin(source)
+	}
+	s.last = lsn
+	if s.wanted && in.follows.has(hash) {
+		s.add(event{user: user, lsn: lsn, source: source}, bytes, b.options.QueueBytes)
+	}
 }
 
 // Flush ends a batch: all events of the source with an LSN at or below through have been published.
@@ -233,11 +239,10 @@ func (b *Broadcaster) Stats() Stats {
 	return sum
 }
 
-func (b *Broadcaster) workerIndex(user uuid.UUID) int {
-	if len(b.workers) == 1 {
-		return 0
-	}
-	return int(maphash.Bytes(b.seed, user[:]) % uint64(len(b.workers)))
+func (b *Broadcaster) workerIndex(hash uint64) int {
+	return int(hash & (1<<32 - 1) % uint64(len(b.workers)))
 }
 
-func (b *Broadcaster) workerOf(user uuid.UUID) *worker { return b.workers[b.workerIndex(user)] }
+func (b *Broadcaster) workerOf(user uuid.UUID) *worker {
+	return b.workers[b.workerIndex(hashOf(user))]
+}

@@ -83,6 +83,25 @@
 //   - B8. A stream in the middle of a snapshot is given nothing else of its user, and its through
 //     moves when it has the last piece: a device that was left out of a piece for having changed
 //     above the snapshot's through is owed after it.
+//   - B9. An event is left out only if its user had no stream when its batch began, and a stream
+//     that is asked for later opens behind that batch's Flush.
+//
+// B9 lets a commit loop pass over the events that no stream gets, which are most of them where few
+// users are watched. It asks a filter (follows) without a lock, so the bad interleaving is this:
+//
+//	commit loop                    any goroutine          worker (through 7)
+//	d changes, LSN 8
+//	Publish(8): no stream of the
+//	user: left out
+//	                               Subscribe
+//	                                                      takes it: a snapshot through 7, which
+//	                                                      leaves d out (B2)
+//	Flush(8)                                              takes 8, without the event: a gap
+//
+// The first Publish of a batch therefore says, under the inbox's lock, that the source's batch has
+// begun. A subscription that comes before is in the filter, for the whole batch. One that comes
+// after it waits (late) until Flush, in one step, moves through and lets the worker have it: its
+// snapshot holds the batch. Flush follows within the same call of the commit loop.
 //
 // # Who owns what
 //
@@ -90,6 +109,7 @@
 // other goroutines need goes through the inbox, under its mutex.
 //
 //	inbox      what waits for the worker: any goroutine, under mu
+//	follows    whether events of a user are wanted: stored under mu, loaded by commit loops
 //	mail       what the present turn works on, its through by source
 //	slots      the places of streams; what Ready touches of them is guarded by the inbox's mu
 //	users      users with streams, the lists of their follows

@@ -1,6 +1,7 @@
 package broadcast
 
 import (
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -22,9 +23,12 @@ type inbox struct {
 
 	// All below is guarded by mu.
 
-	slots    *slots   // of them, what Ready touches
-	queue    queue    // events at or below through, of each source
-	through  []uint64 // by source: the last Flush
+	follows  follows        // whom the streams follow, those in subs and late, too
+	begun    sourceSet      // sources with a batch that was begun and not flushed
+	late     []Subscription // that came meanwhile, of these sources (B9)
+	slots    *slots         // of them, what Ready touches
+	queue    queue          // events at or below through, of each source
+	through  []uint64       // by source: the last Flush
 	subs     []Subscription
 	queries  []query
 	nowNanos int64
@@ -43,6 +47,7 @@ func (in *inbox) init(o *Options, slots *slots) {
 	in.slots = slots
 	in.through = make([]uint64, o.Sources)
 	in.queue.lost = newSourceSet(o.Sources)
+	in.begun = newSourceSet(o.Sources)
 	if o.MaxStreamsPerUser > 0 {
 		in.perUser = make(streamCounts)
 	}
@@ -60,22 +65,46 @@ func (in *inbox) post(put func() bool) bool {
 	return true
 }
 
+// begin says that a source's commit loop publishes a batch, and has subscriptions of the source's
+// users wait for its end (B9). It reports whether there is a stream that may get something of it.
+func (in *inbox) begin(source Source) (wanted bool) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	in.begun.add(source)
+	return !in.closed && in.streams > 0
+}
+
+// admitLateLocked lets the subscriptions go on that waited for the source's Flush. It reports
+// whether there are any.
+func (in *inbox) admitLateLocked(source Source) (any bool) {
+	in.begun.remove(source)
+	if len(in.late) == 0 {
+		return false
+	}
+	before := len(in.subs)
+	in.late = slices.DeleteFunc(in.late, func(s Subscription) bool {
+		if s.Source == source {
+			in.subs = append(in.subs, s)
+		}
+		return s.Source == source
+	})
+	return len(in.subs) > before
+}
+
 // flush takes the events of a source's batch and its through in one step (B1). A worker without
 // events need not wake up: it reads through before it does anything else that depends on it. A
 // worker without streams needs no events: a subscription that comes later is answered at through or
 // above.
 func (in *inbox) flush(source Source, s *stage, through uint64, receivedNanos int64, limit int) {
-	if n := len(s.events); n > 0 && s.events[n-1].lsn > through {
+	if s.last > through {
 		panic("bug: an event was published above the LSN of its Flush") // I3 would not hold
 	}
 	in.post(func() bool {
 		in.through[source] = max(in.through[source], through)
-		if in.closed || in.streams == 0 {
+		admitted := in.admitLateLocked(source)
+		if in.closed || in.streams == 0 || len(s.events) == 0 && !s.lost {
 			s.reset()
-			return false
-		}
-		if len(s.events) == 0 && !s.lost {
-			return false
+			return admitted
 		}
 		before := in.queue.full
 		in.queue.take(source, s, receivedNanos, limit)
@@ -107,12 +136,23 @@ func (in *inbox) subscribe(s Subscription, perUser int) (err error) {
 		} else if !in.perUser.join(s.User, perUser) {
 			err = ErrTooManyOfUser
 		} else {
-			in.subs = append(in.subs, s)
-			in.streams++
+			return in.joinLocked(s)
 		}
-		return err == nil
+		return false
 	})
 	return err
+}
+
+// joinLocked takes a subscription, and reports whether the worker can open it now.
+func (in *inbox) joinLocked(s Subscription) (now bool) {
+	in.follows.add(hashOf(s.User))
+	in.streams++
+	if in.begun.has(s.Source) {
+		in.late = append(in.late, s)
+		return false
+	}
+	in.subs = append(in.subs, s)
+	return true
 }
 
 // streamCounts counts the streams of each user: those that Subscribe took, opened by the worker or
@@ -139,13 +179,12 @@ func (c streamCounts) leave(user uuid.UUID) {
 	}
 }
 
-// unfollow makes room for another stream of the user. The worker calls it.
+// unfollow says that a stream of the user gets no more events, which makes room for another one.
+// The worker calls it.
 func (in *inbox) unfollow(user uuid.UUID) {
-	if in.perUser == nil { // it never becomes another map
-		return
-	}
 	in.mu.Lock()
 	defer in.mu.Unlock()
+	in.follows.remove(hashOf(user))
 	in.perUser.leave(user)
 }
 
@@ -203,6 +242,9 @@ func (in *inbox) take(m *mail, figures Stats, busy bool) {
 	m.queries, in.queries = in.queries, m.queries[:0]
 	m.nowNanos = in.nowNanos
 	m.draining, m.drain, m.closed = in.draining, in.drain, in.closed
+	if m.closed { // no Flush need come
+		in.subs, in.late = append(in.subs, in.late...), nil
+	}
 	if len(m.subs) == 0 {
 		m.subs, in.subs = in.subs, nil
 	} else if m.closed {

@@ -31,6 +31,8 @@ type model struct {
 	lsn     []uint64 // by source
 	devices map[uuid.UUID][]deviceState
 	queued  [][]modelEvent // by source: changed, not published yet
+
+	inBatch func() // called before each Publish; nil: nothing
 }
 
 type deviceState struct{ seq, lsn uint64 }
@@ -119,9 +121,16 @@ func (m *model) flush(b *Broadcaster, source Source, n int) { m.flushSince(b, so
 func (m *model) flushSince(b *Broadcaster, source Source, n int, receivedNanos int64) {
 	batch, through := m.take(source, n)
 	for _, e := range batch {
-		b.Publish(source, e.user, e.lsn, e.bytes)
+		m.publish(b, source, e)
 	}
 	b.Flush(source, through, receivedNanos)
+}
+
+func (m *model) publish(b *Broadcaster, source Source, e modelEvent) {
+	if m.inBatch != nil {
+		m.inBatch()
+	}
+	b.Publish(source, e.user, e.lsn, e.bytes)
 }
 
 // lose commits the first n changes of a source that are queued, some of them published, and loses
@@ -132,7 +141,7 @@ func (m *model) lose(b *Broadcaster, source Source, n, published int) {
 		if i == published {
 			b.Lose(source)
 		}
-		b.Publish(source, e.user, e.lsn, e.bytes)
+		m.publish(b, source, e)
 	}
 	if published >= n {
 		b.Lose(source)

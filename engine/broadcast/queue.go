@@ -59,6 +59,9 @@ func (r *run) reset() { r.events, r.bytes = r.events[:0], r.bytes[:0] }
 // source's commit loop.
 type stage struct {
 	run
+	begun   bool   // the inbox knows of the batch (B9)
+	wanted  bool   // there are streams that may get something of it
+	last    uint64 // LSN that was published last
 	lost    bool
 	full    bool   // lost because of the bound
 	dropped uint64 // events
@@ -84,8 +87,7 @@ func (s *stage) lose() {
 }
 
 func (s *stage) reset() {
-	s.run.reset()
-	s.lost, s.full, s.dropped = false, false, 0
+	*s = stage{run: run{s.events[:0], s.bytes[:0]}}
 }
 
 // queue is what waits for a worker, of all sources, up to a bound of bytes. A source in lost has

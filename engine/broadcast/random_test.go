@@ -38,9 +38,9 @@ type randomStream struct {
 	left    bool // by its own will
 }
 
-// TestStreamsFollowTheTable (I3, B1, B2, B3, B7, B8): whatever happens, no stream is told a step
-// back or a double. A stream that never blocked is told every event, unless a queue was full or its
-// own source lost events. In the end every stream was told the newest state of each device.
+// TestStreamsFollowTheTable (I3, B1, B2, B3, B7, B8, B9): whatever happens, no stream is told a
+// step back or a double. A stream that never blocked is told every event, unless a queue was full
+// or its own source lost events. In the end every stream was told the newest state of each device.
 func TestStreamsFollowTheTable(t *testing.T) {
 	seed := testseed.Of(t)
 	runs := 60
@@ -82,6 +82,10 @@ func runRandomly(t *testing.T, seed uint64) {
 		users: 1 + rng.IntN(4), perUser: o.MaxStreamsPerUser, loses: rng.IntN(2) == 0,
 	}
 	defer s.b.Close()
+	if rng.IntN(2) == 0 {
+		s.users = 100 // most of them without a stream
+	}
+	m.inBatch = s.stepInBatch
 	for range rng.IntN(20) { // what recovery would have found
 		m.change(userOf(rng.IntN(s.users)), rng.IntN(15))
 	}
@@ -144,6 +148,18 @@ func (s *randomRun) step() {
 		s.b.Tick(s.now)
 	case !s.gated:
 		synctest.Wait()
+	}
+}
+
+// stepInBatch is what others do while a commit loop publishes.
+func (s *randomRun) stepInBatch() {
+	switch r := s.rng.IntN(10); {
+	case r == 0:
+		if s.subscribe(); !s.gated {
+			synctest.Wait() // the worker opens it, if it may
+		}
+	case r == 1 && len(s.streams) > 0:
+		s.disturb(s.streams[s.rng.IntN(len(s.streams))])
 	}
 }
 
@@ -262,6 +278,9 @@ func (s *randomRun) checkFigures(stats Stats, alive int) {
 		}
 	}
 	for _, w := range s.b.workers {
+		if w.in.follows.any() {
+			s.t.Error("a worker without streams wants events")
+		}
 		if w.fans.bytes != 0 || len(w.fans.holds) != 0 || len(w.users.byID) != 0 ||
 			len(w.in.perUser) != 0 {
 			s.t.Errorf("worker keeps %d bytes of frames, %d users and counts %d",

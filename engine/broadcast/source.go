@@ -17,6 +17,8 @@ func newSourceSet(sources int) sourceSet { return make(sourceSet, (sources+63)/6
 
 func (s sourceSet) add(source Source) { s[source/64] |= 1 << (source % 64) }
 
+func (s sourceSet) remove(source Source) { s[source/64] &^= 1 << (source % 64) }
+
 func (s sourceSet) has(source Source) bool { return s[source/64]&(1<<(source%64)) != 0 }
 
 func (s sourceSet) len() (n int) {

@@ -450,8 +450,7 @@ func TestSubscriptionsBehindACrowd(t *testing.T) {
 			}
 			in := &s.b.workers[0].in
 			sub := Subscription{User: userOf(0), Conn: c, Head: []byte(testHead)}
-			in.subs = append(in.subs, sub)
-			in.streams++
+			in.joinLocked(sub)
 			s.b.count.enter()
 		}
 		s.b.workers[0].in.mu.Unlock()
