@@ -81,7 +81,7 @@ func (m *members) member(p *parser, key []byte) (ok bool) {
 	default:
 		ok = p.skip(1)
 	}
-	if varies != valueNone {
+	if varies != valueEnd {
 		m.spans[varies-1] = span{uint16(start), uint16(p.at)}
 	}
 	return ok

@@ -3,6 +3,7 @@ package wire
 import (
 	"bytes"
 	"encoding/json"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -170,6 +171,7 @@ func TestDigits(t *testing.T) {
 			for c := range 256 {
 				b := []byte(text)
 				b[at] = byte(c)
+				checkPlainInteger(t, b)
 				p := parser{json: b}
 				got, ok := p.digits()
 				end := len(b)
@@ -190,6 +192,23 @@ func TestDigits(t *testing.T) {
 						wantOK, end)
 				}
 			}
+		}
+	}
+}
+
+// checkPlainInteger compares plainInteger with digits, for a text that ends here and for one that
+// goes on.
+func checkPlainInteger(t *testing.T, text []byte) {
+	t.Helper()
+	for _, behind := range []string{"", ",", "}, \"ttl_ms\":12", "/:;?@ABCDEFGHIJKLMNOPQRST"} {
+		whole := append(slices.Clone(text), behind...)
+		p, q := parser{json: whole}, parser{json: whole}
+		got, ok := p.plainInteger()
+		want, wantOK := q.digits()
+		if wantOK = wantOK && want <= MaxInteger; ok != wantOK || ok &&
+			(got != want || p.at != q.at) {
+			t.Errorf("%q: %d, %v and %d bytes, want %d, %v and %d", whole, got, ok, p.at, want,
+				wantOK, q.at)
 		}
 	}
 }

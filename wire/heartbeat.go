@@ -83,7 +83,7 @@ func (d *Decoder) Decode(text []byte, hb *Heartbeat) Problem {
 	}
 	problem := d.members.check(hb)
 	if problem == Valid {
-		if d.missed%learnEvery == 0 {
+		if !d.shape.learned || d.missed%learnEvery == 0 {
 			d.shape.learn(text, &d.members, hb)
 		}
 		d.missed++

@@ -120,6 +120,77 @@ func TestShape(t *testing.T) {
 	}
 }
 
+// TestShapeHoldsValues: a source or a ttl that differs is read, one that is repeated is the learned
+// one, whatever of JSON it is, and the ones that last came are learned after some time.
+func TestShapeHoldsValues(t *testing.T) {
+	accented := line("source", "\"\u00a0caf\u00e9 \ufeff\"", "ttl", "5")
+	for second, want := range map[string]bool{
+		accented:                             true,
+		line("source", `"cafe"`, "ttl", "5"): true,
+		line("source", "\"caf\u00e9\"", "ttl", "5"):               false,
+		line("source", "\"\u00a0caf\u00e9 \ufeff\"", "ttl", "55"): false,
+		line("source", "\"\u00a0caf\u00e9 \"", "ttl", "5"):        false,
+	} {
+		if got := checkShape(t, accented, second); got != want {
+			t.Errorf("%q: taken %v, want %v", second, got, want)
+		}
+	}
+	var d Decoder
+	for i := range 2 * relearnEvery {
+		text := line("source", `"other"`, "ttl", "6")
+		if i == 0 {
+			text = line()
+		}
+		var hb Heartbeat
+		if p := d.Decode([]byte(text), &hb); p != Valid {
+			t.Fatal(p.Details())
+		}
+		if i > 0 && (string(hb.Source) != "other" || hb.TTLMS != 6) {
+			t.Fatalf("text %d: %q, %d", i, hb.Source, hb.TTLMS)
+		}
+	}
+	if got := string(d.shape.source.of(d.shape.text[:])); got != "other" || d.shape.walks != 0 {
+		t.Errorf("%q is learned, %d texts were walked since", got, d.shape.walks)
+	}
+}
+
+// FuzzDecoder compares a decoder that reads lines one after the other with one that has seen none
+// before: the same verdict and the same heartbeat, whatever was learned.
+func FuzzDecoder(f *testing.F) {
+	for _, lines := range [][]string{
+		{line(), line(), line("seq", "8"), line("source", `"x"`), line("ttl", "1")},
+		{line(), line("source", `"\u0064"`), line("source", `"d"`), line("source", `" daemon"`)},
+		{line("ttl", "5"), line("ttl", "55"), line("ttl", "5 "), line("ttl", "05")},
+		{line("end", `,"seq":3,"source":"y"}`), line("end", `,"seq":4,"source":"z"}`), line()},
+		{line("sent", "9007199254740991"), line("sent", "9007199254740992"),
+			line("sent", "12345678901234567"), line("seq", "1234567"), line("seq", "00000001")},
+		{testwire.Body, line(), "{", "", " " + testwire.Body, testwire.Body + " "},
+		{line("status", `"offline"`), line(), line("status", `"offline"`), line("ttl", "0")},
+	} {
+		f.Add(strings.Join(lines, "\n"))
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		d := Decoder{shape: shape{walks: relearnEvery - 2}}
+		for range 3 {
+			for line := range strings.SplitSeq(text, "\n") {
+				if len(line) > MaxBodyBytes {
+					continue
+				}
+				want, wantProblem, _, _ := byDecoder(line)
+				var got Heartbeat
+				b := []byte(line)
+				problem := d.Decode(b[:len(b):len(b)], &got)
+				known := wantProblem == Valid || wantProblem > UpperCaseIDs
+				if problem != wantProblem || problem == Valid && !sameHeartbeat(&got, &want) ||
+					known && (got.User != want.User || got.Device != want.Device) {
+					t.Fatalf("%q is %d, %+v; alone it is %d, %+v", line, problem, got, wantProblem,
+						want)
+				}
+			}
+		}
+	})
+}
+
 func FuzzShape(f *testing.F) {
 	f.Add(line(), line("seq", "8", "user", `"`+otherUser+`"`))
 	f.Add(line("seq", "-0", "sent", "1"), line("seq", "10", "sent", "1.5"))
