@@ -16,6 +16,11 @@ import (
 // maxBatchErrors is how many rejected lines an answer lists.
 const maxBatchErrors = engine.MaxRejections
 
+// yieldLines is how many lines, some 100 us of work, a batch works off before it goes to the end of
+// the scheduler's queue: a single heartbeat needs several turns of it, and a batch is many times
+// its work. A batch that yielded after each group spent a tenth of its processor time on that.
+const yieldLines = 4 * engine.GroupSize
+
 // batches answers POST wire.HeartbeatsPath. Any goroutine may use it.
 type batches struct {
 	presence interface{ NewBatch() engine.Batch }
@@ -183,6 +188,7 @@ func (m *batches) applyLines(ctx *fasthttp.RequestCtx, b *batch) reply.Reply {
 		// The limit asks of each line whether it is stale, so all before it must be applied.
 		group = 1
 	}
+	worked := 0 // lines since the last yield
 	for {
 		text, c := b.splitter.Next()
 		switch c {
@@ -199,9 +205,10 @@ func (m *batches) applyLines(ctx *fasthttp.RequestCtx, b *batch) reply.Reply {
 			}
 			if len(b.beats)+len(b.refused) == group {
 				m.applyGroup(b)
-				// A single heartbeat needs several turns of the scheduler, and a batch is many
-				// times its work: it goes to the end of the queue after each group.
-				runtime.Gosched()
+				if worked += group; worked >= yieldLines {
+					worked = 0
+					runtime.Gosched()
+				}
 			}
 		case wire.CutMore:
 			m.applyGroup(b) // its heartbeats point into the window
