@@ -244,6 +244,7 @@ func (x *expirer) expire(
 	rec := record.Append(x.scratch[:0], user, device, &held.State, []byte(source))
 	held.LSN = x.log.Append(rec, 0)
 	entry.Commit(&held)
+	x.log.Kick()
 	x.counters.loops().moved(seen, &held)
 	if x.observe != nil {
 		x.observe(time.Duration(max(0, now.Nanos-due)).Seconds())

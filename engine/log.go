@@ -26,11 +26,19 @@ type Log interface {
 	Reserve(n int, maxWait time.Duration) error
 	// Release gives a credit back that was not used.
 	Release(n int)
-	// Append uses a credit. It neither blocks nor fails. The stamp is not written, see Start.
+	// Append uses a credit. It neither blocks nor fails. The stamp is not written, see Start. The
+	// record is committed when Wait, Commit or Kick ask for it, or earlier.
 	Append(record []byte, stamp int64) uint64
 	// Wait returns when the record is as durable as the log promises, with the log's failure, or
 	// while the log is stalled: then the record may be stored or not.
 	Wait(lsn uint64) error
+	// Commit is Wait. If Local, it does the work on the calling goroutine, and is as long away as
+	// the disk is.
+	Commit(lsn uint64) error
+	// Local reports that a commit is worth making on the goroutine that waits for it. Constant.
+	Local() bool
+	// Kick has all that was appended committed, and returns at once.
+	Kick()
 	// Committed is the highest LSN that is as durable as the log promises. After Start and before
 	// the first Append it is the last one that was replayed.
 	Committed() uint64

@@ -122,6 +122,10 @@ func (l *memLog) Append(record []byte, stamp int64) uint64 {
 	return uint64(len(l.records))
 }
 
+func (l *memLog) Commit(lsn uint64) error { return l.Wait(lsn) }
+func (l *memLog) Local() bool             { return true }
+func (l *memLog) Kick()                   {}
+
 func (l *memLog) Wait(lsn uint64) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()

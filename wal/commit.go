@@ -9,16 +9,27 @@ import (
 	"time"
 )
 
-// committer runs the commit loop: group commit (DeWitt et al. 1984,
+// committer commits in turns: group commit (DeWitt et al. 1984,
 // https://doi.org/10.1145/602259.602261). Each turn takes what was appended during the last one, as
-// one batch: no timer ends a batch, the write and sync before it do. It is the only goroutine that
-// writes the log.
+// one batch: no timer ends a batch, the write and sync before it do. Only a turn writes the log.
+//
+// A turn is taken by the commit loop, for those that wait for it, or by a goroutine in Commit, for
+// which no other has to be woken then. They lead in the order in which they come; one that finds on
+// its turn that another has committed what it came for follows, and is done. The commit loop takes
+// one turn for each time that it is asked: what is appended and not asked for is left to the Commit,
+// or the question, that comes, so that the loop does not race with those that commit by themselves.
+//
+//	in Commit                            commit loop                 in Wait
+//	appends 7                            parked                      appends 8
+//	turnMu: seals 7                                                  wanted: true, a token
+//	writes, syncs                        wanted: false, waits
+//	committed: 7                         turnMu: seals 8, ...        waits for its channel
 type committer struct {
 	mode     SyncMode
 	buffers  *buffers
 	credits  *credits
 	progress *progress
-	writer   writer // single owner: the loop
+	writer   writer // guarded by turnMu
 	readers  *readers
 	stats    *counters
 	stall    *stall
@@ -27,6 +38,15 @@ type committer struct {
 	// Set before the loop runs, then immutable.
 	observe   func(records uint64, took time.Duration)
 	committed func(first, last uint64, records iter.Seq[[]byte], stamp int64, took time.Duration)
+
+	// turnMu is held by the goroutine that takes a turn, for as long as write and sync last.
+	turnMu sync.Mutex
+
+	_ [64]byte // keeps the word that every waiter reads off the lines before
+	// wanted says that the loop is to take a turn. Who wants one has appended before; the loop takes
+	// it back before the turn seals: so that turn, or an earlier one, has what was appended.
+	wanted atomic.Bool
+	_      [63]byte // and off those behind
 
 	wake    chan struct{}   // one token: there is something to do
 	closing <-chan struct{} // closed by Close
@@ -70,16 +90,52 @@ func (r *syncRequests) any() bool {
 func (c *committer) run() {
 	defer close(c.done)
 	for c.awaitWork() {
-		if err := c.turn(); err != nil {
-			c.fail(err)
+		if c.lead(true, c.turn) != nil {
 			return
 		}
 	}
-	if err := c.finish(); err != nil {
-		c.fail(err)
-		return
+	_ = c.lead(false, func() error {
+		if err := c.finish(); err != nil {
+			return err
+		}
+		c.end(ErrClosed)
+		return nil
+	})
+}
+
+// commit takes turns until lsn is committed, and returns nil, or why it never will be.
+func (c *committer) commit(lsn uint64) error {
+	p := c.progress
+	for p.committed.Load() < lsn {
+		err := c.lead(false, func() error {
+			if p.committed.Load() >= lsn {
+				return nil
+			}
+			return c.turn()
+		})
+		if err != nil && p.committed.Load() < lsn {
+			return err
+		}
 	}
-	c.end(ErrClosed)
+	return nil
+}
+
+// lead calls turn with turnMu held, unless the log has ended. Its error is the log's end: a turn
+// that fails is one. gathers: others may append before it.
+func (c *committer) lead(gathers bool, turn func() error) error {
+	if gathers {
+		c.gather()
+	}
+	c.turnMu.Lock()
+	defer c.turnMu.Unlock()
+	if end := c.progress.end.Load(); end != nil {
+		return end.err
+	}
+	if err := turn(); err != nil {
+		c.fail(err)
+		return c.progress.end.Load().err
+	}
+	return nil
 }
 
 // finish is the last turn: it commits nothing, but it may hang as any other.
@@ -92,7 +148,15 @@ func (c *committer) finish() error {
 	return c.writer.finish()
 }
 
-// wakeUp leaves a token for the loop. It never blocks. Any goroutine.
+// want has the loop take a turn for what was appended. It never blocks. Any goroutine.
+func (c *committer) want() {
+	if !c.wanted.Load() && !c.wanted.Swap(true) {
+		c.wakeUp()
+	}
+}
+
+// wakeUp leaves a token for the loop, which looks whether there is something to do. It never blocks.
+// Any goroutine.
 func (c *committer) wakeUp() {
 	select {
 	case c.wake <- struct{}{}:
@@ -103,7 +167,8 @@ func (c *committer) wakeUp() {
 // awaitWork parks until there is something to do; false: closed, and all is done.
 func (c *committer) awaitWork() bool {
 	for {
-		if c.buffers.filling() != 0 || c.syncDue() || c.dir.guard.failure() != nil {
+		if c.wanted.Swap(false) || c.syncDue() || c.dir.guard.failure() != nil ||
+			c.progress.end.Load() != nil {
 			return true
 		}
 		closing := c.closing
@@ -113,6 +178,9 @@ func (c *committer) awaitWork() bool {
 			// goroutine can append (W2).
 			if c.credits.allHome() {
 				return false
+			}
+			if c.buffers.filling() != 0 {
+				return true
 			}
 			closing = nil
 		default:
@@ -127,10 +195,18 @@ func (c *committer) awaitWork() bool {
 
 // syncDue reports whether a goroutine asked for a sync or, in SyncInterval, the interval is over.
 func (c *committer) syncDue() bool {
-	return c.mode != SyncAlways && (c.writer.due() || c.syncs.any())
+	if c.mode == SyncAlways {
+		return false
+	}
+	if c.syncs.any() {
+		return true
+	}
+	c.turnMu.Lock()
+	defer c.turnMu.Unlock()
+	return c.writer.due()
 }
 
-// turn commits one batch, if there is one, and syncs when it is time.
+// turn commits one batch, if there is one, and syncs when it is time. With turnMu held.
 func (c *committer) turn() error {
 	if err := c.dir.guard.failure(); err != nil {
 		return err
@@ -140,7 +216,6 @@ func (c *committer) turn() error {
 		// Before sealing: what they appended before they asked is in this batch or an earlier one.
 		syncs = c.syncs.take()
 	}
-	c.gather()
 	began := c.beginTurn()
 	defer c.endTurn()
 	b := c.seal()
@@ -149,7 +224,7 @@ func (c *committer) turn() error {
 			return err
 		}
 	}
-	if c.mode == SyncAlways || len(syncs) > 0 || c.syncDue() {
+	if c.mode == SyncAlways || len(syncs) > 0 || c.writer.due() {
 		if err := c.writer.sync(); err != nil {
 			return err
 		}
@@ -173,7 +248,7 @@ const (
 	enoughBytes            = 16 << 10
 )
 
-// gather makes the batch larger before it is sealed. It lets goroutines that are ready to run
+// gather makes the commit loop's batch larger before it is sealed. It lets goroutines that are ready to run
 // append first, as long as that makes the batch grow. A batch costs a write, perhaps a sync, and a
 // wake-up however many records it has, and on few processors the ready goroutines are its own
 // late members: woken by the batch before, they would wait for the next one. On an idle machine the
@@ -192,7 +267,8 @@ func (c *committer) gather() {
 	}
 }
 
-// seal ends the filling batch and returns it with all copies finished; nil when it is empty.
+// seal ends the filling batch and returns it with all copies finished; nil when it is empty. With
+// turnMu held.
 func (c *committer) seal() *batch {
 	b := c.buffers.seal()
 	if b == nil {
@@ -229,6 +305,7 @@ func (c *committer) fail(err error) {
 	c.credits.refuse(biasFailed)
 	c.end(err)
 	close(c.progress.failed)
+	c.wakeUp() // the loop ends
 }
 
 // end tells waiters, reservers and readers that nothing more will be committed.

@@ -69,6 +69,7 @@ func add(t testing.TB, l *Log, record string) uint64 {
 	if err := l.Reserve(len(record), time.Minute); err != nil {
 		t.Fatal(err)
 	}
+	defer l.Kick()
 	return l.Append([]byte(record), 0)
 }
 

@@ -194,7 +194,14 @@ func (l *Log) Reserve(n int, maxWait time.Duration) error {
 	if l.credits.take(recordOverhead + n) {
 		return nil
 	}
-	return l.credits.reserve(recordOverhead+n, maxWait, l.refusal, l.gate.fullError)
+	return l.credits.reserve(recordOverhead+n, maxWait, l.noCredit, l.gate.fullError)
+}
+
+// noCredit is refusal for a goroutine that found no room. What fills the buffer may have been left
+// to a Commit that has not come yet: the commit loop makes room first.
+func (l *Log) noCredit() error {
+	l.committer.want()
+	return l.refusal()
 }
 
 // refusal returns why no credit will be given now or ever again, nil when it may be soon.
@@ -226,9 +233,40 @@ func (l *Log) Release(n int) {
 // be stored or not, and a later Wait says which. So it takes some seconds at most. lsn was returned
 // by Append or is below one that was. Any goroutine.
 func (l *Log) Wait(lsn uint64) error {
-	err := l.progress.wait(lsn)
+	return l.outcome(l.wait(lsn))
+}
+
+// Commit is Wait for a goroutine that would sleep meanwhile: unless another one is at it, it writes
+// and syncs itself, what others have appended, too, and no goroutine has to be woken. Where another
+// one is, it waits for that first. A commit that the disk does not finish keeps it for as long:
+// only a Commit that begins while the log is stalled returns ErrStalled. Any goroutine.
+func (l *Log) Commit(lsn uint64) error {
+	if l.progress.committed.Load() < lsn && l.progress.stalled.Load() {
+		return ErrStalled
+	}
+	return l.outcome(l.committer.commit(lsn))
+}
+
+// Local says that a commit is a write and a sync away, and worth making in Commit.
+func (l *Log) Local() bool { return true }
+
+// Kick has the commit loop commit what was appended. It returns at once; a goroutine that appends,
+// and neither waits nor commits, calls it. Any goroutine.
+func (l *Log) Kick() { l.committer.want() }
+
+// wait waits for the commit of a record, which the commit loop may not know of.
+func (l *Log) wait(lsn uint64) error {
+	if l.progress.committed.Load() < lsn {
+		l.committer.want()
+	}
+	return l.progress.wait(lsn)
+}
+
+// outcome is that of a record whose commit ended so: where it is only written, it may not have
+// become durable.
+func (l *Log) outcome(err error) error {
 	if err == nil && l.o.Sync != SyncAlways {
-		return l.Err() // what was written may not have become durable
+		return l.Err()
 	}
 	return err
 }
@@ -252,7 +290,7 @@ func (l *Log) Sync(lsn uint64) error {
 		return nil
 	}
 	if l.o.Sync == SyncAlways {
-		return l.progress.wait(lsn)
+		return l.wait(lsn)
 	}
 	done := l.committer.syncs.add()
 	l.committer.wakeUp()

@@ -231,7 +231,7 @@ func TestCommitWaitsForCopies(t *testing.T) {
 	const size = recordOverhead + 4
 	l.buffers.state.Add(oneRecord + size) // the first half of Append("slow")
 	lsn := add(t, l, "fast")
-	l.committer.wakeUp() // which Append does only for the first of a batch
+	l.Kick()
 	testwait.Until(t, "the batch is sealed", func() bool { return l.buffers.state.Load()&bytesMask == 0 })
 	next := add(t, l, "next")
 	for range 1000 {
@@ -436,7 +436,11 @@ func TestCloseRacesWithAppend(t *testing.T) {
 					lsn := l.Append(record, 0)
 					appended.Add(1)
 					if n%3 == 0 {
-						if err := l.Wait(lsn); err != nil {
+						wait := l.Wait
+						if n%2 == 0 {
+							wait = l.Commit
+						}
+						if err := wait(lsn); err != nil {
 							t.Errorf("Wait(%d) = %v: it had a credit", lsn, err)
 						}
 					}
