@@ -75,8 +75,14 @@ type batch struct {
 	waits      waits
 }
 
-// waits is what a batch does around a wait.
-type waits struct{ before, after func() }
+// waits is what to do where a heartbeat has to wait.
+type waits struct {
+	before, after func() // nil: nothing
+	none          bool   // it is not to wait, nor to be refused: it is left alone
+}
+
+// atOnce leaves alone what cannot be taken at once.
+var atOnce = waits{none: true}
 
 var batches = sync.Pool{New: func() any { return new(batch) }}
 
@@ -94,7 +100,7 @@ func (b *batch) Release() {
 	batches.Put(b)
 }
 
-func (b *batch) AroundWaits(before, after func()) { b.waits = waits{before, after} }
+func (b *batch) AroundWaits(before, after func()) { b.waits = waits{before: before, after: after} }
 
 func (b *batch) Full() (index int, full bool) { return b.full, b.refusal != nil }
 

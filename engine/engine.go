@@ -257,6 +257,9 @@ func (e *Engine) Heartbeat(hb *Heartbeat) Result { return e.acceptor.heartbeat(h
 // NewBatch returns an empty batch of heartbeats.
 func (e *Engine) NewBatch() Batch { return newBatch(e.acceptor) }
 
+// NewGroup returns a Group.
+func (e *Engine) NewGroup() Group { return newGroup(e.acceptor) }
+
 // Stale reports whether the heartbeat would be refused as stale now. Nothing is applied, and the
 // answer may be old when it arrives: it serves checks that come after the seq's and before the
 // apply.

@@ -53,6 +53,7 @@ type submission struct {
 	ref   table.Ref
 	entry *table.Entry
 
+	atOnce      bool   // it is left alone where it would wait or be refused
 	otherSource bool   // the source is not the entry's
 	source      uint32 // the source's id, with a reference; 0: the entry's own
 	lsn         uint64 // that an outcome depends on
@@ -64,7 +65,9 @@ type submission struct {
 func (a *acceptor) submit(
 	hb *Heartbeat, ref table.Ref, entry *table.Entry, received Instant, around *waits,
 ) (Result, uint64) {
-	s := submission{hb: hb, received: received, ref: ref, entry: entry}
+	s := submission{
+		hb: hb, received: received, ref: ref, entry: entry, atOnce: around != nil && around.none,
+	}
 	if a.looksStale(hb, entry) {
 		if r, is := s.stale(); is {
 			return r, s.lsn
@@ -77,12 +80,18 @@ func (a *acceptor) submit(
 	}
 	size := record.Bytes(len(hb.Source))
 	if err := a.reserve(size, around); err != nil {
+		if s.atOnce {
+			return leftAlone, 0
+		}
 		return a.refuseFull(hb, err, a.clock.Nanos()), 0
 	}
 	for {
 		v, err := a.attempt(&s)
 		if err != nil {
 			a.log.Release(size)
+			if s.atOnce {
+				return leftAlone, 0
+			}
 			return a.refuse(hb, err), 0
 		}
 		if v == applied {
@@ -95,9 +104,15 @@ func (a *acceptor) submit(
 	}
 }
 
+// leftAlone is the result of a heartbeat that was not taken at once. It counts nowhere.
+var leftAlone = Result{Outcome: Unavailable}
+
 // reserve takes the credit for a record of size bytes.
 func (a *acceptor) reserve(size int, around *waits) error {
-	if around == nil || around.before == nil {
+	switch {
+	case around != nil && around.none:
+		return a.log.Reserve(size, 0)
+	case around == nil || around.before == nil:
 		return a.log.Reserve(size, a.maxWait)
 	}
 	if a.log.Reserve(size, 0) == nil {
@@ -172,6 +187,9 @@ func (a *acceptor) again(s *submission, v verdict) (r Result, stale bool) {
 func (a *acceptor) prepare(s *submission) (err error) {
 	if s.entry == nil {
 		s.ref, s.entry, err = a.table.FindOrInsert(s.hb.User, s.hb.Device)
+		if err != nil && s.atOnce {
+			return err
+		}
 		if err != nil {
 			return a.refuseDevice(s.hb, err, s.received.Nanos)
 		}
@@ -290,6 +308,9 @@ func (a *acceptor) refuseNew(s *submission) (r Result, refused bool) {
 	// A group's devices were looked up together: one before it may have been the same.
 	if s.ref, s.entry = a.table.Find(hb.User, hb.Device); s.entry != nil {
 		return r, false
+	}
+	if s.atOnce {
+		return leftAlone, true
 	}
 	if full {
 		return a.refuse(hb, a.refuseDevice(hb, table.ErrFull, s.received.Nanos)), true
