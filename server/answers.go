@@ -42,6 +42,11 @@ type answers struct {
 // answer answers with a row of the table.
 func (a *answers) answer(ctx *fasthttp.RequestCtx, r reply.Reply) {
 	a.counters.Answers[r].Add(1)
+	a.fill(ctx, r)
+}
+
+// fill is answer without the count.
+func (a *answers) fill(ctx *fasthttp.RequestCtx, r reply.Reply) {
 	ctx.SetStatusCode(r.Status())
 	if a.draining.Load() { // fasthttp says so, too, but not before the idle connections are closed
 		ctx.SetConnectionClose()

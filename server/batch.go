@@ -255,7 +255,8 @@ func (m *batches) checkLine(
 	refusal := m.single.decode(&b.decoder, text, hb)
 	hb.Index = b.splitter.Number()
 	hb.Sender = m.single.arrivals.of(ctx, &b.sender)
-	if refusal == reply.None && m.single.overRate(ctx, hb) {
+	if refusal == reply.None && m.single.rate != nil &&
+		m.single.overRate(m.single.clients.addr(ctx), hb) {
 		refusal = reply.RateLimited
 	}
 	if refusal != reply.None {

@@ -20,11 +20,14 @@ type clients struct{ proxies conns.Proxies }
 // not. Where it cannot be read it ends. A request that has both headers, and for two clients, has
 // one of them from the client itself, and counts as the proxy's own.
 func (c *clients) addr(ctx *fasthttp.RequestCtx) netip.Addr {
-	peer := conns.Peer(ctx.Conn())
+	return c.of(conns.Peer(ctx.Conn()), &ctx.Request.Header)
+}
+
+// of is addr for a request from a peer with these headers.
+func (c *clients) of(peer netip.Addr, h *fasthttp.RequestHeader) netip.Addr {
 	if !c.proxies.Trust(peer) {
 		return peer
 	}
-	h := &ctx.Request.Header
 	client, given := c.farthest(h.PeekAll(fasthttp.HeaderXForwardedFor), parseNode)
 	other, alsoGiven := c.farthest(h.PeekAll(fasthttp.HeaderForwarded), parseForwarded)
 	if !given {

@@ -2,6 +2,7 @@ package server
 
 import (
 	"io"
+	"net/netip"
 	"slices"
 	"sync"
 
@@ -152,13 +153,14 @@ func (r *request) readSent(ctx *fasthttp.RequestCtx, to *[]byte) reply.Reply {
 
 // apply hands a valid heartbeat to the engine and answers with what came of it.
 func (h *heartbeats) apply(ctx *fasthttp.RequestCtx, hb *engine.Heartbeat) {
-	if h.overRate(ctx, hb) {
+	if h.rate != nil && h.overRate(h.clients.addr(ctx), hb) {
 		h.refuse(ctx, reply.RateLimited)
 		return
 	}
 	switch result := h.presence.Heartbeat(hb); result.Outcome {
 	case engine.Accepted:
 		h.answers.answer(ctx, reply.Accepted)
+		conns.Plain(ctx.Conn())
 	case engine.Stale:
 		h.answers.stale(ctx, result.LastSeq)
 	default:
@@ -166,8 +168,8 @@ func (h *heartbeats) apply(ctx *fasthttp.RequestCtx, hb *engine.Heartbeat) {
 	}
 }
 
-// overRate counts a valid heartbeat and reports whether it is too many of its address. A stale one
-// is answered as such even over the rate, and does not count.
-func (h *heartbeats) overRate(ctx *fasthttp.RequestCtx, hb *engine.Heartbeat) bool {
-	return h.rate != nil && !h.presence.Stale(hb) && !h.rate.Allow(h.clients.addr(ctx))
+// overRate counts a valid heartbeat, where there is a rate, and reports whether it is too many of
+// its address. A stale one is answered as such even over the rate, and does not count.
+func (h *heartbeats) overRate(client netip.Addr, hb *engine.Heartbeat) bool {
+	return !h.presence.Stale(hb) && !h.rate.Allow(client)
 }

@@ -4,6 +4,7 @@ import (
 	"crypto/tls"
 	"log/slog"
 	"math"
+	"runtime"
 	"slices"
 	"strings"
 	"time"
@@ -109,6 +110,11 @@ type Options struct {
 	// /64 being one address. The connections of TrustedProxies do not count, the streams over them
 	// count for their clients' addresses. Default: no limit.
 	MaxConnsPerIP int
+	// Loops is how many event loops serve plain heartbeats: whole, valid ones, on connections that
+	// have sent one before. Each wants a thread of its own, so raise GOMAXPROCS by as many. Less
+	// than 0: none does, and each request has a goroutine. Elsewhere than on Linux there are none.
+	// Default: DefaultLoops.
+	Loops int
 	// OpenStreams is how many streams there are now. Default: they are not counted.
 	OpenStreams func() int
 	// MaxHeaderBytes bounds a request's line and headers; a larger head is answered 431. It is the
@@ -154,6 +160,7 @@ func (o Options) withDefaults() (Options, error) {
 	}
 	option.Default(&o.RateBurst, int(math.Ceil(min(o.RatePerIP, math.MaxInt32))))
 	option.Default(&o.RateAddresses, 1<<16)
+	option.Default(&o.Loops, DefaultLoops(runtime.GOMAXPROCS(0)))
 	option.Default(&o.MaxBatch, 10_000)
 	option.Default(&o.MaxConns, 1<<18)
 	option.Default(&o.MaxHeaderBytes, 16<<10)

@@ -29,7 +29,7 @@ type refusedTokens struct {
 // note counts a refused request. The first one since a line has the next one written in a second.
 func (t *refusedTokens) note(ctx *fasthttp.RequestCtx, reason reply.Reply) {
 	addr := t.clients.addr(ctx)
-	text, _ := bearer(ctx)
+	text, _ := bearer(&ctx.Request.Header)
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.count++

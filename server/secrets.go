@@ -55,7 +55,7 @@ func (s *secrets) checkIngest(ctx *fasthttp.RequestCtx) reply.Reply {
 	if tokens.None() {
 		return reply.IngestNotConfigured
 	}
-	text, ok := bearer(ctx)
+	text, ok := bearer(&ctx.Request.Header)
 	if !ok || !tokens.Has(text) {
 		return reply.Unauthorized
 	}
@@ -66,8 +66,8 @@ func (s *secrets) checkIngest(ctx *fasthttp.RequestCtx) reply.Reply {
 // bearer returns the token of the Authorization header: the scheme in any case, one space, and all
 // up to the next space. More than one such header is none, since a proxy may have checked the other
 // one.
-func bearer(ctx *fasthttp.RequestCtx) (text []byte, ok bool) {
-	headers := ctx.Request.Header.PeekAll(fasthttp.HeaderAuthorization)
+func bearer(h *fasthttp.RequestHeader) (text []byte, ok bool) {
+	headers := h.PeekAll(fasthttp.HeaderAuthorization)
 	if len(headers) != 1 {
 		return nil, false
 	}

@@ -37,6 +37,8 @@ type Presence interface {
 	Heartbeat(hb *engine.Heartbeat) engine.Result
 	// NewBatch returns an empty batch. One goroutine has it until its Release.
 	NewBatch() engine.Batch
+	// NewGroup returns what applies heartbeats for one event loop, or nil: then there are no loops.
+	NewGroup() engine.Group
 	// Stale reports whether a heartbeat would be refused as stale now; nothing is applied.
 	Stale(hb *engine.Heartbeat) bool
 	// Take takes the socket out of a connection.
@@ -130,6 +132,9 @@ func New(p Presence, o Options) (*Server, error) {
 		}
 	}
 	s.conns = conns.New(conns.Config{
+		Loops:        s.loops(&o),
+		NewRequests:  func() conns.Requests { return newPlain(p.NewGroup(), one, o.MaxHeaderBytes) },
+		ReadTimeout:  o.ReadTimeout,
 		WriteTimeout: o.WriteTimeout,
 		IdleTimeout:  o.IdleTimeout,
 		IdleAfter:    o.idleAfter,
@@ -168,6 +173,22 @@ func New(p Presence, o Options) (*Server, error) {
 	}
 	return s, nil
 }
+
+// Loops is how many event loops serve plain heartbeats.
+func (s *Server) Loops() int { return s.conns.Loops() }
+
+// loops is how many there are to be.
+func (s *Server) loops(o *Options) int {
+	if o.Loops < 0 || s.presence.NewGroup() == nil {
+		return 0
+	}
+	return o.Loops
+}
+
+// DefaultLoops is how many event loops serve plain heartbeats on so many processors. Beside the
+// clients, one does better than two on two processors; on more it leaves half of them to streams,
+// batches and the network.
+func DefaultLoops(processors int) int { return max(1, processors/2) }
 
 // handlers joins the handlers of the public routes.
 func (s *Server) handlers(o *Options, a *answers, who *clients, one *heartbeats) (
@@ -258,6 +279,5 @@ func (s *Server) ready() error {
 // first. An error is ctx's: requests are still in flight.
 func (s *Server) Close(ctx context.Context) error {
 	s.draining.Store(true)
-	s.conns.Close()
-	return errors.Join(s.public.ShutdownWithContext(ctx), s.admin.Shutdown(ctx))
+	return errors.Join(s.conns.Close(ctx), s.public.ShutdownWithContext(ctx), s.admin.Shutdown(ctx))
 }

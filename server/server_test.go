@@ -87,6 +87,8 @@ func (f *fakePresence) Retry() time.Duration { return testRetry }
 // testRetry is when a refused stream is told to come back.
 const testRetry = 12_345 * time.Millisecond
 
+func (f *fakePresence) NewGroup() engine.Group { return nil } // there are no loops
+
 func (f *fakePresence) NewBatch() engine.Batch {
 	b := fakeBatches.Get().(*fakeBatch)
 	*b = fakeBatch{f: f, rejections: b.rejections[:0]}

@@ -123,7 +123,7 @@ func tokenReply(err error) reply.Reply {
 // there is no such header. Two in the query are none, as two headers are.
 func (s *streams) token(ctx *fasthttp.RequestCtx) (text []byte, ok bool) {
 	if !s.queryToken || len(ctx.Request.Header.PeekAll(fasthttp.HeaderAuthorization)) > 0 {
-		return bearer(ctx)
+		return bearer(&ctx.Request.Header)
 	}
 	tokens := ctx.QueryArgs().PeekMulti(wire.TokenParam)
 	if len(tokens) != 1 {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"runtime"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -104,6 +105,9 @@ func (n *node) start(c serveCmd, sec secrets, recovered func()) error {
 	if err := n.engine.Start(); err != nil {
 		return adviseOnDirectory(err)
 	}
+	// A loop holds a thread, and one of GOMAXPROCS with it, while it waits for the kernel. Only now:
+	// what was made before is as large as the processors ask for.
+	runtime.GOMAXPROCS(runtime.GOMAXPROCS(0) + n.server.Loops())
 	go func() { n.served <- n.server.Serve(n.public) }()
 	n.engine.SetRestart(restartTime(time.Since(processBegan)))
 	n.logger.Info("serving", "version", buildVersion(), "listen", listenName(n.public),

@@ -32,6 +32,7 @@ type serveCmd struct {
 	AdminOpen   bool     `group:"Addresses" help:"Let --admin-listen be an address that is not loopback though there is no --admin-token-file: all that reach it can read every user's presence, metrics and profiles (off)."`
 	MetricsOpen bool     `group:"Addresses" help:"Answer /metrics without an admin token, for a scraper that has none (off)."`
 
+	Loops          int `group:"Addresses" default:"0" help:"Event loops that serve plain heartbeats on open connections, each on a thread of its own. 0: one for each two processors, at least one. -1: none; each request has a goroutine."`
 	MaxHeaderBytes int `group:"Addresses" default:"16384" help:"Most bytes of a request's line and headers together, cookies included; more are answered 431. Each busy connection has a read buffer of this size (${default})."`
 
 	DataDir      string        `group:"Durability" default:"./data" type:"path" placeholder:"DIR" help:"Directory of the log and the checkpoint, for one process at a time (./data)."`
@@ -120,6 +121,7 @@ func (c serveCmd) Validate() error {
 	notZero("forget-after", c.ForgetAfter == 0)
 	notZero("max-batch", c.MaxBatch == 0)
 	notZero("max-header-bytes", c.MaxHeaderBytes == 0)
+	refuse(c.Loops < -1, "--loops cannot be below -1, which is none, not %d", c.Loops)
 	refuse(c.MaxStreams < 0, "--max-streams cannot be negative, not %d", c.MaxStreams)
 	refuse(c.DrainTimeout < 0, "--drain-timeout cannot be negative, not %v", c.DrainTimeout)
 	refuse((c.TLSCert == "") != (c.TLSKey == ""),
@@ -388,6 +390,7 @@ func (c serveCmd) serverOptions(n *node, sec secrets) server.Options {
 		TLS:               n.tls,
 		ProxyProtocol:     c.ProxyProtocol,
 		MaxConns:          n.limits.conns,
+		Loops:             c.Loops,
 		MaxConnsPerIP:     c.MaxConnsPerIP,
 		OpenStreams:       n.engine.OpenStreams,
 		Clock:             n.clock,

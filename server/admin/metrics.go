@@ -31,7 +31,13 @@ var (
 	connsDesc = prometheus.NewDesc("rollcall_http_connections",
 		"Open connections of the public listener, without streams.", nil, nil)
 	idleDesc = prometheus.NewDesc("rollcall_http_connections_parked",
-		"Of the open connections, those that are suspended until their next request.", nil, nil)
+		"Of the open connections, those that wait in a loop for their next request.", nil, nil)
+	plainDesc = prometheus.NewDesc("rollcall_loop_heartbeats_total",
+		"Heartbeats that the event loops served.", nil, nil)
+	returnedDesc = prometheus.NewDesc("rollcall_loop_returns_total",
+		"Connections that left a loop for a request that it does not serve.", nil, nil)
+	standInsDesc = prometheus.NewDesc("rollcall_loop_stand_ins_total",
+		"Commits so slow that another thread took a loop over meanwhile.", nil, nil)
 	acceptDesc = prometheus.NewDesc("rollcall_http_accept_retries_total",
 		"Accepts that failed for want of descriptors or memory and were tried again.", nil, nil)
 	evictedDesc = prometheus.NewDesc("rollcall_http_connections_evicted_total",
@@ -64,7 +70,8 @@ var (
 // Describe implements prometheus.Collector.
 func (*Metrics) Describe(descs chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
-		answersDesc, connsDesc, idleDesc, connsLimitDesc, acceptDesc, addressesDesc, readyDesc,
+		answersDesc, connsDesc, idleDesc, connsLimitDesc, plainDesc, returnedDesc, standInsDesc,
+		acceptDesc, addressesDesc, readyDesc,
 		streamsRefusedDesc, batchesDesc, batchesLimitDesc, evictedDesc, noHeaderDesc,
 		adminConnsDesc, adminRefusedDesc,
 		newDevicesDesc, longTTLsDesc,
@@ -92,6 +99,9 @@ func (m *Metrics) Collect(values chan<- prometheus.Metric) {
 	conns := m.Conns.Stats()
 	gauge(connsDesc, conns.Open)
 	gauge(idleDesc, conns.Idle)
+	counter(plainDesc, conns.Plain)
+	counter(returnedDesc, conns.Returned)
+	counter(standInsDesc, conns.StandIns)
 	gauge(connsLimitDesc, m.MaxConns)
 	counter(acceptDesc, conns.AcceptRetries)
 	gauge(batchesDesc, m.Batches())

@@ -15,19 +15,19 @@ import (
 	"rollcall/server/reply"
 )
 
-// conn is one connection while it is fasthttp's. It is closed, suspended or released to become a
-// stream, once; a suspended one that goes on does so in another conn. fasthttp's Shutdown closes
-// idle ones from another goroutine.
+// conn is one connection while it is fasthttp's. It is closed, released to become a stream, or
+// enters a loop, once; one that comes back from a loop does so in another conn. fasthttp's Shutdown
+// closes idle ones from another goroutine.
 type conn struct {
 	net.Conn
 	raw          net.Conn // the kernel's: Conn, or what is below TLS
 	counts       *counts
-	idle         *idle    // suspends it; nil: it is never suspended
+	loops        *loops   // it may enter; nil: it never does
 	refuser      *refuser // counts it; nil: counts does
 	writeTimeout time.Duration
 	linger       atomic.Bool // see Close
-	rests        atomic.Bool // no request came in time: Close suspends. Read stores it
-	gone         atomic.Bool // closed, suspended or released, and no longer this conn's
+	enters       atomic.Bool // Close has it enter a loop. Read stores it
+	gone         atomic.Bool // closed, released or in a loop, and no longer this conn's
 
 	// interrupted makes every Read time out. Interrupt stores it before it moves the deadline, and
 	// readMore loads it after it set one, so that one of the two ends the wait.
@@ -50,6 +50,13 @@ type conn struct {
 	refusedUntil     time.Time   // when it is answered even without a request
 	reading, writing deadline
 	ended            bool // a Read found the end of the client's side
+
+	plain   bool  // the last request was one that a loop could have served
+	plains  uint8 // how many were in a row
+	returns uint8 // how often it came back from a loop, see maxReturns
+
+	prefix       []byte    // what a loop has read of it
+	requestUntil time.Time // when the reading of the request in prefix must end; zero: as asked
 }
 
 // phase says what fasthttp reads of a connection.
@@ -71,9 +78,14 @@ func Follow(c net.Conn, state fasthttp.ConnState) {
 	switch state { // the others do not come from the goroutine that serves it
 	case fasthttp.StateActive:
 		own.phase = active
+		own.plain = false
 		own.writing.asked = time.Time{} // the last answer's, and perhaps long over
 	case fasthttp.StateIdle:
 		own.phase = waiting
+		own.requestUntil = time.Time{}
+		if !own.plain {
+			own.plains = 0
+		}
 		if !own.peer.known {
 			own.counts.strangers.waits(own)
 		}
@@ -121,6 +133,9 @@ func (c *conn) SetReadDeadline(t time.Time) error {
 	if c.refusal != reply.None && t.After(c.refusedUntil) {
 		t = c.refusedUntil
 	}
+	if !c.requestUntil.IsZero() && t.After(c.requestUntil) {
+		t = c.requestUntil
+	}
 	c.reading.asked = t
 	return nil
 }
@@ -149,10 +164,14 @@ func (c *conn) SetDeadline(t time.Time) error {
 // without io.EOF: that is left for a Read that wants more than there is (Ended).
 func (c *conn) Read(p []byte) (n int, err error) {
 	switch {
+	case len(c.prefix) > 0:
+		n = copy(p, c.prefix)
+		c.prefix = c.prefix[n:]
+		return n, nil
 	case c.phase == resumed:
 		n, err = c.readNext(p)
-	case c.phase == waiting && c.idle != nil:
-		n, err = c.readOrRest(p)
+	case c.phase == waiting && c.loops != nil:
+		n, err = c.readOrEnter(p)
 	default:
 		n, err = c.readMore(p)
 	}
@@ -287,23 +306,47 @@ func (c *conn) readNext(p []byte) (int, error) {
 	return n, err
 }
 
-// readOrRest waits for the first bytes of the next request, idle.after at most. When none came, it
-// says io.EOF: fasthttp lets go of the connection without a word and closes it, which suspends it.
-// A busy connection sets its deadline, which is a timer of the runtime, once per half of
-// idle.after.
-func (c *conn) readOrRest(p []byte) (int, error) {
-	after := c.idle.after
-	if c.reading.dueEarly(c.reading.asked.Add(c.cut()+after-c.idle.timeout), after/2) {
+// readOrEnter waits for the first bytes of the next request, IdleAfter at most, or not at all where
+// a loop is to serve it. When none came, it says io.EOF: fasthttp lets go of the connection without
+// a word and closes it, which has it enter a loop. A busy connection sets its deadline, which is a
+// timer of the runtime, once per half of IdleAfter.
+func (c *conn) readOrEnter(p []byte) (int, error) {
+	if c.plain && c.plains>>min(c.returns, maxReturns) > 0 {
+		c.enters.Store(true)
+		return 0, io.EOF
+	}
+	after := c.loops.after
+	if after == 0 {
+		return c.readMore(p)
+	}
+	if c.reading.dueEarly(c.reading.asked.Add(c.cut()+after-c.loops.timeout), after/2) {
 		if err := c.Conn.SetReadDeadline(c.reading.set); err != nil {
 			return 0, err
 		}
 	}
 	n, err := c.Conn.Read(p)
 	if n == 0 && errors.Is(err, os.ErrDeadlineExceeded) {
-		c.rests.Store(true)
+		c.enters.Store(true)
 		err = io.EOF
 	}
 	return n, err
+}
+
+// maxReturns bounds how long a connection whose requests are mostly not plain stays with fasthttp:
+// until it has sent 2^n plain ones in a row, where n is how often it came back from a loop.
+const maxReturns = 6
+
+// Plain notes that the request was one that a loop could have served: a loop is to serve the next
+// one. The handler calls it.
+func Plain(c net.Conn) {
+	own, ok := c.(*conn)
+	if !ok || own.loops == nil || !own.loops.servesPlain() {
+		return
+	}
+	own.plain = true
+	if own.plains < 1<<maxReturns {
+		own.plains++
+	}
 }
 
 // Write writes under the deadline that was asked for, or one up to deadlineSlack earlier. fasthttp
@@ -320,7 +363,7 @@ func (c *conn) Write(p []byte) (int, error) {
 	return c.Conn.Write(p)
 }
 
-// Close suspends the connection if it rests, else it closes it. When linger is set, the client may
+// Close has the connection enter a loop if it is to, else it closes it. When linger is set, the client may
 // still be sending a body that the server does not read: the answer goes out with a FIN behind it,
 // and input is dropped for a while, because closing at once would send a reset, which may destroy
 // the answer before the client has read it (RFC 9112, section 9.6).
@@ -328,7 +371,7 @@ func (c *conn) Close() error {
 	if c.gone.Swap(true) {
 		return net.ErrClosed
 	}
-	if c.rests.Load() && c.suspend() {
+	if c.enters.Load() && c.enter() {
 		return nil
 	}
 	defer c.leave() // a lingering connection still counts
@@ -345,13 +388,13 @@ func Silent(c net.Conn) bool {
 	return ok && own.phase == opening
 }
 
-// suspend makes the connection idle. Only the goroutine that serves it has set rests, and closes
+// enter makes the connection a loop's. Only the goroutine that serves it has set enters, and closes
 // it.
-func (c *conn) suspend() bool {
+func (c *conn) enter() bool {
 	if c.counts.strangers.remove(c) {
 		return false
 	}
-	return c.idle.suspend(c.Conn, c.peer, c.reading.asked)
+	return c.loops.enter(c.Conn, c.peer, c.reading.asked, c.returns)
 }
 
 // leave takes the connection off all counts.

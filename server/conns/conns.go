@@ -1,6 +1,7 @@
 package conns
 
 import (
+	"context"
 	"crypto/tls"
 	"fmt"
 	"log/slog"
@@ -24,6 +25,8 @@ const DefaultIdleAfter = 250 * time.Millisecond
 type Config struct {
 	// WriteTimeout bounds a write that fasthttp sets no deadline for.
 	WriteTimeout time.Duration
+	// ReadTimeout bounds the reading of a request, from its first byte on. It is fasthttp's, too.
+	ReadTimeout time.Duration
 	// IdleTimeout is how long a connection may wait for its next request.
 	IdleTimeout time.Duration
 	// IdleAfter is after how much of this it is suspended: DefaultIdleAfter but for tests. From
@@ -33,6 +36,12 @@ type Config struct {
 	// and returns the text of the answer. The others are for the handler: see Refused.
 	Refuse func(reply.Reply) []byte
 	Logger *slog.Logger
+
+	// Loops is how many loops serve plain requests. Default: none does, and idle connections wait in
+	// one.
+	Loops int
+	// NewRequests makes what serves the plain requests of a loop. Required with Loops.
+	NewRequests func() Requests
 
 	// MaxConns is the most connections and streams together.
 	MaxConns int
@@ -63,7 +72,7 @@ type Conns struct {
 
 	mu        sync.Mutex
 	listeners []*listener // guarded by mu
-	idle      *idle       // made by the first Serve, if any connection can be idle; guarded by mu
+	loops     *loops      // made by the first Serve, if any connection can enter; guarded by mu
 	closed    bool        // guarded by mu
 }
 
@@ -94,22 +103,19 @@ func (c *Conns) listen(by *fasthttp.Server, ln net.Listener) (*listener, error) 
 		_ = ln.Close()
 		return nil, net.ErrClosed
 	}
-	if c.idle == nil && c.config.IdleAfter < c.config.IdleTimeout {
-		idle, err := newIdle(c.counts, &c.config)
+	if c.loops == nil {
+		loops, err := newLoops(c.counts, &c.config, by)
 		if err != nil {
 			_ = ln.Close()
 			return nil, fmt.Errorf("watch idle connections: %w", err)
 		}
-		if idle != nil {
-			c.idle = idle
-			go idle.serve(by)
-		}
+		c.loops = loops
 	}
 	l := &listener{
 		retrying:     retry(ln, c.config.Logger),
 		counts:       c.counts,
 		refuser:      c.refuser,
-		idle:         c.idle,
+		loops:        c.loops,
 		writeTimeout: c.config.WriteTimeout,
 		tls:          c.config.TLS,
 		headers:      c.config.Headers,
@@ -118,26 +124,31 @@ func (c *Conns) listen(by *fasthttp.Server, ln net.Listener) (*listener, error) 
 	return l, nil
 }
 
-// Close stops accepting and closes the idle connections. The others are fasthttp's.
-func (c *Conns) Close() {
+// Close stops accepting, answers what has come in on the connections of the loops, and closes them.
+// An error is ctx's: some were closed without an answer that was owed to them. The other
+// connections are fasthttp's.
+func (c *Conns) Close(ctx context.Context) error {
 	c.mu.Lock()
 	c.closed = true
 	for _, l := range c.listeners { // fasthttp would miss one whose Serve has just begun
 		_ = l.Close()
 	}
-	idle := c.idle
+	loops := c.loops
 	c.mu.Unlock()
-	if idle != nil {
-		_ = idle.Close()
-		<-idle.done
-	}
+	return loops.close(ctx)
 }
+
+// Loops is how many loops serve plain requests: none where there is no epoll.
+func (c *Conns) Loops() int { return c.config.Loops }
 
 // Stats are the counts of a moment.
 type Stats struct {
 	Open          int    // connections, without streams
-	Idle          int    // of these, how many are suspended
-	Suspended     uint64 // how often one was suspended
+	Idle          int    // of these, how many are in a loop
+	Suspended     uint64 // how often one entered a loop
+	Plain         uint64 // requests that loops served
+	Returned      uint64 // how often a connection went back from a loop to fasthttp
+	StandIns      uint64 // how often a loop got another reader because a commit took long
 	AcceptRetries uint64 // accepts that were tried again
 	Evicted       uint64 // strangers that were closed to make room
 	BadHeaders    uint64 // connections that were closed for want of a PROXY header
@@ -152,9 +163,7 @@ func (c *Conns) Stats() Stats {
 	for _, l := range c.listeners {
 		s.AcceptRetries += l.retries.Load()
 	}
-	if c.idle != nil {
-		s.Idle, s.Suspended = c.idle.stats()
-	}
+	c.loops.addStats(&s)
 	return s
 }
 

@@ -171,7 +171,7 @@ func TestHeaderIsNotBelieved(t *testing.T) {
 	if n := r.Stats().BadHeaders; n != 0 {
 		t.Errorf("%d headers are missed", n)
 	}
-	r.Close()
+	r.close(t)
 }
 
 // TestNoHeader: the connection ends without a word, and is counted, but for one that says nothing.

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+	"golang.org/x/sys/unix"
 
 	"rollcall/internal/testproc"
 	"rollcall/internal/testseed"
@@ -188,18 +189,21 @@ func TestSweepClosesTheLate(t *testing.T) {
 	r := start(t, nil)
 	r.listen(t, "tcp")
 	testwait.Until(t, "the first listener serves", func() bool { return len(r.Addrs()) > 0 })
-	idle := r.idle
+	l := r.loops.all[0]
 	const hour = time.Hour // the sweeps of the rig itself are of now
 	for n := range 10 {
 		_, c := accepted(t)
 		known := peer{known: n%2 == 0} // strangers have a ring of their own
-		if !r.counts.admit(idle) || !idle.suspend(c, known,
-			idle.began.Add(hour+time.Duration(n)*time.Minute)) {
-			t.Fatal("not suspended")
+		if !r.counts.admit(r.loops) ||
+			!r.loops.enter(c, known, r.loops.began.Add(hour+time.Duration(n)*time.Minute), 0) {
+			t.Fatal("it does not enter")
 		}
 	}
 	for n, late := range []int{0, 1, 2, 2, 5, 10} {
-		idle.sweep(hour + time.Duration(late)*time.Minute - 1)
+		l.mu.Lock()
+		l.now = hour + time.Duration(late)*time.Minute - 1
+		l.sweep()
+		l.mu.Unlock()
 		if s, want := r.Stats(), 10-late; s.Idle != want || s.Open != want {
 			t.Errorf("sweep %d: %+v, want %d", n, s, want)
 		}
@@ -213,10 +217,23 @@ func TestLateReport(t *testing.T) {
 	c := dial(t, r.listen(t, "tcp"))
 	c.ask(1)
 	r.holds(t, 1)
+	l := r.loops.all[0]
+	l.mu.Lock()
+	index := l.slots.oldest(known)
+	token := l.slots.token(index)
+	l.mu.Unlock()
 	c.ask(2)
 	r.holds(t, 1)
-	if c := r.idle.resume(report{token: 1, hungUp: true}); c != nil {
-		t.Error("a connection was resumed by the token of another")
+	l.mu.Lock()
+	if again := l.slots.oldest(known); again != index {
+		t.Errorf("the connection has slot %d, and had %d: choose another test", again, index)
+	}
+	l.serve([]unix.EpollEvent{{Events: unix.EPOLLIN | unix.EPOLLRDHUP | unix.EPOLLHUP,
+		Fd: int32(uint32(token)), Pad: int32(uint32(token >> 32))}})
+	late := l.slots.find(token)
+	l.mu.Unlock()
+	if late != 0 {
+		t.Error("the token of a connection that is gone finds another")
 	}
 	r.holds(t, 1)
 	c.ask(3)
@@ -229,7 +246,7 @@ func TestResumedEndsQuietly(t *testing.T) {
 	c, there := accepted(t)
 	_ = c.Conn.(*net.TCPConn).SetLinger(0)
 	c.Close()
-	r.counts.admit(r.idle)
+	r.counts.admit(r.loops)
 	err := r.server.ServeConn(&conn{Conn: there, raw: there, counts: r.counts, phase: resumed})
 	if err != nil || r.unread.Load() > 0 {
 		t.Errorf("%v, %d refusals", err, r.unread.Load())
@@ -339,7 +356,7 @@ func TestCloseClosesIdle(t *testing.T) {
 			clients[n].ask(n)
 		}
 		r.holds(t, 50)
-		r.Close()
+		r.close(t)
 		if s := r.Stats(); s.Idle != 0 || s.Open != 0 {
 			t.Errorf("behind Close: %+v", s)
 		}
@@ -408,7 +425,7 @@ func TestCloseWhileSuspending(t *testing.T) {
 // TestTLSIsNotSuspended: the session above the socket may hold bytes that the epoll does not know
 // of (P2).
 func TestTLSIsNotSuspended(t *testing.T) {
-	if new(idle).takes(&tls.Conn{}) {
+	if new(loops).takes(&tls.Conn{}) {
 		t.Error("a TLS connection would be suspended")
 	}
 }
@@ -422,7 +439,7 @@ func TestNoneIsSuspendedPastIdleTimeout(t *testing.T) {
 	c.ask(1)
 	c.ended()
 	r.holdsNone(t)
-	if r.idle != nil {
+	if r.loops != nil {
 		t.Error("idle connections are watched")
 	}
 }

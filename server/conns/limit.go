@@ -41,7 +41,7 @@ func newCounts(c *Config) *counts {
 
 // admit counts a connection. Where there are as many as there may be, the stranger that waited
 // longest makes room (P8); false: there is none.
-func (c *counts) admit(idle *idle) bool {
+func (c *counts) admit(loops *loops) bool {
 	for {
 		over := c.open.Add(1) + int64(c.streams()) - int64(c.max)
 		if over <= 0 {
@@ -51,7 +51,7 @@ func (c *counts) admit(idle *idle) bool {
 			return true
 		}
 		c.open.Add(-1)
-		if !c.strangers.evict(idle) {
+		if !c.strangers.evict(loops) {
 			return false
 		}
 	}

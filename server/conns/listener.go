@@ -108,7 +108,7 @@ type listener struct {
 	*retrying
 	counts       *counts
 	refuser      *refuser
-	idle         *idle // suspends its connections; nil: none is suspended
+	loops        *loops // its connections may enter; nil: none does
 	writeTimeout time.Duration
 	tls          *tls.Config // nil: without TLS
 	headers      bool        // proxies send a PROXY header
@@ -145,7 +145,7 @@ func (l *listener) admit(own *conn) bool {
 	if !own.headed && !own.join(own.peer.addr) {
 		return false
 	}
-	if l.counts.admit(l.idle) {
+	if l.counts.admit(l.loops) {
 		return true
 	}
 	l.counts.place(own.peer).Leave()
@@ -154,15 +154,15 @@ func (l *listener) admit(own *conn) bool {
 	return false
 }
 
-// wrap begins TLS, or says that the connection may be suspended.
+// wrap begins TLS, or says that the connection may enter a loop.
 func (l *listener) wrap(own *conn) {
 	switch {
 	case l.tls != nil && own.headed:
 		own.Conn = tls.Server(&belowTLS{own.raw, own}, l.tls)
 	case l.tls != nil:
 		own.Conn = tls.Server(own.raw, l.tls)
-	case l.idle.takes(own.raw):
-		own.idle = l.idle
+	case l.loops.takes(own.raw):
+		own.loops = l.loops
 	}
 }
 

@@ -41,6 +41,7 @@ func start(t testing.TB, change func(*rig, *Config)) *rig {
 	t.Helper()
 	r := &rig{streamed: make(chan net.Conn, 1)}
 	config := Config{
+		ReadTimeout:  10 * time.Second,
 		WriteTimeout: 10 * time.Second,
 		IdleTimeout:  time.Minute,
 		IdleAfter:    5 * time.Millisecond,
@@ -122,11 +123,20 @@ func (r *rig) answerRefused(ctx *fasthttp.RequestCtx, over reply.Reply) {
 
 func (r *rig) stop(t testing.TB) {
 	t.Helper()
+	r.close(t)
 	ctx, cancel := context.WithTimeout(context.Background(), testwait.Limit)
 	defer cancel()
-	r.Close()
 	if err := r.server.ShutdownWithContext(ctx); err != nil {
 		t.Errorf("shut down: %v", err)
+	}
+}
+
+func (r *rig) close(t testing.TB) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), testwait.Limit)
+	defer cancel()
+	if err := r.Close(ctx); err != nil {
+		t.Errorf("close: %v", err)
 	}
 }
 

@@ -90,7 +90,7 @@ func (s *strangers) waits(c *conn) {
 // evict closes the stranger that waited longest, suspended or not, unless all are within
 // strangerGrace. One that is served is off the counts when its goroutine has noticed; until then
 // there is one more than the limit says.
-func (s *strangers) evict(idle *idle) bool {
+func (s *strangers) evict(loops *loops) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	c := s.oldestLocked()
@@ -101,7 +101,7 @@ func (s *strangers) evict(idle *idle) bool {
 	if c != nil {
 		before = c.strangeSince
 	}
-	if idle.evict(before) {
+	if loops.evict(before) {
 		s.evicted++
 		return true
 	}
