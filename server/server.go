@@ -132,8 +132,10 @@ func New(p Presence, o Options) (*Server, error) {
 		}
 	}
 	s.conns = conns.New(conns.Config{
-		Loops:        s.loops(&o),
-		NewRequests:  func() conns.Requests { return newPlain(p.NewGroup(), one, o.MaxHeaderBytes) },
+		Loops: s.loops(&o),
+		NewRequests: func() conns.Requests {
+			return newPlain(p.NewGroup(), one, o.MaxHeaderBytes)
+		},
 		ReadTimeout:  o.ReadTimeout,
 		WriteTimeout: o.WriteTimeout,
 		IdleTimeout:  o.IdleTimeout,

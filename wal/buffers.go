@@ -147,8 +147,8 @@ func (b *batch) awaitCopies() {
 // Append puts a record into the log's buffer and returns its LSN. The caller holds a credit for
 // exactly this many bytes, from Reserve; Append uses it up. It takes no lock, does no I/O,
 // allocates nothing and cannot fail, so it may be called while a device is claimed (I1). The record
-// is copied. It is not durable yet, nor is the commit loop told of it: see Wait, Commit and Kick. Any
-// goroutine.
+// is copied. It is not durable yet, nor is the commit loop told of it: see Wait, Commit and Kick.
+// Any goroutine.
 //
 // A stamp is a number of the caller's, 0 for none, that is not written: the first one of a batch is
 // handed back when the batch is committed.

@@ -16,8 +16,9 @@ import (
 // A turn is taken by the commit loop, for those that wait for it, or by a goroutine in Commit, for
 // which no other has to be woken then. They lead in the order in which they come; one that finds on
 // its turn that another has committed what it came for follows, and is done. The commit loop takes
-// one turn for each time that it is asked: what is appended and not asked for is left to the Commit,
-// or the question, that comes, so that the loop does not race with those that commit by themselves.
+// one turn for each time that it is asked: what is appended and not asked for is left to the
+// Commit, or the question, that comes, so that the loop does not race with those that commit by
+// themselves.
 //
 //	in Commit                            commit loop                 in Wait
 //	appends 7                            parked                      appends 8
@@ -43,8 +44,8 @@ type committer struct {
 	turnMu sync.Mutex
 
 	_ [64]byte // keeps the word that every waiter reads off the lines before
-	// wanted says that the loop is to take a turn. Who wants one has appended before; the loop takes
-	// it back before the turn seals: so that turn, or an earlier one, has what was appended.
+	// wanted says that the loop is to take a turn. Who wants one has appended before; the loop
+	// takes it back before the turn seals: so that turn, or an earlier one, has what was appended.
 	wanted atomic.Bool
 	_      [63]byte // and off those behind
 
@@ -155,8 +156,8 @@ func (c *committer) want() {
 	}
 }
 
-// wakeUp leaves a token for the loop, which looks whether there is something to do. It never blocks.
-// Any goroutine.
+// wakeUp leaves a token for the loop, which looks whether there is something to do. It never
+// blocks. Any goroutine.
 func (c *committer) wakeUp() {
 	select {
 	case c.wake <- struct{}{}:
@@ -248,9 +249,9 @@ const (
 	enoughBytes            = 16 << 10
 )
 
-// gather makes the commit loop's batch larger before it is sealed. It lets goroutines that are ready to run
-// append first, as long as that makes the batch grow. A batch costs a write, perhaps a sync, and a
-// wake-up however many records it has, and on few processors the ready goroutines are its own
+// gather makes the commit loop's batch larger before it is sealed. It lets goroutines that are ready
+// to run append first, as long as that makes the batch grow. A batch costs a write, perhaps a sync,
+// and a wake-up however many records it has, and on few processors the ready goroutines are its own
 // late members: woken by the batch before, they would wait for the next one. On an idle machine the
 // yields take a microsecond.
 func (c *committer) gather() {

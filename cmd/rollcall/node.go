@@ -105,8 +105,8 @@ func (n *node) start(c serveCmd, sec secrets, recovered func()) error {
 	if err := n.engine.Start(); err != nil {
 		return adviseOnDirectory(err)
 	}
-	// A loop holds a thread, and one of GOMAXPROCS with it, while it waits for the kernel. Only now:
-	// what was made before is as large as the processors ask for.
+	// A loop holds a thread, and one of GOMAXPROCS, while it waits for the kernel. Only now: what
+	// was made before is as large as the processors ask for.
 	runtime.GOMAXPROCS(runtime.GOMAXPROCS(0) + n.server.Loops())
 	go func() { n.served <- n.server.Serve(n.public) }()
 	n.engine.SetRestart(restartTime(time.Since(processBegan)))

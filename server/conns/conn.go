@@ -363,10 +363,10 @@ func (c *conn) Write(p []byte) (int, error) {
 	return c.Conn.Write(p)
 }
 
-// Close has the connection enter a loop if it is to, else it closes it. When linger is set, the client may
-// still be sending a body that the server does not read: the answer goes out with a FIN behind it,
-// and input is dropped for a while, because closing at once would send a reset, which may destroy
-// the answer before the client has read it (RFC 9112, section 9.6).
+// Close has the connection enter a loop if it is to, else it closes it. When linger is set, the
+// client may still be sending a body that the server does not read: the answer goes out with a FIN
+// behind it, and input is dropped for a while, because closing at once would send a reset, which
+// may destroy the answer before the client has read it (RFC 9112, section 9.6).
 func (c *conn) Close() error {
 	if c.gone.Swap(true) {
 		return net.ErrClosed

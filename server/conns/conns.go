@@ -37,8 +37,8 @@ type Config struct {
 	Refuse func(reply.Reply) []byte
 	Logger *slog.Logger
 
-	// Loops is how many loops serve plain requests. Default: none does, and idle connections wait in
-	// one.
+	// Loops is how many loops serve plain requests. Default: none does, and idle connections wait
+	// in one.
 	Loops int
 	// NewRequests makes what serves the plain requests of a loop. Required with Loops.
 	NewRequests func() Requests

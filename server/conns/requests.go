@@ -8,8 +8,9 @@ import "net/netip"
 // Read, Apply and Append are called by one goroutine at a time, the others by any.
 type Requests interface {
 	// Read looks at what a client has sent and not been answered yet. The text begins with a
-	// request. If that is plain, its size is returned, and Apply will apply it; 0: it is fasthttp's;
-	// less than 0: the bytes that are missing decide. The text stays as it is until Apply.
+	// request. If that is plain, its size is returned, and Apply will apply it; 0: it is
+	// fasthttp's; less than 0: the bytes that are missing decide. The text stays as it is until
+	// Apply.
 	Read(client netip.Addr, text []byte) (size int)
 	// Apply applies the requests that Read has taken since the last call, in their order, and sets
 	// their answers. n of them are applied, and may be answered when lsn is committed. The one

@@ -9,10 +9,11 @@ import (
 
 // returned is a connection that goes back to fasthttp.
 type returned struct {
-	fd      int
-	peer    peer
-	text    []byte        // what a loop has read of it
-	until   time.Duration // since the loops began: until when a request of which a part is there may take
+	fd   int
+	peer peer
+	text []byte // what a loop has read of it
+	// until is when the request in text must be there, since the loops began.
+	until   time.Duration
 	returns uint8
 }
 
