@@ -4,6 +4,7 @@ import (
 	"math/rand/v2"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"rollcall/internal/testseed"
 )
@@ -90,6 +91,33 @@ func TestEventsThatNoStreamGetsAreNotCopied(t *testing.T) {
 		s.m.publish(s.b, 0, s.m.queued[0][0])
 		if len(stage.events) != 0 {
 			t.Error("an event is copied for a stream that is gone")
+		}
+	})
+}
+
+// TestTimeWakesNoWorkerWithoutStreams; a stream that comes later has the time all the same.
+func TestTimeWakesNoWorkerWithoutStreams(t *testing.T) {
+	withRig(t, nil, func(t *testing.T, s *rig) {
+		turns := s.b.Stats().Turns
+		now := int64(0)
+		for range 100 {
+			now += int64(time.Second)
+			s.b.Tick(now)
+			synctest.Wait()
+		}
+		if n := s.b.Stats().Turns; n != turns {
+			t.Errorf("the worker took %d turns for the time alone", n-turns)
+		}
+		s.subscribe(0)
+		synctest.Wait()
+		if got := s.b.workers[0].mail.nowNanos; got != now {
+			t.Errorf("a stream came at %v, for the worker at %v", now, got)
+		}
+		turns = s.b.Stats().Turns
+		s.b.Tick(now + 1)
+		synctest.Wait()
+		if s.b.Stats().Turns == turns {
+			t.Error("a worker with a stream is not told the time")
 		}
 	})
 }

@@ -115,10 +115,12 @@ func (in *inbox) flush(source Source, s *stage, through uint64, receivedNanos in
 	})
 }
 
+// tick tells the time. A worker without streams need not wake up for it: it reads the time before
+// it does anything that depends on it.
 func (in *inbox) tick(nowNanos int64) {
 	in.post(func() bool {
 		in.nowNanos = max(in.nowNanos, nowNanos)
-		return true
+		return in.streams > 0
 	})
 }
 
