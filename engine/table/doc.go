@@ -96,9 +96,26 @@
 //     15 at most, a microsecond or two. From 16 on the user has a roster, 4 to 8 bytes for each
 //     device, in which a device comes and goes in one step; Devices copies it under the mutex, a
 //     hundred thousand refs in some tens of microseconds, and looks at no entry.
+//   - The last block of indexes is not full: 16 MiB at most of which nothing is resident, in tables
+//     of some two million devices or more.
 //   - Memory is not given back when devices go: slots are used again, by the shard that had them.
 //
+// # How far from the memory it is
+//
+// BenchmarkGroup measures a heartbeat's part of the table in groups of 32 beside two ceilings. One
+// is a miss that depends on nothing, a read-modify-write of a random entry. The other is what any
+// table must do: a chain of two, a random word of an index and then the entry that it names, in the
+// same groups and in memory of the same sizes. With ten million devices the heartbeat takes 2.6 to
+// 2.9 times such a pair, 180 ns beside 65 at best: of these, 120 are work that it takes on a
+// thousand devices, too, where nothing misses, and 40 of those the seven atomic stores of a commit.
+//
+// Large indexes lie in huge pages (block.go), as entries do. At ten million devices that is 3 to 14
+// % of a heartbeat, in units of the pair beside it.
+//
 // # What was tried
+//
+// PREFETCHW of the entries' lines, so that the claim need not wait for the line to become its own:
+// no difference.
 //
 // Runs of 64 slots to every shard placed the entries of a small table 6 KiB apart, where they
 // contend for a few sets of the caches; a shard takes as many slots as it has instead, up to 64.

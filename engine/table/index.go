@@ -37,12 +37,12 @@ func (ix *index) full() bool { return (ix.used+1)*8 > len(ix.words)*7 }
 // rebuilt returns a copy without tombstones, at most 7/16 full: double the size when the words are
 // live, the same or less when they were removed. So a rebuild is paid for by at least 7/16 of its
 // size in inserts since the last.
-func (ix *index) rebuilt() *index {
+func (ix *index) rebuilt(memory *blocks) *index {
 	size := minWords
 	for ix.live*16 > size*7 {
 		size *= 2
 	}
-	to := &index{words: make([]atomic.Uint64, size), mask: uint32(size - 1)}
+	to := &index{words: memory.words(size), mask: uint32(size - 1)}
 	for i := range ix.words {
 		if tag, r := split(ix.words[i].Load()); r != 0 {
 			to.insert(tag, r)

@@ -43,7 +43,7 @@ func (s *shard) linkLocked(t *Table, k *key, r Ref, e *Entry, count int) {
 	case last == nil:
 		e.next = r
 		if s.users.full() {
-			s.users = s.users.rebuilt()
+			s.users = s.users.rebuilt(&t.blocks)
 		}
 		s.users.insert(k.userTag(), r)
 		t.users.Add(1)

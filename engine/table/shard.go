@@ -65,7 +65,7 @@ func (s *shard) insertLocked(t *Table, k *key, over bool) (Ref, *Entry, error) {
 
 	ix := s.devices.Load()
 	if ix.full() {
-		ix = ix.rebuilt()
+		ix = ix.rebuilt(&t.blocks)
 		s.devices.Store(ix)
 	}
 	ix.insert(k.deviceTag(), r) // the ids are stored: now it may be found (T1)

@@ -56,3 +56,12 @@ func unmap(p unsafe.Pointer, n int) {
 	}
 	_ = unix.MunmapPtr(p, uintptr(n))
 }
+
+// adviseHuge asks for huge pages in what whole ones there are of some memory. The next owner of the
+// memory may get them, too.
+func adviseHuge(p unsafe.Pointer, n int) {
+	before := int(-uintptr(p) & (hugePageBytes - 1))
+	if whole := (n - before) &^ (hugePageBytes - 1); whole > 0 {
+		_ = unix.Madvise(unsafe.Slice((*byte)(unsafe.Add(p, before)), whole), unix.MADV_HUGEPAGE)
+	}
+}

@@ -76,6 +76,7 @@ type Table struct {
 	shards     []shard
 	shardShift int
 	slab       *slab
+	blocks     blocks // memory of large indexes
 	maxDevices int64
 	maxPerUser int     // devices
 	budget     *Budget // nil: none
