@@ -14,7 +14,8 @@
 //	             7 wait     log     group commit wakes all waiters that it covers
 //	204 ◄────────┘
 //	           commit loop: write ► sync ► committed ──► Events: broadcaster ──► streams
-//	           expire loop: tick ► due? ► expire, which is steps 2 to 5 again, without a waiter
+//	           expire loop: tick ► due? ► expire, which is steps 2 to 5 again, without a waiter:
+//	                        for each device of a wave, and then the log is told once
 //
 // A Batch does steps 1 to 6 for each of its heartbeats, with the look-ups of a group at a time, and
 // step 7 once.

@@ -1,7 +1,6 @@
 package engine
 
 import (
-	"cmp"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -85,40 +84,65 @@ type dueItem struct {
 	item     wheel.Item
 }
 
-// dueList is the items that are due within a tick, ascending by deadline. Single owner: the expire
-// loop.
-type dueList struct {
-	items    []dueItem
-	unsorted bool // items has grown since it was sorted
-}
+// dueList is the items that are due within a tick or two: a binary heap by deadline
+// (https://en.wikipedia.org/wiki/Binary_heap), so that a crowd that comes in slices costs n log n
+// in all, however many are due at one tick. Single owner: the expire loop.
+type dueList struct{ items []dueItem }
 
 func (l *dueList) add(d dueItem) {
 	l.items = append(l.items, d)
-	l.unsorted = true
+	at := len(l.items) - 1
+	for at > 0 {
+		parent := (at - 1) / 2
+		if l.items[parent].deadline <= d.deadline {
+			break
+		}
+		l.items[at] = l.items[parent]
+		at = parent
+	}
+	l.items[at] = d
 }
 
-// until takes out the items whose deadline is at or before now, in the order of their deadlines.
-func (l *dueList) until(now int64, fire func(dueItem)) {
-	l.sort()
-	n := 0
-	for n < len(l.items) && l.items[n].deadline <= now {
-		fire(l.items[n])
-		n++
+// take moves items whose deadline is at or before now into group, in the order of their deadlines,
+// as far as it has room.
+func (l *dueList) take(now int64, group []dueItem) []dueItem {
+	for len(group) < cap(group) && len(l.items) > 0 && l.items[0].deadline <= now {
+		group = append(group, l.pop())
 	}
-	l.items = dropFirst(l.items, n)
+	return group
 }
 
-func (l *dueList) sort() {
-	if l.unsorted {
-		slices.SortFunc(l.items,
-			func(a, b dueItem) int { return cmp.Compare(a.deadline, b.deadline) })
-		l.unsorted = false
+// pop takes out the item with the earliest deadline, of a list that is not empty.
+func (l *dueList) pop() dueItem {
+	first := l.items[0]
+	last := len(l.items) - 1
+	d := l.items[last]
+	l.items = l.items[:last]
+	if last == 0 {
+		l.items = emptied(l.items)
+		return first
 	}
+	at := 0
+	for {
+		child := 2*at + 1
+		if child >= last {
+			break
+		}
+		if child+1 < last && l.items[child+1].deadline < l.items[child].deadline {
+			child++
+		}
+		if d.deadline <= l.items[child].deadline {
+			break
+		}
+		l.items[at] = l.items[child]
+		at = child
+	}
+	l.items[at] = d
+	return first
 }
 
 // first returns the earliest deadline; false: the list is empty.
 func (l *dueList) first() (deadline int64, ok bool) {
-	l.sort()
 	if len(l.items) == 0 {
 		return 0, false
 	}
@@ -134,33 +158,38 @@ type heldItem struct {
 
 // heldList is the items that are held, ascending by caughtUp, since that only grows. Single owner:
 // the expire loop.
-type heldList struct{ items []heldItem }
+type heldList struct {
+	items []heldItem
+	taken int // of items
+}
 
 func (l *heldList) add(h heldItem) { l.items = append(l.items, h) }
 
-// until takes out the items that need not be held once the server has listened for heard.
-func (l *heldList) until(heard int64, fire func(dueItem)) {
-	n := 0
-	for n < len(l.items) && l.items[n].caughtUp <= heard {
-		fire(l.items[n].dueItem)
-		n++
+// take moves items that need not be held once the server has listened for heard into group, as far
+// as it has room.
+func (l *heldList) take(heard int64, group []dueItem) []dueItem {
+	for len(group) < cap(group) && l.taken < len(l.items) && l.items[l.taken].caughtUp <= heard {
+		group = append(group, l.items[l.taken].dueItem)
+		l.taken++
 	}
-	l.items = dropFirst(l.items, n)
+	if l.taken == len(l.items) {
+		l.items, l.taken = emptied(l.items), 0
+	}
+	return group
 }
 
 // first returns when the first item need not be held any more; false: none is held.
 func (l *heldList) first() (caughtUp int64, ok bool) {
-	if len(l.items) == 0 {
+	if l.taken == len(l.items) {
 		return 0, false
 	}
-	return l.items[0].caughtUp, true
+	return l.items[l.taken].caughtUp, true
 }
 
-// dropFirst takes the first n items out of a list, and gives up the memory of an empty one that was
-// long.
-func dropFirst[T any](items []T, n int) []T {
-	if items = slices.Delete(items, 0, n); len(items) == 0 && cap(items) > manyItems {
+// emptied returns an empty list, which gives up the memory of one that was long.
+func emptied[T any](items []T) []T {
+	if cap(items) > manyItems {
 		return nil
 	}
-	return items
+	return items[:0]
 }

@@ -3,6 +3,7 @@ package engine
 import (
 	"log/slog"
 	"math"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -20,6 +21,18 @@ const (
 	maxAhead = int64(time.Minute)
 	// sliceItems bounds the work between two looks at the clock while the wheel catches up.
 	sliceItems = 4096
+	// waveItems is how many devices expire in a wave, at most: the loop has the log commit them and
+	// looks at the clock. Few enough that no heartbeat waits long behind their records.
+	waveItems = 16 * GroupSize
+	// crowdItems are so many in a wave that others are likely due soon. The next wave then comes
+	// crowdNanos later, since each costs a wake-up and a commit: a device that expires alone, or
+	// among a few, is a millisecond late, and one in a crowd some.
+	crowdItems = 8
+	crowdNanos = int64(4 * time.Millisecond)
+	// spellNanos is how long the loop works at a stretch while there is more to do. maxRestNanos
+	// bounds its rest after that.
+	spellNanos   = int64(time.Millisecond)
+	maxRestNanos = int64(4 * time.Millisecond)
 	// stallNanos: the silence during a longer pause of the process, or a longer commit, is the
 	// server's and not the devices' (I8). For shorter ones see listening.
 	stallNanos = int64(time.Second)
@@ -61,6 +74,10 @@ type expirer struct {
 	held    heldList              // single owner: the expire loop
 	handled int                   // single owner: the expire loop; items, in this turn
 	scratch [record.MaxBytes]byte // single owner: the expire loop; of the encoded record
+	group   [GroupSize]dueItem    // single owner: the expire loop; scratch of a wave
+	// single owner: the expire loop; nothing expires before it, after a wave that was a crowd
+	nextWave int64
+	unkicked bool // single owner: the expire loop; it has appended since the last Kick
 
 	filed queue
 
@@ -133,6 +150,24 @@ func (x *expirer) arm(ref table.Ref, entry *table.Entry, deadline, now int64) {
 			return
 		}
 	}
+}
+
+// lookAll decides by the entries what becomes of items whose tick has come: a group at a time, so
+// that the cache misses of its entries overlap.
+func (x *expirer) lookAll(items []wheel.Item) {
+	for group := range slices.Chunk(items, GroupSize) {
+		for _, it := range group {
+			touch(x.table.Entry(table.Ref(it.Ref)))
+		}
+		for _, it := range group {
+			x.look(it)
+		}
+	}
+}
+
+// touch loads both lines of an entry.
+func touch(entry *table.Entry) {
+	_, _ = entry.LSN(), entry.Armed()
 }
 
 // look decides by the entry what becomes of an item whose tick has come.
@@ -223,9 +258,12 @@ func (x *expirer) expire(
 		return false // the source's id may be another text's since
 	}
 	size := record.Bytes(len(source))
-	if err := x.log.Reserve(size, expiryMaxWait); err != nil {
-		x.postponeExpiry(x.clock.Nanos() + 1)
-		return false
+	if x.log.Reserve(size, 0) != nil {
+		x.kick() // what fills the log may be this very wave
+		if err := x.log.Reserve(size, expiryMaxWait); err != nil {
+			x.postponeExpiry(x.clock.Nanos() + 1)
+			return false
+		}
 	}
 	if !entry.Claim(user, device) {
 		x.log.Release(size)
@@ -243,11 +281,19 @@ func (x *expirer) expire(
 	held.DeadlineNanos = math.MaxInt64
 	rec := record.Append(x.scratch[:0], user, device, &held.State, []byte(source))
 	held.LSN = x.log.Append(rec, 0)
+	x.unkicked = true
 	entry.Commit(&held)
-	x.log.Kick()
 	x.counters.loops().moved(seen, &held)
 	if x.observe != nil {
 		x.observe(time.Duration(max(0, now.Nanos-due)).Seconds())
 	}
 	return true
+}
+
+// kick has the log commit what was appended for expiries since the last call.
+func (x *expirer) kick() {
+	if x.unkicked {
+		x.unkicked = false
+		x.log.Kick()
+	}
 }

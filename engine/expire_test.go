@@ -8,6 +8,7 @@ import (
 	"github.com/google/uuid"
 
 	"rollcall/internal/testseed"
+	"rollcall/record"
 )
 
 func TestExpiryOnTime(t *testing.T) {
@@ -89,8 +90,25 @@ func TestHugeTTL(t *testing.T) {
 	}
 }
 
-// TestExpiryAgainstModel drives random heartbeats and time against a plain model of the contract.
+// TestExpiryAgainstModel drives random heartbeats and time against a plain model of the contract:
+// of devices here and there, and of crowds whose TTLs end together.
 func TestExpiryAgainstModel(t *testing.T) {
+	for name, s := range map[string]struct {
+		devices, steps, burst int
+		ttls, unit            int
+	}{
+		"few":    {50, 2000, 4, 3000, 1},
+		"crowds": {2000, 150, 1500, 7, 20},
+	} {
+		t.Run(name, func(t *testing.T) {
+			testExpiryAgainstModel(t, s.devices, s.steps, s.burst, s.ttls, s.unit)
+		})
+	}
+}
+
+// testExpiryAgainstModel takes steps of time, each after less than burst heartbeats of random
+// devices, whose TTLs are up to so many units of milliseconds.
+func testExpiryAgainstModel(t *testing.T, count, steps, burst, ttls, unit int) {
 	rng := testseed.Rand(t)
 	r := startRig(t, newMemLog(), Options{})
 	type model struct {
@@ -99,16 +117,18 @@ func TestExpiryAgainstModel(t *testing.T) {
 		deadline int64
 	}
 	user := uuid.New()
-	devices := make([]*model, 50)
+	devices := make([]*model, count)
+	byID := make(map[uuid.UUID]*model, count)
 	for i := range devices {
 		devices[i] = &model{hb: newHeartbeat(0, 1)}
 		devices[i].hb.User = user
+		byID[devices[i].hb.Device] = devices[i]
 	}
-	for range 2000 {
-		for range rng.IntN(4) {
+	for range steps {
+		for range rng.IntN(burst) {
 			m := devices[rng.IntN(len(devices))]
 			m.hb.Seq++
-			m.hb.TTLMS = uint64(1 + rng.IntN(3000))
+			m.hb.TTLMS = uint64(unit * (1 + rng.IntN(ttls)))
 			m.hb.Status = Online
 			if rng.IntN(10) == 0 {
 				m.hb.Status = Offline
@@ -119,17 +139,50 @@ func TestExpiryAgainstModel(t *testing.T) {
 		}
 		r.advance(time.Duration(rng.IntN(40)) * time.Millisecond)
 		now := r.now.Load()
-		for i, m := range devices {
-			if m.hb.Seq == 0 {
-				continue
+		records, err := allDevices(r, user)
+		if err != nil {
+			t.Fatal(err)
+		}
+		known := 0
+		for _, m := range devices {
+			if m.hb.Seq > 0 {
+				known++
 			}
-			rec, ok := r.device(user, m.hb.Device)
-			early := ok && m.online && now < m.deadline && rec.Status == Offline
-			late := ok && (!m.online || now >= m.deadline+tickNanos) && rec.Status == Online
-			if !ok || early || late {
-				t.Fatalf("device %d at %v: status %d, model online %v until %v", i,
+		}
+		if len(records) != known {
+			t.Fatalf("%d devices are known, want %d", len(records), known)
+		}
+		for _, rec := range records {
+			m := byID[rec.Device]
+			early := m.online && now < m.deadline && rec.Status == Offline
+			late := (!m.online || now >= m.deadline+tickNanos) && rec.Status == Online
+			if early || late {
+				t.Fatalf("device %v at %v: status %d, model online %v until %v", rec.Device,
 					time.Duration(now), rec.Status, m.online, time.Duration(m.deadline))
 			}
 		}
 	}
+	wantSessionsEndOnce(t, r.log)
+}
+
+// wantSessionsEndOnce reads the log: an expiry follows a heartbeat that said online, with its seq
+// (I4).
+func wantSessionsEndOnce(t *testing.T, log *memLog) {
+	t.Helper()
+	log.mu.Lock()
+	defer log.mu.Unlock()
+	last := make(map[uuid.UUID]record.State)
+	expiries := 0
+	for i, rec := range log.records {
+		r := record.View(rec)
+		s := r.State()
+		if s.Expired {
+			expiries++
+			if before := last[r.Device()]; !before.Online || before.Seq != s.Seq || s.Online {
+				t.Fatalf("record %d: an expiry %+v follows %+v", i, s, before)
+			}
+		}
+		last[r.Device()] = s
+	}
+	t.Logf("%d records, %d expiries", len(log.records), expiries)
 }

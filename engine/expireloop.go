@@ -2,34 +2,39 @@ package engine
 
 import (
 	"math"
+	"runtime"
 	"time"
 
 	"rollcall/engine/table"
-	"rollcall/engine/wheel"
 )
 
 // The expire loop: when it wakes, and what it does then. What becomes of a single device is in
 // expire.go.
 
-// run is the expire loop. It ends when stop is closed.
+// run is the expire loop. It ends when stop is closed. While there is more to do it takes turn
+// about with the rest of the process: it rests for as long as it has worked.
 func (x *expirer) run(stop <-chan struct{}) {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	now := x.clock.Nanos()
 	x.listening.last, x.listening.step = now, stepNanos
+	woke := now // or began to work after a rest
 	for next := now; ; now = x.clock.Nanos() {
 		x.wake(now, next)
 		next = x.turn(now)
 		now = x.clock.Nanos()
 		x.worked(now)
 		if next <= now {
-			next = now
-			select {
-			case <-stop:
-				return
-			default:
-				continue
+			if next = now; now-woke < spellNanos {
+				select {
+				case <-stop:
+					return
+				default:
+					runtime.Gosched()
+					continue
+				}
 			}
+			next = now + min(now-woke, maxRestNanos)
 		}
 		timer.Reset(time.Duration(next - now))
 		select {
@@ -39,6 +44,7 @@ func (x *expirer) run(stop <-chan struct{}) {
 		case <-x.filed.wake:
 		}
 		x.filed.awake()
+		woke = x.clock.Nanos()
 	}
 }
 
@@ -64,15 +70,11 @@ func (x *expirer) turn(now int64) int64 {
 		x.postponeExpiry(now) // daemons wait for an answer, or repeat what waits for one
 	}
 	x.fileAll()
-	// Buckets are drained one tick early; what is due in them then fires by deadline.
-	x.horizon = tickOf(now) + 1
-	caughtUp := x.wheel.Advance(x.horizon, sliceItems, func(items []wheel.Item) {
-		for _, it := range items {
-			x.look(it)
-		}
-	})
-	x.fireAll(now)
-	if !caughtUp {
+	// Buckets are drained one tick early, and a little before that when the loop is awake anyway;
+	// what is due in them then fires by deadline.
+	x.horizon = tickOf(now+crowdNanos) + 1
+	caughtUp := x.wheel.Advance(x.horizon, sliceItems, x.lookAll)
+	if more := x.fireAll(now); more || !caughtUp {
 		return 0
 	}
 	next := x.nextTurn(now)
@@ -82,20 +84,42 @@ func (x *expirer) turn(now int64) int64 {
 	return next
 }
 
-// fireAll expires what is due at now, or holds it until all that was sent before has been read.
-func (x *expirer) fireAll(now int64) {
+// fireAll expires what is due at now, or holds it until all that was sent before has been read: a
+// wave at most, in groups whose entries are loaded together, and the log is told once. A group holds
+// neither claims nor credits: a heartbeat that comes before its device's turn saves it (I4), and
+// where the log has no room the rest of the wave is filed again. It reports whether there may be
+// more.
+func (x *expirer) fireAll(now int64) (more bool) {
+	defer x.kick()
 	l := &x.listening
-	x.held.until(l.heard, x.fire)
-	if l.commit > 0 {
-		return // how long what is due is to be held shows when it ends
-	}
-	x.due.until(now, func(d dueItem) {
-		if l.caughtUp > l.heard {
-			x.hold(d, now)
-			return
+	// Not while a commit is slow: how long what is due is to be held shows when it ends.
+	fires := l.commit == 0 && now >= x.nextWave
+	for done := 0; ; {
+		group := x.held.take(l.heard, x.group[:0])
+		held := len(group)
+		if fires {
+			group = x.due.take(now, group)
 		}
-		x.fire(d)
-	})
+		if len(group) == 0 {
+			if done >= crowdItems {
+				x.nextWave = now + crowdNanos
+			}
+			return false
+		}
+		for i := range group {
+			touch(x.table.Entry(table.Ref(group[i].item.Ref)))
+		}
+		for i, d := range group {
+			if i >= held && l.caughtUp > l.heard {
+				x.hold(d, now)
+			} else {
+				x.fire(d)
+			}
+		}
+		if done += len(group); done >= waveItems {
+			return true
+		}
+	}
 }
 
 // hold makes a device that is due wait. Its entry then says that its item comes in a minute, so
@@ -123,7 +147,7 @@ func (x *expirer) nextTurn(now int64) int64 {
 	next := nextMultiple(now, idleNanos)
 	soonest := int64(math.MaxInt64)
 	if deadline, ok := x.due.first(); ok {
-		if soonest = deadline; deadline <= now { // it waits for the end of a commit
+		if soonest = max(deadline, x.nextWave); soonest <= now { // it waits for the end of a commit
 			soonest = now + stepNanos
 		}
 		next = min(next, soonest, halfway(now, soonest))

@@ -34,6 +34,7 @@ type memLog struct {
 	closed    bool     // guarded by mu
 	noSpace   atomic.Bool
 	stalled   atomic.Int64 // what Committing answers, nanoseconds
+	kicks     atomic.Int64 // calls of Kick
 	done      chan struct{}
 }
 
@@ -124,7 +125,7 @@ func (l *memLog) Append(record []byte, stamp int64) uint64 {
 
 func (l *memLog) Commit(lsn uint64) error { return l.Wait(lsn) }
 func (l *memLog) Local() bool             { return true }
-func (l *memLog) Kick()                   {}
+func (l *memLog) Kick()                   { l.kicks.Add(1) }
 
 func (l *memLog) Wait(lsn uint64) error {
 	l.mu.Lock()
