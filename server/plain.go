@@ -30,6 +30,7 @@ type plain struct {
 	beats   [conns.GroupSize]engine.Heartbeat
 	results [conns.GroupSize]engine.Result
 	n       int
+	bucket  conns.Bucket // of the address of the only one, where there is a rate
 	decoder wire.Decoder
 
 	heads heads
@@ -137,7 +138,14 @@ func (p *plain) decode(client netip.Addr, body []byte) bool {
 	if hb.Sender = nil; p.one.arrivals != nil {
 		hb.Sender = strange{}
 	}
-	return p.one.rate == nil || !p.one.overRate(client, hb)
+	return p.one.rate == nil || p.withinRate(client, hb)
+}
+
+// withinRate reports whether a heartbeat may be applied without exceeding the rate of its address.
+// Apply counts it: one that it leaves alone is counted by fasthttp's handler.
+func (p *plain) withinRate(client netip.Addr, hb *engine.Heartbeat) bool {
+	p.bucket = p.one.rate.Bucket(client)
+	return p.bucket.Has(1) || p.one.presence.Stale(hb)
 }
 
 // GroupSize implements conns.Requests. Where heartbeats are counted, one is applied before the next
@@ -160,6 +168,9 @@ func (p *plain) Apply(answers []conns.Answer) (n int, lsn uint64) {
 	p.n = 0
 	for i := range n {
 		r := &p.results[i]
+		if r.Outcome == engine.Accepted {
+			p.bucket.Spend(1)
+		}
 		answers[i] = conns.Answer{Stale: r.Outcome == engine.Stale, LastSeq: r.LastSeq}
 	}
 	return n, lsn

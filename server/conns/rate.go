@@ -58,6 +58,9 @@ func (b Bucket) Spend(n int) {
 	}
 }
 
+// Has reports whether n may be spent without leading into debt.
+func (b Bucket) Has(n int) bool { return b.limiter == nil || b.limiter.Tokens() >= float64(n) }
+
 // Debt is how long it takes until more may be spent; 0: it may now.
 func (b Bucket) Debt() time.Duration {
 	if b.limiter == nil {
