@@ -257,6 +257,10 @@ func (e *Engine) Heartbeat(hb *Heartbeat) Result { return e.acceptor.heartbeat(h
 // NewBatch returns an empty batch of heartbeats.
 func (e *Engine) NewBatch() Batch { return newBatch(e.acceptor) }
 
+// Kick has what was applied so far committed, and shown by streams, without waiting for it: for
+// batches that are settled some time later.
+func (e *Engine) Kick() { e.log.Kick() }
+
 // NewGroup returns a Group.
 func (e *Engine) NewGroup() Group { return newGroup(e.acceptor) }
 

@@ -27,6 +27,9 @@ const (
 	// windowTries how many times.
 	windowWait  = 50 * time.Millisecond
 	windowTries = 20
+
+	// kickAfter is how long a batch waits for bytes before it has what it applied committed.
+	kickAfter = 5 * time.Millisecond
 )
 
 // places bounds the batches that are read, and paces those that are worked on. Any goroutine may
@@ -36,24 +39,27 @@ const (
 //
 // A batch has a place while its body is read, and a turn on a processor only between its bytes and
 // its next wait, for more of them or for room in the log. One processor is left to everything else.
-// Turns go in the order of asking. A body that comes slowly loses its place when another batch
+// Turns go in the order of asking. What was applied is committed with the rest of the batch, but
+// for a body that keeps it waiting, whose heartbeats streams are to see. A body that comes slowly loses its place when another batch
 // needs one, so that bodies that do not come at all cost others nothing.
 type places struct {
 	limit   int
 	grace   time.Duration
 	turns   chan struct{} // holds one for each turn
 	windows chan struct{} // holds one for each zstd body that is unpacked
+	kick    func()        // has what was applied committed, and does not wait for it
 
 	mu    sync.Mutex
 	taken []*place // guarded by mu
 }
 
-func newPlaces(limit int, grace time.Duration) *places {
+func newPlaces(limit int, grace time.Duration, kick func()) *places {
 	return &places{
 		limit:   limit,
 		grace:   grace,
 		turns:   make(chan struct{}, max(1, runtime.GOMAXPROCS(0)-1)),
 		windows: make(chan struct{}, maxWindows),
+		kick:    kick,
 	}
 }
 
@@ -69,12 +75,21 @@ type place struct {
 	cut     atomic.Bool  // it was too slow; stored under of.mu
 	unpacks atomic.Bool  // it has a window
 	turn    bool         // it has a turn
+
+	// late calls kickLate when a wait for bytes becomes long, perhaps just after it. pending is
+	// whose kick that is; nil: the wait is over.
+	late    *time.Timer
+	pending atomic.Pointer[places]
 }
 
 // take gives p a place, that of the slowest body if none is free. False: all are taken by bodies
 // that come fast enough.
 func (s *places) take(p *place, conn net.Conn) bool {
 	p.of, p.conn, p.began = s, conn, time.Now()
+	if p.late == nil {
+		p.late = time.AfterFunc(time.Hour, p.kickLate)
+		p.late.Stop()
+	}
 	p.got.Store(0)
 	p.waits.Store(0)
 	p.cut.Store(false)
@@ -204,11 +219,23 @@ func (p *place) read(body io.Reader, dst []byte) (int, error) {
 	had := p.turn
 	p.endTurn()
 	p.waits.Store(max(1, int64(time.Since(p.began))))
+	p.pending.Store(p.of)
+	p.late.Reset(kickAfter)
 	n, err := body.Read(dst)
+	p.late.Stop()
+	p.pending.Store(nil)
 	p.waits.Store(0)
 	p.got.Add(int64(n))
 	if had {
 		p.takeTurn()
 	}
 	return n, err
+}
+
+// kickLate has the batch's heartbeats committed while it waits. The timer calls it: the place may
+// be another batch's by then, and what it has applied is committed early.
+func (p *place) kickLate() {
+	if s := p.pending.Load(); s != nil {
+		s.kick()
+	}
 }

@@ -117,6 +117,19 @@ func TestStalledBodiesHoldNobodyUp(t *testing.T) {
 	r.awaitWaiting(t, limit-1) // the first one needed a place, and left it to the others
 }
 
+// TestSlowBodyIsCommitted: what a batch has applied is committed while its sender keeps it waiting
+// for the rest, so that streams see it.
+func TestSlowBodyIsCommitted(t *testing.T) {
+	r := start(t, nil)
+	for n, request := range stalledBodies(t) {
+		before := r.presence.kicks.Load()
+		r.begin(t, request, make(chan response, 1))
+		testwait.Until(t, fmt.Sprintf("the log commits what has come of body %d", n), func() bool {
+			return r.presence.kicks.Load() > before
+		})
+	}
+}
+
 // TestTooManyBatches: when all places are taken by bodies that come fast enough, one more is
 // refused, until one has ended (S6).
 func TestTooManyBatches(t *testing.T) {

@@ -37,6 +37,8 @@ type Presence interface {
 	Heartbeat(hb *engine.Heartbeat) engine.Result
 	// NewBatch returns an empty batch. One goroutine has it until its Release.
 	NewBatch() engine.Batch
+	// Kick has what batches applied so far committed, and does not wait for it.
+	Kick()
 	// NewGroup returns what applies heartbeats for one event loop, or nil: then there are no loops.
 	NewGroup() engine.Group
 	// Stale reports whether a heartbeat would be refused as stale now; nothing is applied.
@@ -116,7 +118,7 @@ func New(p Presence, o Options) (*Server, error) {
 			return nil, fmt.Errorf("server: rate limiter: %w", err)
 		}
 	}
-	s.places = newPlaces(o.maxBodies, o.bodyGrace)
+	s.places = newPlaces(o.maxBodies, o.bodyGrace, p.Kick)
 	who := &clients{proxies}
 	one := &heartbeats{
 		presence: p, secrets: &s.secrets, answers: a, clients: who, rate: rate, unpacks: unpacks,

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -49,6 +50,7 @@ type fakePresence struct {
 	ready     error
 	records   []engine.Device
 	streams   int
+	kicks     atomic.Int64
 
 	mu         sync.Mutex
 	heartbeats []engine.Heartbeat // guarded by mu
@@ -86,6 +88,8 @@ func (f *fakePresence) Retry() time.Duration { return testRetry }
 
 // testRetry is when a refused stream is told to come back.
 const testRetry = 12_345 * time.Millisecond
+
+func (f *fakePresence) Kick() { f.kicks.Add(1) }
 
 func (f *fakePresence) NewGroup() engine.Group { return nil } // there are no loops
 

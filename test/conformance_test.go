@@ -634,6 +634,24 @@ func TestStreamSnapshotThenEvents(t *testing.T) {
 	}
 }
 
+// TestHalfABatchIsSeen: streams get the heartbeats of a batch that has not come to its end.
+func TestHalfABatchIsSeen(t *testing.T) {
+	r := startServer(t)
+	b := newBeat()
+	s := r.follow(b["user_id"].(string))
+	c := r.dial()
+	line := b.json() + "\n"
+	fmt.Fprintf(c, "POST %s HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %s\r\n"+
+		"Transfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n", batchPath, ingestToken, len(line), line)
+	if got, _ := s.frame(); got != b.frame() {
+		t.Fatalf("frame %q", got)
+	}
+	fmt.Fprint(c, "0\r\n\r\n")
+	if text, err := bufio.NewReader(c).ReadString('\n'); !strings.Contains(text, " 200 ") {
+		t.Errorf("answered %q, %v", text, err)
+	}
+}
+
 // TestTTL: silence ends a session, on time, counted from receipt.
 func TestTTL(t *testing.T) {
 	r := startServer(t)
