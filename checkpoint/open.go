@@ -68,9 +68,9 @@ func (s *Store) openPebble(dir string, fsys vfs.FS) (db *pebble.DB, err error) {
 			},
 		},
 	}
-	// Without the granter that wakes ten times a second, idle or not: it lets a compaction begin that
-	// waits while another one runs, when more may run at a time than before. It begins after that
-	// one as well.
+	// Without the granter that wakes ten times a second, idle or not: it lets a compaction begin
+	// that waits while another one runs, when more may run at a time than before. It begins after
+	// that one as well.
 	options.Experimental.CompactionScheduler =
 		pebble.NewConcurrencyLimitSchedulerWithNoPeriodicGrantingForTest()
 	if err := s.failure.do(func() (err error) {

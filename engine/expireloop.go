@@ -85,7 +85,7 @@ func (x *expirer) turn(now int64) int64 {
 }
 
 // fireAll expires what is due at now, or holds it until all that was sent before has been read: a
-// wave at most, in groups whose entries are loaded together, and the log is told once. A group holds
+// wave at most, in groups whose entries are loaded together, and the log is told once. A group has
 // neither claims nor credits: a heartbeat that comes before its device's turn saves it (I4), and
 // where the log has no room the rest of the wave is filed again. It reports whether there may be
 // more.
