@@ -25,7 +25,7 @@ import (
 
 var (
 	programs = flag.String("programs", "../bin/rollcall",
-		"the programs that BenchmarkMiddle and BenchmarkQuiet measure in turn, with commas between")
+		"what BenchmarkMiddle, BenchmarkSilence and BenchmarkQuiet measure in turn; commas between")
 	serveFlags = flag.String("serve-flags", "", "more flags of those programs, with spaces between")
 )
 
@@ -52,7 +52,7 @@ func BenchmarkMiddle(b *testing.B) {
 					p.beatAll(b, devices, route == "batch", middleTTL)
 					time.Sleep(time.Until(start.Add(middleBeats)))
 					beaten := p.used(b)
-					time.Sleep(time.Until(start.Add(middleBeats + middleTTL + 100*time.Millisecond)))
+					time.Sleep(time.Until(start.Add(middleBeats + middleTTL + middleBeats/20)))
 					ended := p.used(b)
 					p.awaitOffline(b, devices)
 					used := ended.since(began)
@@ -82,7 +82,7 @@ func BenchmarkQuiet(b *testing.B) {
 		b.Run(fmt.Sprintf("devices=%dk", devices/1000), func(b *testing.B) {
 			compare(b, func(p *program) {
 				p.beatAll(b, devices, true, 10*24*time.Hour)
-				time.Sleep(3 * time.Second) // what the heartbeats left is done, the collector's part too
+				time.Sleep(3 * time.Second) // what the heartbeats left to do is done
 				began := p.used(b)
 				time.Sleep(quietTime)
 				used := p.used(b).since(began)
@@ -313,7 +313,8 @@ func (p *program) beatAll(b *testing.B, devices int, batched bool, ttl time.Dura
 	}
 }
 
-// dial connects to the server; in place of a connection that cannot be made there is one that fails.
+// dial connects to the server. In place of a connection that cannot be made it returns one that
+// fails.
 func (p *program) dial(b *testing.B) net.Conn {
 	conn, err := net.Dial("tcp", p.addr)
 	if err != nil {
@@ -371,7 +372,8 @@ func middleDevice(n int) string {
 // awaitOffline returns when so many devices have expired. It asks seldom, so that the asking does
 // not count.
 func (p *program) awaitOffline(b *testing.B, devices int) {
-	for end := time.Now().Add(time.Minute); p.metric(b, "rollcall_expiries_total") < float64(devices); {
+	const expired = "rollcall_expiries_total"
+	for end := time.Now().Add(time.Minute); p.metric(b, expired) < float64(devices); {
 		if time.Now().After(end) {
 			b.Fatalf("%d devices have not expired", devices)
 		}
