@@ -249,11 +249,11 @@ const (
 	enoughBytes            = 16 << 10
 )
 
-// gather makes the commit loop's batch larger before it is sealed. It lets goroutines that are ready
-// to run append first, as long as that makes the batch grow. A batch costs a write, perhaps a sync,
-// and a wake-up however many records it has, and on few processors the ready goroutines are its own
-// late members: woken by the batch before, they would wait for the next one. On an idle machine the
-// yields take a microsecond.
+// gather makes the commit loop's batch larger before it is sealed. It lets goroutines that are
+// ready to run append first, as long as that makes the batch grow. A batch costs a write, perhaps a
+// sync, and a wake-up however many records it has, and on few processors the ready goroutines are
+// its own late members: woken by the batch before, they would wait for the next one. On an idle
+// machine the yields take a microsecond.
 func (c *committer) gather() {
 	quiet, began := 0, time.Now()
 	for i := 0; i < maxYields && quiet < quietYields && time.Since(began) < maxYielding; i++ {

@@ -674,20 +674,27 @@ func (l *loop) sweep() {
 }
 
 // wind closes, while the loop is closing, the connections that have sent nothing and to which
-// nothing is owed; n is how many there are to be looked at yet. True: all are closed.
+// nothing is owed; n is how many were reported just now. One that has sent a part of a request is
+// fasthttp's to wait for. True: all are closed, or gone.
 func (l *loop) wind(n int) bool {
 	if n > 0 {
 		return false // what came in time is answered
 	}
 	for i := range l.slots.all {
-		if s := &l.slots.all[i]; s.fd >= 0 && !s.leaving {
-			s.ending = true
-			l.partWith(uint32(i))
-		}
 		if l.slots.used == 0 {
 			break
 		}
+		s, index := &l.slots.all[i], uint32(i)
+		switch {
+		case s.fd < 0 || s.leaving:
+		case s.ring == partial:
+			l.leave(index, s.more.part)
+		default:
+			s.ending = true
+			l.partWith(index)
+		}
 	}
+	l.part()
 	if l.slots.used > 0 {
 		return false
 	}

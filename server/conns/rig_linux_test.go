@@ -29,6 +29,8 @@ type rig struct {
 	server   *fasthttp.Server
 	unread   atomic.Int64 // requests that fasthttp could not read, and answered
 	streamed chan net.Conn
+
+	plainFrom int // the first number of which a request is plain; 0: none is
 }
 
 // idleSoon is a Config whose connections are suspended after so long.
@@ -70,6 +72,7 @@ func start(t testing.TB, change func(*rig, *Config)) *rig {
 		change(r, &config)
 	}
 	r.server.WriteTimeout, r.server.IdleTimeout = config.WriteTimeout, config.IdleTimeout
+	r.server.ReadTimeout = config.ReadTimeout
 	r.Conns = New(config)
 	t.Cleanup(func() { r.stop(t) })
 	return r
@@ -94,6 +97,10 @@ func (r *rig) answer(ctx *fasthttp.RequestCtx) {
 		ctx.HijackSetNoResponse(true)
 		ctx.Hijack(func(c net.Conn) { r.streamed <- c })
 		return
+	}
+	if n, err := strconv.Atoi(string(ctx.Path()[1:])); err == nil && r.plainFrom > 0 &&
+		n >= r.plainFrom {
+		Plain(ctx.Conn())
 	}
 	ctx.SetBody(ctx.Path()[1:])
 }

@@ -1,0 +1,381 @@
+package conns
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"rollcall/internal/testwait"
+)
+
+// plainFrom is the first number of which a request is plain.
+const plainFrom = 1000
+
+// plainLog is the log of the plain requests of a rig: it commits when it is let to.
+type plainLog struct {
+	far bool // not Local
+
+	mu        sync.Mutex
+	cond      sync.Cond
+	held      bool   // guarded by mu: commits hang
+	stalled   error  // guarded by mu
+	appended  uint64 // guarded by mu
+	committed uint64 // guarded by mu
+	applied   []int  // guarded by mu
+	refuse    int    // guarded by mu: the request that is not applied at once; 0: all are
+}
+
+func newPlainLog() *plainLog {
+	l := new(plainLog)
+	l.cond.L = &l.mu
+	return l
+}
+
+func (l *plainLog) set(change func()) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	change()
+	l.cond.Broadcast()
+}
+
+// plainRequests serves the requests of a rig from plainFrom on.
+type plainRequests struct {
+	*plainLog
+	taken  []int
+	closes *atomic.Bool
+}
+
+func (p *plainRequests) Read(_ netip.Addr, text []byte) int {
+	if n := min(len(text), 6); string(text[:n]) != "POST /"[:n] {
+		return 0
+	}
+	path, rest, ok := bytes.Cut(text[min(6, len(text)):], []byte(" "))
+	n, err := strconv.Atoi(string(path))
+	switch size := len(request(plainFrom)); {
+	case !ok:
+		return -1
+	case err != nil || n < plainFrom || n >= 10*plainFrom:
+		return 0
+	case len(text) < size:
+		return -1
+	case !strings.HasPrefix(string(rest), "HTTP/1.1\r\nHost: test\r\nContent-Length: 200\r\n\r\n"):
+		return 0
+	default:
+		p.taken = append(p.taken, n)
+		return size
+	}
+}
+
+func (p *plainRequests) GroupSize() int { return 4 }
+
+func (p *plainRequests) Apply(answers []Answer) (n int, lsn uint64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	defer func() { p.taken = p.taken[:0] }()
+	for i, number := range p.taken {
+		if number == p.refuse {
+			return i, p.appended
+		}
+		p.applied = append(p.applied, number)
+		p.appended++
+		answers[i] = Answer{LastSeq: uint64(number)}
+	}
+	return len(p.taken), p.appended
+}
+
+func (p *plainRequests) Append(text []byte, answers []Answer, err error) ([]byte, bool) {
+	for _, a := range answers {
+		status, body := 200, strconv.FormatUint(a.LastSeq, 10)
+		if err != nil {
+			status, body = 503, err.Error()
+		}
+		text = fmt.Appendf(text, "HTTP/1.1 %d X\r\nContent-Length: %d\r\n\r\n%s",
+			status, len(body), body)
+	}
+	return text, p.closes != nil && p.closes.Load()
+}
+
+func (p *plainRequests) Commit(lsn uint64) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for p.held && p.committed < lsn {
+		p.cond.Wait()
+	}
+	p.committed = max(p.committed, lsn)
+	return nil
+}
+
+func (p *plainRequests) Local() bool { return !p.far }
+
+func (p *plainRequests) Committed() uint64 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.committed
+}
+
+func (p *plainRequests) Stalled() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.stalled
+}
+
+// looped is a Config with loops on a log.
+func looped(log *plainLog, change func(*Config)) func(*rig, *Config) {
+	return func(r *rig, c *Config) {
+		r.plainFrom = plainFrom
+		c.Loops, c.IdleAfter = 1, time.Minute
+		c.NewRequests = func() Requests { return &plainRequests{plainLog: log} }
+		if change != nil {
+			change(c)
+		}
+	}
+}
+
+// inLoop returns a client whose connection is in a loop.
+func (r *rig) inLoop(t *testing.T, addr net.Addr) *client {
+	t.Helper()
+	c := dial(t, addr)
+	before := r.Stats().Idle
+	c.ask(plainFrom)
+	testwait.Until(t, "the connection enters", func() bool { return r.Stats().Idle > before })
+	return c
+}
+
+// TestLoopServes: plain requests of every shape in the loop, all others by fasthttp, in their order.
+func TestLoopServes(t *testing.T) {
+	for _, far := range []bool{false, true} {
+		t.Run(fmt.Sprintf("far %v", far), func(t *testing.T) {
+			log := newPlainLog()
+			log.far = far
+			r := start(t, looped(log, nil))
+			c := r.inLoop(t, r.listen(t, "tcp"))
+			for n := range 100 {
+				c.ask(plainFrom + n)
+			}
+			if s := r.Stats(); s.Plain != 100 || s.Returned != 0 {
+				t.Fatalf("%+v, want 100 requests in the loop", s)
+			}
+			text := ""
+			for n := range 50 {
+				text += request(plainFrom + n)
+			}
+			for _, other := range []string{request(7), "GET /8 HTTP/1.1\r\nHost: test\r\n\r\n"} {
+				for _, cut := range []int{0, 3, 70, len(text) - 10, len(text), len(text) + 5} {
+					all := text + other + text
+					c.write(all[:cut])
+					c.write(all[cut:])
+					for n := range 50 {
+						c.answered(plainFrom + n)
+					}
+					c.answered(7 + strings.Count(other, "GET"))
+					for n := range 50 {
+						c.answered(plainFrom + n)
+					}
+				}
+			}
+			if s := r.Stats(); s.Returned == 0 {
+				t.Errorf("%+v: none went back", s)
+			}
+			c.Close()
+			r.holdsNone(t)
+		})
+	}
+}
+
+// TestLoopLeavesAlone: a request that cannot be applied at once is fasthttp's, with what comes
+// behind it of its connection, and what others sent is applied.
+func TestLoopLeavesAlone(t *testing.T) {
+	log := newPlainLog()
+	r := start(t, looped(log, nil))
+	addr := r.listen(t, "tcp")
+	const refused = plainFrom + 50
+	log.set(func() { log.refuse = refused })
+	c, other := r.inLoop(t, addr), r.inLoop(t, addr)
+	c.write(request(refused-1) + request(refused) + request(refused+1) + request(refused+2))
+	other.write(request(plainFrom+1) + request(plainFrom+2))
+	for n := range 4 {
+		c.answered(refused - 1 + n)
+	}
+	other.answered(plainFrom + 1)
+	other.answered(plainFrom + 2)
+	log.mu.Lock()
+	defer log.mu.Unlock()
+	for _, n := range log.applied {
+		if n == refused || n == refused+1 {
+			t.Errorf("%d was applied in the loop: %v", n, log.applied)
+		}
+	}
+}
+
+// TestStandIn: a commit that hangs keeps its own requests waiting and no others: a stand-in reads.
+// When the log says that it is stalled, all that are owed an answer get one, and only one.
+func TestStandIn(t *testing.T) {
+	for _, stalls := range []bool{false, true} {
+		t.Run(fmt.Sprintf("stalls %v", stalls), func(t *testing.T) {
+			log := newPlainLog()
+			r := start(t, looped(log, nil))
+			addr := r.listen(t, "tcp")
+			c, second, other := r.inLoop(t, addr), r.inLoop(t, addr), r.inLoop(t, addr)
+			log.set(func() { log.held = true })
+			c.write(request(plainFrom + 1))
+			testwait.Until(t, "another reads", func() bool { return r.Stats().StandIns == 1 })
+			other.ask(3)                     // fasthttp's
+			second.write(request(plainFrom)) // waits, too
+			testwait.Until(t, "the second is applied", func() bool {
+				log.mu.Lock()
+				defer log.mu.Unlock()
+				return log.appended == 2
+			})
+			status, body := 200, strconv.Itoa(plainFrom+1)
+			if stalls {
+				log.set(func() { log.stalled = errors.New("stalled") })
+				status, body = 503, "stalled"
+				c.reads(status, body)
+				second.reads(status, body)
+			}
+			log.set(func() { log.held, log.stalled = false, nil })
+			if !stalls {
+				c.answered(plainFrom + 1)
+				second.answered(plainFrom)
+			}
+			for _, c := range []*client{c, second} { // and nothing before it
+				c.ask(plainFrom + 9)
+			}
+			c.Close()
+			second.Close()
+			other.Close()
+			r.holdsNone(t)
+		})
+	}
+}
+
+// TestUnreadAnswers: a client that does not read is not waited for, gets all when it does, and is
+// closed when it does not within WriteTimeout.
+func TestUnreadAnswers(t *testing.T) {
+	for _, reads := range []bool{true, false} {
+		t.Run(fmt.Sprintf("reads %v", reads), func(t *testing.T) {
+			log := newPlainLog()
+			r := start(t, looped(log, func(c *Config) {
+				if !reads {
+					c.WriteTimeout = 50 * time.Millisecond
+				}
+			}))
+			addr := r.listen(t, "tcp")
+			c, other := r.inLoop(t, addr), r.inLoop(t, addr)
+			sent := 0
+			var text strings.Builder
+			for range 200 {
+				text.WriteString(request(plainFrom))
+			}
+			// Until neither socket takes any more.
+			_ = c.SetWriteDeadline(time.Now().Add(time.Second))
+			for {
+				n, err := c.Write([]byte(text.String()))
+				sent += n
+				if err != nil {
+					break
+				}
+			}
+			other.ask(plainFrom + 1)
+			if !reads {
+				other.Close()
+				r.holdsNone(t)
+				return
+			}
+			whole := sent / len(request(plainFrom))
+			answer := fmt.Sprintf("HTTP/1.1 200 X\r\nContent-Length: 4\r\n\r\n%d", plainFrom)
+			got := make([]byte, whole*len(answer))
+			if _, err := io.ReadFull(c.in, got); err != nil ||
+				string(got) != strings.Repeat(answer, whole) {
+				t.Fatalf("%d answers: %v", whole, err)
+			}
+			_ = c.SetWriteDeadline(time.Now().Add(testwait.Limit))
+			rest := request(plainFrom)[sent-whole*len(request(plainFrom)):]
+			c.write(rest)
+			c.answered(plainFrom)
+		})
+	}
+}
+
+// TestPartInLoop: the rest of a request may take partTime in the loop; then fasthttp waits for it,
+// until ReadTimeout from its first byte.
+func TestPartInLoop(t *testing.T) {
+	log := newPlainLog()
+	r := start(t, looped(log, func(c *Config) { c.ReadTimeout = 2 * time.Second }))
+	addr := r.listen(t, "tcp")
+	c, late := r.inLoop(t, addr), r.inLoop(t, addr)
+	text := request(plainFrom + 1)
+	began := time.Now()
+	late.write(text[:100])
+	for cut := 1; cut < len(text); cut += 7 {
+		c.write(text[:cut])
+		c.write(text[cut:])
+		c.answered(plainFrom + 1)
+	}
+	if s := r.Stats(); s.Returned != 0 && time.Since(began) < partTime {
+		t.Errorf("%+v: a request in pieces went to fasthttp", s)
+	}
+	late.reads(408, "")
+	if waited := time.Since(began); waited < 2*time.Second-deadlineSlack {
+		t.Errorf("answered after %v", waited)
+	}
+	late.ended()
+}
+
+// TestStaysWithFasthttp: a connection whose requests are mostly not plain stays there longer each
+// time.
+func TestStaysWithFasthttp(t *testing.T) {
+	r := start(t, looped(newPlainLog(), nil))
+	c := r.inLoop(t, r.listen(t, "tcp"))
+	for range 20 {
+		c.ask(1)
+		c.ask(plainFrom)
+	}
+	if s := r.Stats(); s.Returned > 3 {
+		t.Errorf("%+v: it went back and forth", s)
+	}
+	for range 2 << maxReturns {
+		c.ask(plainFrom)
+	}
+	testwait.Until(t, "it is in the loop", func() bool { return r.Stats().Idle == 1 })
+}
+
+// TestLoopCloses: at the end what has come in is answered, a part of a request is fasthttp's, and an
+// answer that is owed is waited for.
+func TestLoopCloses(t *testing.T) {
+	log := newPlainLog()
+	r := start(t, looped(log, nil))
+	addr := r.listen(t, "tcp")
+	owed, part, silent := r.inLoop(t, addr), r.inLoop(t, addr), r.inLoop(t, addr)
+	log.set(func() { log.held = true })
+	owed.write(request(plainFrom + 1))
+	testwait.Until(t, "it is applied", func() bool {
+		log.mu.Lock()
+		defer log.mu.Unlock()
+		return log.appended == 1
+	})
+	text := request(plainFrom + 2)
+	part.write(text[:50])
+	ended := make(chan struct{})
+	go func() {
+		r.stop(t)
+		close(ended)
+	}()
+	silent.ended()
+	part.write(text[50:])
+	part.answered(plainFrom + 2)
+	log.set(func() { log.held = false })
+	owed.answered(plainFrom + 1)
+	owed.ended()
+	testwait.For(t, "the server ends", ended)
+	r.holdsNone(t)
+}
