@@ -276,30 +276,31 @@ func TestUnreadAnswers(t *testing.T) {
 			for range 200 {
 				text.WriteString(request(plainFrom))
 			}
-			// Until neither socket takes any more.
-			_ = c.SetWriteDeadline(time.Now().Add(time.Second))
-			for {
-				n, err := c.Write([]byte(text.String()))
+			whole := text.String()
+			testwait.Until(t, "the client's socket takes no more answers", func() bool {
+				_ = c.SetWriteDeadline(time.Now().Add(20 * time.Millisecond))
+				n, _ := c.Write([]byte(whole[sent%len(request(plainFrom)):]))
 				sent += n
-				if err != nil {
-					break
-				}
-			}
+				l := r.loops.all[0]
+				l.mu.Lock()
+				defer l.mu.Unlock()
+				return l.slots.oldest(blocked) != 0
+			})
 			other.ask(plainFrom + 1)
 			if !reads {
 				other.Close()
 				r.holdsNone(t)
 				return
 			}
-			whole := sent / len(request(plainFrom))
+			requests := sent / len(request(plainFrom))
 			answer := fmt.Sprintf("HTTP/1.1 200 X\r\nContent-Length: 4\r\n\r\n%d", plainFrom)
-			got := make([]byte, whole*len(answer))
+			got := make([]byte, requests*len(answer))
 			if _, err := io.ReadFull(c.in, got); err != nil ||
-				string(got) != strings.Repeat(answer, whole) {
-				t.Fatalf("%d answers: %v", whole, err)
+				string(got) != strings.Repeat(answer, requests) {
+				t.Fatalf("%d answers: %v", requests, err)
 			}
 			_ = c.SetWriteDeadline(time.Now().Add(testwait.Limit))
-			rest := request(plainFrom)[sent-whole*len(request(plainFrom)):]
+			rest := request(plainFrom)[sent%len(request(plainFrom)):]
 			c.write(rest)
 			c.answered(plainFrom)
 		})
