@@ -150,7 +150,8 @@ func (r *rig) inLoop(t *testing.T, addr net.Addr) *client {
 	return c
 }
 
-// TestLoopServes: plain requests of every shape in the loop, all others by fasthttp, in their order.
+// TestLoopServes: plain requests of every shape in the loop, all others by fasthttp, in their
+// order.
 func TestLoopServes(t *testing.T) {
 	for _, far := range []bool{false, true} {
 		t.Run(fmt.Sprintf("far %v", far), func(t *testing.T) {
@@ -350,8 +351,8 @@ func TestStaysWithFasthttp(t *testing.T) {
 	testwait.Until(t, "it is in the loop", func() bool { return r.Stats().Idle == 1 })
 }
 
-// TestLoopCloses: at the end what has come in is answered, a part of a request is fasthttp's, and an
-// answer that is owed is waited for.
+// TestLoopCloses: at the end what has come in is answered, a part of a request is fasthttp's, and
+// an answer that is owed is waited for.
 func TestLoopCloses(t *testing.T) {
 	log := newPlainLog()
 	r := start(t, looped(log, nil))
