@@ -13,6 +13,11 @@ const (
 	GroupSize = 32
 	// MaxRejections is how many rejected heartbeats a Batch remembers.
 	MaxRejections = 100
+
+	// kickAfter is how many heartbeats of a batch are committed while more of them are added, so
+	// that a long one does not leave all of the log's work to its end, nor fills its buffer.
+	// Shorter batches ask for one commit each.
+	kickAfter = 2048
 )
 
 // Batch is heartbeats that are applied one after the other and waited for together. Each is judged
@@ -65,6 +70,7 @@ type Rejection struct {
 //	Add, Add, ...: for each heartbeat steps 1 to 6 of doc.go      Settle: step 7, once for all
 type batch struct {
 	acceptor   *acceptor
+	unkicked   int    // heartbeats since the log was last kicked
 	newest     uint64 // highest LSN that an outcome depends on
 	counts     Counts
 	refusal    error // why the log took no more; all that comes after it is refused, too
@@ -96,6 +102,7 @@ func (b *batch) Release() {
 	clear(b.rejections) // their errors
 	b.acceptor, b.stripe, b.refusal, b.newest, b.counts = nil, nil, nil, 0, Counts{}
 	b.rejections = b.rejections[:0]
+	b.unkicked = 0
 	b.waits = waits{}
 	batches.Put(b)
 }
@@ -132,6 +139,10 @@ func (b *batch) Add(hbs []Heartbeat) {
 			continue
 		}
 		b.note(hbs[i].Index, r)
+	}
+	if b.unkicked += len(hbs); b.unkicked >= kickAfter {
+		b.unkicked = 0
+		a.log.Kick()
 	}
 }
 

@@ -46,6 +46,28 @@ func outcomes(b Batch, n int) []Result {
 	return results
 }
 
+// TestLongBatchKicksTheLog while more of it is added, and a short one leaves that to its end.
+func TestLongBatchKicksTheLog(t *testing.T) {
+	log := newMemLog()
+	r := startRig(t, log, Options{})
+	b := r.NewBatch()
+	defer b.Release()
+	group := make([]Heartbeat, GroupSize)
+	for added := GroupSize; added <= 3*kickAfter; added += GroupSize {
+		for i := range group {
+			group[i] = *newHeartbeat(uint64(added), 60_000)
+			group[i].Index = added + i
+		}
+		b.Add(group)
+		if want := int64(added / kickAfter); log.kicks.Load() != want {
+			t.Fatalf("%d kicks after %d heartbeats, want %d", log.kicks.Load(), added, want)
+		}
+	}
+	if err := b.Settle(); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // TestBatchIsHeartbeatsOneAfterTheOther gives the same reports to one engine as heartbeats and to
 // another in batches: the same answers, the same log.
 func TestBatchIsHeartbeatsOneAfterTheOther(t *testing.T) {

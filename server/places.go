@@ -39,9 +39,9 @@ const (
 //
 // A batch has a place while its body is read, and a turn on a processor only between its bytes and
 // its next wait, for more of them or for room in the log. One processor is left to everything else.
-// Turns go in the order of asking. What was applied is committed with the rest of the batch, but
-// for a body that keeps it waiting, whose heartbeats streams are to see. A body that comes slowly loses its place when another batch
-// needs one, so that bodies that do not come at all cost others nothing.
+// Turns go in the order of asking. What was applied is committed at the end of the batch, or while
+// its body keeps it waiting, since streams are to see it. A body that comes slowly loses its place
+// when another batch needs one, so that bodies that do not come at all cost others nothing.
 type places struct {
 	limit   int
 	grace   time.Duration
