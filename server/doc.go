@@ -12,7 +12,8 @@
 //	heartbeat.go  one heartbeat           batch.go    many in one request
 //	places.go     batches at a time       body.go     a body as it comes (coding.go: packed)
 //	stream.go     a stream's takeover     answers.go  replies as bytes
-//	reply/        the table of replies    conns/      accept, limits, idle connections
+//	reply/        the table of replies    conns/      accept, limits, loops, idle connections
+//	plain.go      one heartbeat in a loop
 //	admin/        what operators ask
 //
 // # Terms
@@ -42,7 +43,16 @@
 //     write them, addresses of the rate limiter, nesting of JSON, batches that are read and
 //     worked on at a time, what packed bodies unpack to. A metric counts each refusal.
 //
-// The invariants of connections, P1 to P7, are in package conns.
+// The invariants of connections, P1 to P12, are in package conns.
+//
+// # A heartbeat in a loop
+//
+// Most heartbeats come on a connection that has sent one before, are whole, and are right. Those
+// are served by an event loop (conns), for which plain says what they are: its request line is
+// compared, its head read by fasthttp's parser and judged by the functions of head.go, its body
+// decoded and checked by the code of the single route, and its answer written by that of
+// answers.go. So there is one place for each rule. What is not plain goes to fasthttp with its bytes: every
+// refusal, whatever has to wait for room in the log, every other route.
 //
 // # A batch
 //

@@ -150,8 +150,8 @@ func (r *rig) inLoop(t *testing.T, addr net.Addr) *client {
 	return c
 }
 
-// TestLoopServes: plain requests of every shape in the loop, all others by fasthttp, in their
-// order.
+// TestLoopServes: plain requests of every shape in the loop, all others by fasthttp, in their order
+// (P9, P10).
 func TestLoopServes(t *testing.T) {
 	for _, far := range []bool{false, true} {
 		t.Run(fmt.Sprintf("far %v", far), func(t *testing.T) {
@@ -193,7 +193,8 @@ func TestLoopServes(t *testing.T) {
 }
 
 // TestLoopLeavesAlone: a request that cannot be applied at once is fasthttp's, with what comes
-// behind it of its connection, and what others sent is applied.
+// behind it of its connection, and what others sent is applied
+// (P9).
 func TestLoopLeavesAlone(t *testing.T) {
 	log := newPlainLog()
 	r := start(t, looped(log, nil))
@@ -218,7 +219,8 @@ func TestLoopLeavesAlone(t *testing.T) {
 }
 
 // TestStandIn: a commit that hangs keeps its own requests waiting and no others: a stand-in reads.
-// When the log says that it is stalled, all that are owed an answer get one, and only one.
+// When the log says that it is stalled, all that are owed an answer get one, and only one
+// (P10, P11).
 func TestStandIn(t *testing.T) {
 	for _, stalls := range []bool{false, true} {
 		t.Run(fmt.Sprintf("stalls %v", stalls), func(t *testing.T) {
@@ -260,7 +262,7 @@ func TestStandIn(t *testing.T) {
 }
 
 // TestUnreadAnswers: a client that does not read is not waited for, gets all when it does, and is
-// closed when it does not within WriteTimeout.
+// closed when it does not within WriteTimeout (P12).
 func TestUnreadAnswers(t *testing.T) {
 	for _, reads := range []bool{true, false} {
 		t.Run(fmt.Sprintf("reads %v", reads), func(t *testing.T) {
