@@ -163,6 +163,7 @@ func (c *conn) SetDeadline(t time.Time) error {
 // Read reads under the deadline that was asked for, or one up to deadlineSlack earlier. Bytes come
 // without io.EOF: that is left for a Read that wants more than there is (Ended).
 func (c *conn) Read(p []byte) (n int, err error) {
+	c.writing.asked = time.Time{} // of what was written before, and perhaps over when this returns
 	switch {
 	case len(c.prefix) > 0:
 		n = copy(p, c.prefix)
