@@ -311,14 +311,23 @@ func (h *history) batch(
 		ins[i] = opInput{device: d, kind: opHeartbeat, seq: hbs[i].Seq, status: hbs[i].Status}
 	}
 	call := h.now()
-	b := e.NewBatch()
-	defer b.Release()
-	b.Add(numbered(hbs, 0, len(hbs)))
-	if err := b.Settle(); err != nil {
-		panic(err)
+	var results []Result
+	if rng.IntN(2) == 0 { // as an event loop
+		var err error
+		if results, err = inGroup(e, hbs); err != nil {
+			panic(err)
+		}
+	} else {
+		b := e.NewBatch()
+		defer b.Release()
+		b.Add(numbered(hbs, 0, len(hbs)))
+		if err := b.Settle(); err != nil {
+			panic(err)
+		}
+		results = outcomes(b, len(hbs))
 	}
 	ret := h.now()
-	for i, res := range outcomes(b, len(hbs)) {
+	for i, res := range results {
 		h.add(id, ins[i], call, opOutput{outcome: res.Outcome, last: res.LastSeq}, ret)
 		if res.Outcome == Accepted {
 			h.accepted(ins[i], call, hbs[i].TTLMS)

@@ -201,11 +201,23 @@ func (c *crasher) crash(at string) {
 func (c *crasher) beat(d *disk, device *crashDevice) {
 	hb := device.heartbeat(device.sent.Load() + 1)
 	device.sent.Add(1)
-	if res := d.Heartbeat(hb); res.Outcome != Accepted {
+	if res := c.send(d, hb); res.Outcome != Accepted {
 		c.t.Errorf("seed %d: %+v", c.seed, res)
 		return
 	}
 	device.acked.Store(hb.Seq)
+}
+
+// send sends a heartbeat alone, or as an event loop does.
+func (c *crasher) send(d *disk, hb *Heartbeat) Result {
+	if (hb.Seq+c.seed)%2 == 0 {
+		return d.Heartbeat(hb)
+	}
+	results, err := inGroup(d.Engine, []Heartbeat{*hb})
+	if err != nil {
+		return Result{Outcome: Unavailable, Err: err}
+	}
+	return results[0]
 }
 
 func (d *crashDevice) heartbeat(seq uint64) *Heartbeat {

@@ -141,8 +141,8 @@ func linearizableRound(t *testing.T, seed uint64) {
 	checkFrameOrder(t, frames, acceptedCount(h))
 }
 
-// client sends heartbeats of random seqs around a growing one, alone and in batches, and takes
-// snapshots.
+// client sends heartbeats of random seqs around a growing one, alone, in batches and as an event
+// loop, and takes snapshots.
 func (h *history) client(
 	e *Engine, id int, user uuid.UUID, devices []uuid.UUID, rng *rand.Rand, ops int,
 ) {
