@@ -145,6 +145,7 @@ func copyLog(from, to *wal.Log, after uint64, done *Copied) error {
 		if got := to.Append(record, 0); got != lsn {
 			return fmt.Errorf("datadir: record %d became record %d in the copy", lsn, got)
 		}
+		to.Kick()
 		done.record(record)
 		return nil
 	})

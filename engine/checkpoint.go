@@ -314,6 +314,7 @@ func (c *checkpointer) forgetOld(b *rangeBuffer, before uint64) error {
 		c.noteForgotten(rec.User(), lsn)
 	}
 	b.items = kept
+	c.log.Kick()
 	return nil
 }
 

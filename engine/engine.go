@@ -151,7 +151,7 @@ func (e *Engine) open() error {
 }
 
 // committed passes a batch on, with the instant at which the first of its heartbeats was received.
-// The log's commit loop calls it; nothing in it blocks.
+// The goroutine that committed it calls it, one at a time; nothing in it blocks.
 func (e *Engine) committed(
 	first, last uint64, records iter.Seq[[]byte], received int64, took time.Duration,
 ) {

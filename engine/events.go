@@ -14,12 +14,12 @@ import (
 // durable as the log promises. A sink may take the events of several engines, each under the source
 // that its Options name. Nothing in it may block.
 type Events interface {
-	// Publish takes one change. The record is valid until Publish returns. The log's commit loop
-	// calls it.
+	// Publish takes one change. The record is valid until Publish returns. The goroutine that
+	// committed it calls it, for one source one at a time.
 	Publish(source broadcast.Source, user uuid.UUID, lsn uint64, record []byte)
 	// Flush ends a batch: every change with an LSN at or below through has been published, and the
 	// table holds it. receivedNanos is when the first heartbeat of the batch was received; 0:
-	// unknown. The log's commit loop calls it.
+	// unknown. The goroutine that committed the batch calls it, after Publish.
 	Flush(source broadcast.Source, through uint64, receivedNanos int64)
 	// Lose says that changes of the source were not published: the table has them. Start calls it
 	// before the first Flush, since what recovery has read was not published here.

@@ -18,12 +18,12 @@ import (
 // proof (W1), and no appender ever retries or waits: there is no second word that could disagree
 // with the first.
 //
-// The commit loop seals the filling batch by one compare-and-swap that flips p, sets bytes to 0 and
+// A turn seals the filling batch by one compare-and-swap that flips p, sets bytes to 0 and
 // leaves count alone. That single step ends the old batch, begins the new one and fixes its first
 // LSN. The usual shape, a pointer to the current batch and a state word in each batch, cannot have
 // all of that:
 //
-//	appender                               commit loop
+//	appender                               turn
 //	                                       current = B
 //	reads current: B, adds to B: index 0
 //	LSN = B.first + 0: not known yet,      (preempted before it seals A and so learns how many
@@ -69,7 +69,7 @@ type buffers struct {
 	_     [56]byte      // and off those behind
 
 	batches [2]*batch // set before Start returns, then immutable
-	sealed  uint64    // last LSN that is not in the filling batch. Single writer: commit loop
+	sealed  uint64    // last LSN that is not in the filling batch. Guarded by turns
 }
 
 // begin lets appenders in behind the given last LSN, into buffers of the given size.
@@ -83,7 +83,7 @@ func (bs *buffers) begin(last uint64, bytes int) {
 func (bs *buffers) filling() int { return int(bs.state.Load() & bytesMask) }
 
 // seal ends the filling batch and returns it; nil when it is empty. Its copies may still be in
-// progress, see batch.awaitCopies. Commit loop only.
+// progress, see batch.awaitCopies. With turns held.
 func (bs *buffers) seal() *batch {
 	for {
 		state := bs.state.Load()
@@ -106,12 +106,12 @@ func (bs *buffers) seal() *batch {
 	}
 }
 
-// batch is one of the two commit buffers and what the commit loop knows of its content.
+// batch is one of the two commit buffers and what the turn knows of its content.
 type batch struct {
 	// finished counts the copies that are complete. An appender adds 1 after its last write to the
-	// buffer; the commit loop, having sealed the batch, reads the buffer when finished has reached
-	// the number of records. Reset by the commit loop before the batch becomes the filling one,
-	// when no appender can know it.
+	// buffer; the turn, having sealed the batch, reads the buffer when finished has reached the
+	// number of records. Reset by the turn before the batch becomes the filling one, when no
+	// appender can know it.
 	finished atomic.Uint64
 	// stamp is the first stamp that an appender brought, 0 before. An appender sets it before it
 	// adds to finished. Reset together with finished.
@@ -121,7 +121,7 @@ type batch struct {
 	block   []byte // header and payload in one piece, so that one write takes them; immutable
 	payload []byte // the part of block behind the header, BufferBytes long
 
-	// Single writer and reader: the commit loop, from sealing to the end of the commit.
+	// Guarded by turns, from sealing to the end of the commit.
 	first   uint64 // LSN of the first record
 	records uint64
 	bytes   int // of payload in use
@@ -137,7 +137,7 @@ func newBatch(bufferBytes int) *batch {
 
 func (b *batch) last() uint64 { return b.first + b.records - 1 }
 
-// awaitCopies returns when every record of a sealed batch is in its buffer. Commit loop only.
+// awaitCopies returns when every record of a sealed batch is in its buffer. With turns held.
 func (b *batch) awaitCopies() {
 	for b.finished.Load() != b.records {
 		runtime.Gosched() // an appender between its add and the end of its copy; it never blocks
@@ -147,8 +147,8 @@ func (b *batch) awaitCopies() {
 // Append puts a record into the log's buffer and returns its LSN. The caller holds a credit for
 // exactly this many bytes, from Reserve; Append uses it up. It takes no lock, does no I/O,
 // allocates nothing and cannot fail, so it may be called while a device is claimed (I1). The record
-// is copied. It is not durable yet, nor is the commit loop told of it: see Wait, Commit and Kick.
-// Any goroutine.
+// is copied. It is not durable yet, and does not become so by itself: call Wait, Commit or Kick
+// soon after it, once for any number of records. Any goroutine.
 //
 // A stamp is a number of the caller's, 0 for none, that is not written: the first one of a batch is
 // handed back when the batch is committed.
@@ -167,5 +167,8 @@ func (l *Log) Append(record []byte, stamp int64) uint64 {
 		b.stamp.CompareAndSwap(0, stamp)
 	}
 	b.finished.Add(1)
+	if at == 0 && l.credits.closed() {
+		l.committer.wakeUp() // Close may be waiting for this very credit
+	}
 	return lsn
 }

@@ -9,43 +9,54 @@ import (
 	"time"
 )
 
-// committer commits in turns: group commit (DeWitt et al. 1984,
+// committer commits what was appended, turn by turn: group commit (DeWitt et al. 1984,
 // https://doi.org/10.1145/602259.602261). Each turn takes what was appended during the last one, as
-// one batch: no timer ends a batch, the write and sync before it do. Only a turn writes the log.
+// one batch: no timer ends a batch, the write and sync before it do. Nothing else writes the log.
 //
-// A turn is taken by the commit loop, for those that wait for it, or by a goroutine in Commit, for
-// which no other has to be woken then. They lead in the order in which they come; one that finds on
-// its turn that another has committed what it came for follows, and is done. The commit loop takes
-// one turn for each time that it is asked: what is appended and not asked for is left to the
-// Commit, or the question, that comes, so that the loop does not race with those that commit by
-// themselves.
+// A turn runs on the goroutine that holds the turn lock: the commit loop's, or that of a caller of
+// Commit. The first caller leads and commits for all; those that come meanwhile follow (leader and
+// followers, as the group commit of MySQL's binary log and the writers of LevelDB).
 //
-//	in Commit                            commit loop                 in Wait
+// The loop takes one turn each time that it is asked. What was appended and not asked for is left
+// to the Commit that comes: the loop does not race with goroutines that commit by themselves.
+//
+//	in Commit                            loop                        in Wait
 //	appends 7                            parked                      appends 8
-//	turnMu: seals 7                                                  wanted: true, a token
+//	leads: seals 7                                                   wanted: true, a token
 //	writes, syncs                        wanted: false, waits
-//	committed: 7                         turnMu: seals 8, ...        waits for its channel
+//	committed: 7                         leads: seals 8, ...         waits for its channel
 type committer struct {
 	mode     SyncMode
 	buffers  *buffers
 	credits  *credits
 	progress *progress
-	writer   writer // guarded by turnMu
+	writer   writer // guarded by turns
 	readers  *readers
 	stats    *counters
 	stall    *stall
 	dir      *directory
 
-	// Set before the loop runs, then immutable.
+	// Set before the loop runs, then immutable. A turn calls them.
 	observe   func(records uint64, took time.Duration)
 	committed func(first, last uint64, records iter.Seq[[]byte], stamp int64, took time.Duration)
 
-	// turnMu is held by the goroutine that takes a turn, for as long as write and sync last.
-	turnMu sync.Mutex
+	turns turnLock
+	open  bool // guarded by turns: Start is through, a turn may run
 
 	_ [64]byte // keeps the word that every waiter reads off the lines before
-	// wanted says that the loop is to take a turn. Who wants one has appended before; the loop
-	// takes it back before the turn seals: so that turn, or an earlier one, has what was appended.
+	// wanted says that the loop is to take a turn. The first goroutine that wants one sets it and
+	// wakes the loop; the others find it set. The loop takes it back before it takes the turn. So
+	// that turn, or an earlier one, has what each of them appended:
+	//
+	//	in Wait                              loop
+	//	appends
+	//	                                     wanted: true ► false
+	//	loads wanted: false, sets it         seals, with the record
+	//	                                     one more turn, perhaps of nothing
+	//
+	//	appends
+	//	loads wanted: true                   wanted: true ► false
+	//	                                     seals, with the record
 	wanted atomic.Bool
 	_      [63]byte // and off those behind
 
@@ -56,7 +67,16 @@ type committer struct {
 
 	epoch    time.Time    // the zero of inFlight; immutable
 	inFlight atomic.Int64 // nanoseconds since epoch when the turn in progress began, odd; 0: none
+	// The holder of turns stores inFlight, the watcher of stalls and any other goroutine load it.
 }
+
+// turnLock is held by the goroutine that runs a turn of the log: who has sent into it holds it. It
+// is a channel and no mutex, so that a follower can stop waiting for it when its record is
+// committed, or when the log stalls. Waiting goroutines get it in the order in which they came.
+type turnLock chan struct{}
+
+func (t turnLock) lock()   { t <- struct{}{} }
+func (t turnLock) unlock() { <-t }
 
 // syncRequests are the goroutines that asked for a sync and wait for it.
 type syncRequests struct {
@@ -87,59 +107,66 @@ func (r *syncRequests) any() bool {
 }
 
 // run is the commit loop. It ends when Close was called and every credit has come home, or at the
-// first failure (W5).
+// first failure (W5), its own or that of a caller of Commit.
 func (c *committer) run() {
 	defer close(c.done)
 	for c.awaitWork() {
-		if c.lead(true, c.turn) != nil {
-			return
-		}
+		c.gather()
+		c.turns.lock()
+		_ = c.turnLocked() // end has it
+		c.turns.unlock()
 	}
-	_ = c.lead(false, func() error {
-		if err := c.finish(); err != nil {
-			return err
-		}
-		c.end(ErrClosed)
-		return nil
-	})
+	c.turns.lock()
+	defer c.turns.unlock()
+	if c.progress.end.Load() != nil {
+		return
+	}
+	if err := c.finish(); err != nil {
+		c.fail(err)
+		return
+	}
+	c.end(ErrClosed)
 }
 
-// commit takes turns until lsn is committed, and returns nil, or why it never will be.
+// commit returns when lsn is committed, and runs a turn for it when no other goroutine does. The
+// record with this LSN is appended, so the first turn that begins from now on covers it.
 func (c *committer) commit(lsn uint64) error {
 	p := c.progress
 	for p.committed.Load() < lsn {
-		err := c.lead(false, func() error {
-			if p.committed.Load() >= lsn {
-				return nil
-			}
-			return c.turn()
-		})
-		if err != nil && p.committed.Load() < lsn {
-			return err
+		w := p.waiting.Load() // before end and stalled, as progress.wait
+		if p.end.Load() != nil {
+			break
+		}
+		if p.stalled.Load() {
+			return ErrStalled
+		}
+		select {
+		case c.turns <- struct{}{}:
+			return c.lead(lsn)
+		default:
+		}
+		select { // a follower: until the leader has committed the record or has left the lead
+		case c.turns <- struct{}{}:
+			return c.lead(lsn)
+		case <-w.channel(lsn):
 		}
 	}
-	return nil
+	return p.wait(lsn)
 }
 
-// lead calls turn with turnMu held, unless the log has ended. Its error is the log's end: a turn
-// that fails is one. gathers: others may append before it.
-func (c *committer) lead(gathers bool, turn func() error) error {
-	if gathers {
-		c.gather()
+// lead runs a turn for lsn unless there is nothing left to do for it, and gives turns back.
+func (c *committer) lead(lsn uint64) error {
+	if c.open && c.progress.committed.Load() < lsn {
+		_ = c.turnLocked() // end has it
 	}
-	c.turnMu.Lock()
-	defer c.turnMu.Unlock()
-	if end := c.progress.end.Load(); end != nil {
-		return end.err
+	c.turns.unlock()
+	if c.credits.closed() {
+		c.wakeUp() // Close may be waiting for the credit that the turn gave back
 	}
-	if err := turn(); err != nil {
-		c.fail(err)
-		return c.progress.end.Load().err
-	}
-	return nil
+	return c.progress.wait(lsn) // at once, but before Start
 }
 
-// finish is the last turn: it commits nothing, but it may hang as any other.
+// finish is the last turn: it commits nothing, but it may hang as any other. With turns held.
 func (c *committer) finish() error {
 	c.beginTurn()
 	defer c.endTurn()
@@ -147,13 +174,6 @@ func (c *committer) finish() error {
 		return err
 	}
 	return c.writer.finish()
-}
-
-// want has the loop take a turn for what was appended. It never blocks. Any goroutine.
-func (c *committer) want() {
-	if !c.wanted.Load() && !c.wanted.Swap(true) {
-		c.wakeUp()
-	}
 }
 
 // wakeUp leaves a token for the loop, which looks whether there is something to do. It never
@@ -165,11 +185,21 @@ func (c *committer) wakeUp() {
 	}
 }
 
-// awaitWork parks until there is something to do; false: closed, and all is done.
+// want has the loop take a turn for what was appended, unless a turn has taken that. It never
+// blocks, and is a load or two unless the loop has to be woken. Any goroutine.
+func (c *committer) want() {
+	if !c.wanted.Load() && c.buffers.filling() != 0 && !c.wanted.Swap(true) {
+		c.wakeUp()
+	}
+}
+
+// awaitWork parks until there is something to do; false: closed, and all is done, or failed.
 func (c *committer) awaitWork() bool {
 	for {
-		if c.wanted.Swap(false) || c.syncDue() || c.dir.guard.failure() != nil ||
-			c.progress.end.Load() != nil {
+		switch {
+		case c.progress.end.Load() != nil:
+			return false
+		case c.wanted.Swap(false) || c.syncWanted() || c.dir.guard.failure() != nil:
 			return true
 		}
 		closing := c.closing
@@ -180,34 +210,40 @@ func (c *committer) awaitWork() bool {
 			if c.credits.allHome() {
 				return false
 			}
-			if c.buffers.filling() != 0 {
+			if c.buffers.filling() != 0 { // no goroutine need ask for it
 				return true
 			}
+			// The last credits wake the loop: Append, Release and lead see the bias.
 			closing = nil
 		default:
 		}
 		select {
 		case <-c.wake:
 		case <-c.writer.timer.C:
+			return true
 		case <-closing:
 		}
 	}
 }
 
-// syncDue reports whether a goroutine asked for a sync or, in SyncInterval, the interval is over.
-func (c *committer) syncDue() bool {
-	if c.mode == SyncAlways {
-		return false
+// syncWanted reports whether a goroutine asked for a sync. In SyncInterval the timer says that the
+// interval is over.
+func (c *committer) syncWanted() bool { return c.mode != SyncAlways && c.syncs.any() }
+
+// turnLocked runs a turn, and makes the log fail when it fails. With turns held; so the log fails
+// once.
+func (c *committer) turnLocked() error {
+	if end := c.progress.end.Load(); end != nil {
+		return end.err
 	}
-	if c.syncs.any() {
-		return true
+	err := c.turn()
+	if err != nil {
+		c.fail(err)
 	}
-	c.turnMu.Lock()
-	defer c.turnMu.Unlock()
-	return c.writer.due()
+	return err
 }
 
-// turn commits one batch, if there is one, and syncs when it is time. With turnMu held.
+// turn commits one batch, if there is one, and syncs when it is time. With turns held.
 func (c *committer) turn() error {
 	if err := c.dir.guard.failure(); err != nil {
 		return err
@@ -249,11 +285,11 @@ const (
 	enoughBytes            = 16 << 10
 )
 
-// gather makes the commit loop's batch larger before it is sealed. It lets goroutines that are
-// ready to run append first, as long as that makes the batch grow. A batch costs a write, perhaps a
-// sync, and a wake-up however many records it has, and on few processors the ready goroutines are
-// its own late members: woken by the batch before, they would wait for the next one. On an idle
-// machine the yields take a microsecond.
+// gather makes the batch larger before the loop takes its turn. It lets goroutines that are ready
+// to run append first, as long as that makes the batch grow. A batch costs a write, perhaps a sync,
+// and a wake-up however many records it has, and on few processors the ready goroutines are its own
+// late members: woken by the batch before, they would wait for the next one. On an idle machine the
+// yields take a microsecond. A caller of Commit does without: it has gathered a batch of its own.
 func (c *committer) gather() {
 	quiet, began := 0, time.Now()
 	for i := 0; i < maxYields && quiet < quietYields && time.Since(began) < maxYielding; i++ {
@@ -269,7 +305,7 @@ func (c *committer) gather() {
 }
 
 // seal ends the filling batch and returns it with all copies finished; nil when it is empty. With
-// turnMu held.
+// turns held.
 func (c *committer) seal() *batch {
 	b := c.buffers.seal()
 	if b == nil {
@@ -298,7 +334,7 @@ func (c *committer) publish(b *batch, took time.Duration) {
 
 // fail makes the log fail-stop (W5): nothing after this is acknowledged, and no write is retried,
 // because a second sync may report success for pages that the kernel dropped after the first one
-// failed.
+// failed. With turns held, once.
 func (c *committer) fail(err error) {
 	err = fmt.Errorf("%w: %w", ErrFailed, err)
 	c.dir.logger.Error("write-ahead log failed; nothing more is acknowledged",
@@ -306,7 +342,6 @@ func (c *committer) fail(err error) {
 	c.credits.refuse(biasFailed)
 	c.end(err)
 	close(c.progress.failed)
-	c.wakeUp() // the loop ends
 }
 
 // end tells waiters, reservers and readers that nothing more will be committed.
@@ -314,6 +349,7 @@ func (c *committer) end(err error) {
 	c.progress.endWith(err)
 	c.credits.wake()
 	c.readers.signal()
+	c.wakeUp() // the loop ends
 }
 
 // beginTurn says that a commit is in flight from now on.

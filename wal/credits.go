@@ -68,12 +68,17 @@ func (c *credits) free() int64 { return c.word.Load() & (math.MaxInt64 >> 4) }
 // allHome reports whether no credit is out and nothing is filling (W2).
 func (c *credits) allHome() bool { return c.free() == c.capacity }
 
-// refusing reports whether there is a reason to refuse every credit.
-func (c *credits) refusing() bool { return c.word.Load() < 0 }
+// closed reports whether Close refuses credits: the other biases together are less than its.
+func (c *credits) closed() bool { return c.word.Load() < biasStalled-biasClosed }
 
 // reserve is take with a wait of at most maxWait. It returns refusal's error as soon as there is
-// one, and full's when the time is over.
-func (c *credits) reserve(size int, maxWait time.Duration, refusal, full func() error) error {
+// one, and full's when the time is over. It calls want before each wait, to have what was appended
+// sealed, which gives credit back: an appender need not have done so yet. Credit that is taken and
+// not yet appended comes back without it: its appender waits, kicks, or reserves more and comes
+// here itself.
+func (c *credits) reserve(
+	size int, maxWait time.Duration, want func(), refusal, full func() error,
+) error {
 	c.reservers.Add(1) // before the tries below: give looks after it gave
 	defer c.reservers.Add(-1)
 	var timeout <-chan time.Time
@@ -85,6 +90,7 @@ func (c *credits) reserve(size int, maxWait time.Duration, refusal, full func() 
 		if err := refusal(); err != nil {
 			return err
 		}
+		want()
 		if maxWait > 0 && timeout == nil {
 			timer := time.NewTimer(maxWait)
 			defer timer.Stop()

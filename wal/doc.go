@@ -3,11 +3,11 @@
 //
 // # The way of a record
 //
-//	Reserve ──► Append ──► Wait ───────────────────────────────► acknowledge
-//	 credit      LSN and     ▲ one channel close per batch
-//	             place, copy │
-//	             │     ┌─────┴──────────────────────────────────────────────┐
-//	   filling   ▼     │ commit loop                                        │
+//	Reserve ──► Append ──► Wait, Commit or Kick ───────────────► acknowledge
+//	 credit      LSN and     │ wakes the loop    ▲ one channel close per batch
+//	             place, copy ▼ or leads          │
+//	             │     ┌─────────────────────────┴──────────────────────────┐
+//	   filling   ▼     │ turn: the commit loop's, or that of one Commit     │
 //	  ┌──────────────┐ │ seal ► wait for copies ► checksum ► write ► sync   │
 //	  │ buffer 0 or 1├─┼─► durable LSN moves ► wake ► committed(records)    │
 //	  └──────────────┘ │ next batch: what was appended meanwhile            │
@@ -17,6 +17,12 @@
 // sync cover (group commit). There are two buffers: one is filling while the other is in flight. No
 // timer decides when a batch ends: the sync of the one before does. So one appender waits for one
 // sync, and ten thousand share it.
+//
+// A turn commits one batch. One goroutine at a time runs it, the holder of the turn lock. That is
+// the commit loop, for callers of Wait and Kick; or a caller of Commit, which saves two wake-ups:
+// the loop's and its own. A caller of Commit leads when no turn is in flight. Otherwise it follows:
+// its record is committed by a turn that another one runs, or it gets the lock and leads the next.
+// Append wakes nothing: an appender of many records says once, at the end, that they are there.
 //
 // A credit is the right to append one record of a given size. It separates the step that may wait
 // or be refused (Reserve) from the step that may not (Append), because the latter happens while its
@@ -31,21 +37,25 @@
 //     (buffers.go has the word and the interleaving that it prevents). A batch's first LSN is fixed
 //     by the step that makes it the filling one.
 //   - W2: what has a credit fits. credit + reserved + filling <= BufferBytes, always; therefore
-//     Append cannot fail, block or be turned away, and Close knows when all credits are home.
+//     Append cannot fail, block or be turned away, and Close knows when all credits are home. What
+//     is filling gives its credit back in the next turn, which a Reserve without room asks for
+//     itself.
 //   - W3: the durable LSN only grows, and moves only after a sync returned without error, over what
 //     was written before that sync began. The committed LSN only grows, and moves only after the
-//     batch is written, in SyncAlways synced, in SyncInterval synced if that is due. No waiter
-//     returns nil before.
+//     batch is written, in SyncAlways synced, in SyncInterval synced if that is due. No caller of
+//     Wait or Commit gets nil before. Only a turn moves them, and turns are one at a time.
 //   - W4: a segment's header is durable before its first block is written, and everything in a
 //     segment is durable before the next one's header is written, in every sync mode. So what a
 //     crash can leave is narrow, and anything else is damage.
-//   - W5: the first failed write or sync is final. Nothing is retried: after a failed sync the
+//   - W5: the first failed write or sync is final, whichever goroutine's turn it is in: every later
+//     turn ends at once, and the commit loop with it. Nothing is retried: after a failed sync the
 //     kernel may call lost pages clean, and a second sync would succeed. Recovery rewrites what no
 //     later block proves durable, for the same reason.
 //   - W6: a block is valid in one place only. Its checksum covers segment number and offset.
 //   - W7: everything is bounded: two buffers, one prepared segment, maxRecycled files that wait to
 //     be recycled, one block of memory per reader; and, whatever the disk does, the time that
-//     Reserve and Wait take (stall.go).
+//     Reserve, Wait and a Commit that follows take (stall.go). The one that leads is in the
+//     kernel.
 //   - W8: a file becomes another segment only when its renaming off the log is durable, so that it
 //     cannot come back under its old number, and while no View has it open (recycle.go).
 //   - W9: a Reader reads what is committed and nothing else. Within its bound no record that it
@@ -97,9 +107,10 @@
 //
 // A volume that is being snapshotted is frozen: a write or a sync returns when it is thawed, and
 // nothing can end it before. Waiters are not left to that: stall.go tells them, and all who want
-// credit, that the log is stalled, until the commit in flight ends. It is not a failure (W5): what
-// is in the buffers is committed then. So a record whose waiter got ErrStalled may be stored or
-// not; a later Wait for the same LSN says which.
+// credit, that the log is stalled, until the commit in flight ends. So it is with callers of
+// Commit, except for the one whose turn hangs: it returns when the disk does. It is not a failure
+// (W5): what is in the buffers is committed then. So a record whose waiter got ErrStalled may be
+// stored or not; a later Wait for the same LSN says which.
 //
 // # Room
 //

@@ -230,7 +230,8 @@ func runUntilFailure(o Options) (acked, through int) {
 		}
 		for n := range 12 {
 			record := tagged(0, n, 1500)
-			if l.Reserve(len(record), time.Second) != nil || l.Wait(l.Append(record, 0)) != nil {
+			if l.Reserve(len(record), time.Second) != nil ||
+				acknowledge(l, l.Append(record, 0)) != nil {
 				break
 			}
 			acked++

@@ -63,7 +63,7 @@ func awaitHeld(t testing.TB, gate *faultfs.Gate) {
 	testwait.Until(t, "the disk hangs", func() bool { return gate.Held() > 0 })
 }
 
-// add appends one record.
+// add appends one record and lets the commit loop know.
 func add(t testing.TB, l *Log, record string) uint64 {
 	t.Helper()
 	if err := l.Reserve(len(record), time.Minute); err != nil {
@@ -81,6 +81,14 @@ func commit(t testing.TB, l *Log, record string) uint64 {
 		t.Fatal(err)
 	}
 	return lsn
+}
+
+// acknowledge waits until a record may be acknowledged, by Commit or by Wait.
+func acknowledge(l *Log, lsn uint64) error {
+	if lsn%3 == 0 {
+		return l.Wait(lsn)
+	}
+	return l.Commit(lsn)
 }
 
 // read opens and replays the log of a file system and checks that LSNs have no gap. The records

@@ -50,11 +50,11 @@ func (l *Log) discardFresh() error {
 }
 
 // Start makes what was replayed durable, begins a new segment and starts the commit loop; it
-// replays by itself what was not. The commit loop calls committed, which may be nil, after each
-// batch with its LSNs, its records, valid during the call only, its stamp (see Append), and the
-// time that sealing, writing and syncing took: in LSN order, after waiters were woken. It must not
-// block: the next batch waits for it. After an error only Close may be called. Not concurrently
-// with Close.
+// replays by itself what was not. The goroutine that committed a batch, the commit loop or a caller
+// of Commit, calls committed, which may be nil, with its LSNs, its records, valid during the call
+// only, its stamp (see Append), and the time that sealing, writing and syncing took: one call at a
+// time, in LSN order, after waiters were woken. It must not block: the next batch waits for it.
+// After an error only Close may be called. Not concurrently with Close.
 func (l *Log) Start(
 	committed func(first, last uint64, records iter.Seq[[]byte], stamp int64, took time.Duration),
 ) error {
@@ -89,6 +89,9 @@ func (l *Log) Start(
 	l.buffers.begin(next-1, l.o.BufferBytes)
 	l.progress.begin(next - 1)
 	l.truncator.open.Store(true)
+	l.committer.turns.lock()
+	l.committer.open = true
+	l.committer.turns.unlock()
 	l.setLife(started)
 	l.control.start(l.progress.durable.Load)
 	l.dir.guard.start()

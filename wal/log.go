@@ -11,14 +11,15 @@ import (
 	"rollcall/internal/dirlock"
 )
 
-// Log is a write-ahead log in a directory. Its life: Open, Replay, Start, then Reserve, Append and
-// Wait from any number of goroutines, TruncateBefore from any one, and Close.
+// Log is a write-ahead log in a directory. Its life: Open, Replay, Start, then Reserve, Append,
+// and Wait, Commit or Kick from any number of goroutines, TruncateBefore from any one, and Close.
 //
 // It joins its parts, each of which owns its state:
 //
 //	Reserve ► credits ◄ gate ◄ preparer ◄ recycler ◄ truncator ◄ TruncateBefore
 //	Append  ► buffers ► committer ► writer ► segments
-//	Wait    ► progress ◄──┘
+//	Wait    ► progress ◄──┘  ▲
+//	Commit  ─────────────────┘ a turn of the committer's, on the caller's goroutine
 //	Replay  ► recovery, only before Start
 //	Reader  ► segments ► its segments are kept by the truncator; the committer signals it
 type Log struct {
@@ -124,6 +125,7 @@ func newLog(path string, o Options) *Log {
 		observe: o.ObserveCommit,
 		closing: l.closing,
 		epoch:   time.Now(),
+		turns:   make(turnLock, 1),
 		wake:    make(chan struct{}, 1),
 		done:    make(chan struct{}),
 		writer: writer{
@@ -186,7 +188,8 @@ func (l *Log) Survey() Survey { return l.recovery.surveyed() }
 // bytes cannot fail or block. Where there is room it takes no lock and allocates nothing. Otherwise
 // it waits for at most maxWait and returns ErrFull, or ErrNoSpace when the disk is the reason;
 // ErrTooLarge, ErrClosed and the failure (ErrFailed) at once. A credit must be used by Append or
-// given back by Release soon: Close waits for it. Any goroutine.
+// given back by Release soon: Close waits for it. Where there is no room it wakes the commit loop
+// for what was appended and holds the room. Any goroutine.
 func (l *Log) Reserve(n int, maxWait time.Duration) error {
 	if n < 0 || n > MaxRecord || recordOverhead+n > l.o.BufferBytes {
 		return ErrTooLarge
@@ -194,14 +197,8 @@ func (l *Log) Reserve(n int, maxWait time.Duration) error {
 	if l.credits.take(recordOverhead + n) {
 		return nil
 	}
-	return l.credits.reserve(recordOverhead+n, maxWait, l.noCredit, l.gate.fullError)
-}
-
-// noCredit is refusal for a goroutine that found no room. What fills the buffer may have been left
-// to a Commit that has not come yet: the commit loop makes room first.
-func (l *Log) noCredit() error {
-	l.committer.want()
-	return l.refusal()
+	return l.credits.reserve(
+		recordOverhead+n, maxWait, l.committer.want, l.refusal, l.gate.fullError)
 }
 
 // refusal returns why no credit will be given now or ever again, nil when it may be soon.
@@ -221,10 +218,14 @@ func (l *Log) refusal() error {
 // Release gives back the credit for one record of n bytes that was not appended. Any goroutine.
 func (l *Log) Release(n int) {
 	l.credits.give(recordOverhead + n)
-	if l.credits.refusing() {
+	if l.credits.closed() {
 		l.committer.wakeUp() // Close may be waiting for this very credit
 	}
 }
+
+// Kick has what was appended committed soon, by the commit loop: for a caller that does not wait.
+// It does not block, and costs a load or two unless the loop has to be woken. Any goroutine.
+func (l *Log) Kick() { l.committer.want() }
 
 // Wait returns nil when the record with this LSN may be acknowledged: in SyncAlways when it is
 // synced, in the other modes when it is written. It returns the failure (ErrFailed) when the record
@@ -233,40 +234,34 @@ func (l *Log) Release(n int) {
 // be stored or not, and a later Wait says which. So it takes some seconds at most. lsn was returned
 // by Append or is below one that was. Any goroutine.
 func (l *Log) Wait(lsn uint64) error {
-	return l.outcome(l.wait(lsn))
-}
-
-// Commit is Wait for a goroutine that would sleep meanwhile: unless another one is at it, it writes
-// and syncs itself, what others have appended, too, and no goroutine has to be woken. Where another
-// one is, it waits for that first. A commit that the disk does not finish keeps it for as long:
-// only a Commit that begins while the log is stalled returns ErrStalled. Any goroutine.
-func (l *Log) Commit(lsn uint64) error {
-	if l.progress.committed.Load() < lsn && l.progress.stalled.Load() {
-		return ErrStalled
-	}
-	return l.outcome(l.committer.commit(lsn))
-}
-
-// Local says that a commit is a write and a sync away, and worth making in Commit.
-func (l *Log) Local() bool { return true }
-
-// Kick has the commit loop commit what was appended. It returns at once; a goroutine that appends,
-// and neither waits nor commits, calls it. Any goroutine.
-func (l *Log) Kick() { l.committer.want() }
-
-// wait waits for the commit of a record, which the commit loop may not know of.
-func (l *Log) wait(lsn uint64) error {
 	if l.progress.committed.Load() < lsn {
 		l.committer.want()
 	}
-	return l.progress.wait(lsn)
+	return l.acknowledge(l.progress.wait(lsn))
 }
 
-// outcome is that of a record whose commit ended so: where it is only written, it may not have
-// become durable.
-func (l *Log) outcome(err error) error {
+// Commit is Wait, except that the write and the sync run on the calling goroutine when no other one
+// is at them: for a caller with a thread of its own, which would otherwise sleep until the commit
+// loop has run and woken it. It commits at once what there is, and does not wait for more to come.
+// Callers that come meanwhile follow it: the first of those that are left takes the next turn.
+//
+// It takes as long as the disk does when the caller is the one that writes: that one gets no
+// ErrStalled, but what the disk says when it goes on. So a caller whose answers must not depend on
+// the disk has another goroutine that watches Stalled and Committing. A caller that follows, or
+// that comes while the log is stalled, gets ErrStalled as from Wait. The functions given to Start
+// and to Options.ObserveCommit may run on the calling goroutine. Any goroutine.
+func (l *Log) Commit(lsn uint64) error {
+	return l.acknowledge(l.committer.commit(lsn))
+}
+
+// Local reports that Commit is worth its while: the log is this process's own, so what Commit waits
+// for is a write and a sync here.
+func (l *Log) Local() bool { return true }
+
+// acknowledge returns what Wait and Commit say of a record of which progress says err.
+func (l *Log) acknowledge(err error) error {
 	if err == nil && l.o.Sync != SyncAlways {
-		return l.Err()
+		return l.Err() // what was written may not have become durable
 	}
 	return err
 }
@@ -290,7 +285,8 @@ func (l *Log) Sync(lsn uint64) error {
 		return nil
 	}
 	if l.o.Sync == SyncAlways {
-		return l.wait(lsn)
+		l.committer.want()
+		return l.progress.wait(lsn)
 	}
 	done := l.committer.syncs.add()
 	l.committer.wakeUp()

@@ -131,7 +131,7 @@ func TestConcurrentAppends(t *testing.T) {
 				if w%4 == 0 { // three in four run ahead
 					continue
 				}
-				if err := l.Wait(lsn); err != nil || l.Durable() < lsn {
+				if err := acknowledge(l, lsn); err != nil || l.Durable() < lsn {
 					t.Errorf("Wait(%d) = %v with durable %d", lsn, err, l.Durable())
 				}
 			}
@@ -231,7 +231,6 @@ func TestCommitWaitsForCopies(t *testing.T) {
 	const size = recordOverhead + 4
 	l.buffers.state.Add(oneRecord + size) // the first half of Append("slow")
 	lsn := add(t, l, "fast")
-	l.Kick()
 	testwait.Until(t, "the batch is sealed", func() bool { return l.buffers.state.Load()&bytesMask == 0 })
 	next := add(t, l, "next")
 	for range 1000 {
@@ -356,6 +355,7 @@ func TestHotPathDoesNotAllocate(t *testing.T) {
 			t.Fatal(err)
 		}
 		s.Append(record, 0)
+		s.Kick()
 	}); n != 0 {
 		t.Errorf("Reserve and Append allocate %v times", n)
 	}
@@ -436,12 +436,8 @@ func TestCloseRacesWithAppend(t *testing.T) {
 					lsn := l.Append(record, 0)
 					appended.Add(1)
 					if n%3 == 0 {
-						wait := l.Wait
-						if n%2 == 0 {
-							wait = l.Commit
-						}
-						if err := wait(lsn); err != nil {
-							t.Errorf("Wait(%d) = %v: it had a credit", lsn, err)
+						if err := acknowledge(l, lsn); err != nil {
+							t.Errorf("record %d: %v: it had a credit", lsn, err)
 						}
 					}
 				}

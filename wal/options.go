@@ -69,7 +69,7 @@ type Options struct {
 	// Logger gets what an operator should know: a torn tail, a full disk. Default: slog.Default().
 	Logger *slog.Logger
 	// ObserveCommit gets, for each committed batch, how many records it has and how long its write
-	// and sync took. The commit loop calls it. Default: none.
+	// and sync took. The goroutine that committed it calls it, one at a time. Default: none.
 	ObserveCommit func(records uint64, took time.Duration)
 
 	prepareRetry time.Duration // between attempts to prepare the next segment; tests shorten it

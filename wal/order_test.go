@@ -67,7 +67,9 @@ func TestOrderOfWrites(t *testing.T) {
 			o.Sync, o.SyncInterval = mode, time.Millisecond
 			l := start(t, o)
 			for _, record := range numbered(100, 1000) {
-				commit(t, l, record)
+				if err := acknowledge(l, addQuietly(t, l, record)); err != nil {
+					t.Fatal(err)
+				}
 			}
 			closeLog(t, l)
 			if c.wrong != "" {

@@ -6,7 +6,7 @@ import (
 )
 
 // progress is how far the log is, for the goroutines that wait for it. Any goroutine reads and
-// waits. The commit loop moves it on, and before it Start, or Close of a log that was never
+// waits. The turns move it on, and before them Start, or Close of a log that was never
 // started; the watcher of stalls ends the waits of a commit that does not end.
 //
 // It owns the channels that waiters sleep on, two at a time: of the batch in flight and of the one
@@ -46,7 +46,7 @@ type progress struct {
 	_       [31]byte // and off those behind
 
 	// mu guards what is published in waiting and the closing of its channels, and stalled. The
-	// commit loop takes it a few times a batch, the watcher when a stall begins.
+	// holder of turns takes it a few times a batch, the watcher when a stall begins.
 	mu sync.Mutex
 
 	failed chan struct{} // closed at the first failure
@@ -55,7 +55,7 @@ type progress struct {
 // outcome boxes an error for an atomic pointer.
 type outcome struct{ err error }
 
-// waiting tells a waiter which channel to wait on. It is immutable; the commit loop publishes a new
+// waiting tells a waiter which channel to wait on. It is immutable; a turn publishes a new
 // one after each sealing, the watcher at each stall.
 type waiting struct {
 	sealed   uint64        // last LSN of the batch in flight; later ones are in the filling one
@@ -67,7 +67,7 @@ type waiting struct {
 // batch's: then the waiter looks again (wait loops). It is never a later one's, which might not
 // come:
 //
-//	waiter                               commit loop
+//	waiter                               turn
 //	                                     seals batch 7, whose waiting says
 //	                                     {sealed: 6's last, filling: 7}
 //	appends to batch 8, loads waiting:
@@ -131,7 +131,7 @@ func (p *progress) wait(lsn uint64) error {
 	for p.committed.Load() < lsn {
 		w := p.waiting.Load() // before end and stalled, see the type
 		if end := p.end.Load(); end != nil {
-			// The commit loop stores committed for the last time before end.
+			// The last turn stores committed before end.
 			if p.committed.Load() >= lsn {
 				return nil
 			}

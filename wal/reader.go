@@ -195,10 +195,10 @@ func (r *Reader) closeLocked() error {
 // TruncateBefore.
 func (r *Reader) Close() error { return r.log.truncator.remove(r) }
 
-// readers are the readers of a log. The commit loop signals them, the truncator keeps segments for
+// readers are the readers of a log. Each turn signals them, the truncator keeps segments for
 // them.
 type readers struct {
-	// all is replaced under truncator.mu, never changed. The commit loop loads it once per batch.
+	// all is replaced under truncator.mu, never changed. A turn loads it once per batch.
 	all atomic.Pointer[[]*Reader]
 }
 

@@ -592,11 +592,7 @@ func (c *crew) append(w int) {
 		}
 		lsn := c.log.Append(record, 0)
 		c.appended[w] = append(c.appended[w], lsn)
-		wait := c.log.Wait
-		if n%2 == 0 {
-			wait = c.log.Commit
-		}
-		if n%5 != 0 && wait(lsn) == nil {
+		if n%5 != 0 && acknowledge(c.log, lsn) == nil {
 			for old := c.acked.Load(); old < lsn &&
 				!c.acked.CompareAndSwap(old, lsn); old = c.acked.Load() {
 			}

@@ -258,7 +258,8 @@ func truncateUntilFailure(o Options) (acked, through int) {
 	}
 	for n := range 80 {
 		record := tagged(0, n, 1500)
-		if l.Reserve(len(record), time.Second) != nil || l.Wait(l.Append(record, 0)) != nil {
+		if l.Reserve(len(record), time.Second) != nil ||
+			acknowledge(l, l.Append(record, 0)) != nil {
 			break
 		}
 		if acked++; acked > 10 {

@@ -6,11 +6,11 @@ import (
 	"time"
 )
 
-// stall watches the commit in flight from a goroutine of its own, since the commit loop can hang in
-// the kernel for as long as the disk does: a volume that is being snapshotted is frozen, and a
-// write or a sync returns when it is thawed. After warnAfter it is logged. After stallAfter the log
-// is stalled: waiters and new credits are refused with ErrStalled, so that no answer takes as long
-// as the disk. When the commit ends the commit loop ends the stall, and all goes on by itself.
+// stall watches the commit in flight from a goroutine of its own, since the one in the turn can
+// hang in the kernel for as long as the disk does: a volume that is being snapshotted is frozen,
+// and a write or a sync returns when it is thawed. After warnAfter it is logged. After stallAfter
+// the log is stalled: waiters and new credits are refused with ErrStalled, so that no answer takes
+// as long as the disk. When the commit ends its turn ends the stall, and all goes on by itself.
 //
 // What was appended before stays in the buffers and is committed then: after ErrStalled a record
 // may be stored or not.
@@ -125,8 +125,8 @@ func (s *stall) begin(turn int64) {
 	p.freshLocked(p.waiting.Load().sealed)
 }
 
-// end lets waiters and credits in again. The commit loop calls it at the end of each turn, when
-// inFlight is 0.
+// end lets waiters and credits in again. The holder of turns calls it at the end of each turn,
+// when inFlight is 0.
 func (s *stall) end() {
 	p := s.progress
 	p.mu.Lock()

@@ -38,7 +38,7 @@ func commitSoon(t testing.TB, l *Log, record string) (lsn uint64) {
 }
 
 // addSoon appends one record once the log takes it. A stall that the turn before ends outlasts the
-// answer to its waiters by a moment.
+// answer to its waiters by a moment. The commit loop knows of it.
 func addSoon(t testing.TB, l *Log, record string) (lsn uint64) {
 	t.Helper()
 	testwait.Until(t, "the log takes a record", func() bool {
@@ -283,11 +283,7 @@ func (a *appenders) one(record []byte) {
 		return
 	}
 	lsn := a.l.Append(record, 0)
-	wait := a.l.Wait
-	if lsn%2 == 0 {
-		wait = a.l.Commit
-	}
-	err := wait(lsn)
+	err := acknowledge(a.l, lsn)
 	a.note(err)
 	if err == nil {
 		a.mu.Lock()

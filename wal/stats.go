@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// counters are written by the commit loop and read by Stats.
+// counters are written in turns and read by Stats.
 type counters struct {
 	batches, records, payloadBytes  atomic.Uint64
 	syncs, syncNanos, lastSyncNanos atomic.Uint64

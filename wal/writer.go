@@ -7,9 +7,9 @@ import (
 	"time"
 )
 
-// writer puts blocks into segments, syncs them and rolls from one to the next. It belongs to the
-// goroutine whose turn it is, and to Start before. It alone stores durable (W3), and it keeps W4:
-// everything in a segment is durable before the next one's header is written.
+// writer puts blocks into segments, syncs them and rolls from one to the next. Guarded by
+// committer.turns, and Start's before it. It alone stores durable (W3), and it keeps W4: everything
+// in a segment is durable before the next one's header is written.
 type writer struct {
 	dir      *directory
 	segments *segments
