@@ -71,8 +71,9 @@
 // one is work that its sender did not pay for. So a batch is worked on only with a turn, of which
 // there is one fewer than processors; it has none while it waits, for more of its body or for the
 // log; it asks for a new one behind each window, first come, first served; and it yields to the
-// scheduler after each group. What a batch holds while its body comes is bounded by places, and a
-// body that comes slowly loses its place when another batch needs one.
+// scheduler after every few groups. What a batch holds while its body comes is bounded by places,
+// and a body that comes slowly loses its place when another batch needs one. What was applied is
+// committed when the batch ends, or has waited some milliseconds for bytes: streams see it then.
 //
 //	batch A      read ─ turn ▓▓▓ ─ read ─────── turn ▓▓▓ ─ wait for the log
 //	batch B      read ───────── turn ▓▓▓ ─ read ──────── turn ▓▓▓ ─ wait for the log
