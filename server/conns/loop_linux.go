@@ -3,6 +3,7 @@ package conns
 import (
 	"bytes"
 	"fmt"
+	"math"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -72,7 +73,7 @@ type loop struct {
 	mu      sync.Mutex
 	slots   slots          // guarded by mu
 	reader  uint64         // the number of the goroutine that reads. guarded by mu
-	asleep  bool           // the reader waits without a limit. guarded by mu
+	wakesAt time.Duration  // until when the reader waits, at most. guarded by mu
 	away    bool           // a goroutine is in settle. guarded by mu
 	owing   []turn         // turns whose answers wait, in the order of their LSNs. guarded by mu
 	owed    int            // the answers of these. guarded by mu
@@ -166,14 +167,12 @@ func (l *loop) run(number uint64) {
 			break
 		}
 		timeout := l.untilSweep()
-		l.asleep = timeout < 0
 		l.mu.Unlock()
 		n := wait(l.epoll, events[:], timeout)
 		l.mu.Lock()
 		if l.reader != number {
 			break
 		}
-		l.asleep = false
 		l.serve(events[:n])
 		if l.requests == nil || l.requests.Local() {
 			l.settle()
@@ -192,13 +191,21 @@ func (l *loop) run(number uint64) {
 
 // untilSweep is how long the reader may wait, in milliseconds; -1: as long as nothing happens.
 func (l *loop) untilSweep() int {
-	switch {
-	case l.slots.used == 0 && !l.closing:
-		return -1
-	case l.closing:
+	if l.closing {
 		return 1
 	}
-	return int(max(0, l.sweepAt-time.Since(l.began))/time.Millisecond) + 1
+	l.wakesAt = math.MaxInt64
+	for in := range rings {
+		if index := l.slots.oldest(in); index != 0 {
+			l.wakesAt = min(l.wakesAt, l.slots.all[index].until)
+		}
+	}
+	if l.wakesAt == math.MaxInt64 {
+		return -1
+	}
+	l.wakesAt = max(l.wakesAt, l.sweepAt)
+	wait := max(0, l.wakesAt-time.Since(l.began))/time.Millisecond + 1
+	return int(min(wait, math.MaxInt32))
 }
 
 // wait waits for reports of connections.

@@ -149,8 +149,8 @@ func (l *loop) add(fd int32, peer peer, until time.Duration, returns uint8) bool
 	l.slots.all[index].returns = returns
 	l.entered++
 	l.watch(index, input)
-	if l.asleep {
-		l.asleep = false
+	if until < l.wakesAt {
+		l.wakesAt = until
 		l.wakeUp()
 	}
 	return true
@@ -232,6 +232,7 @@ func (ls *loops) close(ctx context.Context) (err error) {
 		case <-ctx.Done():
 			err = fmt.Errorf("heartbeats in flight: %w", ctx.Err())
 			l.abort()
+			<-l.done // soon: where the reader is away, another one takes its place
 		}
 	}
 	ls.watching.stop()
@@ -240,13 +241,15 @@ func (ls *loops) close(ctx context.Context) (err error) {
 	return err
 }
 
-// abort closes all connections.
+// abort closes all connections, and gives up the answers that are owed. The reader ends then.
 func (l *loop) abort() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.closed {
 		return
 	}
+	l.owing, l.owed = nil, 0
+	l.settled.Broadcast()
 	for i := range l.slots.all {
 		if l.slots.all[i].fd >= 0 {
 			l.drop(uint32(i))
@@ -256,7 +259,6 @@ func (l *loop) abort() {
 		}
 	}
 	l.wakeUp()
-	l.finish()
 }
 
 // watching looks after commits that last long, while there are any commits.
