@@ -51,8 +51,8 @@
 // are served by an event loop (conns), for which plain says what they are: its request line is
 // compared, its head read by fasthttp's parser and judged by the functions of head.go, its body
 // decoded and checked by the code of the single route, and its answer written by that of
-// answers.go. So there is one place for each rule. What is not plain goes to fasthttp with its bytes: every
-// refusal, whatever has to wait for room in the log, every other route.
+// answers.go. So there is one place for each rule. What is not plain goes to fasthttp with its
+// bytes: every refusal, whatever has to wait for room in the log, every other route.
 //
 // # A batch
 //
