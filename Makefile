@@ -13,7 +13,7 @@ HOSTILE     ?= 2s
 BENCHSTAT   := golang.org/x/perf/cmd/benchstat@v0.0.0-20260908200009-22c9c6c9d4da
 BASE        ?= HEAD
 
-.PHONY: help run build test race lint fuzz crash soak hostile interop drains browser screenshot client-ts openapi deploy clean bench bench-full bench-compare
+.PHONY: help run build test race lint fuzz crash loops soak hostile interop drains browser screenshot client-ts openapi deploy clean bench bench-full bench-compare
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -54,6 +54,10 @@ crash: build ## lose what was not synced some thousand times, fail every fourth 
 	ROLLCALL_CRASH_SEEDS=20 ROLLCALL_FAULTS=4 $(GO) test -count=1 -run '^(TestCrash|TestEveryOperationFailing)$$' -v ./engine
 	ROLLCALL_CRASH_ROUNDS=25 $(GO) test -C test -count=1 -run '^TestCrash$$' -v
 	ROLLCALL_CRASH_ROUNDS=50 $(GO) test -C test -count=1 -run '^TestCrashInCheckpoint$$' -v
+
+loops: ## compare servers with event loops and without, cut by cut, end 100,000 connections in every way, and run the suites that ask most of connections without loops; in some minutes
+	ROLLCALL_LOOP_CUTS=61 ROLLCALL_LOOP_CONNECTIONS=100000 $(GO) test -count=1 -run '^TestLoop' -v ./server
+	ROLLCALL_LOOPS=-1 $(GO) test -C test -count=1 -run '^Test(HostileClients|FrozenDisk|FullDisk|Reload|Pauses|KeepAlive|Pipelined|RacingEqualSeqs|TTL|DrainAnswers)' .
 
 soak: ## churn for SOAK, and fail when memory, goroutines, descriptors or the disk grow
 	ROLLCALL_SOAK=$(SOAK) $(GO) test -C test -count=1 -timeout 0 -run '^TestSoak$$' -v

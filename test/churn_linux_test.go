@@ -71,15 +71,19 @@ const (
 // that is owed more than its backlog holds may skip, but never goes back and ends at the truth.
 // When all have gone, the server holds no stream and no descriptor more. With
 // ROLLCALL_RACE=1 the server runs under the race detector.
-func TestHistoriesUnderChurn(t *testing.T) {
+func TestHistoriesUnderChurn(t *testing.T) { withAndWithoutLoops(t, churnHistories) }
+
+func churnHistories(t *testing.T, loops string) {
 	seed := testseed.Of(t)
 	c := &churn{t: t, quiet: make(chan struct{})}
-	c.rig = startServer(t, "--sync=never", "--stream-backlog="+strconv.Itoa(churnBacklog), "--max-streams-per-user=100")
+	c.rig = startServer(t, loops, "--sync=never", "--max-streams-per-user=100",
+		"--stream-backlog="+strconv.Itoa(churnBacklog))
 	c.rig.mustBeat(newBeat())
 	c.rig.collectGarbage()
 	before := c.rig.usage()
 	c.play(seed)
 	conflated := value(t, c.rig.scrape(), "stream_conflations_total")
+	c.rig.wantLooped(loops)
 	c.rig.collectGarbage()
 	memory := before.memory*1.2 + 32<<20
 	if underRace {

@@ -22,13 +22,15 @@ import (
 // come back, which is not while the drain goes on, and ends cleanly; a heartbeat that was half sent
 // is answered; the exit status is 0. That the ends are spread is TestDrainSpreadsEnds of package
 // broadcast, where time can be told.
-func TestDrain(t *testing.T) {
+func TestDrain(t *testing.T) { withAndWithoutLoops(t, drain) }
+
+func drain(t *testing.T, loops string) {
 	const (
 		streams = 40
 		over    = 3 * time.Second
 		random  = 10 * time.Second // the longest random part of retry
 	)
-	r := startServer(t, "--drain-timeout="+over.String())
+	r := startServer(t, loops, "--drain-timeout="+over.String())
 	user := uuid.NewString()
 	var all sync.WaitGroup
 	type told struct {
@@ -52,6 +54,12 @@ func TestDrain(t *testing.T) {
 	stays := r.follow(user)
 	busy := r.dial()
 	defer busy.Close()
+	answers := bufio.NewReader(busy)
+	for range 2 { // a loop serves the second one, and has the half
+		io.WriteString(busy, request("POST", heartbeatPath, newBeat().json(), bearer(ingestToken)))
+		expect(t, readAnswer(t, answers, false), 204, "")
+	}
+	r.wantLooped(loops)
 	half := request("POST", heartbeatPath, newBeat().json(), bearer(ingestToken))
 	io.WriteString(busy, half[:len(half)-20])
 
@@ -73,7 +81,7 @@ func TestDrain(t *testing.T) {
 	}
 	r.mustBeat(newBeat()) // daemons are served to the end
 	io.WriteString(busy, half[len(half)-20:])
-	expect(t, readAnswer(t, bufio.NewReader(busy), false), 204, "")
+	expect(t, readAnswer(t, answers, false), 204, "")
 	stays.conn.Close()
 
 	all.Wait()

@@ -40,8 +40,11 @@ const (
 
 	ingestTokenEnv = "PRESENCE_DO_INGEST_TOKEN"
 	signingKeyEnv  = "PRESENCE_DO_TOKEN_SIGNING_KEY"
-	ingestToken    = "ingest-token-of-the-black-box-tests"
-	signingKey     = "signing-key-of-the-black-box-tests"
+	// loopsEnv is the server's --loops where a test does not set it: -1 runs every suite without
+	// event loops.
+	loopsEnv    = "ROLLCALL_LOOPS"
+	ingestToken = "ingest-token-of-the-black-box-tests"
+	signingKey  = "signing-key-of-the-black-box-tests"
 )
 
 // secretsEnv gives the server both secrets of the tests.
@@ -135,6 +138,9 @@ func (r *rig) command() *exec.Cmd {
 			strconv.Itoa(r.descriptors)}, cmd.Args...)...)
 	}
 	cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + os.Getenv("HOME")}, r.env...)
+	if loops := os.Getenv(loopsEnv); loops != "" {
+		cmd.Env = append(cmd.Env, loopsEnv+"="+loops)
+	}
 	return cmd
 }
 
@@ -216,6 +222,23 @@ func (r *rig) wantExit() {
 	}
 	if r.proc.Err != nil {
 		r.t.Fatalf("after SIGTERM: %v\n%s", r.proc.Err, r.logs())
+	}
+}
+
+// withAndWithoutLoops runs a test on servers that serve heartbeats in event loops, as they do by
+// default, and on such that do not.
+func withAndWithoutLoops(t *testing.T, test func(t *testing.T, loops string)) {
+	for _, loops := range []string{"1", "-1"} {
+		t.Run("loops="+loops, func(t *testing.T) { test(t, "--loops="+loops) })
+	}
+}
+
+// wantLooped checks that the loops of a server served heartbeats, if it has any.
+func (r *rig) wantLooped(loops string) {
+	r.t.Helper()
+	served := value(r.t, r.scrape(), "loop_heartbeats_total")
+	if (served > 0) != (loops != "--loops=-1") {
+		r.t.Errorf("with %s, loops served %v heartbeats", loops, served)
 	}
 }
 
