@@ -117,9 +117,10 @@
 // A preparer keeps one segment ready: a sync of blocks that are already allocated and written has
 // no metadata to store and takes about two thirds of the time of one at the end of a growing file.
 // It is a file that TruncateBefore took off the log, or else a new one that is filled with zeros,
-// which doubles what the disk writes. When it cannot (disk full) and the current segment has little
-// more left than what may still be appended, the gate refuses credits until it can. That is
-// backpressure, not a failure.
+// which doubles what the disk writes. It fills in pieces and rests between them, to leave the disk
+// to the commits, unless it would be late if the log were written as fast as it fills. When it
+// cannot (disk full) and the current segment has little more left than what may still be appended,
+// the gate refuses credits until it can. That is backpressure, not a failure.
 //
 // # What is slow, and why that is fine
 //

@@ -14,7 +14,6 @@ type gate struct {
 	mu       sync.Mutex
 	prepared int   // guarded by mu: segments handed to the writer, or about to be
 	begun    int   // guarded by mu: of these, how many it began
-	size     int64 // guarded by mu: of the current segment; 0: none is begun
 	left     int64 // guarded by mu: bytes left in the current segment
 	shut     bool  // guarded by mu: biasGated is in the credit word
 
@@ -30,11 +29,11 @@ func (g *gate) addPrepared() {
 }
 
 // begin takes a prepared segment into account as the current one.
-func (g *gate) begin(size, left int64) {
+func (g *gate) begin(left int64) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.begun++
-	g.size, g.left = size, left
+	g.left = left
 	g.updateLocked()
 }
 
@@ -50,8 +49,7 @@ func (g *gate) write(left int64) {
 // full buffer that is being written while another fills, and the blocks around them (half a buffer:
 // enough even when each record of 80 bytes becomes a block of its own).
 func (g *gate) updateLocked() {
-	buffer := g.credits.capacity
-	shut := g.prepared == g.begun && g.left < 2*buffer+buffer/2
+	shut := g.prepared == g.begun && g.left < g.need()
 	if shut == g.shut {
 		return
 	}
@@ -74,12 +72,17 @@ func (g *gate) fullError() error {
 	return ErrFull
 }
 
-// urgent reports whether the next segment will be wanted soon: none is begun, or the current one is
-// three quarters full.
-func (g *gate) urgent() bool {
+// need is the room that the current segment must have for the gate to be open while none is
+// prepared.
+func (g *gate) need() int64 { return 2*g.credits.capacity + g.credits.capacity/2 }
+
+// behind reports whether the next segment, of whose bytes so many are still to be filled, would not
+// be ready in time if the log went on as fast as the disk fills it: the gate would shut. Two
+// buffers are spare.
+func (g *gate) behind(unfilled int64) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return g.left < g.size/4 || g.size == 0
+	return unfilled+2*g.credits.capacity > g.left-g.need()
 }
 
 // roomLeft returns the bytes left in the current segment.

@@ -37,7 +37,7 @@ func (l *Log) Prepare() (err error) {
 	}
 	size := segmentBuffers * int64(l.o.BufferBytes)
 	path, number := l.dir.join(freshName), l.recovery.tail.number+1
-	l.fresh, err = l.dir.create(path, number, size, func(time.Duration) {})
+	l.fresh, err = l.dir.create(path, number, size, func(int64, time.Duration) {})
 	return err
 }
 
@@ -95,7 +95,7 @@ func (l *Log) Start(
 	l.setLife(started)
 	l.control.start(l.progress.durable.Load)
 	l.dir.guard.start()
-	go l.preparer.run(number+1, l.preparer.next(first.size))
+	go l.preparer.run(number+1, first.size)
 	go l.committer.run()
 	go l.stall.watch(l.committer.done)
 	l.credits.allow(biasClosed)

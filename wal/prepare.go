@@ -62,13 +62,14 @@ func (p *preparer) prepare(number uint64, size int64) (*segment, error) {
 }
 
 // next doubles a segment's size up to the configured one: a small server does not begin by filling
-// 64 MiB.
+// 64 MiB. The second one has the size of the first, which has little room before it is wanted.
 func (p *preparer) next(size int64) int64 { return min(2*size, p.largest) }
 
-// rest leaves the disk to the commit loop for as long as it was taken, unless the segment is wanted
-// soon or the log closes.
-func (p *preparer) rest(took time.Duration) {
-	if p.gate.urgent() {
+// rest leaves the disk to the commit loop for as long as it was taken, unless the segment would not
+// be ready in time or the log closes. A young log's first segments are small, and none of them
+// leaves time for a rest before most of the next one is filled.
+func (p *preparer) rest(unfilled int64, took time.Duration) {
+	if p.gate.behind(unfilled) {
 		return
 	}
 	select {

@@ -124,10 +124,11 @@ func reason(err error) error {
 }
 
 // create makes a file of zeros and its directory entry durable, so that later syncs have no
-// metadata to write. It calls rest after each piece with the time that the piece took the disk. On
-// failure it leaves nothing behind: half a segment would keep the disk full.
+// metadata to write. It calls rest after each piece, with the bytes that are still to be filled and
+// the time that the piece took the disk. On failure it leaves nothing behind: half a segment would
+// keep the disk full.
 func (d *directory) create(
-	path string, number uint64, size int64, rest func(took time.Duration),
+	path string, number uint64, size int64, rest func(unfilled int64, took time.Duration),
 ) (_ *segment, err error) {
 	defer func() {
 		if err != nil {
@@ -149,7 +150,7 @@ func (d *directory) create(
 
 // fill writes zeros. Only written zeros help: blocks that were merely allocated cost a metadata
 // write at the first sync.
-func fill(f vfs.File, size int64, rest func(took time.Duration)) error {
+func fill(f vfs.File, size int64, rest func(unfilled int64, took time.Duration)) error {
 	// Asking for the whole size first finds a full disk before filling it. Any other answer is not
 	// needed.
 	if err := f.Preallocate(0, size); vfs.IsNoSpaceError(err) {
@@ -171,7 +172,7 @@ func fill(f vfs.File, size int64, rest func(took time.Duration)) error {
 		if err := f.Sync(); err != nil {
 			return err
 		}
-		rest(time.Since(began))
+		rest(size-done, time.Since(began))
 	}
 	return nil
 }

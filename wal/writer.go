@@ -63,7 +63,7 @@ func (w *writer) enter(s *segment, first uint64) error {
 		return err
 	}
 	w.segments.add(name)
-	w.gate.begin(s.size, s.left())
+	w.gate.begin(s.left())
 	return nil
 }
 
