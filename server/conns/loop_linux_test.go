@@ -238,12 +238,10 @@ func TestStandIn(t *testing.T) {
 				defer log.mu.Unlock()
 				return log.appended == 2
 			})
-			status, body := 200, strconv.Itoa(plainFrom+1)
 			if stalls {
 				log.set(func() { log.stalled = errors.New("stalled") })
-				status, body = 503, "stalled"
-				c.reads(status, body)
-				second.reads(status, body)
+				c.reads(503, "stalled")
+				second.reads(503, "stalled")
 			}
 			log.set(func() { log.held, log.stalled = false, nil })
 			if !stalls {
