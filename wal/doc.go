@@ -122,6 +122,10 @@
 // cannot (disk full) and the current segment has little more left than what may still be appended,
 // the gate refuses credits until it can. That is backpressure, not a failure.
 //
+// In the modes that do not sync each batch the operating system is asked to begin writing a segment
+// while it fills, in steps. Otherwise the sync at its end (W4) would have up to 64 MiB to write, and
+// all waiters with it.
+//
 // # What is slow, and why that is fine
 //
 // Waking costs more than writing: with ten thousand waiters most of the time goes into making

@@ -132,7 +132,7 @@ func newLog(path string, o Options) *Log {
 			dir: &l.dir, segments: &l.segments, control: &l.control, gate: &l.gate,
 			spares:  l.preparer.spares,
 			closing: l.closing, retry: o.prepareRetry, mode: o.Sync, interval: o.SyncInterval,
-			progress: &l.progress, stats: &l.stats,
+			progress: &l.progress, stats: &l.stats, writeBack: writeBack,
 		},
 	}
 	l.dir.guard.wake = l.committer.wakeUp

@@ -23,9 +23,10 @@ const (
 	// within one interval.
 	SyncInterval
 	// SyncNever writes every batch before its waiters return, and leaves syncing to the operating
-	// system, except between segments, for checkpoints and at Close. A crash of the process loses
-	// nothing acknowledged; one of the machine what the system had not written back, typically some
-	// 30 s.
+	// system, except between segments, for checkpoints and at Close. The system is asked to begin
+	// writing as a segment fills, so that the sync at its end is short. A crash of the process
+	// loses nothing acknowledged; one of the machine what the system had not written back,
+	// typically some 30 s.
 	SyncNever
 )
 

@@ -72,11 +72,13 @@ func (s *segments) removeLast() {
 
 // segment is a file that is being written. Single owner: the preparer, then the writer.
 type segment struct {
-	file     vfs.File
-	number   uint64
-	size     int64 // of the file
-	used     int64 // where the next block goes
-	recycled bool  // what lies behind the blocks may be another segment's
+	file   vfs.File
+	number uint64
+	size   int64 // of the file
+	used   int64 // where the next block goes
+	// writtenBack is the end of what the operating system was asked to write back.
+	writtenBack int64
+	recycled    bool // what lies behind the blocks may be another segment's
 }
 
 func (s *segment) left() int64 { return s.size - s.used }

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"hash/crc32"
 	"time"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
 )
 
 // writer puts blocks into segments, syncs them and rolls from one to the next. Guarded by
@@ -22,6 +24,9 @@ type writer struct {
 	interval time.Duration // of SyncInterval
 	progress *progress
 	stats    *counters
+
+	// writeBack begins to write a part of a file back; tests replace it.
+	writeBack func(f vfs.File, offset, n int64)
 
 	segment  *segment
 	sums     headerSums
@@ -87,8 +92,29 @@ func (w *writer) write(b *batch) error {
 	}
 	w.written = b.last()
 	w.noteUnsynced()
+	w.beginWriteBack()
 	w.gate.write(w.segment.left())
 	return nil
+}
+
+// writeBackBytes is how much is written without a sync before the operating system is asked to
+// begin with it, and pageBytes what it writes at least.
+const (
+	writeBackBytes = 512 << 10
+	pageBytes      = 4 << 10
+)
+
+// beginWriteBack has the disk busy while a segment fills, in the modes that do not sync each batch.
+// Otherwise the sync at its end (W4) has all of it left to write, and the commit loop waits.
+func (w *writer) beginWriteBack() {
+	if w.mode == SyncAlways {
+		return
+	}
+	from, to := w.segment.writtenBack, w.segment.used/pageBytes*pageBytes
+	if to-from >= writeBackBytes {
+		w.writeBack(w.segment.file, from, to-from)
+		w.segment.writtenBack = to
+	}
 }
 
 // noteUnsynced remembers that the segment has bytes to sync, and starts the interval's clock.
