@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"net"
+	"strings"
 	"testing"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -28,7 +29,13 @@ type wholeOptions struct {
 	fs     vfs.FS // default: one in memory
 	server func(*Options)
 	engine engine.Options
+	far    bool // the log says that its commits are far away
 }
+
+// farLog is a log whose commits no loop makes itself.
+type farLog struct{ *wal.Log }
+
+func (farLog) Local() bool { return false }
 
 // startWhole starts a whole server. Its clock stands still.
 func startWhole(t testing.TB, o wholeOptions) *whole {
@@ -48,7 +55,11 @@ func startWhole(t testing.TB, o wholeOptions) *whole {
 		t.Fatal(err)
 	}
 	o.engine.Clock, o.engine.Logger, o.engine.Shards = options.Clock, logger, 4
-	e, err := engine.New(log, o.engine)
+	var asked engine.Log = log
+	if o.far {
+		asked = farLog{log}
+	}
+	e, err := engine.New(asked, o.engine)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -97,4 +108,45 @@ func startWhole(t testing.TB, o wholeOptions) *whole {
 	}
 	t.Cleanup(w.stop)
 	return w
+}
+
+// TestLoopForgetsSecrets: a head that a loop has found good is judged anew under other secrets.
+func TestLoopForgetsSecrets(t *testing.T) {
+	w := startWhole(t, wholeOptions{server: func(o *Options) { o.Loops = 1 }})
+	all := w.daemons(t, 3)
+	all[0].write(all[0].beatText(3))
+	all[0].answeredWith(204)
+	if err := w.SetSecrets([]string{"another"}, []string{testKey}, nil); err != nil {
+		t.Fatal(err)
+	}
+	all[0].write(all[0].beatText(4))
+	all[0].answeredWith(401)
+	all[1].write(strings.Replace(all[1].beatText(3), "Bearer "+testIngest, "Bearer another", 1))
+	all[1].answeredWith(204)
+	if err := w.SetSecrets([]string{testIngest}, []string{testKey}, nil); err != nil {
+		t.Fatal(err)
+	}
+	all[2].write(all[2].beatText(3))
+	all[2].answeredWith(204)
+}
+
+// TestLoopKeepsPlaces: a connection in a loop has its place among those of its address, and gives
+// it back.
+func TestLoopKeepsPlaces(t *testing.T) {
+	w := startWhole(t, wholeOptions{server: func(o *Options) { o.Loops, o.MaxConnsPerIP = 2, 2 }})
+	for range 20 {
+		all := w.daemons(t, 2)
+		d := dial(t, w.addr)
+		d.write(seqText(1))
+		if got := readResponse(t, d.in, "POST"); got.status != 503 {
+			t.Fatalf("a third connection of an address: %d %s", got.status, got.body)
+		}
+		d.Close()
+		for _, l := range all {
+			l.Close()
+		}
+		testwait.Until(t, "the connections are off the counts", func() bool {
+			return w.conns.Stats().Open == 0
+		})
+	}
 }

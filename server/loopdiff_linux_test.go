@@ -34,12 +34,15 @@ type twins struct {
 	queue       *receiveQueue
 	known       uuid.UUID // the only user of a full table; nil: each run has another user
 	runs        uint64
+	header      string // in front of each connection, of a client of its own
 }
 
 // setup is a kind of server that twins can be.
 type setup struct {
 	server func(*Options)
 	engine engine.Options
+	far    bool
+	header string // in front of each connection
 }
 
 // setups are the limits and policies that a heartbeat may meet.
@@ -61,22 +64,29 @@ var setups = map[string]setup{
 		server: func(o *Options) { o.RatePerIP, o.RateBurst = 1e-6, 4 },
 		engine: engine.Options{MaxDevicesPerUser: 1},
 	},
-	"devices per user": {engine: engine.Options{MaxDevicesPerUser: 2}},
-	"full":             {engine: engine.Options{MaxDevices: 1, SeqPolicy: engine.Restart}},
-	"restart":          {engine: engine.Options{SeqPolicy: engine.Restart}},
+	"devices per user":       {engine: engine.Options{MaxDevicesPerUser: 2}},
+	"full":                   {engine: engine.Options{MaxDevices: 1, SeqPolicy: engine.Restart}},
+	"a log that is far away": {far: true},
+	"PROXY protocol": {
+		header: "PROXY TCP4 {client} 192.0.2.1 1000 2000\r\n",
+		server: func(o *Options) { o.RatePerIP, o.RateBurst, o.ProxyProtocol = 1e-6, 4, true },
+	},
+	"restart": {engine: engine.Options{SeqPolicy: engine.Restart}},
 }
 
 func startTwins(t testing.TB, name string) *twins {
 	s := setups[name]
 	start := func(loops int) *whole {
-		return startWhole(t, wholeOptions{engine: s.engine, server: func(o *Options) {
+		return startWhole(t, wholeOptions{engine: s.engine, far: s.far, server: func(o *Options) {
 			o.Loops = loops
 			if s.server != nil {
 				s.server(o)
 			}
 		}})
 	}
-	tw := &twins{loops: start(1), none: start(-1), queue: newReceiveQueue(t)}
+	tw := &twins{
+		loops: start(1), none: start(-1), queue: newReceiveQueue(t), header: s.header,
+	}
 	if name == "full" {
 		tw.known = uuid.New()
 	}
@@ -112,6 +122,10 @@ func (tw *twins) run(t testing.TB, s stream, cuts ...int) {
 	}
 	own := func(text string) string { return strings.ReplaceAll(text, testUser, user.String()) }
 	first = own(first)
+	if tw.header != "" {
+		client := fmt.Sprintf("10.%d.%d.%d", tw.runs>>16&255, tw.runs>>8&255, tw.runs&255)
+		first = strings.ReplaceAll(tw.header, "{client}", client) + first
+	}
 	text := own(s.text)
 	if key := sign(t, testKey, payload("")); strings.Contains(text, key) {
 		text = strings.ReplaceAll(text, key, sign(t, testKey, own(payload(""))))

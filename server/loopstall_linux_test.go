@@ -65,17 +65,22 @@ func TestStalledDiskDelaysHeartbeatsOnly(t *testing.T) {
 	for _, loops := range []int{1, 2, -1} {
 		t.Run(fmt.Sprintf("loops=%d", loops), func(t *testing.T) {
 			t.Parallel()
-			testStalledDisk(t, loops)
+			testStalledDisk(t, loops, false)
 		})
 	}
+	t.Run("far", func(t *testing.T) {
+		t.Parallel()
+		testStalledDisk(t, 1, true)
+	})
 }
 
-func testStalledDisk(t *testing.T, loops int) {
+func testStalledDisk(t *testing.T, loops int, far bool) {
 	gate := &faultfs.Gate{Holds: faultfs.Syncs}
 	defer gate.Open()
 	w := startWhole(t, wholeOptions{
-		fs: gate.Wrap(vfs.NewMem()), server: func(o *Options) { o.Loops = loops },
+		fs: gate.Wrap(vfs.NewMem()), server: func(o *Options) { o.Loops = loops }, far: far,
 	})
+	queue := newReceiveQueue(t)
 	admin, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -117,6 +122,12 @@ func testStalledDisk(t *testing.T, loops int) {
 		}
 		fresh := &looped{dial(t, w.addr), uuid.NewString(), 0}
 		fresh.write(fresh.beatText(1))
+		testwait.Until(t, "they are read", func() bool {
+			unread, _ := queue.of(t, later[0].Conn)
+			return unread == 0
+		})
+		stale := others[7] // depends on what was committed long ago
+		stale.write(stale.beatText(1))
 		for _, l := range held {
 			l.answeredWith(503)
 		}
@@ -127,12 +138,15 @@ func testStalledDisk(t *testing.T, loops int) {
 			l.answeredWith(503, 503, 404)
 		}
 		fresh.answeredWith(503)
+		if got := readResponse(t, stale.in, "POST"); got.status != 409 && got.status != 503 {
+			t.Errorf("a stale heartbeat: %d %s", got.status, got.body)
+		}
 		if gate.Held() == 0 {
 			t.Fatal("the disk did not hang")
 		}
 		fresh.write(fresh.beatText(1)) // on a stalled log
 		fresh.answeredWith(503)
-		if s := w.conns.Stats(); loops > 0 && s.StandIns == 0 {
+		if s := w.conns.Stats(); loops > 0 && !far && s.StandIns == 0 {
 			t.Error("no other goroutine has read for the one in the sync")
 		}
 

@@ -242,6 +242,9 @@ func (l *loop) serve(events []unix.EpollEvent) {
 	}
 	l.apply()
 	if len(l.turn.answers) > 0 {
+		if n := len(l.owing); n > 0 { // a turn of stale requests depends on older records
+			l.turn.lsn = max(l.turn.lsn, l.owing[n-1].lsn)
+		}
 		l.owing = append(l.owing, l.turn)
 		l.owed += len(l.turn.answers)
 		l.turn = turn{}
