@@ -67,7 +67,7 @@ type Options struct {
 	ForgetAfter time.Duration
 	// CheckpointBytes is how much the log grows before a checkpoint is taken. Less makes a restart
 	// faster and the log smaller; each checkpoint writes every part of the table that changed.
-	// Default: 512 MiB.
+	// Default: 1 GiB.
 	CheckpointBytes int64
 	// CheckpointEvery is the longest time between two checkpoints, when anything changed.
 	// Default: 5m.
@@ -108,7 +108,7 @@ func (o Options) withDefaults() (Options, error) {
 	option.Default(&o.RecoveryGrace, 15*time.Second)
 	option.Default(&o.MaxWait, time.Second)
 	option.Default(&o.ForgetAfter, 30*24*time.Hour)
-	option.Default(&o.CheckpointBytes, 512<<20)
+	option.Default(&o.CheckpointBytes, 1<<30)
 	option.Default(&o.CheckpointEvery, 5*time.Minute)
 	option.Default(&o.Logger, slog.Default())
 	option.Default(&o.Broadcast.Logger, o.Logger)

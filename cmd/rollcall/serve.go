@@ -40,7 +40,7 @@ type serveCmd struct {
 	SyncInterval time.Duration `group:"Durability" default:"100ms" help:"How often --sync=interval syncs (${default})."`
 	SegmentBytes int64         `group:"Durability" default:"67108864" help:"Size of the largest log segment, in bytes. Segments begin small and double (${default})."`
 
-	CheckpointBytes    int64         `group:"Durability" default:"536870912" help:"Take a checkpoint when the log has grown by this many bytes; the log before it is removed. Less: faster restarts, more writing (${default})."`
+	CheckpointBytes    int64         `group:"Durability" default:"1073741824" help:"Take a checkpoint when the log has grown by this many bytes; the log before it is removed. Less: faster restarts, more writing (${default})."`
 	CheckpointInterval time.Duration `group:"Durability" default:"5m" help:"Take a checkpoint at least this often when anything changed (${default})."`
 	ForgetAfter        time.Duration `group:"Durability" default:"720h" help:"A device that was offline for this long is forgotten, in memory and on disk (${default})."`
 
