@@ -144,11 +144,18 @@ func (tw *twins) run(t testing.TB, s stream, cuts ...int) {
 		// the end is a race.
 		with.end = without.end
 	}
+	if len(parts) > 1 { // of a head that is malformed and too large fasthttp says either
+		with.answers = eitherHead.Replace(with.answers)
+		without.answers = eitherHead.Replace(without.answers)
+	}
 	if with != without {
 		t.Errorf("%s, in %d parts: %.40q\nwith the loop:    %q, %s\nwithout the loop: %q, %s",
 			s.name, len(parts), parts, with.answers, with.end, without.answers, without.end)
 	}
 }
+
+var eitherHead = strings.NewReplacer("431 Request Header Fields Too Large", "400 Bad Request",
+	"Content-Length: 64", "Content-Length: 57", "Request header too large", "Malformed request")
 
 // uniqueAddr is an address of this machine that no other connection comes from.
 func uniqueAddr() *net.TCPAddr {
