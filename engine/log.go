@@ -13,8 +13,8 @@ type Log interface {
 	// Replayed is how far Replay is: the LSN of the next record, and bytes read, of how many. Any
 	// goroutine.
 	Replayed() (next uint64, done, total int64)
-	// Start makes the log ready for Append. It calls committed for each batch, in LSN order and
-	// from one goroutine, once the batch is as durable as the log promises. The records are valid
+	// Start makes the log ready for Append. It calls committed for each batch, in LSN order, one
+	// call at a time, once the batch is as durable as the log promises. The records are valid
 	// during the call and can be iterated over more than once; stamp is the first one, other than
 	// 0, that came with one of them; took is how long write and sync lasted.
 	Start(
@@ -32,8 +32,8 @@ type Log interface {
 	// Wait returns when the record is as durable as the log promises, with the log's failure, or
 	// while the log is stalled: then the record may be stored or not.
 	Wait(lsn uint64) error
-	// Commit is Wait. If Local, it does the work on the calling goroutine, and is as long away as
-	// the disk is.
+	// Commit is Wait. If Local, it does the work on the calling goroutine unless another one is at
+	// it, and is as long away as the disk is.
 	Commit(lsn uint64) error
 	// Local reports that a commit is worth making on the goroutine that waits for it. Constant.
 	Local() bool
