@@ -46,11 +46,17 @@ func BenchmarkMemory(b *testing.B) {
 }
 
 // BenchmarkIdleConn is what the server holds for a daemon's connection that sent a heartbeat and is
-// kept open: suspended, and after its goroutine and buffers have gone. The clients are bare
+// kept open: in a loop, and after its goroutine and buffers have gone. The clients are bare
 // descriptors, which cost this process nothing but the kernel's memory. Run it with -benchtime 1x.
 func BenchmarkIdleConn(b *testing.B) {
 	const conns, first = 8000, 1000
 	b.Run(fmt.Sprintf("conns=%d", conns), func(b *testing.B) {
+		fds := make([]int, 0, conns)
+		defer func() {
+			for _, fd := range fds {
+				syscall.Close(fd)
+			}
+		}()
 		e := startEngine(b, &noLog{}, engine.Options{})
 		defer e.Close(context.Background())
 		metrics := prometheus.NewRegistry()
@@ -70,7 +76,7 @@ func BenchmarkIdleConn(b *testing.B) {
 		goroutines := runtime.NumGoroutine()
 		open := func(from, to int) (resident int64) {
 			for n := from; n < to; n++ {
-				beatOnce(b, target, uint64(n))
+				fds = append(fds, beatOnce(b, target, n+1))
 			}
 			// fasthttp keeps idle goroutines for ten seconds.
 			for runtime.NumGoroutine() > goroutines+10 || gauge(b, metrics, "rollcall_http_connections_parked") < float64(to) {
@@ -100,19 +106,18 @@ func gauge(b *testing.B, metrics prometheus.Gatherer, name string) float64 {
 	return 0
 }
 
-// beatOnce connects, sends a heartbeat and reads the answer. The connection stays open until the
-// benchmark is over.
-func beatOnce(b *testing.B, target syscall.Sockaddr, n uint64) {
+// beatOnce connects, sends a heartbeat of the one device, whose seq is n, and reads the answer. The
+// connection stays open.
+func beatOnce(b *testing.B, target syscall.Sockaddr, n int) (fd int) {
 	fd, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
 	if err != nil {
 		b.Fatal(err)
 	}
-	b.Cleanup(func() { syscall.Close(fd) })
 	if err := syscall.Connect(fd, target); err != nil {
 		b.Fatal(err)
 	}
-	body := fmt.Sprintf(`{"schema_version":1,"user_id":"11111111-2222-4222-8222-333333333333","device_id":"aaaaaaaa-bbbb-4ccc-8ddd-%012d",`+
-		`"status":"online","source":"bench","sent_at_ms":1,"seq":1,"ttl_ms":9007199254740991}`, n)
+	body := fmt.Sprintf(`{"schema_version":1,"user_id":"11111111-2222-4222-8222-333333333333","device_id":"aaaaaaaa-bbbb-4ccc-8ddd-eeeeeeeeeeee",`+
+		`"status":"online","source":"bench","sent_at_ms":1,"seq":%d,"ttl_ms":9007199254740991}`, n)
 	request := fmt.Sprintf("POST /api/v1/daemon/presence/heartbeat HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer t\r\nContent-Length: %d\r\n\r\n%s", len(body), body)
 	if _, err := syscall.Write(fd, []byte(request)); err != nil {
 		b.Fatal(err)
@@ -122,4 +127,5 @@ func beatOnce(b *testing.B, target syscall.Sockaddr, n uint64) {
 	if err != nil || !strings.HasPrefix(string(answer[:got]), "HTTP/1.1 204") {
 		b.Fatalf("%v %s", err, answer[:got])
 	}
+	return fd
 }

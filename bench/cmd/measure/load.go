@@ -66,6 +66,9 @@ func (m *measurement) load() error {
 			peak = medianRate(runs, "bare-fasthttp")
 		}
 	}
+	if err := m.wrkRuns(); err != nil {
+		return err
+	}
 	if peak > 0 && m.wanted("http-open") {
 		open := []string{"--rate", fmt.Sprintf("%.0f", peak/2), "--connections", "256", "--users", "10000", "--devices-per-user", "10",
 			"--warmup", "2s", "--duration", fmt.Sprintf("%ds", 2*seconds)}
@@ -199,8 +202,12 @@ func (m *measurement) start(by, dir string) (*server, error) {
 	}
 	s := &server{}
 	switch by {
-	case "rollcall":
-		s.cmd = exec.Command(m.rollcall, "serve", "--listen", address, "--admin-listen", "127.0.0.1:8798", "--data-dir", filepath.Join(dir, "data"))
+	case "rollcall", "rollcall-interval":
+		_, sync, ok := strings.Cut(by, "-")
+		if !ok {
+			sync = "always"
+		}
+		s.cmd = exec.Command(m.rollcall, "serve", "--listen", address, "--admin-listen", "127.0.0.1:8798", "--data-dir", filepath.Join(dir, "data"), "--sync", sync)
 		s.shown = "rollcall serve --listen " + address
 	case "bare-fasthttp":
 		s.cmd = exec.Command(m.rollcall, "load", "bare", "--listen", address)

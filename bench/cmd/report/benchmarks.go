@@ -59,6 +59,7 @@ var sections = []struct{ file, title, text string }{
 	{"idleconn", "Idle daemons", "Resident memory of the server for each keep-alive connection that waits for its next request."},
 	{"http-closed", "Over HTTP, closed loop", "The peak: 256 connections, each sending when it was answered. The generator runs on the same processors. rollcall's heartbeats are durable before they are answered, and checked by the generator's oracle; the others answer 204 to everything."},
 	{"http-64", "Over HTTP, closed loop of 64", "The same with 64 connections: fewer heartbeats share each sync."},
+	{"wrk", "Over HTTP, from wrk", "Closed loops of another client, one thread on the same processors; *pipelined* is how many requests it sends at once on each connection. It costs more for each request than our generator, which is why the bare server's rate is lower here. Latencies of pipelined requests are those of the last."},
 	{"http-batch", "Batches", "A thousand heartbeats in each request, of a million devices at random. The bare server reads the same bodies and answers 204."},
 	{"http-open", "Over HTTP, open loop", "A fixed schedule at half of the bare server's peak; latency counts from when a heartbeat was due."},
 }
@@ -111,6 +112,15 @@ func (p *page) claims() {
 	row("durable heartbeats over HTTP, peak", "Load/run=http-closed/by=rollcall", "ops/s", "Load/run=http-closed/by=bare-fasthttp")
 	row("the same", "Load/run=http-closed/by=rollcall", "ops/s", "Load/run=http-closed/by=net-http")
 	row("the same, 64 connections", "Load/run=http-64/by=rollcall", "ops/s", "Load/run=http-64/by=bare-fasthttp")
+	for _, c := range []struct{ claim, name string }{
+		{"wrk, 64 connections", "Wrk/connections=64/pipelined=1"},
+		{"wrk, 256 connections", "Wrk/connections=256/pipelined=1"},
+		{"wrk, 64 connections, 16 at once on each", "Wrk/connections=64/pipelined=16"},
+	} {
+		row(c.claim, c.name+"/by=rollcall", "ops/s", c.name+"/by=bare-fasthttp")
+		row("the same, processor of the server", c.name+"/by=rollcall", "cpu-ns/op", c.name+"/by=bare-fasthttp")
+	}
+	row("the same, `--sync=interval`", "Wrk/connections=64/pipelined=16/by=rollcall-interval", "ops/s", "Wrk/connections=64/pipelined=16/by=bare-fasthttp")
 	row("durable heartbeats in batches of 1,000", "Load/run=http-batch/by=rollcall", "ops/s", "Load/run=http-batch/by=bare-fasthttp")
 	row("recovery of 1M devices", "Recovery/devices=1M/cache=warm/by=rollcall", "ops/s", "Recovery/devices=1M/cache=warm/by=read-and-insert")
 	row("replay of the log", "Replay/devices=1M/by=rollcall", "ops/s", "Replay/devices=1M/by=reader")

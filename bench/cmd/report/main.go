@@ -74,7 +74,7 @@ type series struct {
 }
 
 var files = []string{"table", "wheel", "log", "sync", "heartbeat", "decode", "decode-server", "frame", "fanout", "stream", "streams", "stream-cost",
-	"recovery", "replay", "checkpoint", "idleconn", "http-closed", "http-64", "http-open", "http-batch", "lateness", "capacity"}
+	"recovery", "replay", "checkpoint", "idleconn", "http-closed", "http-64", "wrk", "http-open", "http-batch", "lateness", "capacity"}
 
 func read(dir string) (*measured, error) {
 	m := &measured{heads: map[string]raw.Head{}, runs: map[string][]raw.Run{}}
@@ -225,12 +225,18 @@ var ceilings = map[string]string{
 // grouped is rollcall's table as batches use it.
 const grouped = "rollcall-group"
 
+// byInterval is rollcall with --sync=interval.
+const byInterval = "rollcall-interval"
+
 // isOurs: neither an alternative nor a ceiling.
-func isOurs(by string) bool { return by == "rollcall" || by == grouped }
+func isOurs(by string) bool { return by == "rollcall" || by == grouped || by == byInterval }
 
 func title(by string) string {
-	if by == grouped {
+	switch by {
+	case grouped:
 		return "rollcall, in groups"
+	case byInterval:
+		return "rollcall, --sync=interval"
 	}
 	if t, ok := ceilings[by]; ok {
 		return t
@@ -252,6 +258,7 @@ var compared = []metric{
 	{unit: "p50-ns", title: "p50, ns"},
 	{unit: "p99-ns", title: "p99, ns"},
 	{unit: "B/device", title: "bytes per device"},
+	{unit: "cpu-ns/op", title: "ns of the server's processor each"},
 	{unit: "gc-ms", title: "one GC cycle, ms of CPU"},
 	{unit: "allocs/op", title: "allocations each"},
 }
