@@ -123,8 +123,8 @@
 // the gate refuses credits until it can. That is backpressure, not a failure.
 //
 // In the modes that do not sync each batch the operating system is asked to begin writing a segment
-// while it fills, in steps. Otherwise the sync at its end (W4) would have up to 64 MiB to write, and
-// all waiters with it.
+// while it fills, in steps. Otherwise the sync at its end (W4) would have up to 64 MiB to write,
+// and all waiters with it.
 //
 // # What is slow, and why that is fine
 //
