@@ -44,7 +44,7 @@ func (p *page) write() error {
 
 // sections are the parts of the page, each of one file of raw results.
 var sections = []struct{ file, title, text string }{
-	{"table", "Table", "One heartbeat of a device picked at random: lookup, check of the seq, store; in groups, it is one of the 32 that a batch looks up together. The ceiling is one random read-modify-write in an array of entries of the same size."},
+	{"table", "Table", "One heartbeat of a device picked at random: lookup, check of the seq, store; in groups, it is one of the 32 that a batch looks up together. The ceiling is one random read-modify-write in an array of entries of the same size, which depends on nothing. A table must do more, a chain of two misses, index and entry: `BenchmarkGroup` of `engine/table` measures that ceiling, in the same groups, beside this one."},
 	{"wheel", "Wheel", "What a heartbeat costs the structure that watches deadlines: each device sends every 4 s and lives for 12 s. The ceiling is the store of the new deadline alone."},
 	{"log", "Log", "Appenders that wait until their 96 bytes are on stable storage, in a closed loop. The ceiling is one thread that writes and syncs so many records at once and wakes no appender. A closed loop splits into two groups, one in flight while the other is woken, so half of it is the most that waiters can reach."},
 	{"heartbeat", "Heartbeat in the process", "Find, check, append, commit, arm, wait; no HTTP. `sync=none` has no log behind it."},
