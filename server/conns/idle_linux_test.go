@@ -137,9 +137,9 @@ func TestIdleEnds(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			r := start(t, func(r *rig, _ *Config) {
+			r := start(t, func(_ *rig, c *Config) {
 				if name == "piece, silence" { // where the others may take their time
-					r.server.ReadTimeout = 500 * time.Millisecond
+					c.ReadTimeout = 500 * time.Millisecond
 				}
 			})
 			c := dial(t, r.listen(t, "tcp"))
@@ -256,9 +256,9 @@ func TestResumedEndsQuietly(t *testing.T) {
 
 // TestOpeningIsNotSuspended: a connection that sends no whole request ends with ReadTimeout.
 func TestOpeningIsNotSuspended(t *testing.T) {
-	r := start(t, func(r *rig, c *Config) {
+	r := start(t, func(_ *rig, c *Config) {
 		c.IdleAfter = time.Millisecond
-		r.server.ReadTimeout = 200 * time.Millisecond
+		c.ReadTimeout = 200 * time.Millisecond
 	})
 	addr := r.listen(t, "tcp")
 	for _, begun := range []string{"", "P", request(1)[:100]} {
