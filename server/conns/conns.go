@@ -78,6 +78,9 @@ type Conns struct {
 
 // New returns the connections of a server, none yet.
 func New(c Config) *Conns {
+	if !haveLoops {
+		c.Loops = 0
+	}
 	return &Conns{config: c, counts: newCounts(&c), refuser: &refuser{answer: c.Refuse}}
 }
 

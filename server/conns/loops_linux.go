@@ -16,6 +16,9 @@ import (
 	"rollcall/internal/sample"
 )
 
+// haveLoops: there is an epoll.
+const haveLoops = true
+
 // servedEnough is how many requests a connection must have sent in a loop so that its return does
 // not count.
 const servedEnough = 64

@@ -10,6 +10,9 @@ import (
 	"github.com/valyala/fasthttp"
 )
 
+// haveLoops: there is no epoll.
+const haveLoops = false
+
 // loops is nothing here: fasthttp has all connections.
 type loops struct{ after, timeout time.Duration }
 
