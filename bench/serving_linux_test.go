@@ -77,8 +77,12 @@ func playServer() error {
 	if err != nil {
 		return err
 	}
+	raiseProcs(s)
 	return serveRole(func(ln net.Listener) error { return s.Serve(ln) })
 }
+
+// raiseProcs gives the loops of a server processors of their own, as the program does.
+func raiseProcs(s *server.Server) { runtime.GOMAXPROCS(runtime.GOMAXPROCS(0) + s.Loops()) }
 
 // playBare answers 204 to everything, with nothing behind it.
 func playBare() error {
