@@ -13,7 +13,7 @@ HOSTILE     ?= 2s
 BENCHSTAT   := golang.org/x/perf/cmd/benchstat@v0.0.0-20260908200009-22c9c6c9d4da
 BASE        ?= HEAD
 
-.PHONY: help run build test race lint fuzz crash loops soak hostile interop drains browser screenshot client-ts openapi deploy clean bench bench-full bench-compare
+.PHONY: help run build test race lint fuzz crash loops soak hostile interop drains browser screenshot client-ts openapi deploy clean bench bench-long bench-full bench-compare
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -92,6 +92,10 @@ clean: ## remove what the targets above made; data/ stays
 
 bench: build ## measure for a quarter of an hour, on a machine that does nothing else; commit first. Raw files to bench/results/short, the docs' figures from them
 	cd bench && $(GO) run ./cmd/measure -rollcall ../bin/rollcall -results results/short
+	cd bench && $(GO) run ./cmd/report -results results/short -docs ../docs
+
+bench-long: build ## measure what bench has no time for, in half an hour, at the same commit; ROLLCALL_BASE names an older program to set beside it
+	cd bench && $(GO) run ./cmd/measure -long -rollcall ../bin/rollcall -results results/short
 	cd bench && $(GO) run ./cmd/report -results results/short -docs ../docs
 
 bench-full: build ## the same with 10 million devices and longer runs, in about an hour and 24 GiB; to bench/results/full

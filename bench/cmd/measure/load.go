@@ -137,7 +137,7 @@ func (m *measurement) loadRun(by string, args []string) (r raw.Run, err error) {
 	defer func() { err = errors.Join(err, s.stop()) }()
 
 	r.Server = raw.Server{By: by, Command: s.shown, StartMiB: s.resident()}
-	if by != "rollcall" {
+	if by != "rollcall" && !slices.Contains(args, "--no-oracle") {
 		args = append(slices.Clone(args), "--no-oracle")
 		if !slices.Contains(args, "--no-verify") {
 			args = append(args, "--no-verify")
@@ -200,6 +200,11 @@ func (m *measurement) start(by, dir string) (*server, error) {
 	if err != nil {
 		return nil, err
 	}
+	free, err := net.Listen("tcp", address)
+	if err != nil { // another server would answer, and be measured
+		return nil, err
+	}
+	free.Close()
 	s := &server{}
 	switch by {
 	case "rollcall", "rollcall-interval":
@@ -209,12 +214,19 @@ func (m *measurement) start(by, dir string) (*server, error) {
 		}
 		s.cmd = exec.Command(m.rollcall, "serve", "--listen", address, "--admin-listen", "127.0.0.1:8798", "--data-dir", filepath.Join(dir, "data"), "--sync", sync)
 		s.shown = "rollcall serve --listen " + address
+	case "base":
+		s.cmd = exec.Command(m.base, "serve", "--listen", address, "--admin-listen",
+			"127.0.0.1:8798", "--data-dir", filepath.Join(dir, "data"))
+		s.shown = "base serve --listen " + address
 	case "bare-fasthttp":
 		s.cmd = exec.Command(m.rollcall, "load", "bare", "--listen", address)
 		s.shown = "rollcall load bare --listen " + address
 	case "net-http":
 		s.cmd = exec.Command(self, "-serve-net-http", address)
 		s.shown = "go run ./cmd/measure -serve-net-http " + address
+	}
+	if by == "rollcall" || by == "base" {
+		s.cmd.Args = append(s.cmd.Args, m.serve...)
 	}
 	s.cmd.Env = append(os.Environ(), secrets...)
 	if s.log, err = os.Create(filepath.Join(dir, "server.log")); err != nil {

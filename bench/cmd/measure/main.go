@@ -1,7 +1,10 @@
 // Measure runs the benchmarks and the load runs and writes raw files: what they printed, behind
 // commit, machine, Go version and the command that was run.
 //
-//	measure [-full | -smoke] [-only WORD] -rollcall ../bin/rollcall -results results/short
+//	measure [-full | -smoke] [-long] [-only WORD] -rollcall ../bin/rollcall -results results/short
+//
+// With -long it is other measurements, which take half an hour. ROLLCALL_BASE, an older program, is
+// measured beside the new one there.
 package main
 
 import (
@@ -21,6 +24,7 @@ func main() {
 	var serve string
 	flag.BoolVar(&m.full, "full", false, "10 million devices, longer runs")
 	flag.BoolVar(&m.smoke, "smoke", false, "once and as short as possible, to see that everything runs; the figures mean nothing")
+	flag.BoolVar(&m.longer, "long", false, "only what takes long: heartbeats one by one, daemons, ten minutes")
 	flag.StringVar(&m.only, "only", "", "run only the steps whose name contains this")
 	flag.StringVar(&m.rollcall, "rollcall", "../bin/rollcall", "the program")
 	flag.StringVar(&m.results, "results", "results/short", "directory for the raw files")
@@ -41,6 +45,9 @@ func fail(err error) {
 
 type measurement struct {
 	full, smoke       bool
+	longer            bool
+	base              string   // an older program, or ""
+	serve             []string // more flags of the servers
 	only              string
 	rollcall, results string
 	head              raw.Head
@@ -51,7 +58,12 @@ func (m *measurement) run() error {
 		return err
 	}
 	m.head = machine()
+	m.base = os.Getenv("ROLLCALL_BASE")
 	began := time.Now()
+	if m.longer {
+		defer func() { fmt.Fprintf(os.Stderr, "measured in %v\n", time.Since(began).Round(time.Second)) }()
+		return m.long()
+	}
 	if err := m.micro(); err != nil {
 		return err
 	}
@@ -85,7 +97,7 @@ func (m *measurement) micro() error {
 	}{
 		{"table", "^BenchmarkTable$", ".", 10, "50ms", true},
 		{"wheel", "^BenchmarkWheel$", ".", 10, "50ms", true},
-		{"log", "^BenchmarkLog$", ".", 10, "150ms", false},
+		{"log", "^BenchmarkLog$/^appenders=/^by=(rollcall|ceiling)$", ".", 10, "150ms", false},
 		{"sync", "^BenchmarkSync$", ".", 10, "100ms", false},
 		{"decode", "^BenchmarkDecode$", ".", 10, "100ms", false},
 		{"decode-server", "^BenchmarkHeartbeat$/^decode$", "rollcall/wire", 10, "100ms", false},
@@ -131,6 +143,9 @@ func (m *measurement) goTest(file string, args []string) error {
 	head := m.head
 	head.Load = before
 	head.Command = "cd bench && " + commandLine("go", args)
+	if m.base != "" { // where it is says nothing to a reader
+		head.Command = strings.ReplaceAll(head.Command, m.base, "$ROLLCALL_BASE")
+	}
 	return m.write(file+".txt", func(f *os.File) error {
 		if _, err := head.WriteTo(f); err != nil {
 			return err

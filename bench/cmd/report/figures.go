@@ -95,8 +95,6 @@ func (p *page) table() string {
 	if got, base, _, ok := p.p99s(); ok {
 		text += fmt.Sprintf("| p99 of a heartbeat at half of the bare server's peak, open loop | %.1f ms | bare fasthttp: %.1f ms |\n", got, base)
 	}
-	rate("log, 1,000 appenders that wait for the sync",
-		"Log/appenders=1000/by=rollcall/bytes=96", "Log/appenders=1000/by=pebble-record/bytes=96", "`pebble/record`")
 	seconds := func(name string) float64 { return 1e6 / median(p.m.find(name).metrics["ops/s"]) }
 	const recovery = "Recovery/devices=1M/cache=warm/by="
 	if p.m.find(recovery+"rollcall") != nil && p.m.find(recovery+"read-and-insert") != nil {

@@ -74,7 +74,8 @@ type series struct {
 }
 
 var files = []string{"table", "wheel", "log", "sync", "heartbeat", "decode", "decode-server", "frame", "fanout", "stream", "streams", "stream-cost",
-	"recovery", "replay", "checkpoint", "idleconn", "http-closed", "http-64", "wrk", "http-open", "http-batch", "lateness", "capacity"}
+	"recovery", "replay", "checkpoint", "idleconn", "http-closed", "http-64", "wrk", "http-open", "http-batch", "lateness", "capacity",
+	"log-peers", "table-group", "path", "beats", "middle", "soak"}
 
 func read(dir string) (*measured, error) {
 	m := &measured{heads: map[string]raw.Head{}, runs: map[string][]raw.Run{}}
@@ -116,6 +117,9 @@ func (m *measured) add(file string, l raw.Line) {
 	// The server's own benchmark does what BenchmarkDecode does, in another package.
 	if file == "decode-server" {
 		file, l.Name = "decode", "Decode/by=rollcall"
+	}
+	if file == "log-peers" { // longer than the log's own, and so another series
+		l.Name = "LogPeers" + strings.TrimPrefix(l.Name, "Log")
 	}
 	s := m.find(l.Name)
 	if s == nil {
@@ -216,6 +220,7 @@ var ceilings = map[string]string{
 	"write":         "plain write(2) loop (ceiling)",
 	"log-alone":     "the log alone (ceiling)",
 	"bare-fasthttp": "bare fasthttp (ceiling)",
+	"disk":          "a sync of the same disk (ceiling)",
 
 	"read":            "reading the bytes (ceiling)",
 	"reader":          "reading the records (ceiling)",
@@ -249,6 +254,7 @@ type metric struct {
 	unit   string
 	title  string
 	higher bool
+	beside bool // of the measuring, and so no comparison
 }
 
 var compared = []metric{
@@ -257,8 +263,11 @@ var compared = []metric{
 	{unit: "ns/op", title: "ns each"},
 	{unit: "p50-ns", title: "p50, ns"},
 	{unit: "p99-ns", title: "p99, ns"},
-	{unit: "B/device", title: "bytes per device"},
+	{unit: "p99.9-ns", title: "p99.9, ns"},
+	{unit: "worst-ns", title: "worst, ns"},
 	{unit: "cpu-ns/op", title: "ns of the server's processor each"},
+	{unit: "generator-ns/op", title: "ns of the generator's each", beside: true},
+	{unit: "B/device", title: "bytes per device"},
 	{unit: "gc-ms", title: "one GC cycle, ms of CPU"},
 	{unit: "allocs/op", title: "allocations each"},
 }
@@ -279,7 +288,7 @@ func (g *group) metrics() (all []metric) {
 // ratio is how many times better ours is; false where one of the two is unknown or both are zero.
 func (m metric) ratio(ours, other *series) (float64, bool) {
 	a, b := ours.metrics[m.unit], other.metrics[m.unit]
-	if len(a) == 0 || len(b) == 0 {
+	if len(a) == 0 || len(b) == 0 || m.beside {
 		return 0, false
 	}
 	x, y := median(a), median(b)
