@@ -29,7 +29,7 @@ var secrets = []string{
 
 // load is the runs over loopback: server and generator share the processors, as the ceiling's do.
 func (m *measurement) load() error {
-	rounds, seconds := 3, 4
+	rounds, seconds := 5, 2
 	if m.full {
 		rounds, seconds = 10, 10
 	}
@@ -41,7 +41,7 @@ func (m *measurement) load() error {
 	few := slices.Clone(closed)
 	few[slices.Index(few, "256")] = "64"
 	batch := []string{"--closed", "--batch", "1000", "--connections", "32", "--users", "100000", "--devices-per-user", "10", "--ttl", "10m",
-		"--no-verify", "--warmup", "8s", "--duration", fmt.Sprintf("%ds", 2*seconds)}
+		"--no-verify", "--warmup", "6s", "--duration", fmt.Sprintf("%ds", 2*seconds)}
 	var peak float64
 	for _, c := range []struct {
 		name    string
@@ -71,7 +71,7 @@ func (m *measurement) load() error {
 	}
 	if peak > 0 && m.wanted("http-open") {
 		open := []string{"--rate", fmt.Sprintf("%.0f", peak/2), "--connections", "256", "--users", "10000", "--devices-per-user", "10",
-			"--warmup", "2s", "--duration", fmt.Sprintf("%ds", 2*seconds)}
+			"--warmup", "1s", "--duration", fmt.Sprintf("%ds", 2*seconds)}
 		runs, err := m.loadRuns(rounds, []string{"bare-fasthttp", "rollcall"}, open)
 		if err != nil {
 			return err
@@ -179,8 +179,10 @@ func (m *measurement) writeRuns(name string, runs []raw.Run) error {
 			if name == "lateness" {
 				l = r.Load.Latency["offline"]
 			}
-			if _, err := fmt.Fprintf(f, "BenchmarkLoad/run=%s/by=%s 1 %.0f ops/s %.0f p50-ns %.0f p99-ns %.0f max-ns\n",
-				name, r.Server.By, r.Load.Achieved, l.P50*1e6, l.P99*1e6, l.Max*1e6); err != nil {
+			if _, err := fmt.Fprintf(f, "BenchmarkLoad/run=%s/by=%s 1 %.0f ops/s %.0f p50-ns "+
+				"%.0f p99-ns %.0f max-ns %.0f cpu-ns/op\n",
+				name, r.Server.By, r.Load.Achieved, l.P50*1e6, l.P99*1e6, l.Max*1e6,
+				1e9*r.Server.CPUSeconds/max(r.Load.Answered(), 1)); err != nil {
 				return err
 			}
 		}

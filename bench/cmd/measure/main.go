@@ -125,20 +125,25 @@ func (m *measurement) micro() error {
 		if s.sized {
 			args = append(args, "-devices", sizes)
 		}
-		if err := m.goTest(s.file, args); err != nil {
+		if err := m.goTest(s.file, args, 1); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (m *measurement) goTest(file string, args []string) error {
-	cmd := exec.Command("go", args...)
-	cmd.Stderr = os.Stderr
+// goTest runs the benchmarks of one file. Those of more passes take turns.
+func (m *measurement) goTest(file string, args []string, passes int) error {
 	before := loadAverage()
-	out, err := cmd.Output()
-	if err != nil {
-		return fmt.Errorf("%s: %w\n%s", file, err, out)
+	var all []byte
+	for range passes {
+		cmd := exec.Command("go", args...)
+		cmd.Stderr = os.Stderr
+		out, err := cmd.Output()
+		if err != nil {
+			return fmt.Errorf("%s: %w\n%s", file, err, out)
+		}
+		all = append(all, out...)
 	}
 	head := m.head
 	head.Load = before
@@ -150,7 +155,7 @@ func (m *measurement) goTest(file string, args []string) error {
 		if _, err := head.WriteTo(f); err != nil {
 			return err
 		}
-		_, err := f.Write(out)
+		_, err := f.Write(all)
 		return err
 	})
 }

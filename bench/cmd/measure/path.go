@@ -125,14 +125,15 @@ func (m *measurement) middle(rounds, _ int) error {
 		programs += "," + m.base
 	}
 	return m.goTest("middle", []string{"test", "-run", "^$", "-bench", "^BenchmarkMiddle$",
-		"-benchtime", fmt.Sprintf("%dx", rounds), "-timeout", "1h", ".", "-programs", programs})
+		"-benchtime", fmt.Sprintf("%dx", rounds), "-timeout", "1h", ".", "-programs", programs}, 1)
 }
 
-// logPeers is BenchmarkLog with others' logs, long enough that a second run agrees.
+// logPeers is BenchmarkLog with others' logs, long enough that a second run agrees. The logs take
+// turns in every round.
 func (m *measurement) logPeers(rounds, seconds int) error {
 	return m.goTest("log-peers", []string{"test", "-run", "^$", "-bench", "^BenchmarkLog$",
-		"-count", fmt.Sprint(rounds), "-benchtime", fmt.Sprintf("%ds", seconds-seconds/2),
-		"-timeout", "1h", "."})
+		"-count", "1", "-benchtime", fmt.Sprintf("%ds", seconds-seconds/2),
+		"-timeout", "1h", "."}, rounds)
 }
 
 // tableGroup is what heartbeats in groups cost the table beside what memory allows.
@@ -142,7 +143,7 @@ func (m *measurement) tableGroup(_, _ int) error {
 	if m.smoke {
 		args = append(args, "-short")
 	}
-	return m.goTest("table-group", args)
+	return m.goTest("table-group", args, 1)
 }
 
 // soak is ten minutes at half of the bare server's peak, and the disk's own syncs in the same

@@ -75,6 +75,7 @@ func (p *page) benchmarks() {
 	p.machine()
 	p.f("A figure is the median of the runs, with the lowest and the highest behind it. *Ratio* is how many times better rollcall is: 2.00 is\ntwice as fast, or half the memory. A ceiling leaves out work that cannot be left out; the ratio to it is the share of it that is reached.\nBytes per device and the cost of a collection are measured once in a pass.\n\n")
 	p.claims()
+	p.bars()
 	p.losses()
 	for _, s := range sections {
 		p.section(s.file, s.title, s.text)

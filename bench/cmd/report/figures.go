@@ -16,12 +16,13 @@ var measuredPart = regexp.MustCompile(`<!-- (measured: [^>]*) -->`)
 
 // figures rewrites the figures in README.md and in the pages of docs that it does not make whole.
 func (p *page) figures() error {
+	idle := p.idleName()
 	values := map[string]string{
 		"measured: table":             p.table(),
 		"measured: device":            p.device(),
 		"measured: idle stream":       p.amount("Streams/idle", "B/stream", "%.0f bytes", 1),
-		"measured: idle connection":   p.amount("IdleConn/conns=8000", "RSS-B/conn", "%.1f KB", 1000),
-		"measured: a million daemons": p.amount("IdleConn/conns=8000", "RSS-B/conn", "%.1f GB", 1000),
+		"measured: idle connection":   p.amount(idle, "RSS-B/conn", "%.1f KB", 1000),
+		"measured: a million daemons": p.amount(idle, "RSS-B/conn", "%.1f GB", 1000),
 	}
 	names, err := filepath.Glob(filepath.Join(p.docs, "*.md"))
 	if err != nil {
@@ -108,7 +109,8 @@ func (p *page) table() string {
 	}
 	rate("frames to streams, one event each", "FanOut/streams=4000/users=4000/batches=1/by=rollcall",
 		"FanOut/streams=4000/users=4000/batches=1/by=write", "a plain loop of `write(2)`")
+	idle := p.idleName()
 	text += fmt.Sprintf("| memory of an idle stream, of an idle daemon's connection | %s, %s | |\n",
-		p.amount("Streams/idle", "B/stream", "%.0f bytes", 1), p.amount("IdleConn/conns=8000", "RSS-B/conn", "%.1f KB", 1000))
+		p.amount("Streams/idle", "B/stream", "%.0f bytes", 1), p.amount(idle, "RSS-B/conn", "%.1f KB", 1000))
 	return text
 }

@@ -1,0 +1,140 @@
+package main
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// bar is a bound on a quotient of two series of one unit, measured in rounds that take turns.
+type bar struct {
+	figure       string
+	ours, beside string
+	unit         string
+	least        bool // the bound is from below
+	bound        float64
+}
+
+const (
+	wrk64  = "Wrk/connections=64/pipelined=1/by="
+	wrk256 = "Wrk/connections=256/pipelined=1/by="
+	wrk16  = "Wrk/connections=64/pipelined=16/by="
+	path1  = "Path/conns=1/pipeline=1/sync=always/by="
+	path64 = "Path/conns=64/pipeline=1/sync=always/by="
+	path   = "Path/conns=256/pipeline=1/sync=always/by="
+	deep   = "Path/conns=64/pipeline=16/sync=always/by="
+	lazily = "Path/conns=64/pipeline=16/sync=interval/by="
+	beats  = "Beats/conns=15000/interval=5s/by="
+	during = "HeartbeatInCheckpoint/devices=1M/appenders=64/checkpoint="
+	bare   = "bare-fasthttp"
+)
+
+var quotients = []bar{
+	{"64 connections ÷ bare, wrk", wrk64 + "rollcall", wrk64 + bare, "ops/s", true, 1.10},
+	{"64 connections ÷ bare, our generator", path64 + "rollcall", path64 + bare, "ops/s", true, 0.95},
+	{"256 connections ÷ bare, wrk", wrk256 + "rollcall", wrk256 + bare, "ops/s", true, 1.10},
+	{"256 connections ÷ bare, our generator", path + "rollcall", path + bare, "ops/s", true, 1.10},
+	{"1 connection, p50 ÷ base", path1 + "rollcall", path1 + "base", "p50-ns", false, 0.75},
+	{"16 at once on each of 64 ÷ bare, wrk", wrk16 + "rollcall", wrk16 + bare, "ops/s", true, 1},
+	{"the same, `--sync=interval`, wrk", wrk16 + byInterval, wrk16 + bare, "ops/s", true, 1},
+	{"16 at once on each of 64 ÷ bare, our generator", deep + "rollcall", deep + bare, "ops/s", true, 1},
+	{"the same, `--sync=interval`, our generator", lazily + "rollcall", lazily + bare, "ops/s", true, 1},
+	{"processor ÷ bare, 64 connections, wrk", wrk64 + "rollcall", wrk64 + bare, "cpu-ns/op", false, 1},
+	{"processor ÷ bare, 64 connections, our generator", path64 + "rollcall", path64 + bare, "cpu-ns/op", false, 1},
+	{"processor ÷ base, 15,000 daemons", beats + "rollcall", beats + "base", "cpu-ns/op", false, 0.5},
+	{"p99 while a checkpoint of a million devices runs ÷ without", during + "running", during + "none", "p99-ns", false, 1.5},
+}
+
+// bars are what the server is held to; a figure that was not measured is left out.
+func (p *page) bars() {
+	p.f("## Bars\n\nA quotient is the median of the rounds' quotients, lowest and highest behind it.\n\n")
+	p.f("| figure | bar | measured | |\n| --- | --- | ---: | --- |\n")
+	row := func(figure, bound, measured string, kept bool) {
+		word := "kept"
+		if !kept {
+			word = "**MISSED**"
+		}
+		p.f("| %s | %s | %s | %s |\n", figure, bound, measured, word)
+	}
+	for _, b := range quotients {
+		q := p.rounds(b.ours, b.beside, b.unit)
+		if len(q) == 0 {
+			continue
+		}
+		sign, kept := "≤", median(q) <= b.bound
+		if b.least {
+			sign, kept = "≥", median(q) >= b.bound
+		}
+		row(b.figure, fmt.Sprintf("%s %.2f", sign, b.bound), fmt.Sprintf("%.2f (%.2f–%.2f)",
+			median(q), slices.Min(q), slices.Max(q)), kept)
+	}
+	if got, base, sync, ok := p.p99s(); ok {
+		row("p99 at half of bare's peak, open loop", fmt.Sprintf(
+			"≤ 2 × bare's %.2f ms + a sync's p99 %.2f ms", base, sync),
+			fmt.Sprintf("%.2f ms", got), got <= 2*base+sync)
+	}
+	if s := p.m.find("Load/run=http-batch/by=rollcall"); s != nil {
+		row("batches of 1,000", "≥ 1.3 M/s", number(median(s.metrics["ops/s"]))+"/s",
+			median(s.metrics["ops/s"]) >= 1.3e6)
+	}
+	if s := p.idleConn(); s != nil {
+		v := median(s.metrics["RSS-B/conn"])
+		row("an idle daemon's connection", "≤ 512 bytes", number(v)+" bytes", v <= 512)
+	}
+	if s := p.m.find(beats + "rollcall"); s != nil {
+		v := median(s.metrics["p99-ns"]) / 1e6
+		row("p99, 15,000 daemons", "≤ 10 ms", fmt.Sprintf("%.2f ms", v), v <= 10)
+	}
+	for _, s := range p.m.series {
+		if v := s.metrics["cpu-ms-ratio"]; s.file == "middle" && len(v) > 0 &&
+			strings.HasSuffix(s.name, "route=single/devices=20k") {
+			row("processor for 20,000 heartbeats and as many expiries ÷ base", "≤ 0.45",
+				fmt.Sprintf("%.2f", median(v)), median(v) <= 0.45)
+		}
+		if v := s.metrics["apply/pair"]; s.file == "table-group" && len(v) > 0 {
+			row("apply in groups ÷ a dependent pair of misses, `"+s.name+"`", "≤ 1.50 at 10 million",
+				fmt.Sprintf("%.2f", median(v)), median(v) <= 1.5)
+		}
+	}
+	s, disk := p.m.find("Soak/by=rollcall"), p.m.find("Soak/by=disk")
+	if s != nil && disk != nil {
+		v, d := median(s.metrics["worst-ns"])/1e6, median(disk.metrics["worst-ns"])/1e6
+		row("the longest wait in ten minutes",
+			fmt.Sprintf("≤ 100 ms where the disk's is below 50 ms; it was %.1f", d),
+			fmt.Sprintf("%.1f ms", v), v <= 100 || d >= 50)
+	}
+	p.f("\n")
+}
+
+// rounds are the quotients of rounds that took turns; none when one of the two was not measured or
+// they are not pairs.
+func (p *page) rounds(ours, beside, unit string) (all []float64) {
+	a, b := p.m.find(ours), p.m.find(beside)
+	if a == nil || b == nil || len(a.metrics[unit]) != len(b.metrics[unit]) {
+		return nil
+	}
+	for i, v := range a.metrics[unit] {
+		if b.metrics[unit][i] > 0 {
+			all = append(all, v/b.metrics[unit][i])
+		}
+	}
+	return all
+}
+
+// idleConn is the series of connections of idle daemons, of how many ever.
+func (p *page) idleConn() *series {
+	for _, s := range p.m.series {
+		if s.file == "idleconn" {
+			return s
+		}
+	}
+	return nil
+}
+
+// idleName is that series's name, "" without one.
+func (p *page) idleName() string {
+	if s := p.idleConn(); s != nil {
+		return s.name
+	}
+	return ""
+}
