@@ -72,7 +72,8 @@ func playServer() error {
 			return errRefused
 		}
 	}
-	s, err := server.New(e, server.Options{SigningKeys: []string{signingKey}, Clock: clock,
+	s, err := server.New(e, server.Options{IngestTokens: []string{"t"},
+		SigningKeys: []string{signingKey}, Clock: clock,
 		OpenStreams: e.OpenStreams, Logger: quiet})
 	if err != nil {
 		return err

@@ -21,7 +21,7 @@ func (p *page) figures() error {
 		"measured: table":             p.table(),
 		"measured: device":            p.device(),
 		"measured: idle stream":       p.amount("Streams/idle", "B/stream", "%.0f bytes", 1),
-		"measured: idle connection":   p.amount(idle, "RSS-B/conn", "%.1f KB", 1000),
+		"measured: idle connection":   p.idleBytes(),
 		"measured: a million daemons": p.amount(idle, "RSS-B/conn", "%.1f GB", 1000),
 	}
 	names, err := filepath.Glob(filepath.Join(p.docs, "*.md"))
@@ -62,6 +62,14 @@ func (p *page) amount(name, unit, format string, over float64) string {
 		return ""
 	}
 	return fmt.Sprintf(format, median(s.metrics[unit])/over)
+}
+
+// idleBytes is what a connection of an idle daemon takes.
+func (p *page) idleBytes() string {
+	if s := p.idleConn(); s != nil && median(s.metrics["RSS-B/conn"]) < 1000 {
+		return p.amount(s.name, "RSS-B/conn", "%.0f bytes", 1)
+	}
+	return p.amount(p.idleName(), "RSS-B/conn", "%.1f KB", 1000)
 }
 
 // device is the memory of a device, in the table and in the wheel, to ten bytes.
@@ -109,8 +117,7 @@ func (p *page) table() string {
 	}
 	rate("frames to streams, one event each", "FanOut/streams=4000/users=4000/batches=1/by=rollcall",
 		"FanOut/streams=4000/users=4000/batches=1/by=write", "a plain loop of `write(2)`")
-	idle := p.idleName()
 	text += fmt.Sprintf("| memory of an idle stream, of an idle daemon's connection | %s, %s | |\n",
-		p.amount("Streams/idle", "B/stream", "%.0f bytes", 1), p.amount(idle, "RSS-B/conn", "%.1f KB", 1000))
+		p.amount("Streams/idle", "B/stream", "%.0f bytes", 1), p.idleBytes())
 	return text
 }
