@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"time"
 )
 
 //go:embed wrk.lua
@@ -82,16 +83,20 @@ func (m *measurement) wrkRun(by, script string, connections, pipeline, seconds i
 		return "", err
 	}
 	defer func() { err = errors.Join(err, s.stop()) }()
-	drive := func(seconds int) ([]byte, error) {
-		return exec.Command("wrk", "-t", "1", "-c", fmt.Sprint(connections), "-d",
+	drive := func(seconds int) (out []byte, used time.Duration, err error) {
+		cmd := exec.Command("wrk", "-t", "1", "-c", fmt.Sprint(connections), "-d",
 			fmt.Sprintf("%ds", seconds), "-s", script, "http://"+address, "--",
-			fmt.Sprint(pipeline)).CombinedOutput()
+			fmt.Sprint(pipeline))
+		if out, err = cmd.CombinedOutput(); err == nil {
+			used = cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()
+		}
+		return out, used, err
 	}
-	if out, err := drive(1); err != nil { // the devices become known, and the connections' pages
+	if out, _, err := drive(1); err != nil { // the devices become known, and the connections' pages
 		return "", fmt.Errorf("wrk: %w\n%s", err, out)
 	}
 	before := s.cpu()
-	out, err := drive(seconds)
+	out, used, err := drive(seconds)
 	cpu := s.cpu() - before
 	if err != nil {
 		return "", fmt.Errorf("wrk: %w\n%s", err, out)
@@ -106,7 +111,7 @@ func (m *measurement) wrkRun(by, script string, connections, pipeline, seconds i
 	}
 	fmt.Fprintf(os.Stderr, "          %3d connections × %2d  %-18s %8.0f/s, %.1f µs of the server each\n",
 		connections, pipeline, by, requests/micros*1e6, cpu/requests*1e6)
-	return fmt.Sprintf("BenchmarkWrk/connections=%d/pipelined=%d/by=%s 1 %.0f ops/s %.0f p50-ns %.0f p99-ns %.0f max-ns %.0f cpu-ns/op\n",
+	return fmt.Sprintf("BenchmarkWrk/connections=%d/pipelined=%d/by=%s 1 %.0f ops/s %.0f p50-ns %.0f p99-ns %.0f max-ns %.0f cpu-ns/op %.0f generator-ns/op\n",
 		connections, pipeline, by, requests/micros*1e6, p50*1e3, p99*1e3, longest*1e3,
-		cpu/requests*1e9), nil
+		cpu/requests*1e9, float64(used.Nanoseconds())/requests), nil
 }

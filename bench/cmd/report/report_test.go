@@ -43,6 +43,32 @@ func TestRatioIsAboveOneWhereWeAreBetter(t *testing.T) {
 	}
 }
 
+// TestBarsPairRounds: a bar holds the median of the rounds' quotients, not the quotient of medians,
+// and says so when it is missed.
+func TestBarsPairRounds(t *testing.T) {
+	p := &page{m: &measured{}}
+	for _, round := range [][2]float64{{100, 100}, {240, 200}, {330, 300}} {
+		for i, by := range []string{"rollcall", bare} {
+			p.m.add("wrk", raw.Line{Name: wrk64 + by, Metrics: map[string]float64{"ops/s": round[i]}})
+			p.m.add("wrk", raw.Line{Name: wrk256 + by, Metrics: map[string]float64{"ops/s": 1}})
+		}
+	}
+	p.m.add("wrk", raw.Line{Name: wrk16 + "rollcall", Metrics: map[string]float64{"ops/s": 1}})
+	p.bars()
+	text := p.b.String()
+	for _, want := range []string{
+		"| 64 connections ÷ bare, wrk | ≥ 1.10 | 1.10 (1.00–1.20) | kept |",
+		"| 256 connections ÷ bare, wrk | ≥ 1.10 | 1.00 (1.00–1.00) | **MISSED** |",
+	} {
+		if !strings.Contains(text, want) {
+			t.Errorf("no %q in\n%s", want, text)
+		}
+	}
+	if strings.Contains(text, "16 at once") {
+		t.Errorf("a figure without a counterpart has a bar:\n%s", text)
+	}
+}
+
 func TestClearNeedsRangesApart(t *testing.T) {
 	of := func(v ...float64) *series { return &series{metrics: map[string][]float64{"ns/op": v}} }
 	m := metric{unit: "ns/op"}
