@@ -147,7 +147,9 @@ func (m *measurement) loadRun(by string, args []string) (r raw.Run, err error) {
 	cmd := exec.Command(m.rollcall, slices.Concat([]string{"load", "--target", "http://" + address, "--quiet", "--json", report}, args)...)
 	cmd.Env = append(os.Environ(), secrets...)
 	before, idle := s.cpu(), loadAverage()
+	ended := m.sample(s)
 	out, err := cmd.CombinedOutput()
+	ended()
 	r.Server.CPUSeconds, r.Server.EndMiB = s.cpu()-before, s.resident()
 	r.Head = m.head
 	r.Head.Load = idle
@@ -163,6 +165,49 @@ func (m *measurement) loadRun(by string, args []string) (r raw.Run, err error) {
 	fmt.Fprintf(os.Stderr, "          %-14s %8.0f/s, p99 %.3f ms %v %v\n", by, r.Load.Achieved, r.Load.Latency["answer"].P99,
 		r.Load.Verdict.Violations, r.Load.Verdict.Invalid)
 	return r, nil
+}
+
+// sampled is the processor time that a server had used at a moment.
+type sampled struct {
+	at  time.Time
+	cpu float64
+}
+
+// sample notes what the server uses, twenty times a second, until the function that it returns is
+// called.
+func (m *measurement) sample(s *server) (end func()) {
+	stop, stopped := make(chan struct{}), make(chan struct{})
+	m.samples = nil
+	go func() {
+		defer close(stopped)
+		tick := time.NewTicker(50 * time.Millisecond)
+		defer tick.Stop()
+		for {
+			m.samples = append(m.samples, sampled{time.Now(), s.cpu()})
+			select {
+			case <-stop:
+				return
+			case <-tick.C:
+			}
+		}
+	}()
+	return func() { close(stop); <-stopped }
+}
+
+// steady is how much of a processor the server of the last run used in the middle of the last so
+// many seconds: after the connects, and before the end.
+func (m *measurement) steady(seconds float64) float64 {
+	last := m.samples[len(m.samples)-1].at
+	first, end := m.samples[0], m.samples[0]
+	for _, s := range m.samples {
+		if last.Sub(s.at).Seconds() >= 0.9*seconds {
+			first = s
+		}
+		if last.Sub(s.at).Seconds() >= 0.1*seconds {
+			end = s
+		}
+	}
+	return (end.cpu - first.cpu) / end.at.Sub(first.at).Seconds()
 }
 
 // writeRuns writes the runs, and as benchmark lines what benchstat compares.

@@ -51,6 +51,7 @@ type measurement struct {
 	only              string
 	rollcall, results string
 	head              raw.Head
+	samples           []sampled // of the last run
 }
 
 func (m *measurement) run() error {

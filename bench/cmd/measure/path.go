@@ -111,7 +111,7 @@ func (m *measurement) beats(rounds, seconds int) error {
 			l := r.Load.Latency["answer"]
 			lines = append(lines, fmt.Sprintf("BenchmarkBeats/conns=15000/interval=5s/by=%s 1 "+
 				"%.0f p50-ns %.0f p99-ns %.0f cpu-ns/op %.0f generator-ns/op", by, l.P50*1e6, l.P99*1e6,
-				r.Server.CPUSeconds/r.Load.Answered()*1e9,
+				m.steady(float64(5*seconds))/r.Load.Achieved*1e9,
 				r.Load.Generator.CPU/r.Load.Achieved*1e9))
 		}
 	}

@@ -65,7 +65,7 @@ var sections = []struct{ file, title, text string }{
 	{"log-peers", "Log, and others'", "The log's measurement with others' logs, a longer time for each."},
 	{"table-group", "Table, in groups", "*apply* is a heartbeat in a group of 32 of devices at random; *pair* is a chain of two dependent misses, the index and then the entry, which no table of this kind can avoid, in groups too; *single* is one independent miss. *apply/pair* is the median of the rounds' ratios."},
 	{"path", "Heartbeats one by one", "Durable heartbeats, one in a request, by our own generator, which checks nothing here. *base* is the program that `ROLLCALL_BASE` named. Each round runs every server once, so that the machine's moods meet all of them."},
-	{"beats", "Daemons", "15,000 connections that beat every five seconds, in an open loop; the processor's time includes their connects."},
+	{"beats", "Daemons", "15,000 connections that beat every five seconds, in an open loop. The processor's time is without their connects."},
 	{"middle", "Devices that beat and expire", "What devices that beat once and expire, all within four seconds, take of the server's processor. A *ratio* here is to the base, *last*: below 1.00 is less."},
 	{"soak", "Ten minutes", "An open loop at half of the bare server's peak, and syncs of a file of its own on the same disk in the same minutes."},
 }
