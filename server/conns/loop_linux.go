@@ -387,8 +387,8 @@ func (l *loop) apply() {
 		l.leave(group[n].slot, group[n].text)
 		for _, r := range group[n+1:] {
 			s := &l.slots.all[r.slot]
-			if s.leaving {
-				continue
+			if s.leaving && len(r.text) <= len(s.more.text) {
+				continue // it goes with what leaves; a longer text is in front of that
 			}
 			if l.requests.Read(s.peer.addr, r.text) <= 0 {
 				l.leave(r.slot, r.text)
