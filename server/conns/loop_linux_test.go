@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -215,6 +216,39 @@ func TestLoopLeavesAlone(t *testing.T) {
 		if n == refused || n == refused+1 {
 			t.Errorf("%d was applied in the loop: %v", n, log.applied)
 		}
+	}
+}
+
+// TestLeavesBehindARefusedOne: a connection that is about to leave keeps what it sent before, where
+// the group stops at another connection's request (P9, P10).
+func TestLeavesBehindARefusedOne(t *testing.T) {
+	log := newPlainLog()
+	r := start(t, looped(log, nil))
+	addr := r.listen(t, "tcp")
+	const refused = plainFrom + 50
+	log.set(func() { log.refuse = refused })
+	other := r.inLoop(t, addr)
+	l := r.loops.all[0]
+	l.mu.Lock()
+	first := l.slots.oldest(known)
+	l.mu.Unlock()
+	c := r.inLoop(t, addr)
+
+	l.mu.Lock() // as if one turn had read both, in this order
+	second := l.slots.all[first].next
+	l.take(first, []byte(request(refused)), 0)
+	l.take(second, []byte(request(plainFrom+1)+request(plainFrom+2)+request(7)), 0)
+	l.serve(nil)
+	l.settle()
+	l.mu.Unlock()
+	for _, n := range []int{plainFrom + 1, plainFrom + 2, 7} {
+		c.answered(n)
+	}
+	other.answered(refused)
+	log.mu.Lock()
+	defer log.mu.Unlock()
+	if want := []int{plainFrom + 1, plainFrom + 2}; !slices.Equal(log.applied, want) {
+		t.Errorf("%v were applied in the loop, want %v", log.applied, want)
 	}
 }
 
