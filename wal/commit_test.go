@@ -227,6 +227,33 @@ func TestCommitOnAStalledDisk(t *testing.T) {
 	}
 }
 
+// TestStallLeavesNothingBehind: what was appended before a stall ended is committed then, though its
+// caller was told that the log is stalled, and does not ask again.
+func TestStallLeavesNothingBehind(t *testing.T) {
+	mem, gate := vfs.NewMem(), &faultfs.Gate{}
+	l := start(t, hanging(gate, mem, SyncAlways))
+	defer closeLog(t, l)
+	defer gate.Open()
+	commitSoon(t, l, "before")
+	awaitParked(t, l)
+	testwait.Until(t, "a stall is over", func() bool { return !l.Stalled() })
+	testwait.Until(t, "there is a credit", func() bool { return l.Reserve(1, 0) == nil })
+	gate.Shut()
+	leader := commits(l, addQuietly(t, l, "x"))
+	awaitHeld(t, gate)
+	lsn := l.Append([]byte("y"), 0)
+	err := testwait.For(t, "a follower ends", commits(l, lsn))
+	if !errors.Is(err, ErrStalled) {
+		t.Fatalf("Commit of a follower: %v", err)
+	}
+	gate.Open()
+	if err := testwait.For(t, "the leader ends", leader); err != nil {
+		t.Fatal(err)
+	}
+	testwait.Until(t, "the follower's record is committed",
+		func() bool { return l.Committed() >= lsn })
+}
+
 // TestFailureInCommit: a write or a sync that fails on a caller's goroutine is the failure of the
 // log (W5): once, for the caller, its followers and waiters and all later ones, and the commit loop
 // ends.

@@ -125,8 +125,9 @@ func (s *stall) begin(turn int64) {
 	p.freshLocked(p.waiting.Load().sealed)
 }
 
-// end lets waiters and credits in again. The holder of turns calls it at the end of each turn,
-// when inFlight is 0.
+// end lets waiters and credits in again, and has the commit loop commit what is in the buffers:
+// those who appended it were told that the log is stalled, and may not ask again. The holder of
+// turns calls it at the end of each turn, when inFlight is 0.
 func (s *stall) end() {
 	p := s.progress
 	p.mu.Lock()
@@ -137,4 +138,5 @@ func (s *stall) end() {
 	p.stalled.Store(false)
 	s.credits.allow(biasStalled)
 	s.credits.wake()
+	s.committer.want()
 }
