@@ -625,6 +625,7 @@ func (l *loop) send(index uint32, text []byte) bool {
 	s.until = l.now + l.writeTimeout
 	l.slots.put(index, blocked)
 	l.watch(index, room)
+	l.wakeBy(s.until) // the reader may have begun to wait when another goroutine answers
 	return true
 }
 

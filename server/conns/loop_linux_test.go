@@ -342,6 +342,26 @@ func TestUnreadAnswers(t *testing.T) {
 	}
 }
 
+// TestUnreadWhileTheReaderWaits: a client that does not read what another goroutine than the reader
+// has answered is closed as early, though the reader had nothing to wake for.
+func TestUnreadWhileTheReaderWaits(t *testing.T) {
+	r := start(t, looped(newPlainLog(), func(c *Config) {
+		c.IdleTimeout, c.WriteTimeout = time.Hour, 50*time.Millisecond
+	}))
+	r.inLoop(t, r.listen(t, "tcp"))
+	l := r.loops.all[0]
+	testwait.Until(t, "the reader waits for the end of the connection's wait", func() bool {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		return l.wakesAt > time.Minute
+	})
+	l.mu.Lock()
+	l.now = time.Since(l.began)
+	l.send(l.slots.oldest(known), make([]byte, 64<<20)) // more than sockets hold
+	l.mu.Unlock()
+	r.holdsNone(t)
+}
+
 // TestPartInLoop: the rest of a request may take partTime in the loop; then fasthttp waits for it,
 // until ReadTimeout from its first byte.
 func TestPartInLoop(t *testing.T) {

@@ -152,11 +152,17 @@ func (l *loop) add(fd int32, peer peer, until time.Duration, returns uint8) bool
 	l.slots.all[index].returns = returns
 	l.entered++
 	l.watch(index, input)
+	l.wakeBy(until)
+	return true
+}
+
+// wakeBy ends the reader's wait if that would last longer than until an instant, since the loops
+// began.
+func (l *loop) wakeBy(until time.Duration) {
 	if until < l.wakesAt {
 		l.wakesAt = until
 		l.wakeUp()
 	}
-	return true
 }
 
 // wakeUp ends the reader's wait.
@@ -356,6 +362,7 @@ func (l *loop) look() bool {
 		l.stoodIn = began
 		l.standIns++
 		l.reader++
+		l.wakeUp() // one that waits ends, and neither takes a later wake-up nor outlives the epoll
 		go l.run(l.reader)
 	}
 	if err := l.requests.Stalled(); err != nil && len(l.owing) > 0 {
