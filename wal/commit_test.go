@@ -227,8 +227,8 @@ func TestCommitOnAStalledDisk(t *testing.T) {
 	}
 }
 
-// TestStallLeavesNothingBehind: what was appended before a stall ended is committed then, though its
-// caller was told that the log is stalled, and does not ask again.
+// TestStallLeavesNothingBehind: what was appended before a stall ended is committed then, though
+// its caller was told that the log is stalled, and does not ask again.
 func TestStallLeavesNothingBehind(t *testing.T) {
 	mem, gate := vfs.NewMem(), &faultfs.Gate{}
 	l := start(t, hanging(gate, mem, SyncAlways))

@@ -48,6 +48,16 @@ func (l *plainLog) set(change func()) {
 	l.cond.Broadcast()
 }
 
+// applies waits until so many requests are applied.
+func (l *plainLog) applies(t *testing.T, n uint64) {
+	t.Helper()
+	testwait.Until(t, "they are applied", func() bool {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		return l.appended == n
+	})
+}
+
 // plainRequests serves the requests of a rig from plainFrom on.
 type plainRequests struct {
 	*plainLog
@@ -267,11 +277,7 @@ func TestStandIn(t *testing.T) {
 			testwait.Until(t, "another reads", func() bool { return r.Stats().StandIns == 1 })
 			other.ask(3)                     // fasthttp's
 			second.write(request(plainFrom)) // waits, too
-			testwait.Until(t, "the second is applied", func() bool {
-				log.mu.Lock()
-				defer log.mu.Unlock()
-				return log.appended == 2
-			})
+			log.applies(t, 2)
 			if stalls {
 				log.set(func() { log.stalled = errors.New("stalled") })
 				c.reads(503, "stalled")
@@ -414,11 +420,7 @@ func TestLoopCloses(t *testing.T) {
 	owed, part, silent := r.inLoop(t, addr), r.inLoop(t, addr), r.inLoop(t, addr)
 	log.set(func() { log.held = true })
 	owed.write(request(plainFrom + 1))
-	testwait.Until(t, "it is applied", func() bool {
-		log.mu.Lock()
-		defer log.mu.Unlock()
-		return log.appended == 1
-	})
+	log.applies(t, 1)
 	text := request(plainFrom + 2)
 	part.write(text[:50])
 	ended := make(chan struct{})
