@@ -282,6 +282,17 @@ func (e *Engine) Take(c net.Conn) (broadcast.Conn, error) { return e.streams.Tak
 // Subscribe starts a stream. On an error the connection still belongs to the caller.
 func (e *Engine) Subscribe(s broadcast.Subscription) error { return e.streams.Subscribe(s) }
 
+// ParseStreamID reads the id of a stream as its response head has it; false: it is none of this
+// process.
+func (e *Engine) ParseStreamID(text string) (broadcast.StreamID, bool) {
+	return e.streams.ParseStreamID(text)
+}
+
+// Renew moves the end of a stream, see Broadcaster.Renew.
+func (e *Engine) Renew(id broadcast.StreamID, expiresNanos int64, fits broadcast.Fits) error {
+	return e.streams.Renew(id, expiresNanos, fits)
+}
+
 // SetRestart says how long a restart of the server takes: streams that a drain ends are told to
 // come back later than that.
 func (e *Engine) SetRestart(d time.Duration) { e.streams.SetRestart(d) }

@@ -37,6 +37,8 @@ type streams interface {
 	Start(nowNanos int64)
 	Take(c net.Conn) (broadcast.Conn, error)
 	Subscribe(s broadcast.Subscription) error
+	ParseStreamID(text string) (broadcast.StreamID, bool)
+	Renew(id broadcast.StreamID, expiresNanos int64, fits broadcast.Fits) error
 	SetRestart(d time.Duration)
 	Retry() time.Duration
 	Open() int
@@ -68,6 +70,12 @@ type noStreams struct{}
 func (noStreams) Start(int64)                            {}
 func (noStreams) Take(net.Conn) (broadcast.Conn, error)  { return nil, ErrNoStreams }
 func (noStreams) Subscribe(broadcast.Subscription) error { return ErrNoStreams }
+func (noStreams) ParseStreamID(string) (none broadcast.StreamID, ok bool) {
+	return none, false
+}
+func (noStreams) Renew(broadcast.StreamID, int64, broadcast.Fits) error {
+	return broadcast.ErrNoStream
+}
 func (noStreams) SetRestart(time.Duration)               {}
 func (noStreams) Retry() time.Duration                   { return time.Second }
 func (noStreams) Open() int                              { return 0 }

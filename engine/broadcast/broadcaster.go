@@ -35,6 +35,17 @@ type Subscription struct {
 	// Chunked selects chunked framing of the body, for HTTP/1.1; an HTTP/1.0 client gets it plain.
 	Chunked bool
 
+	// IDAt is where in Head the stream's id is to stand, in place of StreamIDLen bytes. Default: 0,
+	// nowhere.
+	IDAt int
+
+	// Owner is whose stream it is: the subject of the token that opened it, in a form of the
+	// caller's. Renew shows it.
+	Owner [16]byte
+
+	// List makes it a stream of many users, and User is ignored. Default: nil.
+	List *List
+
 	// ExpiresNanos is the instant, on the clock of Tick, at which the stream ends. Default: never.
 	ExpiresNanos int64
 }

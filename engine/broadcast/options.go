@@ -79,6 +79,14 @@ type Options struct {
 	// Subscribe returns ErrTooManyOfUser. Default: 0, only MaxStreams counts.
 	MaxStreamsPerUser int
 
+	// MaxFollows bounds the users followed by list streams, each as often as it is followed. Beyond
+	// it, Subscribe returns ErrTooManyFollows. Default: 1 << 24.
+	MaxFollows int
+
+	// MaxFollowsPerOwner bounds the same for the streams of one owner. Beyond it, Subscribe returns
+	// ErrTooManyFollowsOfOwner. Default: 0, only MaxFollows counts.
+	MaxFollowsPerOwner int
+
 	// Seed of the random choices: the order in which streams are drained, and their reconnect
 	// delays. Default: 0, a random one.
 	Seed uint64
