@@ -10,6 +10,8 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -1025,6 +1027,36 @@ func TestTokenCommand(t *testing.T) {
 	if s := r.followRaw(request("GET", streamPath+"?user_id="+user, "",
 		bearer(strings.TrimSpace(string(out))))); s.head.status != 200 {
 		t.Errorf("status %d", s.head.status)
+	}
+	list := filepath.Join(t.TempDir(), "list")
+	users := []byte(uuid.NewString() + ",\n" + user + " " + uuid.NewString())
+	if err := os.WriteFile(list, users, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	contact := uuid.NewString()
+	cmd = exec.Command(binary, "token", "--user", user, "--contact", contact, "--contact", user,
+		"--list", list, "--any")
+	cmd.Env = []string{signingKeyEnv + "=" + signingKey}
+	if out, err = cmd.Output(); err != nil {
+		t.Fatal(err)
+	}
+	var claims struct {
+		UserIDs     []string `json:"user_ids"`
+		UsersSHA256 string   `json:"users_sha256"`
+		Scope       []string `json:"scope"`
+	}
+	payload, _, _ := strings.Cut(string(out), ".")
+	text, err := base64.RawURLEncoding.DecodeString(payload)
+	if json.Unmarshal(text, &claims) != nil || len(claims.UserIDs) != 2 ||
+		len(claims.UsersSHA256) != 43 || !slices.Contains(claims.Scope, "presence:read:any") {
+		t.Errorf("claims %s, %v", text, err)
+	}
+	for _, args := range [][]string{{"--contact", "bob"}, {"--contact", uuid.Nil.String()}, {"--list", list + "x"}} {
+		cmd := exec.Command(binary, append([]string{"token", "--user", user}, args...)...)
+		cmd.Env = []string{signingKeyEnv + "=" + signingKey}
+		if out, err := cmd.CombinedOutput(); err == nil {
+			t.Errorf("%v: %s", args, out)
+		}
 	}
 	cmd = exec.Command(binary, "token", "--user", user)
 	cmd.Env = []string{}

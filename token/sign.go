@@ -21,12 +21,24 @@ type Claims struct {
 	Scope      []string `json:"scope"`
 	ExpMS      int64    `json:"exp_ms"`
 	IssuedAtMS int64    `json:"issued_at_ms"`
+
+	// UserIDs are further users that may be read, at most MaxUserIDs; UsersSHA256 is the digest of
+	// a list that a request brings, see the function of that name. Empty: left out.
+	UserIDs     []string `json:"user_ids,omitempty"`
+	UsersSHA256 string   `json:"users_sha256,omitempty"`
 }
 
-// Sign makes the text of a token. It refuses an empty key and a user that no request can name.
+// Sign makes the text of a token. It refuses an empty key, a user that no request can name, and too
+// many users.
 func Sign(key string, c Claims) (string, error) {
-	if !isUser(c.UserID) {
-		return "", fmt.Errorf("token: sign: user id %q: want a UUID in lowercase", c.UserID)
+	for _, user := range append([]string{c.UserID}, c.UserIDs...) {
+		if !isUser(user) {
+			return "", fmt.Errorf("token: sign: user id %q: want a UUID in lowercase", user)
+		}
+	}
+	if n := len(c.UserIDs); n > MaxUserIDs {
+		return "", fmt.Errorf("token: sign: %d further users: a token may name %d; "+
+			"sign users_sha256 of a longer list", n, MaxUserIDs)
 	}
 	payload, err := json.Marshal(c)
 	if err != nil {
@@ -39,8 +51,11 @@ func Sign(key string, c Claims) (string, error) {
 // that RFC 9562 knows.
 func isUser(text string) bool {
 	id, err := uuid.Parse(text)
-	return err == nil && id.String() == text &&
-		id.Version() >= 1 && id.Version() <= 8 && id.Variant() == uuid.RFC4122
+	return err == nil && id.String() == text && hasVersion(id)
+}
+
+func hasVersion(id uuid.UUID) bool {
+	return id.Version() >= 1 && id.Version() <= 8 && id.Variant() == uuid.RFC4122
 }
 
 // SignPayload makes the text of a token from any payload, valid or not.

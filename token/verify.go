@@ -43,17 +43,27 @@ func (k Keys) Verify(text []byte, scope, user string, now time.Time) (expMS floa
 	if !ok {
 		return 0, ErrInvalid
 	}
-	expMS, ok = claims["exp_ms"].(float64)
-	if !ok || !(expMS > float64(now.UnixMilli())) {
+	if expMS, ok = expiry(claims, now); !ok {
 		return 0, ErrExpired
 	}
-	if scopes, _ := claims["scope"].([]any); !slices.Contains(scopes, any(scope)) {
+	if !hasScope(claims, scope) {
 		return 0, ErrScope
 	}
 	if claims["user_id"] != any(user) {
 		return 0, ErrUser
 	}
 	return expMS, nil
+}
+
+// expiry returns when a token ends; false: that is no number, or not in the future.
+func expiry(claims map[string]any, now time.Time) (expMS float64, ok bool) {
+	expMS, ok = claims["exp_ms"].(float64)
+	return expMS, ok && expMS > float64(now.UnixMilli())
+}
+
+func hasScope(claims map[string]any, scope string) bool {
+	scopes, _ := claims["scope"].([]any)
+	return slices.Contains(scopes, any(scope))
 }
 
 // ID returns the token_id that a token claims to have, for a log line: nothing is verified. Empty:

@@ -9,8 +9,11 @@ const (
 	CodeInvalid      = "invalid_payload"
 )
 
-// ScopeRead is the scope of a token that opens a stream of its user.
-const ScopeRead = "presence:read"
+// The scopes of a token.
+const (
+	ScopeRead    = "presence:read"     // to read the users that it names
+	ScopeReadAny = "presence:read:any" // to read every user, on the routes of many
+)
 
 // AppendError appends the body of an error to dst.
 func AppendError(dst []byte, code, details string) []byte {

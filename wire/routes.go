@@ -5,12 +5,21 @@ const (
 	HeartbeatPath  = "/api/v1/daemon/presence/heartbeat"
 	HeartbeatsPath = "/api/v1/daemon/presence/heartbeats" // many in one request
 	StreamPath     = "/api/v1/mobile/presence/stream"
+
+	ListStreamPath = "/api/v1/presence/stream"                   // many users on one stream
+	RenewPath      = "/api/v1/presence/stream/{stream_id}/token" // of an open stream
+	PresencePath   = "/api/v1/presence"                          // asking once
+	QueryPath      = "/api/v1/presence/query"                    // the same, of a list in the body
 )
 
-// The query parameters.
+// The query parameters, and StreamParam, which is a part of a path.
 const (
-	UserParam  = "user_id"
-	TokenParam = "access_token" // a stream's token, where the server takes it from the query
+	UserParam   = "user_id"
+	TokenParam  = "access_token" // a stream's token, where the server takes it from the query
+	ViewParam   = "view"
+	LingerParam = "linger_ms"
+	ResumeParam = "resume"
+	StreamParam = "stream_id"
 )
 
 // The media types.

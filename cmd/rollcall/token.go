@@ -1,11 +1,15 @@
 package main
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
 	"os"
+	"slices"
+	"strings"
 	"time"
+	"unicode"
 
 	"rollcall/token"
 	"rollcall/wire"
@@ -16,6 +20,9 @@ import (
 type tokenCmd struct {
 	User           uuid.UUID     `required:"" placeholder:"UUID" help:"The user whose devices the token may see."`
 	Device         uuid.UUID     `placeholder:"UUID" help:"The device that the token is for; it is recorded and not checked. Default: a random one."`
+	Contact        []uuid.UUID   `placeholder:"UUID" help:"A further user that the token may see; repeatable, at most 200."`
+	List           string        `type:"path" placeholder:"FILE" help:"Let the token see the users in FILE, which a request then lists: all of them, and no others. Their ids are apart by white space or commas."`
+	Any            bool          `help:"Let the token see every user. For backends."`
 	TTL            time.Duration `default:"15m" help:"How long the token is valid. A stream ends when its token does."`
 	SigningKeyFile string        `type:"path" placeholder:"FILE" help:"Read the signing key from FILE. The first key signs."`
 }
@@ -27,7 +34,12 @@ It must be one that the server has.
 The token goes to standard output, alone:
 
   curl -N -H "Authorization: Bearer $(rollcall token --user UUID)" \
-    "http://127.0.0.1:8787` + wire.StreamPath + `?user_id=UUID"`
+    "http://127.0.0.1:8787` + wire.StreamPath + `?user_id=UUID"
+
+--contact, --list and --any open the routes of many users:
+
+  curl -N -H "Authorization: Bearer $(rollcall token --user UUID --contact UUID)" \
+    "http://127.0.0.1:8787` + wire.ListStreamPath + `?view=users"`
 }
 
 // Run prints a token.
@@ -48,8 +60,12 @@ func (c tokenCmd) Run() error {
 	if c.Device == uuid.Nil {
 		c.Device = uuid.New()
 	}
+	claims := streamClaims(c.User, c.Device, c.TTL)
+	if err := c.addUsers(&claims); err != nil {
+		return err
+	}
 	c.warn(os.Stderr, keys)
-	text, err := streamToken(keys[0], c.User, c.Device, c.TTL)
+	text, err := token.Sign(keys[0], claims)
 	if err != nil {
 		return err
 	}
@@ -71,14 +87,57 @@ func (c tokenCmd) warn(w io.Writer, keys []string) {
 	}
 }
 
+// addUsers lets the token see more than its user.
+func (c tokenCmd) addUsers(claims *token.Claims) error {
+	for _, contact := range c.Contact {
+		claims.UserIDs = append(claims.UserIDs, contact.String())
+	}
+	if c.List != "" {
+		users, err := readUsers(c.List)
+		if err != nil {
+			return fmt.Errorf("--list: %w", err)
+		}
+		claims.UsersSHA256 = token.UsersSHA256(users)
+	}
+	if c.Any {
+		claims.Scope = append(claims.Scope, wire.ScopeReadAny)
+	}
+	return nil
+}
+
+// readUsers reads the ids in a file, each once.
+func readUsers(name string) (users []uuid.UUID, err error) {
+	text, err := os.ReadFile(name)
+	if err != nil {
+		return nil, err
+	}
+	apart := func(r rune) bool { return unicode.IsSpace(r) || r == ',' }
+	for word := range strings.FieldsFuncSeq(string(text), apart) {
+		user, form := wire.ParseID([]byte(word))
+		if form == wire.IDInvalid {
+			return nil, fmt.Errorf("%s: %q is no UUID", name, word)
+		}
+		users = append(users, user)
+	}
+	if len(users) == 0 {
+		return nil, fmt.Errorf("%s has no user", name)
+	}
+	slices.SortFunc(users, func(a, b uuid.UUID) int { return bytes.Compare(a[:], b[:]) })
+	return slices.Compact(users), nil
+}
+
 func streamToken(key string, user, device uuid.UUID, ttl time.Duration) (string, error) {
+	return token.Sign(key, streamClaims(user, device, ttl))
+}
+
+func streamClaims(user, device uuid.UUID, ttl time.Duration) token.Claims {
 	now := time.Now()
-	return token.Sign(key, token.Claims{
+	return token.Claims{
 		TokenID:    uuid.NewString(),
 		UserID:     user.String(),
 		DeviceID:   device.String(),
 		Scope:      []string{wire.ScopeRead},
 		ExpMS:      now.Add(ttl).UnixMilli(),
 		IssuedAtMS: now.UnixMilli(),
-	})
+	}
 }
