@@ -17,8 +17,9 @@ var mayImport = map[string][]string{
 	"wire":   {"record"},
 	"record": {},
 	"token":  {},
+	"cursor": {},
 
-	"engine":           {"engine/broadcast", "engine/table", "engine/wheel", "record", "wire"},
+	"engine":           {"cursor", "engine/broadcast", "engine/table", "engine/wheel", "record", "wire"},
 	"engine/table":     {"record"},
 	"engine/wheel":     {},
 	"engine/broadcast": {},
@@ -28,7 +29,7 @@ var mayImport = map[string][]string{
 	"datadir":    {"checkpoint", "wal"},
 	"feed":       {},
 
-	"server": {"engine", "engine/broadcast", "server/admin", "server/conns", "server/reply",
+	"server": {"cursor", "engine", "engine/broadcast", "server/admin", "server/conns", "server/reply",
 		"token", "wire"},
 	"server/admin":      {"engine", "server/admin/page", "server/conns", "server/reply", "token", "wire"},
 	"server/admin/page": {},
