@@ -1,6 +1,6 @@
 // Package client speaks to a rollcall server: Daemon reports a device, Watch follows a user's
-// devices. It needs only the standard library and nothing else of this repository, so that it can
-// be copied into another one.
+// devices, WatchMany a list of users, Query asks once, Mint makes tokens. It needs only the
+// standard library and nothing else of this repository, so that it can be copied into another one.
 //
 //	d, err := client.StartDaemon(client.DaemonOptions{
 //		URL:      "https://presence.example.com",
@@ -21,6 +21,13 @@
 //			continue
 //		}
 //		fmt.Println(ev.DeviceID, ev.Status)
+//	}
+//
+//	o := client.WatchManyOptions{URL: url, UserIDs: contacts, Token: mint}
+//	for up, err := range client.WatchMany(ctx, o) {
+//		if err == nil && up.User != nil {
+//			fmt.Println(up.User.UserID, up.User.Status)
+//		}
 //	}
 //
 // # What a Daemon keeps
@@ -51,10 +58,19 @@
 //   - K8 A connection that brings no byte for IdleTimeout is dead: the server sends a comment every
 //     15 s.
 //   - K9 It reconnects after the time that the server asked for (retry:, Retry-After), else after a
-//     random time up to a bound that doubles. A token is renewed in its last fifth, and after a 401
-//     or 403.
+//     random time up to a bound that doubles. A token is renewed in its last fifth, on the open
+//     stream where the server can do that and by a reconnect where not, and after a 401 or 403.
 //   - K10 Whatever a server or a proxy sends, memory is bounded: lines, frames, error bodies, the
 //     devices remembered.
 //
-// Neither needs a clock of its own: tests run it in the fake time of testing/synctest.
+// # What a WatchMany keeps
+//
+// K7 to K10, and
+//
+//   - K11 Its cursor is the id of the last event that is in the Roster, never of a later one. A
+//     server that can resume from there tells what changed since; one that cannot tells everything,
+//     and then the Roster has what it told and nothing else. Either way the caller is told what
+//     differs from what it was told before, and then a Sync.
+//
+// None needs a clock of its own: tests run it in the fake time of testing/synctest.
 package client

@@ -15,6 +15,10 @@ import (
 const (
 	heartbeatPath = "/api/v1/daemon/presence/heartbeat"
 	streamPath    = "/api/v1/mobile/presence/stream"
+	manyPath      = "/api/v1/presence/stream"
+	askPath       = "/api/v1/presence"
+	queryPath     = "/api/v1/presence/query"
+	batchPath     = "/api/v1/daemon/presence/heartbeats"
 
 	// maxErrorBytes bounds what is read of an error's body.
 	maxErrorBytes = 4 << 10
@@ -145,6 +149,17 @@ func authorize(req *http.Request, token string) error {
 	}
 	req.Header.Set("Authorization", "Bearer "+token)
 	return nil
+}
+
+// canonicalIDs returns ids in lowercase. The error names the first that is no UUID.
+func canonicalIDs(ids []string) ([]string, error) {
+	canonical := make([]string, len(ids))
+	for i, id := range ids {
+		if canonical[i] = strings.ToLower(id); !canonicalID(canonical[i]) {
+			return nil, fmt.Errorf("client: UserIDs[%d] %q: want a UUID", i, id)
+		}
+	}
+	return canonical, nil
 }
 
 // canonicalID reports whether id is a UUID as the server takes it: 36 lowercase characters.

@@ -20,6 +20,9 @@ type frame struct {
 	data  []byte // valid until the next call of next
 	retry time.Duration
 	asked bool // retry was given
+	// id is the last event id of the stream so far; valid until the next call of next. Nil: the
+	// stream has said nothing of it.
+	id []byte
 }
 
 // decoder reads server-sent events as the HTML standard defines them: lines end in LF, CR or CRLF,
@@ -31,8 +34,10 @@ type decoder struct {
 	limit int // of one frame, in bytes
 	line  []byte
 	data  []byte
-	begun bool // the byte order mark, if any, is behind us
-	cr    bool // the last line ended in CR: a LF that follows belongs to it
+	id    []byte // the last event id: of the last whole event that had one; nil: none had
+	newID []byte // of the event that is being read; nil: it has none yet
+	begun bool   // the byte order mark, if any, is behind us
+	cr    bool   // the last line ended in CR: a LF that follows belongs to it
 }
 
 func newDecoder(r io.Reader, limit int) *decoder {
@@ -43,7 +48,7 @@ func newDecoder(r io.Reader, limit int) *decoder {
 // error is io.EOF at the end of the stream.
 func (d *decoder) next() (frame, error) {
 	var f frame
-	d.data = d.data[:0]
+	d.data, d.newID = d.data[:0], nil
 	hasData := false
 	for {
 		line, err := d.readLine()
@@ -51,6 +56,10 @@ func (d *decoder) next() (frame, error) {
 			return frame{}, err
 		}
 		if len(line) == 0 {
+			if d.newID != nil {
+				d.id, d.newID = d.newID, nil
+			}
+			f.id = d.id
 			if hasData {
 				f.data = bytes.TrimSuffix(d.data, []byte("\n"))
 				return f, nil
@@ -72,6 +81,10 @@ func (d *decoder) next() (frame, error) {
 			hasData = true
 		case "event":
 			f.event = string(value)
+		case "id":
+			if bytes.IndexByte(value, 0) < 0 {
+				d.newID = append([]byte{}, value...)
+			}
 		case "retry":
 			if ms, ok := digits(value); ok {
 				f.retry, f.asked = ms, true

@@ -68,6 +68,31 @@ func TestDecoder(t *testing.T) {
 	}
 }
 
+// TestDecoderIDs: the id of an event is the last one of the stream, an empty one is one too, and
+// one that the end of the stream cuts off never counts.
+func TestDecoderIDs(t *testing.T) {
+	for text, want := range map[string]string{
+		"id: 7\ndata: a\n\ndata: b\n\n":            "a=7 b=7",
+		"data: a\n\nid\ndata: b\n\n":               "a=none b=",
+		"id: 7\n\ndata: a\nid: 8\n\n":              "a=8",
+		"id: 7\n\ndata: a\n\n":                     "a=7",
+		"id: 7\nid: \ndata: a\n\nid: 8\ndata: b\n": "a=",
+		"id: a\x00b\ndata: a\n\n":                  "a=none",
+	} {
+		d, got := newDecoder(iotest.OneByteReader(strings.NewReader(text)), 1000), []string{}
+		for f, err := d.next(); err == nil; f, err = d.next() {
+			id := "none"
+			if f.id != nil {
+				id = string(f.id)
+			}
+			got = append(got, fmt.Sprintf("%s=%s", f.data, id))
+		}
+		if strings.Join(got, " ") != want {
+			t.Errorf("%q: %q, want %q", text, got, want)
+		}
+	}
+}
+
 // TestDecoderBounds: neither a line nor a frame takes more memory than the limit (K10).
 func TestDecoderBounds(t *testing.T) {
 	for name, text := range map[string]string{
