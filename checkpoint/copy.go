@@ -6,14 +6,17 @@ import "slices"
 const copyBytes = 4 << 20
 
 // CopyFrom makes a store that does not exist, starts it, and makes it hold what another one holds,
-// its secret and its cursors included, and be as of the same LSN. Its id is its own. CopyFrom calls
-// copied with each key and value, which are valid during the call.
+// its secret, its cursors and its history included, and be as of the same LSN. Its id is its own.
+// CopyFrom calls copied with each key and value, which are valid during the call.
 func (s *Store) CopyFrom(from *Store, copied func(key, value []byte)) error {
 	s.secret = slices.Clone(from.secret)
 	if err := s.Start(); err != nil {
 		return err
 	}
 	if err := from.eachCursor(s.SetCursor); err != nil {
+		return err
+	}
+	if err := s.copyHistory(from); err != nil {
 		return err
 	}
 	var lo []byte

@@ -107,6 +107,11 @@ func (s *Store) load() (err error) {
 	if err := s.loadID(); err != nil {
 		return err
 	}
+	for _, key := range [][]byte{epochsKey, forgottenKey} {
+		if _, err := s.get(key); err != nil {
+			return err
+		}
+	}
 	return s.eachCursor(func(string, uint64) error { return nil })
 }
 

@@ -62,6 +62,8 @@ type checkpointer struct {
 	// forgot is the LSN of the last device forgotten in each of the finest ranges: the table does
 	// not show that the range changed.
 	forgot [maxRanges]uint64
+	// kept is what history.Changes was when the store got what was forgotten; see noKept.
+	kept uint64
 
 	failures  atomic.Uint64
 	forgotten atomic.Uint64
@@ -81,6 +83,7 @@ func newCheckpointer(d *devices, o *Options) *checkpointer {
 		wake:         make(chan struct{}, 1),
 		rangeDevices: 16384,
 		besideBytes:  256 << 20,
+		kept:         noKept,
 	}
 	c.doneAt.Store(time.Now().UnixNano())
 	return c
@@ -211,6 +214,9 @@ func (c *checkpointer) checkpoint(stop <-chan struct{}) (written int, err error)
 	if err := c.store.SetClock(c.trusted.ms); err != nil {
 		return written, err
 	}
+	if err := c.keepForgotten(); err != nil {
+		return written, err
+	}
 	if err := c.store.Commit(through); err != nil {
 		return written, err
 	}
@@ -311,7 +317,6 @@ func (c *checkpointer) forgetOld(b *rangeBuffer, before uint64) error {
 			kept = append(kept, it)
 			continue
 		}
-		c.noteForgotten(rec.User(), lsn)
 	}
 	b.items = kept
 	c.log.Kick()
@@ -336,6 +341,7 @@ func (c *checkpointer) forget(r record.View, at uint64) (lsn uint64, err error) 
 		return 0, nil
 	}
 	lsn = c.log.Append(record.AppendForget(nil, r), 0)
+	c.noteForgotten(user, lsn) // under the claim: see keepForgotten
 	c.remove(ref, entry)
 	c.forgotten.Add(1)
 	c.counters.loops().devices[Offline].Add(-1)
@@ -345,5 +351,7 @@ func (c *checkpointer) forget(r record.View, at uint64) (lsn uint64, err error) 
 // noteForgotten says that a device of the user was forgotten at an LSN. During recovery each of the
 // finest ranges has one goroutine that may call it.
 func (c *checkpointer) noteForgotten(user uuid.UUID, lsn uint64) {
-	c.forgot[rangeOf(c.table.UserHash(user))] = lsn
+	hash := c.table.UserHash(user)
+	c.forgot[rangeOf(hash)] = lsn
+	c.history.Forget(hash, lsn)
 }

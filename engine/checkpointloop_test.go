@@ -45,6 +45,11 @@ func (s *memStore) Discard() error { return nil }
 func (s *memStore) SetClock(uint64) error  { return nil }
 func (s *memStore) Clock() (uint64, error) { return 0, nil }
 
+func (s *memStore) SetEpochs([]byte) error     { return nil }
+func (s *memStore) Epochs() ([]byte, error)    { return nil, nil }
+func (s *memStore) SetForgotten([]byte) error  { return nil }
+func (s *memStore) Forgotten() ([]byte, error) { return nil, nil }
+
 // Commit counts before it shows the LSN: a test that sees the LSN sees the commit counted.
 func (s *memStore) Commit(lsn uint64) error {
 	s.commits.Add(1)

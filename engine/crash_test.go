@@ -18,6 +18,7 @@ import (
 	"github.com/google/uuid"
 
 	"rollcall/checkpoint"
+	"rollcall/cursor"
 	"rollcall/datadir"
 	"rollcall/internal/faultfs"
 	"rollcall/internal/testseed"
@@ -35,8 +36,9 @@ func crashSeeds(t *testing.T) int {
 // TestCrash crashes the machine at every sync of the log and of the checkpoint, and at random
 // moments between, while heartbeats, expiries, forgetting and checkpoints run at the same time.
 // What was not synced is lost, kept or torn, page by page, at random. After each crash: what was
-// acknowledged is there, nothing is that was never sent, the log's order is the devices' order, and
-// another crash right after the recovery changes nothing.
+// acknowledged is there, nothing is that was never sent, the log's order is the devices' order, a
+// cursor is honoured when what it names was not lost (C1, C2), and another crash right after the
+// recovery changes nothing.
 //
 // ROLLCALL_SEED runs one seed again: the same work and the same losses; how the goroutines
 // interleave is the scheduler's.
@@ -77,6 +79,8 @@ type crasher struct {
 	rng    *rand.Rand // guarded by mu
 	clones []clone    // guarded by mu
 	over   bool       // guarded by mu
+	shown  uint64     // guarded by mu: an LSN that was committed
+	cursor []byte     // guarded by mu: of it
 
 	forgotten uint64
 }
@@ -96,6 +100,8 @@ type clone struct {
 	acked, sent []uint64
 	gone        []bool
 	now         int64
+	shown       uint64 // an LSN that was shown before
+	cursor      []byte // of it
 }
 
 func newCrasher(t *testing.T, seed uint64) *crasher {
@@ -187,6 +193,7 @@ func (c *crasher) crash(at string) {
 		cl.acked = append(cl.acked, d.acked.Load())
 		cl.gone = append(cl.gone, d.gone.Load())
 	}
+	cl.shown, cl.cursor = c.shown, c.cursor
 	percent := []int{0, 100, c.rng.IntN(101)}[c.rng.IntN(3)]
 	cl.fs = c.fs.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: percent, RNG: c.rng})
 	for _, d := range c.devices {
@@ -206,6 +213,10 @@ func (c *crasher) beat(d *disk, device *crashDevice) {
 		return
 	}
 	device.acked.Store(hb.Seq)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.shown = d.log.Committed()
+	c.cursor = d.History().Append(nil, cursor.Cursor{LSN: c.shown})
 }
 
 // send sends a heartbeat alone, or as an event loop does.
@@ -271,6 +282,13 @@ func (c *crasher) check(cl clone) {
 		c.t.Fatalf("seed %d, crash at %s: %s", c.seed, cl.at, fmt.Sprintf(format, args...))
 	}
 	d := c.open(cl.fs)
+	if cl.cursor != nil {
+		_, honoured := d.History().Parse(cl.cursor)
+		lost := cl.shown > d.log.Appended()
+		if honoured == lost || lost && c.sync != wal.SyncNever {
+			failed("a cursor at %d of %d: honoured %v", cl.shown, d.log.Appended(), honoured)
+		}
+	}
 	found := c.records(d)
 	if len(found) != d.table.Len() {
 		failed("%d devices are shown, %d are known", len(found), d.table.Len())
@@ -286,6 +304,8 @@ func (c *crasher) check(cl clone) {
 		r, ok := found[device.device]
 		delete(found, device.device)
 		switch {
+		case !ok && cl.gone[i] && d.History().Forgotten(device.user) == 0:
+			failed("it is forgotten that a device was")
 		case !ok && c.sync == wal.SyncNever, !ok && device.retired && cl.now > int64(forgetAfter):
 		case !ok && cl.acked[i] > 0:
 			failed("seq %d was acknowledged, and the device is unknown", cl.acked[i])

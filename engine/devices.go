@@ -6,17 +6,19 @@ import (
 
 	"github.com/google/uuid"
 
+	"rollcall/cursor"
 	"rollcall/engine/table"
 	"rollcall/record"
 	"rollcall/wire"
 )
 
 // devices is what every part of an engine works on: the table, the texts of its sources, the log
-// that changes go to, the clock, and the counts. Any goroutine may use it.
+// that changes go to, its history, the clock, and the counts. Any goroutine may use it.
 type devices struct {
 	table    *table.Table
 	sources  *sources
 	log      Log
+	history  *cursor.History
 	clock    Clock
 	counters counters
 }
@@ -26,13 +28,15 @@ func newDevices(log Log, o *Options) (*devices, error) {
 	if err != nil {
 		return nil, err
 	}
+	t := table.New(table.Options{
+		Shards: o.Shards, MaxDevices: o.MaxDevices, MaxDevicesPerUser: o.MaxDevicesPerUser,
+		Budget: o.DeviceBudget, Key: key,
+	})
 	return &devices{
-		table: table.New(table.Options{
-			Shards: o.Shards, MaxDevices: o.MaxDevices, MaxDevicesPerUser: o.MaxDevicesPerUser,
-			Budget: o.DeviceBudget, Key: key,
-		}),
+		table:   t,
 		sources: newSources(),
 		log:     log,
+		history: newHistory(key, t, log),
 		clock:   o.Clock,
 	}, nil
 }

@@ -31,6 +31,7 @@
 //	listen.go      listening     how long the process has read what daemons send
 //	checkpoint.go  checkpointer  checkpoints, and forgetting (ranges.go: what one writes)
 //	recover.go     recoverer     checkpoint and log to table (replay.go: in parallel)
+//	history.go                   which ids of events a start honours: epochs, what was forgotten
 //	devices.go     devices       reading one device; source.go: texts of sources
 //	events.go      Events        what happened, to the broadcaster or to a sink
 //

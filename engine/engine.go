@@ -12,6 +12,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"rollcall/cursor"
 	"rollcall/engine/broadcast"
 	"rollcall/record"
 )
@@ -144,6 +145,9 @@ func (e *Engine) open() error {
 	// Nothing is appended before Start returns, so committed has not run and this is the last LSN
 	// that was replayed.
 	through := e.log.Committed()
+	if err := e.checkpoints.beginEpoch(through + 1); err != nil {
+		return err
+	}
 	e.events.Lose(e.source)
 	e.events.Flush(e.source, through, 0)
 	e.streams.Start(e.clock.Nanos())
@@ -299,6 +303,9 @@ func (e *Engine) SetRestart(d time.Duration) { e.streams.SetRestart(d) }
 
 // Retry is when a client whose stream was refused should come back.
 func (e *Engine) Retry() time.Duration { return e.streams.Retry() }
+
+// History makes and reads the ids of a stream's events. It honours none before Start.
+func (e *Engine) History() *cursor.History { return e.history }
 
 // OpenStreams is how many streams there are now, of all users.
 func (e *Engine) OpenStreams() int { return e.streams.Open() }

@@ -76,5 +76,9 @@ type Store interface {
 	Discard() error
 	SetClock(ms uint64) error
 	Clock() (ms uint64, err error)
+	SetEpochs(list []byte) error
+	Epochs() ([]byte, error)
+	SetForgotten(list []byte) error
+	Forgotten() ([]byte, error)
 	Commit(lsn uint64) error
 }

@@ -51,6 +51,9 @@ func (r *recoverer) recover(now Instant) error {
 	through := uint64(0)
 	if r.store != nil {
 		through = r.store.LSN()
+		if err := r.checkpoints.loadHistory(); err != nil {
+			return err
+		}
 		if err := r.loadCheckpoint(now); err != nil {
 			return fmt.Errorf("engine: recovery from the checkpoint: %w", err)
 		}

@@ -42,6 +42,9 @@ func (s heldStore) LSN() uint64                                { return 0 }
 func (s heldStore) Start() error                               { <-s.start; return nil }
 func (s heldStore) Clock() (uint64, error)                     { return 0, nil }
 func (s heldStore) Secret(fresh func() []byte) ([]byte, error) { return fresh(), nil }
+func (s heldStore) Epochs() ([]byte, error)                    { return nil, nil }
+func (s heldStore) Forgotten() ([]byte, error)                 { return nil, nil }
+func (s heldStore) SetEpochs([]byte) error                     { return nil }
 func (s heldStore) Load(_, _ []byte, _ func(_, _ []byte) error) error {
 	<-s.letGo
 	return nil
