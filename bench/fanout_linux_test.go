@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
@@ -160,8 +161,20 @@ func (c sameFrame) AppendDevices(dst []uint32, _ broadcast.Source, _ uuid.UUID) 
 
 func (c sameFrame) AppendState(
 	dst []byte, _ broadcast.Source, _ uuid.UUID, _ uint32, _, _ uint64,
-) []byte {
-	return dst
+) (text []byte, newer uint64) {
+	return dst, 0
+}
+
+func (c sameFrame) Turn([]byte) bool { return false }
+
+func (c sameFrame) AppendUserFrame(dst, _ []byte, _ bool) (text []byte, gone bool) {
+	return dst, false
+}
+
+func (c sameFrame) AppendUser(
+	dst []byte, _ broadcast.Source, _ uuid.UUID, _, _ uint64, _ time.Duration,
+) (text []byte, a broadcast.Aggregate) {
+	return dst, a
 }
 
 // descriptorOf takes the socket out of a connection.

@@ -1,6 +1,8 @@
 package engine
 
 import (
+	"time"
+
 	"github.com/google/uuid"
 
 	"rollcall/engine/broadcast"
@@ -43,15 +45,33 @@ func (c codec) AppendDevices(dst []uint32, _ broadcast.Source, user uuid.UUID) [
 // came later.
 func (c codec) AppendState(
 	dst []byte, _ broadcast.Source, user uuid.UUID, device uint32, after, through uint64,
-) []byte {
+) (text []byte, newer uint64) {
 	entry := c.table.Entry(table.Ref(device))
 	if lsn := entry.LSN(); lsn <= after { // most, when a few are asked for
-		return dst
+		return dst, 0
 	}
 	owner, id, s, source, ok := c.read(entry)
-	if !ok || owner != user || s.LSN <= after || s.LSN > through {
-		return dst
+	switch {
+	case !ok || owner != user || s.LSN <= after:
+		return dst, 0
+	case s.LSN > through:
+		return dst, s.LSN
 	}
 	ev := event(user, id, &s.State, source)
-	return wire.AppendFrame(dst, &ev)
+	return wire.AppendFrame(dst, &ev), 0
+}
+
+// Turn reports whether a record changed its user's aggregate.
+func (c codec) Turn(rec []byte) bool { return false }
+
+// AppendUserFrame appends the frame of a user's aggregate after a turn.
+func (c codec) AppendUserFrame(dst, rec []byte, lingers bool) (text []byte, gone bool) {
+	return dst, false
+}
+
+// AppendUser appends the frame of a user's aggregate.
+func (c codec) AppendUser(
+	dst []byte, _ broadcast.Source, user uuid.UUID, after, through uint64, linger time.Duration,
+) (text []byte, a broadcast.Aggregate) {
+	return dst, a
 }

@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"testing"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -22,8 +23,21 @@ func (s *shared) AppendDevices(dst []uint32, source broadcast.Source, user uuid.
 
 func (s *shared) AppendState(
 	dst []byte, source broadcast.Source, user uuid.UUID, device uint32, after, through uint64,
-) []byte {
+) (text []byte, newer uint64) {
 	return s.engines[source].Codec().AppendState(dst, source, user, device, after, through)
+}
+
+func (s *shared) Turn(rec []byte) bool { return s.engines[0].Codec().Turn(rec) }
+
+func (s *shared) AppendUserFrame(dst, rec []byte, lingers bool) (text []byte, gone bool) {
+	return s.engines[0].Codec().AppendUserFrame(dst, rec, lingers)
+}
+
+func (s *shared) AppendUser(
+	dst []byte, source broadcast.Source, user uuid.UUID, after, through uint64,
+	linger time.Duration,
+) (text []byte, a broadcast.Aggregate) {
+	return s.engines[source].Codec().AppendUser(dst, source, user, after, through, linger)
 }
 
 // newShared returns options of so many engines that share a clock and a broadcaster.

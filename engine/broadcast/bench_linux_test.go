@@ -14,13 +14,16 @@ import (
 )
 
 // sameFrame is a codec of one frame for everything, of the usual length.
-type sameFrame struct{ text []byte }
+type sameFrame struct {
+	noUsers
+	text []byte
+}
 
 const frameFill = 251 // bytes of a frame between "data: " and its end
 
 func newSameFrame() sameFrame {
 	text := append([]byte("data: "), bytes.Repeat([]byte("x"), frameFill)...)
-	return sameFrame{append(text, "\n\n"...)}
+	return sameFrame{text: append(text, "\n\n"...)}
 }
 
 func (c sameFrame) AppendFrame(dst, event []byte) []byte { return append(dst, c.text...) }
@@ -29,8 +32,8 @@ func (c sameFrame) AppendDevices(dst []uint32, _ Source, _ uuid.UUID) []uint32 {
 
 func (c sameFrame) AppendState(
 	dst []byte, _ Source, _ uuid.UUID, _ uint32, _, _ uint64,
-) []byte {
-	return dst
+) (text []byte, newer uint64) {
+	return dst, 0
 }
 
 // crowd is many clients that read and discard, held by one epoll.

@@ -1,9 +1,11 @@
 package broadcast
 
 import (
+	"math/bits"
 	"math/rand/v2"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
@@ -13,10 +15,14 @@ import (
 type Broadcaster struct {
 	options Options
 	workers []*worker
-	stages  [][]stage // by source and worker; single writer: the source's commit loop
-	poller  *poller   // nil: sockets are held with goroutines
+	batches []batch // by source; single writer: the source's commit loop
+	poller  *poller // nil: sockets are held with goroutines
 	count   *openCount
+	quota   quota
+	marks   [2]*marks // of list streams, by view
+	next    atomic.Uint32
 	retries retries
+	ids     streamIDs
 
 	startOnce, closeOnce sync.Once
 	running              sync.WaitGroup // the workers
@@ -62,15 +68,18 @@ func New(o Options) (*Broadcaster, error) {
 	b := &Broadcaster{
 		options: o,
 		workers: make([]*worker, o.Workers),
-		stages:  make([][]stage, o.Sources),
+		batches: make([]batch, o.Sources),
 		count:   newOpenCount(int64(o.MaxStreams)),
+		ids:     newStreamIDs(),
+		marks:   [2]*marks{new(marks), new(marks)},
 	}
+	b.quota.init(o.MaxFollows, o.MaxFollowsPerOwner)
 	b.retries.low, b.retries.high = o.RetryMin, o.RetryMax
 	for i := range b.workers {
-		b.workers[i] = newWorker(i, &b.options, b, b.count, &b.retries)
+		b.workers[i] = newWorker(i, &b.options, b)
 	}
-	for i := range b.stages {
-		b.stages[i] = make([]stage, o.Workers)
+	for i := range b.batches {
+		b.batches[i].stages = make([]stage, o.Workers)
 	}
 	if !o.portable {
 		if b.poller, err = newPoller(b); err != nil {
@@ -98,16 +107,42 @@ func (b *Broadcaster) Start(nowNanos int64) {
 // conflated. From the first Publish to the Flush, new streams of the source's users wait (B9). The
 // source's commit loop only.
 func (b *Broadcaster) Publish(source Source, user uuid.UUID, lsn uint64, bytes []byte) {
+	batch := &b.batches[source]
+	if !batch.begun {
+		b.begin(source)
+	}
+	batch.last = lsn
 	hash := hashOf(user)
-	i := b.workerIndex(hash)
-	s, in := &b.stages[source][i], &b.workers[i].in
-	if !s.begun {
-		s.begun, s.wanted = true, in.begin(source)
+	home := b.workerIndex(hash)
+	e := event{user: user, lsn: lsn, source: source}
+	if s := &batch.stages[home]; s.wanted && b.workers[home].in.follows.has(hash) {
+		s.add(e, bytes, b.options.QueueBytes)
+	} else {
+		home = -1
 	}
-	s.last = lsn
-	if s.wanted && in.follows.has(hash) {
-		s.add(event{user: user, lsn: lsn, source: source}, bytes, b.options.QueueBytes)
+	for w := b.listWorkers(hash, bytes); w != 0; w &= w - 1 {
+		if i := bits.TrailingZeros64(w); i != home {
+			batch.stages[i].add(e, bytes, b.options.QueueBytes)
+		}
 	}
+}
+
+// begin begins a batch of a source: before any of its events is left out (B9).
+func (b *Broadcaster) begin(source Source) {
+	batch := &b.batches[source]
+	batch.begun = true
+	for i, w := range b.workers {
+		batch.stages[i].wanted = w.in.begin(source)
+	}
+}
+
+// listWorkers are the workers with list streams that get an event, a bit each.
+func (b *Broadcaster) listWorkers(hash uint64, event []byte) uint64 {
+	all := b.marks[ViewDevices].of(hash)
+	if turns := b.marks[ViewUsers].of(hash) &^ all; turns != 0 && b.options.Codec.Turn(event) {
+		all |= turns
+	}
+	return all
 }
 
 // Flush ends a batch: all events of the source with an LSN at or below through have been published.
@@ -115,8 +150,13 @@ func (b *Broadcaster) Publish(source Source, user uuid.UUID, lsn uint64, bytes [
 // receivedNanos is when the first event of the batch came in, on the clock of Tick, for
 // Options.Delivered; 0: not known. Flush never blocks. The source's commit loop only.
 func (b *Broadcaster) Flush(source Source, through uint64, receivedNanos int64) {
+	batch := &b.batches[source]
+	if batch.last > through {
+		panic("bug: an event was published above the LSN of its Flush") // I3 would not hold
+	}
+	batch.begun, batch.last = false, 0
 	for i, w := range b.workers {
-		w.in.flush(source, &b.stages[source][i], through, receivedNanos, b.options.QueueBytes)
+		w.in.flush(source, &batch.stages[i], through, receivedNanos, b.options.QueueBytes)
 	}
 }
 
@@ -125,8 +165,8 @@ func (b *Broadcaster) Flush(source Source, through uint64, receivedNanos int64) 
 // been published since the last Flush or still wait for a worker are dropped in favour of it. The
 // source's commit loop only.
 func (b *Broadcaster) Lose(source Source) {
-	for i := range b.stages[source] {
-		b.stages[source][i].lose()
+	for i := range b.batches[source].stages {
+		b.batches[source].stages[i].lose()
 	}
 }
 
@@ -149,8 +189,34 @@ func (b *Broadcaster) Subscribe(s Subscription) error {
 	if !b.count.enter() {
 		return ErrTooMany
 	}
-	if err := b.workerOf(s.User).in.subscribe(s, b.options.MaxStreamsPerUser); err != nil {
+	subscribe := b.subscribe
+	if s.List != nil {
+		subscribe = b.subscribeList
+	}
+	if err := subscribe(s); err != nil {
 		b.count.leave()
+		return err
+	}
+	return nil
+}
+
+func (b *Broadcaster) subscribe(s Subscription) error {
+	return b.workerOf(s.User).in.subscribe(s, b.options.MaxStreamsPerUser)
+}
+
+// subscribeList opens a stream of many users. The worker that it falls to takes the events of all
+// of them.
+func (b *Broadcaster) subscribeList(s Subscription) error {
+	follows := len(s.List.Users)
+	if follows == 0 || s.List.IDs == nil {
+		panic("bug: a stream of many users without users or IDs")
+	}
+	if err := b.quota.take(s.Owner, follows); err != nil {
+		return err
+	}
+	w := b.workers[int(b.next.Add(1))%min(len(b.workers), maxListWorkers)]
+	if err := w.in.subscribe(s, 0); err != nil {
+		b.quota.give(s.Owner, follows)
 		return err
 	}
 	return nil
@@ -176,14 +242,14 @@ func (b *Broadcaster) Ready(id StreamID, r Readiness) {
 	}
 }
 
-// Streams is how many streams follow a user. It waits for the worker's answer, so it may be called
+// Streams is how many streams follow a user. It waits for the workers' answers, so it may be called
 // between Start and Close only. Any goroutine.
 func (b *Broadcaster) Streams(user uuid.UUID) int {
-	reply := make(chan int, 1)
-	if !b.workerOf(user).in.ask(query{user, reply}) {
-		return 0
+	streams := 0
+	for _, w := range b.workers {
+		w.call(func() { streams += w.users.streams(user) + w.lists.follows.streams(user) })
 	}
-	return <-reply
+	return streams
 }
 
 // Drain refuses new streams from now on and ends the open ones, each at a random instant of the
@@ -246,7 +312,7 @@ func (b *Broadcaster) Stats() Stats {
 	}
 	sum.QueueLimitBytes = len(b.workers) * b.options.QueueBytes
 	sum.PendingLimitBytes = len(b.workers) * b.options.PendingBytes
-	sum.MaxStreams = b.options.MaxStreams
+	sum.MaxStreams, sum.MaxFollows = b.options.MaxStreams, b.options.MaxFollows
 	return sum
 }
 

@@ -116,6 +116,10 @@ func (w *worker) free(s *stream, reason Reason) {
 
 // unfollow ends a stream's follow, if it has not ended: the stream gets no more events.
 func (w *worker) unfollow(s *stream) {
+	if s.list != nil {
+		w.closeList(s)
+		return
+	}
 	u := s.follow.user
 	if u == nil {
 		return

@@ -17,6 +17,9 @@ func (w *worker) takeEvents() {
 			}
 			last = u
 		}
+		if w.lists.open > 0 {
+			w.noteEvent(e, q.bytes[start:e.end])
+		}
 		start = e.end
 	}
 	w.delivery.begin(last, q.since)
@@ -35,6 +38,9 @@ func (w *worker) makeUp() {
 			w.fans.conflate(u, w.mail.through[u.source])
 			w.laps.wake(u)
 		}
+	}
+	if w.lists.open > 0 {
+		w.makeUpLists()
 	}
 }
 

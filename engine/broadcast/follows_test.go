@@ -60,7 +60,7 @@ func TestFollowsAgainstAMap(t *testing.T) {
 // TestEventsThatNoStreamGetsAreNotCopied, nor do they wake the worker.
 func TestEventsThatNoStreamGetsAreNotCopied(t *testing.T) {
 	withRig(t, nil, func(t *testing.T, s *rig) {
-		stage := &s.b.stages[0][0]
+		stage := &s.b.batches[0].stages[0]
 		s.m.inBatch = func() {
 			if len(stage.events) > 1 {
 				t.Errorf("%d events are copied for one stream", len(stage.events))

@@ -24,13 +24,14 @@ type inbox struct {
 	// All below is guarded by mu.
 
 	follows  follows        // whom the streams follow, those in subs and late, too
+	marks    [2]listMarks   // the same of list streams, by view
 	begun    sourceSet      // sources with a batch that was begun and not flushed
 	late     []Subscription // that came meanwhile, of these sources (B9)
 	slots    *slots         // of them, what Ready touches
 	queue    queue          // events at or below through, of each source
 	through  []uint64       // by source: the last Flush
 	subs     []Subscription
-	queries  []query
+	queries  []func(*worker)
 	nowNanos int64
 	drain    time.Duration // how long draining takes, when draining
 	draining bool          // no more subscriptions
@@ -96,9 +97,6 @@ func (in *inbox) admitLateLocked(source Source) (any bool) {
 // worker without streams needs no events: a subscription that comes later is answered at through or
 // above.
 func (in *inbox) flush(source Source, s *stage, through uint64, receivedNanos int64, limit int) {
-	if s.last > through {
-		panic("bug: an event was published above the LSN of its Flush") // I3 would not hold
-	}
 	in.post(func() bool {
 		in.through[source] = max(in.through[source], through)
 		admitted := in.admitLateLocked(source)
@@ -135,7 +133,7 @@ func (in *inbox) subscribe(s Subscription, perUser int) (err error) {
 	in.post(func() bool {
 		if in.closed || in.draining {
 			err = ErrDraining
-		} else if !in.perUser.join(s.User, perUser) {
+		} else if s.List == nil && !in.perUser.join(s.User, perUser) {
 			err = ErrTooManyOfUser
 		} else {
 			return in.joinLocked(s)
@@ -147,7 +145,13 @@ func (in *inbox) subscribe(s Subscription, perUser int) (err error) {
 
 // joinLocked takes a subscription, and reports whether the worker can open it now.
 func (in *inbox) joinLocked(s Subscription) (now bool) {
-	in.follows.add(hashOf(s.User))
+	if s.List != nil {
+		for _, user := range s.List.Users {
+			in.marks[s.List.View].add(hashOf(user))
+		}
+	} else {
+		in.follows.add(hashOf(s.User))
+	}
 	in.streams++
 	if in.begun.has(s.Source) {
 		in.late = append(in.late, s)
@@ -190,6 +194,15 @@ func (in *inbox) unfollow(user uuid.UUID) {
 	in.perUser.leave(user)
 }
 
+// unfollowList is unfollow for a stream of many users, and makes no room.
+func (in *inbox) unfollowList(view View, users func(yield func(uuid.UUID) bool)) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	for user := range users {
+		in.marks[view].remove(hashOf(user))
+	}
+}
+
 // release gives a stream's slot back. The worker calls it.
 func (in *inbox) release(s *stream) {
 	in.mu.Lock()
@@ -203,12 +216,13 @@ func (in *inbox) notify(id StreamID, r Readiness) {
 	in.post(func() bool { return !in.closed && in.slots.noteLocked(id, r) })
 }
 
-func (in *inbox) ask(q query) bool {
+// ask has the worker call a function. False: it never will.
+func (in *inbox) ask(query func(*worker)) bool {
 	return in.post(func() bool {
 		if in.closed {
 			return false
 		}
-		in.queries = append(in.queries, q)
+		in.queries = append(in.queries, query)
 		return true
 	})
 }

@@ -1,16 +1,6 @@
 package broadcast
 
-import (
-	"time"
-
-	"github.com/google/uuid"
-)
-
-// query asks how many streams follow a user.
-type query struct {
-	user  uuid.UUID
-	reply chan<- int // has room for the answer
-}
+import "time"
 
 // mail is what one turn works on. It is taken from the inbox at once; what the turn's limits leave
 // over stays for the next. Single owner: the worker.
@@ -19,7 +9,7 @@ type mail struct {
 	through  []uint64 // by source: every event at or below it has been taken (B1)
 	subs     []Subscription
 	ready    []report
-	queries  []query
+	queries  []func(*worker) // that other goroutines wait for
 	nowNanos int64
 	drain    time.Duration // how long draining takes, when draining
 	draining bool

@@ -52,11 +52,15 @@ type Stats struct {
 	Lagging      int // streams whose backlog is full
 	BlockedNow   int // streams with a backlog
 	InSnapshot   int // streams that wait for more of a snapshot
+	Lists        int // of the streams, those of many users
+	Follows      int // of these, each user that each follows
+	Followed     int // users whom these follow
+	Lingering    int // of these follows, users told to be online without a device online
 	QueueBytes   int // events waiting for workers
 	PendingBytes int // backlogs of streams, and what the system holds in front of them
 
 	QueueLimitBytes, PendingLimitBytes int // bounds of the two above
-	MaxStreams                         int
+	MaxStreams, MaxFollows             int
 }
 
 // add sums the figures of the workers.
@@ -80,6 +84,10 @@ func (s *Stats) add(o *Stats) {
 	s.Lagging += o.Lagging
 	s.BlockedNow += o.BlockedNow
 	s.InSnapshot += o.InSnapshot
+	s.Lists += o.Lists
+	s.Follows += o.Follows
+	s.Followed += o.Followed
+	s.Lingering += o.Lingering
 	s.QueueBytes += o.QueueBytes
 	s.PendingBytes += o.PendingBytes
 }

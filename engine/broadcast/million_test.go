@@ -39,7 +39,7 @@ func TestBytesPerStream(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	frame := sinkFrame{make([]byte, 259)}
+	frame := sinkFrame{text: make([]byte, 259)}
 	b := mustNew(t, Options{Codec: frame, MaxStreams: streams, MaxStreamsPerUser: 10,
 		QueueBytes: 1 << 30, PendingBytes: 1 << 30, Keepalive: 15 * time.Second, portable: true})
 	defer b.Close()
@@ -78,7 +78,10 @@ func TestBytesPerStream(t *testing.T) {
 }
 
 // sinkFrame is a codec of one frame for everything, and no snapshot.
-type sinkFrame struct{ text []byte }
+type sinkFrame struct {
+	noUsers
+	text []byte
+}
 
 func (f sinkFrame) AppendFrame(dst, _ []byte) []byte { return append(dst, f.text...) }
 
@@ -86,8 +89,8 @@ func (f sinkFrame) AppendDevices(dst []uint32, _ Source, _ uuid.UUID) []uint32 {
 
 func (f sinkFrame) AppendState(
 	dst []byte, _ Source, _ uuid.UUID, _ uint32, _, _ uint64,
-) []byte {
-	return dst
+) (text []byte, newer uint64) {
+	return dst, 0
 }
 
 // liveHeap is the heap in use after a collection.

@@ -27,6 +27,8 @@ func userOf(n int) (id uuid.UUID) {
 // model is a table and a log for each source: the codec that a broadcaster reads states from, and
 // where tests make changes.
 type model struct {
+	noUsers
+
 	mu      sync.Mutex
 	lsn     []uint64 // by source
 	devices map[uuid.UUID][]deviceState
@@ -77,13 +79,30 @@ func (m *model) AppendDevices(dst []uint32, source Source, user uuid.UUID) []uin
 
 func (m *model) AppendState(
 	dst []byte, _ Source, user uuid.UUID, device uint32, after, through uint64,
-) []byte {
+) (text []byte, newer uint64) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if d := m.devices[user][device]; after < d.lsn && d.lsn <= through {
+	d := m.devices[user][device]
+	if d.lsn > through {
+		return dst, d.lsn
+	}
+	if after < d.lsn {
 		dst = m.AppendFrame(dst, eventText(int(device), d))
 	}
-	return dst
+	return dst, 0
+}
+
+// noUsers is the part of a Codec that has to do with aggregates, where there are none.
+type noUsers struct{}
+
+func (noUsers) Turn([]byte) bool { return false }
+
+func (noUsers) AppendUserFrame(dst, _ []byte, _ bool) (text []byte, gone bool) { return dst, false }
+
+func (noUsers) AppendUser(
+	dst []byte, _ Source, _ uuid.UUID, _, _ uint64, _ time.Duration,
+) (text []byte, a Aggregate) {
+	return dst, a
 }
 
 func eventText(device int, d deviceState) []byte {

@@ -23,7 +23,14 @@ func (w *worker) openStream(sub *Subscription) {
 	if sub.ExpiresNanos != 0 {
 		s.ends = w.deadlines.tickUp(sub.ExpiresNanos)
 	}
-	w.users.link(s, sub.User, sub.Source, w.mail.through[sub.Source])
+	if sub.IDAt > 0 {
+		w.ids.put(sub.Head[sub.IDAt:], streamID(w.index, s.slot, s.reuse))
+	}
+	if sub.List != nil {
+		w.openList(s, sub)
+	} else {
+		w.users.link(s, sub.User, sub.Source, w.mail.through[sub.Source])
+	}
 	w.stats.Opened++
 	if err := s.conn.Attach(w.notifier, streamID(w.index, s.slot, s.reuse)); err != nil {
 		w.log.Error("broadcast: a stream's connection cannot be watched", "err", err)
@@ -35,6 +42,10 @@ func (w *worker) openStream(sub *Subscription) {
 	}
 	w.deadlines.file(s)
 	w.stats.Snapshots++
+	if sub.List != nil {
+		w.advanceList(s, sub.Head)
+		return
+	}
 	w.snapshots.begin(s)
 	w.advance(s, sub.Head)
 }
@@ -54,16 +65,26 @@ func (w *worker) conflate(s *stream) {
 // runSnapshots gives streams further pieces, one at a time in turn, within what the worker's turn
 // may spend.
 func (w *worker) runSnapshots() {
-	for w.budget > 0 && len(w.snapshots.waiting) > 0 {
-		s := w.snapshots.next(&w.slots)
-		if s == nil || s.backlog != nil { // when it is gone, the stream waits again
-			continue
+	for w.budget > 0 && len(w.snapshots.waiting)+len(w.lists.waiting) > 0 {
+		if len(w.snapshots.waiting) > 0 {
+			w.runSnapshot()
 		}
-		if w.advance(s, nil); s.state == open && s.taking == nil {
-			w.visit(s) // what came meanwhile
-			if s.taking == nil {
-				w.letGo(s)
-			}
+		if len(w.lists.waiting) > 0 {
+			w.runCatchUp()
+		}
+	}
+}
+
+// runSnapshot gives the stream whose turn it is the next piece.
+func (w *worker) runSnapshot() {
+	s := w.snapshots.next(&w.slots)
+	if s == nil || s.backlog != nil { // when it is gone, the stream waits again
+		return
+	}
+	if w.advance(s, nil); s.state == open && s.taking == nil {
+		w.visit(s) // what came meanwhile
+		if s.taking == nil {
+			w.letGo(s)
 		}
 	}
 }

@@ -23,11 +23,34 @@ type Codec interface {
 	// AppendState appends the newest frame of a device that AppendDevices named, some time ago, if
 	// its last change has after < LSN <= through, and nothing else. A device that has changed since
 	// is left out: the worker that asks has not taken its event yet (B2). A name may have become
-	// that of another device; one that came above through is left out, too. AppendState must not
-	// block, nor call back into the broadcaster.
+	// that of another device; one that came above through is left out, too. newer is the LSN that
+	// was above through; 0: none was. AppendState must not block, nor call back into the
+	// broadcaster.
 	AppendState(
 		dst []byte, source Source, user uuid.UUID, device uint32, after, through uint64,
-	) []byte
+	) (text []byte, newer uint64)
+
+	// Turn reports whether an event changed its user's aggregate.
+	Turn(event []byte) bool
+
+	// AppendUserFrame appends the frame of the user's aggregate after an event that is a turn, and
+	// reports whether no device of the user is online any more. With lingers such a user is shown
+	// as online.
+	AppendUserFrame(dst, event []byte, lingers bool) (text []byte, gone bool)
+
+	// AppendUser appends the frame of a user's aggregate, of its last turn, if after < LSN <=
+	// through, or if there is none and after is 0, and nothing else. A user without a device online
+	// is shown as online until linger has passed since.
+	AppendUser(
+		dst []byte, source Source, user uuid.UUID, after, through uint64, linger time.Duration,
+	) (text []byte, a Aggregate)
+}
+
+// Aggregate is what a Codec says of a user's devices together.
+type Aggregate struct {
+	LSN     uint64        // of the last turn; 0: there was none
+	Online  int           // devices
+	Lingers time.Duration // for how long the user is shown as online without a device; 0: it is not
 }
 
 // Options of a Broadcaster. Only Codec is required.
@@ -106,6 +129,9 @@ type Options struct {
 	// them small.
 	budget, piece int
 
+	// debts is how many events list streams may be owed in all. Tests make it small.
+	debts int
+
 	// rest is what a worker does after a turn that spent its budget. Tests do not wait.
 	rest func()
 
@@ -134,9 +160,11 @@ func (o Options) withDefaults() (Options, error) {
 	option.Default(&o.RetryMin, retryMin)
 	option.Default(&o.RetryMax, max(10*time.Second, o.RetryMin))
 	option.Default(&o.MaxStreams, 1<<20)
+	option.Default(&o.MaxFollows, 1<<24)
 	option.Default(&o.visits, visitsPerUser)
 	option.Default(&o.budget, turnBudget)
 	option.Default(&o.piece, pieceCost)
+	option.Default(&o.debts, maxDebts)
 	option.Default(&o.Logger, slog.Default())
 	if o.rest == nil {
 		o.rest = func() { time.Sleep(restTime) }
@@ -158,5 +186,7 @@ func (o Options) withDefaults() (Options, error) {
 	option.NotNegative(&p, "RetryMin", o.RetryMin)
 	p.When(o.RetryMax < o.RetryMin, "RetryMax is %v, below RetryMin, %v", o.RetryMax, o.RetryMin)
 	option.NotNegative(&p, "MaxStreamsPerUser", o.MaxStreamsPerUser)
+	option.NotNegative(&p, "MaxFollows", o.MaxFollows)
+	option.NotNegative(&p, "MaxFollowsPerOwner", o.MaxFollowsPerOwner)
 	return o, p.Err()
 }

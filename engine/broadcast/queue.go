@@ -54,14 +54,19 @@ func (r *run) drop(source Source) int {
 
 func (r *run) reset() { r.events, r.bytes = r.events[:0], r.bytes[:0] }
 
+// batch is what a source publishes until its next Flush. Single writer: the source's commit loop.
+type batch struct {
+	begun  bool    // the inboxes know of it (B9)
+	last   uint64  // LSN that was published last
+	stages []stage // by worker
+}
+
 // stage collects what a source publishes for one worker until its next Flush. Past its bound it
 // drops the events and is lost: the worker makes up for them with snapshots. Single writer: the
 // source's commit loop.
 type stage struct {
 	run
-	begun   bool   // the inbox knows of the batch (B9)
-	wanted  bool   // there are streams that may get something of it
-	last    uint64 // LSN that was published last
+	wanted  bool // there are streams that may get something of it
 	lost    bool
 	full    bool   // lost because of the bound
 	dropped uint64 // events

@@ -12,8 +12,11 @@ func TestSizes(t *testing.T) {
 		what      string
 		got, want uintptr
 	}{
-		{"stream", unsafe.Sizeof(stream{}), 88},
+		{"stream", unsafe.Sizeof(stream{}), 96},
 		{"follow, inside it", unsafe.Sizeof(follow{}), 24},
+		{"follow of a list stream", unsafe.Sizeof(listFollow{}), 16},
+		{"user of list streams", unsafe.Sizeof(listUser{}), 24},
+		{"entry of the journal", unsafe.Sizeof(entry{}), entryBytes},
 		{"user", unsafe.Sizeof(user{}), 64},
 		{"event", unsafe.Sizeof(event{}), eventBytes},
 	} {

@@ -103,7 +103,7 @@ func (ss *snapshots) piece(sn *snapshot, from int) (p *piece, cost int) {
 	text := p.begin()
 	to := from
 	for ; to < len(sn.devices) && (to == from || len(text)+cost < ss.most); cost += lookCost {
-		text = ss.codec.AppendState(
+		text, _ = ss.codec.AppendState(
 			text, sn.user.source, sn.user.id, sn.devices[to], sn.after, sn.through)
 		to++
 	}

@@ -17,7 +17,7 @@ type looking struct {
 
 func (l *looking) AppendState(
 	dst []byte, source Source, user uuid.UUID, device uint32, after, through uint64,
-) []byte {
+) (text []byte, newer uint64) {
 	n := l.looks.Add(1)
 	if l.onLook != nil {
 		l.onLook(n)

@@ -7,6 +7,7 @@ type stream struct {
 	backlog *backlog // nil: not blocked
 	taking  *taking  // nil: it is in no snapshot
 	follow  follow
+	list    *listStream // nil: it follows one user
 
 	slot  uint32
 	reuse uint32 // how often the slot was used before; changed under inbox.mu

@@ -42,9 +42,11 @@ const (
 // goroutine alone touches what follows the inbox; the fields before never change.
 type worker struct {
 	index    int
+	ids      streamIDs
 	log      *slog.Logger
 	notifier Notifier // of connections
 	count    *openCount
+	quota    *quota
 	visits   int // streams of one user at a time
 	allowed  int // what a turn may spend
 	rest     func()
@@ -58,6 +60,7 @@ type worker struct {
 	laps      laps
 	parcels   parcels
 	snapshots snapshots
+	lists     lists
 	writer    writer
 	drain     drain
 	delivery  delivery
@@ -69,13 +72,14 @@ type worker struct {
 	warned uint32 // tick of the last warning about a full queue; 0: none
 }
 
-func newWorker(index int, o *Options, notifier Notifier, count *openCount,
-	retries *retries) *worker {
+func newWorker(index int, o *Options, b *Broadcaster) *worker {
 	w := &worker{
 		index:    index,
+		ids:      b.ids,
 		log:      o.Logger,
-		notifier: notifier,
-		count:    count,
+		notifier: b,
+		count:    b.count,
+		quota:    &b.quota,
 		visits:   o.visits,
 		allowed:  o.budget,
 		rest:     o.rest,
@@ -87,12 +91,15 @@ func newWorker(index int, o *Options, notifier Notifier, count *openCount,
 		},
 		drain: drain{
 			rand:    rand.New(rand.NewPCG(o.Seed, uint64(index))),
-			retries: retries,
+			retries: &b.retries,
 		},
 		delivery: delivery{observe: o.Delivered},
 		input:    make([]byte, 4<<10),
 	}
 	w.in.init(o, &w.slots)
+	for view := range w.in.marks {
+		w.in.marks[view].shared, w.in.marks[view].bit = b.marks[view], 1<<(index%maxListWorkers)
+	}
 	w.mail.init(o.Sources)
 	w.slots.init(&w.in.mu)
 	w.users = users{byID: make(map[uuid.UUID]*user), slots: &w.slots}
@@ -102,8 +109,13 @@ func newWorker(index int, o *Options, notifier Notifier, count *openCount,
 	}
 	w.writer = writer{
 		clock: &w.deadlines.clock, backlogLimit: o.BacklogBytes, pendingLimit: o.PendingBytes,
-		pending: make(map[*user]int),
-		stats:   &w.stats,
+		pending: make(map[*user]int), owners: make(map[[16]byte]int),
+		stats: &w.stats,
+	}
+	w.lists = lists{
+		codec: o.Codec, most: o.piece,
+		journal: journal{codec: o.Codec, limit: o.QueueBytes},
+		debts:   debts{limit: o.debts},
 	}
 	return w
 }
@@ -118,7 +130,7 @@ func (w *worker) start(nowNanos int64) {
 // the rest is done as of the through that came with them.
 func (w *worker) run() {
 	for {
-		w.in.take(&w.mail, w.figures(), w.laps.waiting() || w.leftOver())
+		w.in.take(&w.mail, w.figures(), w.busy())
 		w.deadlines.set(w.mail.nowNanos)
 		w.budget = w.allowed
 		w.takeEvents()
@@ -126,8 +138,10 @@ func (w *worker) run() {
 		w.openStreams()
 		w.handleReady()
 		w.runLaps()
+		w.runLists()
 		w.runSnapshots()
 		w.checkDue()
+		w.runLingers()
 		w.answer()
 		w.stats.Turns++
 		if w.mail.closed {
@@ -141,9 +155,15 @@ func (w *worker) run() {
 	}
 }
 
+// busy reports whether there is something to do without mail.
+func (w *worker) busy() bool {
+	return w.laps.waiting() || len(w.lists.woken)+len(w.lists.crowd) > 0 || w.leftOver()
+}
+
 // leftOver reports whether a limit of the last turn kept something back.
 func (w *worker) leftOver() bool {
-	return w.mail.left() || w.deadlines.behind() || len(w.snapshots.waiting) > 0
+	return w.mail.left() || w.deadlines.behind() || w.lists.lingers.behind(w.deadlines.now) ||
+		len(w.snapshots.waiting)+len(w.lists.waiting) > 0
 }
 
 // handleReady works off what connections have become ready for.
@@ -193,6 +213,11 @@ func (w *worker) resume(s *stream) {
 	}
 	switch s.state {
 	case open:
+		if s.list != nil {
+			w.waitList(s)
+			w.visitList(s)
+			return
+		}
 		w.snapshots.wait(s)
 		w.visit(s)
 	case ending:
@@ -216,10 +241,11 @@ func (w *worker) flush(s *stream) bool {
 	return ok
 }
 
-// answer says how many streams users have.
+// answer does what other goroutines wait for.
 func (w *worker) answer() {
-	for _, q := range w.mail.queries {
-		q.reply <- w.users.streams(q.user)
+	for i, query := range w.mail.queries {
+		query(w)
+		w.mail.queries[i] = nil
 	}
 	w.mail.queries = w.mail.queries[:0]
 }
@@ -228,7 +254,11 @@ func (w *worker) answer() {
 func (w *worker) figures() Stats {
 	s := w.stats
 	s.Users = len(w.users.byID)
-	s.InSnapshot = w.snapshots.taking
+	s.InSnapshot = w.snapshots.taking + w.lists.taking
+	s.Lists = w.lists.open
+	s.Follows = w.lists.follows.follows.inUse()
+	s.Followed = w.lists.follows.users.inUse()
+	s.Lingering = len(w.lists.lingers.items)
 	return s
 }
 
@@ -252,5 +282,6 @@ func (w *worker) trim() {
 	if w.deadlines.ring.turned() {
 		w.mail.trim()
 		w.snapshots.trim()
+		w.lists.trim()
 	}
 }

@@ -33,9 +33,10 @@ func (b *backlog) size() int { return cap(b.bytes) + b.held }
 // true when none has to.
 type writer struct {
 	clock        *clock
-	backlogLimit int           // bytes of one stream's backlog
-	pendingLimit int           // bytes of all backlogs
-	pending      map[*user]int // bytes of the user's; without those that have none
+	backlogLimit int              // bytes of one stream's backlog
+	pendingLimit int              // bytes of all backlogs
+	pending      map[*user]int    // bytes of the user's; without those that have none
+	owners       map[[16]byte]int // the same of the owners of list streams
 	stats        *Stats
 }
 
@@ -48,12 +49,14 @@ func (w *writer) room(s *stream) int {
 }
 
 // pendingRoom is how many bytes more may be pending for a stream. The streams of one user have half
-// of the room at most: else one that is followed by many clients that do not read would have the
-// streams of others closed.
+// of the room at most, and so have the list streams of one owner: else one that is followed by many
+// clients that do not read would have the streams of others closed.
 func (w *writer) pendingRoom(s *stream) int {
 	room := w.pendingLimit - w.stats.PendingBytes
 	if u := s.follow.user; u != nil {
 		room = min(room, w.pendingLimit/2-w.pending[u])
+	} else if l := s.list; l != nil {
+		room = min(room, w.pendingLimit/2-w.owners[l.owner])
 	}
 	return room
 }
@@ -61,16 +64,23 @@ func (w *writer) pendingRoom(s *stream) int {
 // pend counts what became pending for a stream, or is no more.
 func (w *writer) pend(s *stream, bytes int) {
 	w.stats.PendingBytes += bytes
-	w.share(s.follow.user, bytes)
+	w.share(s, bytes)
 }
 
-// share counts what is pending for a user's streams. nil: for none that follows a user.
-func (w *writer) share(u *user, bytes int) {
-	if u == nil || bytes == 0 {
-		return
+// share counts what is pending for the streams of a user, or of the owner of list streams. A stream
+// that follows none has no share.
+func (w *writer) share(s *stream, bytes int) {
+	if u := s.follow.user; u != nil {
+		count(w.pending, u, bytes)
+	} else if s.list != nil {
+		count(w.owners, s.list.owner, bytes)
 	}
-	if w.pending[u] += bytes; w.pending[u] == 0 {
-		delete(w.pending, u)
+}
+
+// count adds to a key's number, and forgets a key whose number is 0.
+func count[K comparable](counts map[K]int, key K, n int) {
+	if counts[key] += n; counts[key] == 0 {
+		delete(counts, key)
 	}
 }
 
@@ -78,7 +88,7 @@ func (w *writer) share(u *user, bytes int) {
 func (w *writer) unfollow(s *stream) {
 	w.catchUp(s)
 	if s.backlog != nil {
-		w.share(s.follow.user, -s.backlog.size())
+		w.share(s, -s.backlog.size())
 	}
 }
 

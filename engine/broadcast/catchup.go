@@ -1,0 +1,187 @@
+package broadcast
+
+// catchUp is a list stream on its way through the newest states of its users: all of them at its
+// beginning, or what changed since the client was there, or since events were lost. It goes from
+// user to user, a piece at a time, as snapshots do, and keeps no text.
+type catchUp struct {
+	after   uint64   // the stream has everything of the first known users at or below it
+	known   int      // of the stream's follows; the others have nothing
+	through uint64   // what the stream has when all is given
+	until   uint64   // LSNs that were left out are at or below it: the end comes behind them
+	at      int      // follow whose turn it is
+	device  int      // devices of it that were given
+	devices []uint32 // names of its devices, when it is in the middle of them
+	begun   bool     // through is set
+	given   bool     // the last piece was given
+	first   bool     // the stream's first: synced is owed at the end
+	queued  bool     // it is in lists.waiting
+}
+
+// catchUpAgain begins another catch-up: events that the stream was owed are gone.
+func (w *worker) catchUpAgain(s *stream) {
+	l := s.list
+	w.stats.Conflated++
+	if l.catchUp == nil {
+		l.catchUp = &catchUp{}
+		w.lists.taking++
+	}
+	*l.catchUp = catchUp{
+		after: l.through, known: len(l.follows), until: l.catchUp.until, first: l.catchUp.first,
+		queued: l.catchUp.queued,
+	}
+	w.waitList(s)
+}
+
+// waitList queues a stream that can take a piece of its catch-up.
+func (w *worker) waitList(s *stream) {
+	if c := s.list.catchUp; c != nil && !c.given && !c.queued {
+		c.queued = true
+		w.lists.waiting = append(w.lists.waiting, streamAt{s.slot, s.reuse})
+	}
+}
+
+// endCatchUp forgets a stream's catch-up.
+func (w *worker) endCatchUp(l *listStream) {
+	l.catchUp = nil
+	w.lists.taking--
+}
+
+// runCatchUp gives the stream whose turn it is the next piece.
+func (w *worker) runCatchUp() {
+	at := popAt(&w.lists.waiting)
+	s := w.slots.at(at.slot)
+	if s.reuse != at.reuse || s.list == nil || s.list.catchUp == nil {
+		return
+	}
+	c := s.list.catchUp
+	c.queued = false
+	if s.backlog != nil || c.given { // when the backlog is gone, it waits again
+		return
+	}
+	if w.advanceList(s, nil); s.state == open && s.list.catchUp == c && c.given {
+		w.visitList(s) // what came meanwhile
+	}
+}
+
+// advanceList gives a list stream, which has no backlog, the next piece of its catch-up, behind a
+// head. The stream may have ended afterwards.
+func (w *worker) advanceList(s *stream, head []byte) {
+	l := s.list
+	c := l.catchUp
+	if !c.begun {
+		// All that the worker has taken is in the states. What comes from here on is in debts.
+		c.begun, c.through = true, w.mail.through[l.source]
+		c.until = max(c.until, c.through)
+		w.lists.debts.clear(&l.debts)
+		l.lost = false
+	}
+	w.makePiece(s)
+	bytes := w.lists.piece.form(s.chunked)
+	w.budget -= len(bytes)
+	if c.at == len(l.follows) {
+		c.given = true
+		l.through = max(l.through, c.through)
+	}
+	if len(head) > 0 {
+		w.out = append(append(w.out[:0], head...), bytes...)
+		bytes = w.out
+	}
+	if w.send(s, bytes); s.state == open && s.backlog == nil {
+		w.waitList(s)
+	}
+}
+
+// makePiece makes the next piece of a stream's catch-up: as much as costs lists.most.
+func (w *worker) makePiece(s *stream) {
+	l, ls := s.list, &w.lists
+	c := l.catchUp
+	text := ls.piece.begin()
+	before := w.lists.most
+	left := before
+	for c.at < len(l.follows) && left > 0 {
+		size := len(text)
+		if l.view == ViewUsers {
+			text = w.appendAggregate(text, s)
+			c.at++
+			left -= lookCost
+		} else {
+			text, left = w.appendDevices(text, s, left)
+		}
+		left -= len(text) - size
+	}
+	w.budget -= max(0, before-left-(len(text)-chunkRoom))
+	ls.piece.seal(text, 0, c.through)
+}
+
+// owedAfter is the LSN above which the states of the user whose turn it is are owed.
+func (c *catchUp) owedAfter() uint64 {
+	if c.at < c.known {
+		return c.after
+	}
+	return 0
+}
+
+// appendCatchUpID appends the id line of an event of a catch-up: the client has what it had before,
+// until the last piece.
+func (l *listStream) appendCatchUpID(dst []byte) []byte {
+	return l.appendID(dst, l.catchUp.after, !l.catchUp.first)
+}
+
+// appendAggregate appends the aggregate of the user whose turn it is, if it is owed.
+func (w *worker) appendAggregate(text []byte, s *stream) []byte {
+	l := s.list
+	c := l.catchUp
+	follow := l.follows[c.at]
+	begin := len(text)
+	text = append(l.appendCatchUpID(text), userLine...)
+	before := len(text)
+	text, a := w.lists.codec.AppendUser(
+		text, l.source, w.lists.follows.userOf(follow), c.owedAfter(), c.through, l.linger)
+	if a.LSN > c.through {
+		c.until = max(c.until, a.LSN)
+	}
+	if len(text) == before {
+		return text[:begin]
+	}
+	if a.Lingers > 0 {
+		w.fileLinger(s, follow, a.Lingers)
+	}
+	return text
+}
+
+// appendDevices appends the states of the user whose turn it is, as many as may be spent on, and
+// goes on to the next when all are given.
+func (w *worker) appendDevices(text []byte, s *stream, left int) ([]byte, int) {
+	l, ls := s.list, &w.lists
+	c := l.catchUp
+	user := ls.follows.userOf(l.follows[c.at])
+	names := c.devices
+	if c.device == 0 {
+		ls.names = ls.codec.AppendDevices(ls.names[:0], l.source, user)
+		names = ls.names
+		left -= lookCost
+	}
+	after, size, first := c.owedAfter(), len(text), c.device
+	for c.device < len(names) && (c.device == first || len(text)-size < left) {
+		begin := len(text)
+		text = append(l.appendCatchUpID(text), presenceLine...)
+		before := len(text)
+		var newer uint64
+		text, newer = ls.codec.AppendState(
+			text, l.source, user, names[c.device], after, c.through)
+		c.until = max(c.until, newer)
+		if len(text) == before {
+			text = text[:begin]
+		}
+		c.device++
+		left -= lookCost
+	}
+	if c.device < len(names) {
+		if c.devices == nil {
+			c.devices = append(c.devices, names...)
+		}
+		return text, left
+	}
+	c.at, c.device, c.devices = c.at+1, 0, nil
+	return text, left
+}

@@ -1,0 +1,41 @@
+package broadcast
+
+import "container/heap"
+
+// lingers are the users whom a list stream was told to be online although they have no device
+// online: at a tick each is looked at, and told offline if the user has not come back. There is one
+// item for each follow at most. Single owner: the worker.
+type lingers struct{ items lingerHeap }
+
+// lingerItem names a follow by its number, and its stream by slot and reuse, since the number may
+// be given to another's.
+type lingerItem struct{ due, follow, slot, reuse uint32 }
+
+func (l *lingers) add(i lingerItem) { heap.Push(&l.items, i) }
+
+// behind reports whether there are items that are due.
+func (l *lingers) behind(now uint32) bool { return len(l.items) > 0 && l.items[0].due <= now }
+
+// next takes an item that is due.
+func (l *lingers) next(now uint32) (i lingerItem, ok bool) {
+	if !l.behind(now) {
+		return i, false
+	}
+	return heap.Pop(&l.items).(lingerItem), true
+}
+
+// lingerHeap has the item on top that is due first.
+type lingerHeap []lingerItem
+
+func (h lingerHeap) Len() int           { return len(h) }
+func (h lingerHeap) Less(i, j int) bool { return h[i].due < h[j].due }
+func (h lingerHeap) Swap(i, j int)      { h[i], h[j] = h[j], h[i] }
+func (h *lingerHeap) Push(x any)        { *h = append(*h, x.(lingerItem)) }
+func (h *lingerHeap) Pop() any {
+	last := len(*h) - 1
+	i := (*h)[last]
+	if *h = (*h)[:last]; last == 0 {
+		*h = nil
+	}
+	return i
+}

@@ -1,0 +1,380 @@
+package broadcast
+
+import (
+	"math"
+	"strconv"
+	"time"
+
+	"github.com/google/uuid"
+)
+
+const (
+	presenceLine = "event: presence\n"
+	userLine     = "event: user\n"
+)
+
+// listStream is what a stream of many users has beside a stream. Single owner: the worker.
+type listStream struct {
+	ids     IDs
+	owner   [16]byte
+	follows []uint32 // their numbers, in the order of the snapshot
+	linger  time.Duration
+	through uint64    // written or in the backlog is all of its users at or below this LSN (B10)
+	debts   debtQueue // events above through
+	catchUp *catchUp  // nil: it is in none
+	source  Source
+	view    View
+	queued  listQueue
+	lost    bool // events above through are not in debts: a catch-up is due
+	resumed bool
+}
+
+// listQueue is where a list stream waits to be given what it is owed.
+type listQueue uint8
+
+const (
+	notQueued listQueue = iota
+	inWoken
+	inCrowd
+)
+
+// lists are a worker's list streams and what they work with. Single owner: the worker.
+type lists struct {
+	codec   Codec
+	most    int // of a piece: pieceCost but in tests
+	follows listFollows
+	journal journal
+	debts   debts
+	lingers lingers
+	woken   []streamAt // streams that are owed events of users with few follows
+	crowd   []streamAt // the same, of users with many
+	waiting []streamAt // streams that can take a piece of a catch-up, in turn; each once
+	open    int
+	taking  int // streams in a catch-up
+	piece   parcel
+	names   []uint32 // scratch: of a user's devices
+}
+
+const (
+	maxDebts = 4 << 20
+	// linkCost is what it costs to follow one user more, in bytes.
+	linkCost = 64
+)
+
+// form is the form in which a stream gets an event.
+func (l *listStream) form() frameForm {
+	switch {
+	case l.view == ViewDevices:
+		return formDevice
+	case l.linger > 0:
+		return formLingers
+	}
+	return formUser
+}
+
+// noteEvent adds an event to what the list streams of its user are owed.
+func (w *worker) noteEvent(e *event, record []byte) {
+	ls := &w.lists
+	u := ls.follows.find(e.user)
+	if u == nil || e.lsn <= ls.journal.last { // a source may repeat itself
+		return
+	}
+	turn := ls.codec.Turn(record)
+	crowd := int(u.count) > w.visits
+	noted, number := false, uint32(0)
+	for n, next := u.first, uint32(0); n != 0; n = next {
+		f := ls.follows.follows.at(n)
+		next = f.next
+		s := w.slots.at(f.slot())
+		l := s.list
+		if l.view == ViewUsers && !turn || l.lost {
+			continue
+		}
+		if !noted {
+			noted, number = true, ls.journal.add(e.lsn, record)
+		}
+		if !ls.debts.push(&l.debts, number, n) {
+			w.lose(l)
+		}
+		ls.wake(s, crowd)
+	}
+}
+
+// lose says that a stream is not given each event above its through any more.
+func (w *worker) lose(l *listStream) {
+	l.lost = true
+	w.lists.debts.clear(&l.debts)
+}
+
+// wake queues a stream that is owed something; for a crowd's event it waits behind those that are
+// owed others.
+func (ls *lists) wake(s *stream, crowd bool) {
+	l := s.list
+	switch {
+	case !crowd && l.queued != inWoken:
+		l.queued = inWoken // an item in crowd is void from now on
+		ls.woken = append(ls.woken, streamAt{s.slot, s.reuse})
+	case crowd && l.queued == notQueued:
+		l.queued = inCrowd
+		ls.crowd = append(ls.crowd, streamAt{s.slot, s.reuse})
+	}
+}
+
+// makeUpLists lets the list streams of the sources that lost events get the newest states.
+func (w *worker) makeUpLists() {
+	for s := range w.slots.all {
+		if l := s.list; s.state == open && l != nil && w.mail.queue.lost.has(l.source) {
+			w.lose(l)
+			w.lists.wake(s, true)
+		}
+	}
+}
+
+// trim gives the memory of rare peaks back.
+func (ls *lists) trim() {
+	ls.journal.trim()
+	ls.debts.trim()
+	if cap(ls.piece.bytes) > keepBytes {
+		ls.piece = parcel{}
+	}
+	if cap(ls.names) > keepBytes/4 {
+		ls.names = nil
+	}
+}
+
+// runLists gives list streams what they are owed: first those that wait for events of few, as
+// runLaps does.
+func (w *worker) runLists() {
+	ls := &w.lists
+	spent := 0
+	for len(ls.woken) > 0 && spent < visitsPerTurn {
+		w.visitQueued(popAt(&ls.woken), inWoken)
+		spent++
+	}
+	share := max(1, spent/(crowdShare-1))
+	for budget := visitsPerTurn; len(ls.crowd) > 0 && budget > 0; budget-- {
+		if share--; share < 0 && w.pressed() {
+			break
+		}
+		w.visitQueued(popAt(&ls.crowd), inCrowd)
+	}
+	if len(ls.woken)+len(ls.crowd)+ls.taking == 0 && ls.debts.nodes.inUse() == 0 {
+		ls.journal.clear()
+	}
+}
+
+// visitQueued visits a stream that was queued, unless the item is void.
+func (w *worker) visitQueued(at streamAt, queue listQueue) {
+	s := w.slots.at(at.slot)
+	if s.reuse != at.reuse || s.list == nil || s.list.queued != queue {
+		return
+	}
+	s.list.queued = notQueued
+	w.visitList(s)
+}
+
+func popAt(queue *[]streamAt) streamAt {
+	at := (*queue)[0]
+	if *queue = (*queue)[1:]; len(*queue) == 0 {
+		*queue = nil // the array may be that of a rare peak
+	}
+	return at
+}
+
+// visitList gives a list stream the events that it is owed: writes them, or adds them to the
+// backlog. When they are gone it begins a catch-up, and one that is on its way comes first.
+func (w *worker) visitList(s *stream) {
+	l := s.list
+	for s.state == open && !s.lagging && (l.catchUp == nil || l.catchUp.given) {
+		if !l.debts.empty() && !w.lists.journal.has(w.lists.debts.peek(&l.debts).number) {
+			w.lose(l)
+		}
+		limit := w.writer.room(s)
+		if s.backlog != nil && (l.lost || limit <= 0) {
+			w.lagList(s)
+			return
+		}
+		if l.lost {
+			w.catchUpAgain(s)
+			return
+		}
+		through, frames := w.gather(s, limit)
+		if frames == 0 {
+			l.through = through
+			return
+		}
+		bytes := w.lists.piece.form(s.chunked)
+		if s.backlog != nil && len(bytes) > limit {
+			w.lagList(s)
+			return
+		}
+		l.through = through
+		w.stats.Frames += uint64(frames)
+		w.send(s, bytes)
+	}
+}
+
+// lagList marks a list stream that has no room for what it is owed. It gets the newest states when
+// its backlog is empty.
+func (w *worker) lagList(s *stream) {
+	w.lose(s.list)
+	w.writer.lag(s)
+}
+
+// gather makes the text of the events that a stream is owed: as many as fit into limit bytes, but
+// at least one, and the end of its first snapshot where it is due. through is what the stream has
+// with them.
+func (w *worker) gather(s *stream, limit int) (through uint64, frames int) {
+	l, ls := s.list, &w.lists
+	text := ls.piece.begin()
+	through = l.through
+	for ; !l.debts.empty(); ls.debts.pop(&l.debts) {
+		owed := ls.debts.peek(&l.debts)
+		e := ls.journal.at(owed.number)
+		if e.lsn <= l.through { // the catch-up had it
+			continue
+		}
+		before := len(text)
+		text = l.appendID(text, e.lsn, true)
+		text = append(text, ls.journal.text(e, l.form())...)
+		if frames > 0 && len(text)-chunkRoom > limit {
+			text = text[:before]
+			break
+		}
+		if e.gone && l.linger > 0 {
+			w.fileLinger(s, owed.follow, l.linger)
+		}
+		frames++
+		through = e.lsn
+	}
+	if l.debts.empty() {
+		through = max(through, w.mail.through[l.source])
+		if c := l.catchUp; c != nil && through >= c.until {
+			if c.first {
+				text = l.appendSynced(text, through)
+				frames++
+			}
+			w.endCatchUp(l)
+		}
+	}
+	ls.piece.seal(text, frames, through)
+	return through, frames
+}
+
+// appendID appends the id line of an event.
+func (l *listStream) appendID(dst []byte, lsn uint64, synced bool) []byte {
+	dst = append(dst, "id: "...)
+	dst = l.ids.AppendID(dst, lsn, synced)
+	return append(dst, '\n')
+}
+
+func (l *listStream) appendSynced(dst []byte, through uint64) []byte {
+	dst = l.appendID(dst, through, true)
+	dst = append(dst, "event: synced\ndata: {\"resumed\":"...)
+	dst = strconv.AppendBool(dst, l.resumed)
+	dst = append(dst, `,"users":`...)
+	dst = strconv.AppendInt(dst, int64(len(l.follows)), 10)
+	return append(dst, "}\n\n"...)
+}
+
+// fileLinger has a stream told that a user is offline, unless it is online again by then.
+func (w *worker) fileLinger(s *stream, follow uint32, left time.Duration) {
+	f := w.lists.follows.follows.at(follow)
+	if f.lingers() {
+		return // the item there is looks again
+	}
+	f.stream |= lingersBit
+	w.lists.lingers.add(lingerItem{w.lingerTick(left), follow, s.slot, s.reuse})
+}
+
+// lingerTick is when a user is looked at whose time is over after so long: one tick more, since now
+// may lie late in its tick.
+func (w *worker) lingerTick(left time.Duration) uint32 {
+	return w.deadlines.after(min(left, math.MaxInt32*time.Millisecond)) + 1
+}
+
+// runLingers tells streams who did not come back.
+func (w *worker) runLingers() {
+	for range duePerTurn {
+		i, ok := w.lists.lingers.next(w.deadlines.now)
+		if !ok {
+			return
+		}
+		s := w.slots.at(i.slot)
+		if s.reuse != i.reuse || s.state != open || s.list == nil {
+			continue // the follow has gone with its stream
+		}
+		w.endLinger(s, i)
+	}
+}
+
+// endLinger looks at one user for one stream. An aggregate that has changed above the worker's
+// through is in an event that is on its way, which says all.
+func (w *worker) endLinger(s *stream, i lingerItem) {
+	l, ls := s.list, &w.lists
+	user := ls.follows.userOf(i.follow)
+	through := w.mail.through[l.source]
+	if l.lost || s.lagging || l.catchUp != nil || !l.debts.empty() {
+		i.due = w.deadlines.now + 1 // what it is owed comes first
+		ls.lingers.add(i)
+		return
+	}
+	text := l.appendID(ls.piece.begin(), l.through, true)
+	text = append(text, userLine...)
+	before := len(text)
+	text, a := ls.codec.AppendUser(text, l.source, user, 0, through, l.linger)
+	if a.Lingers > 0 {
+		i.due = w.lingerTick(a.Lingers)
+		ls.lingers.add(i)
+		return
+	}
+	ls.follows.follows.at(i.follow).stream &^= lingersBit
+	if a.Online > 0 || len(text) == before {
+		return
+	}
+	ls.piece.seal(text, 1, through)
+	bytes := ls.piece.form(s.chunked)
+	if s.backlog != nil && len(bytes) > w.writer.room(s) {
+		ls.follows.follows.at(i.follow).stream |= lingersBit
+		i.due = w.deadlines.now + 1
+		ls.lingers.add(i)
+		return
+	}
+	w.stats.Frames++
+	w.send(s, bytes)
+}
+
+// openList makes an open stream one of many users.
+func (w *worker) openList(s *stream, sub *Subscription) {
+	ls := &w.lists
+	l := &listStream{
+		ids: sub.List.IDs, owner: sub.Owner, linger: sub.List.Linger, source: sub.Source,
+		view: sub.List.View, resumed: sub.List.Resumed,
+		follows: make([]uint32, len(sub.List.Users)),
+	}
+	for i, id := range sub.List.Users {
+		l.follows[i] = ls.follows.link(s.slot, id)
+	}
+	w.budget -= linkCost * len(l.follows)
+	l.catchUp = &catchUp{after: sub.List.After, known: sub.List.Known, first: true}
+	s.list = l
+	ls.taking++
+	ls.open++
+}
+
+// closeList ends a list stream's follows.
+func (w *worker) closeList(s *stream) {
+	l, ls := s.list, &w.lists
+	w.writer.unfollow(s)
+	w.in.unfollowList(l.view, func(yield func(uuid.UUID) bool) { w.eachUser(s, yield) })
+	for _, n := range l.follows {
+		ls.follows.unlink(n)
+	}
+	w.quota.give(l.owner, len(l.follows))
+	ls.debts.clear(&l.debts)
+	if l.catchUp != nil {
+		w.endCatchUp(l)
+	}
+	s.list = nil
+	ls.open--
+}
