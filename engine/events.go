@@ -76,12 +76,12 @@ func (noStreams) ParseStreamID(string) (none broadcast.StreamID, ok bool) {
 func (noStreams) Renew(broadcast.StreamID, int64, broadcast.Fits) error {
 	return broadcast.ErrNoStream
 }
-func (noStreams) SetRestart(time.Duration)               {}
-func (noStreams) Retry() time.Duration                   { return time.Second }
-func (noStreams) Open() int                              { return 0 }
-func (noStreams) Streams(uuid.UUID) int                  { return 0 }
-func (noStreams) Stats() (none broadcast.Stats)          { return none }
-func (noStreams) Close()                                 {}
+func (noStreams) SetRestart(time.Duration)      {}
+func (noStreams) Retry() time.Duration          { return time.Second }
+func (noStreams) Open() int                     { return 0 }
+func (noStreams) Streams(uuid.UUID) int         { return 0 }
+func (noStreams) Stats() (none broadcast.Stats) { return none }
+func (noStreams) Close()                        {}
 func (noStreams) Drain(time.Duration) (done <-chan struct{}) {
 	none := make(chan struct{})
 	close(none)
