@@ -34,7 +34,7 @@ func descriptorOf(t *testing.T, s *sockets) int {
 	s.until(t, "the stream is open", func() bool { return s.b.Stats().Opened == 1 })
 	for _, w := range s.b.workers {
 		if w.in.figures().Streams == 1 {
-			return w.slots.at(1).conn.(*socket).fd // nothing is going on: the worker waits
+			return w.slots.at(1).conn.(*socket).fd() // nothing is going on: the worker waits
 		}
 	}
 	t.Fatal("no worker has the stream")

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"sync"
 	"syscall"
 	"time"
 
@@ -17,6 +18,7 @@ type poller struct {
 	notifier Notifier
 	epoll    *epoll.Epoll
 	done     chan struct{} // the goroutine has ended
+	sockets  socketPages
 }
 
 func newPoller(n Notifier) (*poller, error) {
@@ -100,7 +102,7 @@ func (p *poller) take(c net.Conn, timeout time.Duration) (conn Conn, ok bool, er
 		_ = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, ms)
 	}
 	_ = c.Close() // the duplicate stays open: nothing is sent, and an error changes nothing
-	return &socket{fd: fd, poller: p}, true, nil
+	return p.sockets.of(fd), true, nil
 }
 
 // limitUnsent keeps the kernel from buffering more for a client that reads slowly than makes a
@@ -149,23 +151,46 @@ func (s system) held() (n int) {
 	return n
 }
 
-// socket is a Conn on a descriptor of its own.
-type socket struct {
-	poller *poller
-	fd     int
+// socketPages has a socket for each descriptor, in pages that are never given back. One takes four
+// bytes; the heap would allocate sixteen for each stream. Any goroutine may use it.
+type socketPages struct {
+	mu    sync.Mutex
+	pages []*[socketPage]socket // guarded by mu; a page never changes
 }
 
-func (s *socket) Attach(n Notifier, id StreamID) error {
-	if n != s.poller.notifier {
-		panic("bug: a socket attached to a broadcaster that did not take it")
+const socketPage = 1024
+
+// of is the Conn of a descriptor.
+func (s *socketPages) of(fd int) *socket {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n := fd / socketPage
+	for n >= len(s.pages) {
+		s.pages = append(s.pages, nil)
 	}
-	return s.poller.watch(s.fd, id)
+	if s.pages[n] == nil {
+		page := new([socketPage]socket)
+		for i := range page {
+			page[i] = socket(n*socketPage + i)
+		}
+		s.pages[n] = page
+	}
+	return &s.pages[n][fd%socketPage]
+}
+
+// socket is a Conn on a descriptor of its own.
+type socket int32
+
+func (s *socket) fd() int { return int(*s) }
+
+func (s *socket) Attach(n Notifier, id StreamID) error {
+	return n.(*Broadcaster).poller.watch(s.fd(), id)
 }
 
 // Write stops at the first short write: the kernel reports room after one as it does after EAGAIN.
 func (s *socket) Write(p []byte) (int, error) {
 	for {
-		n, err := unix.Write(s.fd, p)
+		n, err := unix.Write(s.fd(), p)
 		switch err {
 		case nil:
 			return n, nil
@@ -178,11 +203,11 @@ func (s *socket) Write(p []byte) (int, error) {
 	}
 }
 
-func (s *socket) Held() int { return heldBytes(s.fd) }
+func (s *socket) Held() int { return heldBytes(s.fd()) }
 
 func (s *socket) Discard(buf []byte) (total int, gone bool) {
 	for total <= inputLimit {
-		n, err := unix.Read(s.fd, buf)
+		n, err := unix.Read(s.fd(), buf)
 		switch {
 		case err == unix.EINTR:
 		case err == unix.EAGAIN:
@@ -197,10 +222,10 @@ func (s *socket) Discard(buf []byte) (total int, gone bool) {
 }
 
 func (s *socket) CloseWrite() error {
-	if err := unix.Shutdown(s.fd, unix.SHUT_WR); err != nil && !errors.Is(err, unix.ENOTCONN) {
+	if err := unix.Shutdown(s.fd(), unix.SHUT_WR); err != nil && !errors.Is(err, unix.ENOTCONN) {
 		return err
 	}
 	return nil
 }
 
-func (s *socket) Close() error { return unix.Close(s.fd) }
+func (s *socket) Close() error { return unix.Close(s.fd()) }

@@ -7,15 +7,26 @@ const (
 
 // ring files streams by the tick at which they are due: a hashed timing wheel of one level
 // (Varghese and Lauck 1987, https://doi.org/10.1145/41457.37504). Each stream has one valid item.
-// The worker asks the ring as ticks go by; in between it costs nothing. Single owner: its worker.
+// The worker asks the ring as ticks go by; in between it costs nothing. Items lie in pieces that
+// the buckets share, so that idle streams, which are filed anew at each keepalive, leave nothing
+// for the garbage collector. Single owner: its worker.
 type ring struct {
 	done    uint32 // ticks before it are worked off
 	last    uint32 // value of done when turned was last asked
-	buckets [ringBuckets][]ringItem
-	spare   []ringItem
+	buckets [ringBuckets]*ringPiece
+	spare   *ringPiece // pieces that no bucket needs, one more at most than are in use
+	spares  int        // of them
+	used    int        // pieces in buckets
 }
 
 type ringItem struct{ slot, tick uint32 }
+
+// ringPiece has some items of one bucket, 512 bytes.
+type ringPiece struct {
+	next  *ringPiece
+	n     int // of items
+	items [62]ringItem
+}
 
 func (r *ring) start(now uint32) { r.done, r.last = now+1, now+1 }
 
@@ -24,10 +35,26 @@ func (r *ring) clip(due uint32) uint32 { return min(max(due, r.done), r.done+rin
 
 func (r *ring) add(slot, tick uint32) {
 	bucket := &r.buckets[tick%ringBuckets]
-	if *bucket == nil {
-		*bucket, r.spare = r.spare, nil
+	if p := *bucket; p == nil || p.n == len(p.items) {
+		*bucket = r.piece(p)
 	}
-	*bucket = append(*bucket, ringItem{slot, tick})
+	p := *bucket
+	p.items[p.n] = ringItem{slot, tick}
+	p.n++
+}
+
+// piece is an empty piece in front of another.
+func (r *ring) piece(next *ringPiece) *ringPiece {
+	p := r.spare
+	if p == nil {
+		p = new(ringPiece)
+	} else {
+		r.spare = p.next
+		r.spares--
+	}
+	p.next = next
+	r.used++
+	return p
 }
 
 // behind reports whether there are ticks to work off.
@@ -38,21 +65,30 @@ func (r *ring) behind(now uint32) bool { return r.done <= now }
 func (r *ring) next(now uint32) (slot, tick uint32, ok bool) {
 	for r.behind(now) {
 		bucket := &r.buckets[r.done%ringBuckets]
-		if n := len(*bucket); n > 0 {
-			item := (*bucket)[n-1]
-			*bucket = (*bucket)[:n-1]
+		if p := *bucket; p != nil {
+			p.n--
+			item := p.items[p.n]
+			if p.n == 0 {
+				*bucket = p.next
+				r.keep(p)
+			}
 			return item.slot, item.tick, true
 		}
-		if cap(*bucket) > cap(r.spare) {
-			r.spare = (*bucket)[:0]
-		}
-		*bucket = nil
 		r.done++
 		if now-r.done > ringBuckets && now > r.done { // a long jump: one round reaches every item
 			r.done = now - ringBuckets
 		}
 	}
 	return 0, 0, false
+}
+
+// keep has an empty piece used again, unless streams have become few.
+func (r *ring) keep(p *ringPiece) {
+	r.used--
+	p.next, r.spare = r.spare, p
+	for r.spares++; r.spares > r.used+1; r.spares-- {
+		r.spare = r.spare.next
+	}
 }
 
 // turned reports whether a tick has gone by since it was last asked.

@@ -18,6 +18,7 @@ func TestSizes(t *testing.T) {
 		{"user of list streams", unsafe.Sizeof(listUser{}), 24},
 		{"entry of the journal", unsafe.Sizeof(entry{}), entryBytes},
 		{"user", unsafe.Sizeof(user{}), 64},
+		{"piece of the ring", unsafe.Sizeof(ringPiece{}), 512},
 		{"event", unsafe.Sizeof(event{}), eventBytes},
 	} {
 		if c.got != c.want {
