@@ -16,8 +16,8 @@ const freshSuffix = ".fresh"
 
 // Start makes the store writable, and only now changes anything on the disk. A store that does not
 // exist is made under another name and renamed when it is whole, so that a directory with a store's
-// name and without a store is damage. A store of format version 1 becomes one of version 2. It is
-// called once, by the owner. After an error only Close may be called.
+// name and without a store is damage. A store of an older format version becomes one of
+// formatVersion. It is called once, by the owner. After an error only Close may be called.
 func (s *Store) Start() error {
 	if s.started {
 		panic("bug: the store was started before")
@@ -111,7 +111,7 @@ func (s *Store) closePebble() error {
 }
 
 // upgrade writes the values that a store of formatVersion has and this one lacks. The version comes
-// last, behind a list of the files that must be there: in version 2 neither can be missing.
+// last, behind a list of the files that must be there: since version 2 neither can be missing.
 func (s *Store) upgrade() error {
 	if s.secret != nil && !s.hasSecret {
 		if err := s.set(secretKey, s.secret); err != nil {
@@ -122,11 +122,13 @@ func (s *Store) upgrade() error {
 	if s.version == formatVersion {
 		return nil
 	}
-	if err := s.set(idKey, s.id[:]); err != nil {
-		return err
-	}
-	if err := s.keeper.write(); err != nil {
-		return err
+	if s.version < 2 {
+		if err := s.set(idKey, s.id[:]); err != nil {
+			return err
+		}
+		if err := s.keeper.write(); err != nil {
+			return err
+		}
 	}
 	if err := s.setNumber(versionKey, formatVersion); err != nil {
 		return err

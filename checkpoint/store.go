@@ -54,8 +54,10 @@ var (
 )
 
 const (
-	ownersPrefix  = 1
-	formatVersion = 2
+	ownersPrefix = 1
+	// formatVersion 3 says in the owner's values what versions 2 and 1 did not; the store itself is
+	// as in version 2.
+	formatVersion = 3
 )
 
 // maxOpenTables bounds the descriptors of the store: it is read from end to end at a start, and

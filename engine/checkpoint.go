@@ -1,7 +1,6 @@
 package engine
 
 import (
-	"encoding/binary"
 	"errors"
 	"log/slog"
 	"slices"
@@ -27,6 +26,9 @@ import (
 // something newer. A change above S is in the log, which is synced past everything that the store
 // holds (nothing in the store can be lost with the log's tail), and replay goes by LSN, so that an
 // older record never takes the place of a newer state.
+//
+// A value also says when the last turn of its user was, read behind the entry: what is in the store
+// of a user knows of all turns up to S, and the log is synced past those that came later.
 //
 // Keys are 16 bits of the user's hash, user, device: a shard of the table is a range of keys. The
 // hash's key is kept with the store, so that devices come back to their shards.
@@ -302,12 +304,15 @@ func (c *checkpointer) forgetOld(b *rangeBuffer, before uint64) error {
 		if i%paceItems == 0 {
 			b.pace.step()
 		}
-		rec := record.View(b.value(it)[8:])
-		if s := rec.State(); s.Online || s.UpdatedAtMS >= before {
+		at, rec, _, err := cutValue(b.value(it))
+		if err != nil {
+			panic("bug: " + err.Error())
+		}
+		if rec.Online() || rec.UpdatedAt() >= before {
 			kept = append(kept, it)
 			continue
 		}
-		lsn, err := c.forget(rec, binary.LittleEndian.Uint64(b.value(it)))
+		lsn, err := c.forget(rec, at)
 		if err != nil && c.log.Err() != nil {
 			return err
 		}
@@ -327,17 +332,18 @@ func (c *checkpointer) forgetOld(b *rangeBuffer, before uint64) error {
 // returns 0 when the device has moved on. Streams get no event: it was offline, and it stays so.
 func (c *checkpointer) forget(r record.View, at uint64) (lsn uint64, err error) {
 	user, device := r.User(), r.Device()
-	if err := c.log.Reserve(len(r), c.maxWait); err != nil {
+	size := record.ForgetBytes(r)
+	if err := c.log.Reserve(size, c.maxWait); err != nil {
 		return 0, err
 	}
 	ref, entry := c.table.Find(user, device)
 	if entry == nil || !entry.Claim(user, device) {
-		c.log.Release(len(r))
+		c.log.Release(size)
 		return 0, nil
 	}
 	if entry.LSN() != at {
 		entry.Unclaim()
-		c.log.Release(len(r))
+		c.log.Release(size)
 		return 0, nil
 	}
 	lsn = c.log.Append(record.AppendForget(nil, r), 0)

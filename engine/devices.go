@@ -83,6 +83,30 @@ func (d *devices) read(entry *table.Entry) (
 	}
 }
 
+// logTurn appends the record of a change of a device from was to is that turns it, or says offline,
+// and moves the aggregate of its user with it. The caller owns the claim and has a credit; it
+// commits is with the LSN. The aggregates of package table say why the one is inside of the other.
+func (d *devices) logTurn(
+	user, device uuid.UUID, was, is *table.State, source, scratch []byte, stamp int64,
+) (lsn uint64) {
+	held := d.table.Hold(user)
+	turn := was.Online != is.Online
+	if turn {
+		held.Turn(is.Online, is.SeenAtMS)
+		held.ChangedAtMS = is.UpdatedAtMS
+	}
+	lsn = d.log.Append(record.AppendUser(scratch, user, device, &is.State, source, &record.User{
+		SeenAtMS: held.SeenAtMS, Online: held.Online, Turn: turn,
+	}), stamp)
+	if !turn {
+		held.Release()
+		return lsn
+	}
+	held.TurnLSN = lsn
+	held.Store()
+	return lsn
+}
+
 // remove forgets the device of an entry whose claim the caller owns, and gives back its source.
 func (d *devices) remove(ref table.Ref, entry *table.Entry) {
 	source := entry.Held().Source
@@ -98,7 +122,8 @@ func (d *devices) record(entry *table.Entry) (Device, bool) {
 	}
 	r := Device{
 		Event:         event(user, device, &s.State, source),
-		HeartbeatAtMS: s.HeartbeatAtMS, UpdatedAtMS: s.UpdatedAtMS, LSN: s.LSN,
+		HeartbeatAtMS: s.HeartbeatAtMS, UpdatedAtMS: s.UpdatedAtMS, SeenAtMS: s.SeenAtMS,
+		LSN: s.LSN,
 	}
 	if !s.Online {
 		r.OfflineAtMS = s.SentAtMS

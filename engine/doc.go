@@ -8,7 +8,8 @@
 //	             1 find     table   lock-free look-up of (user, device); a stale seq ends here
 //	             2 reserve  log     credit for the record, before the claim; none: wait, refuse
 //	             3 claim    table   one CAS makes this goroutine the device's only writer
-//	             4 append   log     the record gets its LSN and its place; no I/O, never fails
+//	             4 append   log     the record gets its LSN and its place; no I/O, never fails;
+//	                                a turn moves the user's aggregate around it
 //	             5 commit   table   new state, new seq, claim released
 //	             6 arm      wheel   only when the new deadline is before the one that is armed
 //	             7 wait     log     group commit wakes all waiters that it covers
@@ -40,7 +41,8 @@
 // I1 One order per device. The order of acceptance is the order in the log is the order of the
 // frames, because steps 3 to 5 are one critical section per device and step 4 hands out the LSN
 // inside it. What could block or fail (step 2, a reference to another source) happens before the
-// claim.
+// claim. The turns of a user's devices have one order too: step 4 of each, and what it makes of the
+// user's aggregate, is one critical section per user.
 //
 // I2 Durable before visible. No answer, frame or snapshot shows a change whose record is not as
 // durable as the log's sync mode promises. An accepted heartbeat and a stale one both wait for the

@@ -121,7 +121,7 @@ func (e *Engine) Start() error {
 //
 //	new directory   a store as of LSN 0 with an id, no log: the next start is one of an empty log,
 //	                which takes the store's id
-//	version 1       a store of version 2, a log of version 1: the store's id is the one that is
+//	version 1       a store of this version, a log of version 1: the store's id is the one that is
 //	                derived from its secret, before, in the middle and after; the log takes it
 //	any other       both are what they were
 //

@@ -2,7 +2,6 @@ package engine
 
 import (
 	"log/slog"
-	"math"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -257,7 +256,7 @@ func (x *expirer) expire(
 	if entry.LSN() != seen.LSN {
 		return false // the source's id may be another text's since
 	}
-	size := record.Bytes(len(source))
+	size := record.UserBytes(len(source))
 	if x.log.Reserve(size, 0) != nil {
 		x.kick() // what fills the log may be this very wave
 		if err := x.log.Reserve(size, expiryMaxWait); err != nil {
@@ -278,9 +277,7 @@ func (x *expirer) expire(
 	now := x.clock()
 	held.Online, held.Expired = false, true
 	held.SentAtMS, held.UpdatedAtMS = now.WallMS, now.WallMS
-	held.DeadlineNanos = math.MaxInt64
-	rec := record.Append(x.scratch[:0], user, device, &held.State, []byte(source))
-	held.LSN = x.log.Append(rec, 0)
+	held.LSN = x.logTurn(user, device, seen, &held, []byte(source), x.scratch[:0], 0)
 	x.unkicked = true
 	entry.Commit(&held)
 	x.counters.loops().moved(seen, &held)

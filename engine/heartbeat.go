@@ -53,7 +53,10 @@ type submission struct {
 	ref   table.Ref
 	entry *table.Entry
 
-	atOnce      bool   // it is left alone where it would wait or be refused
+	atOnce bool // it is left alone where it would wait or be refused
+	// turns: the record is of the size that says what is known of the user, since the heartbeat
+	// turns the device or says offline. A guess until the claim is held.
+	turns       bool
 	otherSource bool   // the source is not the entry's
 	source      uint32 // the source's id, with a reference; 0: the entry's own
 	lsn         uint64 // that an outcome depends on
@@ -78,30 +81,51 @@ func (a *acceptor) submit(
 			return r, 0
 		}
 	}
-	size := record.Bytes(len(hb.Source))
-	if err := a.reserve(size, around); err != nil {
-		if s.atOnce {
-			return leftAlone, 0
-		}
-		return a.refuseFull(hb, err, a.clock.Nanos()), 0
+	s.turns = entry == nil || hb.Status == Offline
+	if err := a.reserve(s.bytes(), around); err != nil {
+		return a.noRoom(&s, err)
 	}
 	for {
 		v, err := a.attempt(&s)
 		if err != nil {
-			a.log.Release(size)
+			a.log.Release(s.bytes())
 			if s.atOnce {
 				return leftAlone, 0
 			}
 			return a.refuse(hb, err), 0
 		}
-		if v == applied {
+		switch v {
+		case applied:
 			return Result{Outcome: Accepted}, s.lsn
+		case resized:
+			a.log.Release(s.bytes())
+			s.turns = !s.turns
+			if err := a.reserve(s.bytes(), around); err != nil {
+				return a.noRoom(&s, err)
+			}
+			continue
 		}
 		if r, is := a.again(&s, v); is {
-			a.log.Release(size)
+			a.log.Release(s.bytes())
 			return r, s.lsn
 		}
 	}
+}
+
+// bytes is the size of the heartbeat's record.
+func (s *submission) bytes() int {
+	if s.turns {
+		return record.UserBytes(len(s.hb.Source))
+	}
+	return record.Bytes(len(s.hb.Source))
+}
+
+// noRoom is what becomes of a heartbeat that got no credit.
+func (a *acceptor) noRoom(s *submission, err error) (Result, uint64) {
+	if s.atOnce {
+		return leftAlone, 0
+	}
+	return a.refuseFull(s.hb, err, a.clock.Nanos()), 0
 }
 
 // leftAlone is the result of a heartbeat that was not taken at once. It counts nowhere.
@@ -151,6 +175,7 @@ const (
 	tooOld          // the seq is not above the last accepted one
 	renamed         // the source is another than the entry's: take a reference first
 	moved           // the entry is another device's now: look again
+	resized         // the record is of the other size: reserve again
 )
 
 // attempt prepares and applies a heartbeat whose credit is reserved. An error says that the table
@@ -226,8 +251,17 @@ func (a *acceptor) apply(s *submission) verdict {
 	}
 	next := table.State{Source: source}
 	hb.change(&held, &next, s.received)
-	rec := record.Append(hb.scratch[:0], hb.User, hb.Device, &next.State, hb.Source)
-	next.LSN = a.log.Append(rec, s.received.Nanos)
+	if settled := held.Online && next.Online; settled == s.turns {
+		entry.Unclaim()
+		return resized
+	}
+	if s.turns {
+		next.LSN = a.logTurn(hb.User, hb.Device, &held, &next, hb.Source, hb.scratch[:0],
+			s.received.Nanos)
+	} else {
+		rec := record.Append(hb.scratch[:0], hb.User, hb.Device, &next.State, hb.Source)
+		next.LSN = a.log.Append(rec, s.received.Nanos)
+	}
 	entry.Commit(&next)
 	if s.source != 0 {
 		s.source = held.Source // in exchange
@@ -247,9 +281,13 @@ func (hb *Heartbeat) change(held, next *table.State, received Instant) {
 	next.HeartbeatAtMS = hb.SentAtMS
 	next.UpdatedAtMS = received.WallMS
 	next.TTLMS = hb.TTLMS
-	next.Online = hb.Status == Online
-	next.DeadlineNanos = after(received.Nanos, hb.TTLMS)
-	if !next.Online && held.LSN != 0 {
+	if next.Online = hb.Status == Online; next.Online {
+		next.SeenAtMS = received.WallMS
+		next.DeadlineNanos = after(received.Nanos, hb.TTLMS)
+		return
+	}
+	next.SeenAtMS = held.SeenAtMS
+	if held.LSN != 0 {
 		next.HeartbeatAtMS = held.HeartbeatAtMS
 	}
 }

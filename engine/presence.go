@@ -84,5 +84,6 @@ type Device struct {
 	HeartbeatAtMS uint64 // sent_at_ms of the last online heartbeat
 	OfflineAtMS   uint64 // 0 while online
 	UpdatedAtMS   uint64
+	SeenAtMS      uint64 // receipt of the last online heartbeat, by the server's clock; 0: none
 	LSN           uint64 // of its last change
 }

@@ -3,6 +3,7 @@ package engine
 import (
 	"bytes"
 	"encoding/binary"
+	"fmt"
 	"slices"
 	"time"
 
@@ -17,7 +18,7 @@ const (
 	// a time.
 	maxRanges = 256
 	// deviceBytes is about what a device takes in the store.
-	deviceBytes = 128
+	deviceBytes = 160
 	// keyBytes is the length of a device's key in the store.
 	keyBytes = 2 + 16 + 16
 )
@@ -55,6 +56,58 @@ type rangeItem struct{ at, end int }
 func (b *rangeBuffer) key(it rangeItem) []byte   { return b.bytes[it.at : it.at+keyBytes] }
 func (b *rangeBuffer) value(it rangeItem) []byte { return b.bytes[it.at+keyBytes : it.end] }
 
+// lastTurn is what a device's value in the store says of its user, behind the record: of the last
+// turn of any of the user's devices, when the value was made. TurnLSN 0: there was none. Every
+// device of a user says it, so that it is not lost with those that recovery leaves to the log.
+type lastTurn struct{ lsn, changedAtMS, seenAtMS uint64 }
+
+// turnBytes is the size of a lastTurn in a value. Values of earlier versions have none.
+const turnBytes = 24
+
+// appendValue appends a device's value: LSN, record, lastTurn.
+func appendValue(
+	dst []byte, user, device uuid.UUID, s *table.State, source string, u *table.Aggregate,
+) []byte {
+	dst = binary.LittleEndian.AppendUint64(dst, s.LSN)
+	if s.Online {
+		dst = record.Append(dst, user, device, &s.State, []byte(source))
+	} else {
+		dst = record.AppendUser(dst, user, device, &s.State, []byte(source), &record.User{
+			SeenAtMS: u.SeenAtMS, Online: u.Online,
+		})
+	}
+	dst = binary.LittleEndian.AppendUint64(dst, u.TurnLSN)
+	dst = binary.LittleEndian.AppendUint64(dst, u.ChangedAtMS)
+	return binary.LittleEndian.AppendUint64(dst, u.SeenAtMS)
+}
+
+// cutValue takes a value apart. A value of an earlier version knows of no turn: the device's last
+// change stands for it, unless the device was never seen.
+func cutValue(value []byte) (lsn uint64, rec record.View, turn lastTurn, err error) {
+	if len(value) < 8 {
+		return 0, nil, turn, fmt.Errorf("%w: a value of %d bytes", record.Err, len(value))
+	}
+	lsn = binary.LittleEndian.Uint64(value)
+	rec, rest, err := record.Cut(value[8:])
+	switch {
+	case err != nil:
+	case len(rest) == turnBytes:
+		turn = lastTurn{
+			lsn:         binary.LittleEndian.Uint64(rest),
+			changedAtMS: binary.LittleEndian.Uint64(rest[8:]),
+			seenAtMS:    binary.LittleEndian.Uint64(rest[16:]),
+		}
+	case len(rest) > 0:
+		err = fmt.Errorf("%w: %d bytes behind it", record.Err, len(rest))
+	case rec.Seen() > 0:
+		turn = lastTurn{lsn: lsn, changedAtMS: rec.UpdatedAt(), seenAtMS: rec.Seen()}
+	}
+	if err != nil {
+		err = fmt.Errorf("LSN %d: %w", lsn, err)
+	}
+	return lsn, rec, turn, err
+}
+
 // collect copies the devices of some shards, one shard after the other, and returns the newest LSN
 // among them.
 func (b *rangeBuffer) collect(d *devices, from, to int) (newest uint64) {
@@ -66,10 +119,11 @@ func (b *rangeBuffer) collect(d *devices, from, to int) (newest uint64) {
 		}
 		at := len(b.bytes)
 		b.bytes = appendKey(b.bytes, d.table.UserHash(user), user, device)
-		b.bytes = binary.LittleEndian.AppendUint64(b.bytes, s.LSN)
-		b.bytes = record.Append(b.bytes, user, device, &s.State, []byte(source))
+		// After the entry: it holds every turn of the device that the entry shows.
+		u, _ := d.table.Aggregate(user)
+		b.bytes = appendValue(b.bytes, user, device, &s, source, &u)
 		b.items = append(b.items, rangeItem{at, len(b.bytes)})
-		newest = max(newest, s.LSN)
+		newest = max(newest, s.LSN, u.TurnLSN)
 		if len(b.items)%paceItems == 0 {
 			b.pace.step()
 		}

@@ -1,7 +1,6 @@
 package engine
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -11,7 +10,6 @@ import (
 	"time"
 
 	"rollcall/engine/table"
-	"rollcall/record"
 )
 
 // recoverer fills the table from the checkpoint and what the log has beyond it. It runs alone,
@@ -117,25 +115,31 @@ func (r *recoverer) loadRange(a *applier, n, ranges int) error {
 
 // load takes up one value of the store. What is newer than the store's LSN is left to the log,
 // which has it and everything between: so the table holds, at each moment of a recovery, no more
-// devices than it held at some moment before.
+// devices than it held at some moment before. But what it says of its user's last turn is taken,
+// since the log may not have that.
 func (r *recoverer) load(a *applier, value []byte) error {
-	if len(value) < 8 {
-		return fmt.Errorf("%w: a value of %d bytes", record.Err, len(value))
+	lsn, rec, turn, err := cutValue(value)
+	if err != nil {
+		return err
 	}
-	lsn := binary.LittleEndian.Uint64(value)
 	if lsn > r.store.LSN() {
-		for old := r.newest.Load(); old < lsn; old = r.newest.Load() {
-			if r.newest.CompareAndSwap(old, lsn) {
-				break
-			}
-		}
+		r.noteNewest(max(lsn, turn.lsn))
+		a.turned(rec.User(), turn)
 		return nil
 	}
-	rec, err := record.Parse(value[8:])
-	if err != nil {
-		return fmt.Errorf("LSN %d: %w", lsn, err)
+	if turn.lsn > r.store.LSN() {
+		r.noteNewest(turn.lsn)
 	}
-	return a.apply(lsn, rec, 0, nil)
+	return a.apply(lsn, rec, 0, nil, &turn)
+}
+
+// noteNewest notes an LSN above the store's that the store has seen.
+func (r *recoverer) noteNewest(lsn uint64) {
+	for old := r.newest.Load(); old < lsn; old = r.newest.Load() {
+		if r.newest.CompareAndSwap(old, lsn) {
+			return
+		}
+	}
 }
 
 // deadlineAfterRestart counts the silence before the restart, and a TTL of at most maxTTLMS; the

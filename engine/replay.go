@@ -166,7 +166,7 @@ func (a *applier) applyAll(records []byte) {
 func (a *applier) applyFound(records []byte, n int) (rest []byte) {
 	for i := range n {
 		lsn, rec, behind := cutReplay(records)
-		err := a.apply(lsn, rec, a.found[i].Ref, a.found[i].Entry)
+		err := a.apply(lsn, rec, a.found[i].Ref, a.found[i].Entry, nil)
 		if errors.Is(err, table.ErrFull) {
 			a.late = records
 			return nil
@@ -202,7 +202,7 @@ func (a *applier) applyLate(records []byte) error {
 	}
 	for _, c := range last {
 		if !c.rec.Forget() {
-			if err := a.apply(c.lsn, c.rec, 0, nil); err != nil {
+			if err := a.apply(c.lsn, c.rec, 0, nil, nil); err != nil {
 				return err
 			}
 		}
@@ -211,9 +211,10 @@ func (a *applier) applyLate(records []byte) error {
 }
 
 // apply takes up one record. It goes by LSN, never by seq: the log's order is the order of
-// acceptance. The entry may be one that was the device's a moment ago, or nil.
+// acceptance. The entry may be one that was the device's a moment ago, or nil. stored is what the
+// store said with the record; nil: it is one of the log.
 func (a *applier) apply(
-	lsn uint64, r record.View, ref table.Ref, entry *table.Entry,
+	lsn uint64, r record.View, ref table.Ref, entry *table.Entry, stored *lastTurn,
 ) (err error) {
 	user, device := r.User(), r.Device()
 	if r.Forget() {
@@ -234,8 +235,11 @@ func (a *applier) apply(
 	if other {
 		next.Source = a.source(r.Source())
 	}
-	next.DeadlineNanos = deadlineAfterRestart(&next, a.maxTTLMS, a.now)
+	if next.Online {
+		next.DeadlineNanos = deadlineAfterRestart(&next, a.maxTTLMS, a.now)
+	}
 	mustClaim(entry, user, device)
+	a.turnAgain(lsn, r, held.Online, stored)
 	entry.Commit(&next)
 	if other {
 		a.sources.release(held.Source, 1)
@@ -257,11 +261,58 @@ func (a *applier) forget(lsn uint64, user, device uuid.UUID) {
 	if entry == nil || lsn <= entry.LSN() {
 		return
 	}
-	if held, known := entry.Load(); known {
-		a.came[held.Status()]--
-	}
 	mustClaim(entry, user, device)
+	if held := entry.Held(); held.LSN != 0 {
+		a.came[held.Status()]--
+		if held.Online {
+			u := a.table.Hold(user)
+			u.Turn(false, held.SeenAtMS)
+			u.Store()
+		}
+	}
 	a.remove(ref, entry)
+}
+
+// turnAgain moves the aggregate of a user as a record of one of its devices did, which was online
+// or not until then. Devices online are counted from the entries, since the table may lack devices
+// that the record's own count has: those whose state in the store was newer than the store's LSN.
+// Which turn was the last one the store says, or the record. One of an earlier version does not,
+// and is a turn when it changes what the entry says.
+func (a *applier) turnAgain(lsn uint64, r record.View, online bool, stored *lastTurn) {
+	moves := r.Online() != online
+	var turn lastTurn
+	switch {
+	case stored != nil:
+		turn = *stored
+	case r.Turn() || moves && !r.Tells():
+		turn = lastTurn{lsn, r.UpdatedAt(), max(r.Seen(), r.UserSeen())}
+	}
+	if !moves {
+		a.turned(r.User(), turn)
+		return
+	}
+	u := a.table.Hold(r.User())
+	u.Turn(r.Online(), 0)
+	turn.noteIn(&u)
+	u.Store()
+}
+
+// turned notes a turn of one of the user's devices, if there was one, and moves none.
+func (a *applier) turned(user uuid.UUID, turn lastTurn) {
+	if turn.lsn == 0 {
+		return
+	}
+	u := a.table.Hold(user)
+	turn.noteIn(&u)
+	u.Store()
+}
+
+// noteIn makes it the last turn of an aggregate, unless that knows of a later one.
+func (l *lastTurn) noteIn(u *table.HeldAggregate) {
+	u.SeenAtMS = max(u.SeenAtMS, l.seenAtMS)
+	if l.lsn > u.TurnLSN {
+		u.TurnLSN, u.ChangedAtMS = l.lsn, l.changedAtMS
+	}
 }
 
 // mustClaim claims an entry that no other goroutine may want.

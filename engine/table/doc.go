@@ -6,7 +6,8 @@
 // An entry is one device's state in a slot. Slots are numbered through the whole table; a ref is a
 // slot's number + 1. A shard is the part of the table that holds some users with all their devices.
 // The claim is the right to change an entry; its owner is a goroutine. First sight is the insertion
-// of a device, removal its end.
+// of a device, removal its end. A turn is a change that moves a device between offline, or unknown,
+// and online; a user's aggregate is what its turns come to.
 //
 // # Picture
 //
@@ -17,7 +18,9 @@
 //	                       │                                               ▼ ▼
 //	                       │   slab: extents of 65,536 entries       [ entry ][ entry ] ...
 //	                       │   outside the Go heap                      └─next─►┘ ring of a user
-//	                       └─► rosters: the refs of a user with 16 devices or more
+//	                       ├─► rosters: the refs of a user with 16 devices or more
+//	                       └─► aggregates: by user, devices online and the last turn, under a
+//	                           mutex of their own (aggregate.go)
 //
 //	entry, 96 bytes: user 16 | device 16 | head 8 | lsn 8 | deadline 8 | ttl, flags 8 |
 //	                 sent, source 8 | heartbeat, source 8 | updated, source 8 | armed 4 | next 4
@@ -58,6 +61,10 @@
 //   - T5 Every device in an index of devices is in exactly one ring or roster, its user's: in a
 //     ring in order of first sight, and the user's word names the ring's last. A user has one of
 //     them. A slot is in an index, in the list of free ones, or in the rest of a run.
+//   - T6 Aggregate. The owner of a claim that turns a device moves the user's aggregate before it
+//     commits, so a reader of the entry and then of the aggregate finds the entry's turn there.
+//     With no claim held, the aggregate counts the user's entries that are online. It goes with
+//     the user's last device.
 //
 // T3 in full. Version changes with every commit, so that usually head alone tells. But it has 9
 // bits, and a reader may be preempted for long:
@@ -98,6 +105,8 @@
 //     hundred thousand refs in some tens of microseconds, and looks at no entry.
 //   - The last block of indexes is not full: 16 MiB at most of which nothing is resident, in tables
 //     of some two million devices or more.
+//   - A turn writes to a Go map under the mutex of one of 1,024 shards. The map grows in tables of
+//     1,024 users at most, so that a turn that makes one grow copies some 40 KiB.
 //   - Memory is not given back when devices go: slots are used again, by the shard that had them.
 //
 // # How far from the memory it is

@@ -54,10 +54,13 @@ const spinsBeforeYield = 16
 
 // State is what an entry knows of its device, unpacked: what a record says, with numbers of at most
 // MaxInteger and an UpdatedAtMS of 48 bits, and what only the table knows.
+//
+// While the device is online SeenAtMS is UpdatedAtMS, and whatever else Commit is given is lost.
+// While it is offline it has no deadline.
 type State struct {
 	record.State
 	LSN           uint64 // of the last change; 0: no state yet
-	DeadlineNanos int64  // monotonic
+	DeadlineNanos int64  // monotonic; of an offline device 0
 	Source        uint32 // id of the source's text; 0: none
 }
 
@@ -86,7 +89,11 @@ type Entry struct {
 	lsn atomic.Uint64
 
 	// The rest of the state: written by the claim's owner only, published by head.
-	deadline      atomic.Int64  // monotonic nanoseconds; also read alone, by the wheel's loop
+
+	// deadline is, of an online device, the deadline in monotonic nanoseconds; the wheel's loop
+	// reads it alone. An offline one has none, so the word holds -1-SeenAtMS: a deadline that has
+	// always passed, so that the loop looks at the entry and finds out.
+	deadline      atomic.Int64
 	ttl           atomic.Uint64 // TTL << 2 | expired | online
 	sentAt        atomic.Uint64 // source, bits 16 to 23 << 56 | sent-at
 	heartbeatAt   atomic.Uint64 // source, bits 24 to 31 << 56 | heartbeat-at
@@ -138,7 +145,7 @@ func (e *Entry) LastSeq() (seq uint64, ok bool) {
 func (e *Entry) LSN() uint64 { return e.lsn.Load() }
 
 // DeadlineNanos returns the deadline by one atomic load. It may be newer than what a Load before it
-// returned.
+// returned. Of an offline device it is some negative number.
 func (e *Entry) DeadlineNanos() int64 { return e.deadline.Load() }
 
 // Armed returns the tick (its low 32 bits) of the wheel item that counts for this entry, 0 for
@@ -244,8 +251,12 @@ func (e *Entry) own(user, device words) {
 // pack stores every word that differs, lsn last (T3). An atomic store costs some 5 ns, a load and a
 // comparison nearly nothing, and from heartbeat to heartbeat TTL and flags stay.
 func (e *Entry) pack(s *State) {
-	if e.deadline.Load() != s.DeadlineNanos {
-		e.deadline.Store(s.DeadlineNanos)
+	deadline := s.DeadlineNanos
+	if !s.Online {
+		deadline = -1 - int64(min(s.SeenAtMS, maxUpdatedAt))
+	}
+	if e.deadline.Load() != deadline {
+		e.deadline.Store(deadline)
 	}
 	set(&e.ttl, s.TTLMS<<ttlShift|bit(s.Online, onlineBit)|bit(s.Expired, expiredBit))
 	set(&e.sentAt, s.SentAtMS|uint64(uint8(s.Source>>sourceSentAt))<<sourceShift)
@@ -297,7 +308,11 @@ func (e *Entry) unpack(g glance) (s State) {
 	s.Online = ttl&onlineBit != 0
 	s.Expired = ttl&expiredBit != 0
 	s.LSN = g.lsn
-	s.DeadlineNanos = e.deadline.Load()
+	if deadline := e.deadline.Load(); s.Online {
+		s.DeadlineNanos, s.SeenAtMS = deadline, s.UpdatedAtMS
+	} else {
+		s.SeenAtMS = uint64(-1 - deadline)
+	}
 	s.Source = uint32(uint16(updated)) | uint32(sentAt>>sourceShift)<<sourceSentAt |
 		uint32(heartbeatAt>>sourceShift)<<sourceHeart
 	return s

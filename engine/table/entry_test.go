@@ -73,18 +73,25 @@ func TestCommittedStateComesBack(t *testing.T) {
 			State: record.State{
 				Seq: MaxInteger, SentAtMS: MaxInteger, HeartbeatAtMS: MaxInteger,
 				UpdatedAtMS: maxUpdatedAt, TTLMS: MaxInteger, Online: true, Expired: true,
+				SeenAtMS: maxUpdatedAt,
 			},
 			LSN: math.MaxUint64, DeadlineNanos: math.MaxInt64, Source: math.MaxUint32,
 		},
-		"online":  {State: record.State{Online: true}, LSN: 2},
-		"expired": {State: record.State{Expired: true}, LSN: 3, DeadlineNanos: -1},
+		"online":    {State: record.State{Online: true}, LSN: 2},
+		"expired":   {State: record.State{Expired: true, SeenAtMS: 1}, LSN: 3},
+		"seen late": {State: record.State{SeenAtMS: maxUpdatedAt}, LSN: 3},
 		"each own": {
-			State: record.State{Seq: 1, SentAtMS: 2, HeartbeatAtMS: 3, UpdatedAtMS: 4, TTLMS: 5},
-			LSN:   6, DeadlineNanos: 7, Source: 8,
+			State: record.State{
+				Seq: 1, SentAtMS: 2, HeartbeatAtMS: 3, UpdatedAtMS: 4, TTLMS: 5, Online: true,
+				SeenAtMS: 4,
+			},
+			LSN: 6, DeadlineNanos: 7, Source: 8,
 		},
 		"each part of a source": {
-			State: record.State{Seq: 1, SentAtMS: 2, HeartbeatAtMS: 3, UpdatedAtMS: 4, TTLMS: 5},
-			LSN:   6, DeadlineNanos: 7, Source: 0x12345678,
+			State: record.State{
+				Seq: 1, SentAtMS: 2, HeartbeatAtMS: 3, UpdatedAtMS: 4, TTLMS: 5, SeenAtMS: 9,
+			},
+			LSN: 6, Source: 0x12345678,
 		},
 	} {
 		e := owned()
@@ -95,7 +102,11 @@ func TestCommittedStateComesBack(t *testing.T) {
 		if seq, ok := e.LastSeq(); !ok || seq != s.Seq {
 			t.Errorf("%s: LastSeq %d, %v", name, seq, ok)
 		}
-		if e.LSN() != s.LSN || e.DeadlineNanos() != s.DeadlineNanos {
+		deadline := s.DeadlineNanos
+		if !s.Online {
+			deadline = -1 - int64(s.SeenAtMS)
+		}
+		if e.LSN() != s.LSN || e.DeadlineNanos() != deadline {
 			t.Errorf("%s: LSN %d, deadline %d", name, e.LSN(), e.DeadlineNanos())
 		}
 		u, d, got, ok := e.Read()
@@ -107,8 +118,12 @@ func TestCommittedStateComesBack(t *testing.T) {
 
 func TestUpdatedAtSaturates(t *testing.T) {
 	e := owned()
-	e.Commit(&State{State: record.State{UpdatedAtMS: math.MaxUint64}, LSN: 1, Source: 3})
-	if s, _ := e.Load(); s.UpdatedAtMS != maxUpdatedAt || s.Source != 3 {
+	e.Commit(&State{
+		State: record.State{UpdatedAtMS: math.MaxUint64, SeenAtMS: math.MaxUint64},
+		LSN:   1, Source: 3,
+	})
+	if s, _ := e.Load(); s.UpdatedAtMS != maxUpdatedAt || s.SeenAtMS != maxUpdatedAt ||
+		s.Source != 3 {
 		t.Errorf("%+v", s)
 	}
 }

@@ -77,7 +77,7 @@ func (s *shard) unlinkLocked(t *Table, k *key, r Ref, e *Entry) {
 		ro.remove(t.slab, e)
 		if len(ro.refs) == 0 {
 			delete(s.rosters, k.user)
-			t.users.Add(-1)
+			t.forgetUserLocked(k)
 		}
 		return
 	}
@@ -90,13 +90,19 @@ func (s *shard) unlinkLocked(t *Table, k *key, r Ref, e *Entry) {
 	}
 	if p == e {
 		s.users.remove(i)
-		t.users.Add(-1)
+		t.forgetUserLocked(k)
 		return
 	}
 	p.next = e.next
 	if e == last {
 		s.users.replace(i, before)
 	}
+}
+
+// forgetUserLocked counts a user that has no device any more, and forgets its aggregate.
+func (t *Table) forgetUserLocked(k *key) {
+	t.users.Add(-1)
+	t.aggregatesOf(k).remove(k.user)
 }
 
 // lastLocked returns the last device of a user's ring and the position of the user's word; nil: the

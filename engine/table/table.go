@@ -27,7 +27,7 @@ type Ref uint32
 // Options of a Table. The zero value works.
 type Options struct {
 	// Shards is a power of two. More shards make growth of one shorter and first sights of
-	// different users meet less; each costs 64 bytes and up to 63 unused slots. Default: 1024.
+	// different users meet less; each costs 88 bytes and up to 63 unused slots. Default: 1024.
 	Shards int
 
 	// MaxDevices bounds the devices, to 1<<31 at most. One more: ErrFull. Default: 1<<31.
@@ -75,6 +75,7 @@ type Table struct {
 	testHash   func(user, device uuid.UUID) (userHash, deviceHash uint64) // nil: secret's
 	shards     []shard
 	shardShift int
+	aggregates []aggregates // one for each shard
 	slab       *slab
 	blocks     blocks // memory of large indexes
 	maxDevices int64
@@ -99,6 +100,7 @@ func New(o Options) *Table {
 		secret:     o.Key,
 		testHash:   o.Hash,
 		shards:     make([]shard, o.Shards),
+		aggregates: make([]aggregates, o.Shards),
 		shardShift: 64 - bits.TrailingZeros(uint(o.Shards)),
 		slab:       newSlab(uint64(limit), uint64(o.Shards)*maxRun),
 		maxDevices: limit,

@@ -55,12 +55,16 @@ func eachHash(t *testing.T, o Options, test func(t *testing.T, tab *Table)) {
 // that a torn read shows.
 func stateOf(device uuid.UUID, seq, lsn uint64) *State {
 	n := uint64(device[15])
+	online, deadline, seen := lsn%2 == 0, int64(0), lsn*4096+n
+	if online {
+		deadline, seen = int64(lsn*4096+n), lsn*1024+n
+	}
 	return &State{
 		State: record.State{
 			Seq: seq, SentAtMS: lsn*256 + n, HeartbeatAtMS: lsn*512 + n, UpdatedAtMS: lsn*1024 + n,
-			TTLMS: lsn*2048 + n, Online: lsn%2 == 0, Expired: lsn%3 == 0,
+			TTLMS: lsn*2048 + n, Online: online, Expired: lsn%3 == 0, SeenAtMS: seen,
 		},
-		LSN: lsn, DeadlineNanos: int64(lsn*4096 + n), Source: uint32(lsn * 0x10001),
+		LSN: lsn, DeadlineNanos: deadline, Source: uint32(lsn * 0x10001),
 	}
 }
 
@@ -615,12 +619,13 @@ func TestHotPathDoesNotAllocate(t *testing.T) {
 	defer tab.Close()
 	u, d := user(1), device(1)
 	put(t, tab, u, d, 1, 1)
-	lsn := uint64(1)
+	s := *stateOf(d, 2, 2)
 	if n := testing.AllocsPerRun(100, func() {
 		_, e := tab.Find(u, d)
-		lsn++
+		s.Seq++
+		s.LSN++
 		e.Claim(u, d)
-		e.Commit(stateOf(d, lsn, lsn))
+		e.Commit(&s)
 	}); n != 0 {
 		t.Errorf("%v allocations per heartbeat", n)
 	}

@@ -1,0 +1,158 @@
+package table
+
+import (
+	"sync"
+
+	"github.com/google/uuid"
+)
+
+// Aggregate is what the turns of a user's devices say of the user. A turn is a change that moves a
+// device between offline, or unknown, and online.
+type Aggregate struct {
+	TurnLSN     uint64 // of the last turn
+	ChangedAtMS uint64 // receipt of the last turn, by the server's clock, in unix milliseconds
+	// SeenAtMS is the highest of what turns said of their devices' SeenAtMS. While Online is 0 it
+	// is exact; what online devices have sent since their turn is not in it. It stays when a device
+	// is removed and others of the user are left.
+	SeenAtMS uint64
+	Online   uint32 // devices that are online
+}
+
+// aggregates are those of a shard's users.
+//
+// A user has one from its first turn until its last device is removed, and Online is the number of
+// its entries that are online: an entry goes from offline to online, or back, only by a Commit
+// whose owner has moved the aggregate first (T6). A heartbeat of an online device that says online
+// looks at none of it.
+//
+// The mutex is a leaf: its holder takes no other lock, waits for nothing and does no I/O. It is
+// taken after a claim, or after the shard's mutex, or with neither. The owner of a claim appends
+// the record of a turn while it holds the mutex, so that a user's turns are in the log in the
+// order in which they moved the aggregate, though the claims of two devices exclude nothing:
+//
+//	device 1 goes offline              device 2 goes offline
+//	claim 1                            claim 2
+//	hold: Online 2
+//	append LSN 7, 1 is left
+//	release: Online 1
+//	                                   hold: Online 1
+//	                                   append LSN 8, none is left
+//	                                   release: Online 0
+//	commit 1                           commit 2
+type aggregates struct {
+	mu sync.Mutex
+	// of is by user; guarded by mu. Neither keys nor values have pointers, so that the collector
+	// does not look at them.
+	of     map[words]packedAggregate
+	online int // users with a device online; guarded by mu
+}
+
+// packedAggregate is an Aggregate in 24 bytes. Times have 48 bits and saturate, as UpdatedAtMS
+// does.
+type packedAggregate struct {
+	turnLSN uint64
+	changed uint64 // ChangedAtMS << 16 | Online, upper half
+	seen    uint64 // SeenAtMS << 16 | Online, lower half
+}
+
+func (a *Aggregate) pack() packedAggregate {
+	return packedAggregate{
+		turnLSN: a.TurnLSN,
+		changed: min(a.ChangedAtMS, maxUpdatedAt)<<16 | uint64(a.Online>>16),
+		seen:    min(a.SeenAtMS, maxUpdatedAt)<<16 | uint64(uint16(a.Online)),
+	}
+}
+
+func (p packedAggregate) unpack() Aggregate {
+	return Aggregate{
+		TurnLSN:     p.turnLSN,
+		ChangedAtMS: p.changed >> 16,
+		SeenAtMS:    p.seen >> 16,
+		Online:      uint32(p.changed)<<16 | uint32(uint16(p.seen)),
+	}
+}
+
+// Aggregate returns what is known of a user at one moment; false: no device of it ever turned.
+func (t *Table) Aggregate(user uuid.UUID) (Aggregate, bool) {
+	k := t.key(user, uuid.Nil)
+	a := t.aggregatesOf(&k)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	p, ok := a.of[k.user]
+	return p.unpack(), ok
+}
+
+// HeldAggregate is a user's Aggregate, which no other goroutine sees until Release: see Hold.
+type HeldAggregate struct {
+	Aggregate
+	in   *aggregates
+	user words
+	was  uint32 // Online, when it was taken
+}
+
+// Hold returns the user's aggregate and keeps all others from it until Release. The caller owns the
+// claim of a device of the user, and must not wait for anything in between.
+func (t *Table) Hold(user uuid.UUID) HeldAggregate {
+	k := t.key(user, uuid.Nil)
+	h := HeldAggregate{in: t.aggregatesOf(&k), user: k.user}
+	h.in.mu.Lock()
+	h.Aggregate = h.in.of[h.user].unpack()
+	h.was = h.Online
+	return h
+}
+
+// Turn counts a device of the user that goes online, or offline, and was seen at an instant.
+func (h *HeldAggregate) Turn(online bool, seenAtMS uint64) {
+	switch {
+	case online:
+		h.Online++
+	case h.Online == 0:
+		panic("bug: table: more devices of a user go offline than are online")
+	default:
+		h.Online--
+	}
+	h.SeenAtMS = max(h.SeenAtMS, seenAtMS)
+}
+
+// Release lets others at the aggregate and leaves it as it was.
+func (h *HeldAggregate) Release() { h.in.mu.Unlock() }
+
+// Store replaces the aggregate by what it was made, and lets others at it.
+func (h *HeldAggregate) Store() {
+	a := h.in
+	if a.of == nil {
+		a.of = make(map[words]packedAggregate)
+	}
+	a.of[h.user] = h.pack()
+	a.online += anyOnline(h.Online) - anyOnline(h.was)
+	a.mu.Unlock()
+}
+
+// remove forgets the aggregate of a user without devices. The shard's mutex is held: no device of
+// the user can come meanwhile, and only a claim of one moves the aggregate.
+func (a *aggregates) remove(user words) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	p := a.of[user].unpack()
+	a.online -= anyOnline(p.Online)
+	delete(a.of, user)
+}
+
+// anyOnline is 1 for a user with devices online, else 0.
+func anyOnline(devices uint32) int { return int(min(devices, 1)) }
+
+// UsersOnline returns the number of users with a device that is online.
+func (t *Table) UsersOnline() int {
+	n := 0
+	for i := range t.aggregates {
+		a := &t.aggregates[i]
+		a.mu.Lock()
+		n += a.online
+		a.mu.Unlock()
+	}
+	return n
+}
+
+// aggregatesOf returns those of a user's shard. They lie apart from the shards, which heartbeats
+// read all the time and turns would write to.
+func (t *Table) aggregatesOf(k *key) *aggregates { return &t.aggregates[k.userHash>>t.shardShift] }
