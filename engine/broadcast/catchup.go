@@ -58,9 +58,7 @@ func (w *worker) runCatchUp() {
 	if s.backlog != nil || c.given { // when the backlog is gone, it waits again
 		return
 	}
-	if w.advanceList(s, nil); s.state == open && s.list.catchUp == c && c.given {
-		w.visitList(s) // what came meanwhile
-	}
+	w.advanceList(s, nil)
 }
 
 // advanceList gives a list stream, which has no backlog, the next piece of its catch-up, behind a
@@ -86,7 +84,12 @@ func (w *worker) advanceList(s *stream, head []byte) {
 		w.out = append(append(w.out[:0], head...), bytes...)
 		bytes = w.out
 	}
-	if w.send(s, bytes); s.state == open && s.backlog == nil {
+	w.send(s, bytes)
+	switch {
+	case s.state != open:
+	case c.given:
+		w.visitList(s) // what came meanwhile, and the end
+	case s.backlog == nil:
 		w.waitList(s)
 	}
 }

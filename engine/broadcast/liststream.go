@@ -198,18 +198,20 @@ func (w *worker) visitList(s *stream) {
 			w.catchUpAgain(s)
 			return
 		}
-		through, frames := w.gather(s, limit)
-		if frames == 0 {
-			l.through = through
-			return
-		}
+		caughtUp := w.gather(s, limit)
 		bytes := w.lists.piece.form(s.chunked)
 		if s.backlog != nil && len(bytes) > limit {
 			w.lagList(s)
 			return
 		}
-		l.through = through
-		w.stats.Frames += uint64(frames)
+		l.through = w.lists.piece.through
+		if caughtUp {
+			w.endCatchUp(l)
+		}
+		if len(bytes) == 0 {
+			return
+		}
+		w.stats.Frames += uint64(w.lists.piece.frames)
 		w.send(s, bytes)
 	}
 }
@@ -222,12 +224,12 @@ func (w *worker) lagList(s *stream) {
 }
 
 // gather makes the text of the events that a stream is owed: as many as fit into limit bytes, but
-// at least one, and the end of its first snapshot where it is due. through is what the stream has
-// with them.
-func (w *worker) gather(s *stream, limit int) (through uint64, frames int) {
+// at least one, and the end of its first snapshot where it is due. caughtUp says that with them the
+// stream's catch-up is over.
+func (w *worker) gather(s *stream, limit int) (caughtUp bool) {
 	l, ls := s.list, &w.lists
 	text := ls.piece.begin()
-	through = l.through
+	through, frames := l.through, 0
 	for ; !l.debts.empty(); ls.debts.pop(&l.debts) {
 		owed := ls.debts.peek(&l.debts)
 		e := ls.journal.at(owed.number)
@@ -249,16 +251,13 @@ func (w *worker) gather(s *stream, limit int) (through uint64, frames int) {
 	}
 	if l.debts.empty() {
 		through = max(through, w.mail.through[l.source])
-		if c := l.catchUp; c != nil && through >= c.until {
-			if c.first {
-				text = l.appendSynced(text, through)
-				frames++
-			}
-			w.endCatchUp(l)
+		caughtUp = l.catchUp != nil && through >= l.catchUp.until
+		if caughtUp && l.catchUp.first {
+			text = l.appendSynced(text, through)
 		}
 	}
 	ls.piece.seal(text, frames, through)
-	return through, frames
+	return caughtUp
 }
 
 // appendID appends the id line of an event.
