@@ -9,9 +9,7 @@ import (
 	"net"
 	"runtime"
 	"sync"
-	"syscall"
 	"testing"
-	"time"
 
 	"github.com/google/uuid"
 
@@ -70,7 +68,7 @@ func benchMetrics(b *testing.B, mode wal.SyncMode, on bool) {
 		}}
 	}
 	followInside(b, e, reports[0].User)
-	before := processorTime(b)
+	before, _ := processorTime()
 	b.ResetTimer()
 	var running sync.WaitGroup
 	for caller := range callers {
@@ -86,17 +84,8 @@ func benchMetrics(b *testing.B, mode wal.SyncMode, on bool) {
 	}
 	running.Wait()
 	b.StopTimer()
-	b.ReportMetric(float64(processorTime(b)-before)/float64(b.N), "cpu-ns/op")
-}
-
-// processorTime is what the process has used: unlike the time that went by, it hardly depends on
-// what else the machine does.
-func processorTime(b *testing.B) time.Duration {
-	var u syscall.Rusage
-	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
-		b.Fatal(err)
-	}
-	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+	after, _ := processorTime() // unlike the clock's, it hardly depends on what else runs
+	b.ReportMetric(float64(after-before)/float64(b.N), "cpu-ns/op")
 }
 
 // followInside opens a stream whose client drops what it gets.

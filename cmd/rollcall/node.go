@@ -40,6 +40,7 @@ type node struct {
 	admin      net.Listener
 	public     net.Listener
 	served     chan error // one for each listener, when it ends
+	giveBack   func()     // ends it; nil: it has not begun
 }
 
 // start opens a node, recovers what the data directory holds and serves. The admin listener comes
@@ -109,6 +110,7 @@ func (n *node) start(c serveCmd, sec secrets, recovered func()) error {
 	// was made before is as large as the processors ask for.
 	runtime.GOMAXPROCS(runtime.GOMAXPROCS(0) + n.server.Loops())
 	go func() { n.served <- n.server.Serve(n.public) }()
+	n.giveBack = startGiveBack()
 	n.engine.SetRestart(restartTime(time.Since(processBegan)))
 	n.logger.Info("serving", "version", buildVersion(), "listen", listenName(n.public),
 		"admin", n.admin.Addr().String(), "data", c.DataDir, "sync", c.Sync,
@@ -169,6 +171,9 @@ func (n *node) logFailure() error {
 // hear its heartbeats. Where there is time, the streams are drained before. The error is the log's
 // or the checkpoint's.
 func (n *node) Close(ctx context.Context) error {
+	if n.giveBack != nil {
+		n.giveBack()
+	}
 	if n.engine != nil {
 		_ = n.engine.Drain(doneContext(), 0) // waits for no stream
 	}

@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -46,6 +47,15 @@ func raiseDescriptorLimit(n uint64) bool {
 
 // setLimit spans the systems, on some of which limits are signed.
 func setLimit[T int64 | uint64](field *T, n uint64) { *field = T(n) }
+
+// processorTime returns how much of the processors the process has used.
+func processorTime() (time.Duration, bool) {
+	var u unix.Rusage
+	if unix.Getrusage(unix.RUSAGE_SELF, &u) != nil {
+		return 0, false
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano()), true
+}
 
 // terminalColumns returns the width of a terminal, 0 when f is none.
 func terminalColumns(f *os.File) int {

@@ -3,6 +3,7 @@ package main
 import (
 	"os"
 	"os/exec"
+	"time"
 
 	"golang.org/x/sys/windows"
 )
@@ -17,6 +18,9 @@ func ownedByThisUser(os.FileInfo) bool { return false }
 func descriptorLimit() (uint64, bool) { return 0, false }
 
 func raiseDescriptorLimit(uint64) bool { return false }
+
+// processorTime returns false: no server runs on Windows.
+func processorTime() (time.Duration, bool) { return 0, false }
 
 // terminalColumns returns the width of a console, 0 when f is none.
 func terminalColumns(f *os.File) int {
