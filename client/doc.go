@@ -1,6 +1,7 @@
-// Package client speaks to a rollcall server: Daemon reports a device, Watch follows a user's
-// devices, WatchMany a list of users, Query asks once, Mint makes tokens. It needs only the
-// standard library and nothing else of this repository, so that it can be copied into another one.
+// Package client speaks to a rollcall server: Daemon reports a device, Gateway many, Watch follows
+// a user's devices, WatchMany a list of users, Query asks once, Mint makes tokens. It needs only
+// the standard library and nothing else of this repository, so that it can be copied into another
+// one.
 //
 //	d, err := client.StartDaemon(client.DaemonOptions{
 //		URL:      "https://presence.example.com",
@@ -47,6 +48,15 @@
 //     each device min(TTL, 15 s) to send a heartbeat.
 //   - K5 A refusal that needs an operator (400, 401, 403, 404) is reported and tried again every 15
 //     to 30 s with what Token returns then.
+//
+// # What a Gateway keeps
+//
+// K1 to K5 for each device, and
+//
+//   - K12 One request is on its way at a time, and a device is in it once. What the answer does not
+//     say of a line is taken as not known (K1); a line behind unavailable_from, or that was not
+//     read, is sent again as it was. The devices bound the queue: each waits with its newest
+//     status.
 //
 // # What a Watch keeps
 //

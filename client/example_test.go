@@ -74,6 +74,39 @@ func ExampleWatch() {
 	// online: false
 }
 
+// A watch of a contact list keeps a Roster, which any goroutine may read.
+func ExampleWatchMany() {
+	server := httptest.NewServer(toyServer())
+	defer server.Close()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+
+	var roster Roster
+	for up, err := range WatchMany(ctx, WatchManyOptions{
+		URL:     server.URL,
+		UserIDs: []string{user, friend},
+		Token:   StaticToken("from-your-backend"),
+		Linger:  30 * time.Second,
+		Roster:  &roster,
+	}) {
+		switch {
+		case err != nil:
+			slog.Warn("presence interrupted", "error", err)
+		case up.User != nil:
+			fmt.Println(up.User.UserID, up.User.Status)
+		}
+		if up.Sync != nil {
+			break
+		}
+	}
+	u, _ := roster.User(user)
+	fmt.Println("devices online:", u.DevicesOnline)
+	// Output:
+	// 6a0f5a1e-2b7c-4c55-9f10-0c5a3c1d7e01 online
+	// 0e5d6f3c-7a11-4b52-8c9e-3f2a1b0c9d8e offline
+	// devices online: 2
+}
+
 // toyServer accepts every heartbeat, and tells every stream of one device that beats twice and goes
 // offline.
 func toyServer() http.Handler {
@@ -94,6 +127,11 @@ func toyServer() http.Handler {
 					`"source":"toy","sent_at_ms":1,"seq":%d,"ttl_ms":30000}`+"\n\n",
 					r.URL.Query().Get("user_id"), device, status, i+1)
 			}
+		})
+	mux.HandleFunc("POST /api/v1/presence/stream",
+		func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Content-Type", "text/event-stream")
+			fmt.Fprint(w, userFrame(0, user, 2)+userFrame(0, friend, 0)+syncedFrame(1, false, 2))
 		})
 	return mux
 }
