@@ -47,7 +47,7 @@ func (c codec) AppendState(
 	dst []byte, _ broadcast.Source, user uuid.UUID, device uint32, after, through uint64,
 ) (text []byte, newer uint64) {
 	entry := c.table.Entry(table.Ref(device))
-	if lsn := entry.LSN(); lsn <= after { // most, when a few are asked for
+	if entry.Unchanged(after) { // most, when a few are asked for
 		return dst, 0
 	}
 	owner, id, s, source, ok := c.read(entry)
@@ -62,16 +62,74 @@ func (c codec) AppendState(
 }
 
 // Turn reports whether a record changed its user's aggregate.
-func (c codec) Turn(rec []byte) bool { return false }
+func (c codec) Turn(rec []byte) bool { return record.View(rec).Turn() }
 
 // AppendUserFrame appends the frame of a user's aggregate after a turn.
 func (c codec) AppendUserFrame(dst, rec []byte, lingers bool) (text []byte, gone bool) {
-	return dst, false
+	r := record.View(rec)
+	ev := wire.UserEvent{
+		User: r.User(), Online: r.UserOnline(), Lingers: lingers,
+		SeenAtMS: r.UserSeen(), ChangedAtMS: r.UpdatedAt(),
+	}
+	if ev.Online > 0 && !r.Online() { // the others may have been heard of since their turns
+		ev.SeenAtMS = max(ev.SeenAtMS, c.lastSeen(ev.User, c.log.Committed()))
+	}
+	return wire.AppendUserFrame(dst, &ev), ev.Online == 0
 }
 
-// AppendUser appends the frame of a user's aggregate.
+// AppendUser appends the frame of a user's aggregate whose last turn has after < LSN <= through. A
+// later turn is left out: its event is on its way. A turn that has an LSN moved the aggregate under
+// the lock under which it got it, so that one that was published is never missed.
 func (c codec) AppendUser(
 	dst []byte, _ broadcast.Source, user uuid.UUID, after, through uint64, linger time.Duration,
 ) (text []byte, a broadcast.Aggregate) {
-	return dst, a
+	held, known := c.table.Aggregate(user)
+	a.LSN, a.Online = held.TurnLSN, int(held.Online)
+	if a.LSN > through || after > 0 && a.LSN <= after {
+		return dst, a
+	}
+	ev := wire.UserEvent{
+		User: user, Online: a.Online, SeenAtMS: held.SeenAtMS, ChangedAtMS: held.ChangedAtMS,
+	}
+	switch {
+	case ev.Online > 0:
+		ev.SeenAtMS = max(ev.SeenAtMS, c.lastSeen(user, through))
+	case known:
+		a.Lingers = c.lingersFor(held.ChangedAtMS, linger)
+		ev.Lingers = a.Lingers > 0
+	}
+	return wire.AppendUserFrame(dst, &ev), a
+}
+
+// lingersFor is how long a user that went offline at an instant is still shown as online.
+func (c codec) lingersFor(changedAtMS uint64, linger time.Duration) time.Duration {
+	if linger == 0 {
+		return 0
+	}
+	gone := time.Duration(0) // a clock that went backwards makes it no longer than linger
+	if now := c.clock().WallMS; now > changedAtMS {
+		gone = time.Duration(min(now-changedAtMS, uint64(linger.Milliseconds()))) * time.Millisecond
+	}
+	return linger - gone
+}
+
+// lastSeenDevices is how many devices a frame of an online user looks at: of a user with more, last
+// seen is as of its last turn.
+const lastSeenDevices = 64
+
+// lastSeen is when the online devices of a user were heard of last, by what has an LSN up to
+// through (I2).
+func (c codec) lastSeen(user uuid.UUID, through uint64) (seen uint64) {
+	var few [16]table.Ref
+	refs := c.table.Devices(user, few[:0])
+	if len(refs) > lastSeenDevices {
+		return 0
+	}
+	for _, ref := range refs {
+		owner, _, s, ok := c.table.Entry(ref).Read()
+		if ok && owner == user && s.Online && s.LSN <= through {
+			seen = max(seen, s.UpdatedAtMS)
+		}
+	}
+	return seen
 }

@@ -144,6 +144,14 @@ func (e *Entry) LastSeq() (seq uint64, ok bool) {
 // while a goroutine owns the claim.
 func (e *Entry) LSN() uint64 { return e.lsn.Load() }
 
+// Unchanged reports whether the entry has no change above an LSN, among those whose records were
+// appended before the call. A claimed entry may have one: its owner appends the record first, and
+// may be preempted for longer than the record's commit takes.
+func (e *Entry) Unchanged(after uint64) bool {
+	// The head first: once it is seen without the claim, lsn is what its last owner left.
+	return e.head.Load()&claimBit == 0 && e.lsn.Load() <= after
+}
+
 // DeadlineNanos returns the deadline by one atomic load. It may be newer than what a Load before it
 // returned. Of an offline device it is some negative number.
 func (e *Entry) DeadlineNanos() int64 { return e.deadline.Load() }

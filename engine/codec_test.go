@@ -1,0 +1,158 @@
+package engine
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+
+	"rollcall/engine/broadcast"
+	"rollcall/engine/table"
+	"rollcall/internal/testwait"
+)
+
+// TestStateOfAClaimedDevice (I3): the owner of a claim appends the record first, and may be
+// preempted for longer than its commit takes. What is asked for then waits for the state of that
+// record, which was published by now, and does not take the device for one that has not changed.
+func TestStateOfAClaimedDevice(t *testing.T) {
+	for name, before := range map[string]int{"known": 2, "new": 0} {
+		t.Run(name, func(t *testing.T) {
+			r := startRig(t, newMemLog(), Options{})
+			hb := newHeartbeat(1, 60_000)
+			for range before {
+				r.mustAccept(hb)
+				hb.Seq++
+			}
+			ref, entry, err := r.table.FindOrInsert(hb.User, hb.Device)
+			if err != nil || !entry.Claim(hb.User, hb.Device) {
+				t.Fatal("the device cannot be claimed", err)
+			}
+			after := entry.LSN()
+			asked := make(chan string)
+			go func() {
+				text, _ := r.Codec().AppendState(nil, 0, hb.User, uint32(ref), after, after+1)
+				asked <- string(text)
+			}()
+			select {
+			case text := <-asked:
+				t.Errorf("told %q while the device was changed", text)
+			case <-time.After(10 * time.Millisecond):
+			}
+			s := table.State{LSN: after + 1}
+			s.Seq = 77
+			entry.Commit(&s)
+			if t.Failed() {
+				return
+			}
+			select {
+			case text := <-asked:
+				if !strings.Contains(text, `"seq":77`) {
+					t.Errorf("told %q, not the newest state", text)
+				}
+			case <-time.After(testwait.Limit):
+				t.Error("told nothing")
+			}
+		})
+	}
+}
+
+// plainIDs are ids that say the LSN.
+type plainIDs struct{}
+
+func (plainIDs) AppendID(dst []byte, lsn uint64, synced bool) []byte {
+	return fmt.Appendf(dst, "%d %t", lsn, synced)
+}
+
+// textConn is a connection that takes everything and remembers the text.
+type textConn struct{ testConn }
+
+func (c *textConn) Write(p []byte) (int, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.buf = append(c.buf, p...)
+	return len(p), nil
+}
+
+// wait waits until the text is as wanted.
+func (c *textConn) wait(t *testing.T, want string) {
+	t.Helper()
+	var got string
+	defer func() {
+		if t.Failed() {
+			t.Logf("got\n%s\nwant\n%s", got, want)
+		}
+	}()
+	testwait.Until(t, "the stream is told all", func() bool {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		got = string(c.buf)
+		return len(got) >= len(want)
+	})
+	if got != want {
+		t.Error("the stream was told something else")
+	}
+}
+
+// TestUsersView: the text of a stream of users, to the byte: who is not known, two devices, linger,
+// and the end of it.
+func TestUsersView(t *testing.T) {
+	r := startRig(t, newMemLog(), Options{})
+	stranger := uuid.New()
+	first := newHeartbeat(1, 60_000)
+	second := newHeartbeat(1, 60_000)
+	second.User = first.User
+	r.mustAccept(first)
+	c := &textConn{*newTestConn()}
+	err := r.Subscribe(broadcast.Subscription{Conn: c, List: &broadcast.List{
+		Users: []uuid.UUID{stranger, first.User}, View: broadcast.ViewUsers,
+		Linger: time.Second, IDs: plainIDs{},
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := func(ms int64) string { return fmt.Sprint(wallZero + ms) }
+	event := func(id string, user uuid.UUID, status string, n int, seen, changed string) string {
+		return fmt.Sprintf("id: %s\nevent: user\ndata: {\"schema_version\":1,\"user_id\":\"%v\","+
+			"\"status\":\"%s\",\"devices_online\":%d,\"last_seen_ms\":%s,\"changed_at_ms\":%s}\n\n",
+			id, user, status, n, seen, changed)
+	}
+	want := event("0 false", stranger, "offline", 0, "null", "null") +
+		event("0 false", first.User, "online", 1, at(0), at(0)) +
+		"id: 1 true\nevent: synced\ndata: {\"resumed\":false,\"users\":2}\n\n"
+	c.wait(t, want)
+
+	r.now.Store(int64(5 * time.Millisecond))
+	first.Seq++
+	r.mustAccept(first) // LSN 2: nothing changes
+	r.now.Store(int64(10 * time.Millisecond))
+	r.mustAccept(second) // LSN 3
+	want += event("3 true", first.User, "online", 2, at(10), at(10))
+	c.wait(t, want)
+
+	r.now.Store(int64(20 * time.Millisecond))
+	first.Seq++
+	r.mustAccept(first) // LSN 4: the user was seen
+	r.now.Store(int64(30 * time.Millisecond))
+	second.Seq, second.Status = 2, Offline
+	r.mustAccept(second) // LSN 5
+	want += event("5 true", first.User, "online", 1, at(20), at(30))
+	c.wait(t, want)
+
+	r.now.Store(int64(40 * time.Millisecond))
+	first.Seq, first.Status = first.Seq+1, Offline
+	r.mustAccept(first) // LSN 6
+	want += event("6 true", first.User, "online", 0, at(20), at(40))
+	c.wait(t, want)
+
+	tick := func(at time.Duration) {
+		r.now.Store(int64(at))
+		r.events.Tick(r.now.Load())
+	}
+	tick(900 * time.Millisecond)
+	c.wait(t, want)
+	tick(2 * time.Second)
+	want += event("6 true", first.User, "offline", 0, at(20), at(40))
+	c.wait(t, want)
+}
