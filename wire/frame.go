@@ -1,8 +1,8 @@
 package wire
 
 import (
+	"encoding/binary"
 	"encoding/hex"
-	"strconv"
 
 	"github.com/google/uuid"
 
@@ -31,8 +31,17 @@ func AppendFrame(dst []byte, ev *Event) []byte {
 // AppendEvent appends the JSON object of ev without its closing brace, so that the caller can add
 // members to it. Any goroutine.
 func AppendEvent(dst []byte, ev *Event) []byte {
+	return AppendEventRest(AppendEventUser(dst, ev.User), ev)
+}
+
+// AppendEventUser appends the first part of the object: the same for all devices of a user.
+func AppendEventUser(dst []byte, user uuid.UUID) []byte {
 	dst = append(dst, `{"schema_version":1,"user_id":"`...)
-	dst = AppendID(dst, ev.User)
+	return AppendID(dst, user)
+}
+
+// AppendEventRest appends what AppendEvent has behind AppendEventUser.
+func AppendEventRest(dst []byte, ev *Event) []byte {
 	dst = append(dst, `","device_id":"`...)
 	dst = AppendID(dst, ev.Device)
 	dst = append(dst, `","status":"`...)
@@ -40,21 +49,30 @@ func AppendEvent(dst []byte, ev *Event) []byte {
 	dst = append(dst, `","source":`...)
 	dst = AppendString(dst, ev.Source)
 	dst = append(dst, `,"sent_at_ms":`...)
-	dst = strconv.AppendUint(dst, ev.SentAtMS, 10)
+	dst = AppendUint(dst, ev.SentAtMS)
 	dst = append(dst, `,"seq":`...)
-	dst = strconv.AppendUint(dst, ev.Seq, 10)
+	dst = AppendUint(dst, ev.Seq)
 	dst = append(dst, `,"ttl_ms":`...)
-	return strconv.AppendUint(dst, ev.TTLMS, 10)
+	return AppendUint(dst, ev.TTLMS)
 }
 
 // AppendID appends the canonical lowercase text of id.
 func AppendID(dst []byte, id uuid.UUID) []byte {
-	dst = hex.AppendEncode(dst, id[:4])
-	dst = hex.AppendEncode(append(dst, '-'), id[4:6])
-	dst = hex.AppendEncode(append(dst, '-'), id[6:8])
-	dst = hex.AppendEncode(append(dst, '-'), id[8:10])
-	return hex.AppendEncode(append(dst, '-'), id[10:])
+	dst = append(dst, "........-....-....-....-............"...)
+	text := dst[len(dst)-idBytes:]
+	for i, at := range hexPairs {
+		binary.LittleEndian.PutUint16(text[at:], hexText[id[i]])
+	}
+	return dst
 }
+
+// hexText is the text of a byte, two hexadecimal digits, the first in the lower byte.
+var hexText = func() (texts [256]uint16) {
+	for b := range texts {
+		texts[b] = binary.LittleEndian.Uint16(hex.AppendEncode(nil, []byte{byte(b)}))
+	}
+	return texts
+}()
 
 // AppendString appends s, which must be valid UTF-8, as JSON.stringify writes it: only the quote,
 // the backslash and control characters are escaped.
