@@ -32,6 +32,7 @@ type answers struct {
 	logger     *slog.Logger
 	logged     sample.Second // when the last refused heartbeat was
 	headLogged sample.Second // when the last head that is too large was
+	askLogged  sample.Second // when the last query that could not be answered was
 
 	refusedTokens refusedTokens
 
@@ -69,7 +70,8 @@ func (a *answers) fill(ctx *fasthttp.RequestCtx, r reply.Reply) {
 		setRetryAfter(ctx, "60")
 	case reply.TooManyNewDevices:
 		setRetryAfter(ctx, a.newAfter)
-	case reply.Unavailable, reply.TooManyBatches, reply.TooManyUnpacking, reply.NotOwned:
+	case reply.Unavailable, reply.TooManyBatches, reply.TooManyUnpacking, reply.NotOwned,
+		reply.TooManyLists, reply.TooManyQueries, reply.PresenceUnavailable:
 		setRetryAfter(ctx, "1")
 	case reply.TooManyConns, reply.TooManyConnsOfAddress:
 		setRetryAfter(ctx, strconv.FormatInt(retrySeconds(apart()), 10))

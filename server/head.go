@@ -8,6 +8,7 @@ import (
 	"github.com/valyala/fasthttp"
 
 	"rollcall/server/reply"
+	"rollcall/wire"
 )
 
 // maxHeaderLines is how many header lines a request may have. fasthttp keeps some 80 bytes for each
@@ -61,6 +62,9 @@ func judgeHead(h *fasthttp.RequestHeader) reply.Reply {
 		return reply.MalformedRequest
 	}
 	if bytes.Count(h.RequestURI(), []byte("&")) >= maxParams {
+		if path, _, _ := bytes.Cut(h.RequestURI(), []byte("?")); string(path) == wire.PresencePath {
+			return reply.TooManyUsers // each would be one
+		}
 		return reply.TooManyParams
 	}
 	return judgeLines(h)

@@ -136,6 +136,7 @@ type Options struct {
 	idleAfter       time.Duration // conns.DefaultIdleAfter but in tests
 	maxBodies       int           // the constant but in tests
 	bodyGrace       time.Duration // the constant but in tests
+	maxSlabs        int           // the constant but in tests
 
 	// Registry gets the server's metrics and is what /metrics shows. Default: a new one.
 	Registry *prometheus.Registry
@@ -172,6 +173,7 @@ func (o Options) withDefaults() (Options, error) {
 	option.Default(&o.idleAfter, conns.DefaultIdleAfter)
 	option.Default(&o.maxBodies, maxBodies)
 	option.Default(&o.bodyGrace, bodyGrace)
+	option.Default(&o.maxSlabs, maxSlabs)
 	option.Default(&o.Logger, slog.Default())
 	if o.Registry == nil {
 		o.Registry = prometheus.NewRegistry()

@@ -12,19 +12,25 @@ import (
 // routes is the whole public API: serve answers a request, expect one whose client waits for
 // 100 Continue before it sends its body. Paths match byte for byte: no redirect, no case folding,
 // and no unescaping, since the router is given the path as sent.
-func routes(a *answers, one *heartbeats, many *batches, follow *streams) (
+func routes(a *answers, one *heartbeats, many *batches, follow *streams, ask *queries) (
 	serve fasthttp.RequestHandler, expect func(*fasthttp.RequestCtx) (status int)) {
 	a.comeAgain = follow.comeAgain
-	handlers := a.route(one.serve, many.serve, follow.serve)
+	answer := a.route(handlers{
+		heartbeat: one.serve, heartbeats: many.serve, stream: follow.serve,
+		presence: ask.get, query: ask.post,
+	})
 	serve = func(ctx *fasthttp.RequestCtx) {
-		handlers(ctx)
+		answer(ctx)
 		if ctx.Request.IsBodyStream() && ctx.Request.Header.ContentLength() != 0 &&
 			!ctx.Hijacked() {
 			hangUp(ctx) // it was answered without its body
 		}
 	}
 	// The checks that need no body. When they find nothing, they leave the answer as it is: 200.
-	checks := a.route(one.admit, many.admit, follow.admit)
+	checks := a.route(handlers{
+		heartbeat: one.admit, heartbeats: many.admit, stream: follow.admit,
+		presence: ask.admit, query: ask.admit,
+	})
 	expect = func(ctx *fasthttp.RequestCtx) int {
 		if checks(ctx); ctx.Response.StatusCode() == fasthttp.StatusOK {
 			return fasthttp.StatusContinue
@@ -35,8 +41,11 @@ func routes(a *answers, one *heartbeats, many *batches, follow *streams) (
 	return serve, expect
 }
 
+// handlers has one for each route.
+type handlers struct{ heartbeat, heartbeats, stream, presence, query fasthttp.RequestHandler }
+
 // route has a handler for each path, and answers what is for none of them.
-func (a *answers) route(one, many, follow fasthttp.RequestHandler) fasthttp.RequestHandler {
+func (a *answers) route(to handlers) fasthttp.RequestHandler {
 	r := router.New()
 	r.RedirectTrailingSlash = false
 	r.RedirectFixedPath = false
@@ -44,9 +53,11 @@ func (a *answers) route(one, many, follow fasthttp.RequestHandler) fasthttp.Requ
 	r.NotFound = a.always(reply.RouteNotFound)
 	r.MethodNotAllowed = a.always(reply.MethodNotAllowed) // the router has set Allow
 
-	r.POST(wire.HeartbeatPath, one)
-	r.POST(wire.HeartbeatsPath, many)
-	r.GET(wire.StreamPath, follow)
+	r.POST(wire.HeartbeatPath, to.heartbeat)
+	r.POST(wire.HeartbeatsPath, to.heartbeats)
+	r.GET(wire.StreamPath, to.stream)
+	r.GET(wire.PresencePath, to.presence)
+	r.POST(wire.QueryPath, to.query)
 
 	return func(ctx *fasthttp.RequestCtx) {
 		a.origins.allow(ctx)

@@ -112,7 +112,7 @@ func TestRefusalsAreCounted(t *testing.T) {
 			t.Errorf("streams: %d for %s, want %d", n, reason, want)
 		}
 	}
-	if len(streams) != 12 {
+	if len(streams) != 16 {
 		t.Errorf("%d reasons: %v", len(streams), streams)
 	}
 	r.presence.ready = errors.New("recovering")

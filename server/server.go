@@ -53,6 +53,9 @@ type Presence interface {
 	// Devices returns what is known of the user's devices with the lowest ids above after, at most
 	// limit, and whether there are more.
 	Devices(user, after uuid.UUID, limit int) (page []engine.Device, more bool, err error)
+	// Users calls fn for each of the users in their order; nothing may be shown before it returns
+	// nil. fn keeps nothing of u. engine.ErrTooManyDevicesAsked: they have more than limit devices.
+	Users(ids []uuid.UUID, limit int, fn func(u *engine.User)) error
 	// Streams is how many streams follow a user now.
 	Streams(user uuid.UUID) int
 	// Ready returns nil, or why the engine does not serve.
@@ -67,6 +70,7 @@ type Server struct {
 	counters reply.Counters
 	conns    *conns.Conns
 	places   *places
+	memory   *slabs // of answers to queries
 	logger   *slog.Logger
 	draining atomic.Bool // Close has begun; /readyz says so
 
@@ -119,6 +123,7 @@ func New(p Presence, o Options) (*Server, error) {
 		}
 	}
 	s.places = newPlaces(o.maxBodies, o.bodyGrace, p.Kick)
+	s.memory = newSlabs(o.maxSlabs)
 	who := &clients{proxies}
 	one := &heartbeats{
 		presence: p, secrets: &s.secrets, answers: a, clients: who, rate: rate, unpacks: unpacks,
@@ -169,6 +174,7 @@ func New(p Presence, o Options) (*Server, error) {
 	metrics := &admin.Metrics{
 		Counters: &s.counters, Conns: s.conns, MaxConns: o.MaxConns, Rate: rate, Ready: s.ready,
 		Batches: s.places.count, MaxBatches: o.maxBodies,
+		QueryBytes: s.memory.bytes, MaxQueryBytes: o.maxSlabs * slabBytes,
 		AdminConns: s.adminConns, AdminRefused: refused,
 		LongTTLs: one.ttls.long.Load,
 	}
@@ -209,7 +215,14 @@ func (s *Server) handlers(o *Options, a *answers, who *clients, one *heartbeats)
 		refuseByStatus: o.StreamRefusalStatus,
 		logger:         o.Logger,
 	}
-	return routes(a, one, many, follow)
+	readers := &readers{
+		secrets: &s.secrets, answers: a, bodies: newPlaces(maxLists, o.bodyGrace, func() {}),
+	}
+	ask := &queries{
+		presence: s.presence, readers: readers, answers: a, clock: o.Clock, memory: s.memory,
+		devices: maxDevicesAsked,
+	}
+	return routes(a, one, many, follow, ask)
 }
 
 // operators joins the operators' routes.

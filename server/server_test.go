@@ -49,6 +49,7 @@ type fakePresence struct {
 	settle    error
 	ready     error
 	records   []engine.Device
+	users     map[uuid.UUID][]engine.Device
 	streams   int
 	kicks     atomic.Int64
 
@@ -164,6 +165,23 @@ func (f *fakePresence) Subscribe(s broadcast.Subscription) error {
 func (f *fakePresence) Devices(uuid.UUID, uuid.UUID, int) ([]engine.Device, bool, error) {
 	return f.records, false, f.ready
 }
+func (f *fakePresence) Users(ids []uuid.UUID, limit int, fn func(*engine.User)) error {
+	for _, id := range ids {
+		u := engine.User{ID: id, Devices: f.users[id]}
+		for i := range u.Devices {
+			if u.Devices[i].Status == engine.Online {
+				u.Online++
+			}
+			u.SeenAtMS = max(u.SeenAtMS, u.Devices[i].SeenAtMS)
+		}
+		if limit -= len(u.Devices); limit < 0 {
+			return engine.ErrTooManyDevicesAsked
+		}
+		fn(&u)
+	}
+	return f.ready
+}
+
 func (f *fakePresence) Streams(uuid.UUID) int { return f.streams }
 func (f *fakePresence) Ready() error          { return f.ready }
 

@@ -36,6 +36,8 @@ var unprovoked = map[string]string{
 	"POST " + heartbeatPath + " 408": "takes the read timeout, 10 s; server/server_test.go has it with a shorter one",
 	"POST " + batchPath + " 408":     "the same",
 	"GET " + streamPath + " 408":     "the same",
+	"GET " + presencePath + " 408":   "the same",
+	"POST " + queryPath + " 408":     "the same",
 	"GET /debug/presence 503":        "needs a log that fails; the fault tests of engine/ and server/ have it",
 	"GET /debug/pprof/profile 500":   "needs a profile that is being taken; it is net/http/pprof's answer",
 	"GET /debug/pprof/trace 500":     "the same",
@@ -231,6 +233,7 @@ func TestOpenAPIAnswers(t *testing.T) {
 	c.batches(both, onlyIngest, onlySigning)
 	c.page(both, onlyIngest, onlySigning)
 	c.streams(both, onlyIngest)
+	c.queries(both, onlyIngest)
 	c.admin(both, onlySigning)
 	c.adminRefusals(onlyIngest)
 	c.drain(both)
@@ -326,6 +329,38 @@ func (c *checker) streams(both, onlyIngest *rig) {
 	get(onlyIngest, 503, "?user_id="+apiUser, good)
 	c.ask(both.addr, "OPTIONS", streamPath, streamPath, 204, "")
 	c.heads(both, "GET", streamPath)
+}
+
+func (c *checker) queries(both, onlyIngest *rig) {
+	every := bearer(everyUser())
+	mine := bearer(tokenFor(apiUser, time.Hour))
+	for _, list := range []struct {
+		method, path string
+
+		most        int
+		query, body func(ids ...string) string
+	}{
+		{"GET", presencePath, 100, func(ids ...string) string {
+			return "?user_id=" + strings.Join(ids, "&user_id=")
+		}, func(...string) string { return "" }},
+		{"POST", queryPath, 1000, func(...string) string { return "" }, listBody},
+	} {
+		ask := func(s *rig, status int, token string, ids ...string) {
+			c.t.Helper()
+			c.ask(s.addr, list.method, list.path+list.query(ids...), list.path, status,
+				list.body(ids...), token)
+		}
+		ask(both, 200, mine, apiUser)
+		ask(both, 200, every, apiDevice, apiUser)
+		ask(both, 400, mine, "bob")
+		ask(both, 401, "X: y", apiUser)
+		ask(both, 403, mine, apiDevice)
+		ask(both, 413, every, manyUsers(list.most+1)...)
+		ask(onlyIngest, 503, mine, apiUser)
+		c.ask(both.addr, "OPTIONS", list.path, list.path, 204, "")
+		c.heads(both, list.method, list.path)
+	}
+	c.ask(both.addr, "POST", queryPath, queryPath, 400, "{}", mine)
 }
 
 func (c *checker) admin(both, production *rig) {

@@ -20,6 +20,9 @@ type Metrics struct {
 	Batches    func() int // whose body is being read
 	MaxBatches int
 
+	QueryBytes    func() int // of answers that are made or written
+	MaxQueryBytes int
+
 	AdminConns   *Conns
 	AdminRefused *Refused
 	LongTTLs     func() uint64 // heartbeats with a TTL of more than a day
@@ -54,6 +57,10 @@ var (
 		"Batches whose body is read or worked on.", nil, nil)
 	batchesLimitDesc = prometheus.NewDesc("rollcall_http_batches_limit",
 		"Most batches whose body is read or worked on; one more is answered 503.", nil, nil)
+	queryBytesDesc = prometheus.NewDesc("rollcall_http_query_bytes",
+		"Memory of the answers to queries that are made or written.", nil, nil)
+	queryLimitDesc = prometheus.NewDesc("rollcall_http_query_limit_bytes",
+		"Most memory of answers to queries; one more is answered 503.", nil, nil)
 	adminConnsDesc = prometheus.NewDesc("rollcall_admin_connections",
 		"Open connections of the operators' listener; 64 at most.", nil, nil)
 	adminRefusedDesc = prometheus.NewDesc("rollcall_admin_refused_total",
@@ -72,7 +79,8 @@ func (*Metrics) Describe(descs chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		answersDesc, connsDesc, idleDesc, connsLimitDesc, plainDesc, returnedDesc, standInsDesc,
 		acceptDesc, addressesDesc, readyDesc,
-		streamsRefusedDesc, batchesDesc, batchesLimitDesc, evictedDesc, noHeaderDesc,
+		streamsRefusedDesc, batchesDesc, batchesLimitDesc, queryBytesDesc, queryLimitDesc,
+		evictedDesc, noHeaderDesc,
 		adminConnsDesc, adminRefusedDesc,
 		newDevicesDesc, longTTLsDesc,
 	} {
@@ -106,6 +114,8 @@ func (m *Metrics) Collect(values chan<- prometheus.Metric) {
 	counter(acceptDesc, conns.AcceptRetries)
 	gauge(batchesDesc, m.Batches())
 	gauge(batchesLimitDesc, m.MaxBatches)
+	gauge(queryBytesDesc, m.QueryBytes())
+	gauge(queryLimitDesc, m.MaxQueryBytes)
 	counter(evictedDesc, conns.Evicted)
 	counter(noHeaderDesc, conns.BadHeaders)
 	if m.Rate != nil {

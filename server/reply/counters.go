@@ -55,6 +55,12 @@ var streamReasons = [Count]string{
 	TooManyStreams:       "too_many_streams",
 	TooManyStreamsOfUser: "too_many_of_user",
 	StreamUnavailable:    "failed",
+
+	TooManyFollows:        "too_many_follows",
+	TooManyFollowsOfToken: "too_many_follows_of_token",
+	TooManyUsers:          "too_many_users",
+	BodyTooLarge:          "too_many_users",
+	TooManyLists:          "too_many_lists",
 }
 
 // StreamsRefused counts the streams that were not opened, by reason. All reasons are there.

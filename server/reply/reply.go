@@ -53,6 +53,17 @@ const (
 	BodyTooSlow
 	UnpackRateLimited
 
+	Presence
+	MissingUserIDs
+	InvalidUserIDs
+	InvalidView
+	InvalidLinger
+	TooManyUsers
+	TooManyDevicesAsked
+	TooManyLists
+	TooManyQueries
+	PresenceUnavailable
+
 	InvalidUserID
 	SigningNotConfigured
 	InvalidToken
@@ -63,6 +74,11 @@ const (
 	StreamUnavailable
 	TooManyStreams
 	TooManyStreamsOfUser
+	TooManyFollows
+	TooManyFollowsOfToken
+	Renewed
+	NoStream
+	TokenUnfit
 	TooManyConns
 	TooManyConnsOfAddress
 
@@ -132,6 +148,17 @@ var rows = [Count]row{
 	UnpackRateLimited: {429, wire.CodeRateLimited,
 		"Too many unpacked bytes from this address"},
 
+	Presence:            {200, "", "Presence"}, // in query.go
+	MissingUserIDs:      {400, wire.CodeInvalid, "Missing user_ids"},
+	InvalidUserIDs:      {400, wire.CodeInvalid, "Invalid user_ids"}, // and index
+	InvalidView:         {400, wire.CodeInvalid, "Invalid view"},
+	InvalidLinger:       {400, wire.CodeInvalid, "Invalid linger_ms"},
+	TooManyUsers:        {413, wire.CodeInvalid, "Too many users in one request"},
+	TooManyDevicesAsked: {413, wire.CodeInvalid, "These users have too many devices for one answer"},
+	TooManyLists:        {503, wire.CodeUnavailable, "Too many lists of users at once"},
+	TooManyQueries:      {503, wire.CodeUnavailable, "Too many answers at once"},
+	PresenceUnavailable: {503, wire.CodeUnavailable, "Presence not available"},
+
 	InvalidUserID:        {400, wire.CodeInvalid, "Invalid user_id"},
 	SigningNotConfigured: {503, wire.CodeUnavailable, "Token signing key not configured"},
 	InvalidToken:         {403, wire.CodeForbidden, "Invalid token"},
@@ -146,6 +173,13 @@ var rows = [Count]row{
 	TooManyStreamsOfUser: {503, wire.CodeUnavailable, "Too many streams of this user"},
 	TooManyConnsOfAddress: {503, wire.CodeUnavailable,
 		"Too many connections from this address"},
+	TooManyFollows: {503, wire.CodeUnavailable, "Too many users followed"},
+	TooManyFollowsOfToken: {503, wire.CodeUnavailable,
+		"Too many users followed by this token's subject"},
+
+	Renewed:    {204, "", "Renewed"},
+	NoStream:   {404, wire.CodeUnavailable, "No such stream"},
+	TokenUnfit: {403, wire.CodeForbidden, "The token does not fit the stream"},
 
 	MalformedRequest:    {400, wire.CodeInvalid, "Malformed request"},
 	HeaderTooLarge:      {431, wire.CodeInvalid, "Request header too large"},
