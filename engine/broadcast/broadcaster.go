@@ -201,7 +201,7 @@ func (b *Broadcaster) Subscribe(s Subscription) error {
 }
 
 func (b *Broadcaster) subscribe(s Subscription) error {
-	return b.workerOf(s.User).in.subscribe(s, b.options.MaxStreamsPerUser)
+	return b.workerOf(s.User).in.subscribe(s)
 }
 
 // subscribeList opens a stream of many users. The worker that it falls to takes the events of all
@@ -215,7 +215,7 @@ func (b *Broadcaster) subscribeList(s Subscription) error {
 		return err
 	}
 	w := b.workers[int(b.next.Add(1))%min(len(b.workers), maxListWorkers)]
-	if err := w.in.subscribe(s, 0); err != nil {
+	if err := w.in.subscribe(s); err != nil {
 		b.quota.give(s.Owner, follows)
 		return err
 	}

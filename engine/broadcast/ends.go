@@ -127,8 +127,7 @@ func (w *worker) unfollow(s *stream) {
 	w.writer.unfollow(s)
 	w.snapshots.leave(s)
 	w.letGo(s)
-	w.users.unlink(s)
-	w.in.unfollow(u.id)
+	w.in.unfollow(s)
 	if u.count == 0 {
 		w.fans.release(u, u.last)
 		w.delivery.forget(u)

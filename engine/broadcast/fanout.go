@@ -10,7 +10,7 @@ func (w *worker) takeEvents() {
 	var last *user
 	for i := range q.events {
 		e := &q.events[i]
-		if u := w.users.byID[e.user]; u != nil {
+		if u := w.users.find(e.user); u != nil {
 			u.mustBeOf(e.source)
 			if w.fans.add(u, e.lsn, q.bytes[start:e.end]) {
 				w.laps.wake(u)
@@ -33,7 +33,7 @@ func (w *worker) takeEvents() {
 
 // makeUp lets the streams of the sources that lost events get the newest states.
 func (w *worker) makeUp() {
-	for _, u := range w.users.byID {
+	for u := range w.users.index.all {
 		if w.mail.queue.lost.has(u.source) {
 			w.fans.conflate(u, w.mail.through[u.source])
 			w.laps.wake(u)

@@ -37,21 +37,18 @@ type inbox struct {
 	draining bool          // no more subscriptions
 	closed   bool          // neither subscriptions nor queries nor events
 	streams  int           // subscriptions taken and not freed yet
-	perUser  streamCounts  // the same by user, without those that are ending; nil: no limit
+	users    *users        // of them, what is under mu
 	stats    Stats         // as of the worker's last turn
 	dropped  uint64        // events dropped by full queues and Lose
 	overflow uint64        // full queues
 }
 
-func (in *inbox) init(o *Options, slots *slots) {
+func (in *inbox) init(o *Options, slots *slots, users *users) {
 	in.cond.L = &in.mu
-	in.slots = slots
+	in.slots, in.users = slots, users
 	in.through = make([]uint64, o.Sources)
 	in.queue.lost = newSourceSet(o.Sources)
 	in.begun = newSourceSet(o.Sources)
-	if o.MaxStreamsPerUser > 0 {
-		in.perUser = make(streamCounts)
-	}
 }
 
 // post runs put under the lock and wakes the worker when put returns true.
@@ -129,11 +126,11 @@ func (in *inbox) now() int64 {
 	return in.nowNanos
 }
 
-func (in *inbox) subscribe(s Subscription, perUser int) (err error) {
+func (in *inbox) subscribe(s Subscription) (err error) {
 	in.post(func() bool {
 		if in.closed || in.draining {
 			err = ErrDraining
-		} else if s.List == nil && !in.perUser.join(s.User, perUser) {
+		} else if s.List == nil && !in.users.joinLocked(s.User) {
 			err = ErrTooManyOfUser
 		} else {
 			return in.joinLocked(s)
@@ -161,37 +158,13 @@ func (in *inbox) joinLocked(s Subscription) (now bool) {
 	return true
 }
 
-// streamCounts counts the streams of each user: those that Subscribe took, opened by the worker or
-// not, and that are not ending. A nil map counts none and sets no limit.
-type streamCounts map[uuid.UUID]uint32
-
-// join counts one more, unless the user has as many as allowed.
-func (c streamCounts) join(user uuid.UUID, limit int) bool {
-	if c == nil {
-		return true
-	}
-	if int64(c[user]) >= int64(limit) {
-		return false
-	}
-	c[user]++
-	return true
-}
-
-func (c streamCounts) leave(user uuid.UUID) {
-	if n := c[user]; n > 1 {
-		c[user] = n - 1
-	} else {
-		delete(c, user) // of a nil map: nothing
-	}
-}
-
-// unfollow says that a stream of the user gets no more events, which makes room for another one.
-// The worker calls it.
-func (in *inbox) unfollow(user uuid.UUID) {
+// unfollow ends a stream's follow: it gets no more events, which makes room for another one of the
+// user. The worker calls it.
+func (in *inbox) unfollow(st *stream) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	in.follows.remove(hashOf(user))
-	in.perUser.leave(user)
+	in.follows.remove(hashOf(st.follow.user.id))
+	in.users.unlinkLocked(st)
 }
 
 // unfollowList is unfollow for a stream of many users, and makes no room.

@@ -8,7 +8,7 @@ import (
 // newTestInbox is an inbox of a worker with one stream.
 func newTestInbox(sources int) (*inbox, *mail) {
 	in, m, slots := &inbox{}, &mail{}, &slots{}
-	in.init(&Options{Sources: sources}, slots)
+	in.init(&Options{Sources: sources}, slots, &users{})
 	m.init(sources)
 	slots.init(&in.mu)
 	in.streams = 1

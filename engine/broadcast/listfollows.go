@@ -64,17 +64,21 @@ type listUser struct {
 type listFollows struct {
 	users   slab[listUser]
 	follows slab[listFollow]
-	index   userIndex
+	index   userIndex[uint32]
+}
+
+func (lf *listFollows) init() {
+	lf.index.idOf = func(n uint32) uuid.UUID { return lf.users.at(n).id }
 }
 
 // link makes a stream follow a user and returns the follow's number.
 func (lf *listFollows) link(slot uint32, id uuid.UUID) uint32 {
 	hash := hashOf(id)
-	n := lf.index.find(&lf.users, hash, id)
+	n := lf.index.find(hash, id)
 	if n == 0 {
 		n = lf.users.take()
 		lf.users.at(n).id = id
-		lf.index.insert(&lf.users, hash, n)
+		lf.index.insert(hash, n)
 	}
 	u := lf.users.at(n)
 	f := lf.follows.take()
@@ -101,14 +105,14 @@ func (lf *listFollows) unlink(number uint32) {
 	}
 	lf.follows.give(number)
 	if u.count--; u.count == 0 {
-		lf.index.remove(&lf.users, hashOf(u.id), f.user)
+		lf.index.remove(hashOf(u.id), f.user)
 		lf.users.give(f.user)
 	}
 }
 
 // find is the followed user of an id; nil: no list stream follows it.
 func (lf *listFollows) find(id uuid.UUID) *listUser {
-	n := lf.index.find(&lf.users, hashOf(id), id)
+	n := lf.index.find(hashOf(id), id)
 	if n == 0 {
 		return nil
 	}
@@ -126,80 +130,4 @@ func (lf *listFollows) streams(id uuid.UUID) int {
 // userOf is the user of a follow.
 func (lf *listFollows) userOf(number uint32) uuid.UUID {
 	return lf.users.at(lf.follows.at(number).user).id
-}
-
-// userIndex leads from users to their numbers: many small tables with open addressing and linear
-// probing, so that the growth of one is short. Single owner.
-type userIndex struct{ tables [indexTables]indexTable }
-
-const indexTables = 256
-
-type indexTable struct {
-	numbers []uint32 // 0: vacant
-	count   int
-}
-
-// tableOf goes by bits of the hash that choose neither the worker nor the bucket of a filter.
-func (x *userIndex) tableOf(hash uint64) *indexTable { return &x.tables[hash>>40%indexTables] }
-
-func (x *userIndex) find(users *slab[listUser], hash uint64, id uuid.UUID) uint32 {
-	t := x.tableOf(hash)
-	if len(t.numbers) == 0 {
-		return 0
-	}
-	mask := uint64(len(t.numbers) - 1)
-	for i := hash & mask; ; i = (i + 1) & mask {
-		n := t.numbers[i]
-		if n == 0 || users.at(n).id == id {
-			return n
-		}
-	}
-}
-
-// insert adds a user that is not there.
-func (x *userIndex) insert(users *slab[listUser], hash uint64, number uint32) {
-	t := x.tableOf(hash)
-	if 4*(t.count+1) > 3*len(t.numbers) {
-		old := t.numbers
-		t.numbers = make([]uint32, max(8, 2*len(old)))
-		for _, n := range old {
-			if n != 0 {
-				t.put(hashOf(users.at(n).id), n)
-			}
-		}
-	}
-	t.put(hash, number)
-	t.count++
-}
-
-func (t *indexTable) put(hash uint64, number uint32) {
-	mask := uint64(len(t.numbers) - 1)
-	i := hash & mask
-	for t.numbers[i] != 0 {
-		i = (i + 1) & mask
-	}
-	t.numbers[i] = number
-}
-
-// remove takes a user out, and moves those behind it that would not be found any more (Knuth, The
-// Art of Computer Programming 3, 6.4, algorithm R).
-func (x *userIndex) remove(users *slab[listUser], hash uint64, number uint32) {
-	t := x.tableOf(hash)
-	mask := uint64(len(t.numbers) - 1)
-	hole := hash & mask
-	for t.numbers[hole] != number {
-		hole = (hole + 1) & mask
-	}
-	if t.count--; t.count == 0 {
-		t.numbers = nil
-		return
-	}
-	for i := (hole + 1) & mask; t.numbers[i] != 0; i = (i + 1) & mask {
-		home := hashOf(users.at(t.numbers[i]).id) & mask
-		if (i-home)&mask >= (i-hole)&mask {
-			t.numbers[hole] = t.numbers[i]
-			hole = i
-		}
-	}
-	t.numbers[hole] = 0
 }

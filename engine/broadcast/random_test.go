@@ -281,10 +281,10 @@ func (s *randomRun) checkFigures(stats Stats, alive int) {
 		if w.in.follows.any() {
 			s.t.Error("a worker without streams wants events")
 		}
-		if w.fans.bytes != 0 || len(w.fans.holds) != 0 || len(w.users.byID) != 0 ||
-			len(w.in.perUser) != 0 {
+		if w.fans.bytes != 0 || len(w.fans.holds) != 0 || w.users.index.users != 0 ||
+			len(w.users.opening) != 0 {
 			s.t.Errorf("worker keeps %d bytes of frames, %d users and counts %d",
-				w.fans.bytes, len(w.users.byID), len(w.in.perUser))
+				w.fans.bytes, w.users.index.users, len(w.users.opening))
 		}
 	}
 }

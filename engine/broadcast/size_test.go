@@ -6,7 +6,7 @@ import (
 )
 
 // TestSizes pins what there is one of for each stream, user and queued event: an idle stream costs
-// the sum of the first two, the user's place in two maps, and its connection.
+// the stream and the user, one or two cells of the index, an item of the ring, and its socket.
 func TestSizes(t *testing.T) {
 	for _, c := range []struct {
 		what      string

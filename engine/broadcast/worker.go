@@ -4,8 +4,6 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"time"
-
-	"github.com/google/uuid"
 )
 
 // Bounds of the work in one turn: the inbox is looked at in between, so that nothing waits long
@@ -96,13 +94,13 @@ func newWorker(index int, o *Options, b *Broadcaster) *worker {
 		delivery: delivery{observe: o.Delivered},
 		input:    make([]byte, 4<<10),
 	}
-	w.in.init(o, &w.slots)
+	w.in.init(o, &w.slots, &w.users)
 	for view := range w.in.marks {
 		w.in.marks[view].shared, w.in.marks[view].bit = b.marks[view], 1<<(index%maxListWorkers)
 	}
 	w.mail.init(o.Sources)
 	w.slots.init(&w.in.mu)
-	w.users = users{byID: make(map[uuid.UUID]*user), slots: &w.slots}
+	w.users.init(&w.slots, &w.in.mu, o.MaxStreamsPerUser)
 	w.fans = fans{
 		codec: o.Codec, stats: &w.stats, holds: make(map[*user]*hold),
 		userLimit: fanFactor * o.BacklogBytes, limit: o.PendingBytes,
@@ -117,6 +115,7 @@ func newWorker(index int, o *Options, b *Broadcaster) *worker {
 		journal: journal{codec: o.Codec, limit: o.QueueBytes},
 		debts:   debts{limit: o.debts},
 	}
+	w.lists.follows.init()
 	return w
 }
 
@@ -253,7 +252,7 @@ func (w *worker) answer() {
 // figures are the stats with the gauges that are read off the worker's fields.
 func (w *worker) figures() Stats {
 	s := w.stats
-	s.Users = len(w.users.byID)
+	s.Users = w.users.index.users
 	s.InSnapshot = w.snapshots.taking + w.lists.taking
 	s.Lists = w.lists.open
 	s.Follows = w.lists.follows.follows.inUse()
