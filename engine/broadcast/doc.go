@@ -22,7 +22,9 @@
 // frames. A lap is one pass over the streams of a user. A crowd is a user in the middle of a lap:
 // one with more streams than a turn visits at a time. A parcel is text for a stream, written once
 // for all streams that are owed the same. To conflate is to send the newest state of each device
-// instead of each event.
+// instead of each event. A list stream follows many users. A turn of a device, as opposed to one of
+// a worker, is an event that changes how many devices of its user are online, which is the user's
+// aggregate.
 //
 // # What a stream is owed
 //
@@ -86,6 +88,12 @@
 //   - B9. An event is left out only if its user had no stream when its batch began, and a stream
 //     that is asked for later opens behind that batch's Flush.
 //
+//   - B10. A list stream is given what happens to its users in LSN order, and has, in bytes written
+//     or in its backlog, all of it at or below its through. So the LSN in the id of an event is a
+//     cursor: a client that has the event has all below it.
+//   - B11. The end of a first catch-up is told behind everything that its pieces left out for
+//     having changed above the catch-up's through.
+//
 // B9 lets a commit loop pass over the events that no stream gets, which are most of them where few
 // users are watched. It asks a filter (follows) without a lock, so the bad interleaving is this:
 //
@@ -113,6 +121,7 @@
 //	mail       what the present turn works on, its through by source
 //	slots      the places of streams; what Ready touches of them is guarded by the inbox's mu
 //	users      users with streams, the lists of their follows
+//	lists      list streams: their follows, the journal, debts, lingers
 //	fans       the frames of users: base, last
 //	laps       the users to be visited
 //	parcels    the frames made last
@@ -141,6 +150,11 @@
 //	reports of readiness      one per stream      bits are joined
 //	visits, openings, pieces  constants           the rest goes on in the next turns
 //	names of a user's devices 4 bytes each        while a stream takes them, and one worker's last
+//	users of list streams     MaxFollows,         ErrTooManyFollows, ErrTooManyFollowsOfOwner
+//	                          MaxFollowsPerOwner
+//	journal                   QueueBytes          the older half goes: who is owed of it catches up
+//	debts of a worker         maxDebts            the stream that is owed one more catches up
+//	lingers                   one for each follow what is left is looked at when it comes up
 //	input of a client         64 KiB              closed
 //
 // Openings and pieces have a budget for each turn (turnBudget), in bytes: some 200 us. A worker
@@ -159,22 +173,33 @@
 //
 // # Many users on one stream
 //
-// Today a stream has one follow, which lies inside it, and the slot of the stream is the follow's
-// name in the list of the user. More follows per stream fit in as follows, without a change of the
-// above:
+// A list stream follows up to some thousand users. All of its follows belong to its own worker,
+// whichever workers the users hash to: a commit loop copies an event to each worker that has a list
+// stream for its user, which marks say with one load. So a list stream has one order of events and
+// one through, as a stream of one user has, no message goes from worker to worker, and the streams
+// of a user whom very many follow are spread over all workers. What it costs is that a user who is
+// followed at two workers has its frames encoded at both.
 //
-//   - Further follows lie in pages of their own, with the slot of their stream. A followID above
-//     all slots names one, and slots.following finds its stream. A stream with one follow costs the
-//     same.
-//   - A lagging stream needs no more state: when its backlog is empty, each follow's through says
-//     what it is owed.
-//   - A stream belongs to one worker, and the users that it follows may hash to others. Such a
-//     user's own worker encodes the frames, and then acts towards the stream's worker as a commit
-//     loop does: it publishes, flushes and loses, into the same inbox. To the stream's worker that
-//     is one more source, numbered (worker, source), with its own through. So B1 to B4 and B7 hold
-//     as they are: a full inbox conflates the follows of that source, and no message is repeated.
-//   - Another node's deltas are a source already: the reader puts states into its table before
-//     Flush, and calls Lose and Flush when it does not know what it has missed.
+//	commit loop ── marks: workers 0 and 3 ──► inbox of 0 ──► journal ──► debts of its streams
+//	                                     └──► inbox of 3 ──► journal ──► debts of its streams
+//
+// The journal has the worker's events of followed users, and their text once it was made. A
+// stream's debts are the entries that it is owed: a queue of numbers, in the order of LSNs. A visit
+// writes all of them at once, each behind an id line of the stream's own. What is gone, for a
+// journal or debts that were full, events that were lost, or a stream that lagged, is made up for
+// by a catch-up: a walk over the stream's users and their devices for the newest states above its
+// through. The beginning of a stream is the same walk, and so is that of a client who comes back
+// with a cursor: from what it has, for the users that it had.
+//
+//	catch-up (after, through]       stream's through     cursor of its events
+//	user 1, user 2, ... user n      after                what the client brought, or after
+//	last piece given                through              LSN of the event
+//	everything up to until given    through              synced, if it is the stream's first
+//
+// A view of users gets the aggregate in place of devices, and only the turns of the events, which
+// are those that change it. An aggregate has the LSN of its last turn, so that it is owed or left
+// out as a device is. With a linger time a user without a device online is told as online; an item
+// in lingers has the stream told when the time is over, by what the aggregate is then.
 //
 // # Ends
 //

@@ -276,13 +276,14 @@ func (s *listRun) renew(c *listClient) {
 		return
 	}
 	users := 0
-	err := s.b.Renew(id, s.now+int64(time.Hour), func(owner [16]byte, each func(func(uuid.UUID) bool)) bool {
+	fits := func(owner [16]byte, each func(func(uuid.UUID) bool)) bool {
 		each(func(id uuid.UUID) bool {
 			users++
 			return slices.Contains(c.users, number(id))
 		})
 		return owner == c.owner
-	})
+	}
+	err := s.b.Renew(id, s.now+int64(time.Hour), fits)
 	if err == ErrNoStream && c.conn.seen().closed > 0 {
 		return
 	}
