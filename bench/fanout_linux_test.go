@@ -165,6 +165,8 @@ func (c sameFrame) AppendState(
 	return dst, 0
 }
 
+func (c sameFrame) Forgotten(broadcast.Source, uuid.UUID) uint64 { return 0 }
+
 func (c sameFrame) Turn([]byte) bool { return false }
 
 func (c sameFrame) AppendUserFrame(dst, _ []byte, _ bool) (text []byte, gone bool) {

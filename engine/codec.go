@@ -61,6 +61,11 @@ func (c codec) AppendState(
 	return wire.AppendFrame(dst, &ev), 0
 }
 
+// Forgotten is the LSN at which a device was forgotten last, of a user in the same bucket.
+func (c codec) Forgotten(_ broadcast.Source, user uuid.UUID) uint64 {
+	return c.history.Forgotten(user)
+}
+
 // Turn reports whether a record changed its user's aggregate.
 func (c codec) Turn(rec []byte) bool { return record.View(rec).Turn() }
 

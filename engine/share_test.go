@@ -27,6 +27,10 @@ func (s *shared) AppendState(
 	return s.engines[source].Codec().AppendState(dst, source, user, device, after, through)
 }
 
+func (s *shared) Forgotten(source broadcast.Source, user uuid.UUID) uint64 {
+	return s.engines[source].Codec().Forgotten(source, user)
+}
+
 func (s *shared) Turn(rec []byte) bool { return s.engines[0].Codec().Turn(rec) }
 
 func (s *shared) AppendUserFrame(dst, rec []byte, lingers bool) (text []byte, gone bool) {

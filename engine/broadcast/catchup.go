@@ -13,6 +13,7 @@ type catchUp struct {
 	devices []uint32 // names of its devices, when it is in the middle of them
 	begun   bool     // through is set
 	given   bool     // the last piece was given
+	stale   bool     // a device was forgotten that the client may believe to be online
 	first   bool     // the stream's first: synced is owed at the end
 	queued  bool     // it is in lists.waiting
 }
@@ -87,6 +88,8 @@ func (w *worker) advanceList(s *stream, head []byte) {
 	w.send(s, bytes)
 	switch {
 	case s.state != open:
+	case c.stale:
+		w.end(s, Outdated) // a cursor from before is not honoured: its client comes back for all
 	case c.given:
 		w.visitList(s) // what came meanwhile, and the end
 	case s.backlog == nil:
@@ -105,8 +108,8 @@ func (w *worker) makePiece(s *stream) {
 		size := len(text)
 		if l.view == ViewUsers {
 			text = w.appendAggregate(text, s)
-			c.at++
 			left -= lookCost
+			w.endUser(l)
 		} else {
 			text, left = w.appendDevices(text, s, left)
 		}
@@ -114,6 +117,17 @@ func (w *worker) makePiece(s *stream) {
 	}
 	w.budget -= max(0, before-left-(len(text)-chunkRoom))
 	ls.piece.seal(text, 0, c.through)
+}
+
+// endUser goes on to the next user. One of whom a device was forgotten above what the client has
+// ends the stream: neither device nor aggregate say any more what became of it.
+func (w *worker) endUser(l *listStream) {
+	c := l.catchUp
+	if after := c.owedAfter(); after > 0 {
+		user := w.lists.follows.userOf(l.follows[c.at])
+		c.stale = c.stale || w.lists.codec.Forgotten(l.source, user) > after
+	}
+	c.at, c.device, c.devices = c.at+1, 0, nil
 }
 
 // owedAfter is the LSN above which the states of the user whose turn it is are owed.
@@ -185,6 +199,6 @@ func (w *worker) appendDevices(text []byte, s *stream, left int) ([]byte, int) {
 		}
 		return text, left
 	}
-	c.at, c.device, c.devices = c.at+1, 0, nil
+	w.endUser(l)
 	return text, left
 }

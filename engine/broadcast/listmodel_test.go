@@ -22,6 +22,8 @@ type people struct {
 	queued  []modelEvent // changed, not published yet
 	wall    time.Duration
 	inBatch func() // called before each Publish; nil: nothing
+
+	forgotten uint64 // LSN of the last device that was forgotten
 }
 
 type person struct {
@@ -61,6 +63,19 @@ func (p *people) change(user, device int, online bool) {
 		"%d %d %d %t %t %d %d", user, device, d.seq, online, turn, u.online, u.changedAt)})
 }
 
+// forget takes away a device that is offline: a record of the log, but no event.
+func (p *people) forget(user, device int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	u := &p.users[user]
+	if device < len(u.devices) && u.devices[device].lsn > 0 && !u.devices[device].online {
+		p.lsn++
+		p.forgotten = p.lsn
+		u.devices[device].lsn = 0
+		p.queued = append(p.queued, modelEvent{lsn: p.lsn})
+	}
+}
+
 type personEvent struct {
 	user, device int
 	seq          uint64
@@ -81,6 +96,12 @@ func parsePerson(event []byte) (e personEvent) {
 func (p *people) AppendFrame(dst, event []byte) []byte {
 	e := parsePerson(event)
 	return fmt.Appendf(dst, "data: %d %d %d %t\n\n", e.user, e.device, e.seq, e.online)
+}
+
+func (p *people) Forgotten(Source, uuid.UUID) uint64 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.forgotten
 }
 
 func (p *people) Turn(event []byte) bool { return parsePerson(event).turn }
@@ -151,7 +172,9 @@ func (p *people) flush(b *Broadcaster, n int, lose bool) {
 		if p.inBatch != nil {
 			p.inBatch()
 		}
-		b.Publish(0, e.user, e.lsn, e.bytes)
+		if e.bytes != nil {
+			b.Publish(0, e.user, e.lsn, e.bytes)
+		}
 	}
 	if lose {
 		b.Lose(0)
@@ -328,6 +351,9 @@ func (c *watcher) check(p *people) {
 		}
 		for device, d := range u.devices {
 			got := c.devices[[2]int{user, device}]
+			if d.lsn == 0 && !got.online {
+				continue // unknown, or forgotten
+			}
 			if d.seq != got.seq || d.online != got.online {
 				c.t.Errorf("user %d, device %d is at %v, and was told as %v", user, device, d, got)
 			}

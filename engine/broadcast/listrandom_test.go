@@ -99,8 +99,10 @@ func (s *listRun) change() {
 
 func (s *listRun) step() {
 	switch r := s.rng.IntN(100); {
-	case r < 45:
+	case r < 44:
 		s.change()
+	case r == 44 && s.rng.IntN(4) == 0:
+		s.p.forget(s.rng.IntN(len(s.p.users)), s.rng.IntN(3))
 	case r < 65:
 		lose := s.rng.IntN(40) == 0
 		s.lost = s.lost || lose
@@ -202,8 +204,13 @@ func (s *listRun) reconnect(c *listClient) {
 	if s.rng.IntN(3) == 0 {
 		c.users = s.anyUsers()
 	}
+	s.reopen(c)
+}
+
+// reopen opens a stream with the client's cursor, if it has one that is honoured.
+func (s *listRun) reopen(c *listClient) {
 	after, err := strconv.ParseUint(c.cursor, 10, 64)
-	if err != nil || after == 0 || c.linger > 0 {
+	if err != nil || after == 0 || c.linger > 0 || s.p.Forgotten(0, uuid.Nil) > after {
 		c.cursor, c.follows = "", nil
 		c.devices, c.people = make(map[[2]int]personDevice), make(map[int]toldPerson)
 		s.open(c, 0, 0)
@@ -284,8 +291,8 @@ func (s *listRun) renew(c *listClient) {
 		return owner == c.owner
 	}
 	err := s.b.Renew(id, s.now+int64(time.Hour), fits)
-	if err == ErrNoStream && c.conn.seen().closed > 0 {
-		return
+	if err == ErrNoStream && (c.conn.seen().closed > 0 || s.p.forgotten > 0) {
+		return // it has ended, or is about to
 	}
 	if err != nil || users != len(c.users) {
 		s.t.Errorf("renewed with %v, of %d users, not %d", err, users, len(c.users))
@@ -302,6 +309,13 @@ func (s *listRun) finish() {
 		synctest.Wait()
 		for _, c := range s.clients {
 			c.conn.allow(-1)
+		}
+		synctest.Wait()
+		for _, c := range s.clients {
+			if c.conn.seen().fin && s.settle(c) { // a device was forgotten: it comes back for all
+				c.cursor = "" // which is not honoured any more
+				s.reopen(c)
+			}
 		}
 		s.tick(time.Second)
 	}

@@ -12,11 +12,13 @@ const (
 	ServerLimit                // it sent more than inputLimit
 	Overload                   // its backlog did not fit into PendingBytes
 	Failed                     // its connection could not be watched, or failed on our side
+	Outdated                   // a device was forgotten of which its client may know too much
 	reasons
 )
 
 var reasonNames = [reasons]string{
 	"client_gone", "slow", "token_expired", "drained", "server_limit", "overload", "failed",
+	"outdated",
 }
 
 // Reasons is how many reasons there are.

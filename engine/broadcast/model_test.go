@@ -95,6 +95,8 @@ func (m *model) AppendState(
 // noUsers is the part of a Codec that has to do with aggregates, where there are none.
 type noUsers struct{}
 
+func (noUsers) Forgotten(Source, uuid.UUID) uint64 { return 0 }
+
 func (noUsers) Turn([]byte) bool { return false }
 
 func (noUsers) AppendUserFrame(dst, _ []byte, _ bool) (text []byte, gone bool) { return dst, false }

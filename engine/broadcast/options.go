@@ -30,6 +30,10 @@ type Codec interface {
 		dst []byte, source Source, user uuid.UUID, device uint32, after, through uint64,
 	) (text []byte, newer uint64)
 
+	// Forgotten is the LSN at which a device was forgotten last, of the user or of some others. It
+	// is known before the device is gone from AppendDevices.
+	Forgotten(source Source, user uuid.UUID) uint64
+
 	// Turn reports whether an event changed its user's aggregate.
 	Turn(event []byte) bool
 
