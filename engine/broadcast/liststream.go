@@ -233,9 +233,6 @@ func (w *worker) gather(s *stream, limit int) (caughtUp bool) {
 	for ; !l.debts.empty(); ls.debts.pop(&l.debts) {
 		owed := ls.debts.peek(&l.debts)
 		e := ls.journal.at(owed.number)
-		if e.lsn <= l.through { // the catch-up had it
-			continue
-		}
 		before := len(text)
 		text = l.appendID(text, e.lsn, true)
 		text = append(text, ls.journal.text(e, l.form())...)
