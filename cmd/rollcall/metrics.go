@@ -92,8 +92,16 @@ var (
 		"Distinct source texts that devices have; each is kept once.")
 	sourceBytesDesc = desc("source_bytes", "Length of these texts together.")
 
-	streamsDesc       = desc("streams", "Streams now.")
-	streamsLimitDesc  = desc("streams_limit", "Most streams at a time; one more is answered 503.")
+	streamsDesc      = desc("streams", "Streams now.")
+	streamsLimitDesc = desc("streams_limit", "Most streams at a time; one more is answered 503.")
+	listStreamsDesc  = desc("list_streams", "Of the streams, those that follow many users.")
+	followsDesc      = desc("follows",
+		"Users followed by streams of many users, each as often as it is followed.")
+	followsLimitDesc = desc("follows_limit",
+		"Most users that streams of many users may follow; one more is refused.")
+	followedDesc  = desc("followed_users", "Users followed by streams of many users.")
+	lingeringDesc = desc("lingering_follows",
+		"Follows whose user has no device online and is told as online until linger_ms is over.")
 	streamsOpenDesc   = desc("streams_opened_total", "Streams ever opened.")
 	streamsClosedDesc = desc("streams_closed_total", "Streams ended, by reason.", "reason")
 	inSnapshotDesc    = desc("streams_in_snapshot",
@@ -191,6 +199,11 @@ func (f figures) collectPresence(to sink, e *engine.Stats) {
 func collectStreams(to sink, s *broadcast.Stats) {
 	to.gauge(streamsDesc, float64(s.Streams))
 	to.gauge(streamsLimitDesc, float64(s.MaxStreams))
+	to.gauge(listStreamsDesc, float64(s.Lists))
+	to.gauge(followsDesc, float64(s.Follows))
+	to.gauge(followsLimitDesc, float64(s.MaxFollows))
+	to.gauge(followedDesc, float64(s.Followed))
+	to.gauge(lingeringDesc, float64(s.Lingering))
 	to.counter(streamsOpenDesc, float64(s.Opened))
 	for reason, n := range s.Closed {
 		to.counter(streamsClosedDesc, float64(n), broadcast.Reason(reason).String())
