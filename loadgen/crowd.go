@@ -52,8 +52,9 @@ func (c *crowd) add(o *Options, rng *rand.Rand, rate float64) {
 		size *= 2
 	}
 	u := user{id: newUUID(rng), first: uint32(len(c.devices)), count: uint32(o.DevicesPerUser)}
+	u.id.setIndex(uint32(len(c.users)))
 	u.text = u.id.String()
-	if o.StreamsPerUser == 0 && o.NoVerify {
+	if o.StreamsPerUser == 0 && o.Lists == 0 && o.NoVerify {
 		// No frame asks for a moment: one for all devices saves a cache miss per heartbeat.
 		c.moments, size = c.moments[:0], 1
 	}
@@ -84,6 +85,15 @@ func (c *crowd) moment(d *device, n uint32) (m moment, ok bool) {
 		return m, false
 	}
 	return *c.momentOf(d, n), true
+}
+
+// oldest is the moment of heartbeat n of d. That of a very late frame may be forgotten; then the
+// oldest that is remembered stands in, and the frame counts as late as can be said.
+func (c *crowd) oldest(d *device, n uint32) moment {
+	if d.sent-n > d.mask {
+		n = d.sent - d.mask
+	}
+	return *c.momentOf(d, n)
 }
 
 // silence chooses the devices that fall silent, and when: all at eventAt, or each at its own time,

@@ -13,8 +13,9 @@
 //	└──────────────────────────────────────────────┘
 //
 // Users are dealt to workers, and everything of a user stays there: its devices, their heartbeats
-// and answers, its streams and what they show. So the oracle compares acknowledged with shown on
-// one goroutine, without locks and without asking which of two threads was first.
+// and answers, its streams and what they show. A list follows users of one worker. So the oracle
+// compares acknowledged with shown on one goroutine, without locks and without asking which of two
+// threads was first.
 //
 // A worker's parts share its turn (the instant, the stage, timers) and own the rest: crowd has the
 // devices, arrivals the schedule, ledger what became of each heartbeat, sender the connections,
@@ -23,9 +24,10 @@
 // # Terms
 //
 // A beat is a heartbeat that fell due. A flight is one that was written and not answered. A link is
-// a connection that carries heartbeats of any of the worker's devices. A watch is a stream. A
-// moment is when a heartbeat was due and when it was written. Lag is how late the generator itself
-// got to a beat.
+// a connection that carries heartbeats of any of the worker's devices. A watch is a stream of one
+// user, a list is one of many; both are streams, with a socket each. A flip is a device's pause
+// until it must be offline. A moment is when a heartbeat was due and when it was written. Lag is
+// how late the generator itself got to a beat.
 //
 // # Invariants
 //
@@ -43,8 +45,12 @@
 //     finding.
 //   - G6: a late generator is noticed. Every beat's lag is measured, and a p99 above MaxLag makes
 //     the run invalid.
-//   - G7: in the steady state nothing allocates per heartbeat or per frame, and a stream costs a
-//     descriptor and 8 bytes a device.
+//   - G7: in the steady state nothing allocates per heartbeat, per frame or per event of a list. A
+//     watch costs a descriptor and 8 bytes a device; a list 4 bytes a user, and 8 for each device
+//     or, with view=users, 24.
+//   - G8: a claim about a user's aggregate is made of bounds. When the server applied a heartbeat
+//     is not seen, only when it was written and answered; and an event may be MaxWait late. What a
+//     list shows must lie between what was so for certain and what may have been (oracle.silence).
 //
 // # Time
 //

@@ -27,6 +27,11 @@ type fakeServer struct {
 	onWay   map[string]int // heartbeats that arrived and are not answered, by device
 	overlap int            // heartbeats that arrived while one of their device was on its way
 	gaps    int            // accepted heartbeats whose number does not follow the last one
+
+	lsn    int64 // of the last change
+	users  map[string]*fakeUser
+	lists  map[string]*fakeList // by stream id
+	linger time.Duration        // of all lists with view=users
 }
 
 // fault is what to do wrong. The zero value is a good server.
@@ -51,6 +56,7 @@ type fault struct {
 	delay time.Duration // before each answer
 	// gate is called before each heartbeat, outside the lock.
 	gate     func(served int)
+	list     listFault
 	cutEvery int // accept each n-th heartbeat, but cut the connection
 	busy     int // 503 to each n-th heartbeat
 	// answer is called before everything else, and reports whether it answered.
@@ -60,6 +66,7 @@ type fault struct {
 type fakeDevice struct {
 	beat    fakeBeat
 	offline bool
+	lsn     int64
 	timer   *time.Timer
 }
 
@@ -82,7 +89,8 @@ func (b *fakeBeat) frame() string {
 
 func startFake(t testing.TB, f fault) *fakeServer {
 	s := &fakeServer{fault: f, devices: map[string]map[string]*fakeDevice{},
-		streams: map[string]map[chan string]bool{}, onWay: map[string]int{}}
+		streams: map[string]map[chan string]bool{}, onWay: map[string]int{},
+		users: map[string]*fakeUser{}, lists: map[string]*fakeList{}}
 	server := httptest.NewServer(s)
 	t.Cleanup(func() {
 		server.CloseClientConnections()
@@ -105,6 +113,8 @@ func (s *fakeServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case r.URL.Path == wire.StreamPath &&
 		r.Header.Get("Authorization") == "Bearer token-"+r.URL.Query().Get("user_id"):
 		s.stream(w, r)
+	case strings.HasPrefix(r.URL.Path, wire.ListStreamPath) && r.Method == http.MethodPost:
+		s.list(w, r)
 	default:
 		w.WriteHeader(http.StatusUnauthorized)
 	}
@@ -234,6 +244,7 @@ func (s *fakeServer) apply(b fakeBeat) (status int, last int64) {
 	if b.Seq > last+1 {
 		s.gaps++
 	}
+	turned := d == nil || d.offline
 	if d == nil {
 		d = &fakeDevice{}
 		s.devices[b.User][b.Device] = d
@@ -242,6 +253,9 @@ func (s *fakeServer) apply(b fakeBeat) (status int, last int64) {
 		d.timer.Stop()
 	}
 	d.beat, d.offline = b, false
+	s.lsn++
+	d.lsn = s.lsn
+	s.beaten(b.User, turned)
 	ttl := time.Duration(b.TTL) * time.Millisecond
 	if f.expireEarly {
 		ttl /= 2
@@ -272,6 +286,9 @@ func (s *fakeServer) expire(d *fakeDevice, seq int64) {
 	d.offline = true
 	online := d.beat
 	d.beat.Status, d.beat.Sent = "offline", time.Now().UnixMilli()
+	s.lsn++
+	d.lsn = s.lsn
+	s.lapsed(d.beat.User)
 	s.tell(d.beat.User, d.beat.frame())
 	if s.fault.expireTwice {
 		s.tell(d.beat.User, d.beat.frame())
@@ -289,6 +306,7 @@ func (s *fakeServer) tell(user, text string) {
 	for c := range s.streams[user] {
 		c <- text
 	}
+	s.tellLists(user, text)
 }
 
 func (s *fakeServer) stream(w http.ResponseWriter, r *http.Request) {

@@ -103,18 +103,22 @@ func frameSuffix(ttlMS int64) []byte {
 // run.
 func parseFrame(text, prefix, suffix []byte) (f frame, ok bool) {
 	rest, ok := bytes.CutPrefix(text, prefix)
-	if !ok || len(rest) < 36 {
+	if !ok {
 		return f, false
 	}
-	f.device, rest = rest[:36], rest[36:]
+	return parseDevice(rest, suffix)
+}
+
+// parseDevice reads a frame from the device's id on.
+func parseDevice(rest, suffix []byte) (f frame, ok bool) {
+	if f.device, rest, ok = cutID(rest); !ok {
+		return f, false
+	}
 	if rest, ok = cut(rest, frameStatus); !ok {
 		return f, false
 	}
-	if rest, ok = cut(rest, "online"); !ok {
-		if rest, ok = cut(rest, "offline"); !ok {
-			return f, false
-		}
-		f.offline = true
+	if f.offline, rest, ok = cutStatus(rest); !ok {
+		return f, false
 	}
 	if rest, ok = cut(rest, frameSource); !ok {
 		return f, false
@@ -129,6 +133,21 @@ func parseFrame(text, prefix, suffix []byte) (f frame, ok bool) {
 		return f, false
 	}
 	return f, bytes.Equal(rest, suffix)
+}
+
+func cutID(text []byte) (id, rest []byte, ok bool) {
+	if len(text) < 36 {
+		return nil, text, false
+	}
+	return text[:36], text[36:], true
+}
+
+func cutStatus(text []byte) (offline bool, rest []byte, ok bool) {
+	if rest, ok = cut(text, "online"); ok {
+		return false, rest, true
+	}
+	rest, ok = cut(text, "offline")
+	return true, rest, ok
 }
 
 func cut(text []byte, prefix string) (rest []byte, ok bool) {

@@ -74,11 +74,15 @@ func (p page) Crowd() string {
 	if o.Closed {
 		mode = "closed loop"
 	}
-	return fmt.Sprintf("%s, %s. %s users with %s devices each, %s streams, TTL %v, "+
+	lists := ""
+	if o.Lists > 0 {
+		lists = fmt.Sprintf(", %s lists of %s users (view %s)", groupDigits(int64(o.Lists)),
+			groupDigits(int64(o.ListSize)), o.ListView)
+	}
+	return fmt.Sprintf("%s, %s. %s users with %s devices each, %s streams%s, TTL %v, "+
 		"%.0f s measured after %v of warm-up.",
 		o.Scenario, mode, groupDigits(int64(o.Users)), groupDigits(int64(o.DevicesPerUser)),
-		groupDigits(int64(math.Round(float64(o.Users)*o.StreamsPerUser))), o.TTL, p.Seconds,
-		o.Warmup)
+		groupDigits(int64(o.streams()-o.Lists)), lists, o.TTL, p.Seconds, o.Warmup)
 }
 
 // Share is achieved of offered, in percent.

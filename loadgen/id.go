@@ -5,9 +5,9 @@ import (
 	"math/rand/v2"
 )
 
-// uuid is an id in binary. Users and devices are random version 4 ones, but the last four bytes of
-// a device's id are its index among its user's devices: a stream finds the device of a frame
-// without a map.
+// uuid is an id in binary. Users and devices are random version 4 ones, but the last four bytes are
+// an index, of a device among its user's, of a user among its worker's: a stream finds both of a
+// frame without a map.
 type uuid [16]byte
 
 func newUUID(rng *rand.Rand) (id uuid) {
@@ -22,10 +22,10 @@ func newUUID(rng *rand.Rand) (id uuid) {
 	return id
 }
 
-// setIndex writes a device's index into its id.
+// setIndex writes the index into an id.
 func (id *uuid) setIndex(i uint32) { binary.BigEndian.PutUint32(id[12:], i) }
 
-// indexIn reads the index from a device's id in text.
+// indexIn reads the index from an id in text.
 func indexIn(id []byte) (index uint32, ok bool) {
 	for _, b := range id[28:36] {
 		digit, hex := hexDigit(b)

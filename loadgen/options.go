@@ -2,6 +2,7 @@ package loadgen
 
 import (
 	"fmt"
+	"math"
 	"net"
 	"net/netip"
 	"net/url"
@@ -62,6 +63,37 @@ type Options struct {
 	SlowShare float64 `json:"slow_share"`
 	// SlowBytes. Default: 512.
 	SlowBytes int `json:"slow_bytes"`
+
+	// Lists are streams that follow many users each. Default: 0.
+	Lists int `json:"lists"`
+	// ListSize is how many users a list follows. Default: 100.
+	ListSize int `json:"list_size"`
+	// ListPopulation is how many users the lists are drawn from: the fewer, the more the lists
+	// overlap. A list draws from the users of its worker. Default: all.
+	ListPopulation int `json:"list_population"`
+	// ListSkew makes some users popular: the i-th is drawn with a chance proportional to
+	// 1/i^ListSkew. Default: 0.
+	ListSkew float64 `json:"list_skew"`
+	// ListView is devices, users, or both: every other list. Default: devices.
+	ListView string `json:"list_view"`
+	// ListLinger is the linger_ms of lists with view=users. Default: 0.
+	ListLinger time.Duration `json:"list_linger_ns"`
+	// ListAuth is what the lists' tokens allow: any user, the list's digest, or both: every other
+	// list. Default: any.
+	ListAuth string `json:"list_auth"`
+	// ListTokenTTL is how long the lists' tokens live. They are renewed at half of it, on the open
+	// stream. Default: 0, longer than the run.
+	ListTokenTTL time.Duration `json:"list_token_ttl_ns"`
+	// FreshShare of the lists' reconnects during the load ask for a whole snapshot; the others
+	// resume with their cursor. Default: 0.
+	FreshShare float64 `json:"fresh_share"`
+	// ListToken mints a token for the subject that may read the users; nil: every user. Lists need
+	// it. Default: none.
+	ListToken func(subject string, users [][16]byte, valid time.Duration) (token string,
+		err error) `json:"-"`
+	// FlipShare of the devices pause each minute: they send nothing until they must be offline, and
+	// then for up to a TTL more. Default: 0.
+	FlipShare float64 `json:"flip_share"`
 
 	// Connections for heartbeats. Default: 64.
 	Connections int `json:"connections"`
@@ -133,6 +165,10 @@ func (o Options) withDefaults() (Options, error) {
 	option.Default(&o.Users, 1000)
 	option.Default(&o.DevicesPerUser, 10)
 	option.Default(&o.Arrivals, "constant")
+	option.Default(&o.ListSize, 100)
+	option.Default(&o.ListPopulation, o.Users)
+	option.Default(&o.ListView, "devices")
+	option.Default(&o.ListAuth, "any")
 	option.Default(&o.Connections, 64)
 	option.Default(&o.Pipeline, 1)
 	option.Default(&o.Batch, 1)
@@ -199,6 +235,8 @@ func (o *Options) problems() error {
 	share(&p, "SilentShare", o.SilentShare)
 	share(&p, "SlowShare", o.SlowShare)
 	share(&p, "RepeatShare", o.RepeatShare)
+	option.NotNegative(&p, "FlipShare", o.FlipShare)
+	o.listProblems(&p)
 	p.When(o.IngestToken == "", "IngestToken is missing")
 	p.When(o.StreamToken == nil && o.StreamsPerUser != 0, "StreamToken is missing: streams need it")
 	outstanding := o.Connections * o.Pipeline * o.Batch
@@ -206,6 +244,34 @@ func (o *Options) problems() error {
 		"Users: a closed loop needs at least twice as many devices as heartbeats outstanding (%d)",
 		outstanding)
 	return p.Err()
+}
+
+func (o *Options) listProblems(p *option.Problems) {
+	option.NotNegative(p, "Lists", o.Lists)
+	option.NotNegative(p, "ListSkew", o.ListSkew)
+	option.NotNegative(p, "ListLinger", o.ListLinger)
+	option.NotNegative(p, "ListTokenTTL", o.ListTokenTTL)
+	share(p, "FreshShare", o.FreshShare)
+	positive(p, "ListSize", o.ListSize)
+	p.When(o.ListPopulation < 1 || o.ListPopulation > o.Users,
+		"ListPopulation is %d: want 1 to the number of users", o.ListPopulation)
+	p.When(o.ListView != "devices" && o.ListView != "users" && o.ListView != "both",
+		"ListView is %q: want devices, users or both", o.ListView)
+	p.When(o.ListAuth != "any" && o.ListAuth != "digest" && o.ListAuth != "both",
+		"ListAuth is %q: want any, digest or both", o.ListAuth)
+	p.When(o.ListLinger > 0 && o.ListView == "devices", "ListLinger: ListView must be users or both")
+	if o.Lists > 0 {
+		workers := max(1, min(o.Workers, o.Users, o.Connections))
+		p.When(o.ListSize > o.ListPopulation/workers,
+			"ListSize is %d: a list draws from the users of one worker, and they are %d", o.ListSize,
+			o.ListPopulation/workers)
+		p.When(o.ListToken == nil, "ListToken is missing: lists need it")
+	}
+}
+
+// streams is how many streams are to be open, of one user and of many.
+func (o *Options) streams() int {
+	return int(math.Round(float64(o.Users)*o.StreamsPerUser)) + o.Lists
 }
 
 func positive[T ~int | ~int64 | ~float64](p *option.Problems, name string, value T) {

@@ -36,11 +36,17 @@ const (
 	invented                     // a frame of a heartbeat that was not sent
 	brokenProtocol               // bytes that the contract does not allow
 	skippedFrame                 // a skipped frame, when NoConflation forbids it
+	repeated                     // a resume sent what its cursor had
+	notResumed                   // a cursor that the server gave out was not honoured
+	miscounted                   // a user's status or devices_online contradicts its devices
+	unequal                      // a stream that resumed has something else than a fresh one
+	notRenewed                   // a list's token was not renewed, or it ended all the same
 	ruleCount
 )
 
 var ruleNames = [ruleCount]string{"lost", "backwards", "doubled", "expired_twice", "expired_early",
-	"not_expired", "unearned_409", "accepted_twice", "invented", "protocol", "skipped"}
+	"not_expired", "unearned_409", "accepted_twice", "invented", "protocol", "skipped",
+	"repeated", "not_resumed", "miscounted", "unequal", "not_renewed"}
 
 // found notes a violation and keeps the first few as text.
 func (o *oracle) found(r rule, format string, args ...any) {
@@ -104,7 +110,7 @@ func (o *oracle) event(w *watch, d *device, sh *shown, n uint32, offline bool) {
 	case n == sh.number && seen && !wasOffline && !offline:
 		o.found(doubled, "device %v: seq %d twice on one connection", d.id, n)
 	case n > sh.number && seen:
-		o.gap(w, d, sh, n, offline)
+		o.gap(&w.stream, d, sh, n, offline)
 	}
 	if offline {
 		o.expiry(d, n)
@@ -122,7 +128,7 @@ func (o *oracle) expiry(d *device, n uint32) {
 
 // gap judges a step forward on one connection: frames that were skipped, and an expiry that was not
 // shown.
-func (o *oracle) gap(w *watch, d *device, sh *shown, n uint32, offline bool) {
+func (o *oracle) gap(w *stream, d *device, sh *shown, n uint32, offline bool) {
 	skips := int64(n - sh.number - 1)
 	if offline {
 		skips++ // the online frame of the same heartbeat

@@ -8,7 +8,7 @@ import (
 // checkDescriptors refuses a run that the process may not open enough sockets for.
 func (o *Options) checkDescriptors() error {
 	const others = 32
-	sockets := o.Connections + int(float64(o.Users)*o.StreamsPerUser)
+	sockets := o.Connections + o.streams()
 	need := sockets + o.Workers*activeChecks + others
 	if limit, ok := descriptorLimit(); ok && uint64(need) > limit {
 		return fmt.Errorf("loadgen: %d connections and streams need %d descriptors, and the limit "+

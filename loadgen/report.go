@@ -28,6 +28,7 @@ type Report struct {
 	Generator Generator           `json:"generator"`
 	Knee      *Knee               `json:"knee,omitempty"`
 	Outage    *Outage             `json:"outage,omitempty"`
+	Lists     *Lists              `json:"lists,omitempty"`
 }
 
 // Machine is where the generator ran. The server may run elsewhere.
@@ -65,10 +66,12 @@ var Kinds = []struct{ Key, Title string }{
 	{"offline", "TTL due → offline frame"},
 	{"snapshot", "connect → snapshot"},
 	{"snapshot_check", "connect → snapshot, final check"},
+	{"list_event", "heartbeat → event on a list"},
+	{"list_synced", "connect → list synced"},
 }
 
 var kindKeys = [...]string{toAnswer: "answer", toFrame: "frame", toSlow: "slow_frame",
-	toOffline: "offline", toSnapshot: "snapshot"}
+	toOffline: "offline", toSnapshot: "snapshot", toListEvent: "list_event", toSynced: "list_synced"}
 
 // Phase is a stretch of the run that was measured apart; for a phase without a fixed rate (closed
 // loop) Offered is what was sent.
@@ -94,6 +97,19 @@ type Outage struct {
 	Restart string  `json:"restart_error,omitempty"`
 }
 
+// Lists is what streams of many users cost. Rates are of the measured time; the sizes of snapshots
+// are means over the whole run, from the head of the response to synced.
+type Lists struct {
+	Lists         int     `json:"lists"`
+	Follows       int64   `json:"follows"` // users followed, each once for each list
+	Events        float64 `json:"events_per_second"`
+	Bytes         float64 `json:"bytes_per_second"` // as they are on the connection
+	Snapshots     int64   `json:"snapshots"`
+	SnapshotBytes float64 `json:"snapshot_bytes"`
+	Resumes       int64   `json:"resumes"`
+	ResumeBytes   float64 `json:"resume_bytes"`
+}
+
 // Verdict is what the run amounts to.
 type Verdict struct {
 	Violations map[string]int64 `json:"violations"` // by rule of the oracle
@@ -108,6 +124,11 @@ type Checked struct {
 	Acknowledged int64 `json:"acknowledged"`    // heartbeats
 	Frames       int64 `json:"frames"`          //
 	Streams      int64 `json:"streams"`         // that had to end at the truth
+	Events       int64 `json:"list_events"`     //
+	Swept        int64 `json:"list_places"`     // users on lists that were compared during the load
+	Lists        int64 `json:"lists"`           // that had to end at the truth
+	Resumed      int64 `json:"lists_resumed"`   // compared at the end with a fresh one
+	Renewals     int64 `json:"renewals"`        // of tokens, on open lists
 	Snapshots    int64 `json:"users_snapshots"` // users whose final snapshot was compared
 	Devices      int64 `json:"devices"`         // in them
 }
@@ -134,6 +155,11 @@ func (v *Verdict) add(o *oracle) {
 	c.Acknowledged += o.checked.Acknowledged
 	c.Frames += o.checked.Frames
 	c.Streams += o.checked.Streams
+	c.Events += o.checked.Events
+	c.Swept += o.checked.Swept
+	c.Lists += o.checked.Lists
+	c.Resumed += o.checked.Resumed
+	c.Renewals += o.checked.Renewals
 	c.Snapshots += o.checked.Snapshots
 	c.Devices += o.checked.Devices
 }
@@ -212,6 +238,7 @@ func (r *runner) report() *Report {
 		check.add(w.streams.checked)
 	}
 	rep.Latency["snapshot_check"] = check.latency(true)
+	rep.Lists = r.listsReport(rep.Seconds, &total)
 	r.judge(rep)
 	r.outcome(rep)
 	return rep
@@ -227,6 +254,28 @@ func phaseReport(name string, seconds float64, t *tally) Phase {
 	return p
 }
 
+// listsReport is nil without lists.
+func (r *runner) listsReport(seconds float64, measured *tally) *Lists {
+	if r.o.Lists == 0 {
+		return nil
+	}
+	var whole tally
+	rep := &Lists{Lists: r.o.Lists, Follows: int64(r.o.Lists) * int64(r.o.ListSize)}
+	for _, w := range r.workers {
+		for i := range w.meter.tallies {
+			whole.add(&w.meter.tallies[i])
+		}
+	}
+	if seconds > 0 {
+		rep.Events = float64(measured.n[listEvents]) / seconds
+		rep.Bytes = float64(measured.n[listBytes]) / seconds
+	}
+	rep.Snapshots, rep.Resumes = whole.n[listSnapshots], whole.n[listResumes]
+	rep.SnapshotBytes = float64(whole.n[listSnapshotBytes]) / float64(max(1, rep.Snapshots))
+	rep.ResumeBytes = float64(whole.n[listResumeBytes]) / float64(max(1, rep.Resumes))
+	return rep
+}
+
 // judge says whether the instrument itself was good enough.
 func (r *runner) judge(rep *Report) {
 	v := &rep.Verdict
@@ -235,11 +284,16 @@ func (r *runner) judge(rep *Report) {
 			fmt.Sprintf("the generator was late itself: %.1f ms at p99, bound %.1f ms; "+
 				"offer less, or give it cores of its own", lag, rep.Generator.Max))
 	}
-	down, unchecked := 0, 0
+	down, unchecked, unresumed := 0, 0, 0
 	for _, w := range r.workers {
 		v.add(&w.oracle)
 		down += w.streams.down
 		unchecked += w.checks.unchecked
+		unresumed += w.resumes.unchecked
+	}
+	if unresumed > 0 {
+		v.Invalid = append(v.Invalid,
+			fmt.Sprintf("%d lists did not resume at the end", unresumed))
 	}
 	if down > 0 {
 		v.Invalid = append(v.Invalid, fmt.Sprintf("%d streams were not connected at the end", down))
@@ -358,6 +412,12 @@ func (rep *Report) WriteTable(w io.Writer) {
 			fmt.Fprintf(w, "%-18s %d\n", name, n)
 		}
 	}
+	if l := rep.Lists; l != nil {
+		fmt.Fprintf(w, "lists              %d of %d users, %.0f events/s, %.0f bytes/s\n", l.Lists,
+			o.ListSize, l.Events, l.Bytes)
+		fmt.Fprintf(w, "                   %d snapshots of %.0f bytes, %d resumes of %.0f bytes\n",
+			l.Snapshots, l.SnapshotBytes, l.Resumes, l.ResumeBytes)
+	}
 	if k := rep.Knee; k != nil {
 		what := "the highest step tried; the server can take more"
 		if k.Reached {
@@ -382,6 +442,11 @@ func (v *Verdict) write(w io.Writer, o *Options) {
 			"%d users' snapshots with %d devices\n",
 			v.Checked.Acknowledged, v.Checked.Frames, v.Checked.Streams, v.Checked.Snapshots,
 			v.Checked.Devices)
+		if o.Lists > 0 {
+			fmt.Fprintf(w, "                   %d list events, %d users on lists during the load, "+
+				"%d lists to the end, %d resumed and compared, %d renewals\n", v.Checked.Events,
+				v.Checked.Swept, v.Checked.Lists, v.Checked.Resumed, v.Checked.Renewals)
+		}
 	default:
 		fmt.Fprintln(w, "oracle             VIOLATIONS")
 		for _, rule := range slices.Sorted(func(yield func(string) bool) {

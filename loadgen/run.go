@@ -89,6 +89,7 @@ func (r *runner) populate() error {
 			w.arrivals.pick.share += weights[u] / sum
 		}
 		w.shuffle(own)
+		w.makeLists(o.ListPopulation/o.Workers, i)
 		for c := i; c < o.Connections; c += o.Workers {
 			w.sender.add(&link{source: o.source(c)})
 		}
@@ -119,6 +120,7 @@ func (w *worker) follow(streams int) {
 		s.source = w.o.source(len(w.streams.watches)*w.o.Workers + w.index)
 		s.slow = w.o.SlowShare > 0 && w.rng.Float64() < w.o.SlowShare
 		w.streams.watches = append(w.streams.watches, s)
+		w.streams.all = append(w.streams.all, &s.stream)
 	}
 }
 

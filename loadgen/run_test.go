@@ -523,6 +523,14 @@ func TestOptionsReportEveryProblem(t *testing.T) {
 			t.Errorf("%v: does not refuse a negative %q", err, want)
 		}
 	}
+	_, err = Options{Lists: 1, Users: 10, ListView: "x", ListAuth: "x", FlipShare: -1, FreshShare: 2,
+		ListLinger: -1, ListTokenTTL: -1, ListSkew: -1, ListPopulation: 11}.withDefaults()
+	for _, want := range []string{"ListSize is 100", "ListView", "ListAuth", "FlipShare",
+		"FreshShare", "ListLinger", "ListTokenTTL", "ListSkew", "ListPopulation", "ListToken"} {
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v: does not mention %q", err, want)
+		}
+	}
 	if _, err := (Options{Scenario: "x"}).withDefaults(); err == nil ||
 		!strings.Contains(err.Error(), "reconnect-storm") {
 		t.Errorf("%v: does not name the scenarios", err)

@@ -53,7 +53,7 @@ func (s *series) add(h handover, start int64) {
 
 func (p *Second) fill(t *tally) {
 	p.Offered, p.Accepted, p.Errors = t.n[offered], t.n[accepted], t.errors()
-	p.Frames, p.Conflated = t.n[frames], t.n[skipped]
+	p.Frames, p.Conflated = t.n[frames]+t.n[listEvents], t.n[skipped]
 	answer, frame := t.hist[toAnswer], t.hist[toFrame]
 	p.AnswerP50, p.AnswerP99, p.AnswerMax = answer.at(50), answer.at(99), answer.at(100)
 	p.FrameP50, p.FrameP99, p.FrameMax = frame.at(50), frame.at(99), frame.at(100)
@@ -109,7 +109,7 @@ func (r *runner) tell() {
 	p := Progress{Stage: "connecting", Left: r.o.Warmup + r.o.Duration,
 		Offered: float64(t.n[offered]) / since, Achieved: float64(t.n[accepted]) / since,
 		P99: t.hist[toAnswer].at(99), FrameP99: t.hist[toFrame].at(99),
-		Frames: float64(t.n[frames]) / since,
+		Frames: float64(t.n[frames]+t.n[listEvents]) / since,
 		Errors: r.teller.errors, Streams: r.series.streams(), Backlog: r.series.backlog(),
 		CPU: (cpu - r.teller.lastCPU).Seconds() / since, Lag: t.hist[ownLag].at(99)}
 	if start > 0 {

@@ -49,19 +49,21 @@ func (h *histogram) at(percentile float64) float64 {
 
 // The histograms of a run.
 const (
-	toAnswer   = iota // heartbeat due → 204
-	toFrame           // heartbeat due → its frame on a stream
-	toSlow            // the same on a stream that reads slowly on purpose
-	toOffline         // TTL due → offline frame
-	toSnapshot        // connect due → last device of the snapshot
-	ownLag            // heartbeat due → the generator's loop got to it: the generator's own fault
+	toAnswer    = iota // heartbeat due → 204
+	toFrame            // heartbeat due → its frame on a stream
+	toSlow             // the same on a stream that reads slowly on purpose
+	toOffline          // TTL due → offline frame
+	toSnapshot         // connect due → last device of the snapshot
+	toListEvent        // heartbeat due → its event on a list
+	toSynced           // connect of a list due → synced
+	ownLag             // heartbeat due → the generator's loop got to it: the generator's own fault
 	kinds
 )
 
 // The counts of a run.
 const (
 	offered        = iota // heartbeats that fell due
-	written               // requests written, with retries and deliberate repeats; a batch is one
+	written               // requests, with retries and deliberate repeats; a batch is one
 	accepted              // heartbeats known to be accepted
 	conflicts             // 409s, all kinds
 	retries               // written again after a cut, a timeout or a 503
@@ -78,6 +80,14 @@ const (
 	streamFailures        // streams that could not be connected, or were answered 503
 	ended                 // streams that the server ended
 	comments              // keepalives
+
+	listEvents        // of lists, live and in snapshots
+	listBytes         // read by lists, framing too
+	listSnapshots     // whole snapshots of lists
+	listSnapshotBytes // until they were synced
+	listResumes       // cursors that were honoured
+	listResumeBytes   // until they were synced
+	listRenewals      // tokens of open lists that were renewed
 	counts
 )
 
@@ -100,6 +110,14 @@ var countNames = [counts]string{
 	streamFailures: "stream_failures",
 	ended:          "streams_ended",
 	comments:       "keepalives",
+
+	listEvents:        "list_events",
+	listBytes:         "list_bytes",
+	listSnapshots:     "list_snapshots",
+	listSnapshotBytes: "list_snapshot_bytes",
+	listResumes:       "list_resumes",
+	listResumeBytes:   "list_resume_bytes",
+	listRenewals:      "list_renewals",
 }
 
 // tally is what was counted and measured over some stretch of the run. Its owner is one goroutine

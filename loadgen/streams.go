@@ -16,32 +16,36 @@ type streams struct {
 	outage  *outages
 	reactor *reactor
 
-	watches []*watch
-	toOpen  fifo[*watch] // streams that are due to connect
-	host    string
-	suffix  []byte // of frames
-	scratch []byte
-	scanned int64      // when settled last looked
-	down    int        // streams that were not up at the end
-	checked *histogram // of the final checks: connect due → last device of the snapshot
+	watches  []*watch
+	lists    []*list
+	all      []*stream     // of both
+	toOpen   fifo[*stream] // streams that are due to connect
+	swept    swept
+	renewals renewals
+	host     string
+	suffix   []byte // of frames
+	scratch  []byte
+	scanned  int64      // when settled last looked
+	down     int        // streams that were not up at the end
+	checked  *histogram // of the final checks: connect due → last device of the snapshot
 }
 
 // follow makes a stream that follows a user. The caller opens it.
 func (s *streams) follow(user uint32) *watch {
-	return &watch{streams: s, user: user, retryMS: -1,
-		shown: make([]shown, s.crowd.users[user].count)}
+	w := &watch{user: user, shown: make([]shown, s.crowd.users[user].count)}
+	w.stream = stream{streams: s, reader: w, retryMS: -1}
+	return w
 }
 
 // plan sets the timers of the streams: they open during the warm-up, and some come and go. phase
 // shifts the latter, so that several workers interleave.
 func (s *streams) plan(at int64, phase float64) {
-	for i, w := range s.watches {
-		due := at + int64(float64(s.o.Warmup)*0.8*float64(i)/float64(len(s.watches)))
+	for i, w := range s.all {
+		due := at + int64(float64(s.o.Warmup)*0.8*float64(i)/float64(len(s.all)))
 		s.timers.add(due, func() { w.openSoon(due) })
 	}
-	if s.o.Churn > 0 && len(s.watches) > 0 {
-		all := max(1, float64(s.o.Users)*s.o.StreamsPerUser)
-		rate := s.o.Churn * float64(len(s.watches)) / all
+	if s.o.Churn > 0 && len(s.all) > 0 {
+		rate := s.o.Churn * float64(len(s.all)) / max(1, float64(s.o.streams()))
 		measured := at + int64(s.o.Warmup)
 		s.churn(newPacer([]segment{{measured, measured + int64(s.o.Duration), rate}}, phase, nil))
 	}
@@ -56,14 +60,14 @@ func (s *streams) churn(p *pacer) {
 	s.timers.add(due, func() {
 		s.churn(p)
 		if s.stage == loading {
-			s.watches[s.rng.IntN(len(s.watches))].hangUp(due)
+			s.all[s.rng.IntN(len(s.all))].hangUp(due)
 		}
 	})
 }
 
 // hangUp lets all streams hang up and come back.
 func (s *streams) hangUp(due int64) {
-	for _, w := range s.watches {
+	for _, w := range s.all {
 		w.hangUp(due)
 	}
 }
@@ -113,7 +117,7 @@ func (s *streams) requestOf(u *user) []byte {
 
 // checkTimeouts gives up on connects that were not answered since limit.
 func (s *streams) checkTimeouts(limit int64) {
-	for _, w := range s.watches {
+	for _, w := range s.all {
 		if (w.state == watchConnecting || w.state == watchHead) && w.since < limit {
 			w.failed()
 		}
@@ -122,7 +126,7 @@ func (s *streams) checkTimeouts(limit int64) {
 
 // up is how many streams are connected.
 func (s *streams) up() (n int) {
-	for _, w := range s.watches {
+	for _, w := range s.all {
 		if w.state == watchLive {
 			n++
 		}
@@ -132,7 +136,7 @@ func (s *streams) up() (n int) {
 
 // catchUp lets slow streams read on.
 func (s *streams) catchUp() {
-	for _, w := range s.watches {
+	for _, w := range s.all {
 		if w.slow {
 			w.resume(w.id)
 		}
@@ -164,14 +168,14 @@ func (s *streams) complete() bool {
 			}
 		}
 	}
-	return true
+	return s.listsComplete()
 }
 
 // settleLimit is how long settled waits: MaxWait from the last heartbeat, or until the last silent
 // device must be offline.
 func (s *streams) settleLimit() int64 {
 	limit := s.since + int64(s.o.MaxWait)
-	if len(s.watches) > 0 {
+	if len(s.all) > 0 {
 		for i := range s.crowd.devices {
 			d := &s.crowd.devices[i]
 			if m, ok := s.crowd.moment(d, d.acked); ok && d.silent != never {
@@ -195,4 +199,5 @@ func (s *streams) judgeAll() {
 		s.oracle.checked.Streams++
 		s.oracle.judge(w, "a stream")
 	}
+	s.judgeLists()
 }

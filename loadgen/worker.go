@@ -32,6 +32,8 @@ type worker struct {
 	sender   sender
 	streams  streams
 	checks   checks
+	resumes  resumeChecks
+	flips    flips
 }
 
 // newWorker joins the parts. plan is copied.
@@ -56,7 +58,10 @@ func newWorker(r *runner, index int, net sockets, addr netip.AddrPort, host stri
 	w.streams = streams{turn: t, crowd: &w.crowd, meter: &w.meter, oracle: &w.oracle,
 		outage: &w.outage, reactor: &w.reactor, host: host,
 		suffix: frameSuffix(o.TTL.Milliseconds()), checked: newHistogram()}
+	w.streams.renewals = renewals{turn: t, streams: &w.streams}
 	w.checks = checks{turn: t, crowd: &w.crowd, oracle: &w.oracle, streams: &w.streams}
+	w.resumes = resumeChecks{turn: t, oracle: &w.oracle, streams: &w.streams}
+	w.flips = flips{turn: t, crowd: &w.crowd}
 	return w
 }
 
@@ -105,9 +110,10 @@ func (w *worker) advance() {
 			w.streams.judgeAll()
 			w.enter(verifying)
 			w.checks.begin()
+			w.resumes.begin()
 		}
 	case verifying:
-		if w.checks.done() {
+		if w.checks.done() && w.resumes.done() {
 			w.enter(finished)
 		}
 	}
@@ -121,6 +127,7 @@ func (w *worker) begin(at int64) {
 	phase := float64(w.index) / float64(w.o.Workers)
 	w.streams.plan(at, phase)
 	w.crowd.silence(w.o, w.rng, measured, w.scenario.event == silence, eventAt)
+	w.flips.plan(measured, phase)
 	if w.scenario.event == cutStreams {
 		w.timers.add(eventAt, func() { w.streams.hangUp(eventAt) })
 	}
@@ -161,6 +168,7 @@ func (w *worker) housekeep() {
 	limit := w.now - int64(w.o.Timeout)
 	w.sender.checkTimeouts(limit)
 	w.streams.checkTimeouts(limit)
+	w.streams.sweep()
 }
 
 // handOver gives the tally since the last one to the run. When the run is busy, the next one has

@@ -15,6 +15,8 @@ import (
 	"github.com/google/uuid"
 
 	"rollcall/loadgen"
+	"rollcall/token"
+	"rollcall/wire"
 )
 
 type loadCmd struct {
@@ -44,6 +46,18 @@ type loadRunCmd struct {
 	Churn          float64       `group:"Crowd" placeholder:"N" help:"Streams per second that hang up and come back."`
 	SlowShare      float64       `group:"Crowd" placeholder:"0…1" help:"Share of the streams that read slowly."`
 	SlowBytes      int           `group:"Crowd" placeholder:"N" help:"Bytes per second that slow streams read (512)."`
+
+	FlipShare float64 `group:"Crowd" placeholder:"X" help:"Share of the devices that pause each minute, until they must be offline and up to a TTL longer."`
+
+	Lists          int           `group:"Lists" placeholder:"N" help:"Streams that follow many users each (0)."`
+	ListSize       int           `group:"Lists" placeholder:"N" help:"Users that each follows (100)."`
+	ListPopulation int           `group:"Lists" placeholder:"N" help:"Draw the lists from the first N users: the fewer, the more lists have a user. Default: all users."`
+	ListSkew       float64       `group:"Lists" placeholder:"S" help:"Popular users: the i-th is drawn with a chance like 1/i^S. 0: all alike."`
+	ListView       string        `group:"Lists" placeholder:"VIEW" help:"devices, users, or both: every other list (devices)."`
+	ListLinger     time.Duration `group:"Lists" placeholder:"TIME" help:"linger_ms of lists with view=users (0)."`
+	ListAuth       string        `group:"Lists" placeholder:"KIND" help:"What a list's token allows: any user, the list's digest, or both: every other list (any)."`
+	ListTokenTTL   time.Duration `group:"Lists" name:"list-token-ttl" placeholder:"TIME" help:"Tokens of lists live so long and are renewed at half of it, on the open stream. 0: they outlive the run."`
+	FreshShare     float64       `group:"Lists" placeholder:"0…1" help:"Share of the lists' reconnects (--churn, reconnect-storm) that ask for everything. The others resume with their cursor."`
 
 	Connections int           `group:"Generator" placeholder:"N" help:"Connections for heartbeats (64)."`
 	Pipeline    int           `group:"Generator" placeholder:"N" help:"Requests outstanding on one connection (1)."`
@@ -143,6 +157,9 @@ func (c loadRunCmd) options() (o loadgen.Options, err error) {
 			}
 			return streamToken(signing[0], id, uuid.New(), valid)
 		}
+		o.ListToken = func(subject string, users [][16]byte, valid time.Duration) (string, error) {
+			return listToken(signing[0], subject, users, valid)
+		}
 	} else if !c.NoOracle && !c.NoVerify {
 		return o, fmt.Errorf("no signing key: set %s or --signing-key-file to the server's, "+
 			"for streams and for the final comparison of snapshots; or give --no-verify",
@@ -152,6 +169,27 @@ func (c loadRunCmd) options() (o loadgen.Options, err error) {
 		o.Restart = func() error { return shell(c.RestartCommand) }
 	}
 	return o, nil
+}
+
+// listToken mints a token that may read the users; nil: every user.
+func listToken(key, subject string, users [][16]byte, valid time.Duration) (string, error) {
+	now := time.Now()
+	claims := token.Claims{
+		TokenID:    uuid.NewString(),
+		UserID:     subject,
+		DeviceID:   subject,
+		Scope:      []string{wire.ScopeReadAny},
+		ExpMS:      now.Add(valid).UnixMilli(),
+		IssuedAtMS: now.UnixMilli(),
+	}
+	if users != nil {
+		ids := make([]uuid.UUID, len(users))
+		for i := range users {
+			ids[i] = users[i]
+		}
+		claims.Scope, claims.UsersSHA256 = []string{wire.ScopeRead}, token.UsersSHA256(ids)
+	}
+	return token.Sign(key, claims)
 }
 
 // settings is the options that flags set.
@@ -178,6 +216,17 @@ func (c loadRunCmd) settings(ingestToken string) loadgen.Options {
 		Churn:          c.Churn,
 		SlowShare:      c.SlowShare,
 		SlowBytes:      c.SlowBytes,
+		FlipShare:      c.FlipShare,
+
+		Lists:          c.Lists,
+		ListSize:       c.ListSize,
+		ListPopulation: c.ListPopulation,
+		ListSkew:       c.ListSkew,
+		ListView:       c.ListView,
+		ListLinger:     c.ListLinger,
+		ListAuth:       c.ListAuth,
+		ListTokenTTL:   c.ListTokenTTL,
+		FreshShare:     c.FreshShare,
 
 		Connections: c.Connections,
 		Pipeline:    c.Pipeline,

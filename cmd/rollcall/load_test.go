@@ -10,12 +10,14 @@ func TestLoadRefusesWrongOptions(t *testing.T) {
 	t.Setenv(ingestTokenEnv, "ingest")
 	err := loadRunCmd{
 		Target: "http://127.0.0.1:1", NoVerify: true, Duration: -1,
+		Lists: -1, ListTokenTTL: -1, FlipShare: -1,
 		WorseLatency: -0.1, WorseRate: -0.1, CompareFloorMS: -0.1,
 	}.Run()
 	if err == nil {
 		t.Fatal("it ran")
 	}
-	for _, want := range []string{"(--duration)", "(--worse-latency)", "(--worse-rate)",
+	for _, want := range []string{"(--duration)", "(--lists)", "(--list-token-ttl)",
+		"(--flip-share)", "(--worse-latency)", "(--worse-rate)",
 		"(--compare-floor-ms)"} {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("%v: does not say %s", err, want)
