@@ -191,6 +191,52 @@ func BenchmarkFanOut(b *testing.B) {
 	}
 }
 
+// BenchmarkListFanOut is BenchmarkFanOut for streams of a hundred users each, of four thousand: a
+// round is as many frames, of forty users with a hundred streams each.
+func BenchmarkListFanOut(b *testing.B) {
+	const streams, users, each = 4000, 4000, 100
+	frame := newSameFrame()
+	for _, batches := range []int{1, 8} {
+		b.Run(fmt.Sprintf("streams=%d/batches=%d", streams, batches), func(b *testing.B) {
+			c := newCrowd(b)
+			s := mustNew(b, Options{Codec: frame})
+			defer s.Close()
+			s.Start(0)
+			for i := range streams {
+				conn, err := s.Take(c.join(b))
+				if err != nil {
+					b.Fatal(err)
+				}
+				list := &List{IDs: cursorIDs{}}
+				for k := range each {
+					list.Users = append(list.Users, userOf((i*7+k*41)%users))
+				}
+				mustSubscribe(b, s, Subscription{Conn: conn, Chunked: true, List: list})
+			}
+			for s.Stats().Opened < streams {
+				runtime.Gosched()
+			}
+			lsn := uint64(0)
+			frames := 0
+			b.ResetTimer()
+			for range b.N {
+				frames += batches * streams
+				c.expect(frames)
+				for range batches {
+					for range users / each {
+						lsn++
+						s.Publish(0, userOf(int(lsn)*17%users), lsn, frame.text[:100])
+					}
+					s.Flush(0, lsn, 0)
+				}
+				c.wait()
+			}
+			b.ReportMetric(float64(frames)/b.Elapsed().Seconds(), "frames/s")
+			b.ReportMetric(float64(s.Stats().Writes)/float64(b.N*streams), "writes/stream")
+		})
+	}
+}
+
 // BenchmarkIdleStream reports the memory of a stream on a socket, one per user, the kernel's own
 // aside.
 func BenchmarkIdleStream(b *testing.B) {
