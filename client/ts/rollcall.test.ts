@@ -2,15 +2,12 @@
 // to test
 // against; without it only the scripted tests run.
 import assert from 'node:assert/strict'
-import { execFileSync, spawn } from 'node:child_process'
 import { randomUUID } from 'node:crypto'
-import { mkdtempSync, rmSync } from 'node:fs'
-import { tmpdir } from 'node:os'
-import { join } from 'node:path'
 import { test } from 'node:test'
 import {
   Daemon, type Fetch, FrameDecoder, type PresenceEvent, StatusError, StreamEnded, watch,
 } from './rollcall.js'
+import { binary, mint, secrets, serve } from './testserver.js'
 
 const limit = 30_000 // bounds every wait; no claim about speed
 const user = '6a0f5a1e-2b7c-4c55-9f10-0c5a3c1d7e01'
@@ -287,40 +284,6 @@ test('a 400 ends the loop, an abort ends it quietly', { timeout: limit }, async 
 })
 
 // Against the server as it is.
-
-const binary = process.env.ROLLCALL_BINARY
-const secrets = {
-  PRESENCE_DO_INGEST_TOKEN: 'ingest-token-of-the-tests-of-the-client',
-  PRESENCE_DO_TOKEN_SIGNING_KEY: 'signing-key-of-the-tests-of-the-client',
-}
-
-/** Runs a server in its own directory; returns its address, and how to signal and await it. */
-function serve(): Promise<{ base: string; end: (signal: NodeJS.Signals) => Promise<unknown> }> {
-  const dir = mkdtempSync(join(tmpdir(), 'rollcall-ts-'))
-  const args = [
-    'serve', '--listen=127.0.0.1:0', '--admin-listen=127.0.0.1:0', `--data-dir=${dir}`,
-    '--drain-timeout=100ms',
-  ]
-  const env = { ...process.env, ...secrets }
-  const server = spawn(binary!, args, { env, stdio: ['ignore', 'ignore', 'pipe'] })
-  const exited = new Promise<unknown>((resolve) => server.once('exit', resolve))
-    .finally(() => rmSync(dir, { recursive: true }))
-  const end = (signal: NodeJS.Signals) => { server.kill(signal); return exited }
-  return new Promise((resolve, reject) => {
-    let log = ''
-    server.stderr.on('data', (piece) => {
-      log += String(piece)
-      const address = /msg=serving .*?listen=(\S+)/.exec(log)?.[1]
-      if (address) resolve({ base: `http://${address}`, end })
-    })
-    void exited.then(() => reject(new Error(`the server ended: ${log}`)))
-  })
-}
-
-function mint(userId: string, ttl: string): string {
-  const env = { ...process.env, ...secrets }
-  return execFileSync(binary!, ['token', '--user', userId, '--ttl', ttl], { env }).toString().trim()
-}
 
 const real = { timeout: limit, skip: !binary }
 
