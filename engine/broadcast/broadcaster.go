@@ -120,6 +120,9 @@ func (b *Broadcaster) Publish(source Source, user uuid.UUID, lsn uint64, bytes [
 	} else {
 		home = -1
 	}
+	if !batch.lists {
+		return
+	}
 	for w := b.listWorkers(hash, bytes); w != 0; w &= w - 1 {
 		if i := bits.TrailingZeros64(w); i != home {
 			batch.stages[i].add(e, bytes, b.options.QueueBytes)
@@ -130,9 +133,11 @@ func (b *Broadcaster) Publish(source Source, user uuid.UUID, lsn uint64, bytes [
 // begin begins a batch of a source: before any of its events is left out (B9).
 func (b *Broadcaster) begin(source Source) {
 	batch := &b.batches[source]
-	batch.begun = true
+	batch.begun, batch.lists = true, false
 	for i, w := range b.workers {
-		batch.stages[i].wanted = w.in.begin(source)
+		wanted, lists := w.in.begin(source)
+		batch.stages[i].wanted = wanted
+		batch.lists = batch.lists || lists
 	}
 }
 

@@ -71,26 +71,35 @@
 //   - B1. A batch's events and its through reach a worker in one step, and a worker answers
 //     subscriptions between batches (I3): a stream whose snapshot goes through an LSN misses no
 //     event at or below it and gets none of them twice.
+//
 //   - B2. A worker asks for states only up to its own through. Later changes of the table are still
 //     in its queue, or not published yet.
+//
 //   - B3. A follow's through only grows, and the stream is given only what lies above it, in LSN
 //     order: never a step back.
+//
 //   - B4. Frames leave a user's fan from the front only, and base moves past them in the same step.
+//
 //   - B5. The worker closes each Conn that Subscribe took, exactly once, whatever happens
 //     meanwhile. Subscriptions are refused under the lock under which the worker learns that it
 //     must drain or stop.
+//
 //   - B6. Everything has a bound (I5), see below.
+//
 //   - B7. A source that loses events, by Lose or in a full queue, conflates the streams of its own
 //     users: those of other sources get every frame.
+//
 //   - B8. A stream in the middle of a snapshot is given nothing else of its user, and its through
 //     moves when it has the last piece: a device that was left out of a piece for having changed
 //     above the snapshot's through is owed after it.
+//
 //   - B9. An event is left out only if its user had no stream when its batch began, and a stream
 //     that is asked for later opens behind that batch's Flush.
 //
 //   - B10. A list stream is given what happens to its users in LSN order, and has, in bytes written
 //     or in its backlog, all of it at or below its through. So the LSN in the id of an event is a
 //     cursor: a client that has the event has all below it.
+//
 //   - B11. The end of a first catch-up is told behind everything that its pieces left out for
 //     having changed above the catch-up's through.
 //

@@ -4,7 +4,10 @@ package broadcast
 
 // checkDue looks at the streams whose items in the ring have come up.
 func (w *worker) checkDue() {
-	for range duePerTurn {
+	for i := range duePerTurn {
+		if i >= endsPerTurn && w.budget <= 0 {
+			return
+		}
 		slot, tick, ok := w.deadlines.next()
 		if !ok {
 			return

@@ -37,6 +37,7 @@ type inbox struct {
 	draining bool          // no more subscriptions
 	closed   bool          // neither subscriptions nor queries nor events
 	streams  int           // subscriptions taken and not freed yet
+	lists    int           // of these, list streams that have not ended
 	users    *users        // of them, what is under mu
 	stats    Stats         // as of the worker's last turn
 	dropped  uint64        // events dropped by full queues and Lose
@@ -64,12 +65,13 @@ func (in *inbox) post(put func() bool) bool {
 }
 
 // begin says that a source's commit loop publishes a batch, and has subscriptions of the source's
-// users wait for its end (B9). It reports whether there is a stream that may get something of it.
-func (in *inbox) begin(source Source) (wanted bool) {
+// users wait for its end (B9). It reports whether there are streams that may get something of it,
+// and list streams among them.
+func (in *inbox) begin(source Source) (wanted, lists bool) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	in.begun.add(source)
-	return !in.closed && in.streams > 0
+	return !in.closed && in.streams > 0, in.lists > 0
 }
 
 // admitLateLocked lets the subscriptions go on that waited for the source's Flush. It reports
@@ -143,6 +145,7 @@ func (in *inbox) subscribe(s Subscription) (err error) {
 // joinLocked takes a subscription, and reports whether the worker can open it now.
 func (in *inbox) joinLocked(s Subscription) (now bool) {
 	if s.List != nil {
+		in.lists++
 		for _, user := range s.List.Users {
 			in.marks[s.List.View].add(hashOf(user))
 		}
@@ -171,6 +174,7 @@ func (in *inbox) unfollow(st *stream) {
 func (in *inbox) unfollowList(view View, users func(yield func(uuid.UUID) bool)) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
+	in.lists--
 	for user := range users {
 		in.marks[view].remove(hashOf(user))
 	}

@@ -113,15 +113,20 @@ type debts struct {
 type debt struct{ number, follow, next uint32 }
 
 // debtQueue is one stream's.
-type debtQueue struct{ first, last uint32 }
+type debtQueue struct{ first, last, count uint32 }
+
+// maxStreamDebts is how much one stream may be owed: one that is in a catch-up for very long takes
+// no room from the others.
+const maxStreamDebts = 4096
 
 func (q *debtQueue) empty() bool { return q.first == 0 }
 
 // push appends an entry's number; false: there is no room.
 func (d *debts) push(q *debtQueue, number, follow uint32) bool {
-	if d.nodes.inUse() >= d.limit {
+	if d.nodes.inUse() >= d.limit || q.count == maxStreamDebts {
 		return false
 	}
+	q.count++
 	n := d.nodes.take()
 	*d.nodes.at(n) = debt{number: number, follow: follow}
 	if q.first == 0 {
@@ -140,6 +145,7 @@ func (d *debts) peek(q *debtQueue) *debt { return d.nodes.at(q.first) }
 func (d *debts) pop(q *debtQueue) {
 	n := q.first
 	q.first = d.nodes.at(n).next
+	q.count--
 	d.nodes.give(n)
 }
 

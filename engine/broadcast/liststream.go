@@ -57,7 +57,7 @@ type lists struct {
 
 const (
 	maxDebts = 4 << 20
-	// linkCost is what it costs to follow one user more, in bytes.
+	// linkCost is what it costs to begin or end a follow, in bytes.
 	linkCost = 64
 )
 
@@ -280,6 +280,7 @@ func (w *worker) fileLinger(s *stream, follow uint32, left time.Duration) {
 		return // the item there is looks again
 	}
 	f.stream |= lingersBit
+	w.lists.lingers.live++
 	w.lists.lingers.add(lingerItem{w.lingerTick(left), follow, s.slot, s.reuse})
 }
 
@@ -325,6 +326,7 @@ func (w *worker) endLinger(s *stream, i lingerItem) {
 		return
 	}
 	ls.follows.follows.at(i.follow).stream &^= lingersBit
+	ls.lingers.live--
 	if a.Online > 0 || len(text) == before {
 		return
 	}
@@ -332,6 +334,7 @@ func (w *worker) endLinger(s *stream, i lingerItem) {
 	bytes := ls.piece.form(s.chunked)
 	if s.backlog != nil && len(bytes) > w.writer.room(s) {
 		ls.follows.follows.at(i.follow).stream |= lingersBit
+		ls.lingers.live++
 		i.due = w.deadlines.now + 1
 		ls.lingers.add(i)
 		return
@@ -364,8 +367,12 @@ func (w *worker) closeList(s *stream) {
 	w.writer.unfollow(s)
 	w.in.unfollowList(l.view, func(yield func(uuid.UUID) bool) { w.eachUser(s, yield) })
 	for _, n := range l.follows {
+		if ls.follows.follows.at(n).lingers() {
+			ls.lingers.live--
+		}
 		ls.follows.unlink(n)
 	}
+	w.budget -= linkCost * len(l.follows)
 	w.quota.give(l.owner, len(l.follows))
 	ls.debts.clear(&l.debts)
 	if l.catchUp != nil {
@@ -373,4 +380,5 @@ func (w *worker) closeList(s *stream) {
 	}
 	s.list = nil
 	ls.open--
+	ls.lingers.compact(&w.slots)
 }

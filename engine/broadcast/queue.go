@@ -57,6 +57,7 @@ func (r *run) reset() { r.events, r.bytes = r.events[:0], r.bytes[:0] }
 // batch is what a source publishes until its next Flush. Single writer: the source's commit loop.
 type batch struct {
 	begun  bool    // the inboxes know of it (B9)
+	lists  bool    // there are list streams that may get something of it
 	last   uint64  // LSN that was published last
 	stages []stage // by worker
 }

@@ -14,6 +14,7 @@ const (
 	crowdShare    = 4    // one in so many visits is a crowd's, however many other users have frames
 	readyPerTurn  = 1024
 	duePerTurn    = 1024
+	endsPerTurn   = 64 // of either, when the budget is spent: the end of a list stream takes long
 
 	// turnBudget is what a turn may spend on opening streams and on snapshots, in bytes: those that
 	// it writes, and what else costs as much time. Some 200 us in all.
@@ -169,7 +170,11 @@ func (w *worker) leftOver() bool {
 func (w *worker) handleReady() {
 	ready := w.mail.ready
 	n := min(len(ready), readyPerTurn)
-	for _, r := range ready[:n] {
+	for i, r := range ready[:n] {
+		if i >= endsPerTurn && w.budget <= 0 {
+			n = i
+			break
+		}
 		if s := w.slots.at(r.slot); s.reuse == r.reuse && s.state != free {
 			w.handle(s, r.ready)
 		}
@@ -257,7 +262,7 @@ func (w *worker) figures() Stats {
 	s.Lists = w.lists.open
 	s.Follows = w.lists.follows.follows.inUse()
 	s.Followed = w.lists.follows.users.inUse()
-	s.Lingering = len(w.lists.lingers.items)
+	s.Lingering = w.lists.lingers.live
 	return s
 }
 
