@@ -15,13 +15,14 @@ type Cursor struct {
 	LingerMS uint32 // and its linger
 	List     uint64 // which users: History.List
 	LSN      uint64 // everything through it was sent
+	Newest   uint64 // and of some users states through it, where that is above LSN
 	ToldMS   uint64 // when that was, by the server's clock, in unix milliseconds
 }
 
 const (
 	version = 1
 	// rawBytes is the length of a cursor before base64 at most.
-	rawBytes   = 1 + 1 + 8 + binary.MaxVarintLen32 + 8 + 2*binary.MaxVarintLen64 + checkBytes
+	rawBytes   = 1 + 1 + 8 + binary.MaxVarintLen32 + 8 + 3*binary.MaxVarintLen64 + checkBytes
 	checkBytes = 4
 	// MaxText is the length of a cursor's text at most, in bytes.
 	MaxText = (rawBytes*8 + 5) / 6
@@ -49,13 +50,14 @@ func (h *History) Append(dst []byte, c Cursor) []byte {
 	b = binary.AppendUvarint(b, uint64(c.LingerMS))
 	b = binary.LittleEndian.AppendUint64(b, c.List)
 	b = binary.AppendUvarint(b, c.LSN)
+	b = binary.AppendUvarint(b, max(c.Newest, c.LSN)-c.LSN)
 	b = binary.AppendUvarint(b, c.ToldMS)
 	b = binary.LittleEndian.AppendUint32(b, h.check(b))
 	return text.AppendEncode(dst, b)
 }
 
 // Parse reads a cursor that a client brought, of any length and content. False: this history does
-// not honour it (C1, C3). Any goroutine, at any time; before Begin there is
+// not honour it (C1, C3). Newest is at least LSN. Any goroutine, at any time; before Begin there is
 // none to honour.
 func (h *History) Parse(given []byte) (c Cursor, ok bool) {
 	var raw [rawBytes]byte
@@ -78,12 +80,13 @@ func (h *History) Parse(given []byte) (c Cursor, ok bool) {
 	linger := r.uvarint()
 	c.List = r.uint64()
 	c.LSN = r.uvarint()
+	more := r.uvarint()
 	c.ToldMS = r.uvarint()
-	if !known || r.failed || len(r.rest) > 0 || linger > math.MaxUint32 {
+	if !known || r.failed || len(r.rest) > 0 || linger > math.MaxUint32 || c.LSN+more < c.LSN {
 		return Cursor{}, false
 	}
-	c.LingerMS = uint32(linger)
-	if !h.has(epoch, c.LSN) {
+	c.LingerMS, c.Newest = uint32(linger), c.LSN+more
+	if !h.has(epoch, c.Newest) {
 		return Cursor{}, false
 	}
 	return c, true

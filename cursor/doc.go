@@ -1,16 +1,17 @@
 // Package cursor has the ids of a stream's events: what a client that comes back has already. It
 // knows no log, no store and no stream; their owner tells it what they hold.
 //
-//	base64url( version, view, epoch, linger, list, LSN, told, check )      unpadded, one line
+//	base64url( version, view, epoch, linger, list, LSN, newest, told, check )      unpadded, one line
 //
 // # Terms
 //
 // A cursor says: everything that is shown of these users in this view through this LSN, and when it
-// was told. A history is one line of LSNs: each number stands for one record. An epoch is the part
-// of a history that one life of a server wrote: each start begins one, under a random id, with the
-// first LSN that it may write. A history branches when a data directory is copied and both copies
-// go on, or when a crash takes the tail of the log and others follow under the same numbers: from
-// there on one LSN stands for two records, and the epochs tell which.
+// was told. One from the middle of a snapshot also says how new is what the client has in part. A
+// history is one line of LSNs: each number stands for one record. An epoch is the part of a history
+// that one life of a server wrote: each start begins one, under a random id, with the first LSN
+// that it may write. A history branches when a data directory is copied and both copies go on, or when a
+// crash takes the tail of the log and others follow under the same numbers: from there on one LSN
+// stands for two records, and the epochs tell which.
 //
 //	            1 ......... 100 ......... 200 ........... 300
 //	directory   epoch a     │ epoch b     │ epoch c
@@ -29,9 +30,9 @@
 //
 // # Invariants
 //
-//   - C1: Parse honours a cursor only when its epoch is known and its LSN lies before the first one
-//     of every later epoch; one of the running epoch when its LSN is committed. So what the cursor
-//     names is what this history has under that number.
+//   - C1: Parse honours a cursor only when its epoch is known and its LSNs lie before the first one
+//     of every later epoch; one of the running epoch when they are committed. So what the cursor
+//     names is what this history has under those numbers.
 //   - C2: an epoch is durable before the first cursor of it is made, and before its first record is
 //     written. So after a crash no cursor is taken for one of another branch.
 //   - C3: Parse refuses every text that differs from a cursor of this history in up to 32 bits that

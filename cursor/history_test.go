@@ -49,6 +49,11 @@ func (l *life) keep() { l.forgotten = l.AppendForgotten(nil) }
 
 func (l *life) at(lsn uint64) []byte { return l.Append(nil, cursor.Cursor{LSN: lsn}) }
 
+// within is a cursor from the middle of a snapshot.
+func (l *life) within(lsn, newest uint64) []byte {
+	return l.Append(nil, cursor.Cursor{LSN: lsn, Newest: newest})
+}
+
 // want checks whether a cursor is honoured.
 func (l *life) want(text []byte, honoured bool, what string) {
 	l.t.Helper()
@@ -67,6 +72,9 @@ func TestBranches(t *testing.T) {
 	c.committed = 300
 	d := start(t, 'd', b, 150)
 	d.committed = 300
+	c.want(b.within(90, 160), true, "b, 90, in part 160")
+	d.want(b.within(90, 150), true, "b, 90, in part 150")
+	d.want(b.within(90, 160), false, "b, 90, in part 160")
 	for _, row := range []struct {
 		epoch               *life
 		lsn                 uint64

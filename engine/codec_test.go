@@ -61,7 +61,7 @@ func TestStateOfAClaimedDevice(t *testing.T) {
 // plainIDs are ids that say the LSN.
 type plainIDs struct{}
 
-func (plainIDs) AppendID(dst []byte, lsn uint64, synced bool) []byte {
+func (plainIDs) AppendID(dst []byte, lsn, _ uint64, synced bool) []byte {
 	return fmt.Appendf(dst, "%d %t", lsn, synced)
 }
 

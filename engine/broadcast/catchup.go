@@ -138,10 +138,11 @@ func (c *catchUp) owedAfter() uint64 {
 	return 0
 }
 
-// appendCatchUpID appends the id line of an event of a catch-up: the client has what it had before,
-// until the last piece.
+// appendCatchUpID appends the id line of an event of a catch-up: until the last piece the client
+// has everything that it had before, and in part what the catch-up has. Without the second, a
+// client that comes back to another branch of the history would keep states of this one.
 func (l *listStream) appendCatchUpID(dst []byte) []byte {
-	return l.appendID(dst, l.catchUp.after, !l.catchUp.first)
+	return l.appendID(dst, l.catchUp.after, l.catchUp.through, !l.catchUp.first)
 }
 
 // appendAggregate appends the aggregate of the user whose turn it is, if it is owed.

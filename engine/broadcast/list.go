@@ -42,7 +42,8 @@ type List struct {
 // IDs makes the cursors of one stream: the ids of its events. The stream's worker calls it.
 type IDs interface {
 	// AppendID appends the text of the cursor of a client that has everything of the stream's users
-	// through lsn. It has no line break. synced is false in the middle of the first snapshot: what
-	// the client has then is what its own cursor, if it brought one, says.
-	AppendID(dst []byte, lsn uint64, synced bool) []byte
+	// through lsn, and states of some of them through newest. It has no line break. synced is false
+	// in the middle of the first snapshot: everything is then only what the client's own cursor, if
+	// it brought one, says.
+	AppendID(dst []byte, lsn, newest uint64, synced bool) []byte
 }

@@ -188,7 +188,7 @@ func (p *people) flushAll(b *Broadcaster) { p.flush(b, len(p.queued), false) }
 // has more.
 type cursorIDs struct{ brought string }
 
-func (c cursorIDs) AppendID(dst []byte, lsn uint64, synced bool) []byte {
+func (c cursorIDs) AppendID(dst []byte, lsn, _ uint64, synced bool) []byte {
 	if !synced {
 		return append(dst, c.brought...)
 	}

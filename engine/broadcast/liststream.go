@@ -234,7 +234,7 @@ func (w *worker) gather(s *stream, limit int) (caughtUp bool) {
 		owed := ls.debts.peek(&l.debts)
 		e := ls.journal.at(owed.number)
 		before := len(text)
-		text = l.appendID(text, e.lsn, true)
+		text = l.appendEventID(text, e.lsn)
 		text = append(text, ls.journal.text(e, l.form())...)
 		if frames > 0 && len(text)-chunkRoom > limit {
 			text = text[:before]
@@ -257,15 +257,25 @@ func (w *worker) gather(s *stream, limit int) (caughtUp bool) {
 	return caughtUp
 }
 
+// appendEventID appends the id line of an event of the log. Before synced the client does not know
+// whether its cursor was honoured, and may have states of another history: with a cursor of this
+// one it would keep them.
+func (l *listStream) appendEventID(dst []byte, lsn uint64) []byte {
+	if c := l.catchUp; c != nil && c.first {
+		return l.appendID(dst, c.after, lsn, false)
+	}
+	return l.appendID(dst, lsn, lsn, true)
+}
+
 // appendID appends the id line of an event.
-func (l *listStream) appendID(dst []byte, lsn uint64, synced bool) []byte {
+func (l *listStream) appendID(dst []byte, lsn, newest uint64, synced bool) []byte {
 	dst = append(dst, "id: "...)
-	dst = l.ids.AppendID(dst, lsn, synced)
+	dst = l.ids.AppendID(dst, lsn, newest, synced)
 	return append(dst, '\n')
 }
 
 func (l *listStream) appendSynced(dst []byte, through uint64) []byte {
-	dst = l.appendID(dst, through, true)
+	dst = l.appendID(dst, through, through, true)
 	dst = append(dst, "event: synced\ndata: {\"resumed\":"...)
 	dst = strconv.AppendBool(dst, l.resumed)
 	dst = append(dst, `,"users":`...)
@@ -316,7 +326,7 @@ func (w *worker) endLinger(s *stream, i lingerItem) {
 		ls.lingers.add(i)
 		return
 	}
-	text := l.appendID(ls.piece.begin(), l.through, true)
+	text := l.appendID(ls.piece.begin(), l.through, through, true)
 	text = append(text, userLine...)
 	before := len(text)
 	text, a := ls.codec.AppendUser(text, l.source, user, 0, through, l.linger)
