@@ -189,7 +189,8 @@ func (r *resumes) copy(b *branch) {
 func (r *resumes) beat(b *branch, times int) {
 	for range times {
 		hb := *r.devices[r.rng.IntN(len(r.devices))]
-		hb.Status, hb.Seq = Status(min(1, r.rng.IntN(5))), uint64(r.lives)<<32|uint64(b.log.Appended())
+		hb.Status = Status(min(1, r.rng.IntN(5)))
+		hb.Seq = uint64(r.lives)<<32 | b.log.Appended()
 		if res := b.Heartbeat(&hb); res.Outcome == Unavailable {
 			r.t.Errorf("%+v", res)
 		}
@@ -333,7 +334,7 @@ func (r *resumes) follow(
 func (r *resumes) beatAlone(b *branch, times int) {
 	for i := range times {
 		hb := *r.devices[i%len(r.devices)]
-		hb.Status, hb.Seq = Status(i%2), uint64(r.lives)<<32|uint64(b.log.Appended())
+		hb.Status, hb.Seq = Status(i%2), uint64(r.lives)<<32|b.log.Appended()
 		if res := b.Heartbeat(&hb); res.Outcome == Unavailable {
 			r.t.Errorf("%+v", res)
 		}
