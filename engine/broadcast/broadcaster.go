@@ -73,7 +73,7 @@ func New(o Options) (*Broadcaster, error) {
 		ids:     newStreamIDs(),
 		marks:   [2]*marks{new(marks), new(marks)},
 	}
-	b.quota.init(o.MaxFollows, o.MaxFollowsPerOwner)
+	b.quota.init(&b.options)
 	b.retries.low, b.retries.high = o.RetryMin, o.RetryMax
 	for i := range b.workers {
 		b.workers[i] = newWorker(i, &b.options, b)
@@ -212,16 +212,15 @@ func (b *Broadcaster) subscribe(s Subscription) error {
 // subscribeList opens a stream of many users. The worker that it falls to takes the events of all
 // of them.
 func (b *Broadcaster) subscribeList(s Subscription) error {
-	follows := len(s.List.Users)
-	if follows == 0 || s.List.IDs == nil {
+	if len(s.List.Users) == 0 || s.List.IDs == nil {
 		panic("bug: a stream of many users without users or IDs")
 	}
-	if err := b.quota.take(s.Owner, follows); err != nil {
+	if err := b.quota.take(&s); err != nil {
 		return err
 	}
 	w := b.workers[int(b.next.Add(1))%min(len(b.workers), maxListWorkers)]
 	if err := w.in.subscribe(s); err != nil {
-		b.quota.give(s.Owner, follows)
+		b.quota.give(s.Owner, len(s.List.Users))
 		return err
 	}
 	return nil

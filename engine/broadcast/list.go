@@ -35,6 +35,9 @@ type List struct {
 	// IDs makes the ids of the events. Required.
 	IDs IDs
 
+	// Backend says that the bounds of an owner do not count: for what reads in the name of many.
+	Backend bool
+
 	// Resumed is what the synced event says: the client's cursor was honoured.
 	Resumed bool
 }

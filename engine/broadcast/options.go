@@ -101,9 +101,10 @@ type Options struct {
 	// Default: 1 << 20.
 	MaxStreams int
 
-	// MaxStreamsPerUser bounds the streams that follow one user, so that the holder of one user's
-	// tokens cannot take the place of all others. Streams that are ending do not count. Beyond it,
-	// Subscribe returns ErrTooManyOfUser. Default: 0, only MaxStreams counts.
+	// MaxStreamsPerUser bounds the streams that follow one user, and apart from them the list
+	// streams of one owner, so that the holder of one user's tokens cannot take the place of all
+	// others. Streams that are ending do not count. Beyond it, Subscribe returns ErrTooManyOfUser.
+	// Default: 0, only MaxStreams counts.
 	MaxStreamsPerUser int
 
 	// MaxFollows bounds the users followed by list streams, each as often as it is followed. Beyond
