@@ -53,8 +53,11 @@ type fence struct {
 	text     string
 }
 
-// wholeProgram is the language of what TestClientsPage runs.
+// wholeProgram is the language of what TestClientsPage and TestTokensPage run: fences with one of
+// the words.
 const wholeProgram = "program"
+
+var wholePrograms = []string{"daemon", "watch", "mint"}
 
 func (f fence) has(word string) bool { return slices.Contains(f.words, word) }
 
@@ -86,7 +89,7 @@ func fences(t *testing.T, page string) (all []fence) {
 			if len(words) > 0 {
 				f.language, f.words = words[0], words[1:]
 			}
-			if f.has("daemon") || f.has("watch") {
+			if slices.ContainsFunc(wholePrograms, f.has) {
 				f.language = wholeProgram
 			}
 			all, open, indent = append(all, f), true, m[1]
