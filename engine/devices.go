@@ -115,20 +115,25 @@ func (d *devices) remove(ref table.Ref, entry *table.Entry) {
 }
 
 // record returns a device as it is shown; false: it is gone.
-func (d *devices) record(entry *table.Entry) (Device, bool) {
+func (d *devices) record(entry *table.Entry) (r Device, ok bool) {
+	ok = d.show(&r, entry)
+	return r, ok
+}
+
+// show makes r the device of an entry as it is shown; false: it is gone.
+func (d *devices) show(r *Device, entry *table.Entry) bool {
 	user, device, s, source, ok := d.read(entry)
 	if !ok {
-		return Device{}, false
+		return false
 	}
-	r := Device{
-		Event:         event(user, device, &s.State, source),
-		HeartbeatAtMS: s.HeartbeatAtMS, UpdatedAtMS: s.UpdatedAtMS, SeenAtMS: s.SeenAtMS,
-		LSN: s.LSN,
-	}
+	r.User, r.Device, r.Status, r.Source = user, device, s.Status(), source
+	r.SentAtMS, r.Seq, r.TTLMS = s.SentAtMS, s.Seq, s.TTLMS
+	r.HeartbeatAtMS, r.UpdatedAtMS, r.SeenAtMS = s.HeartbeatAtMS, s.UpdatedAtMS, s.SeenAtMS
+	r.OfflineAtMS, r.LSN = 0, s.LSN
 	if !s.Online {
 		r.OfflineAtMS = s.SentAtMS
 	}
-	return r, true
+	return true
 }
 
 // recordOf returns the device of a ref that Devices named for the user; false: it has no state, or

@@ -103,9 +103,10 @@ type Entry struct {
 	// with nothing but itself.
 	armed atomic.Uint32
 
-	// next is the user's next device by first sight, the last one's next being the first; of a user
-	// with a roster the place there; in a free slot the next free slot. Guarded by the shard's mu.
-	next Ref
+	// next is the Ref of the user's next device by first sight, the last one's next being the
+	// first; of a user with a roster the place there; in a free slot the next free slot. Guarded by
+	// the shard's mu; atomic since FindDevices prefetches what it names without it.
+	next atomic.Uint32
 }
 
 // IDs returns whose entry this is: both nil in a free slot. Under the claim they hold; anywhere
@@ -162,6 +163,9 @@ func (e *Entry) Armed() uint32 { return e.armed.Load() }
 
 // ArmedCAS replaces the armed tick if it is still old.
 func (e *Entry) ArmedCAS(old, new uint32) bool { return e.armed.CompareAndSwap(old, new) }
+
+func (e *Entry) nextRef() Ref  { return Ref(e.next.Load()) }
+func (e *Entry) setNext(r Ref) { e.next.Store(uint32(r)) }
 
 // Claim makes the caller the owner of the entry if it belongs to the device. It spins while another
 // goroutine owns it and yields in between; the owner, in turn, must neither block nor do I/O (I1).

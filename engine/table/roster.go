@@ -14,17 +14,17 @@ type roster struct{ refs []Ref }
 
 // add appends a device.
 func (ro *roster) add(r Ref, e *Entry) {
-	e.next = Ref(len(ro.refs))
+	e.setNext(Ref(len(ro.refs)))
 	ro.refs = append(ro.refs, r)
 }
 
 // remove takes a device out and puts the last one in its place. The memory of a user that had far
 // more devices is given back.
 func (ro *roster) remove(slab *slab, e *Entry) {
-	place, end := e.next, len(ro.refs)-1
+	place, end := e.nextRef(), len(ro.refs)-1
 	moved := ro.refs[end]
 	ro.refs[place] = moved
-	slab.entry(moved).next = place
+	slab.entry(moved).setNext(place)
 	ro.refs = ro.refs[:end]
 	if len(ro.refs) < cap(ro.refs)/4 {
 		ro.refs = slices.Clone(ro.refs)
@@ -41,16 +41,18 @@ func (s *shard) linkLocked(t *Table, k *key, r Ref, e *Entry, count int) {
 	i, last := s.lastLocked(t.slab, k)
 	switch {
 	case last == nil:
-		e.next = r
-		if s.users.full() {
-			s.users = s.users.rebuilt(&t.blocks)
+		e.setNext(r)
+		users := s.users.Load()
+		if users.full() {
+			users = users.rebuilt(&t.blocks)
+			s.users.Store(users)
 		}
-		s.users.insert(k.userTag(), r)
+		users.insert(k.userTag(), r)
 		t.users.Add(1)
 	case count < rosterMin:
-		e.next = last.next
-		last.next = r
-		s.users.replace(i, r)
+		e.setNext(last.nextRef())
+		last.setNext(r)
+		s.users.Load().replace(i, r)
 	default:
 		s.enrollLocked(t.slab, k, i, last).add(r, e)
 	}
@@ -63,7 +65,7 @@ func (s *shard) enrollLocked(slab *slab, k *key, i uint32, last *Entry) *roster 
 	for _, r := range refs {
 		ro.add(r, slab.entry(r))
 	}
-	s.users.remove(i)
+	s.users.Load().remove(i)
 	if s.rosters == nil {
 		s.rosters = make(map[words]*roster)
 	}
@@ -82,20 +84,20 @@ func (s *shard) unlinkLocked(t *Table, k *key, r Ref, e *Entry) {
 		return
 	}
 	i, last := s.lastLocked(t.slab, k)
-	_, before := split(s.users.words[i].Load())
+	_, before := split(s.users.Load().words[i].Load())
 	p := last
-	for p.next != r { // fewer than rosterMin steps
-		before = p.next
+	for p.nextRef() != r { // fewer than rosterMin steps
+		before = p.nextRef()
 		p = t.slab.entry(before)
 	}
 	if p == e {
-		s.users.remove(i)
+		s.users.Load().remove(i)
 		t.forgetUserLocked(k)
 		return
 	}
-	p.next = e.next
+	p.setNext(e.nextRef())
 	if e == last {
-		s.users.replace(i, before)
+		s.users.Load().replace(i, before)
 	}
 }
 
@@ -108,9 +110,9 @@ func (t *Table) forgetUserLocked(k *key) {
 // lastLocked returns the last device of a user's ring and the position of the user's word; nil: the
 // user has no ring.
 func (s *shard) lastLocked(slab *slab, k *key) (uint32, *Entry) {
-	tag := k.userTag()
-	for i := tag & s.users.mask; ; i = (i + 1) & s.users.mask {
-		w := s.users.words[i].Load()
+	tag, users := k.userTag(), s.users.Load()
+	for i := tag & users.mask; ; i = (i + 1) & users.mask {
+		w := users.words[i].Load()
 		if w == vacant {
 			return 0, nil
 		}
@@ -138,8 +140,9 @@ func (s *shard) devicesLocked(slab *slab, k *key, dst []Ref) []Ref {
 // ringLocked appends the refs of the ring that ends with last.
 func (s *shard) ringLocked(slab *slab, dst []Ref, last *Entry) []Ref {
 	for e := last; ; {
-		dst = append(dst, e.next)
-		if e = slab.entry(e.next); e == last {
+		r := e.nextRef()
+		dst = append(dst, r)
+		if e = slab.entry(r); e == last {
 			return dst
 		}
 	}
@@ -155,7 +158,7 @@ func (s *shard) countLocked(slab *slab, k *key) int {
 		return 0
 	}
 	n := 1
-	for e := slab.entry(last.next); e != last; e = slab.entry(e.next) {
+	for e := slab.entry(last.nextRef()); e != last; e = slab.entry(e.nextRef()) {
 		n++
 	}
 	return n

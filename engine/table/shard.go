@@ -15,8 +15,8 @@ type shard struct {
 	mu sync.Mutex
 
 	// users leads from a user to the device that was seen last, whose next is the one seen first. A
-	// user with many devices is in rosters instead (T5). Guarded by mu.
-	users   *index
+	// user with many devices is in rosters instead (T5). Guarded by mu; prefetched without it.
+	users   atomic.Pointer[index]
 	rosters map[words]*roster // nil: none; guarded by mu
 
 	free      Ref // first free slot, linked by next; guarded by mu
@@ -76,7 +76,7 @@ func (s *shard) insertLocked(t *Table, k *key, over bool) (Ref, *Entry, error) {
 // of a new run.
 func (s *shard) takeSlotLocked(slab *slab, over bool) (Ref, error) {
 	if r := s.free; r != 0 {
-		s.free = slab.entry(r).next
+		s.free = slab.entry(r).nextRef()
 		s.freeSlots--
 		return r, nil
 	}
@@ -107,7 +107,7 @@ func (s *shard) removeLocked(t *Table, k *key, r Ref, e *Entry) {
 	s.unlinkLocked(t, k, r, e)
 	e.armed.Store(0)
 	e.own(words{}, words{})
-	e.next = s.free
+	e.setNext(s.free)
 	s.free = r
 	s.freeSlots++
 	t.givePlace()

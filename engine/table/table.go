@@ -109,7 +109,7 @@ func New(o Options) *Table {
 	}
 	for i := range t.shards {
 		t.shards[i].devices.Store(noWords)
-		t.shards[i].users = noWords
+		t.shards[i].users.Store(noWords)
 	}
 	return t
 }
@@ -335,7 +335,7 @@ func (t *Table) Stats() Stats {
 		s := &t.shards[i]
 		s.mu.Lock()
 		st.FreeSlots += s.freeSlots + s.runSlots
-		st.IndexBytes += 8 * int64(len(s.devices.Load().words)+len(s.users.words))
+		st.IndexBytes += 8 * int64(len(s.devices.Load().words)+len(s.users.Load().words))
 		for _, ro := range s.rosters {
 			st.IndexBytes += 4 * int64(cap(ro.refs))
 		}

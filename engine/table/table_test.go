@@ -117,7 +117,7 @@ func checkTable(t testing.TB, tab *Table) {
 		s := &tab.shards[i]
 		ix := s.devices.Load()
 		checkIndex(t, ix)
-		checkIndex(t, s.users)
+		checkIndex(t, s.users.Load())
 		for _, r := range s.refsLocked(nil) {
 			see(r, "a device's")
 			u, d := tab.Entry(r).IDs()
@@ -127,8 +127,8 @@ func checkTable(t testing.TB, tab *Table) {
 			devices++
 		}
 		linked := 0
-		for w := range s.users.words {
-			_, last := split(s.users.words[w].Load())
+		for w := range s.users.Load().words {
+			_, last := split(s.users.Load().words[w].Load())
 			if last == 0 {
 				continue
 			}
@@ -144,7 +144,7 @@ func checkTable(t testing.TB, tab *Table) {
 				ix.live)
 		}
 		n := 0
-		for r := s.free; r != 0; r = tab.Entry(r).next {
+		for r := s.free; r != 0; r = tab.Entry(r).nextRef() {
 			see(r, "free")
 			if u, d := tab.Entry(r).IDs(); u != uuid.Nil || d != uuid.Nil ||
 				tab.Entry(r).Armed() != 0 {
@@ -187,7 +187,7 @@ func checkRing(t testing.TB, tab *Table, last Ref) int {
 	t.Helper()
 	u, _ := tab.Entry(last).IDs()
 	n := 1
-	for r := tab.Entry(last).next; r != last; r = tab.Entry(r).next {
+	for r := tab.Entry(last).nextRef(); r != last; r = tab.Entry(r).nextRef() {
 		if other, _ := tab.Entry(r).IDs(); other != u {
 			t.Fatalf("slot %d of %v is linked to %v", r, other, u)
 		}
@@ -201,8 +201,8 @@ func checkRoster(t testing.TB, tab *Table, u words, ro *roster) int {
 	t.Helper()
 	for i, r := range ro.refs {
 		e := tab.Entry(r)
-		if !e.holdsUser(u) || int(e.next) != i {
-			t.Fatalf("slot %d is at %d of the roster of another user, or says %d", r, i, e.next)
+		if !e.holdsUser(u) || int(e.nextRef()) != i {
+			t.Fatalf("slot %d is at %d of the roster of another user, or says %d", r, i, e.nextRef())
 		}
 	}
 	id := unwords(u.low, u.high)
@@ -579,8 +579,8 @@ func TestEmptiedIndexHasNoTombstones(t *testing.T) {
 		for _, n := range testseed.Rand(t).Perm(100) {
 			forget(t, tab, user(n), device(n))
 		}
-		if s := &tab.shards[0]; s.devices.Load().used != 0 || s.users.used != 0 {
-			t.Errorf("%d and %d tombstones are left", s.devices.Load().used, s.users.used)
+		if s := &tab.shards[0]; s.devices.Load().used != 0 || s.users.Load().used != 0 {
+			t.Errorf("%d and %d tombstones are left", s.devices.Load().used, s.users.Load().used)
 		}
 	})
 }
