@@ -1,6 +1,7 @@
 package broadcast
 
 import (
+	"bytes"
 	"math/rand/v2"
 	"slices"
 	"strconv"
@@ -27,6 +28,7 @@ type listRun struct {
 	clients []*listClient
 	gate    sync.Mutex // held: a worker waits in its next write
 	gated   bool
+	last    bool // streams that open now do not end by themselves
 }
 
 type listClient struct {
@@ -36,6 +38,7 @@ type listClient struct {
 	idAt    int
 	owner   [16]byte
 	starved bool // one of its connections refused a write at some time
+	expires bool // its stream ends, unless it is renewed
 }
 
 // TestListStreamsFollowTheTable (I3, B1, B2, B3, B9, B10, B11): whatever happens, no list stream is
@@ -186,8 +189,13 @@ func (s *listRun) open(c *listClient, known int, after uint64) {
 	for i, user := range c.users {
 		ids[i] = userOf(user)
 	}
+	expires := int64(0)
+	if c.expires = !s.last && s.rng.IntN(4) == 0; c.expires {
+		expires = s.now + int64(s.rng.IntN(3000))*int64(time.Millisecond)
+	}
 	mustSubscribe(s.t, s.b, Subscription{
 		Conn: c.conn, Head: []byte(testHead), Chunked: c.chunked, Owner: c.owner,
+		ExpiresNanos: expires,
 		List: &List{
 			Users: ids, Known: known, After: after, View: c.view, Linger: c.linger,
 			IDs: cursorIDs{c.cursor}, Resumed: c.resumed,
@@ -274,6 +282,32 @@ func (c *listClient) read2(received []byte, s *listRun) {
 	c.gaps = 0
 }
 
+// drain ends all streams, and each client is told when to come back.
+func (s *listRun) drain() {
+	var open []*listClient
+	for _, c := range s.clients {
+		if seen := c.conn.seen(); seen.closed == 0 && !seen.fin && !c.expires && c.chunked {
+			open = append(open, c)
+		}
+	}
+	done := s.b.Drain(2 * time.Second)
+	for range 20 {
+		s.tick(250 * time.Millisecond)
+		synctest.Wait()
+	}
+	for _, c := range open {
+		body, ended := dechunk(s.t, bytes.TrimPrefix(c.conn.seen().received, []byte(testHead)))
+		if last := body[max(0, len(body)-20):]; !ended || !bytes.Contains(last, []byte("retry: ")) {
+			s.t.Errorf("a drained stream ends with %q", last)
+		}
+	}
+	select {
+	case <-done:
+	default:
+		s.t.Error("the drain does not end")
+	}
+}
+
 // renew moves the end of a client's stream.
 func (s *listRun) renew(c *listClient) {
 	c.conn.mu.Lock()
@@ -291,9 +325,10 @@ func (s *listRun) renew(c *listClient) {
 		return owner == c.owner
 	}
 	err := s.b.Renew(id, s.now+int64(time.Hour), fits)
-	if err == ErrNoStream && (c.conn.seen().closed > 0 || s.p.forgotten > 0) {
+	if err == ErrNoStream && (c.conn.seen().closed > 0 || s.p.forgotten > 0 || c.expires) {
 		return // it has ended, or is about to
 	}
+	c.expires = false
 	if err != nil || users != len(c.users) {
 		s.t.Errorf("renewed with %v, of %d users, not %d", err, users, len(c.users))
 	}
@@ -304,6 +339,7 @@ func (s *listRun) finish() {
 	if s.gated {
 		s.gate.Unlock()
 	}
+	s.last = true
 	s.p.flushAll(s.b)
 	for range 10 { // lingers end, streams that were refused go on
 		synctest.Wait()
@@ -312,8 +348,7 @@ func (s *listRun) finish() {
 		}
 		synctest.Wait()
 		for _, c := range s.clients {
-			if c.conn.seen().fin && s.settle(c) { // a device was forgotten: it comes back for all
-				c.cursor = "" // which is not honoured any more
+			if c.conn.seen().fin && s.settle(c) { // its token ended, or a device was forgotten
 				s.reopen(c)
 			}
 		}
@@ -337,6 +372,9 @@ func (s *listRun) finish() {
 		stats.Lingering; owed != 0 || stats.Follows != follows {
 		s.t.Errorf("%d users are followed, nothing is owed, and the figures are %+v",
 			follows, stats)
+	}
+	if s.rng.IntN(2) == 0 {
+		s.drain()
 	}
 	s.b.Close()
 	for _, w := range s.b.workers {
