@@ -130,7 +130,6 @@ func (l *list) admitted(head []byte) {
 			l.streamID = append(l.streamID, bytes.TrimSpace(value)...)
 		}
 	}
-	l.streams.renewals.plan(l)
 }
 
 // ended judges the end of a stream whose token was renewed: it must not be the old token's. An
@@ -335,6 +334,7 @@ func (l *list) sync(data []byte) bool {
 	s.meter.count(size, l.bytes)
 	if !l.check {
 		s.meter.record(toSynced, l.due)
+		s.renewals.plan(l) // one that is refused with 200 and a time to come back is not renewed
 	}
 	return true
 }

@@ -71,7 +71,10 @@ func (o *oracle) toldOf(l *list, place int, t *told, e *userState) {
 	case before && same && e.changed == t.changed:
 		o.found(doubled, "user %s: told twice that %d devices are online", u.text, e.online)
 	case t.flags&toldHeld != 0 && same && e.changed == t.changed:
-		o.hadBefore(l, u.id)
+		// Whom a linger may have ended meanwhile, the server tells once more.
+		if linger == 0 || e.online > 0 {
+			o.hadBefore(l, u.id)
+		}
 	case before:
 		o.leap(l, u, t, e, same)
 	}

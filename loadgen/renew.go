@@ -29,7 +29,7 @@ type renewal struct {
 	valid      int64 // until when the new token is valid
 }
 
-// plan renews the token of a list that was let in, when half of its time is over.
+// plan renews the token of a list that is synced, when half of its time is over.
 func (r *renewals) plan(l *list) {
 	if r.o.ListTokenTTL == 0 {
 		return
