@@ -9,9 +9,9 @@
 // was told. One from the middle of a snapshot also says how new is what the client has in part. A
 // history is one line of LSNs: each number stands for one record. An epoch is the part of a history
 // that one life of a server wrote: each start begins one, under a random id, with the first LSN
-// that it may write. A history branches when a data directory is copied and both copies go on, or when a
-// crash takes the tail of the log and others follow under the same numbers: from there on one LSN
-// stands for two records, and the epochs tell which.
+// that it may write. A history branches when a data directory is copied and both copies go on, or
+// when a crash takes the tail of the log and others follow under the same numbers: from there on
+// one LSN stands for two records, and the epochs tell which.
 //
 //	            1 ......... 100 ......... 200 ........... 300
 //	directory   epoch a     │ epoch b     │ epoch c

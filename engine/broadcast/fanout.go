@@ -8,6 +8,7 @@ func (w *worker) takeEvents() {
 	q := &w.mail.queue
 	start := uint32(0)
 	var last *user
+	lists := false
 	for i := range q.events {
 		e := &q.events[i]
 		if u := w.users.find(e.user); u != nil {
@@ -17,12 +18,15 @@ func (w *worker) takeEvents() {
 			}
 			last = u
 		}
-		if w.lists.open > 0 {
-			w.noteEvent(e, q.bytes[start:e.end])
+		if w.lists.open > 0 && w.noteEvent(e, q.bytes[start:e.end]) {
+			lists = true
 		}
 		start = e.end
 	}
 	w.delivery.begin(last, q.since)
+	if lists {
+		w.delivery.beginLists(q.since)
+	}
 	if q.full {
 		w.warnOverflow()
 	}

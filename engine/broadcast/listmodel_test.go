@@ -23,6 +23,7 @@ type people struct {
 	wall    time.Duration
 	inBatch func() // called before each Publish; nil: nothing
 
+	received  int64  // of the batch that is flushed
 	forgotten uint64 // LSN of the last device that was forgotten
 }
 
@@ -179,7 +180,14 @@ func (p *people) flush(b *Broadcaster, n int, lose bool) {
 	if lose {
 		b.Lose(0)
 	}
-	b.Flush(0, through, 0)
+	b.Flush(0, through, p.received)
+}
+
+// flushAt commits all changes, as a batch that was received at an instant.
+func (p *people) flushAt(b *Broadcaster, received int64) {
+	p.received = received
+	p.flushAll(b)
+	p.received = 0
 }
 
 func (p *people) flushAll(b *Broadcaster) { p.flush(b, len(p.queued), false) }

@@ -72,16 +72,16 @@ func (l *listStream) form() frameForm {
 	return formUser
 }
 
-// noteEvent adds an event to what the list streams of its user are owed.
-func (w *worker) noteEvent(e *event, record []byte) {
+// noteEvent adds an event to what the list streams of its user are owed. It reports whether one is.
+func (w *worker) noteEvent(e *event, record []byte) (noted bool) {
 	ls := &w.lists
 	u := ls.follows.find(e.user)
 	if u == nil || e.lsn <= ls.journal.last { // a source may repeat itself
-		return
+		return false
 	}
 	turn := ls.codec.Turn(record)
 	crowd := int(u.count) > w.visits
-	noted, number := false, uint32(0)
+	number := uint32(0)
 	for n, next := u.first, uint32(0); n != 0; n = next {
 		f := ls.follows.follows.at(n)
 		next = f.next
@@ -98,6 +98,7 @@ func (w *worker) noteEvent(e *event, record []byte) {
 		}
 		ls.wake(s, crowd)
 	}
+	return noted
 }
 
 // lose says that a stream is not given each event above its through any more.
@@ -158,7 +159,11 @@ func (w *worker) runLists() {
 		}
 		w.visitQueued(popAt(&ls.crowd), inCrowd)
 	}
-	if len(ls.woken)+len(ls.crowd)+ls.taking == 0 && ls.debts.nodes.inUse() == 0 {
+	if len(ls.woken)+len(ls.crowd) > 0 {
+		return
+	}
+	w.delivery.visited()
+	if ls.taking == 0 && ls.debts.nodes.inUse() == 0 {
 		ls.journal.clear()
 	}
 }

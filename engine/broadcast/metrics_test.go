@@ -4,6 +4,8 @@ import (
 	"slices"
 	"testing"
 	"testing/synctest"
+
+	"github.com/google/uuid"
 )
 
 // TestDeliveryIsToldOncePerBatch: with the instant of the batch, after the write, and only when
@@ -85,5 +87,40 @@ func TestQueueKeepsItsFirstInstant(t *testing.T) {
 	q.reset()
 	if q.since != 0 {
 		t.Error("an empty batch came in at no time")
+	}
+}
+
+// TestDeliveryToListStreams is told once they have been written to, and not for a turn that they do
+// not get.
+func TestDeliveryToListStreams(t *testing.T) {
+	var told []int64
+	synctest.Test(t, func(t *testing.T) {
+		p := newPeople(3)
+		o := testOptions(newModel())
+		o.Codec = p
+		c := newFakeConn(t)
+		writes := 0
+		o.Delivered = func(received int64) {
+			told = append(told, received)
+			if n := c.seen().writes; n == writes {
+				t.Errorf("told of batch %d before the write", received)
+			}
+		}
+		b := mustNew(t, o)
+		defer b.Close()
+		b.Start(0)
+		mustSubscribe(t, b, Subscription{Conn: c, List: &List{
+			Users: []uuid.UUID{userOf(0), userOf(1)}, View: ViewUsers, IDs: cursorIDs{},
+		}})
+		synctest.Wait()
+		for received, user := range []int{0, 0, 1, 2, 1} {
+			writes = c.seen().writes
+			p.change(user, 0, true) // a turn the first time
+			p.flushAt(b, int64(received)+1)
+			synctest.Wait()
+		}
+	})
+	if want := []int64{1, 3}; !slices.Equal(told, want) {
+		t.Errorf("told of %v, want %v", told, want)
 	}
 }
