@@ -80,6 +80,9 @@ func (m *measurement) load() error {
 			return err
 		}
 	}
+	if err := m.lists(); err != nil {
+		return err
+	}
 	for _, s := range []struct{ name, args string }{
 		{"lateness", "--scenario silent --users 100 --devices-per-user 10 --interval 1s --ttl 2s --silent-share 1 --warmup 2s --duration 8s"},
 		{"capacity", "--users 20000 --devices-per-user 10 --rate 10000 --streams-per-user 0.2 --warmup 5s --duration 20s"},
@@ -237,9 +240,10 @@ func (m *measurement) writeRuns(name string, runs []raw.Run) error {
 
 // server is a child process that answers heartbeats.
 type server struct {
-	cmd   *exec.Cmd
-	shown string
-	log   *os.File
+	cmd     *exec.Cmd
+	shown   string
+	address string
+	log     *os.File
 }
 
 func (m *measurement) start(by, dir string) (*server, error) {
@@ -247,34 +251,41 @@ func (m *measurement) start(by, dir string) (*server, error) {
 	if err != nil {
 		return nil, err
 	}
-	free, err := net.Listen("tcp", address)
-	if err != nil { // another server would answer, and be measured
-		return nil, err
-	}
-	free.Close()
-	s := &server{}
+	var cmd *exec.Cmd
+	var shown string
 	switch by {
 	case "rollcall", "rollcall-interval":
 		_, sync, ok := strings.Cut(by, "-")
 		if !ok {
 			sync = "always"
 		}
-		s.cmd = exec.Command(m.rollcall, "serve", "--listen", address, "--admin-listen", "127.0.0.1:8798", "--data-dir", filepath.Join(dir, "data"), "--sync", sync)
-		s.shown = "rollcall serve --listen " + address
+		cmd = exec.Command(m.rollcall, "serve", "--listen", address, "--admin-listen", "127.0.0.1:8798", "--data-dir", filepath.Join(dir, "data"), "--sync", sync)
+		shown = "rollcall serve --listen " + address
 	case "base":
-		s.cmd = exec.Command(m.base, "serve", "--listen", address, "--admin-listen",
+		cmd = exec.Command(m.base, "serve", "--listen", address, "--admin-listen",
 			"127.0.0.1:8798", "--data-dir", filepath.Join(dir, "data"))
-		s.shown = "base serve --listen " + address
+		shown = "base serve --listen " + address
 	case "bare-fasthttp":
-		s.cmd = exec.Command(m.rollcall, "load", "bare", "--listen", address)
-		s.shown = "rollcall load bare --listen " + address
+		cmd = exec.Command(m.rollcall, "load", "bare", "--listen", address)
+		shown = "rollcall load bare --listen " + address
 	case "net-http":
-		s.cmd = exec.Command(self, "-serve-net-http", address)
-		s.shown = "go run ./cmd/measure -serve-net-http " + address
+		cmd = exec.Command(self, "-serve-net-http", address)
+		shown = "go run ./cmd/measure -serve-net-http " + address
 	}
 	if by == "rollcall" || by == "base" {
-		s.cmd.Args = append(s.cmd.Args, m.serve...)
+		cmd.Args = append(cmd.Args, m.serve...)
 	}
+	return startServer(cmd, shown, address, dir)
+}
+
+// startServer starts a server that listens on an address, and waits until it takes connections.
+func startServer(cmd *exec.Cmd, shown, address, dir string) (*server, error) {
+	free, err := net.Listen("tcp", address)
+	if err != nil { // another server would answer, and be measured
+		return nil, err
+	}
+	free.Close()
+	s := &server{cmd: cmd, shown: shown, address: address}
 	s.cmd.Env = append(os.Environ(), secrets...)
 	if s.log, err = os.Create(filepath.Join(dir, "server.log")); err != nil {
 		return nil, err
@@ -291,7 +302,7 @@ func (s *server) ready() error {
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
 	for {
-		c, err := (&net.Dialer{}).DialContext(ctx, "tcp", address)
+		c, err := (&net.Dialer{}).DialContext(ctx, "tcp", s.address)
 		if err == nil {
 			return c.Close()
 		}

@@ -21,7 +21,8 @@ import (
 
 func main() {
 	m := measurement{}
-	var serve string
+	var serve, serveOn string
+	var size int
 	flag.BoolVar(&m.full, "full", false, "10 million devices, longer runs")
 	flag.BoolVar(&m.smoke, "smoke", false, "once and as short as possible, to see that everything runs; the figures mean nothing")
 	flag.BoolVar(&m.longer, "long", false, "only what takes long: heartbeats one by one, daemons, ten minutes")
@@ -29,9 +30,14 @@ func main() {
 	flag.StringVar(&m.rollcall, "rollcall", "../bin/rollcall", "the program")
 	flag.StringVar(&m.results, "results", "results/short", "directory for the raw files")
 	flag.StringVar(&serve, "serve-net-http", "", "do nothing but answer 204 to everything on this address, with net/http")
+	flag.StringVar(&serveOn, "serve-on", "", "the address of -serve-bytes")
+	flag.IntVar(&size, "serve-bytes", 0, "do nothing but answer so many bytes to everything, with fasthttp")
 	flag.Parse()
 	if serve != "" {
 		fail(serveNetHTTP(serve))
+	}
+	if size > 0 {
+		fail(serveBytes(serveOn, size))
 	}
 	fail(m.run())
 }

@@ -77,7 +77,7 @@ func (m *measurement) path(rounds, seconds int) error {
 			}
 		}
 	}
-	return m.writeLines("path", lines)
+	return m.writeLines("path", lines, "make bench-long")
 }
 
 // byOwn drives a server with rollcall load, which checks nothing here: it has the same work
@@ -115,7 +115,7 @@ func (m *measurement) beats(rounds, seconds int) error {
 				r.Load.Generator.CPU/r.Load.Achieved*1e9))
 		}
 	}
-	return errors.Join(m.writeLines("beats", lines), m.writeVerdicts("beats", runs))
+	return errors.Join(m.writeLines("beats", lines, "make bench-long"), m.writeVerdicts("beats", runs))
 }
 
 // middle is BenchmarkMiddle of the program, and of the base if there is one.
@@ -177,7 +177,7 @@ func (m *measurement) soak(_, seconds int) error {
 		fmt.Sprintf(line, "rollcall", l.P50*1e6, l.P99*1e6, l.P999*1e6, l.Max*1e6),
 		fmt.Sprintf(line, "disk", float64(at(0.5)), float64(at(0.99)), float64(at(0.999)),
 			float64(at(1))),
-	}))
+	}, "make bench-long"))
 }
 
 // probed is how long syncs took.
@@ -219,9 +219,9 @@ func (m *measurement) writeVerdicts(name string, runs []raw.Run) error {
 }
 
 // writeLines writes benchmark lines behind the head.
-func (m *measurement) writeLines(name string, lines []string) error {
+func (m *measurement) writeLines(name string, lines []string, command string) error {
 	head := m.head
-	head.Load, head.Command = loadAverage(), "make bench-long"
+	head.Load, head.Command = loadAverage(), command
 	return m.write(name+".txt", func(f *os.File) error {
 		if _, err := head.WriteTo(f); err != nil {
 			return err

@@ -47,7 +47,31 @@ var quotients = []bar{
 	{"processor ÷ bare, 64 connections, our generator", path64 + "rollcall", path64 + bare, "cpu-ns/op", false, 1},
 	{"processor ÷ bare, 64 connections, our generator that checks ours", own64 + "rollcall", own64 + bare, "cpu-ns/op", false, 1},
 	{"processor ÷ base, 15,000 daemons", beats + "rollcall", beats + "base", "cpu-ns/op", false, 0.5},
+	{"64 connections ÷ base, our generator", path64 + "rollcall", path64 + "base", "ops/s", true, 0.97},
+	{"256 connections ÷ base, our generator", path + "rollcall", path + "base", "ops/s", true, 0.97},
+	{"16 at once on each of 64 ÷ base, our generator", deep + "rollcall", deep + "base", "ops/s", true, 0.97},
 	{"p99 while a checkpoint of a million devices runs ÷ without", during + "running", during + "none", "p99-ns", false, 1.5},
+}
+
+// single is a bound on a figure that is a quotient already, or stands beside nothing.
+type single struct {
+	figure string
+	name   string // how the series's name begins
+	unit   string
+	least  bool // the bound is from below
+	bound  float64
+}
+
+var singles = []single{
+	{"an idle stream of one user, bytes of resident memory", "Resident/streams=12000/users=1", "B/stream", false, 512},
+	{"a user of an idle stream of 500, bytes beyond the stream", "Resident/streams=64/users=500", "B/user", false, 64},
+	{"the same ÷ as many streams of one user", "Resident/streams=64/users=500", "of-single", false, 0.2},
+	{"`view=users` ÷ `view=devices`, bytes", "Lists/figure=views", "ratio", false, 0.03},
+	{"fan-out of 100 users a stream ÷ of one", "Lists/figure=fan-out", "ratio", true, 0.7},
+	{"a query of 1,000 users ÷ bare that sends as many bytes", "Lists/figure=query", "ratio", true, 0.4},
+	{"reconnect with a cursor ÷ without, bytes", "Lists/figure=reconnect", "bytes-ratio", false, 0.05},
+	{"the same, processor", "Lists/figure=reconnect", "cpu-ratio", false, 0.2},
+	{"the same, processor beyond that of a connect", "Lists/figure=reconnect", "beyond-connect-ratio", false, 0.2},
 }
 
 // bars are what the server is held to; a figure that was not measured is left out.
@@ -72,6 +96,26 @@ func (p *page) bars() {
 		}
 		row(b.figure, fmt.Sprintf("%s %.2f", sign, b.bound), fmt.Sprintf("%.2f (%.2f–%.2f)",
 			median(q), slices.Min(q), slices.Max(q)), kept)
+	}
+	for _, b := range singles {
+		for _, s := range p.m.series {
+			v := s.metrics[b.unit]
+			if !strings.HasPrefix(s.name, b.name) || len(v) == 0 {
+				continue
+			}
+			sign, kept := "≤", median(v) <= b.bound
+			if b.least {
+				sign, kept = "≥", median(v) >= b.bound
+			}
+			digits := 2
+			if b.bound > 10 {
+				digits = 0
+			} else if b.bound < 0.1 {
+				digits = 3
+			}
+			row(b.figure, fmt.Sprintf("%s %.*f", sign, digits, b.bound),
+				fmt.Sprintf("%.*f", digits, median(v)), kept)
+		}
 	}
 	if got, base, sync, ok := p.p99s(); ok {
 		row("p99 at half of bare's peak, open loop", fmt.Sprintf(
