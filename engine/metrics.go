@@ -75,6 +75,7 @@ type Stats struct {
 	Devices         int // slots in use: these, and for a moment those that are coming or going
 	MaxDevices      int // that may be in use
 	Users           int
+	UsersOnline     int // that have a device online
 
 	Sources     int   // distinct source texts of the devices
 	SourceBytes int64 // their length together
@@ -97,6 +98,7 @@ func (e *Engine) Stats() Stats {
 		Devices:            e.table.Len(),
 		MaxDevices:         e.table.MaxDevices(),
 		Users:              e.table.Users(),
+		UsersOnline:        e.table.UsersOnline(),
 		CheckpointFailures: c.failures.Load(),
 		Checkpointed:       time.Unix(0, c.doneAt.Load()),
 		CheckpointTook:     time.Duration(c.took.Load()),

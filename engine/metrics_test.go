@@ -33,6 +33,41 @@ func (r *rig) wantDevices(online, offline int) {
 		r.t.Errorf("counted %d online and %d offline, but the table has %d and %d", s.Online,
 			s.Offline, counted[Online], counted[Offline])
 	}
+	checkAggregates(r.t, r.devices)
+}
+
+// checkAggregates compares the aggregates of all users with their devices (T6), while nothing
+// changes. Nothing was forgotten of a user that is still there.
+func checkAggregates(t *testing.T, d *devices) {
+	t.Helper()
+	users := make(map[uuid.UUID]table.Aggregate)
+	d.table.Range(func(_ table.Ref, entry *table.Entry) bool {
+		if user, _, s, ok := entry.Read(); ok {
+			u := users[user]
+			if s.Online {
+				u.Online++
+			}
+			u.SeenAtMS = max(u.SeenAtMS, s.SeenAtMS)
+			users[user] = u
+		}
+		return true
+	})
+	online := 0
+	for user, want := range users {
+		got, known := d.table.Aggregate(user)
+		if got.Online != want.Online || got.Online == 0 && got.SeenAtMS != want.SeenAtMS ||
+			got.SeenAtMS > want.SeenAtMS || known != (want.SeenAtMS > 0) {
+			t.Errorf("user %s: the aggregate is %+v, %v, the devices say %d online, seen at %d",
+				user, got, known, want.Online, want.SeenAtMS)
+		}
+		if want.Online > 0 {
+			online++
+		}
+	}
+	if got := d.table.UsersOnline(); got != online || d.table.Users() != len(users) {
+		t.Errorf("%d of %d users are online, the devices say %d of %d", got, d.table.Users(), online,
+			len(users))
+	}
 }
 
 // TestDevicesAreCountedByStatus through each way in which a status changes.

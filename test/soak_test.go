@@ -112,15 +112,14 @@ func (r *rig) sample(c *soakChurn) soakSample {
 		goroutines:    m["go_goroutines"],
 		descriptors:   m["process_open_fds"],
 		diskBytes:     diskBytes(r.dir),
-		// one device each; the series of devices may be divided by status
-		devices:    m["rollcall_users"],
-		forgotten:  m["rollcall_forgotten_total"],
-		heartbeats: c.accepted.Load(),
-		streams:    c.streams.Load(),
+		devices:       m[`rollcall_devices{status="online"}`] + m[`rollcall_devices{status="offline"}`],
+		forgotten:     m["rollcall_forgotten_total"],
+		heartbeats:    c.accepted.Load(),
+		streams:       c.streams.Load(),
 	}
 }
 
-// metrics reads the series of /metrics that have no label.
+// metrics reads the series of /metrics, by name and labels.
 func (r *rig) metrics() map[string]int64 {
 	r.t.Helper()
 	found := make(map[string]int64)

@@ -87,7 +87,7 @@ var (
 		"Heartbeats of new devices that were refused because of devices_limit.")
 	userDevicesRefusedDesc = desc("user_devices_refused_total",
 		"Heartbeats of new devices of users that had --max-devices-per-user, refused with 429.")
-	usersDesc   = desc("users", "Users with a known device.")
+	usersDesc   = desc("users", "Users with a known device, by status.", "status")
 	sourcesDesc = desc("sources",
 		"Distinct source texts that devices have; each is kept once.")
 	sourceBytesDesc = desc("source_bytes", "Length of these texts together.")
@@ -189,7 +189,8 @@ func (f figures) collectPresence(to sink, e *engine.Stats) {
 	to.gauge(devicesLimitDesc, float64(e.MaxDevices))
 	to.counter(devicesRefusedDesc, float64(e.DevicesRefused))
 	to.counter(userDevicesRefusedDesc, float64(e.UserDevicesRefused))
-	to.gauge(usersDesc, float64(e.Users))
+	to.gauge(usersDesc, float64(e.UsersOnline), "online")
+	to.gauge(usersDesc, float64(max(0, e.Users-e.UsersOnline)), "offline")
 	to.gauge(sourcesDesc, float64(e.Sources))
 	to.gauge(sourceBytesDesc, float64(e.SourceBytes))
 	to.counter(expiriesDesc, float64(e.Expired))
