@@ -4,7 +4,7 @@ import "github.com/google/uuid"
 
 // userIndex leads from users to what there is of each: N is its number or its address, of which the
 // zero value is none. It is many small tables with open addressing and linear probing, so that the
-// growth of one is short, and a user takes one or two cells. Single owner.
+// growth of one is short, and a user takes three cells of two on average. Single owner.
 type userIndex[N comparable] struct {
 	idOf   func(N) uuid.UUID
 	users  int
@@ -14,7 +14,7 @@ type userIndex[N comparable] struct {
 const indexTables = 256
 
 type indexTable[N comparable] struct {
-	cells []N // a power of two of them; the zero value: vacant
+	cells []N // the zero value: vacant
 	used  int
 }
 
@@ -23,16 +23,35 @@ func (x *userIndex[N]) tableOf(hash uint64) *indexTable[N] {
 	return &x.tables[hash>>40%indexTables]
 }
 
-// homeOf is where a user's cell is, or the first of those before it: it goes by further bits.
-func homeOf(hash uint64) uint64 { return hash >> 16 }
+// home is the cell of a user where it is free: by further bits of the hash, which are scaled to the
+// number of cells (Lemire, "Fast random integer generation in an interval", 2019,
+// https://doi.org/10.1145/3230636).
+func (t *indexTable[N]) home(hash uint64) int {
+	return int(hash >> 16 & (1<<24 - 1) * uint64(len(t.cells)) >> 24)
+}
+
+// after is the cell behind another.
+func (t *indexTable[N]) after(i int) int {
+	if i++; i < len(t.cells) {
+		return i
+	}
+	return 0
+}
+
+// from is how far a cell is behind another.
+func (t *indexTable[N]) from(i, behind int) int {
+	if d := behind - i; d >= 0 {
+		return d
+	}
+	return behind - i + len(t.cells)
+}
 
 func (x *userIndex[N]) find(hash uint64, id uuid.UUID) (n N) {
 	t := x.tableOf(hash)
 	if len(t.cells) == 0 {
 		return n
 	}
-	mask := uint64(len(t.cells) - 1)
-	for i := homeOf(hash) & mask; ; i = (i + 1) & mask {
+	for i := t.home(hash); ; i = t.after(i) {
 		var none N
 		if n = t.cells[i]; n == none || x.idOf(n) == id {
 			return n
@@ -43,9 +62,9 @@ func (x *userIndex[N]) find(hash uint64, id uuid.UUID) (n N) {
 // insert adds a user that is not there.
 func (x *userIndex[N]) insert(hash uint64, n N) {
 	t := x.tableOf(hash)
-	if 4*(t.used+1) > 3*len(t.cells) {
+	if 5*(t.used+1) > 4*len(t.cells) {
 		old := t.cells
-		t.cells = make([]N, max(8, 2*len(old)))
+		t.cells = make([]N, max(8, len(old)+len(old)/2))
 		var none N
 		for _, n := range old {
 			if n != none {
@@ -59,11 +78,10 @@ func (x *userIndex[N]) insert(hash uint64, n N) {
 }
 
 func (t *indexTable[N]) put(hash uint64, n N) {
-	mask := uint64(len(t.cells) - 1)
-	i := homeOf(hash) & mask
+	i := t.home(hash)
 	var none N
 	for t.cells[i] != none {
-		i = (i + 1) & mask
+		i = t.after(i)
 	}
 	t.cells[i] = n
 }
@@ -73,19 +91,18 @@ func (t *indexTable[N]) put(hash uint64, n N) {
 func (x *userIndex[N]) remove(hash uint64, n N) {
 	var none N
 	t := x.tableOf(hash)
-	mask := uint64(len(t.cells) - 1)
-	hole := homeOf(hash) & mask
+	hole := t.home(hash)
 	for t.cells[hole] != n {
-		hole = (hole + 1) & mask
+		hole = t.after(hole)
 	}
 	x.users--
 	if t.used--; t.used == 0 {
 		t.cells = nil
 		return
 	}
-	for i := (hole + 1) & mask; t.cells[i] != none; i = (i + 1) & mask {
-		home := homeOf(hashOf(x.idOf(t.cells[i]))) & mask
-		if (i-home)&mask >= (i-hole)&mask {
+	for i := t.after(hole); t.cells[i] != none; i = t.after(i) {
+		home := t.home(hashOf(x.idOf(t.cells[i])))
+		if t.from(home, i) >= t.from(hole, i) {
 			t.cells[hole] = t.cells[i]
 			hole = i
 		}

@@ -49,7 +49,7 @@ func TestIndex(t *testing.T) {
 			t.Errorf("seed %d: all has %d, and %d are counted, of %d",
 				seed, seen, x.users, len(model))
 		}
-		if step == 1 && cells() > 3*len(model) {
+		if step == 1 && cells() > 2*len(model) {
 			t.Errorf("%d users take %d cells", len(model), cells())
 		}
 	}
