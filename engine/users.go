@@ -38,6 +38,14 @@ func (e *Engine) Users(ids []uuid.UUID, limit int, fn func(u *User)) error {
 	return e.log.Wait(a.newest)
 }
 
+// Turned returns when the number of the user's devices that are online changed last, by the
+// server's clock in unix milliseconds, 0 for never, and whether one is now. It may be ahead of what
+// may be shown.
+func (e *Engine) Turned(user uuid.UUID) (atMS uint64, online bool) {
+	held, _ := e.devices.table.Aggregate(user)
+	return held.ChangedAtMS, held.Online > 0
+}
+
 // asking is the scratch of a call of Users, which goes a group of users at a time, so that the
 // cache misses of a group overlap. Single owner.
 type asking struct {

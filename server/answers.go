@@ -11,6 +11,7 @@ import (
 	"github.com/valyala/fasthttp"
 
 	"rollcall/engine"
+	"rollcall/engine/broadcast"
 	"rollcall/internal/sample"
 	"rollcall/server/conns"
 	"rollcall/server/reply"
@@ -99,7 +100,9 @@ func apart() time.Duration { return rand.N(10 * time.Second) }
 func setRetryAfter(ctx *fasthttp.RequestCtx, seconds string) {
 	h := &ctx.Response.Header
 	h.Set(fasthttp.HeaderRetryAfter, seconds)
-	h.Set(fasthttp.HeaderAccessControlExposeHeaders, fasthttp.HeaderRetryAfter)
+	if len(h.Peek(fasthttp.HeaderAccessControlExposeHeaders)) == 0 {
+		h.Set(fasthttp.HeaderAccessControlExposeHeaders, fasthttp.HeaderRetryAfter)
+	}
 }
 
 // stale answers a heartbeat whose seq is not above lastSeq, so that a restarted daemon can go on
@@ -202,13 +205,15 @@ func hangUp(ctx *fasthttp.RequestCtx) {
 // client's origin is not known yet.
 func (a *answers) overLimit(r reply.Reply) []byte {
 	a.counters.Answers[r].Add(1)
-	return a.wholeAfter(r, a.origins.allowed(nil), wire.AllowedHeaders, apart())
+	return a.wholeAfter(r, a.origins.allowed(nil), wire.AllowedHeaders,
+		fasthttp.HeaderRetryAfter, apart())
 }
 
 // wholeAfter is the full text of an error, for connections that are not, or no longer, fasthttp's.
-// allowed and headers are as in origins.append. Retry-After is the delay in seconds, rounded up. It
-// should vary, so that clients that are turned away together do not come back together.
-func (a *answers) wholeAfter(r reply.Reply, allowed, headers string,
+// allowed and headers are as in origins.append, exposed is what pages may read. Retry-After is the
+// delay in seconds, rounded up. It should vary, so that clients that are turned away together do
+// not come back together.
+func (a *answers) wholeAfter(r reply.Reply, allowed, headers, exposed string,
 	delay time.Duration) []byte {
 	body := r.Body()
 	text := make([]byte, 0, 512)
@@ -220,21 +225,36 @@ func (a *answers) wholeAfter(r reply.Reply, allowed, headers string,
 	text = strconv.AppendInt(text, int64(len(body)), 10)
 	text = append(text, "\r\nRetry-After: "...)
 	text = strconv.AppendInt(text, retrySeconds(delay), 10)
-	text = append(text, "\r\nAccess-Control-Expose-Headers: Retry-After\r\n"...)
+	text = append(text, "\r\nAccess-Control-Expose-Headers: "...)
+	text = append(append(text, exposed...), "\r\n"...)
 	return append(a.endHead(text, allowed, headers), body...)
 }
 
-// streamHead is the head of a stream's response. An HTTP/1.0 client cannot read chunks: its body
-// ends with the connection.
-func (a *answers) streamHead(chunked bool, allowed string) []byte {
-	head := make([]byte, 0, 384)
+// streamHead is the head of a stream's response, and where in it the stream's id is to stand; a
+// stream that ends at once has none. An HTTP/1.0 client cannot read chunks: its body ends with the
+// connection.
+func (a *answers) streamHead(chunked bool, allowed string) (head []byte, idAt int) {
+	head = a.beginStream(chunked, 512)
+	head = append(head, "Access-Control-Expose-Headers: "+wire.ExposedStreamHeaders+"\r\n"+
+		wire.StreamHeader+": "...)
+	idAt = len(head)
+	head = append(head[:idAt+broadcast.StreamIDLen], "\r\n"...)
+	return a.endHead(head, allowed, wire.AllowedStreamHeaders), idAt
+}
+
+// endedHead is the head of a stream that ends at once.
+func (a *answers) endedHead(chunked bool, allowed string) []byte {
+	return a.endHead(a.beginStream(chunked, 384), allowed, wire.AllowedStreamHeaders)
+}
+
+func (a *answers) beginStream(chunked bool, room int) []byte {
+	head := make([]byte, 0, room)
 	head = append(head, "HTTP/1.1 200 OK\r\n"...)
 	if chunked {
 		head = append(head, "Transfer-Encoding: chunked\r\n"...)
 	}
-	head = append(head, "Content-Type: "+wire.EventsType+"\r\n"+
+	return append(head, "Content-Type: "+wire.EventsType+"\r\n"+
 		"Cache-Control: no-cache\r\nX-Accel-Buffering: no\r\n"...)
-	return a.endHead(head, allowed, wire.AllowedStreamHeaders)
 }
 
 // endHead appends the headers that every head of ours ends with, and the blank line.

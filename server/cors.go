@@ -1,6 +1,7 @@
 package server
 
 import (
+	"bytes"
 	"fmt"
 	"net/url"
 	"strings"
@@ -16,6 +17,9 @@ var (
 	allowMethods, allMethods = []byte("Access-Control-Allow-Methods"), []byte(wire.AllowedMethods)
 	allowHeaders, allHeaders = []byte("Access-Control-Allow-Headers"), []byte(wire.AllowedHeaders)
 	streamHeaders            = []byte(wire.AllowedStreamHeaders)
+	listStreamPath           = []byte(wire.ListStreamPath)
+	exposeHeaders            = []byte(fasthttp.HeaderAccessControlExposeHeaders)
+	exposedOnStreams         = []byte(wire.ExposedStreamHeaders)
 	vary, originName         = []byte("Vary"), []byte("Origin")
 )
 
@@ -56,8 +60,12 @@ func (o origins) allow(ctx *fasthttp.RequestCtx) {
 	}
 	h.SetCanonical(allowMethods, allMethods)
 	headers := allHeaders
-	if string(ctx.URI().PathOriginal()) == wire.StreamPath {
+	switch path := ctx.URI().PathOriginal(); {
+	case string(path) == wire.StreamPath:
 		headers = streamHeaders
+	case bytes.HasPrefix(path, listStreamPath):
+		headers = streamHeaders
+		h.SetCanonical(exposeHeaders, exposedOnStreams)
 	}
 	h.SetCanonical(allowHeaders, headers)
 }

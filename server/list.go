@@ -29,15 +29,15 @@ type readers struct {
 // keptListBytes is how much of a body's memory is kept for the next one.
 const keptListBytes = 128 << 10
 
-// list is what a request for many users needs; pooled.
-type list struct {
+// listRequest is what a request for many users needs; pooled.
+type listRequest struct {
 	users wire.Users
 	body  []byte // changed by users
 	sent  sentBody
 	place place
 }
 
-var lists = sync.Pool{New: func() any { return new(list) }}
+var listRequests = sync.Pool{New: func() any { return new(listRequest) }}
 
 // grant checks a token: that there is one, what it grants.
 func (r *readers) grant(ctx *fasthttp.RequestCtx, bearer []byte, found bool, now time.Time) (
@@ -61,7 +61,7 @@ func (r *readers) grant(ctx *fasthttp.RequestCtx, bearer []byte, found bool, now
 func listBytes(users int) int { return max(64<<10, 64*users+1024) }
 
 // decode reads the request's list. A list that is too long is none of its refusals.
-func (l *list) decode(ctx *fasthttp.RequestCtx, bodies *places, most int) reply.Reply {
+func (l *listRequest) decode(ctx *fasthttp.RequestCtx, bodies *places, most int) reply.Reply {
 	if refusal := l.read(ctx, bodies, listBytes(most)); refusal != reply.None {
 		return refusal
 	}
@@ -77,7 +77,7 @@ func (l *list) decode(ctx *fasthttp.RequestCtx, bodies *places, most int) reply.
 }
 
 // read reads the request's body. One that comes slowly makes room for others, as those of batches.
-func (l *list) read(ctx *fasthttp.RequestCtx, bodies *places, most int) (refusal reply.Reply) {
+func (l *listRequest) read(ctx *fasthttp.RequestCtx, bodies *places, most int) reply.Reply {
 	if ctx.Request.Header.ContentLength() > most {
 		return reply.BodyTooLarge
 	}
@@ -116,12 +116,12 @@ func readAll(r io.Reader, dst []byte, most int) ([]byte, error) {
 }
 
 // free gives the list back.
-func (l *list) free() {
+func (l *listRequest) free() {
 	l.sent = sentBody{}
 	if cap(l.body) > keptListBytes {
 		l.body = nil
 	}
-	lists.Put(l)
+	listRequests.Put(l)
 }
 
 // badElement answers a list whose element at index is none; wire.NoIndex: no single one is at

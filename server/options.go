@@ -19,6 +19,9 @@ import (
 // minHeaderBytes is the least MaxHeaderBytes that is of use.
 const minHeaderBytes = 512
 
+// maxUsersPerStream bounds Options.MaxUsersPerStream: a body may have 64 bytes for each.
+const maxUsersPerStream = 10_000
+
 // Options of a Server. Its zero value works, but answers no heartbeat and no stream.
 type Options struct {
 	// IngestTokens are the bearer tokens that a heartbeat may carry; several while a token is
@@ -102,6 +105,10 @@ type Options struct {
 	// make it later. Default: 10,000.
 	MaxBatch int
 
+	// MaxUsersPerStream is how many users one stream may follow, 10,000 at most. A longer list is
+	// answered 413. Default: 1,000.
+	MaxUsersPerStream int
+
 	// MaxConns is how many connections there may be, streams included if OpenStreams is set; one
 	// more is answered 503. One that is not a stream costs some 0.3 KB while it waits in a
 	// loop, else 18 KB. Keep it below the descriptor limit: what the log needs must be left.
@@ -164,6 +171,7 @@ func (o Options) withDefaults() (Options, error) {
 	option.Default(&o.RateAddresses, 1<<16)
 	option.Default(&o.Loops, DefaultLoops(runtime.GOMAXPROCS(0)))
 	option.Default(&o.MaxBatch, 10_000)
+	option.Default(&o.MaxUsersPerStream, 1000)
 	option.Default(&o.MaxConns, 1<<18)
 	option.Default(&o.MaxHeaderBytes, 16<<10)
 	option.Default(&o.ReadTimeout, 10*time.Second)
@@ -202,6 +210,9 @@ func (o Options) check(p *option.Problems) {
 	option.NotNegative(p, "UnpackRatePerIP", o.UnpackRatePerIP)
 	option.NotNegative(p, "RateAddresses", o.RateAddresses)
 	option.NotNegative(p, "MaxBatch", o.MaxBatch)
+	option.NotNegative(p, "MaxUsersPerStream", o.MaxUsersPerStream)
+	p.When(o.MaxUsersPerStream > maxUsersPerStream, "MaxUsersPerStream is %d: it may be %d",
+		o.MaxUsersPerStream, maxUsersPerStream)
 	option.NotNegative(p, "MaxConns", o.MaxConns)
 	option.NotNegative(p, "MaxConnsPerIP", o.MaxConnsPerIP)
 	p.When(o.MaxHeaderBytes != 0 && o.MaxHeaderBytes < minHeaderBytes,

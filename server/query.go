@@ -57,7 +57,7 @@ func (q *queries) get(ctx *fasthttp.RequestCtx) {
 		q.answers.answer(ctx, refusal)
 		return
 	}
-	l := lists.Get().(*list)
+	l := listRequests.Get().(*listRequest)
 	defer l.free()
 	l.users.Begin(maxAsked)
 	texts := ctx.QueryArgs().PeekMulti(wire.UserParam)
@@ -80,7 +80,7 @@ func (q *queries) post(ctx *fasthttp.RequestCtx) {
 		q.answers.answer(ctx, refusal)
 		return
 	}
-	l := lists.Get().(*list)
+	l := listRequests.Get().(*listRequest)
 	defer l.free()
 	refusal = l.decode(ctx, q.readers.bodies, maxQueried)
 	q.answer(ctx, &grant, &l.users, refusal)

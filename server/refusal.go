@@ -24,16 +24,21 @@ func (s *streams) refusal(r reply.Reply, c client) []byte {
 		retry = s.presence.Retry()
 	}
 	if c.eventSource && !s.refuseByStatus {
-		return broadcast.AppendEnd(s.answers.streamHead(c.chunked, c.allowed), retry, c.chunked)
+		return broadcast.AppendEnd(s.answers.endedHead(c.chunked, c.allowed), retry, c.chunked)
 	}
-	return s.answers.wholeAfter(r, c.allowed, wire.AllowedStreamHeaders, retry)
+	return s.answers.wholeAfter(r, c.allowed, wire.AllowedStreamHeaders, c.exposed, retry)
 }
 
 // comeAgain does for an EventSource whose connection is over a limit what refusal does for one
 // whose stream is. False: the request is another's.
 func (s *streams) comeAgain(ctx *fasthttp.RequestCtx, over reply.Reply) bool {
-	if s.refuseByStatus || !ctx.IsGet() || !acceptsEvents(&ctx.Request.Header) ||
-		string(ctx.Request.URI().PathOriginal()) != wire.StreamPath {
+	if s.refuseByStatus || !acceptsEvents(&ctx.Request.Header) {
+		return false
+	}
+	switch path := ctx.Request.URI().PathOriginal(); {
+	case ctx.IsGet() && string(path) == wire.StreamPath:
+	case (ctx.IsGet() || ctx.IsPost()) && string(path) == wire.ListStreamPath:
+	default:
 		return false
 	}
 	s.answers.counters.Answers[over].Add(1)

@@ -12,12 +12,14 @@ import (
 // routes is the whole public API: serve answers a request, expect one whose client waits for
 // 100 Continue before it sends its body. Paths match byte for byte: no redirect, no case folding,
 // and no unescaping, since the router is given the path as sent.
-func routes(a *answers, one *heartbeats, many *batches, follow *streams, ask *queries) (
+func routes(a *answers, one *heartbeats, many *batches, follow *streams, ask *queries,
+	lists *listStreams) (
 	serve fasthttp.RequestHandler, expect func(*fasthttp.RequestCtx) (status int)) {
 	a.comeAgain = follow.comeAgain
 	answer := a.route(handlers{
 		heartbeat: one.serve, heartbeats: many.serve, stream: follow.serve,
 		presence: ask.get, query: ask.post,
+		ownList: lists.get, list: lists.post, renew: lists.renew,
 	})
 	serve = func(ctx *fasthttp.RequestCtx) {
 		answer(ctx)
@@ -30,6 +32,7 @@ func routes(a *answers, one *heartbeats, many *batches, follow *streams, ask *qu
 	checks := a.route(handlers{
 		heartbeat: one.admit, heartbeats: many.admit, stream: follow.admit,
 		presence: ask.admit, query: ask.admit,
+		ownList: lists.admit, list: lists.admit, renew: lists.renew,
 	})
 	expect = func(ctx *fasthttp.RequestCtx) int {
 		if checks(ctx); ctx.Response.StatusCode() == fasthttp.StatusOK {
@@ -42,7 +45,11 @@ func routes(a *answers, one *heartbeats, many *batches, follow *streams, ask *qu
 }
 
 // handlers has one for each route.
-type handlers struct{ heartbeat, heartbeats, stream, presence, query fasthttp.RequestHandler }
+type handlers struct {
+	heartbeat, heartbeats, stream fasthttp.RequestHandler
+	presence, query               fasthttp.RequestHandler
+	ownList, list, renew          fasthttp.RequestHandler
+}
 
 // route has a handler for each path, and answers what is for none of them.
 func (a *answers) route(to handlers) fasthttp.RequestHandler {
@@ -58,6 +65,9 @@ func (a *answers) route(to handlers) fasthttp.RequestHandler {
 	r.GET(wire.StreamPath, to.stream)
 	r.GET(wire.PresencePath, to.presence)
 	r.POST(wire.QueryPath, to.query)
+	r.GET(wire.ListStreamPath, to.ownList)
+	r.POST(wire.ListStreamPath, to.list)
+	r.POST(wire.RenewPath, to.renew)
 
 	return func(ctx *fasthttp.RequestCtx) {
 		a.origins.allow(ctx)

@@ -15,6 +15,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/valyala/fasthttp"
 
+	"rollcall/cursor"
 	"rollcall/engine"
 	"rollcall/engine/broadcast"
 	"rollcall/server/admin"
@@ -48,6 +49,12 @@ type Presence interface {
 	// Subscribe starts a stream. On an error, those of package broadcast among them, the caller
 	// still owns the connection.
 	Subscribe(s broadcast.Subscription) error
+	// Renew moves the end of a stream, whose id ParseStreamID reads, if fits says that it may be.
+	// The errors are broadcast.ErrNoStream and ErrUnfit.
+	Renew(id broadcast.StreamID, expiresNanos int64, fits broadcast.Fits) error
+	ParseStreamID(text string) (id broadcast.StreamID, ok bool)
+	// History says which cursors are honoured.
+	History() *cursor.History
 	// Retry is when a client whose stream was refused should come back.
 	Retry() time.Duration
 	// Devices returns what is known of the user's devices with the lowest ids above after, at most
@@ -56,6 +63,9 @@ type Presence interface {
 	// Users calls fn for each of the users in their order; nothing may be shown before it returns
 	// nil. fn keeps nothing of u. engine.ErrTooManyDevicesAsked: they have more than limit devices.
 	Users(ids []uuid.UUID, limit int, fn func(u *engine.User)) error
+	// Turned returns when the number of a user's devices online changed last, in unix milliseconds,
+	// 0 for never, and whether one is online.
+	Turned(user uuid.UUID) (atMS uint64, online bool)
 	// Streams is how many streams follow a user now.
 	Streams(user uuid.UUID) int
 	// Ready returns nil, or why the engine does not serve.
@@ -71,6 +81,7 @@ type Server struct {
 	conns    *conns.Conns
 	places   *places
 	memory   *slabs // of answers to queries
+	recent   *recentLists
 	logger   *slog.Logger
 	draining atomic.Bool // Close has begun; /readyz says so
 
@@ -124,6 +135,7 @@ func New(p Presence, o Options) (*Server, error) {
 	}
 	s.places = newPlaces(o.maxBodies, o.bodyGrace, p.Kick)
 	s.memory = newSlabs(o.maxSlabs)
+	s.recent = newRecentLists(maxRecentBytes)
 	who := &clients{proxies}
 	one := &heartbeats{
 		presence: p, secrets: &s.secrets, answers: a, clients: who, rate: rate, unpacks: unpacks,
@@ -222,7 +234,11 @@ func (s *Server) handlers(o *Options, a *answers, who *clients, one *heartbeats)
 		presence: s.presence, readers: readers, answers: a, clock: o.Clock, memory: s.memory,
 		devices: maxDevicesAsked,
 	}
-	return routes(a, one, many, follow, ask)
+	lists := &listStreams{
+		streams: follow, readers: readers, presence: s.presence, mostUsers: o.MaxUsersPerStream,
+		resumes: resumes{s.presence, s.recent, o.Clock},
+	}
+	return routes(a, one, many, follow, ask, lists)
 }
 
 // operators joins the operators' routes.

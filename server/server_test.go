@@ -3,6 +3,7 @@ package server
 import (
 	"bufio"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -10,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -19,6 +21,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/valyala/fasthttp/fasthttputil"
 
+	"rollcall/cursor"
 	"rollcall/engine"
 	"rollcall/engine/broadcast"
 	"rollcall/internal/testwait"
@@ -50,6 +53,9 @@ type fakePresence struct {
 	ready     error
 	records   []engine.Device
 	users     map[uuid.UUID][]engine.Device
+	changedAt uint64 // of each user
+	history   *cursor.History
+	renew     func(id broadcast.StreamID, expires int64, fits broadcast.Fits) error
 	streams   int
 	kicks     atomic.Int64
 
@@ -60,7 +66,28 @@ type fakePresence struct {
 }
 
 func newFake() *fakePresence {
-	return &fakePresence{subscriptions: make(chan broadcast.Subscription, 16)}
+	history := cursor.New(cursor.Options{
+		Secret:    []byte("secret"),
+		Hash:      func(user uuid.UUID) uint64 { return binary.BigEndian.Uint64(user[:]) },
+		Committed: func() uint64 { return 1000 },
+	})
+	if err := history.Begin(77, 1, func([]byte) error { return nil }); err != nil {
+		panic(err)
+	}
+	return &fakePresence{
+		subscriptions: make(chan broadcast.Subscription, 16), history: history,
+	}
+}
+
+func (f *fakePresence) History() *cursor.History { return f.history }
+
+func (f *fakePresence) ParseStreamID(text string) (broadcast.StreamID, bool) {
+	id, err := strconv.ParseUint(text, 16, 64)
+	return broadcast.StreamID(id), err == nil
+}
+
+func (f *fakePresence) Renew(id broadcast.StreamID, expires int64, fits broadcast.Fits) error {
+	return f.renew(id, expires, fits)
 }
 
 func (f *fakePresence) Heartbeat(hb *engine.Heartbeat) engine.Result {
@@ -181,6 +208,8 @@ func (f *fakePresence) Users(ids []uuid.UUID, limit int, fn func(*engine.User)) 
 	}
 	return f.ready
 }
+
+func (f *fakePresence) Turned(uuid.UUID) (uint64, bool) { return f.changedAt, false }
 
 func (f *fakePresence) Streams(uuid.UUID) int { return f.streams }
 func (f *fakePresence) Ready() error          { return f.ready }

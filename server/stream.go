@@ -19,7 +19,8 @@ import (
 	"rollcall/wire"
 )
 
-// streams answers GET wire.StreamPath. Any goroutine may use it.
+// streams answers GET wire.StreamPath, and takes the connections of all streams over. Any goroutine
+// may use it.
 type streams struct {
 	presence interface {
 		Take(c net.Conn) (broadcast.Conn, error)
@@ -42,6 +43,7 @@ type client struct {
 	chunked     bool
 	eventSource bool   // see acceptsEvents
 	allowed     string // what origins.allowed said
+	exposed     string // what pages may read of a refusal
 }
 
 // serve checks the request and takes the connection over.
@@ -52,15 +54,24 @@ func (s *streams) serve(ctx *fasthttp.RequestCtx) {
 		s.refuse(ctx, refusal)
 		return
 	}
-	expires := s.expiresNanos(until, now)
+	s.hijack(ctx, broadcast.Subscription{User: user, ExpiresNanos: s.expiresNanos(until, now)})
+}
+
+// hijack has the connection taken over for a stream of which sub says all but what the connection
+// says. Nothing in sub points into the request (S1).
+func (s *streams) hijack(ctx *fasthttp.RequestCtx, sub broadcast.Subscription) {
 	from := client{
 		addr:        s.clients.addr(ctx),
 		chunked:     ctx.Request.Header.IsHTTP11(),
 		eventSource: acceptsEvents(&ctx.Request.Header),
 		allowed:     s.answers.origins.allowed(origin(ctx)),
+		exposed:     fasthttp.HeaderRetryAfter,
+	}
+	if sub.List != nil {
+		from.exposed = wire.ExposedStreamHeaders
 	}
 	ctx.HijackSetNoResponse(true) // ours is streamHead; fasthttp's would say Content-Length: 0
-	ctx.Hijack(func(c net.Conn) { s.takeOver(c, user, from, expires) })
+	ctx.Hijack(func(c net.Conn) { s.takeOver(c, sub, from) })
 }
 
 // admit answers a request that is refused.
@@ -148,7 +159,7 @@ func (s *streams) expiresNanos(untilMS float64, now engine.Instant) int64 {
 // takeOver gives the connection to the broadcaster, or answers why not. It runs on a goroutine of
 // its own, outside fasthttp's accounting, and is the first to know that the connection is still
 // there: so the engine is asked here and not in the handler whether it takes one more.
-func (s *streams) takeOver(c net.Conn, user uuid.UUID, from client, expiresNanos int64) {
+func (s *streams) takeOver(c net.Conn, sub broadcast.Subscription, from client) {
 	raw, place, ok := conns.Release(c, from.addr)
 	if !ok {
 		s.turnAway(raw, reply.TooManyConnsOfAddress, from)
@@ -165,14 +176,10 @@ func (s *streams) takeOver(c net.Conn, user uuid.UUID, from client, expiresNanos
 	if place.Counted() {
 		conn = counted{conn, place}
 	}
-	err = s.presence.Subscribe(broadcast.Subscription{
-		User:         user,
-		Conn:         conn,
-		Head:         s.answers.streamHead(from.chunked, from.allowed),
-		Chunked:      from.chunked,
-		ExpiresNanos: expiresNanos,
-	})
-	if err != nil { // the answer fits into the empty buffer of a socket, so a single try is enough
+	sub.Conn, sub.Chunked = conn, from.chunked
+	sub.Head, sub.IDAt = s.answers.streamHead(from.chunked, from.allowed)
+	if err = s.presence.Subscribe(sub); err != nil {
+		// The answer fits into the empty buffer of a socket, so a single try is enough.
 		_, _ = conn.Write(s.refusal(subscribeReply(err), from))
 		_ = conn.CloseWrite()
 		_ = conn.Close()
@@ -209,6 +216,10 @@ func subscribeReply(why error) reply.Reply {
 		return reply.TooManyStreams
 	case errors.Is(why, broadcast.ErrTooManyOfUser):
 		return reply.TooManyStreamsOfUser
+	case errors.Is(why, broadcast.ErrTooManyFollows):
+		return reply.TooManyFollows
+	case errors.Is(why, broadcast.ErrTooManyFollowsOfOwner):
+		return reply.TooManyFollowsOfToken
 	case errors.Is(why, engine.ErrNotMine):
 		return reply.NotOwned
 	}

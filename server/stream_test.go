@@ -232,7 +232,10 @@ func TestStreamTakeover(t *testing.T) {
 		}
 		return "HTTP/1.1 200 OK\r\n" + framing +
 			"Content-Type: text/event-stream\r\nCache-Control: no-cache\r\n" +
-			"X-Accel-Buffering: no\r\nDate: Tue, 14 Nov 2023 22:13:20 GMT\r\nAccess-Control-Allow-Origin: *\r\n" +
+			"X-Accel-Buffering: no\r\n" +
+			"Access-Control-Expose-Headers: Rollcall-Stream, Retry-After\r\nRollcall-Stream: " +
+			strings.Repeat("\x00", broadcast.StreamIDLen) + // which the broadcaster writes
+			"\r\nDate: Tue, 14 Nov 2023 22:13:20 GMT\r\nAccess-Control-Allow-Origin: *\r\n" +
 			"Access-Control-Allow-Methods: GET, POST, OPTIONS\r\nAccess-Control-Allow-Headers: " +
 			wire.AllowedStreamHeaders + "\r\n" +
 			"Connection: close\r\n\r\n"

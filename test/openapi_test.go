@@ -33,14 +33,17 @@ const (
 
 // unprovoked are documented answers that this test does not cause, and why.
 var unprovoked = map[string]string{
-	"POST " + heartbeatPath + " 408": "takes the read timeout, 10 s; server/server_test.go has it with a shorter one",
-	"POST " + batchPath + " 408":     "the same",
-	"GET " + streamPath + " 408":     "the same",
-	"GET " + presencePath + " 408":   "the same",
-	"POST " + queryPath + " 408":     "the same",
-	"GET /debug/presence 503":        "needs a log that fails; the fault tests of engine/ and server/ have it",
-	"GET /debug/pprof/profile 500":   "needs a profile that is being taken; it is net/http/pprof's answer",
-	"GET /debug/pprof/trace 500":     "the same",
+	"POST " + heartbeatPath + " 408":  "takes the read timeout, 10 s; server/server_test.go has it with a shorter one",
+	"POST " + batchPath + " 408":      "the same",
+	"GET " + streamPath + " 408":      "the same",
+	"GET " + presencePath + " 408":    "the same",
+	"POST " + queryPath + " 408":      "the same",
+	"GET " + listStreamPath + " 408":  "the same",
+	"POST " + listStreamPath + " 408": "the same",
+	"POST " + renewPath + " 408":      "the same",
+	"GET /debug/presence 503":         "needs a log that fails; the fault tests of engine/ and server/ have it",
+	"GET /debug/pprof/profile 500":    "needs a profile that is being taken; it is net/http/pprof's answer",
+	"GET /debug/pprof/trace 500":      "the same",
 }
 
 func openapiModel(t *testing.T) *libopenapi.DocumentModel[v3.Document] {
@@ -234,6 +237,7 @@ func TestOpenAPIAnswers(t *testing.T) {
 	c.page(both, onlyIngest, onlySigning)
 	c.streams(both, onlyIngest)
 	c.queries(both, onlyIngest)
+	c.listStreams(both, onlyIngest)
 	c.admin(both, onlySigning)
 	c.adminRefusals(onlyIngest)
 	c.drain(both)
@@ -361,6 +365,42 @@ func (c *checker) queries(both, onlyIngest *rig) {
 		c.heads(both, list.method, list.path)
 	}
 	c.ask(both.addr, "POST", queryPath, queryPath, 400, "{}", mine)
+}
+
+func (c *checker) listStreams(both, onlyIngest *rig) {
+	every, mine := bearer(everyUser()), bearer(tokenFor(apiUser, time.Hour))
+	ask := func(s *rig, method string, status int, query, body string, headers ...string) {
+		c.t.Helper()
+		c.ask(s.addr, method, listStreamPath+query, listStreamPath, status, body, headers...)
+	}
+	for method, body := range map[string]string{"GET": "", "POST": listBody(apiUser)} {
+		ask(both, method, 200, "?view=users&linger_ms=1000", body, mine)
+		ask(both, method, 400, "?view=x", body, mine)
+		ask(both, method, 401, "", body)
+		ask(both, method, 403, "", body, bearer("a.b"))
+		ask(onlyIngest, method, 503, "", body, mine)
+		c.heads(both, method, listStreamPath)
+	}
+	ask(both, "POST", 400, "", listBody("bob"), mine)
+	ask(both, "POST", 403, "", listBody(apiDevice), mine)
+	ask(both, "POST", 413, "", listBody(manyUsers(1001)...), every)
+	few := startServer(c.t, "--max-users-per-stream=1")
+	ask(few, "GET", 413, "", "", bearer(tokenWith(claims{"user_ids": manyUsers(2)})))
+	c.ask(both.addr, "OPTIONS", listStreamPath, listStreamPath, 204, "")
+
+	s := both.follow(apiUser)
+	renew := func(s *rig, status int, id, token string) {
+		c.t.Helper()
+		c.ask(s.addr, "POST", strings.Replace(renewPath, "{stream_id}", id, 1), renewPath, status, "", token)
+	}
+	id := s.head.header.Get("Rollcall-Stream")
+	renew(both, 204, id, mine)
+	renew(both, 401, id, "X: y")
+	renew(both, 403, id, every)
+	renew(both, 404, strings.Repeat("0", 24), mine)
+	renew(onlyIngest, 503, id, mine)
+	c.ask(both.addr, "OPTIONS", renewPath, renewPath, 204, "")
+	c.heads(both, "POST", renewPath)
 }
 
 func (c *checker) admin(both, production *rig) {

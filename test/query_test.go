@@ -18,6 +18,7 @@ const (
 	presencePath   = "/api/v1/presence"
 	queryPath      = "/api/v1/presence/query"
 	listStreamPath = "/api/v1/presence/stream"
+	renewPath      = "/api/v1/presence/stream/{stream_id}/token"
 )
 
 // claims are a token's; nil leaves one out.

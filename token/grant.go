@@ -21,12 +21,14 @@ type Grant struct {
 	// ExpMS is when the token ends, in unix milliseconds.
 	ExpMS float64
 
-	// Subject is whose token it is: its user_id, else its token_id. A token with neither is a
-	// subject of its own. Ids that are no UUIDs are kept as digests.
+	// Subject is a digest of whose token it is: its user_id, else its token_id. A token with
+	// neither is a subject of its own.
 	Subject [16]byte
 
 	// Users are those that the token names, in its order and each once: user_id, then user_ids.
 	Users []uuid.UUID
+
+	user uuid.UUID // user_id, else nil
 
 	one  bool // it has the scope of Verify
 	any  bool // it has the scope that covers every user
@@ -61,7 +63,8 @@ func (g *Grant) read(claims map[string]any, text []byte) (ok bool) {
 	subject, isUUID := parseUser(user)
 	switch {
 	case isUUID:
-		g.Users, g.Subject = append(g.Users, subject), subject
+		g.user, g.Users = subject, append(g.Users, subject)
+		g.Subject = digestOfText("user_id", subject.String())
 	case user != "":
 		g.Subject = digestOfText("user_id", user)
 	case id != "":
@@ -109,7 +112,9 @@ func (g *Grant) readHash(claim any) (ok bool) {
 func (g *Grant) Any() bool { return g.any }
 
 // Is reports whether the token is of this user itself and opens a stream of it, as Verify does.
-func (g *Grant) Is(user uuid.UUID) bool { return g.one && g.Subject == user && len(g.Users) > 0 }
+func (g *Grant) Is(user uuid.UUID) bool {
+	return g.one && g.user == user && user != uuid.Nil
+}
 
 // Covers reports whether the token lets its bearer read all users of a list, in which each stands
 // once.

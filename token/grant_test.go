@@ -127,8 +127,8 @@ func TestSubject(t *testing.T) {
 		return g.Subject
 	}
 	me := uuid.MustParse(testUser)
-	if subject("") != me || subject(`,"token_id":"other"`) != me {
-		t.Error("the subject is not the token's user")
+	if subject("") != subject(`,"token_id":"other"`) || subject("") == me {
+		t.Error("the subject is not a digest of the token's user")
 	}
 	const noUser = `,"user_id":null`
 	seen := map[[16]byte]string{}
@@ -143,7 +143,7 @@ func TestSubject(t *testing.T) {
 		seen[s] = more
 	}
 	for more, want := range map[string]bool{
-		"": true, `,"scope":["presence:read:any"]`: false, `,"user_id":"service"`: false, noUser: false,
+		"": true, `,"user_ids":["` + testDevice + `"]`: true, `,"scope":["presence:read:any"]`: false, `,"user_id":"service"`: false, noUser: false,
 	} {
 		if g, _ := grant(t, more); g.Is(me) != want {
 			t.Errorf("%q is of the user: %v", more, !want)

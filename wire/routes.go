@@ -37,3 +37,10 @@ const (
 	AllowedHeaders       = "Content-Type, Authorization"
 	AllowedStreamHeaders = AllowedHeaders + ", Cache-Control, Last-Event-ID"
 )
+
+// StreamHeader is on the response of each stream: its id. ExposedStreamHeaders are what pages of
+// other origins may read of the answers to streams.
+const (
+	StreamHeader         = "Rollcall-Stream"
+	ExposedStreamHeaders = StreamHeader + ", Retry-After"
+)

@@ -62,7 +62,10 @@ type serveCmd struct {
 	StreamQueryToken   bool          `group:"Streams" help:"Also take a stream's token from the query, access_token=, for EventSource in browsers, which cannot set a header. Proxies log URLs: keep the tokens short-lived (off)."`
 	StreamRefusal      string        `group:"Streams" default:"event" enum:"event,status" help:"What an EventSource is answered (Accept: text/event-stream) whose stream is refused for now: while draining, over a limit. event: 200 with the time to come back and the end, since it gives up for good on any other status. status: 503, as all others (${default})."`
 	MaxStreams         int           `group:"Streams" default:"0" help:"Most streams at a time; one more is answered 503. Never more than nine tenths of the descriptor limit, which is what 0 stands for."`
-	MaxStreamsPerUser  int           `group:"Streams" default:"1000" help:"Most streams that follow one user; one more is answered 503. Far more than a person opens; it keeps one user's token from taking the streams of all others. 0: no limit (${default})."`
+	MaxStreamsPerUser  int           `group:"Streams" default:"1000" help:"Most streams that follow one user, and most streams of many users that one token's subject has; one more is answered 503. Far more than a person opens; it keeps one user's token from taking the streams of all others. 0: no limit (${default})."`
+	MaxUsersPerStream  int           `group:"Streams" default:"1000" help:"Most users that one stream of many follows; a longer list is answered 413. 10000 at most (${default})."`
+	MaxFollows         int           `group:"Streams" default:"16777216" help:"Most users that all streams of many follow together, each as often as it is followed: some 64 bytes of memory for each. A stream that would be over it is answered 503 (${default})."`
+	MaxFollowsPerToken int           `group:"Streams" default:"100000" help:"The same for the streams of one token's subject, so that one token cannot take the follows of all others; a token for every user may take them. 0: no limit (${default})."`
 	MaxConnsPerIP      int           `group:"Streams" name:"max-connections-per-ip" default:"0" help:"Most connections, streams included, from one address (an IPv6 /64 is one); one more is answered 503. 0: no limit. Behind a proxy it needs --trusted-proxies."`
 	DrainTimeout       time.Duration `group:"Streams" default:"5s" help:"On SIGTERM, spread the end of the streams over this long. A second signal stops at once (${default})."`
 
@@ -120,6 +123,8 @@ func (c serveCmd) Validate() error {
 	notZero("checkpoint-interval", c.CheckpointInterval == 0)
 	notZero("forget-after", c.ForgetAfter == 0)
 	notZero("max-batch", c.MaxBatch == 0)
+	notZero("max-users-per-stream", c.MaxUsersPerStream == 0)
+	notZero("max-follows", c.MaxFollows == 0)
 	notZero("max-header-bytes", c.MaxHeaderBytes == 0)
 	refuse(c.Loops < -1, "--loops cannot be below -1, which is none, not %d", c.Loops)
 	refuse(c.MaxStreams < 0, "--max-streams cannot be negative, not %d", c.MaxStreams)
@@ -363,7 +368,9 @@ func (c serveCmd) engineOptions(n *node) engine.Options {
 			BacklogBytes: c.StreamBacklog,
 			MaxStreams:   n.limits.streams,
 
-			MaxStreamsPerUser: c.MaxStreamsPerUser,
+			MaxStreamsPerUser:  c.MaxStreamsPerUser,
+			MaxFollows:         c.MaxFollows,
+			MaxFollowsPerOwner: c.MaxFollowsPerToken,
 		},
 	}
 }
@@ -382,6 +389,7 @@ func (c serveCmd) serverOptions(n *node, sec secrets) server.Options {
 		NewDevicesPerIP:   c.NewDevicesPerIP,
 		MaxTTL:            c.MaxTTL,
 		MaxBatch:          c.MaxBatch,
+		MaxUsersPerStream: c.MaxUsersPerStream,
 		TokenExpiryIgnore: c.StreamTokenExpiry == "ignore",
 		StreamQueryToken:  c.StreamQueryToken,
 		CORSOrigins:       c.CORSOrigin,

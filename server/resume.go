@@ -1,0 +1,143 @@
+package server
+
+import (
+	"time"
+
+	"github.com/google/uuid"
+
+	"rollcall/cursor"
+	"rollcall/engine"
+	"rollcall/engine/broadcast"
+)
+
+// resumes turn what a client brings, a cursor, into what it is owed. Any goroutine may use it.
+type resumes struct {
+	presence interface {
+		History() *cursor.History
+		Turned(user uuid.UUID) (atMS uint64, online bool)
+	}
+	recent *recentLists
+	clock  engine.Clock
+}
+
+// toldSlackMS is by how much a cursor may have been told later than what it tells was made.
+const toldSlackMS = 1000
+
+// list makes the subscription of a stream of these users, which it reorders, with what a client
+// that has this cursor is owed. A cursor that is not honoured is none: the client gets everything.
+func (r *resumes) list(
+	users []uuid.UUID, view broadcast.View, linger time.Duration, text []byte,
+) *broadcast.List {
+	history := r.presence.History()
+	digest := r.remember(history, users)
+	ids := &cursorIDs{history: history, clock: r.clock, c: cursor.Cursor{
+		View: byte(view), LingerMS: uint32(linger.Milliseconds()), List: digest,
+	}}
+	l := &broadcast.List{Users: users, View: view, Linger: linger, IDs: ids}
+	if len(text) == 0 {
+		return l
+	}
+	c, ok := history.Parse(text)
+	if !ok || c.LSN == 0 || c.View != ids.c.View || c.LingerMS != ids.c.LingerMS ||
+		!remembers(history, users, c.LSN) {
+		return l
+	}
+	known := len(users)
+	if c.List != digest {
+		had := r.recent.find(c.List)
+		if had == nil {
+			return l
+		}
+		known = partition(users, func(user uuid.UUID) bool { return had.has(history.User(user)) })
+	}
+	if linger > 0 {
+		known = r.tellEnded(users, known, linger, c.ToldMS)
+	}
+	l.Known, l.After, l.Resumed = known, c.LSN, true
+	if known > 0 {
+		// The client lets go of the users that it does not ask for any more.
+		if c.List = digest; known < len(users) {
+			c.List = r.remember(history, users[:known])
+		}
+		ids.before = &c
+	}
+	return l
+}
+
+// remember returns the digest of a list, for which the users are found again.
+func (r *resumes) remember(history *cursor.History, users []uuid.UUID) (digest uint64) {
+	digest = history.List(users)
+	r.recent.add(digest, func() []uint64 {
+		hashes := make([]uint64, len(users))
+		for i, user := range users {
+			hashes[i] = history.User(user)
+		}
+		return hashes
+	})
+	return digest
+}
+
+// remembers reports that no device of the users was forgotten above an LSN: the client could not be
+// told of one.
+func remembers(history *cursor.History, users []uuid.UUID, lsn uint64) bool {
+	for _, user := range users {
+		if history.Forgotten(user) > lsn {
+			return false
+		}
+	}
+	return true
+}
+
+// tellEnded leaves out of the first known users those whose linger has ended since the client was
+// told, or may have: it has them as online, and their end is no event above its cursor.
+func (r *resumes) tellEnded(
+	users []uuid.UUID, known int, linger time.Duration, toldMS uint64,
+) int {
+	lingerMS := uint64(linger.Milliseconds())
+	return partition(users[:known], func(user uuid.UUID) bool {
+		at, online := r.presence.Turned(user)
+		return online || at+lingerMS+toldSlackMS <= toldMS
+	})
+}
+
+// partition moves the users for which first holds to the front and returns how many they are. It
+// keeps the order of both.
+func partition(users []uuid.UUID, first func(uuid.UUID) bool) (n int) {
+	var others []uuid.UUID
+	for _, user := range users {
+		if first(user) {
+			users[n] = user
+			n++
+		} else {
+			others = append(others, user)
+		}
+	}
+	copy(users[n:], others)
+	return n
+}
+
+// cursorIDs are the ids of a stream's events. The stream's worker has it.
+type cursorIDs struct {
+	history *cursor.History
+	clock   engine.Clock
+	c       cursor.Cursor  // but for LSN and ToldMS
+	before  *cursor.Cursor // what the client has until synced; nil: nothing
+}
+
+// AppendID implements broadcast.IDs. In the middle of the first snapshot a client has what it had
+// of the users that it knows, and newer states of some, or nothing.
+func (ids *cursorIDs) AppendID(dst []byte, lsn, newest uint64, synced bool) []byte {
+	c := ids.c
+	switch {
+	case synced:
+		ids.before = nil
+		c.LSN, c.Newest = lsn, newest
+		if c.LingerMS > 0 {
+			c.ToldMS = ids.clock().WallMS
+		}
+	case ids.before != nil:
+		c = *ids.before
+		c.Newest = max(c.Newest, newest)
+	}
+	return ids.history.Append(dst, c)
+}
