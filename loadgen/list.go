@@ -18,17 +18,19 @@ type list struct {
 	shown    []shown // view=devices: by place in users, then by the device's index
 	told     []told  // view=users: by place in users
 	cursor   []byte  // the last id that came; empty: none
+	whole    bool    // it came when the list was synced, and not in the middle of a snapshot
 	streamID []byte  // the server's name of the stream, for renewals
 	expires  int64   // its token, on the run's clock
 	renewed  int64   // when the token would have expired that was renewed last; 0: none was
 
-	resuming bool // the connection began with a cursor
-	exact    bool // the cursor has everything that was shown, and nothing less
-	synced   bool
-	syncedAt int64
-	bytes    int64 // read on this connection until it is synced
-	again    int   // events that the cursor had, until it is synced
-	againID  uuid  // of one of them
+	resuming  bool // the connection began with a cursor
+	cameWhole bool // whole was true of it
+	exact     bool // the cursor has everything that was shown, and nothing less
+	synced    bool
+	syncedAt  int64
+	bytes     int64 // read on this connection until it is synced
+	again     int   // events that the cursor had, until it is synced
+	againID   uuid  // of one of them
 }
 
 // told is what a list last said of a user under view=users.
@@ -85,6 +87,7 @@ func (l *list) ask() ([]byte, error) {
 	}
 	l.expires = s.now + int64(valid)
 	l.resuming = len(l.cursor) > 0 && (s.stage != loading || s.rng.Float64() >= s.o.FreshShare)
+	l.cameWhole = l.whole
 	l.owe()
 	return s.requestOfList(l, token), nil
 }
@@ -182,7 +185,7 @@ func (l *list) frames(data []byte) (rest []byte) {
 		data = data[end+2:]
 	}
 	if seen {
-		l.cursor = append(l.cursor[:0], id...)
+		l.cursor, l.whole = append(l.cursor[:0], id...), l.synced
 	}
 	return data
 }

@@ -210,7 +210,7 @@ func (o *oracle) syncedOf(l *list, resumed bool, users int64) {
 		o.found(brokenProtocol, "synced with %d users on a list of %d", users, len(l.users))
 	case resumed && !l.resuming:
 		o.found(brokenProtocol, "resumed without a cursor")
-	case !resumed && l.resuming:
+	case !resumed && l.resuming && l.cameWhole:
 		o.found(notResumed, "the cursor %.100q, which the server gave, was not honoured", l.cursor)
 	}
 	if resumed && l.again > 0 {

@@ -108,9 +108,10 @@ func (r *runner) tell() {
 	start := r.orders.startAt.Load()
 	p := Progress{Stage: "connecting", Left: r.o.Warmup + r.o.Duration,
 		Offered: float64(t.n[offered]) / since, Achieved: float64(t.n[accepted]) / since,
-		P99: t.hist[toAnswer].at(99), FrameP99: max(t.hist[toFrame].at(99), t.hist[toListEvent].at(99)),
-		Frames: float64(t.n[frames]+t.n[listEvents]) / since,
-		Errors: r.teller.errors, Streams: r.series.streams(), Backlog: r.series.backlog(),
+		P99:      t.hist[toAnswer].at(99),
+		FrameP99: max(t.hist[toFrame].at(99), t.hist[toListEvent].at(99)),
+		Frames:   float64(t.n[frames]+t.n[listEvents]) / since,
+		Errors:   r.teller.errors, Streams: r.series.streams(), Backlog: r.series.backlog(),
 		CPU: (cpu - r.teller.lastCPU).Seconds() / since, Lag: t.hist[ownLag].at(99)}
 	if start > 0 {
 		stop := r.orders.stopAt.Load()
