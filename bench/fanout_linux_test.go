@@ -169,9 +169,9 @@ func (c sameFrame) Forgotten(broadcast.Source, uuid.UUID) uint64 { return 0 }
 
 func (c sameFrame) Turn([]byte) bool { return false }
 
-func (c sameFrame) AppendUserFrame(dst, _ []byte, _ bool) (text []byte, gone bool) {
-	return dst, false
-}
+func (c sameFrame) AppendUserFrame(dst, _ []byte, _ bool) []byte { return dst }
+
+func (c sameFrame) Lingers([]byte, time.Duration) time.Duration { return 0 }
 
 func (c sameFrame) AppendUser(
 	dst []byte, _ broadcast.Source, _ uuid.UUID, _, _ uint64, _ time.Duration,

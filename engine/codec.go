@@ -70,7 +70,7 @@ func (c codec) Forgotten(_ broadcast.Source, user uuid.UUID) uint64 {
 func (c codec) Turn(rec []byte) bool { return record.View(rec).Turn() }
 
 // AppendUserFrame appends the frame of a user's aggregate after a turn.
-func (c codec) AppendUserFrame(dst, rec []byte, lingers bool) (text []byte, gone bool) {
+func (c codec) AppendUserFrame(dst, rec []byte, lingers bool) []byte {
 	r := record.View(rec)
 	ev := wire.UserEvent{
 		User: r.User(), Online: r.UserOnline(), Lingers: lingers,
@@ -79,7 +79,16 @@ func (c codec) AppendUserFrame(dst, rec []byte, lingers bool) (text []byte, gone
 	if ev.Online > 0 && !r.Online() { // the others may have been heard of since their turns
 		ev.SeenAtMS = max(ev.SeenAtMS, c.lastSeen(ev.User, c.log.Committed()))
 	}
-	return wire.AppendUserFrame(dst, &ev), ev.Online == 0
+	return wire.AppendUserFrame(dst, &ev)
+}
+
+// Lingers is for how long a user is still shown as online after a turn.
+func (c codec) Lingers(rec []byte, linger time.Duration) time.Duration {
+	r := record.View(rec)
+	if r.UserOnline() > 0 {
+		return 0
+	}
+	return c.lingersFor(r.UpdatedAt(), linger)
 }
 
 // AppendUser appends the frame of a user's aggregate whose last turn has after < LSN <= through. A

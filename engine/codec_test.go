@@ -61,8 +61,8 @@ func TestStateOfAClaimedDevice(t *testing.T) {
 // plainIDs are ids that say the LSN.
 type plainIDs struct{}
 
-func (plainIDs) AppendID(dst []byte, lsn, _ uint64, synced bool) []byte {
-	return fmt.Appendf(dst, "%d %t", lsn, synced)
+func (plainIDs) AppendID(dst []byte, at broadcast.Position) []byte {
+	return fmt.Appendf(dst, "%d %t", at.Through, at.Synced)
 }
 
 // textConn is a connection that takes everything and remembers the text.

@@ -377,14 +377,14 @@ type resumeClient struct {
 	lsns   map[string]uint64    // guarded by mu: of cursors
 }
 
-func (c *resumeClient) AppendID(dst []byte, lsn, newest uint64, synced bool) []byte {
-	with := cursor.Cursor{List: c.history.List(c.users), LSN: lsn, Newest: newest}
-	if !synced {
+func (c *resumeClient) AppendID(dst []byte, at broadcast.Position) []byte {
+	with := cursor.Cursor{List: c.history.List(c.users), LSN: at.Through, Newest: at.Newest}
+	if !at.Synced {
 		if c.kept == 0 {
 			return dst
 		}
 		with = c.given
-		with.Newest = max(newest, with.Newest)
+		with.Newest = max(at.Newest, with.Newest)
 		with.List = c.history.List(c.users[:c.kept])
 	}
 	from := len(dst)

@@ -33,8 +33,12 @@ func (s *shared) Forgotten(source broadcast.Source, user uuid.UUID) uint64 {
 
 func (s *shared) Turn(rec []byte) bool { return s.engines[0].Codec().Turn(rec) }
 
-func (s *shared) AppendUserFrame(dst, rec []byte, lingers bool) (text []byte, gone bool) {
+func (s *shared) AppendUserFrame(dst, rec []byte, lingers bool) []byte {
 	return s.engines[0].Codec().AppendUserFrame(dst, rec, lingers)
+}
+
+func (s *shared) Lingers(rec []byte, linger time.Duration) time.Duration {
+	return s.engines[0].Codec().Lingers(rec, linger)
 }
 
 func (s *shared) AppendUser(

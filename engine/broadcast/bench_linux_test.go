@@ -207,7 +207,7 @@ func BenchmarkListFanOut(b *testing.B) {
 				if err != nil {
 					b.Fatal(err)
 				}
-				list := &List{IDs: cursorIDs{}}
+				list := &List{IDs: &cursorIDs{}}
 				for k := range each {
 					list.Users = append(list.Users, userOf((i*7+k*41)%users))
 				}

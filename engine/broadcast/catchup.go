@@ -70,6 +70,7 @@ func (w *worker) advanceList(s *stream, head []byte) {
 	if !c.begun {
 		// All that the worker has taken is in the states. What comes from here on is in debts.
 		c.begun, c.through = true, w.mail.through[l.source]
+		l.taken = c.through
 		c.until = max(c.until, c.through)
 		w.lists.debts.clear(&l.debts)
 		l.lost = false
@@ -142,7 +143,8 @@ func (c *catchUp) owedAfter() uint64 {
 // has everything that it had before, and in part what the catch-up has. Without the second, a
 // client that comes back to another branch of the history would keep states of this one.
 func (l *listStream) appendCatchUpID(dst []byte) []byte {
-	return l.appendID(dst, l.catchUp.after, l.catchUp.through, !l.catchUp.first)
+	c := l.catchUp
+	return l.appendID(dst, Position{Through: c.after, Newest: c.through, Synced: !c.first})
 }
 
 // appendAggregate appends the aggregate of the user whose turn it is, if it is owed.
@@ -161,8 +163,8 @@ func (w *worker) appendAggregate(text []byte, s *stream) []byte {
 	if len(text) == before {
 		return text[:begin]
 	}
-	if a.Lingers > 0 {
-		w.fileLinger(s, follow, a.Lingers)
+	if l.linger > 0 {
+		w.setLinger(s, follow, a.Lingers)
 	}
 	return text
 }

@@ -9,7 +9,6 @@ type journal struct {
 	first   uint32
 	entries []entry
 	bytes   []byte
-	last    uint64 // LSN that was added last
 }
 
 // entry is an event, with its texts by form.
@@ -17,7 +16,6 @@ type entry struct {
 	lsn   uint64
 	event span
 	texts [frameForms]span
-	gone  bool // the user has no device online any more: known once the text of formUser is made
 }
 
 // span is a piece of the journal's bytes; end 0: not made.
@@ -33,7 +31,7 @@ const (
 	frameForms
 )
 
-const entryBytes = 48 // of an entry, in the journal's size
+const entryBytes = 40 // of an entry, in the journal's size
 
 func (j *journal) size() int { return len(j.bytes) + entryBytes*len(j.entries) }
 
@@ -45,7 +43,6 @@ func (j *journal) add(lsn uint64, event []byte) uint32 {
 	start := uint32(len(j.bytes))
 	j.bytes = append(j.bytes, event...)
 	j.entries = append(j.entries, entry{lsn: lsn, event: span{start, uint32(len(j.bytes))}})
-	j.last = lsn
 	return j.first + uint32(len(j.entries)) - 1
 }
 
@@ -54,18 +51,21 @@ func (j *journal) has(number uint32) bool { return number-j.first < uint32(len(j
 
 func (j *journal) at(number uint32) *entry { return &j.entries[number-j.first] }
 
+// event is the event of an entry. It is valid until the next text.
+func (j *journal) event(e *entry) []byte { return j.bytes[e.event.start:e.event.end] }
+
 // text is the text of an event in a form, without its id line. It is valid until the next text.
 func (j *journal) text(e *entry, form frameForm) []byte {
 	s := &e.texts[form]
 	if s.end == 0 {
 		s.start = uint32(len(j.bytes))
-		event := j.bytes[e.event.start:e.event.end]
+		event := j.event(e)
 		if form == formDevice {
 			j.bytes = append(j.bytes, presenceLine...)
 			j.bytes = j.codec.AppendFrame(j.bytes, event)
 		} else {
 			j.bytes = append(j.bytes, userLine...)
-			j.bytes, e.gone = j.codec.AppendUserFrame(j.bytes, event, form == formLingers)
+			j.bytes = j.codec.AppendUserFrame(j.bytes, event, form == formLingers)
 		}
 		s.end = uint32(len(j.bytes))
 	}
@@ -81,7 +81,7 @@ func (j *journal) drop(n int) {
 	for i := range j.entries {
 		e := &j.entries[i]
 		start := uint32(len(kept))
-		kept = append(kept, j.bytes[e.event.start:e.event.end]...)
+		kept = append(kept, j.event(e)...)
 		*e = entry{lsn: e.lsn, event: span{start, uint32(len(kept))}}
 	}
 	j.bytes = kept
@@ -115,15 +115,15 @@ type debt struct{ number, follow, next uint32 }
 // debtQueue is one stream's.
 type debtQueue struct{ first, last, count uint32 }
 
-// maxStreamDebts is how much one stream may be owed: one that is in a catch-up for very long takes
-// no room from the others.
-const maxStreamDebts = 4096
+// debtShares is the part of all debts that one stream may have: one that is in a catch-up for very
+// long takes no room from the others.
+const debtShares = 1024
 
 func (q *debtQueue) empty() bool { return q.first == 0 }
 
 // push appends an entry's number; false: there is no room.
 func (d *debts) push(q *debtQueue, number, follow uint32) bool {
-	if d.nodes.inUse() >= d.limit || q.count == maxStreamDebts {
+	if d.nodes.inUse() >= d.limit || q.count >= max(1, uint32(d.limit/debtShares)) {
 		return false
 	}
 	q.count++

@@ -44,9 +44,19 @@ type List struct {
 
 // IDs makes the cursors of one stream: the ids of its events. The stream's worker calls it.
 type IDs interface {
-	// AppendID appends the text of the cursor of a client that has everything of the stream's users
-	// through lsn, and states of some of them through newest. It has no line break. synced is false
-	// in the middle of the first snapshot: everything is then only what the client's own cursor, if
-	// it brought one, says.
-	AppendID(dst []byte, lsn, newest uint64, synced bool) []byte
+	// AppendID appends the text of the cursor of a client that is at a position. It has no line
+	// break.
+	AppendID(dst []byte, at Position) []byte
+}
+
+// Position is what the client of a list stream has.
+type Position struct {
+	Through uint64 // it has everything of the stream's users at or below this LSN
+	Newest  uint64 // it has states of some of them up to this LSN
+	// Synced is false before the end of the first snapshot: the client has everything through
+	// Through only of the Known users, and does not know yet whether its cursor was honoured.
+	Synced bool
+	// Lingers says that it was told of a user as online who has no device online, and is to be told
+	// otherwise when the time is over.
+	Lingers bool
 }

@@ -41,16 +41,23 @@ func (s *slab[T]) inUse() int { return int(s.used) - len(s.spare) }
 // the stream alone (B10).
 type listFollow struct {
 	user       uint32 // number of the followed user
-	stream     uint32 // slot of the stream, and lingersBit
+	stream     uint32 // slot of the stream, lingersBit and settledBit
 	next, prev uint32 // of the same user; 0: none
 }
 
-// lingersBit says that the stream was told that the user is still online, although no device is:
-// there is an item for it in lingers.
-const lingersBit = 1 << 31
+const (
+	// lingersBit says that there is an item for the follow in lingers: the stream was told that the
+	// user is online, although no device is.
+	lingersBit = 1 << 31
+	// settledBit says that the stream was told something else since: the item is void.
+	settledBit = 1 << 30
+)
 
-func (f *listFollow) slot() uint32  { return f.stream &^ lingersBit }
-func (f *listFollow) lingers() bool { return f.stream&lingersBit != 0 }
+func (f *listFollow) slot() uint32 { return f.stream &^ (lingersBit | settledBit) }
+
+// filed reports whether there is an item for the follow, lingers whether it is not void.
+func (f *listFollow) filed() bool   { return f.stream&lingersBit != 0 }
+func (f *listFollow) lingers() bool { return f.stream&(lingersBit|settledBit) == lingersBit }
 
 // listUser is a user whom list streams follow.
 type listUser struct {

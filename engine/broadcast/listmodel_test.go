@@ -107,9 +107,32 @@ func (p *people) Forgotten(Source, uuid.UUID) uint64 {
 
 func (p *people) Turn(event []byte) bool { return parsePerson(event).turn }
 
-func (p *people) AppendUserFrame(dst, event []byte, lingers bool) (text []byte, gone bool) {
+func (p *people) AppendUserFrame(dst, event []byte, lingers bool) []byte {
 	e := parsePerson(event)
-	return appendPerson(dst, e.user, e.count, e.changedAt, lingers), e.count == 0
+	return appendPerson(dst, e.user, e.count, e.changedAt, lingers)
+}
+
+func (p *people) Lingers(event []byte, linger time.Duration) time.Duration {
+	e := parsePerson(event)
+	if e.count > 0 {
+		return 0
+	}
+	return max(0, e.changedAt+linger-p.now())
+}
+
+// lingered reports whether a client that was told all until an instant may not know that a user is
+// offline.
+func (p *people) lingered(user int, linger, told time.Duration) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	u := p.users[user]
+	return linger > 0 && u.online == 0 && u.changedAt+linger > told-time.Second
+}
+
+func (p *people) now() time.Duration {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.wall
 }
 
 func appendPerson(dst []byte, user, count int, changedAt time.Duration, lingers bool) []byte {
@@ -192,20 +215,28 @@ func (p *people) flushAt(b *Broadcaster, received int64) {
 
 func (p *people) flushAll(b *Broadcaster) { p.flush(b, len(p.queued), false) }
 
-// cursorIDs are the ids of a stream in tests: LSNs, and the cursor that its client brought until it
-// has more.
-type cursorIDs struct{ brought string }
+// cursorIDs are the ids of a stream in tests: an LSN and an instant, and the cursor that its client
+// brought until it has more.
+type cursorIDs struct {
+	brought string
+	p       *people
+	told    time.Duration // when last no user lingered
+}
 
-func (c cursorIDs) AppendID(dst []byte, lsn, _ uint64, synced bool) []byte {
-	if !synced {
+func (c *cursorIDs) AppendID(dst []byte, at Position) []byte {
+	if c.p != nil && !at.Lingers {
+		c.told = c.p.now()
+	}
+	if !at.Synced {
 		return append(dst, c.brought...)
 	}
-	return strconv.AppendUint(dst, lsn, 10)
+	return fmt.Appendf(dst, "%d/%d", at.Through, c.told)
 }
 
 // watcher is a client of list streams: what it knows, over reconnects.
 type watcher struct {
 	t       testing.TB
+	p       *people
 	users   []int // that it follows
 	view    View
 	linger  time.Duration
@@ -328,6 +359,9 @@ func (c *watcher) user(data string) {
 		c.view != ViewUsers || !slices.Contains(c.users, user) {
 		c.t.Fatalf("user %q: %v", data, err)
 	}
+	if !p.online && changedAt > 0 && changedAt+c.linger > c.p.now() {
+		c.t.Fatalf("user %d is told offline before %v are over", user, c.linger)
+	}
 	before, known := c.people[user]
 	if p.count > 0 && !p.online {
 		c.t.Fatalf("user %d is offline with %d devices", user, p.count)
@@ -337,7 +371,7 @@ func (c *watcher) user(data string) {
 		if p == before && c.exact {
 			c.t.Fatalf("user %d is told %v again", user, p)
 		}
-		if step != 1 && step != -1 && p.online == before.online {
+		if step != 1 && step != -1 && (step != 0 || p.online == before.online) {
 			c.gaps++
 		}
 	}

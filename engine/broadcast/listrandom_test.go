@@ -2,9 +2,9 @@ package broadcast
 
 import (
 	"bytes"
+	"fmt"
 	"math/rand/v2"
 	"slices"
-	"strconv"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -161,7 +161,7 @@ func (s *listRun) meet() {
 		return
 	}
 	c := &listClient{watcher: watcher{
-		t: s.t, view: View(s.rng.IntN(2)), users: s.anyUsers(),
+		t: s.t, p: s.p, view: View(s.rng.IntN(2)), users: s.anyUsers(),
 		devices: make(map[[2]int]personDevice), people: make(map[int]toldPerson),
 	}}
 	c.owner[0] = byte(len(s.clients))
@@ -198,7 +198,7 @@ func (s *listRun) open(c *listClient, known int, after uint64) {
 		ExpiresNanos: expires,
 		List: &List{
 			Users: ids, Known: known, After: after, View: c.view, Linger: c.linger,
-			IDs: cursorIDs{c.cursor}, Resumed: c.resumed,
+			IDs: &cursorIDs{c.cursor, s.p, s.p.now()}, Resumed: c.resumed,
 		},
 	})
 }
@@ -217,8 +217,10 @@ func (s *listRun) reconnect(c *listClient) {
 
 // reopen opens a stream with the client's cursor, if it has one that is honoured.
 func (s *listRun) reopen(c *listClient) {
-	after, err := strconv.ParseUint(c.cursor, 10, 64)
-	if err != nil || after == 0 || c.linger > 0 || s.p.Forgotten(0, uuid.Nil) > after {
+	var after uint64
+	var told time.Duration
+	_, err := fmt.Sscanf(c.cursor, "%d/%d", &after, &told)
+	if err != nil || after == 0 || s.p.Forgotten(0, uuid.Nil) > after {
 		c.cursor, c.follows = "", nil
 		c.devices, c.people = make(map[[2]int]personDevice), make(map[int]toldPerson)
 		s.open(c, 0, 0)
@@ -226,7 +228,7 @@ func (s *listRun) reopen(c *listClient) {
 	}
 	var known, fresh []int
 	for _, user := range c.users {
-		if slices.Contains(c.follows, user) {
+		if slices.Contains(c.follows, user) && !s.p.lingered(user, c.linger, told) {
 			known = append(known, user)
 		} else {
 			fresh = append(fresh, user)

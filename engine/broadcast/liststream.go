@@ -20,11 +20,14 @@ type listStream struct {
 	follows []uint32 // their numbers, in the order of the snapshot
 	linger  time.Duration
 	through uint64    // written or in the backlog is all of its users at or below this LSN (B10)
+	taken   uint64    // events at or below it are in debts, or given
 	debts   debtQueue // events above through
 	catchUp *catchUp  // nil: it is in none
 	source  Source
 	view    View
+	lingers int // of its follows
 	queued  listQueue
+	crowded bool // it has an item in lists.crowd, which is void unless queued says inCrowd
 	lost    bool // events above through are not in debts: a catch-up is due
 	resumed bool
 }
@@ -61,22 +64,11 @@ const (
 	linkCost = 64
 )
 
-// form is the form in which a stream gets an event.
-func (l *listStream) form() frameForm {
-	switch {
-	case l.view == ViewDevices:
-		return formDevice
-	case l.linger > 0:
-		return formLingers
-	}
-	return formUser
-}
-
 // noteEvent adds an event to what the list streams of its user are owed. It reports whether one is.
 func (w *worker) noteEvent(e *event, record []byte) (noted bool) {
 	ls := &w.lists
 	u := ls.follows.find(e.user)
-	if u == nil || e.lsn <= ls.journal.last { // a source may repeat itself
+	if u == nil {
 		return false
 	}
 	turn := ls.codec.Turn(record)
@@ -87,9 +79,10 @@ func (w *worker) noteEvent(e *event, record []byte) (noted bool) {
 		next = f.next
 		s := w.slots.at(f.slot())
 		l := s.list
-		if l.view == ViewUsers && !turn || l.lost {
+		if l.view == ViewUsers && !turn || l.lost || e.lsn <= l.taken { // a source repeats itself
 			continue
 		}
+		l.taken = e.lsn
 		if !noted {
 			noted, number = true, ls.journal.add(e.lsn, record)
 		}
@@ -117,7 +110,10 @@ func (ls *lists) wake(s *stream, crowd bool) {
 		ls.woken = append(ls.woken, streamAt{s.slot, s.reuse})
 	case crowd && l.queued == notQueued:
 		l.queued = inCrowd
-		ls.crowd = append(ls.crowd, streamAt{s.slot, s.reuse})
+		if !l.crowded {
+			l.crowded = true
+			ls.crowd = append(ls.crowd, streamAt{s.slot, s.reuse})
+		}
 	}
 }
 
@@ -154,10 +150,12 @@ func (w *worker) runLists() {
 	}
 	share := max(1, spent/(crowdShare-1))
 	for budget := visitsPerTurn; len(ls.crowd) > 0 && budget > 0; budget-- {
-		if share--; share < 0 && w.pressed() {
+		if share <= 0 && w.pressed() {
 			break
 		}
-		w.visitQueued(popAt(&ls.crowd), inCrowd)
+		if w.visitQueued(popAt(&ls.crowd), inCrowd) {
+			share--
+		}
 	}
 	if len(ls.woken)+len(ls.crowd) > 0 {
 		return
@@ -168,14 +166,22 @@ func (w *worker) runLists() {
 	}
 }
 
-// visitQueued visits a stream that was queued, unless the item is void.
-func (w *worker) visitQueued(at streamAt, queue listQueue) {
+// visitQueued visits a stream that was queued; false: the item is void.
+func (w *worker) visitQueued(at streamAt, queue listQueue) bool {
 	s := w.slots.at(at.slot)
-	if s.reuse != at.reuse || s.list == nil || s.list.queued != queue {
-		return
+	if s.reuse != at.reuse || s.list == nil {
+		return false
 	}
-	s.list.queued = notQueued
+	l := s.list
+	if queue == inCrowd {
+		l.crowded = false
+	}
+	if l.queued != queue {
+		return false
+	}
+	l.queued = notQueued
 	w.visitList(s)
+	return true
 }
 
 func popAt(queue *[]streamAt) streamAt {
@@ -238,15 +244,16 @@ func (w *worker) gather(s *stream, limit int) (caughtUp bool) {
 	for ; !l.debts.empty(); ls.debts.pop(&l.debts) {
 		owed := ls.debts.peek(&l.debts)
 		e := ls.journal.at(owed.number)
+		form, lingers := l.formOf(&ls.journal, e)
 		before := len(text)
-		text = l.appendEventID(text, e.lsn)
-		text = append(text, ls.journal.text(e, l.form())...)
+		text = l.appendEventID(text, e.lsn, lingers > 0)
+		text = append(text, ls.journal.text(e, form)...)
 		if frames > 0 && len(text)-chunkRoom > limit {
 			text = text[:before]
 			break
 		}
-		if e.gone && l.linger > 0 {
-			w.fileLinger(s, owed.follow, l.linger)
+		if l.linger > 0 {
+			w.setLinger(s, owed.follow, lingers)
 		}
 		frames++
 		through = e.lsn
@@ -262,25 +269,39 @@ func (w *worker) gather(s *stream, limit int) (caughtUp bool) {
 	return caughtUp
 }
 
+// formOf is the form in which a stream gets an event, and for how long the user lingers.
+func (l *listStream) formOf(j *journal, e *entry) (form frameForm, lingers time.Duration) {
+	if l.view == ViewDevices {
+		return formDevice, 0
+	}
+	if l.linger > 0 {
+		if lingers = j.codec.Lingers(j.event(e), l.linger); lingers > 0 {
+			return formLingers, lingers
+		}
+	}
+	return formUser, 0
+}
+
 // appendEventID appends the id line of an event of the log. Before synced the client does not know
 // whether its cursor was honoured, and may have states of another history: with a cursor of this
 // one it would keep them.
-func (l *listStream) appendEventID(dst []byte, lsn uint64) []byte {
+func (l *listStream) appendEventID(dst []byte, lsn uint64, lingers bool) []byte {
 	if c := l.catchUp; c != nil && c.first {
-		return l.appendID(dst, c.after, lsn, false)
+		return l.appendID(dst, Position{Through: c.after, Newest: lsn, Lingers: lingers})
 	}
-	return l.appendID(dst, lsn, lsn, true)
+	return l.appendID(dst, Position{Through: lsn, Newest: lsn, Synced: true, Lingers: lingers})
 }
 
 // appendID appends the id line of an event.
-func (l *listStream) appendID(dst []byte, lsn, newest uint64, synced bool) []byte {
+func (l *listStream) appendID(dst []byte, at Position) []byte {
+	at.Lingers = at.Lingers || l.lingers > 0
 	dst = append(dst, "id: "...)
-	dst = l.ids.AppendID(dst, lsn, newest, synced)
+	dst = l.ids.AppendID(dst, at)
 	return append(dst, '\n')
 }
 
 func (l *listStream) appendSynced(dst []byte, through uint64) []byte {
-	dst = l.appendID(dst, through, through, true)
+	dst = l.appendID(dst, Position{Through: through, Newest: through, Synced: true})
 	dst = append(dst, "event: synced\ndata: {\"resumed\":"...)
 	dst = strconv.AppendBool(dst, l.resumed)
 	dst = append(dst, `,"users":`...)
@@ -288,15 +309,27 @@ func (l *listStream) appendSynced(dst []byte, through uint64) []byte {
 	return append(dst, "}\n\n"...)
 }
 
-// fileLinger has a stream told that a user is offline, unless it is online again by then.
-func (w *worker) fileLinger(s *stream, follow uint32, left time.Duration) {
-	f := w.lists.follows.follows.at(follow)
+// setLinger says what a stream was told of a user: that it is online for so long although no device
+// is, or, if 0, what its devices say.
+func (w *worker) setLinger(s *stream, follow uint32, left time.Duration) {
+	l, f := s.list, w.lists.follows.follows.at(follow)
 	if f.lingers() {
-		return // the item there is looks again
+		l.lingers--
 	}
-	f.stream |= lingersBit
-	w.lists.lingers.live++
-	w.lists.lingers.add(lingerItem{w.lingerTick(left), follow, s.slot, s.reuse})
+	switch {
+	case left == 0:
+		if f.filed() {
+			f.stream |= settledBit
+		}
+		return
+	case f.filed():
+		f.stream &^= settledBit // the item that is there looks again
+	default:
+		f.stream |= lingersBit
+		w.lists.lingers.live++
+		w.lists.lingers.add(lingerItem{w.lingerTick(left), follow, s.slot, s.reuse})
+	}
+	l.lingers++
 }
 
 // lingerTick is when a user is looked at whose time is over after so long: one tick more, since now
@@ -320,42 +353,61 @@ func (w *worker) runLingers() {
 	}
 }
 
-// endLinger looks at one user for one stream. An aggregate that has changed above the worker's
-// through is in an event that is on its way, which says all.
+// endLinger looks at one user for one stream.
 func (w *worker) endLinger(s *stream, i lingerItem) {
 	l, ls := s.list, &w.lists
-	user := ls.follows.userOf(i.follow)
-	through := w.mail.through[l.source]
 	if l.lost || s.lagging || l.catchUp != nil || !l.debts.empty() {
-		i.due = w.deadlines.now + 1 // what it is owed comes first
-		ls.lingers.add(i)
+		w.refile(i, 0) // what it is owed comes first
 		return
 	}
-	text := l.appendID(ls.piece.begin(), l.through, through, true)
-	text = append(text, userLine...)
-	before := len(text)
-	text, a := ls.codec.AppendUser(text, l.source, user, 0, through, l.linger)
-	if a.Lingers > 0 {
-		i.due = w.lingerTick(a.Lingers)
-		ls.lingers.add(i)
+	if f := ls.follows.follows.at(i.follow); !f.lingers() {
+		f.stream &^= lingersBit | settledBit
+		ls.lingers.live--
 		return
 	}
-	ls.follows.follows.at(i.follow).stream &^= lingersBit
-	ls.lingers.live--
-	if a.Online > 0 || len(text) == before {
+	text, left := w.appendLingered(s, i.follow)
+	if left > 0 {
+		w.refile(i, left)
 		return
 	}
-	ls.piece.seal(text, 1, through)
+	ls.piece.seal(text, 1, l.through)
 	bytes := ls.piece.form(s.chunked)
 	if s.backlog != nil && len(bytes) > w.writer.room(s) {
-		ls.follows.follows.at(i.follow).stream |= lingersBit
-		ls.lingers.live++
-		i.due = w.deadlines.now + 1
-		ls.lingers.add(i)
+		w.refile(i, 0)
 		return
 	}
-	w.stats.Frames++
-	w.send(s, bytes)
+	w.setLinger(s, i.follow, 0)
+	ls.follows.follows.at(i.follow).stream &^= lingersBit | settledBit
+	ls.lingers.live--
+	if len(bytes) > 0 {
+		w.stats.Frames++
+		w.send(s, bytes)
+	}
+}
+
+// refile has an item looked at again after so long, or with the next tick.
+func (w *worker) refile(i lingerItem, left time.Duration) {
+	if i.due = w.deadlines.now + 1; left > 0 {
+		i.due = w.lingerTick(left)
+	}
+	w.lists.lingers.add(i)
+}
+
+// appendLingered begins a piece with the frame of a user whose time may be over; left: it is not.
+// There is none for a user that came back. An aggregate that has changed above the worker's through
+// is in an event that is on its way, which says all.
+func (w *worker) appendLingered(s *stream, follow uint32) (text []byte, left time.Duration) {
+	l, ls := s.list, &w.lists
+	text = ls.piece.begin()
+	at := Position{Through: l.through, Newest: l.through, Synced: true}
+	text = append(l.appendID(text, at), userLine...)
+	before := len(text)
+	text, a := ls.codec.AppendUser(text, l.source, ls.follows.userOf(follow), 0,
+		w.mail.through[l.source], l.linger)
+	if a.Online > 0 || len(text) == before {
+		text = text[:chunkRoom]
+	}
+	return text, a.Lingers
 }
 
 // openList makes an open stream one of many users.
@@ -382,7 +434,7 @@ func (w *worker) closeList(s *stream) {
 	w.writer.unfollow(s)
 	w.in.unfollowList(l.view, func(yield func(uuid.UUID) bool) { w.eachUser(s, yield) })
 	for _, n := range l.follows {
-		if ls.follows.follows.at(n).lingers() {
+		if ls.follows.follows.at(n).filed() {
 			ls.lingers.live--
 		}
 		ls.follows.unlink(n)

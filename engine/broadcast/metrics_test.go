@@ -110,7 +110,7 @@ func TestDeliveryToListStreams(t *testing.T) {
 		defer b.Close()
 		b.Start(0)
 		mustSubscribe(t, b, Subscription{Conn: c, List: &List{
-			Users: []uuid.UUID{userOf(0), userOf(1)}, View: ViewUsers, IDs: cursorIDs{},
+			Users: []uuid.UUID{userOf(0), userOf(1)}, View: ViewUsers, IDs: &cursorIDs{},
 		}})
 		synctest.Wait()
 		for received, user := range []int{0, 0, 1, 2, 1} {

@@ -99,7 +99,9 @@ func (noUsers) Forgotten(Source, uuid.UUID) uint64 { return 0 }
 
 func (noUsers) Turn([]byte) bool { return false }
 
-func (noUsers) AppendUserFrame(dst, _ []byte, _ bool) (text []byte, gone bool) { return dst, false }
+func (noUsers) AppendUserFrame(dst, _ []byte, _ bool) []byte { return dst }
+
+func (noUsers) Lingers([]byte, time.Duration) time.Duration { return 0 }
 
 func (noUsers) AppendUser(
 	dst []byte, _ Source, _ uuid.UUID, _, _ uint64, _ time.Duration,

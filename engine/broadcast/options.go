@@ -37,10 +37,13 @@ type Codec interface {
 	// Turn reports whether an event changed its user's aggregate.
 	Turn(event []byte) bool
 
-	// AppendUserFrame appends the frame of the user's aggregate after an event that is a turn, and
-	// reports whether no device of the user is online any more. With lingers such a user is shown
-	// as online.
-	AppendUserFrame(dst, event []byte, lingers bool) (text []byte, gone bool)
+	// AppendUserFrame appends the frame of the user's aggregate after an event that is a turn. With
+	// lingers the user is shown as online.
+	AppendUserFrame(dst, event []byte, lingers bool) []byte
+
+	// Lingers is for how long from now a user is shown as online after an event that is a turn,
+	// since linger is not over; 0: it is, or the user has devices online.
+	Lingers(event []byte, linger time.Duration) time.Duration
 
 	// AppendUser appends the frame of a user's aggregate, of its last turn, if after < LSN <=
 	// through, or if there is none and after is 0, and nothing else. A user without a device online

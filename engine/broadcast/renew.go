@@ -92,6 +92,9 @@ func (w *worker) renew(id StreamID, expiresNanos int64, fits Fits) error {
 		return nil
 	}
 	s.ends, s.drains = ends, false
+	if w.drain.began {
+		w.drain.setEnd(s, w.deadlines.now)
+	}
 	w.deadlines.file(s)
 	return nil
 }
