@@ -171,10 +171,13 @@ func TestResume(t *testing.T) {
 		}
 		return r.openList(t, listStreamText("POST", query, every, listText(ids...), headers...)).List
 	}
+	at := func(lsn uint64, synced bool) broadcast.Position {
+		return broadcast.Position{Through: lsn, Newest: lsn, Synced: synced}
+	}
 	// As the stream makes it.
 	three := open("?view=users&linger_ms=5000", "", ids[:3]...)
-	last := string(three.IDs.AppendID(nil, 500, 500, true))
-	early := string(three.IDs.AppendID(nil, 400, 400, false))
+	last := string(three.IDs.AppendID(nil, at(500, true)))
+	early := string(three.IDs.AppendID(nil, at(400, false)))
 	if c, ok := history.Parse([]byte(last)); !ok || c.View != byte(broadcast.ViewUsers) ||
 		c.LingerMS != 5000 || c.LSN != 500 || c.ToldMS != testInstant.WallMS ||
 		c.List != history.List(users[:3]) {
@@ -222,7 +225,7 @@ func TestResume(t *testing.T) {
 	}
 	// In the middle of what it is owed, the client has what it had, of the users that it knows.
 	l := open(same, last, ids[3], ids[1])
-	middle, _ := history.Parse(l.IDs.AppendID(nil, 600, 600, false))
+	middle, _ := history.Parse(l.IDs.AppendID(nil, at(600, false)))
 	if was, _ := history.Parse([]byte(last)); middle.LSN != 500 || middle.ToldMS != was.ToldMS ||
 		middle.List != history.List(users[1:2]) {
 		t.Errorf("before synced: %+v", middle)
@@ -231,7 +234,7 @@ func TestResume(t *testing.T) {
 		l.Users[0] != users[1] || l.After != 500 {
 		t.Errorf("from there: %+v", l)
 	}
-	if c, _ := history.Parse(l.IDs.AppendID(nil, 600, 600, true)); c.LSN != 600 ||
+	if c, _ := history.Parse(l.IDs.AppendID(nil, at(600, true))); c.LSN != 600 ||
 		c.List != history.List([]uuid.UUID{users[1], users[3]}) {
 		t.Errorf("synced: %+v", c)
 	}

@@ -32,6 +32,7 @@ func (r *resumes) list(
 	digest := r.remember(history, users)
 	ids := &cursorIDs{history: history, clock: r.clock, c: cursor.Cursor{
 		View: byte(view), LingerMS: uint32(linger.Milliseconds()), List: digest,
+		ToldMS: toldMS(r.clock, linger),
 	}}
 	l := &broadcast.List{Users: users, View: view, Linger: linger, IDs: ids}
 	if len(text) == 0 {
@@ -62,6 +63,14 @@ func (r *resumes) list(
 		ids.before = &c
 	}
 	return l
+}
+
+// toldMS is now for a stream with a linger time. Others have no use for it.
+func toldMS(clock engine.Clock, linger time.Duration) uint64 {
+	if linger == 0 {
+		return 0
+	}
+	return clock().WallMS
 }
 
 // remember returns the digest of a list, for which the users are found again.
@@ -120,24 +129,24 @@ func partition(users []uuid.UUID, first func(uuid.UUID) bool) (n int) {
 type cursorIDs struct {
 	history *cursor.History
 	clock   engine.Clock
-	c       cursor.Cursor  // but for LSN and ToldMS
+	c       cursor.Cursor  // but for LSN; ToldMS is when no user lingered last
 	before  *cursor.Cursor // what the client has until synced; nil: nothing
 }
 
 // AppendID implements broadcast.IDs. In the middle of the first snapshot a client has what it had
 // of the users that it knows, and newer states of some, or nothing.
-func (ids *cursorIDs) AppendID(dst []byte, lsn, newest uint64, synced bool) []byte {
+func (ids *cursorIDs) AppendID(dst []byte, at broadcast.Position) []byte {
+	if ids.c.LingerMS > 0 && !at.Lingers {
+		ids.c.ToldMS = ids.clock().WallMS
+	}
 	c := ids.c
 	switch {
-	case synced:
+	case at.Synced:
 		ids.before = nil
-		c.LSN, c.Newest = lsn, newest
-		if c.LingerMS > 0 {
-			c.ToldMS = ids.clock().WallMS
-		}
+		c.LSN, c.Newest = at.Through, at.Newest
 	case ids.before != nil:
 		c = *ids.before
-		c.Newest = max(c.Newest, newest)
+		c.Newest = max(c.Newest, at.Newest)
 	}
 	return ids.history.Append(dst, c)
 }
