@@ -20,6 +20,7 @@ import (
 	"rollcall/checkpoint"
 	"rollcall/cursor"
 	"rollcall/datadir"
+	"rollcall/engine/table"
 	"rollcall/internal/faultfs"
 	"rollcall/internal/testseed"
 	"rollcall/record"
@@ -300,6 +301,18 @@ func (c *crasher) check(cl clone) {
 	if s := d.Stats(); s.Online != byStatus[Online] || s.Offline != byStatus[Offline] {
 		failed("%d online and %d offline are counted, %v are there", s.Online, s.Offline, byStatus)
 	}
+	for user, u := range c.aggregates(d) {
+		online, seen := uint32(0), uint64(0)
+		for _, r := range found {
+			if r.User == user {
+				online += uint32(r.Status)
+				seen = max(seen, r.SeenAtMS)
+			}
+		}
+		if u.Online != online || online == 0 && u.SeenAtMS < seen {
+			failed("user %s is %+v, its devices say %d online, seen at %d", user, u, online, seen)
+		}
+	}
 	for i, device := range c.devices {
 		r, ok := found[device.device]
 		delete(found, device.device)
@@ -332,7 +345,7 @@ func (c *crasher) checkAgain(d *disk, cl clone, failed func(string, ...any)) {
 	if c.rng.IntN(4) == 0 {
 		d.checkpoint(c.t)
 	}
-	want := c.records(d)
+	want, users := c.records(d), c.aggregates(d)
 	crashed := cl.fs.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: c.rng.IntN(101), RNG: c.rng})
 	d.shut()
 	again := c.open(crashed)
@@ -346,6 +359,20 @@ func (c *crasher) checkAgain(d *disk, cl clone, failed func(string, ...any)) {
 	if len(got) != len(want) {
 		failed("a second recovery has %d devices, the first had %d", len(got), len(want))
 	}
+	for user, u := range c.aggregates(again) {
+		if u != users[user] {
+			failed("a second recovery has user %s at %+v, the first at %+v", user, u, users[user])
+		}
+	}
+}
+
+// aggregates is every user's.
+func (c *crasher) aggregates(d *disk) map[uuid.UUID]table.Aggregate {
+	found := make(map[uuid.UUID]table.Aggregate)
+	for _, device := range c.devices {
+		found[device.user], _ = d.table.Aggregate(device.user)
+	}
+	return found
 }
 
 // records is every device by its id, which must be there once.
