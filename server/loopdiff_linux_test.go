@@ -166,7 +166,8 @@ func uniqueAddr() *net.TCPAddr {
 
 var lastAddr atomic.Uint32
 
-var date = regexp.MustCompile(`Date: [^\r]*\r\n`)
+// date is also what else two servers say differently.
+var date = regexp.MustCompile(`(Date|Rollcall-Stream): [^\r]*\r\n`)
 
 // exchange sends a stream to one server, and reads to the end of the connection.
 func (tw *twins) exchange(
