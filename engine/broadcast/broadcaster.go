@@ -54,6 +54,8 @@ type Subscription struct {
 
 	// ExpiresNanos is the instant, on the clock of Tick, at which the stream ends. Default: never.
 	ExpiresNanos int64
+
+	hashes []uint64 // of List.Users, until the inbox has it
 }
 
 // New makes a Broadcaster. Streams may be subscribed from now on; they are answered after Start.
@@ -217,6 +219,10 @@ func (b *Broadcaster) subscribeList(s Subscription) error {
 	}
 	if err := b.quota.take(&s); err != nil {
 		return err
+	}
+	s.hashes = make([]uint64, len(s.List.Users)) // made here: a commit loop may wait for the inbox
+	for i, user := range s.List.Users {
+		s.hashes[i] = hashOf(user)
 	}
 	w := b.workers[int(b.next.Add(1))%min(len(b.workers), maxListWorkers)]
 	if err := w.in.subscribe(s); err != nil {

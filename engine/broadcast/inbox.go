@@ -5,8 +5,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"github.com/google/uuid"
 )
 
 // inbox is the one way into a worker. Any goroutine may call it, except for the methods that say
@@ -146,9 +144,10 @@ func (in *inbox) subscribe(s Subscription) (err error) {
 func (in *inbox) joinLocked(s Subscription) (now bool) {
 	if s.List != nil {
 		in.lists++
-		for _, user := range s.List.Users {
-			in.marks[s.List.View].add(hashOf(user))
+		for _, hash := range s.hashes {
+			in.marks[s.List.View].add(hash)
 		}
+		s.hashes = nil
 	} else {
 		in.follows.add(hashOf(s.User))
 	}
@@ -171,12 +170,13 @@ func (in *inbox) unfollow(st *stream) {
 }
 
 // unfollowList is unfollow for a stream of many users, and makes no room.
-func (in *inbox) unfollowList(view View, users func(yield func(uuid.UUID) bool)) {
+// It is given the hashes of the users.
+func (in *inbox) unfollowList(view View, hashes []uint64) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	in.lists--
-	for user := range users {
-		in.marks[view].remove(hashOf(user))
+	for _, hash := range hashes {
+		in.marks[view].remove(hash)
 	}
 }
 

@@ -56,6 +56,7 @@ type lists struct {
 	taking  int // streams in a catch-up
 	piece   parcel
 	names   []uint32 // scratch: of a user's devices
+	hashes  []uint64 // scratch: of a stream's users
 }
 
 const (
@@ -432,7 +433,12 @@ func (w *worker) openList(s *stream, sub *Subscription) {
 func (w *worker) closeList(s *stream) {
 	l, ls := s.list, &w.lists
 	w.writer.unfollow(s)
-	w.in.unfollowList(l.view, func(yield func(uuid.UUID) bool) { w.eachUser(s, yield) })
+	ls.hashes = ls.hashes[:0]
+	w.eachUser(s, func(user uuid.UUID) bool {
+		ls.hashes = append(ls.hashes, hashOf(user))
+		return true
+	})
+	w.in.unfollowList(l.view, ls.hashes)
 	for _, n := range l.follows {
 		if ls.follows.follows.at(n).filed() {
 			ls.lingers.live--
