@@ -6,12 +6,16 @@
 //	          │                                  │                  profiles, /debug/presence
 //	          │                                  └► one reply of the table
 //	          ├► many heartbeats ► group of lines ► checks ► Add ► ... ► Settle ► rejected lines
-//	          └► stream token ► hijack ► Take ► Subscribe: then the broadcaster owns the socket
+//	          ├► stream token ► hijack ► Take ► Subscribe: then the broadcaster owns the socket
+//	          └► stream token ► list of users ► Users ► slabs, when the log has what they show
 //
 //	server.go     what joins them         routes.go   the public API on one screen
 //	heartbeat.go  one heartbeat           batch.go    many in one request
 //	places.go     batches at a time       body.go     a body as it comes (coding.go: packed)
 //	stream.go     a stream's takeover     answers.go  replies as bytes
+//	liststream.go streams of many users   resume.go   what a cursor's client is owed
+//	recent.go     lists of cursors        list.go     a list of users: its token, its body
+//	query.go      asking once             slabs.go    the memory of its answers
 //	reply/        the table of replies    conns/      accept, limits, loops, idle connections
 //	plain.go      one heartbeat in a loop
 //	admin/        what operators ask
@@ -41,7 +45,9 @@
 //     itself makes one allocation of 24 bytes per request with a streamed body.)
 //   - S6 Everything is bounded: connections (503 above), headers, bodies, the time to read and to
 //     write them, addresses of the rate limiter, nesting of JSON, batches that are read and
-//     worked on at a time, what packed bodies unpack to. A metric counts each refusal.
+//     worked on at a time, what packed bodies unpack to; lists of users, the bodies with such that
+//     are read at a time, what answers to queries hold, the lists that are remembered for cursors.
+//     A metric counts each refusal.
 //
 // The invariants of connections, P1 to P12, are in package conns.
 //
@@ -78,6 +84,19 @@
 //	batch A      read ─ turn ▓▓▓ ─ read ─────── turn ▓▓▓ ─ wait for the log
 //	batch B      read ───────── turn ▓▓▓ ─ read ──────── turn ▓▓▓ ─ wait for the log
 //	a heartbeat            ▓ wait for the log
+//
+// # Many users
+//
+// The routes of many users ask the token first and read the list behind it (readers, listRequest).
+// Their bodies have places of their own, as those of batches: one that comes slowly makes room. An
+// answer to a query grows by slabs, of which all answers together have a number; it is made before
+// anything of it is sent, since only then Users says that all of it is durable (I2).
+//
+// A cursor says what a client has: of which users, by a digest of the list, through which LSN. A
+// client whose list is the same knows all of its users. For one whose list differs the server has
+// to find the old list by its digest (recentLists); it comes from memory, so that after a restart
+// such a client gets everything. What a cursor cannot tell is left to a whole snapshot: a device
+// that was forgotten, a linger that ended while the client was away.
 //
 // # The takeover of a stream
 //
