@@ -257,7 +257,7 @@ func (b *Broadcaster) Ready(id StreamID, r Readiness) {
 func (b *Broadcaster) Streams(user uuid.UUID) int {
 	streams := 0
 	for _, w := range b.workers {
-		w.call(func() { streams += w.users.streams(user) + w.lists.follows.streams(user) })
+		w.call(func() { streams += w.users.streams(user) + w.lists.streams(user) })
 	}
 	return streams
 }

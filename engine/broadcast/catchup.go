@@ -27,7 +27,7 @@ func (w *worker) catchUpAgain(s *stream) {
 		w.lists.taking++
 	}
 	*l.catchUp = catchUp{
-		after: l.through, known: len(l.follows), until: l.catchUp.until, first: l.catchUp.first,
+		after: l.through, known: l.follows.users, until: l.catchUp.until, first: l.catchUp.first,
 		queued: l.catchUp.queued,
 	}
 	w.waitList(s)
@@ -78,7 +78,7 @@ func (w *worker) advanceList(s *stream, head []byte) {
 	w.makePiece(s)
 	bytes := w.lists.piece.form(s.chunked)
 	w.budget -= len(bytes)
-	if c.at == len(l.follows) {
+	if c.at == l.follows.users {
 		c.given = true
 		l.through = max(l.through, c.through)
 	}
@@ -105,7 +105,7 @@ func (w *worker) makePiece(s *stream) {
 	text := ls.piece.begin()
 	before := w.lists.most
 	left := before
-	for c.at < len(l.follows) && left > 0 {
+	for c.at < l.follows.users && left > 0 {
 		size := len(text)
 		if l.view == ViewUsers {
 			text = w.appendAggregate(text, s)
@@ -125,7 +125,7 @@ func (w *worker) makePiece(s *stream) {
 func (w *worker) endUser(l *listStream) {
 	c := l.catchUp
 	if after := c.owedAfter(); after > 0 {
-		user := w.lists.follows.userOf(l.follows[c.at])
+		user := w.lists.follows.userOf(l.follows.at(c.at))
 		c.stale = c.stale || w.lists.codec.Forgotten(l.source, user) > after
 	}
 	c.at, c.device, c.devices = c.at+1, 0, nil
@@ -151,7 +151,7 @@ func (l *listStream) appendCatchUpID(dst []byte) []byte {
 func (w *worker) appendAggregate(text []byte, s *stream) []byte {
 	l := s.list
 	c := l.catchUp
-	follow := l.follows[c.at]
+	follow := l.follows.at(c.at)
 	begin := len(text)
 	text = append(l.appendCatchUpID(text), userLine...)
 	before := len(text)
@@ -174,7 +174,7 @@ func (w *worker) appendAggregate(text []byte, s *stream) []byte {
 func (w *worker) appendDevices(text []byte, s *stream, left int) ([]byte, int) {
 	l, ls := s.list, &w.lists
 	c := l.catchUp
-	user := ls.follows.userOf(l.follows[c.at])
+	user := ls.follows.userOf(l.follows.at(c.at))
 	names := c.devices
 	if c.device == 0 {
 		ls.names = ls.codec.AppendDevices(ls.names[:0], l.source, user)

@@ -381,10 +381,10 @@ func (s *listRun) finish() {
 	s.b.Close()
 	for _, w := range s.b.workers {
 		ls := &w.lists
-		if ls.follows.users.inUse()+ls.follows.follows.inUse()+ls.debts.nodes.inUse()+
+		if ls.follows.users.inUse()+ls.follows.blocks.inUse()+ls.debts.nodes.inUse()+
 			ls.open+ls.taking != 0 || len(w.writer.owners) != 0 {
 			s.t.Errorf("a worker keeps %d users, %d follows, %d debts, %d streams, %d of them in "+
-				"a catch-up, and %d owners", ls.follows.users.inUse(), ls.follows.follows.inUse(),
+				"a catch-up, and %d owners", ls.follows.users.inUse(), ls.follows.blocks.inUse(),
 				ls.debts.nodes.inUse(), ls.open, ls.taking, len(w.writer.owners))
 		}
 		for view := range w.in.marks {

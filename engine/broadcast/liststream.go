@@ -17,7 +17,7 @@ const (
 type listStream struct {
 	ids     IDs
 	owner   [16]byte
-	follows []uint32 // their numbers, in the order of the snapshot
+	follows followRun
 	linger  time.Duration
 	through uint64    // written or in the backlog is all of its users at or below this LSN (B10)
 	taken   uint64    // events at or below it are in debts, or given
@@ -65,6 +65,11 @@ const (
 	linkCost = 64
 )
 
+// streams is how many list streams follow a user.
+func (ls *lists) streams(id uuid.UUID) int {
+	return ls.follows.streamsOf(ls.follows.find(id), math.MaxInt)
+}
+
 // noteEvent adds an event to what the list streams of its user are owed. It reports whether one is.
 func (w *worker) noteEvent(e *event, record []byte) (noted bool) {
 	ls := &w.lists
@@ -73,12 +78,12 @@ func (w *worker) noteEvent(e *event, record []byte) (noted bool) {
 		return false
 	}
 	turn := ls.codec.Turn(record)
-	crowd := int(u.count) > w.visits
+	crowd := ls.follows.streamsOf(u, w.visits+1) > w.visits
 	number := uint32(0)
 	for n, next := u.first, uint32(0); n != 0; n = next {
-		f := ls.follows.follows.at(n)
+		f := ls.follows.at(n)
 		next = f.next
-		s := w.slots.at(f.slot())
+		s := w.slots.at(ls.follows.streamOf(n))
 		l := s.list
 		if l.view == ViewUsers && !turn || l.lost || e.lsn <= l.taken { // a source repeats itself
 			continue
@@ -306,27 +311,27 @@ func (l *listStream) appendSynced(dst []byte, through uint64) []byte {
 	dst = append(dst, "event: synced\ndata: {\"resumed\":"...)
 	dst = strconv.AppendBool(dst, l.resumed)
 	dst = append(dst, `,"users":`...)
-	dst = strconv.AppendInt(dst, int64(len(l.follows)), 10)
+	dst = strconv.AppendInt(dst, int64(l.follows.users), 10)
 	return append(dst, "}\n\n"...)
 }
 
 // setLinger says what a stream was told of a user: that it is online for so long although no device
 // is, or, if 0, what its devices say.
 func (w *worker) setLinger(s *stream, follow uint32, left time.Duration) {
-	l, f := s.list, w.lists.follows.follows.at(follow)
+	l, f := s.list, w.lists.follows.at(follow)
 	if f.lingers() {
 		l.lingers--
 	}
 	switch {
 	case left == 0:
 		if f.filed() {
-			f.stream |= settledBit
+			f.user |= settledBit
 		}
 		return
 	case f.filed():
-		f.stream &^= settledBit // the item that is there looks again
+		f.user &^= settledBit // the item that is there looks again
 	default:
-		f.stream |= lingersBit
+		f.user |= lingersBit
 		w.lists.lingers.live++
 		w.lists.lingers.add(lingerItem{w.lingerTick(left), follow, s.slot, s.reuse})
 	}
@@ -361,8 +366,8 @@ func (w *worker) endLinger(s *stream, i lingerItem) {
 		w.refile(i, 0) // what it is owed comes first
 		return
 	}
-	if f := ls.follows.follows.at(i.follow); !f.lingers() {
-		f.stream &^= lingersBit | settledBit
+	if f := ls.follows.at(i.follow); !f.lingers() {
+		f.user &^= lingersBit | settledBit
 		ls.lingers.live--
 		return
 	}
@@ -378,7 +383,7 @@ func (w *worker) endLinger(s *stream, i lingerItem) {
 		return
 	}
 	w.setLinger(s, i.follow, 0)
-	ls.follows.follows.at(i.follow).stream &^= lingersBit | settledBit
+	ls.follows.at(i.follow).user &^= lingersBit | settledBit
 	ls.lingers.live--
 	if len(bytes) > 0 {
 		w.stats.Frames++
@@ -417,12 +422,9 @@ func (w *worker) openList(s *stream, sub *Subscription) {
 	l := &listStream{
 		ids: sub.List.IDs, owner: sub.Owner, linger: sub.List.Linger, source: sub.Source,
 		view: sub.List.View, resumed: sub.List.Resumed,
-		follows: make([]uint32, len(sub.List.Users)),
+		follows: ls.follows.begin(s.slot, sub.List.Users),
 	}
-	for i, id := range sub.List.Users {
-		l.follows[i] = ls.follows.link(s.slot, id)
-	}
-	w.budget -= linkCost * len(l.follows)
+	w.budget -= linkCost * l.follows.users
 	l.catchUp = &catchUp{after: sub.List.After, known: sub.List.Known, first: true}
 	s.list = l
 	ls.taking++
@@ -439,14 +441,14 @@ func (w *worker) closeList(s *stream) {
 		return true
 	})
 	w.in.unfollowList(l.view, ls.hashes)
-	for _, n := range l.follows {
-		if ls.follows.follows.at(n).filed() {
+	for i := range l.follows.users {
+		if ls.follows.at(l.follows.at(i)).filed() {
 			ls.lingers.live--
 		}
-		ls.follows.unlink(n)
 	}
-	w.budget -= linkCost * len(l.follows)
-	w.quota.give(l.owner, len(l.follows))
+	ls.follows.end(&l.follows)
+	w.budget -= linkCost * l.follows.users
+	w.quota.give(l.owner, l.follows.users)
 	ls.debts.clear(&l.debts)
 	if l.catchUp != nil {
 		w.endCatchUp(l)

@@ -113,8 +113,8 @@ func (w *worker) eachUser(s *stream, yield func(uuid.UUID) bool) {
 		yield(s.follow.user.id)
 		return
 	}
-	for _, n := range s.list.follows {
-		if !yield(w.lists.follows.userOf(n)) {
+	for i := range s.list.follows.users {
+		if !yield(w.lists.follows.userOf(s.list.follows.at(i))) {
 			return
 		}
 	}

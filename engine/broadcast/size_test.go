@@ -14,8 +14,8 @@ func TestSizes(t *testing.T) {
 	}{
 		{"stream", unsafe.Sizeof(stream{}), 96},
 		{"follow, inside it", unsafe.Sizeof(follow{}), 24},
-		{"follow of a list stream", unsafe.Sizeof(listFollow{}), 16},
-		{"user of list streams", unsafe.Sizeof(listUser{}), 24},
+		{"follow of a list stream", unsafe.Sizeof(listFollow{}), 12},
+		{"user of list streams", unsafe.Sizeof(listUser{}), 20},
 		{"entry of the journal", unsafe.Sizeof(entry{}), entryBytes},
 		{"user", unsafe.Sizeof(user{}), 64},
 		{"piece of the ring", unsafe.Sizeof(ringPiece{}), 512},

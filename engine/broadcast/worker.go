@@ -260,7 +260,7 @@ func (w *worker) figures() Stats {
 	s.Users = w.users.index.users
 	s.InSnapshot = w.snapshots.taking + w.lists.taking
 	s.Lists = w.lists.open
-	s.Follows = w.lists.follows.follows.inUse()
+	s.Follows = w.lists.follows.count
 	s.Followed = w.lists.follows.users.inUse()
 	s.Lingering = w.lists.lingers.live
 	return s
