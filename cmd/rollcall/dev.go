@@ -51,6 +51,11 @@ Without a browser, this follows the same user:
 %[8]s -N -H 'Authorization: Bearer %[2]s' \
   '%[1]s`+wire.StreamPath+`?user_id=%[4]s'
 
+And this tells of users, as many as the token covers, when they come and go:
+
+%[8]s -N -H 'Authorization: Bearer %[2]s' \
+  '%[1]s`+wire.ListStreamPath+`?view=users'
+
 Ctrl-C stops the server.
 
 `, base, token, ingestToken, devUser, devDevice, devTTL, devTTL.Milliseconds(), curl, admin)
