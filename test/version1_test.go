@@ -35,8 +35,14 @@ func version1ID(n int) string { return fmt.Sprintf("00000000-0000-4000-8000-%012
 // unpackVersion1 returns one of the directories.
 func unpackVersion1(t *testing.T, kind string) *damaged {
 	t.Helper()
+	return unpackOld(t, version1, kind)
+}
+
+// unpackOld returns one of the directories of an archive.
+func unpackOld(t *testing.T, archive, kind string) *damaged {
+	t.Helper()
 	top := t.TempDir()
-	f, err := os.Open(version1)
+	f, err := os.Open(archive)
 	if err != nil {
 		t.Fatal(err)
 	}

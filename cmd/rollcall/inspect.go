@@ -151,6 +151,7 @@ type (
 		Seq           uint64 `json:"seq"`
 		TTLMS         uint64 `json:"ttl_ms"`
 		HeartbeatAtMS uint64 `json:"last_heartbeat_ms"`
+		SeenAtMS      uint64 `json:"last_seen_ms"` // 0: never
 		UpdatedAtMS   uint64 `json:"updated_at_ms"`
 		LSN           uint64 `json:"lsn"`
 	}
@@ -222,7 +223,7 @@ func lineOf(r engine.Device) deviceLine {
 		status = "online"
 	}
 	return deviceLine{"device", r.User.String(), r.Device.String(), status, r.Source,
-		r.SentAtMS, r.Seq, r.TTLMS, r.HeartbeatAtMS, r.UpdatedAtMS, r.LSN}
+		r.SentAtMS, r.Seq, r.TTLMS, r.HeartbeatAtMS, r.SeenAtMS, r.UpdatedAtMS, r.LSN}
 }
 
 func damaged(err error) damageLine {
@@ -276,9 +277,13 @@ func (p textPrinter) print(line any) {
 	case devicesLine:
 		say("devices", "%d: %d online, %d offline", l.Total, l.Online, l.Offline)
 	case deviceLine:
-		say("device", "%s %s %s seq %d, ttl %d ms, source %q, sent %s, stored %s, record %d",
-			l.User, l.Device, l.Status, l.Seq, l.TTLMS, l.Source, utc(l.SentAtMS),
-			utc(l.UpdatedAtMS), l.LSN)
+		seen := "never"
+		if l.SeenAtMS > 0 {
+			seen = utc(l.SeenAtMS)
+		}
+		say("device", "%s %s %s seq %d, ttl %d ms, source %q, sent %s, stored %s, last seen %s, "+
+			"record %d", l.User, l.Device, l.Status, l.Seq, l.TTLMS, l.Source, utc(l.SentAtMS),
+			utc(l.UpdatedAtMS), seen, l.LSN)
 	case damageLine:
 		say("DAMAGE", "%s", l.Error)
 	}
