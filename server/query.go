@@ -211,9 +211,13 @@ func appendDevice(dst []byte, d *engine.Device) []byte {
 	dst = wire.AppendEventRest(dst, &d.Event)
 	dst = append(dst, `,"last_heartbeat_ms":`...)
 	dst = wire.AppendUint(dst, d.HeartbeatAtMS)
-	dst = append(dst, `,"last_offline_ms":`...)
-	dst = appendTime(dst, d.OfflineAtMS)
-	dst = append(dst, `,"updated_at_ms":`...)
+	if d.OfflineAtMS == 0 {
+		dst = append(dst, `,"last_offline_ms":null,"updated_at_ms":`...)
+	} else {
+		dst = append(dst, `,"last_offline_ms":`...)
+		dst = wire.AppendUint(dst, d.OfflineAtMS)
+		dst = append(dst, `,"updated_at_ms":`...)
+	}
 	dst = wire.AppendUint(dst, d.UpdatedAtMS)
 	return append(dst, '}')
 }

@@ -37,18 +37,19 @@ func AppendEvent(dst []byte, ev *Event) []byte {
 // AppendEventUser appends the first part of the object: the same for all devices of a user.
 func AppendEventUser(dst []byte, user uuid.UUID) []byte {
 	dst = append(dst, `{"schema_version":1,"user_id":"`...)
-	return AppendID(dst, user)
+	return append(AppendID(dst, user), `","device_id":"`...)
 }
 
 // AppendEventRest appends what AppendEvent has behind AppendEventUser.
 func AppendEventRest(dst []byte, ev *Event) []byte {
-	dst = append(dst, `","device_id":"`...)
 	dst = AppendID(dst, ev.Device)
-	dst = append(dst, `","status":"`...)
-	dst = append(dst, ev.Status.String()...)
-	dst = append(dst, `","source":`...)
-	dst = AppendString(dst, ev.Source)
-	dst = append(dst, `,"sent_at_ms":`...)
+	if ev.Status == record.Online {
+		dst = append(dst, `","status":"online","source":"`...)
+	} else {
+		dst = append(dst, `","status":"offline","source":"`...)
+	}
+	dst = appendEscaped(dst, ev.Source)
+	dst = append(dst, `","sent_at_ms":`...)
 	dst = AppendUint(dst, ev.SentAtMS)
 	dst = append(dst, `,"seq":`...)
 	dst = AppendUint(dst, ev.Seq)
@@ -59,25 +60,38 @@ func AppendEventRest(dst []byte, ev *Event) []byte {
 // AppendID appends the canonical lowercase text of id.
 func AppendID(dst []byte, id uuid.UUID) []byte {
 	dst = append(dst, "........-....-....-....-............"...)
-	text := dst[len(dst)-idBytes:]
-	for i, at := range hexPairs {
-		binary.LittleEndian.PutUint16(text[at:], hexText[id[i]])
-	}
+	text := (*[idBytes]byte)(dst[len(dst)-idBytes:])
+	le := binary.LittleEndian
+	le.PutUint64(text[0:], hexDigits(le.Uint32(id[0:])))
+	middle := hexDigits(le.Uint32(id[4:]))
+	le.PutUint32(text[9:], uint32(middle))
+	le.PutUint32(text[14:], uint32(middle>>32))
+	middle = hexDigits(le.Uint32(id[8:]))
+	le.PutUint32(text[19:], uint32(middle))
+	le.PutUint32(text[24:], uint32(middle>>32))
+	le.PutUint64(text[28:], hexDigits(le.Uint32(id[12:])))
 	return dst
 }
 
-// hexText is the text of a byte, two hexadecimal digits, the first in the lower byte.
-var hexText = func() (texts [256]uint16) {
-	for b := range texts {
-		texts[b] = binary.LittleEndian.Uint16(hex.AppendEncode(nil, []byte{byte(b)}))
-	}
-	return texts
-}()
+// hexDigits is the text of four bytes, the first in the lowest byte: the inverse of fromHex.
+func hexDigits(four uint32) uint64 {
+	const each = 0x0101010101010101
+	n := uint64(four)
+	n = (n | n<<16) & 0x0000ffff0000ffff
+	n = (n | n<<8) & 0x00ff00ff00ff00ff
+	n = (n>>4 | n<<8) & (each * 0x0f) // a digit in each byte, the upper one of two first
+	letter := (n + each*6) >> 4 & each
+	return n + each*'0' + letter*('a'-'0'-10)
+}
 
 // AppendString appends s, which must be valid UTF-8, as JSON.stringify writes it: only the quote,
 // the backslash and control characters are escaped.
 func AppendString(dst []byte, s string) []byte {
-	dst = append(dst, '"')
+	return append(appendEscaped(append(dst, '"'), s), '"')
+}
+
+// appendEscaped is AppendString without the quotes around it.
+func appendEscaped(dst []byte, s string) []byte {
 	plain := 0 // from here to i, s needs no escape
 	for i := range len(s) {
 		c := s[i]
@@ -87,7 +101,7 @@ func AppendString(dst []byte, s string) []byte {
 		dst = appendEscape(append(dst, s[plain:i]...), c)
 		plain = i + 1
 	}
-	return append(append(dst, s[plain:]...), '"')
+	return append(dst, s[plain:]...)
 }
 
 func appendEscape(dst []byte, c byte) []byte {

@@ -5,6 +5,8 @@ import (
 	"math/rand/v2"
 	"strconv"
 	"testing"
+
+	"github.com/google/uuid"
 )
 
 // TestAppendUint: as strconv writes it, around each power of ten and two, and at random.
@@ -44,5 +46,25 @@ func BenchmarkAppendUint(b *testing.B) {
 				dst = AppendUint(dst[:0], n)
 			}
 		})
+	}
+}
+
+// TestAppendID: as uuid writes it, at random and with each byte in each place.
+func TestAppendID(t *testing.T) {
+	check := func(id uuid.UUID) {
+		t.Helper()
+		if got, want := string(AppendID([]byte("x"), id)), "x"+id.String(); got != want {
+			t.Fatalf("%s, want %s", got, want)
+		}
+	}
+	for b := range 256 {
+		for i := range 16 {
+			id := uuid.Max
+			id[i] = byte(b)
+			check(id)
+		}
+	}
+	for range 1000 {
+		check(uuid.New())
 	}
 }

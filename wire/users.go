@@ -59,9 +59,30 @@ func (u *Users) Add(text []byte) bool {
 		}
 		return false
 	}
+	u.keep(id)
+	return true
+}
+
+// keep adds an id that was counted.
+func (u *Users) keep(id uuid.UUID) {
 	if u.Count <= u.limit && u.seen.add(u.IDs, id) {
 		u.IDs = append(u.IDs, id)
 	}
+}
+
+// addPlain adds the element that is next if it is an id in the canonical form, as nearly all are.
+func (u *Users) addPlain(p *parser) bool {
+	const quoted = idBytes + 2
+	if len(p.json)-p.at < quoted || p.json[p.at] != '"' || p.json[p.at+quoted-1] != '"' {
+		return false
+	}
+	var id uuid.UUID
+	if !parseCanonicalID(&id, p.json[p.at+1:p.at+1+idBytes]) {
+		return false
+	}
+	p.at += quoted
+	u.Count++
+	u.keep(id)
 	return true
 }
 
@@ -107,16 +128,9 @@ func (u *Users) decodeArray(p *parser) (problem ListProblem, ok bool) {
 	}
 	p.at++
 	for p.space(); !p.take(']'); p.space() {
-		var text []byte
-		if p.peek() == '"' {
-			text, ok = p.quoted()
-		} else {
-			text, ok = notText, p.skip(2)
-		}
-		if !ok {
+		if !u.addPlain(p) && !u.addElement(p) {
 			return ListInvalid, false
 		}
-		u.Add(text)
 		if !p.more(']') {
 			return ListInvalid, false
 		}
@@ -128,6 +142,20 @@ func (u *Users) decodeArray(p *parser) (problem ListProblem, ok bool) {
 		return ListInvalid, true
 	}
 	return ListValid, true
+}
+
+// addElement adds the element that is next, whatever it is; false: it is no JSON.
+func (u *Users) addElement(p *parser) (ok bool) {
+	text := notText
+	if p.peek() == '"' {
+		text, ok = p.quoted()
+	} else {
+		ok = p.skip(2)
+	}
+	if ok {
+		u.Add(text)
+	}
+	return ok
 }
 
 // seen finds ids that a list has already, in constant time whatever the ids are: a table of their
