@@ -85,8 +85,8 @@ func userFrame(id int, user string, devices int) string {
 		status = Online
 	}
 	return fmt.Sprintf("id: c-%d\nevent: user\ndata: "+`{"schema_version":1,"user_id":%q,`+
-		`"status":%q,"devices_online":%d,"last_seen_ms":null,"changed_at_ms":5}`+"\n\n",
-		id, user, status, devices)
+		`"status":%q,"devices_online":%d,"last_seen_ms":null,"changed_at_ms":%s}`+"\n\n",
+		id, user, status, devices, map[bool]string{true: "null", false: "5"}[id == 0])
 }
 
 func deviceFrame(id int, user, device string, status Status, seq int) string {

@@ -57,6 +57,7 @@ type question struct {
 // seat is a user of a roster.
 type seat struct {
 	user    User
+	told    bool // ViewUsers: user is what the server said
 	round   uint64
 	devices map[string]*place // ViewDevices
 }
@@ -185,8 +186,8 @@ func (r *Roster) setUser(u User) bool {
 	if s == nil {
 		return true
 	}
-	news := s.user != u
-	s.user = u
+	news := s.user != u || !s.told // who was never heard of is like a new seat
+	s.user, s.told = u, true
 	return news
 }
 
