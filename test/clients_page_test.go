@@ -15,10 +15,15 @@ import (
 )
 
 // TestClientsPage runs the programs of docs/clients.md: in each language the daemon reports a
-// device, the watch sees it come, and go when the daemon is told to stop.
+// device, the watch and the list see it come, the query finds it, and both see it go when the
+// daemon is told to stop; the gateway likewise.
 func TestClientsPage(t *testing.T) {
 	t.Parallel()
 	programs := pagePrograms(t, "../docs/clients.md")
+	if len(programs) != 15 {
+		t.Fatalf("docs/clients.md has %d programs, want daemon, watch, list and query in go, js "+
+			"and sh, a gateway in go and js, and a hook", len(programs))
+	}
 	r := startServer(t)
 	for _, language := range []string{"go", "js", "sh"} {
 		t.Run(language, func(t *testing.T) {
@@ -26,24 +31,47 @@ func TestClientsPage(t *testing.T) {
 			user, device := uuid.NewString(), uuid.NewString()
 			env := append(os.Environ(), "ROLLCALL_URL=http://"+r.addr, ingestTokenEnv+"="+ingestToken,
 				"STREAM_TOKEN="+tokenFor(user, time.Hour), "USER_ID="+user, "DEVICE_ID="+device)
-			watch, daemon := program(t, language, programs[language+" watch"]),
-				program(t, language, programs[language+" daemon"])
-			lines := run(t, watch, env)
-			run(t, daemon, env)
-			if got := receive(t, lines, "the device's coming"); got != device+" online" {
-				t.Fatalf("the watch says %q", got)
+			start := func(name string) (*exec.Cmd, <-chan string) {
+				cmd := program(t, language, programs[language+" "+name])
+				return cmd, run(t, cmd, env)
 			}
+			_, watch := start("watch")
+			_, list := start("list")
+			seen := func(lines <-chan string, want string) {
+				t.Helper()
+				// The curl watch tells of each heartbeat, a list of those who are offline too.
+				for receive(t, lines, want) != want {
+				}
+			}
+			seen(list, user+" offline")
+			daemon, _ := start("daemon")
+			seen(watch, device+" online")
+			seen(list, user+" online")
+			_, query := start("query")
+			seen(query, user+" online")
 			daemon.Process.Signal(syscall.SIGTERM)
-			for { // the curl watch tells of each heartbeat
-				got := receive(t, lines, "the device's going")
-				if got == device+" offline" {
-					return
-				}
-				if got != device+" online" {
-					t.Fatalf("the watch says %q", got)
-				}
+			seen(watch, device+" offline")
+			seen(list, user+" offline")
+			if language == "sh" {
+				return
 			}
+			gateway, _ := start("gateway")
+			seen(list, user+" online")
+			gateway.Process.Signal(syscall.SIGTERM)
+			seen(list, user+" offline")
 		})
+	}
+}
+
+// TestClientsPageHook: the hook on the page is that of the example, which is tried in a browser.
+func TestClientsPageHook(t *testing.T) {
+	page := pagePrograms(t, "../docs/clients.md")["js hook"]
+	hook, err := os.ReadFile("../client/ts/example/presence.js")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if page != string(hook) {
+		t.Error("the hook in docs/clients.md is not client/ts/example/presence.js: copy it")
 	}
 }
 

@@ -57,7 +57,7 @@ type fence struct {
 // the words.
 const wholeProgram = "program"
 
-var wholePrograms = []string{"daemon", "watch", "mint"}
+var wholePrograms = []string{"daemon", "gateway", "watch", "list", "query", "mint", "hook"}
 
 func (f fence) has(word string) bool { return slices.Contains(f.words, word) }
 

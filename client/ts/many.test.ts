@@ -1,12 +1,13 @@
 // Contact lists, queries, gateways and tokens; run as rollcall.test.ts is.
 import assert from 'node:assert/strict'
-import { createHmac } from 'node:crypto'
+import { createHmac, randomUUID } from 'node:crypto'
 import { test } from 'node:test'
 import { mint, usersSha256 } from './mint.js'
 import {
   DeviceError, type Fetch, Gateway, query, Roster, type Status, StatusError, type Update, watchMany,
   type WatchManyOptions,
 } from './rollcall.js'
+import { binary, secrets, serve } from './testserver.js'
 
 const limit = 30_000 // bounds every wait; no claim about speed
 const user = '6a0f5a1e-2b7c-4c55-9f10-0c5a3c1d7e01'
@@ -467,4 +468,57 @@ test('a minted token is the wire contract\'s', async () => {
     await assert.rejects(mint('key', { userId: user, ttlMs: 1000, ...wrong }), TypeError)
   }
   await assert.rejects(mint('', { userId: user, ttlMs: 1000 }), TypeError)
+})
+
+// Against the server as it is.
+
+const real = { timeout: limit, skip: !binary }
+
+test('with the real server: a list, its query, its gateway', real, async (t) => {
+  const { base, end } = await serve()
+  const leave = new AbortController()
+  t.after(() => { leave.abort(); return end('SIGKILL') })
+  const [me, other] = [randomUUID(), randomUUID()]
+  const g = new Gateway({
+    url: base, token: () => secrets.PRESENCE_DO_INGEST_TOKEN, ttlMs: 30_000, intervalMs: 200,
+    onError: (e) => assert.fail(String(e)),
+  })
+  const key = secrets.PRESENCE_DO_TOKEN_SIGNING_KEY
+  let minted = 0
+  const token = () => {
+    minted++
+    return mint(key, { userId: me, contacts: [other], ttlMs: 3000 })
+  }
+  const roster = new Roster()
+  let opened = 0
+  const counted: Fetch = (to, init) => {
+    if (to.includes('/stream?')) opened++
+    return fetch(to, init)
+  }
+  const updates = watchMany({
+    url: base, token, roster, fetch: counted, signal: leave.signal,
+    onInterruption: (e) => assert.fail(String(e)),
+  })
+  const next = async (what: string) => {
+    for (;;) {
+      const { value, done } = await updates.next()
+      assert.ok(!done, 'the watch ended')
+      if (describe(value).replace(me, 'me').startsWith(what)) return value
+    }
+  }
+  names.set(me, 'me').set(other, 'other')
+  await next('me offline 0')
+  await next('other offline 0')
+  await next('synced anew')
+  for (let i = 0; i < 150; i++) g.set(other, randomUUID(), 'online')
+  await next('other online 150')
+  const before = roster.user(other)
+  assert.ok(before?.last_seen_ms)
+  const users = await query({ url: base, token, userIds: [other, me] })
+  assert.deepEqual(users.map((u) => [u.user_id, u.devices_online, u.devices.length]),
+    [[other, 150, 150], [me, 0, 0]])
+  while (minted < 5) await new Promise((resolve) => setTimeout(resolve, 20)) // renewals
+  await g.close()
+  await next('other offline 0')
+  assert.equal(opened, 1, 'the token is renewed on the open stream')
 })

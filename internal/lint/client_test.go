@@ -56,6 +56,10 @@ func TestClientAgreesWithWire(t *testing.T) {
 	for name, want := range map[string]constant.Value{
 		"heartbeatPath": constant.MakeString(wire.HeartbeatPath),
 		"streamPath":    constant.MakeString(wire.StreamPath),
+		"batchPath":     constant.MakeString(wire.HeartbeatsPath),
+		"manyPath":      constant.MakeString(wire.ListStreamPath),
+		"askPath":       constant.MakeString(wire.PresencePath),
+		"queryPath":     constant.MakeString(wire.QueryPath),
 		"maxSeq":        constant.MakeInt64(wire.MaxInteger),
 		"maxSource":     constant.MakeInt64(wire.MaxSourceBytes),
 	} {
