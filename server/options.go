@@ -64,7 +64,7 @@ type Options struct {
 	// TLS is what the public listeners speak; handshakes are made by the connections' goroutines,
 	// under ReadTimeout. Default: HTTP without it.
 	TLS *tls.Config
-	// Production switches /debug/presence and /debug/token off.
+	// Production switches /debug/presence, /debug/users and /debug/token off.
 	Production bool
 
 	// TrustedProxies are the proxies in front of the server: addresses, networks such as

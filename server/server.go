@@ -66,6 +66,8 @@ type Presence interface {
 	// Turned returns when the number of a user's devices online changed last, in unix milliseconds,
 	// 0 for never, and whether one is online.
 	Turned(user uuid.UUID) (atMS uint64, online bool)
+	// Recent lists users by their last change, and is over early when ctx is.
+	Recent(ctx context.Context, q engine.UserQuery) ([]engine.ListedUser, error)
 	// Streams is how many streams follow a user now.
 	Streams(user uuid.UUID) int
 	// Ready returns nil, or why the engine does not serve.

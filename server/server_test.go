@@ -212,7 +212,11 @@ func (f *fakePresence) Users(ids []uuid.UUID, limit int, fn func(*engine.User)) 
 func (f *fakePresence) Turned(uuid.UUID) (uint64, bool) { return f.changedAt, false }
 
 func (f *fakePresence) Streams(uuid.UUID) int { return f.streams }
-func (f *fakePresence) Ready() error          { return f.ready }
+
+func (f *fakePresence) Recent(context.Context, engine.UserQuery) ([]engine.ListedUser, error) {
+	return nil, nil
+}
+func (f *fakePresence) Ready() error { return f.ready }
 
 // fakeConn is a broadcast.Conn over any net.Conn; it only writes and closes.
 type fakeConn struct {

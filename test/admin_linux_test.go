@@ -159,7 +159,7 @@ func TestAdminListenerIsGuarded(t *testing.T) {
 		}
 	}
 	mint := "/debug/token?user_id=" + apiUser
-	for _, path := range []string{"/metrics", "/debug/presence?user_id=" + apiUser, "/debug/pprof/heap"} {
+	for _, path := range []string{"/metrics", "/debug/presence?user_id=" + apiUser, "/debug/users", "/debug/pprof/heap"} {
 		want(403, r.askAdmin("GET", path, "Host: evil.example:8788", good))
 		want(403, r.askAdmin("GET", path, "Sec-Fetch-Site: cross-site", good))
 		want(401, r.askAdmin("GET", path))

@@ -88,6 +88,68 @@ func TestBrowserPage(t *testing.T) {
 	b.until(statusOf(dev["device_id"]) + ` === "online 4"`)
 }
 
+// TestBrowserPageUsers: the users that changed last, a search by id, status and source, and the way
+// from a user to its devices and what they make of it.
+func TestBrowserPageUsers(t *testing.T) {
+	r := startServer(t, "--dev")
+	b := startBrowser(t)
+	laptop := newBeat().with("source", "laptop").with("ttl_ms", 600_000)
+	phone := newBeat().with("source", "phone").with("ttl_ms", 600_000).with("user_id", laptop["user_id"])
+	old := newBeat().with("source", "old laptop").with("status", "offline")
+	for _, d := range []beat{old, laptop, phone} {
+		r.mustBeat(d)
+	}
+	user, other := laptop["user_id"].(string), old["user_id"].(string)
+	const listed = `[...document.querySelectorAll("#user-rows code")].map((e) => e.textContent).join()`
+	set := func(field, value string) {
+		b.eval(fmt.Sprintf(`(() => {
+			const field = document.querySelector("#search-%s");
+			field.value = %q;
+			field.dispatchEvent(new Event("input", {bubbles: true}));
+		})()`, field, value))
+	}
+
+	b.do(chromedp.Navigate("http://" + r.admin + "/"))
+	b.until(fmt.Sprintf(`%s === "%s,%s"`, listed, user, other))
+	b.until(`document.querySelector("#users-caption").textContent.startsWith("2 users, the last changed first")`)
+	set("status", "offline")
+	b.until(fmt.Sprintf(`%s === "%s"`, listed, other))
+	set("status", "")
+	set("source", "PHONE")
+	b.until(fmt.Sprintf(`%s === "%s"`, listed, user))
+	set("source", "nothing like it")
+	b.until(listed + ` === "" && document.querySelector("#users-caption").textContent.startsWith("No user that matches")`)
+	set("source", "")
+	set("id", other[:7])
+	b.until(fmt.Sprintf(`%s === "%s"`, listed, other))
+	set("id", "bob") // the form says what is wrong, and nothing is asked
+	b.until(`!document.querySelector("#search").checkValidity()`)
+	set("id", user)
+	b.until(fmt.Sprintf(`%s === "%s"`, listed, user))
+	b.checkAccessible()
+	b.do(chromedp.Click(chromedp.CSS("#user-rows button")))
+	b.until(statusOf(laptop["device_id"]) + ` === "online 1"`)
+	b.until(`document.querySelector("#aggregate").textContent.startsWith("The user is online, with 2 of 2 devices online; last seen ")`)
+	r.mustBeat(phone.with("seq", 2).with("status", "offline"))
+	b.until(`document.querySelector("#aggregate").textContent.startsWith("The user is online, with 1 of 2 devices online; last seen ")`)
+	b.checkAccessible()
+	if dir := os.Getenv("ROLLCALL_LOOK"); dir != "" {
+		for _, scheme := range []string{"light", "dark"} {
+			for _, width := range []int64{1280, 360} {
+				b.view(scheme, width, 1700)
+				shot, err := chromedp.Run(b.ctx, chromedp.CaptureScreenshot())
+				if err == nil {
+					err = os.WriteFile(fmt.Sprintf("%s/%s%d.png", dir, scheme, width), shot, 0o644)
+				}
+				if err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+	}
+	b.checkQuiet("http://"+r.admin, "http://"+r.addr)
+}
+
 // TestBrowserPageInProduction: no token is given, so the operator pastes one; a refusal is told in
 // the server's words.
 func TestBrowserPageInProduction(t *testing.T) {

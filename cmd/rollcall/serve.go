@@ -72,7 +72,7 @@ type serveCmd struct {
 	IngestTokenFile string `group:"Secrets" type:"path" placeholder:"FILE" help:"Read the heartbeat tokens from FILE instead of PRESENCE_DO_INGEST_TOKEN. Several, separated by commas or lines: any is accepted."`
 	SigningKeyFile  string `group:"Secrets" type:"path" placeholder:"FILE" help:"Read the keys of stream tokens from FILE instead of PRESENCE_DO_TOKEN_SIGNING_KEY. Several: any verifies, the first signs."`
 	AdminTokenFile  string `group:"Secrets" type:"path" placeholder:"FILE" help:"Read the tokens of operators from FILE. Every request to --admin-listen needs one, in Authorization: Bearer, but for /livez, /readyz and /healthz; the page asks for it. Several: any is accepted."`
-	Environment     string `group:"Secrets" env:"ENVIRONMENT" placeholder:"NAME" help:"production, staging, development or test; another one is refused. production switches /debug/presence and /debug/token off (ENVIRONMENT)."`
+	Environment     string `group:"Secrets" env:"ENVIRONMENT" placeholder:"NAME" help:"production, staging, development or test; another one is refused. production switches /debug/presence, /debug/users and /debug/token off (ENVIRONMENT)."`
 
 	TLSCert string `group:"TLS" name:"tls-cert" type:"path" placeholder:"FILE" help:"Serve --listen over TLS (1.2 or later) with the certificate chain in FILE, PEM. SIGHUP reads it again."`
 	TLSKey  string `group:"TLS" name:"tls-key" type:"path" placeholder:"FILE" help:"The certificate's private key, PEM."`

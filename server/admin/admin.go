@@ -3,6 +3,7 @@
 package admin
 
 import (
+	"context"
 	"log/slog"
 	"net"
 	"net/http"
@@ -32,7 +33,7 @@ type Config struct {
 	// PublicAddrs returns the addresses of the public listeners, and TLS says that they speak it.
 	PublicAddrs func() []net.Addr
 	TLS         bool
-	// Production switches /debug/presence and /debug/token off.
+	// Production switches /debug/presence, /debug/users and /debug/token off.
 	Production bool
 	// Tokens returns the operators' tokens. None: every route is open to all that reach it, and the
 	// page gets stream tokens only with MintOpen.
@@ -58,6 +59,8 @@ type Presence interface {
 	// Devices returns what is known of the user's devices with the lowest ids above after, at most
 	// limit, and whether there are more.
 	Devices(user, after uuid.UUID, limit int) (page []engine.Device, more bool, err error)
+	// Recent lists users by their last change, and is over early when ctx is.
+	Recent(ctx context.Context, q engine.UserQuery) ([]engine.ListedUser, error)
 	// Streams is how many streams follow a user now.
 	Streams(user uuid.UUID) int
 }
@@ -86,6 +89,7 @@ func New(c Config) http.Handler {
 		promhttp.HandlerOpts{Registry: c.Registry, MaxRequestsInFlight: maxScrapes})))
 	g.Handle("GET /debug/presence",
 		toOperators(atMost(maxSlow)(newDebugPresence(c.Presence, c.Production).ServeHTTP)))
+	g.Handle("GET /debug/users", toOperators(atMost(maxSlow)(newDebugUsers(&c).ServeHTTP)))
 	g.Handle("POST /debug/token", toOperators(m.serve))
 	few := atMost(maxSlow)
 	g.Handle("GET /debug/pprof/", toOperators(few(pprof.Index)))

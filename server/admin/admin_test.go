@@ -2,6 +2,7 @@ package admin
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"log/slog"
 	"net"
@@ -35,6 +36,8 @@ type rig struct {
 	streams int
 	after   uuid.UUID // of the last page that was asked for
 	limit   int
+	users   []engine.ListedUser
+	asked   engine.UserQuery // for users, last
 	ready   error
 	addrs   []net.Addr
 	keys    token.Keys
@@ -50,6 +53,11 @@ func (r *rig) Devices(_, after uuid.UUID, limit int) ([]engine.Device, bool, err
 }
 
 func (r *rig) Streams(uuid.UUID) int { return r.streams }
+
+func (r *rig) Recent(_ context.Context, q engine.UserQuery) ([]engine.ListedUser, error) {
+	r.asked = q
+	return r.users, r.ready
+}
 
 func start(change func(*Config)) *rig {
 	r := &rig{keys: token.Keys{testKey}}

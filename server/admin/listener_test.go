@@ -150,6 +150,10 @@ func (s stuck) Devices(uuid.UUID, uuid.UUID, int) ([]engine.Device, bool, error)
 
 func (s stuck) Streams(uuid.UUID) int { return 0 }
 
+func (s stuck) Recent(context.Context, engine.UserQuery) ([]engine.ListedUser, error) {
+	return nil, nil
+}
+
 // TestBodiesThatDoNotComeEnd with 408; those of routes that take none are not waited for.
 func TestBodiesThatDoNotComeEnd(t *testing.T) {
 	address, conns := serveAdmin(t, new(rig), func(c *Config) { c.BodyTimeout = time.Millisecond })

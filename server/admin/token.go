@@ -22,7 +22,8 @@ func settings(w http.ResponseWriter, r *http.Request, p publicSide, m minter) {
 	body, err := json.Marshal(struct {
 		PublicURL   string `json:"public_url"`   // "": not serving yet
 		MintsTokens bool   `json:"mints_tokens"` // POST /debug/token works
-	}{p.url(r.Host), m.refuse() == reply.None})
+		ListsUsers  bool   `json:"lists_users"`  // GET /debug/users works
+	}{p.url(r.Host), m.refuse() == reply.None, !m.production})
 	if err != nil {
 		panic("bug: " + err.Error())
 	}

@@ -21,31 +21,32 @@ func TestPageIsServed(t *testing.T) {
 	check(t, r.get("/index.html"), 404, errorBody("unavailable", "Route not found"))
 }
 
-// TestPageSettings: the page learns where the stream is, and whether it may ask for tokens.
+// TestPageSettings: the page learns where the stream is, and whether it may ask for tokens and
+// for users.
 func TestPageSettings(t *testing.T) {
 	r := start(func(c *Config) { c.Hosts = []string{"admin.test"} })
 	check(t, r.ask("GET", "/page.json", "127.0.0.1:8788"), 200,
-		`{"public_url":"","mints_tokens":true}`)
+		`{"public_url":"","mints_tokens":true,"lists_users":true}`)
 	r.addrs = []net.Addr{
 		&net.UnixAddr{Name: "/run/rollcall.sock", Net: "unix"}, tcpAddr("0.0.0.0"), tcpAddr("10.0.0.2"),
 	}
 	const port = "8787"
 	for host, want := range map[string]string{
-		"127.0.0.1:8788":  `{"public_url":"http://127.0.0.1:` + port + `","mints_tokens":true}`,
-		"localhost":       `{"public_url":"http://localhost:` + port + `","mints_tokens":true}`,
-		"[::1]:8788":      `{"public_url":"http://[::1]:` + port + `","mints_tokens":true}`,
-		"[::1]":           `{"public_url":"http://[::1]:` + port + `","mints_tokens":true}`,
-		"admin.test:8788": `{"public_url":"http://admin.test:` + port + `","mints_tokens":true}`,
+		"127.0.0.1:8788":  `{"public_url":"http://127.0.0.1:` + port + `","mints_tokens":true,"lists_users":true}`,
+		"localhost":       `{"public_url":"http://localhost:` + port + `","mints_tokens":true,"lists_users":true}`,
+		"[::1]:8788":      `{"public_url":"http://[::1]:` + port + `","mints_tokens":true,"lists_users":true}`,
+		"[::1]":           `{"public_url":"http://[::1]:` + port + `","mints_tokens":true,"lists_users":true}`,
+		"admin.test:8788": `{"public_url":"http://admin.test:` + port + `","mints_tokens":true,"lists_users":true}`,
 	} {
 		check(t, r.ask("GET", "/page.json", host), 200, want)
 	}
 	r.addrs = []net.Addr{tcpAddr("127.0.0.1")}
 	check(t, r.ask("GET", "/page.json", "10.0.0.1:8788"), 200,
-		`{"public_url":"http://127.0.0.1:`+port+`","mints_tokens":true}`)
+		`{"public_url":"http://127.0.0.1:`+port+`","mints_tokens":true,"lists_users":true}`)
 	r = start(func(c *Config) { c.Production, c.TLS = true, true })
 	r.addrs = []net.Addr{tcpAddr("127.0.0.1")}
 	check(t, r.ask("GET", "/page.json", "10.0.0.1:8788"), 200,
-		`{"public_url":"https://127.0.0.1:`+port+`","mints_tokens":false}`)
+		`{"public_url":"https://127.0.0.1:`+port+`","mints_tokens":false,"lists_users":false}`)
 }
 
 func tcpAddr(ip string) net.Addr { return &net.TCPAddr{IP: net.ParseIP(ip), Port: 8787} }

@@ -91,6 +91,7 @@ const (
 
 	MissingUserIDParam
 	InvalidPage
+	InvalidUsersQuery
 	DebugDisabled
 	MintingOff
 	NotByName
@@ -191,6 +192,8 @@ var rows = [Count]row{
 	MissingUserIDParam: {400, wire.CodeInvalid, "Missing user_id query param"},
 	InvalidPage: {400, wire.CodeInvalid,
 		"Invalid after or limit: a device's id, and a number in 1..1000"},
+	InvalidUsersQuery: {400, wire.CodeInvalid, "Invalid q, status, source or limit: the beginning " +
+		"of a user's id, online or offline, at most 256 bytes, and a number in 1..200"},
 	DebugDisabled: {403, wire.CodeForbidden, "Not available in production"},
 	MintingOff: {403, wire.CodeForbidden,
 		"Tokens are given where an admin token is set, or in development"},

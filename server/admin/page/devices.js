@@ -11,7 +11,8 @@ const longestWait = 15_000;
 const moves = matchMedia("(prefers-reduced-motion: no-preference)");
 const uuid = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/i;
 
-let settings; // what the server says of itself: public_url, mints_tokens
+let settings; // what the server says of itself: public_url, mints_tokens, lists_users
+let followed; // the id of the user that is followed
 let follower; // the AbortController of the stream that is followed
 let devices = new Map(); // device id → what is known of it
 let leftOut = 0;
@@ -26,6 +27,7 @@ async function loadSettings() {
     .catch(() => undefined);
   if (!found) return; // with the next poll
   settings = found;
+  byId("users").hidden = !settings.lists_users;
   if (!byId("base").value || byId("base").value === byId("base").dataset.told)
     byId("base").value = settings.public_url;
   byId("base").dataset.told = settings.public_url;
@@ -59,6 +61,7 @@ byId("follow").addEventListener("submit", (event) => {
   byId("live").hidden = false;
   byId("stop").hidden = false;
   follower = new AbortController();
+  followed = user.toLowerCase();
   follow({ user, base, token, signal: follower.signal });
 });
 
@@ -71,6 +74,7 @@ function stop() {
   follower?.abort();
   follower = undefined;
   byId("stop").hidden = true;
+  byId("aggregate").hidden = true;
 }
 
 // Refusal is an answer that a retry does not change.

@@ -1,5 +1,6 @@
 // Package page is the operators' page: one self-contained document that shows a server's pulse from
-// /metrics and one user's devices from the stream. It knows nothing of the server but its routes.
+// /metrics, its users from /debug/users and one user's devices from the stream. It knows nothing of
+// the server but its routes.
 //
 // The sources are files of their own, so that each can be read; New joins them once, and the
 // browser gets one answer that asks for nothing else. The policy sent with it allows exactly this
@@ -26,13 +27,15 @@ var (
 	plotScript string
 	//go:embed pulse.js
 	pulseScript string
+	//go:embed users.js
+	usersScript string
 	//go:embed devices.js
 	devicesScript string
 )
 
 // New returns the handler of the page. It may be used from any goroutine.
 func New() http.Handler {
-	script := metricsScript + plotScript + pulseScript + devicesScript
+	script := metricsScript + plotScript + pulseScript + usersScript + devicesScript
 	document := []byte(strings.NewReplacer(
 		"<style></style>", "<style>"+style+"</style>",
 		`<script type="module"></script>`, `<script type="module">`+script+"</script>",

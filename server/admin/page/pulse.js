@@ -44,6 +44,7 @@ const cards = [
     note: (now, before) =>
       noted(
         [count, now.sum("rollcall_users"), "users"],
+        [count, now.sum("rollcall_users", { status: "online" }), "users online"],
         [rate, growth("rollcall_expiries_total")(now, before), "expired"],
       ),
   },
@@ -246,6 +247,7 @@ async function poll() {
   else tell("not-ready", `Not ready: ${pulse.why}`);
   show(new Reading(pulse.metrics, performance.now()));
   loadSettings();
+  askUsers();
 }
 
 async function askPulse() {
@@ -258,12 +260,8 @@ async function askPulse() {
   };
 }
 
-async function ask(path) {
-  const answer = await fetch(path, {
-    headers: authorization(),
-    cache: "no-store",
-    signal: AbortSignal.timeout(pollTimeout),
-  });
+async function ask(path, signal = AbortSignal.timeout(pollTimeout)) {
+  const answer = await fetch(path, { headers: authorization(), cache: "no-store", signal });
   if (answer.status === 401) lock();
   return answer;
 }
