@@ -136,7 +136,7 @@ type cursorIDs struct {
 // AppendID implements broadcast.IDs. In the middle of the first snapshot a client has what it had
 // of the users that it knows, and newer states of some, or nothing.
 func (ids *cursorIDs) AppendID(dst []byte, at broadcast.Position) []byte {
-	if ids.c.LingerMS > 0 && !at.Lingers {
+	if ids.c.LingerMS > 0 && !at.Overdue {
 		ids.c.ToldMS = ids.clock().WallMS
 	}
 	c := ids.c

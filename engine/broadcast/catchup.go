@@ -1,5 +1,7 @@
 package broadcast
 
+import "github.com/google/uuid"
+
 // catchUp is a list stream on its way through the newest states of its users: all of them at its
 // beginning, or what changed since the client was there, or since events were lost. It goes from
 // user to user, a piece at a time, as snapshots do, and keeps no text.
@@ -110,7 +112,7 @@ func (w *worker) makePiece(s *stream) {
 		if l.view == ViewUsers {
 			text = w.appendAggregate(text, s)
 			left -= lookCost
-			w.endUser(l)
+			c.at++
 		} else {
 			text, left = w.appendDevices(text, s, left)
 		}
@@ -120,15 +122,18 @@ func (w *worker) makePiece(s *stream) {
 	ls.piece.seal(text, 0, c.through)
 }
 
-// endUser goes on to the next user. One of whom a device was forgotten above what the client has
-// ends the stream: neither device nor aggregate say any more what became of it.
+// endUser goes on to the next user, whose devices are given. One of whom a device was forgotten
+// above what the client has ends the stream: there is nothing that says what became of it.
 func (w *worker) endUser(l *listStream) {
 	c := l.catchUp
-	if after := c.owedAfter(); after > 0 {
-		user := w.lists.follows.userOf(l.follows.at(c.at))
-		c.stale = c.stale || w.lists.codec.Forgotten(l.source, user) > after
-	}
+	c.stale = c.stale || w.forgotten(l, w.lists.follows.userOf(l.follows.at(c.at)), c.owedAfter())
 	c.at, c.device, c.devices = c.at+1, 0, nil
+}
+
+// forgotten reports whether a device of a user was forgotten above what a client has, if it has
+// anything. It is asked after the user was looked at, since it is known before the device is gone.
+func (w *worker) forgotten(l *listStream, user uuid.UUID, after uint64) bool {
+	return after > 0 && w.lists.codec.Forgotten(l.source, user) > after
 }
 
 // owedAfter is the LSN above which the states of the user whose turn it is are owed.
@@ -142,21 +147,25 @@ func (c *catchUp) owedAfter() uint64 {
 // appendCatchUpID appends the id line of an event of a catch-up: until the last piece the client
 // has everything that it had before, and in part what the catch-up has. Without the second, a
 // client that comes back to another branch of the history would keep states of this one.
-func (l *listStream) appendCatchUpID(dst []byte) []byte {
+func (w *worker) appendCatchUpID(dst []byte, l *listStream) []byte {
 	c := l.catchUp
-	return l.appendID(dst, Position{Through: c.after, Newest: c.through, Synced: !c.first})
+	return w.appendID(dst, l, Position{Through: c.after, Newest: c.through, Synced: !c.first})
 }
 
-// appendAggregate appends the aggregate of the user whose turn it is, if it is owed.
+// appendAggregate appends the aggregate of the user whose turn it is, if it is owed: also after a
+// device was forgotten, which may have been the last.
 func (w *worker) appendAggregate(text []byte, s *stream) []byte {
-	l := s.list
+	l, codec := s.list, w.lists.codec
 	c := l.catchUp
 	follow := l.follows.at(c.at)
+	user, after := w.lists.follows.userOf(follow), c.owedAfter()
 	begin := len(text)
-	text = append(l.appendCatchUpID(text), userLine...)
+	text = append(w.appendCatchUpID(text, l), userLine...)
 	before := len(text)
-	text, a := w.lists.codec.AppendUser(
-		text, l.source, w.lists.follows.userOf(follow), c.owedAfter(), c.through, l.linger)
+	text, a := codec.AppendUser(text, l.source, user, after, c.through, l.linger)
+	if len(text) == before && w.forgotten(l, user, after) {
+		text, a = codec.AppendUser(text, l.source, user, 0, c.through, l.linger)
+	}
 	if a.LSN > c.through {
 		c.until = max(c.until, a.LSN)
 	}
@@ -184,7 +193,7 @@ func (w *worker) appendDevices(text []byte, s *stream, left int) ([]byte, int) {
 	after, size, first := c.owedAfter(), len(text), c.device
 	for c.device < len(names) && (c.device == first || len(text)-size < left) {
 		begin := len(text)
-		text = append(l.appendCatchUpID(text), presenceLine...)
+		text = append(w.appendCatchUpID(text, l), presenceLine...)
 		before := len(text)
 		var newer uint64
 		text, newer = ls.codec.AppendState(

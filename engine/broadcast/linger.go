@@ -15,7 +15,11 @@ type lingers struct {
 
 // lingerItem names a follow by its number, and its stream by slot and reuse, since the number may
 // be given to another's.
-type lingerItem struct{ due, follow, slot, reuse uint32 }
+type lingerItem struct {
+	due, follow, slot, reuse uint32
+
+	late bool // it was due, and was put off; the stream counts those
+}
 
 func (l *lingers) add(i lingerItem) { heap.Push(&l.items, i) }
 

@@ -56,7 +56,7 @@ type Position struct {
 	// Synced is false before the end of the first snapshot: the client has everything through
 	// Through only of the Known users, and does not know yet whether its cursor was honoured.
 	Synced bool
-	// Lingers says that it was told of a user as online who has no device online, and is to be told
-	// otherwise when the time is over.
-	Lingers bool
+	// Overdue says that it may have been told of a user as online who has had no device online for
+	// longer than the linger time, and is to be told otherwise next.
+	Overdue bool
 }

@@ -203,6 +203,24 @@ func TestLingerCountsFromTheChange(t *testing.T) {
 // who comes back after the time, with a cursor from behind the turn, is told.
 func TestLingerOutlivesAReconnect(t *testing.T) {
 	small := func(o *Options) { o.BacklogBytes, o.piece = 100, 100 }
+	withPeople(t, 1, nil, func(s *listRig) { // on time, a linger does not hold cursors back
+		s.tell(0, 0, true)
+		c := s.open(ViewUsers, 10*time.Second, 1)
+		s.tell(0, 0, false)
+		s.pass(5 * time.Second)
+		s.tell(0, 0, true)
+		s.tell(0, 0, false)
+		if want := fmt.Sprintf("id: 4/%d\n", s.p.now()); !strings.Contains(text(c), want) {
+			t.Errorf("no %q in\n%s", want, text(c))
+		}
+		s.pass(11 * time.Second)
+		last := text(c)[strings.LastIndex(text(c), "id: "):]
+		var told time.Duration
+		if _, err := fmt.Sscanf(last, "id: 4/%d", &told); err != nil ||
+			told < s.p.now()-2*time.Second || !strings.Contains(last, "data: 0 false 0") {
+			t.Errorf("told of the end as %q", last)
+		}
+	})
 	withPeople(t, 40, small, func(s *listRig) {
 		for user := range 40 {
 			s.tell(user, 0, true)

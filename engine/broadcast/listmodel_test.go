@@ -224,7 +224,7 @@ type cursorIDs struct {
 }
 
 func (c *cursorIDs) AppendID(dst []byte, at Position) []byte {
-	if c.p != nil && !at.Lingers {
+	if c.p != nil && !at.Overdue {
 		c.told = c.p.now()
 	}
 	if !at.Synced {

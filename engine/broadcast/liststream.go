@@ -26,6 +26,7 @@ type listStream struct {
 	source  Source
 	view    View
 	lingers int // of its follows
+	late    int // of these, those that are overdue
 	queued  listQueue
 	crowded bool // it has an item in lists.crowd, which is void unless queued says inCrowd
 	lost    bool // events above through are not in debts: a catch-up is due
@@ -252,7 +253,7 @@ func (w *worker) gather(s *stream, limit int) (caughtUp bool) {
 		e := ls.journal.at(owed.number)
 		form, lingers := l.formOf(&ls.journal, e)
 		before := len(text)
-		text = l.appendEventID(text, e.lsn, lingers > 0)
+		text = w.appendEventID(text, l, e.lsn)
 		text = append(text, ls.journal.text(e, form)...)
 		if frames > 0 && len(text)-chunkRoom > limit {
 			text = text[:before]
@@ -268,7 +269,7 @@ func (w *worker) gather(s *stream, limit int) (caughtUp bool) {
 		through = max(through, w.mail.through[l.source])
 		caughtUp = l.catchUp != nil && through >= l.catchUp.until
 		if caughtUp && l.catchUp.first {
-			text = l.appendSynced(text, through)
+			text = w.appendSynced(text, l, through)
 		}
 	}
 	ls.piece.seal(text, frames, through)
@@ -291,23 +292,24 @@ func (l *listStream) formOf(j *journal, e *entry) (form frameForm, lingers time.
 // appendEventID appends the id line of an event of the log. Before synced the client does not know
 // whether its cursor was honoured, and may have states of another history: with a cursor of this
 // one it would keep them.
-func (l *listStream) appendEventID(dst []byte, lsn uint64, lingers bool) []byte {
+func (w *worker) appendEventID(dst []byte, l *listStream, lsn uint64) []byte {
 	if c := l.catchUp; c != nil && c.first {
-		return l.appendID(dst, Position{Through: c.after, Newest: lsn, Lingers: lingers})
+		return w.appendID(dst, l, Position{Through: c.after, Newest: lsn})
 	}
-	return l.appendID(dst, Position{Through: lsn, Newest: lsn, Synced: true, Lingers: lingers})
+	return w.appendID(dst, l, Position{Through: lsn, Newest: lsn, Synced: true})
 }
 
-// appendID appends the id line of an event.
-func (l *listStream) appendID(dst []byte, at Position) []byte {
-	at.Lingers = at.Lingers || l.lingers > 0
+// appendID appends the id line of an event. Lingers that are due have not been put off yet when an
+// event comes before them in a turn.
+func (w *worker) appendID(dst []byte, l *listStream, at Position) []byte {
+	at.Overdue = l.late > 0 || l.lingers > 0 && w.lists.lingers.behind(w.deadlines.now)
 	dst = append(dst, "id: "...)
 	dst = l.ids.AppendID(dst, at)
 	return append(dst, '\n')
 }
 
-func (l *listStream) appendSynced(dst []byte, through uint64) []byte {
-	dst = l.appendID(dst, Position{Through: through, Newest: through, Synced: true})
+func (w *worker) appendSynced(dst []byte, l *listStream, through uint64) []byte {
+	dst = w.appendID(dst, l, Position{Through: through, Newest: through, Synced: true})
 	dst = append(dst, "event: synced\ndata: {\"resumed\":"...)
 	dst = strconv.AppendBool(dst, l.resumed)
 	dst = append(dst, `,"users":`...)
@@ -333,7 +335,9 @@ func (w *worker) setLinger(s *stream, follow uint32, left time.Duration) {
 	default:
 		f.user |= lingersBit
 		w.lists.lingers.live++
-		w.lists.lingers.add(lingerItem{w.lingerTick(left), follow, s.slot, s.reuse})
+		w.lists.lingers.add(lingerItem{
+			due: w.lingerTick(left), follow: follow, slot: s.slot, reuse: s.reuse,
+		})
 	}
 	l.lingers++
 }
@@ -362,51 +366,61 @@ func (w *worker) runLingers() {
 // endLinger looks at one user for one stream.
 func (w *worker) endLinger(s *stream, i lingerItem) {
 	l, ls := s.list, &w.lists
+	if i.late {
+		l.late--
+	}
 	if l.lost || s.lagging || l.catchUp != nil || !l.debts.empty() {
-		w.refile(i, 0) // what it is owed comes first
+		w.putOff(l, i) // what it is owed comes first
 		return
 	}
-	if f := ls.follows.at(i.follow); !f.lingers() {
-		f.user &^= lingersBit | settledBit
-		ls.lingers.live--
+	f := ls.follows.at(i.follow)
+	if !f.lingers() {
+		w.dropLinger(f)
 		return
 	}
-	text, left := w.appendLingered(s, i.follow)
+	text, left := w.appendLingered(l, i.follow)
 	if left > 0 {
-		w.refile(i, left)
+		i.due, i.late = w.lingerTick(left), false
+		ls.lingers.add(i)
 		return
 	}
 	ls.piece.seal(text, 1, l.through)
 	bytes := ls.piece.form(s.chunked)
 	if s.backlog != nil && len(bytes) > w.writer.room(s) {
-		w.refile(i, 0)
+		w.putOff(l, i)
 		return
 	}
-	w.setLinger(s, i.follow, 0)
-	ls.follows.at(i.follow).user &^= lingersBit | settledBit
-	ls.lingers.live--
+	l.lingers--
+	w.dropLinger(f)
 	if len(bytes) > 0 {
 		w.stats.Frames++
 		w.send(s, bytes)
 	}
 }
 
-// refile has an item looked at again after so long, or with the next tick.
-func (w *worker) refile(i lingerItem, left time.Duration) {
-	if i.due = w.deadlines.now + 1; left > 0 {
-		i.due = w.lingerTick(left)
-	}
+// putOff has an item that is due looked at again with the next tick.
+func (w *worker) putOff(l *listStream, i lingerItem) {
+	l.late++
+	i.due, i.late = w.deadlines.now+1, true
 	w.lists.lingers.add(i)
+}
+
+// dropLinger says that a follow has no item any more.
+func (w *worker) dropLinger(f *listFollow) {
+	f.user &^= lingersBit | settledBit
+	w.lists.lingers.live--
 }
 
 // appendLingered begins a piece with the frame of a user whose time may be over; left: it is not.
 // There is none for a user that came back. An aggregate that has changed above the worker's through
 // is in an event that is on its way, which says all.
-func (w *worker) appendLingered(s *stream, follow uint32) (text []byte, left time.Duration) {
-	l, ls := s.list, &w.lists
+func (w *worker) appendLingered(
+	l *listStream, follow uint32,
+) (text []byte, left time.Duration) {
+	ls := &w.lists
 	text = ls.piece.begin()
 	at := Position{Through: l.through, Newest: l.through, Synced: true}
-	text = append(l.appendID(text, at), userLine...)
+	text = append(w.appendID(text, l, at), userLine...)
 	before := len(text)
 	text, a := ls.codec.AppendUser(text, l.source, ls.follows.userOf(follow), 0,
 		w.mail.through[l.source], l.linger)
