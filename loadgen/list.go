@@ -135,13 +135,14 @@ func (l *list) admitted(head []byte) {
 	}
 }
 
-// ended judges the end of a stream whose token was renewed: it must not be the old token's. An
-// outage explains it, and may be noticed later.
+// ended judges the end of a stream whose token was renewed: it must not be the old token's. A planned
+// end says when to come back, which an expired token's does not. An outage explains it, too, and may
+// be noticed later.
 func (l *list) ended() {
 	s := l.streams
 	late := s.now - l.renewed
-	if l.renewed == 0 || l.slow || s.stage != loading || late < -int64(100*time.Millisecond) ||
-		late > int64(2*time.Second) {
+	if l.renewed == 0 || l.retryMS >= 0 || l.slow || s.stage != loading ||
+		late < -int64(100*time.Millisecond) || late > int64(2*time.Second) {
 		return
 	}
 	s.after(int64(s.o.MaxWait), func() {
