@@ -147,6 +147,7 @@ type presenceWriter struct {
 	body   *slabBody
 	users  int
 	begins []byte // how each device of the user begins
+	times  wire.Times
 }
 
 const (
@@ -199,7 +200,7 @@ func (w *presenceWriter) user(u *engine.User) {
 		if i > 0 {
 			dst = append(dst, ',')
 		}
-		w.body.put(appendDevice(append(dst, w.begins...), &u.Devices[i]))
+		w.body.put(w.appendDevice(append(dst, w.begins...), &u.Devices[i]))
 	}
 	if dst, ok = w.body.room(mostOfUser); ok {
 		w.body.put(append(dst, `]}`...))
@@ -207,18 +208,18 @@ func (w *presenceWriter) user(u *engine.User) {
 }
 
 // appendDevice appends the rest of a device.
-func appendDevice(dst []byte, d *engine.Device) []byte {
-	dst = wire.AppendEventRest(dst, &d.Event)
+func (w *presenceWriter) appendDevice(dst []byte, d *engine.Device) []byte {
+	dst = wire.AppendEventTimes(dst, &d.Event, &w.times)
 	dst = append(dst, `,"last_heartbeat_ms":`...)
-	dst = wire.AppendUint(dst, d.HeartbeatAtMS)
+	dst = w.times.Append(dst, d.HeartbeatAtMS)
 	if d.OfflineAtMS == 0 {
 		dst = append(dst, `,"last_offline_ms":null,"updated_at_ms":`...)
 	} else {
 		dst = append(dst, `,"last_offline_ms":`...)
-		dst = wire.AppendUint(dst, d.OfflineAtMS)
+		dst = w.times.Append(dst, d.OfflineAtMS)
 		dst = append(dst, `,"updated_at_ms":`...)
 	}
-	dst = wire.AppendUint(dst, d.UpdatedAtMS)
+	dst = w.times.Append(dst, d.UpdatedAtMS)
 	return append(dst, '}')
 }
 

@@ -42,15 +42,27 @@ func AppendEventUser(dst []byte, user uuid.UUID) []byte {
 
 // AppendEventRest appends what AppendEvent has behind AppendEventUser.
 func AppendEventRest(dst []byte, ev *Event) []byte {
+	dst = appendEventTo(dst, ev)
+	return appendEventFrom(AppendUint(dst, ev.SentAtMS), ev)
+}
+
+// AppendEventTimes is AppendEventRest for events of about the same time.
+func AppendEventTimes(dst []byte, ev *Event, times *Times) []byte {
+	return appendEventFrom(times.Append(appendEventTo(dst, ev), ev.SentAtMS), ev)
+}
+
+// appendEventTo appends the members up to the time, and appendEventFrom those behind it.
+func appendEventTo(dst []byte, ev *Event) []byte {
 	dst = AppendID(dst, ev.Device)
 	if ev.Status == record.Online {
 		dst = append(dst, `","status":"online","source":"`...)
 	} else {
 		dst = append(dst, `","status":"offline","source":"`...)
 	}
-	dst = appendEscaped(dst, ev.Source)
-	dst = append(dst, `","sent_at_ms":`...)
-	dst = AppendUint(dst, ev.SentAtMS)
+	return append(appendEscaped(dst, ev.Source), `","sent_at_ms":`...)
+}
+
+func appendEventFrom(dst []byte, ev *Event) []byte {
 	dst = append(dst, `,"seq":`...)
 	dst = AppendUint(dst, ev.Seq)
 	dst = append(dst, `,"ttl_ms":`...)

@@ -28,6 +28,32 @@ func AppendUint(dst []byte, n uint64) []byte {
 	return dst[:at+8]
 }
 
+// Times appends times of one day or so, in unix milliseconds, faster than AppendUint does: their
+// upper digits are the same. The zero value is ready. Single owner.
+type Times struct {
+	upper  uint64 // of the last time, over 1e8; 0: none
+	digits uint64 // its text
+	size   int
+}
+
+// Append is AppendUint.
+func (t *Times) Append(dst []byte, ms uint64) []byte {
+	if upper := ms / 1e8; upper != t.upper || upper == 0 {
+		if upper == 0 || upper >= 1e8 {
+			return AppendUint(dst, ms)
+		}
+		digits := eightDigits(upper)
+		zeros := leadingZeros(digits)
+		t.upper, t.digits, t.size = upper, digits>>(8*zeros), 8-zeros
+	}
+	at := len(dst)
+	dst = append(dst, "0000000000000000"...)
+	binary.LittleEndian.PutUint64(dst[at:], t.digits)
+	at += t.size
+	binary.LittleEndian.PutUint64(dst[at:], eightDigits(ms%1e8))
+	return dst[:at+8]
+}
+
 // eightDigits is the text of n, under 1e8, with leading zeros, the first digit in the lowest byte:
 // the inverse of leadingDigits. Each step halves numbers into quotient and remainder, side by side;
 // the divisions are multiplications that are exact for numbers this small.

@@ -11,10 +11,17 @@ import (
 
 // TestAppendUint: as strconv writes it, around each power of ten and two, and at random.
 func TestAppendUint(t *testing.T) {
+	var times Times
 	check := func(n uint64) {
 		t.Helper()
-		if got, want := string(AppendUint([]byte("x"), n)), "x"+strconv.FormatUint(n, 10); got != want {
+		want := "x" + strconv.FormatUint(n, 10)
+		if got := string(AppendUint([]byte("x"), n)); got != want {
 			t.Fatalf("%s, want %s", got, want)
+		}
+		for range 2 { // its upper digits are new, or known
+			if got := string(times.Append([]byte("x"), n)); got != want {
+				t.Fatalf("as a time %s, want %s", got, want)
+			}
 		}
 	}
 	for power := uint64(1); power < 1e19; power *= 10 {
