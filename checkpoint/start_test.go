@@ -20,6 +20,12 @@ import (
 // version1 is a store of format version 1: it has no id and no FILES.
 func version1(t testing.TB, secret string) *vfs.MemFS {
 	t.Helper()
+	return older(t, secret, 1)
+}
+
+// older is a store of an older format version.
+func older(t testing.TB, secret string, version uint64) *vfs.MemFS {
+	t.Helper()
 	fs := vfs.NewCrashableMem()
 	s, err := Open("checkpoint", Options{FS: fs, Logger: slog.New(slog.DiscardHandler)})
 	if err == nil && secret != "" {
@@ -30,9 +36,15 @@ func version1(t testing.TB, secret string) *vfs.MemFS {
 	}
 	err = errors.Join(s.Start(), s.Replace([]byte("a"), []byte("b"), func(yield func(k, v []byte) bool) {
 		yield([]byte("a"), []byte("1"))
-	}), s.Commit(7), s.setNumber(versionKey, 1),
-		s.setValue(pebble.KeyRange{Start: idKey, End: append(idKey, 0)}, func(yield) {}),
-		s.Close(), fs.Remove("checkpoint/"+filesFile))
+	}), s.Commit(7), s.setNumber(versionKey, version))
+	if version == 1 {
+		err = errors.Join(err,
+			s.setValue(pebble.KeyRange{Start: idKey, End: append(idKey, 0)}, func(yield) {}))
+	}
+	err = errors.Join(err, s.Close())
+	if version == 1 {
+		err = errors.Join(err, fs.Remove("checkpoint/"+filesFile))
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -62,13 +74,19 @@ func crashes(t *testing.T, fs *vfs.MemFS, do func(fs vfs.FS)) (left []*vfs.MemFS
 // An upgrade keeps everything, and the id is the same before it, after it, and after a crash at any
 // moment in it.
 func TestUpgrade(t *testing.T) {
-	fs := version1(t, "the secret")
+	for _, version := range []uint64{1, 2} {
+		t.Run(fmt.Sprintf("version=%d", version), func(t *testing.T) { upgrades(t, version) })
+	}
+}
+
+func upgrades(t *testing.T, version uint64) {
+	fs := older(t, "the secret", version)
 	s, err := Open("checkpoint", Options{FS: fs, Logger: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}
 	id := s.ID()
-	if id == uuid.Nil || s.version != 1 || s.SetID(uuid.New()) == nil || s.SetID(id) != nil {
+	if id == uuid.Nil || s.version != version || s.SetID(uuid.New()) == nil || s.SetID(id) != nil {
 		t.Errorf("the id is %s, the version %d", id, s.version)
 	}
 	if err := s.Close(); err != nil {

@@ -7,8 +7,8 @@ import (
 )
 
 // beforeSeen holds two data directories that the last server left that kept no last seen: closed in
-// order, and killed. Of each user in a checkpoint there is one like it in the log behind it (killed),
-// or in the checkpoint that a start made of it (closed).
+// order, and killed. Users 1 to 5 are in a checkpoint; 11 to 15 are like them, in the log behind it
+// (killed), or in the checkpoint that a start made of it (closed).
 const beforeSeen = "../datadir/testdata/version2.tar.gz"
 
 // estimated is what is made of these users' devices.
