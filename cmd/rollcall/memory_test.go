@@ -73,10 +73,10 @@ func TestDevicesThatFit(t *testing.T) {
 		"unknown":      {memory{}, 0, 0, ""},
 		"tiny":         {memory{limit: 32 * mib, source: "s"}, leastDevices, heapBaseBytes, "s"},
 		"addressable":  {memory{limit: 1 << 45, source: "s"}, mostDevices, 0, "s"},
-		"GOMEMLIMIT":   {memory{limit: 4 << 30, source: "s", heap: 104 * mib}, 279620, 0, "GOMEMLIMIT"},
-		"a large one":  {memory{limit: 110 * mib, source: "s", heap: 1 << 40}, 123128, 0, "s"},
-		"switched off": {memory{limit: 110 * mib, source: "s", heap: math.MaxInt64}, 123128, 0, "s"},
-		"heap alone":   {memory{heap: 104 * mib}, 279620, 0, "GOMEMLIMIT"},
+		"GOMEMLIMIT":   {memory{limit: 4 << 30, source: "s", heap: 104 * mib}, 209192, 0, "GOMEMLIMIT"},
+		"a large one":  {memory{limit: 110 * mib, source: "s", heap: 1 << 40}, 98106, 0, "s"},
+		"switched off": {memory{limit: 110 * mib, source: "s", heap: math.MaxInt64}, 98106, 0, "s"},
+		"heap alone":   {memory{heap: 104 * mib}, 209192, 0, "GOMEMLIMIT"},
 	} {
 		if n := c.m.devices(); n != c.devices {
 			t.Errorf("%s: %d devices, want %d", name, n, c.devices)
@@ -107,16 +107,16 @@ func TestMemoryIsLogged(t *testing.T) {
 		want []string
 	}{
 		"default": {logged(func(l *slog.Logger) { m.log(l, 0) }), []string{"level=INFO msg=memory",
-			`limit_bytes=115343360 from="the cgroup's limit" devices_fit=123128 max_devices=123128`}},
+			`limit_bytes=115343360 from="the cgroup's limit" devices_fit=98106 max_devices=98106`}},
 		"too many asked for": {logged(func(l *slog.Logger) { m.log(l, 1_000_000) }), []string{
-			"level=WARN", "permits more devices than fit if each has a source of its own", "max_devices=1000000 devices_fit=123128"}},
+			"level=WARN", "permits more devices than fit if each has a source of its own", "max_devices=1000000 devices_fit=98106"}},
 		"too little": {logged(func(l *slog.Logger) { memory{limit: 1 << 20}.log(l, 0) }),
 			[]string{"below what the server takes", "needs_bytes=50331648"}},
 		"unreadable": {logged(func(l *slog.Logger) { memory{err: errors.New("odd")}.log(l, 0) }),
 			[]string{"cannot be read", "error=odd"}},
 		"recovery": {logged(func(l *slog.Logger) { m.warnRecovery(l, 1_000_000) }),
-			[]string{"level=ERROR", "needs_bytes=226331648 limit_bytes=115343360",
-				`remedy="raise the memory limit above 216 MiB"`}},
+			[]string{"level=ERROR", "needs_bytes=327331648 limit_bytes=115343360",
+				`remedy="raise the memory limit above 313 MiB"`}},
 	} {
 		for _, want := range c.want {
 			if !strings.Contains(c.text, want) {

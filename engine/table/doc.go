@@ -107,6 +107,10 @@
 //     of some two million devices or more.
 //   - A turn writes to a Go map under the mutex of one of 1,024 shards. The map grows in tables of
 //     1,024 users at most, so that a turn that makes one grow copies some 40 KiB.
+//   - A user that has turned takes 56 to 101 bytes of Go's heap besides, 77 on average between 400
+//     thousand and 3 million users: 40 of them are the key and the aggregate, the rest is the room
+//     of a map that doubles. An index of 8 bytes for each user into a slab would take some 20 bytes
+//     less, and need a check of whose slot it is.
 //   - Memory is not given back when devices go: slots are used again, by the shard that had them.
 //
 // # How far from the memory it is
