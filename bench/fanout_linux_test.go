@@ -155,6 +155,8 @@ type sameFrame struct{ text []byte }
 
 func (c sameFrame) AppendFrame(dst, _ []byte) []byte { return append(dst, c.text...) }
 
+func (c sameFrame) Ahead(broadcast.Source, []uuid.UUID) {}
+
 func (c sameFrame) AppendDevices(dst []uint32, _ broadcast.Source, _ uuid.UUID) []uint32 {
 	return dst
 }

@@ -30,6 +30,23 @@ func (c codec) AppendFrame(dst, rec []byte) []byte {
 	return wire.AppendFrame(dst, &ev)
 }
 
+// Ahead has the devices of some users loaded, so that the cache misses overlap.
+func (c codec) Ahead(_ broadcast.Source, users []uuid.UUID) {
+	var finds [GroupSize / 2]table.UserLookup
+	var few [2 * GroupSize]table.Ref
+	for len(users) > 0 {
+		n := min(len(users), len(finds))
+		for i, user := range users[:n] {
+			finds[i].User = user
+		}
+		refs := c.table.FindDevices(finds[:n], few[:0])
+		for _, ref := range refs[:min(len(refs), len(few))] {
+			touch(c.table.Entry(ref))
+		}
+		users = users[n:]
+	}
+}
+
 // AppendDevices appends the refs of the user's devices.
 func (c codec) AppendDevices(dst []uint32, _ broadcast.Source, user uuid.UUID) []uint32 {
 	var few [16]table.Ref

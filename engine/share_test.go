@@ -17,6 +17,10 @@ func (s *shared) AppendFrame(dst, rec []byte) []byte {
 	return s.engines[0].Codec().AppendFrame(dst, rec)
 }
 
+func (s *shared) Ahead(source broadcast.Source, users []uuid.UUID) {
+	s.engines[source].Codec().Ahead(source, users)
+}
+
 func (s *shared) AppendDevices(dst []uint32, source broadcast.Source, user uuid.UUID) []uint32 {
 	return s.engines[source].Codec().AppendDevices(dst, source, user)
 }

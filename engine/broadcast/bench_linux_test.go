@@ -28,6 +28,7 @@ func newSameFrame() sameFrame {
 
 func (c sameFrame) AppendFrame(dst, event []byte) []byte { return append(dst, c.text...) }
 
+func (c sameFrame) Ahead(Source, []uuid.UUID)                                  {}
 func (c sameFrame) AppendDevices(dst []uint32, _ Source, _ uuid.UUID) []uint32 { return dst }
 
 func (c sameFrame) AppendState(

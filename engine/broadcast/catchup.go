@@ -107,8 +107,13 @@ func (w *worker) makePiece(s *stream) {
 	text := ls.piece.begin()
 	before := w.lists.most
 	left := before
+	ls.id = w.appendCatchUpID(ls.id[:0], l)
+	ahead := c.at
 	for c.at < l.follows.users && left > 0 {
 		size := len(text)
+		if c.at == ahead && l.view == ViewDevices {
+			ahead = w.lookAhead(l)
+		}
 		if l.view == ViewUsers {
 			text = w.appendAggregate(text, s)
 			left -= lookCost
@@ -120,6 +125,22 @@ func (w *worker) makePiece(s *stream) {
 	}
 	w.budget -= max(0, before-left-(len(text)-chunkRoom))
 	ls.piece.seal(text, 0, c.through)
+}
+
+// aheadUsers is how many users a catch-up looks up together.
+const aheadUsers = 16
+
+// lookAhead prepares the look at the next users of a stream's catch-up, and returns the follow
+// behind them.
+func (w *worker) lookAhead(l *listStream) int {
+	var users [aheadUsers]uuid.UUID
+	at := l.catchUp.at
+	n := min(aheadUsers, l.follows.users-at)
+	for i := range users[:n] {
+		users[i] = w.lists.follows.userOf(l.follows.at(at + i))
+	}
+	w.lists.codec.Ahead(l.source, users[:n])
+	return at + n
 }
 
 // endUser goes on to the next user, whose devices are given. One of whom a device was forgotten
@@ -193,7 +214,7 @@ func (w *worker) appendDevices(text []byte, s *stream, left int) ([]byte, int) {
 	after, size, first := c.owedAfter(), len(text), c.device
 	for c.device < len(names) && (c.device == first || len(text)-size < left) {
 		begin := len(text)
-		text = append(w.appendCatchUpID(text, l), presenceLine...)
+		text = append(append(text, ls.id...), presenceLine...)
 		before := len(text)
 		var newer uint64
 		text, newer = ls.codec.AppendState(

@@ -145,6 +145,8 @@ func number(user uuid.UUID) int {
 	return int(n) - 1
 }
 
+func (p *people) Ahead(Source, []uuid.UUID) {}
+
 func (p *people) AppendDevices(dst []uint32, _ Source, user uuid.UUID) []uint32 {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -57,6 +57,7 @@ type lists struct {
 	taking  int // streams in a catch-up
 	piece   parcel
 	names   []uint32 // scratch: of a user's devices
+	id      []byte   // scratch: the id line of the events of a piece
 	hashes  []uint64 // scratch: of a stream's users
 }
 

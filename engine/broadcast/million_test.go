@@ -85,6 +85,7 @@ type sinkFrame struct {
 
 func (f sinkFrame) AppendFrame(dst, _ []byte) []byte { return append(dst, f.text...) }
 
+func (f sinkFrame) Ahead(Source, []uuid.UUID)                                  {}
 func (f sinkFrame) AppendDevices(dst []uint32, _ Source, _ uuid.UUID) []uint32 { return dst }
 
 func (f sinkFrame) AppendState(

@@ -65,6 +65,8 @@ func (m *model) AppendFrame(dst, event []byte) []byte {
 	return append(append(append(dst, "data: "...), event...), "\n\n"...)
 }
 
+func (m *model) Ahead(Source, []uuid.UUID) {}
+
 func (m *model) AppendDevices(dst []uint32, source Source, user uuid.UUID) []uint32 {
 	m.mu.Lock()
 	defer m.mu.Unlock()
