@@ -2,6 +2,7 @@ package cursor_test
 
 import (
 	"bytes"
+	"encoding/binary"
 	"strings"
 	"testing"
 
@@ -10,13 +11,13 @@ import (
 	"rollcall/cursor"
 )
 
-// history is one whose users are their own buckets by their first bytes.
+// hashOf knows a user by its first bytes.
+func hashOf(user uuid.UUID) uint64 { return binary.BigEndian.Uint64(user[:]) }
+
 func history(secret string, committed uint64) *cursor.History {
 	return cursor.New(cursor.Options{
-		Secret: []byte(secret),
-		Hash: func(user uuid.UUID) uint64 {
-			return uint64(user[0])<<56 | uint64(user[1])<<48
-		},
+		Secret:    []byte(secret),
+		Hash:      hashOf,
 		Committed: func() uint64 { return committed },
 	})
 }

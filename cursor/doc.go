@@ -24,9 +24,9 @@
 //	d, 160      refused: d is unknown     honoured
 //
 // A device that was forgotten leaves nothing behind that a client could be told. So a history also
-// knows, for each bucket of users, the LSN of the last device that was forgotten; a cursor from
-// before does not bring that user up to date. Users share buckets: a few are sent a snapshot that
-// they did not need.
+// knows when a device of a user was forgotten: exactly for the last MaxForgotten users, and for all
+// others that it was not later than the oldest of these. A cursor from before does not bring that
+// user up to date.
 //
 // # Invariants
 //
@@ -39,7 +39,7 @@
 //     follow each other, one character for instance, and every cursor of another secret.
 //   - C4: Forgotten never falls, in one life and from one to the next.
 //   - C5: everything is bounded: MaxEpochs epochs, of which the oldest goes first, and with it its
-//     cursors; Buckets numbers; MaxText bytes of text.
+//     cursors; MaxForgotten users; MaxText bytes of text.
 //
 // # What the check is for
 //

@@ -31,8 +31,8 @@ type Options struct {
 	// Secret is what check and hashes depend on, so that other histories have others. Keep it with
 	// the log: another secret, and no cursor is honoured any more.
 	Secret []byte
-	// Hash says which users share a bucket: all whose hashes have the same upper 14 bits. It must
-	// be the same in every life. Required.
+	// Hash is what a user whose device was forgotten is known by. It must be the same in every life.
+	// Required.
 	Hash func(user uuid.UUID) uint64
 	// Committed returns the highest LSN that may be shown. Required.
 	Committed func() uint64

@@ -2,6 +2,7 @@ package cursor_test
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"testing"
@@ -26,7 +27,7 @@ func start(t *testing.T, id uint64, from *life, through uint64) *life {
 	l := &life{t: t, id: id, committed: through}
 	l.History = cursor.New(cursor.Options{
 		Secret:    []byte("secret"),
-		Hash:      func(user uuid.UUID) uint64 { return uint64(user[0])<<56 | uint64(user[1])<<48 },
+		Hash:      hashOf,
 		Committed: func() uint64 { return l.committed },
 	})
 	if from != nil {
@@ -132,9 +133,9 @@ func TestBeginNeedsDurability(t *testing.T) {
 	}
 }
 
-// TestForgotten (C4): per bucket, from life to life, never down.
+// TestForgotten (C4): per user, from life to life, never down.
 func TestForgotten(t *testing.T) {
-	users := []uuid.UUID{{0, 0}, {0, 4}, {0, 7}, {255, 255}} // the second and third share a bucket
+	users := []uuid.UUID{{0, 0}, {0, 4}, {0, 7}, {255, 255}}
 	want := func(l *life, lsns ...uint64) {
 		t.Helper()
 		for i, user := range users {
@@ -143,25 +144,73 @@ func TestForgotten(t *testing.T) {
 			}
 		}
 	}
-	forget := func(l *life, user int, lsn uint64) {
-		l.Forget(uint64(users[user][0])<<56|uint64(users[user][1])<<48, lsn)
-	}
+	forget := func(l *life, user int, lsn uint64) { l.Forget(hashOf(users[user]), lsn) }
 	a := start(t, 'a', nil, 0)
 	want(a, 0, 0, 0, 0)
 	changes := a.Changes()
 	forget(a, 1, 17)
 	forget(a, 3, 20)
 	forget(a, 1, 16)
-	want(a, 0, 17, 17, 20)
+	want(a, 0, 17, 0, 20)
 	if got := a.Changes() - changes; got != 2 {
 		t.Errorf("%d changes, want 2", got)
 	}
 	a.keep()
 	b := start(t, 'b', a, 30)
-	want(b, 0, 17, 17, 20)
+	want(b, 0, 17, 0, 20)
 	forget(b, 0, 31)
 	b.keep()
-	want(start(t, 'c', b, 40), 31, 17, 17, 20)
+	want(start(t, 'c', b, 40), 31, 17, 0, 20)
+}
+
+// TestMaxForgotten (C4, C5): the oldest users fall out, and no cursor is honoured because of it; one
+// user's many devices push out no other.
+func TestMaxForgotten(t *testing.T) {
+	user := func(i int) (id uuid.UUID) {
+		binary.BigEndian.PutUint64(id[:], uint64(i))
+		return id
+	}
+	want := func(l *life, i int, lsn uint64) {
+		t.Helper()
+		if got := l.Forgotten(user(i)); got != lsn {
+			t.Errorf("user %d: %d, want %d", i, got, lsn)
+		}
+	}
+	a := start(t, 'a', nil, 0)
+	for i := 1; i <= 100; i++ {
+		a.Forget(hashOf(user(i)), uint64(i))
+	}
+	const many = 3 * cursor.MaxForgotten
+	for lsn := uint64(101); lsn <= many; lsn++ {
+		a.Forget(hashOf(user(101)), lsn)
+	}
+	for _, l := range []*life{a, restarted(t, a)} {
+		want(l, 1, 1)
+		want(l, 100, 100)
+		want(l, 101, many)
+		want(l, 102, 0)
+	}
+	const more = 2 * cursor.MaxForgotten
+	for i := 1; i <= more; i++ {
+		a.Forget(hashOf(user(1000+i)), uint64(many+i))
+	}
+	if n := len(a.AppendForgotten(nil)); n > 8+16*cursor.MaxForgotten {
+		t.Errorf("the list has %d bytes", n)
+	}
+	for _, l := range []*life{a, restarted(t, a)} {
+		want(l, 1000+more, many+more)
+		first := more - cursor.MaxForgotten // the newest that fell out
+		want(l, 1000+first+1, uint64(many+first+1))
+		want(l, 1000+first, uint64(many+first))
+		want(l, 1, uint64(many+first))
+		want(l, 999_999, uint64(many+first))
+	}
+}
+
+// restarted is the next life of a server.
+func restarted(t *testing.T, l *life) *life {
+	l.keep()
+	return start(t, l.id+1, l, l.committed)
 }
 
 // TestForgottenUnknown: of a directory that kept no list any device may have been forgotten.
@@ -187,11 +236,11 @@ func TestForgottenUnknown(t *testing.T) {
 func TestLoadRefusesDamage(t *testing.T) {
 	good := history("secret", 10).AppendForgotten(nil)
 	for what, lists := range map[string][2][]byte{
-		"a cut epoch":       {make([]byte, 15), good},
-		"too many epochs":   {make([]byte, (cursor.MaxEpochs+1)*16), good},
-		"no floor":          {nil, make([]byte, 7)},
-		"a cut bucket":      {nil, make([]byte, 8+9)},
-		"a bucket too high": {nil, append(make([]byte, 8), 0, 64, 1, 0, 0, 0, 0, 0, 0, 0)},
+		"a cut epoch":     {make([]byte, 15), good},
+		"too many epochs": {make([]byte, (cursor.MaxEpochs+1)*16), good},
+		"no floor":        {nil, make([]byte, 7)},
+		"a cut user":      {nil, make([]byte, 8+15)},
+		"too many users":  {nil, make([]byte, 8+16*(cursor.MaxForgotten+1))},
 	} {
 		err := history("secret", 10).Load(lists[0], lists[1], 0)
 		if !errors.Is(err, cursor.ErrEpochs) && !errors.Is(err, cursor.ErrForgotten) {
