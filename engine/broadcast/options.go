@@ -15,8 +15,8 @@ type Codec interface {
 	// AppendFrame appends the text of one event's frame. event is what Publish was given.
 	AppendFrame(dst, event []byte) []byte
 
-	// Ahead says that AppendDevices and AppendState are about to be called for some users, aheadUsers
-	// at most, one after the other: what they look at may be loaded for all of them at once.
+	// Ahead says that AppendDevices and AppendState are about to be called for some users,
+	// aheadUsers at most, one after the other: what they look at may be loaded for all at once.
 	Ahead(source Source, users []uuid.UUID)
 
 	// AppendDevices appends a name of ours for each of the user's devices, as the table of the
