@@ -61,23 +61,27 @@ func (m *measurement) query() (lines []string, err error) {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, bare.stop()) }()
-	var ours, beside, ratios, cpu []float64
-	for range queryRounds {
+	var ours, beside, ratios, cpu, bareCPU []float64
+	ask := func(s *server) (rate, cpu float64, err error) {
 		before := s.cpu()
-		a, err := askAll(s.address, request, size)
+		rate, err = askAll(s.address, request, size)
+		return rate, (s.cpu() - before) / (rate * queryTime.Seconds()) * 1e6, err
+	}
+	for range queryRounds {
+		a, used, err := ask(s)
 		if err != nil {
 			return nil, err
 		}
-		cpu = append(cpu, (s.cpu()-before)/(a*queryTime.Seconds())*1e6)
-		b, err := askAll(bareAddress, request, size)
+		b, bareUsed, err := ask(bare)
 		if err != nil {
 			return nil, err
 		}
+		cpu, bareCPU = append(cpu, used), append(bareCPU, bareUsed)
 		ours, beside, ratios = append(ours, a), append(beside, b), append(ratios, a/b)
 	}
 	return []string{fmt.Sprintf("BenchmarkLists/figure=query/users=%d/devices=2 1 %.0f queries/s "+
-		"%.0f bare-queries/s %.3f ratio %d B/answer %.0f cpu-us/query", asked, middle(ours),
-		middle(beside), middle(ratios), size, middle(cpu))}, nil
+		"%.0f bare-queries/s %.3f ratio %d B/answer %.0f cpu-us/query %.0f bare-cpu-us/query", asked,
+		middle(ours), middle(beside), middle(ratios), size, middle(cpu), middle(bareCPU))}, nil
 }
 
 // serveBytes answers everything with so many bytes.
