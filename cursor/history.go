@@ -31,7 +31,7 @@ type Options struct {
 	// Secret is what check and hashes depend on, so that other histories have others. Keep it with
 	// the log: another secret, and no cursor is honoured any more.
 	Secret []byte
-	// Hash is what a user whose device was forgotten is known by. It must be the same in every life.
+	// Hash is what a user is known by whose device was forgotten. It must be the same in each life.
 	// Required.
 	Hash func(user uuid.UUID) uint64
 	// Committed returns the highest LSN that may be shown. Required.

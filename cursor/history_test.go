@@ -163,8 +163,8 @@ func TestForgotten(t *testing.T) {
 	want(start(t, 'c', b, 40), 31, 17, 0, 20)
 }
 
-// TestMaxForgotten (C4, C5): the oldest users fall out, and no cursor is honoured because of it; one
-// user's many devices push out no other.
+// TestMaxForgotten (C4, C5): the oldest users fall out, and no cursor is honoured because of it;
+// one user's many devices push out no other.
 func TestMaxForgotten(t *testing.T) {
 	user := func(i int) (id uuid.UUID) {
 		binary.BigEndian.PutUint64(id[:], uint64(i))
