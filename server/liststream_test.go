@@ -1,6 +1,7 @@
 package server
 
 import (
+	"encoding/binary"
 	"io"
 	"slices"
 	"strings"
@@ -247,10 +248,19 @@ func TestResume(t *testing.T) {
 	if l := open(same, last, ids[:3]...); l.Known != 3 {
 		t.Errorf("long after lingers ended: %+v", l)
 	}
-	// What was forgotten since cannot be told.
-	history.Forget(0, 501) // the users share a bucket
-	if l := open(same, last, ids[:3]...); l.Known != 0 || l.Resumed {
-		t.Errorf("after a device was forgotten: %+v", l)
+	// That a device is gone cannot be told; what a user is without it can.
+	devices := open("", "", ids[:3]...)
+	before := string(devices.IDs.AppendID(nil, at(500, true)))
+	if l := open("", before, ids[:3]...); l.Known != 3 || !l.Resumed {
+		t.Errorf("view=devices: %+v", l)
+	}
+	history.Forget(binary.BigEndian.Uint64(users[1][:]), 501)
+	if l := open("", before, ids[:3]...); l.Known != 0 || l.Resumed || l.After != 0 {
+		t.Errorf("view=devices, after a device was forgotten: %+v", l)
+	}
+	if l := open(same, last, ids[:3]...); l.Known != 2 || !l.Resumed || l.After != 500 ||
+		l.Users[2] != users[1] {
+		t.Errorf("view=users, after a device was forgotten: %+v", l)
 	}
 }
 

@@ -39,9 +39,12 @@ func (r *resumes) list(
 		return l
 	}
 	c, ok := history.Parse(text)
-	if !ok || c.LSN == 0 || c.View != ids.c.View || c.LingerMS != ids.c.LingerMS ||
-		!remembers(history, users, c.LSN) {
+	if !ok || c.LSN == 0 || c.View != ids.c.View || c.LingerMS != ids.c.LingerMS {
 		return l
+	}
+	remembered := func(user uuid.UUID) bool { return history.Forgotten(user) <= c.LSN }
+	if view == broadcast.ViewDevices && !all(users, remembered) {
+		return l // the client could not be told of a device that is gone
 	}
 	known := len(users)
 	if c.List != digest {
@@ -50,6 +53,9 @@ func (r *resumes) list(
 			return l
 		}
 		known = partition(users, func(user uuid.UUID) bool { return had.has(history.User(user)) })
+	}
+	if view == broadcast.ViewUsers { // coming whole says that
+		known = partition(users[:known], remembered)
 	}
 	if linger > 0 {
 		known = r.tellEnded(users, known, linger, c.ToldMS)
@@ -86,11 +92,10 @@ func (r *resumes) remember(history *cursor.History, users []uuid.UUID) (digest u
 	return digest
 }
 
-// remembers reports that no device of the users was forgotten above an LSN: the client could not be
-// told of one.
-func remembers(history *cursor.History, users []uuid.UUID, lsn uint64) bool {
+// all reports whether a condition holds for every user.
+func all(users []uuid.UUID, holds func(uuid.UUID) bool) bool {
 	for _, user := range users {
-		if history.Forgotten(user) > lsn {
+		if !holds(user) {
 			return false
 		}
 	}
