@@ -90,13 +90,13 @@ func TestServeAdmin(t *testing.T) {
 // TestPageFindsThePublicListener: the page learns where the stream is from when it is served.
 func TestPageFindsThePublicListener(t *testing.T) {
 	r := start(t, nil)
-	checkAdmin(t, r.get("/page.json"), 200, `{"public_url":"","mints_tokens":false}`)
+	checkAdmin(t, r.get("/page.json"), 200, `{"public_url":"","mints_tokens":false,"lists_users":true}`)
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	go func() { _ = r.Serve(ln) }()
-	want := `{"public_url":"http://` + ln.Addr().String() + `","mints_tokens":false}`
+	want := `{"public_url":"http://` + ln.Addr().String() + `","mints_tokens":false,"lists_users":true}`
 	testwait.Until(t, "the page names the listener", func() bool {
 		return r.get("/page.json").Body.String() == want
 	})
