@@ -62,10 +62,15 @@ type single struct {
 	bound  float64
 }
 
+const (
+	residentSingle = "Resident/streams=12000/users=1"
+	residentList   = "Resident/streams=64/users=500"
+)
+
 var singles = []single{
-	{"an idle stream of one user, bytes of resident memory", "Resident/streams=12000/users=1", "B/stream", false, 512},
-	{"a user of an idle stream of 500, bytes beyond the stream", "Resident/streams=64/users=500", "B/user", false, 64},
-	{"the same ÷ as many streams of one user", "Resident/streams=64/users=500", "of-single", false, 0.2},
+	{"an idle stream of one user, bytes of resident memory", residentSingle, "B/stream", false, 512},
+	{"a user of an idle stream of 500, bytes beyond the stream", residentList, "B/user", false, 64},
+	{"the same ÷ as many streams of one user", residentList, "of-single", false, 0.2},
 	{"`view=users` ÷ `view=devices`, bytes", "Lists/figure=views", "ratio", false, 0.03},
 	{"fan-out of 100 users a stream ÷ of one", "Lists/figure=fan-out", "ratio", true, 0.7},
 	{"a query of 1,000 users ÷ bare that sends as many bytes", "Lists/figure=query", "ratio", true, 0.4},

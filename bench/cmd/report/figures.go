@@ -119,5 +119,9 @@ func (p *page) table() string {
 		"FanOut/streams=4000/users=4000/batches=1/by=write", "a plain loop of `write(2)`")
 	text += fmt.Sprintf("| memory of an idle stream, of an idle daemon's connection | %s, %s | |\n",
 		p.amount("Streams/idle", "B/stream", "%.0f bytes", 1), p.idleBytes())
+	if of500 := p.amount(residentList, "B/user", "%.0f bytes", 1); of500 != "" {
+		text += fmt.Sprintf("| resident memory of an idle stream of one user, of each user of one that follows 500 | %s, %s | |\n",
+			p.amount(residentSingle, "B/stream", "%.0f bytes", 1), of500)
+	}
 	return text
 }
