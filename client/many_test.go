@@ -2,6 +2,7 @@ package client
 
 import (
 	"context"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
@@ -396,6 +397,29 @@ func TestRenewalInPlace(t *testing.T) {
 			last = r
 		}
 	})
+}
+
+// TestClaims: a client reads its own token, an HMAC token of the contract or a JWT, and only that.
+func TestClaims(t *testing.T) {
+	part := func(text string) string { return base64.RawURLEncoding.EncodeToString([]byte(text)) }
+	for token, want := range map[string]string{
+		part(`{"exp_ms":5000,"user_id":"u"}`) + ".x":                   "5000 u",
+		part(`{"alg":"x"}`) + "." + part(`{"exp":5,"sub":"s"}`) + ".x": "5000 s",
+		part(`{"alg":"x"}`) + "." + part(`{"exp":1e300}`) + ".x":       "none ",
+		part(`{"exp_ms":-1}`) + ".x":                                   "none ",
+		part(`{"exp_ms":"soon"}`) + ".x":                               "none ",
+		"opaque":                                                       "none ",
+		"":                                                             "none ",
+		"a.b.c.d":                                                      "none ",
+	} {
+		c, end := claimsOf(token), "none"
+		if at := c.expiry(); !at.IsZero() {
+			end = fmt.Sprint(at.UnixMilli())
+		}
+		if got := end + " " + c.UserID + c.Sub; got != want {
+			t.Errorf("%q: %q, want %q", token, got, want)
+		}
+	}
 }
 
 // TestRenewalFails: what becomes of a stream whose token could not be renewed in place.

@@ -232,6 +232,22 @@ test('a token is renewed on the open stream', { timeout: limit }, async () => {
   assert.equal(new Set([s.asked[0]!.token, ...s.renewed]).size, s.renewed.length + 1)
 })
 
+test('a JWT says when it ends, too', { timeout: limit }, async () => {
+  const s = server([() => [synced('c-1', false), 'is silent']])
+  const part = (claims: object) => btoa(JSON.stringify(claims)).replace(/=+$/, '')
+  let minted = 0
+  const token = () => {
+    const exp = Math.ceil(Date.now() / 1000) + 1
+    return [part({ alg: 'HS256' }), part({ sub: user, exp, n: ++minted }), 'x'].join('.')
+  }
+  const leave = new AbortController()
+  for await (const _ of watchMany({ url, token, fetch: s.fetch, signal: leave.signal })) {
+    while (!s.renewed.length) await new Promise((resolve) => setTimeout(resolve, 5))
+    leave.abort()
+  }
+  assert.equal(s.asked.length, 1)
+})
+
 test('a renewal that fails', { timeout: limit }, async () => {
   // The stream is gone, or the token does not fit: the next one takes it, with the cursor.
   for (const status of [404, 403]) {
@@ -427,7 +443,7 @@ test('what a gateway sends again', { timeout: limit }, async () => {
       onError: (e) => errors.push(e),
     })
     for (let i = 0; i < 150; i++) g.set(user, deviceId(i), 'online')
-    await settled(() => s.online() === 150)
+    await settled(() => s.online() === 150 && s.sent.flat().length >= 150 + again)
     const seqs = s.sent.flat().map((line) => (JSON.parse(line) as Beat).seq)
     assert.equal(seqs.length - 150, again, name)
     assert.equal(errors.length, told, `${name}: ${String(errors[0])}`)

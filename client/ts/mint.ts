@@ -1,4 +1,4 @@
-// Mints stream tokens: for backends (Node 20 and later, Deno, Bun, workers), which have the signing
+// Mints stream tokens: for backends (Node 18 and later, Deno, Bun, workers), which have the signing
 // key and know who asks. An app gets the token and never the key. One file without dependencies.
 //
 //   const token = await mint(process.env.PRESENCE_DO_TOKEN_SIGNING_KEY, {
@@ -23,6 +23,13 @@ export interface MintOptions {
 
 const maxContacts = 200
 
+/** The web's cryptography, which is no global in Node 18. */
+async function web(): Promise<Crypto> {
+  if (globalThis.crypto) return globalThis.crypto
+  const module = 'node:crypto' // by a name that no bundler looks for
+  return ((await import(module)) as { webcrypto: Crypto }).webcrypto
+}
+
 /** Makes a signed token. */
 export async function mint(key: string, o: MintOptions): Promise<string> {
   if (!key) throw new TypeError('the key is empty')
@@ -32,6 +39,7 @@ export async function mint(key: string, o: MintOptions): Promise<string> {
       'users takes more')
   }
   if (!(o.ttlMs >= 1)) throw new TypeError(`ttlMs ${o.ttlMs}: want some minutes`)
+  const crypto = await web()
   const now = Date.now()
   const claims = {
     token_id: crypto.randomUUID(),
@@ -57,6 +65,7 @@ export async function mint(key: string, o: MintOptions): Promise<string> {
 export async function usersSha256(users: readonly string[]): Promise<string> {
   const hex = [...new Set(users.map((id) => canonical(id.toLowerCase()).replace(/-/g, '')))].sort()
   const bytes = Uint8Array.from(hex.join('').match(/../g) ?? [], (byte) => parseInt(byte, 16))
+  const crypto = await web()
   return base64url(new Uint8Array(await crypto.subtle.digest('SHA-256', bytes)))
 }
 
