@@ -20,6 +20,7 @@ func sampleReport(t *testing.T) *Report {
 	o := smallRun(t, startFake(t, fault{busy: 9}))
 	o.Scenario, o.SilentShare, o.TTL, o.Churn, o.Duration = "spike", 0.4, 200*time.Millisecond, 20,
 		2*time.Second
+	o.Lists, o.ListSize, o.ListView, o.ListToken = 2, 3, "both", testListToken
 	return mustRun(t, o)
 }
 
