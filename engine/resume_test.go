@@ -28,8 +28,8 @@ import (
 // the middle of a snapshot, changed, from another directory, from before a restore or a lost tail,
 // and with other lists, while heartbeats, expiries, forgetting and checkpoints go on. A cursor is
 // honoured exactly when this directory has written what it names (C1 to C3), and never an error;
-// afterwards the client has what a client has that follows for the first time, and one whose cursor
-// was honoured got no more than what had changed.
+// afterwards the client has what a client has that follows for the first time, in both views and
+// with a linger time, and one whose cursor was honoured got no more than what had changed.
 //
 // ROLLCALL_SEED runs one seed again; ROLLCALL_RESUME_ROUNDS says how many seeds there are.
 func TestResume(t *testing.T) {
@@ -82,7 +82,7 @@ type seenCursor struct {
 	list  []uuid.UUID
 	// partial: the client was in the middle of a snapshot.
 	partial bool
-	known   map[uuid.UUID]string // by device
+	known   map[uuid.UUID]string // by device, or user
 }
 
 // resumes is one run.
@@ -91,6 +91,8 @@ type resumes struct {
 	t       *testing.T
 	rng     *rand.Rand
 	sync    wal.SyncMode
+	view    broadcast.View
+	linger  time.Duration
 	lives   int
 	users   []uuid.UUID
 	devices []*Heartbeat
@@ -102,6 +104,10 @@ func newResumes(t *testing.T, seed uint64) *resumes {
 	r := &resumes{t: t, rng: rand.New(rand.NewPCG(seed, 2))}
 	if r.rng.IntN(2) == 0 {
 		r.sync = wal.SyncNever
+	}
+	r.view = broadcast.View(r.rng.IntN(2))
+	if r.view == broadcast.ViewUsers && r.rng.IntN(2) == 0 {
+		r.linger = 25 * time.Second
 	}
 	for range 4 {
 		r.users = append(r.users, uuid.New())
@@ -127,6 +133,7 @@ func (r *resumes) run() {
 			b.now.Add(int64(r.rng.IntN(40)) * int64(time.Second))
 			for b.expiry.turn(b.now.Load()) <= 0 {
 			}
+			b.events.Tick(b.now.Load())
 		case 3:
 			b.now.Add(int64(r.rng.IntN(40)) * int64(time.Minute)) // an hour: forgotten
 			b.checkpoint(r.t)
@@ -226,17 +233,19 @@ func (r *resumes) resume(b *branch) {
 	case text != "":
 		r.Refused++
 	}
-	l := &broadcast.List{After: given.LSN, Resumed: honoured}
-	for _, user := range list {
-		if honoured && b.History().Forgotten(user) > given.LSN {
-			r.Forgotten++
+	l := &broadcast.List{After: given.LSN, Resumed: honoured, View: r.view, Linger: r.linger}
+	forgotten := func(user uuid.UUID) bool {
+		return honoured && b.History().Forgotten(user) > given.LSN
+	}
+	if slices.ContainsFunc(list, forgotten) {
+		if r.Forgotten++; r.view == broadcast.ViewDevices {
 			l.Resumed, l.After = false, 0
-			break
 		}
 	}
 	var rest []uuid.UUID
 	for _, user := range list {
-		if l.Resumed && slices.Contains(with.list, user) {
+		if l.Resumed && slices.Contains(with.list, user) && !forgotten(user) &&
+			r.toldAll(b, user, given) {
 			l.Users = append(l.Users, user)
 		} else {
 			rest = append(rest, user)
@@ -245,6 +254,12 @@ func (r *resumes) resume(b *branch) {
 	l.Known = len(l.Users)
 	l.Users = append(l.Users, rest...)
 	r.follow(b, l, given, with)
+}
+
+// toldAll reports that a cursor was made after the end of the user's linger.
+func (r *resumes) toldAll(b *branch, user uuid.UUID, given cursor.Cursor) bool {
+	at, online := b.Turned(user)
+	return r.linger == 0 || online || at+uint64(r.linger.Milliseconds())+1000 <= given.ToldMS
 }
 
 // mutate may change a cursor a bit.
@@ -268,7 +283,7 @@ func (r *resumes) mutate(text string) (mutant string, changed bool) {
 func (r *resumes) follow(
 	b *branch, l *broadcast.List, given cursor.Cursor, with seenCursor,
 ) {
-	c := &resumeClient{known: map[uuid.UUID]string{}, users: l.Users}
+	c := &resumeClient{known: map[uuid.UUID]string{}, users: l.Users, clock: b.clock}
 	before := r.truth(b, l.Users)
 	for device, text := range with.known {
 		if slices.Contains(l.Users, userOfFrame(text)) { // it knows only later what was honoured
@@ -290,9 +305,14 @@ func (r *resumes) follow(
 	beats.Wait()
 	b.note()
 	truth := r.truth(b, l.Users)
+	differs := func() string { return c.differs(truth) }
+	if r.view == broadcast.ViewUsers {
+		first := r.first(b, l)
+		differs = func() string { return c.differsFrom(first) }
+	}
 	wrong := ""
 	testwait.Until(r.t, "a client has what changed", func() bool {
-		wrong = c.differs(truth)
+		wrong = differs()
 		return wrong == "" || c.isTooMuch()
 	})
 	c.mu.Lock()
@@ -300,7 +320,7 @@ func (r *resumes) follow(
 	if wrong != "" {
 		r.t.Fatalf("resumed %v at %d: %s", l.Resumed, l.After, wrong)
 	}
-	if quiet && l.Resumed {
+	if quiet && l.Resumed && r.view == broadcast.ViewDevices {
 		changed := 0
 		for _, d := range before {
 			if !slices.Contains(l.Users[:l.Known], d.User) || d.LSN > l.After {
@@ -328,6 +348,20 @@ func (r *resumes) follow(
 	if many := len(r.seen) - 300; many > 0 {
 		r.seen = r.seen[many:]
 	}
+}
+
+// first is a client that follows the same users for the first time.
+func (r *resumes) first(b *branch, l *broadcast.List) *resumeClient {
+	c := &resumeClient{
+		known: map[uuid.UUID]string{}, users: l.Users, clock: b.clock, history: b.History(),
+		committed: b.log.Committed,
+	}
+	again := *l
+	again.Known, again.After, again.Resumed, again.IDs = 0, 0, false, c
+	if err := b.Subscribe(broadcast.Subscription{Conn: c, List: &again}); err != nil {
+		r.t.Fatal(err)
+	}
+	return c
 }
 
 // beatAlone sends heartbeats beside the test's own goroutine.
@@ -365,6 +399,8 @@ type resumeClient struct {
 	resumed   bool          // it was honoured
 	kept      int           // of the users, those of which the client has something
 	committed func() uint64
+	clock     Clock
+	toldMS    uint64 // when no user was overdue last
 
 	mu     sync.Mutex
 	rest   []byte
@@ -378,7 +414,12 @@ type resumeClient struct {
 }
 
 func (c *resumeClient) AppendID(dst []byte, at broadcast.Position) []byte {
-	with := cursor.Cursor{List: c.history.List(c.users), LSN: at.Through, Newest: at.Newest}
+	if !at.Overdue || c.toldMS == 0 {
+		c.toldMS = c.clock().WallMS
+	}
+	with := cursor.Cursor{
+		List: c.history.List(c.users), LSN: at.Through, Newest: at.Newest, ToldMS: c.toldMS,
+	}
 	if !at.Synced {
 		if c.kept == 0 {
 			return dst
@@ -430,12 +471,16 @@ func (c *resumeClient) take(block string) {
 		c.fresh = map[uuid.UUID]string{}
 	}
 	switch event {
-	case "event: presence":
+	case "event: presence", "event: user":
 		var e struct {
+			User   uuid.UUID `json:"user_id"`
 			Device uuid.UUID `json:"device_id"`
 		}
 		if err := json.Unmarshal([]byte(data), &e); err != nil {
 			c.wrong = err.Error()
+		}
+		if event == "event: user" {
+			e.Device = e.User
 		}
 		if c.known[e.Device] = data; !c.synced {
 			c.events++
@@ -490,4 +535,38 @@ func userOfFrame(data string) uuid.UUID {
 		panic(err)
 	}
 	return e.User
+}
+
+// differsFrom says in what the client's users are not those of a client that came for the first
+// time. When an online user was seen last is as of when it was told; a device that was forgotten
+// while the user was offline is no event.
+func (c *resumeClient) differsFrom(first *resumeClient) string {
+	first.mu.Lock()
+	wanted, ready := maps.Clone(first.known), first.synced
+	first.mu.Unlock()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.wrong != "" || !c.synced || !ready {
+		return "not synced: " + c.wrong
+	}
+	for _, user := range c.users {
+		var got, want struct {
+			Status  string
+			Online  int     `json:"devices_online"`
+			Seen    *uint64 `json:"last_seen_ms"`
+			Changed *uint64 `json:"changed_at_ms"`
+		}
+		if json.Unmarshal([]byte(c.known[user]), &got) != nil ||
+			json.Unmarshal([]byte(wanted[user]), &want) != nil {
+			return fmt.Sprintf("it has %q, not %q", c.known[user], wanted[user])
+		}
+		same := got.Status == want.Status && got.Online == want.Online
+		if same && got.Status == "offline" && got.Seen != nil && want.Seen != nil {
+			same = *got.Seen == *want.Seen && *got.Changed == *want.Changed
+		}
+		if !same {
+			return fmt.Sprintf("it has %s, not %s", c.known[user], wanted[user])
+		}
+	}
+	return ""
 }
