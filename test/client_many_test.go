@@ -231,6 +231,7 @@ func TestClientGateway(t *testing.T) {
 	const n = 300
 	updates, _ := watchList(t, client.WatchManyOptions{URL: "http://" + f.Addr().String(),
 		Token: mintList(user, time.Hour)})
+	awaitUpdate(t, updates, "synced", isSync)
 	for range n {
 		if err := g.Set(user, uuid.NewString(), client.Online); err != nil {
 			t.Fatal(err)

@@ -65,9 +65,8 @@ func checkMinted(t *testing.T, text string, user uuid.UUID, contacts []uuid.UUID
 		left > 16*time.Minute {
 		t.Errorf("%d contacts: the token ends in %v", n, left)
 	}
-	if grant.Subject != user || grant.Any() || !grant.Is(user) ||
-		token.ID([]byte(text)) == "" {
-		t.Errorf("%d contacts: the token is %+v", n, grant)
+	if grant.Any() || !grant.Is(user) || token.ID([]byte(text)) == "" {
+		t.Errorf("%d contacts: the token is not the user's, or has no id, or is for all", n)
 	}
 	all := append([]uuid.UUID{user}, contacts...)
 	if n > token.MaxUserIDs {
