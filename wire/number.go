@@ -12,14 +12,18 @@ func AppendUint(dst []byte, n uint64) []byte {
 	if n >= 1e16 {
 		return strconv.AppendUint(dst, n, 10)
 	}
+	if n < 10 {
+		return append(dst, '0'+byte(n))
+	}
 	at := len(dst)
 	dst = append(dst, "0000000000000000"...)
-	upper, lower := n/1e8, eightDigits(n%1e8)
-	if upper == 0 {
-		zeros := min(leadingZeros(lower), 7)
-		binary.LittleEndian.PutUint64(dst[at:], lower>>(8*zeros))
+	if n < 1e8 {
+		digits := eightDigits(n)
+		zeros := leadingZeros(digits)
+		binary.LittleEndian.PutUint64(dst[at:], digits>>(8*zeros))
 		return dst[:at+8-zeros]
 	}
+	upper, lower := n/1e8, eightDigits(n%1e8)
 	digits := eightDigits(upper)
 	zeros := leadingZeros(digits)
 	binary.LittleEndian.PutUint64(dst[at:], digits>>(8*zeros))
