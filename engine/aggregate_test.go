@@ -3,6 +3,7 @@ package engine
 import (
 	"cmp"
 	"fmt"
+	"log/slog"
 	"math/rand/v2"
 	"slices"
 	"sync"
@@ -291,4 +292,25 @@ func TestTurnsOfAUserAreInOrder(t *testing.T) {
 		t.Error("no device turned")
 	}
 	t.Logf("%d records, %d turns", len(records), turns)
+}
+
+// TestTurnsDoNotAllocate counts allocations of a heartbeat that turns its device.
+func TestTurnsDoNotAllocate(t *testing.T) {
+	if raceEnabled {
+		t.Skip("the race detector allocates")
+	}
+	e, err := New(new(noLog), Options{Logger: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	hb := benchHeartbeat(1, 1)
+	if n := testing.AllocsPerRun(1000, func() {
+		hb.Seq++
+		hb.Status = Status(hb.Seq % 2)
+		if r := e.Heartbeat(&hb); r.Outcome != Accepted {
+			t.Fatal(r)
+		}
+	}); n != 0 {
+		t.Errorf("%v allocations", n)
+	}
 }
