@@ -135,9 +135,9 @@ func (l *list) admitted(head []byte) {
 	}
 }
 
-// ended judges the end of a stream whose token was renewed: it must not be the old token's. A planned
-// end says when to come back, which an expired token's does not. An outage explains it, too, and may
-// be noticed later.
+// ended judges the end of a stream whose token was renewed: it must not be the old token's. A
+// planned end says when to come back, which an expired token's does not. An outage explains it,
+// too, and may be noticed later.
 func (l *list) ended() {
 	s := l.streams
 	late := s.now - l.renewed
