@@ -63,9 +63,6 @@ func (f *forgotten) add(hash, lsn uint64) {
 	f.changes.Add(1)
 	f.exact[hash] = lsn
 	came := forgottenUser{hash, lsn}
-	if len(f.order) == MaxForgotten && len(f.exact) <= MaxForgotten/2 {
-		f.order, f.next = f.live(), 0 // users with many devices
-	}
 	if len(f.order) < MaxForgotten {
 		f.order = append(f.order, came)
 		return
@@ -76,6 +73,18 @@ func (f *forgotten) add(hash, lsn uint64) {
 	if f.exact[old.hash] == old.lsn {
 		delete(f.exact, old.hash)
 		f.floor = max(f.floor, old.lsn)
+	}
+}
+
+// Compact makes room for others where devices of the same users were forgotten again and again. It
+// takes some milliseconds, in which Forget and Forgotten wait: at most once in many calls of Forget.
+// Any goroutine.
+func (h *History) Compact() {
+	f := &h.forgotten
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if len(f.order) > MaxForgotten/2 && len(f.exact) <= len(f.order)/2 {
+		f.order, f.next = f.live(), 0
 	}
 }
 

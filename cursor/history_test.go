@@ -183,6 +183,9 @@ func TestMaxForgotten(t *testing.T) {
 	const many = 3 * cursor.MaxForgotten
 	for lsn := uint64(101); lsn <= many; lsn++ {
 		a.Forget(hashOf(user(101)), lsn)
+		if lsn%10_000 == 0 { // as each checkpoint does
+			a.Compact()
+		}
 	}
 	for _, l := range []*life{a, restarted(t, a)} {
 		want(l, 1, 1)

@@ -187,6 +187,7 @@ func (c *checkpointer) checkpoint(stop <-chan struct{}) (written int, err error)
 			err = errors.Join(err, c.store.Discard())
 		}
 	}()
+	c.history.Compact() // here, where no claim is held
 	before := c.logged.Load()
 	forgetBefore := uint64(max(0, int64(c.trusted.look(c.clock()))-c.forgetAfter.Milliseconds()))
 	through := c.log.Appended()

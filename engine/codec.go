@@ -30,19 +30,16 @@ func (c codec) AppendFrame(dst, rec []byte) []byte {
 	return wire.AppendFrame(dst, &ev)
 }
 
-// Ahead has the devices of some users loaded, so that the cache misses overlap.
+// Ahead has what leads to the devices of some users loaded, and two devices of each, so that the
+// cache misses overlap.
 func (c codec) Ahead(_ broadcast.Source, users []uuid.UUID) {
 	var finds [GroupSize / 2]table.UserLookup
-	var few [2 * GroupSize]table.Ref
 	for len(users) > 0 {
 		n := min(len(users), len(finds))
 		for i, user := range users[:n] {
 			finds[i].User = user
 		}
-		refs := c.table.FindDevices(finds[:n], few[:0])
-		for _, ref := range refs[:min(len(refs), len(few))] {
-			touch(c.table.Entry(ref))
-		}
+		c.table.TouchUsers(finds[:n])
 		users = users[n:]
 	}
 }
@@ -94,7 +91,7 @@ func (c codec) AppendUserFrame(dst, rec []byte, lingers bool) []byte {
 		SeenAtMS: r.UserSeen(), ChangedAtMS: r.UpdatedAt(),
 	}
 	if ev.Online > 0 && !r.Online() { // the others may have been heard of since their turns
-		ev.SeenAtMS = max(ev.SeenAtMS, c.lastSeen(ev.User, c.log.Committed()))
+		ev.SeenAtMS = c.lastSeen(ev.User, ev.SeenAtMS, c.log.Committed())
 	}
 	return wire.AppendUserFrame(dst, &ev)
 }
@@ -124,7 +121,7 @@ func (c codec) AppendUser(
 	}
 	switch {
 	case ev.Online > 0:
-		ev.SeenAtMS = max(ev.SeenAtMS, c.lastSeen(user, through))
+		ev.SeenAtMS = c.lastSeen(user, ev.SeenAtMS, through)
 	case known:
 		a.Lingers = c.lingersFor(held.ChangedAtMS, linger)
 		ev.Lingers = a.Lingers > 0
@@ -148,19 +145,18 @@ func (c codec) lingersFor(changedAtMS uint64, linger time.Duration) time.Duratio
 // seen is as of its last turn.
 const lastSeenDevices = 64
 
-// lastSeen is when the online devices of a user were heard of last, by what has an LSN up to
-// through (I2).
-func (c codec) lastSeen(user uuid.UUID, through uint64) (seen uint64) {
+// lastSeen is when a user with devices online was heard of last, by what has an LSN up to through
+// (I2), and not below seen. A device whose last heartbeat lies above that counts with what was shown
+// of it before, which the aggregate keeps: so what is shown does not go back.
+func (c codec) lastSeen(user uuid.UUID, seen, through uint64) uint64 {
 	var few [16]table.Ref
-	refs := c.table.Devices(user, few[:0])
-	if len(refs) > lastSeenDevices {
-		return 0
-	}
-	for _, ref := range refs {
-		owner, _, s, ok := c.table.Entry(ref).Read()
-		if ok && owner == user && s.Online && s.LSN <= through {
-			seen = max(seen, s.UpdatedAtMS)
+	if refs := c.table.Devices(user, few[:0]); len(refs) <= lastSeenDevices {
+		for _, ref := range refs {
+			owner, _, s, ok := c.table.Entry(ref).Read()
+			if ok && owner == user && s.Online && s.LSN <= through {
+				seen = max(seen, s.UpdatedAtMS)
+			}
 		}
 	}
-	return seen
+	return c.table.RaiseSeen(user, seen, through)
 }

@@ -156,3 +156,38 @@ func TestUsersView(t *testing.T) {
 	want += event("6 true", first.User, "offline", 0, at(20), at(40))
 	c.wait(t, want)
 }
+
+// TestLastSeenDoesNotGoBack: a device whose last heartbeat is not committed yet counts with what was
+// shown of it.
+func TestLastSeenDoesNotGoBack(t *testing.T) {
+	r := startRig(t, newMemLog(), Options{})
+	first, second := newHeartbeat(1, 60_000), newHeartbeat(1, 60_000)
+	second.User = first.User
+	r.mustAccept(first)  // LSN 1
+	r.mustAccept(second) // LSN 2
+	beat := func(at time.Duration) {
+		r.now.Store(int64(at))
+		first.Seq++
+		r.mustAccept(first)
+	}
+	shows := func(through uint64, at time.Duration) {
+		t.Helper()
+		text, _ := r.Codec().AppendUser(nil, 0, first.User, 0, through, 0)
+		want := fmt.Sprintf(`"last_seen_ms":%d,`, wallZero+at.Milliseconds())
+		if !strings.Contains(string(text), want) {
+			t.Errorf("through %d: %s, want %s", through, text, want)
+		}
+	}
+	beat(5 * time.Second) // LSN 3
+	shows(3, 5*time.Second)
+	beat(6 * time.Second)   // LSN 4
+	shows(3, 5*time.Second) // of which nothing may be shown yet
+	shows(4, 6*time.Second)
+	second.Seq, second.Status = 2, Offline
+	r.now.Store(int64(7 * time.Second))
+	r.mustAccept(second) // LSN 5, a turn
+	text := r.Codec().AppendUserFrame(nil, r.log.records[4], false)
+	if want := fmt.Sprintf(`"last_seen_ms":%d,`, wallZero+6000); !strings.Contains(string(text), want) {
+		t.Errorf("the turn's frame: %s, want %s", text, want)
+	}
+}

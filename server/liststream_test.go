@@ -244,7 +244,7 @@ func TestResume(t *testing.T) {
 	if l := open(same, last, ids[:3]...); l.Known != 0 || !l.Resumed || l.After != 500 {
 		t.Errorf("after lingers ended: %+v", l)
 	}
-	r.presence.changedAt = testInstant.WallMS - 7000
+	r.presence.changedAt = testInstant.WallMS - 5000 - toldSlackMS - 1
 	if l := open(same, last, ids[:3]...); l.Known != 3 {
 		t.Errorf("long after lingers ended: %+v", l)
 	}

@@ -20,8 +20,9 @@ type resumes struct {
 	clock  engine.Clock
 }
 
-// toldSlackMS is by how much a cursor may have been told later than what it tells was made.
-const toldSlackMS = 1000
+// toldSlackMS is by how much what a client was told may be behind the instant that its cursor says:
+// a linger ends with a tick of the streams' clock, and a busy worker comes to it later.
+const toldSlackMS = 5000
 
 // list makes the subscription of a stream of these users, which it reorders, with what a client
 // that has this cursor is owed. A cursor that is not honoured is none: the client gets everything.
@@ -32,8 +33,10 @@ func (r *resumes) list(
 	digest := r.remember(history, users)
 	ids := &cursorIDs{history: history, clock: r.clock, c: cursor.Cursor{
 		View: byte(view), LingerMS: uint32(linger.Milliseconds()), List: digest,
-		ToldMS: toldMS(r.clock, linger),
 	}}
+	if linger > 0 {
+		ids.c.ToldMS = r.clock().WallMS
+	}
 	l := &broadcast.List{Users: users, View: view, Linger: linger, IDs: ids}
 	if len(text) == 0 {
 		return l
@@ -71,12 +74,11 @@ func (r *resumes) list(
 	return l
 }
 
-// toldMS is now for a stream with a linger time. Others have no use for it.
-func toldMS(clock engine.Clock, linger time.Duration) uint64 {
-	if linger == 0 {
-		return 0
-	}
-	return clock().WallMS
+// toldMS is the wall clock at an instant of the clock that has passed: a worker knows what is due
+// by its last tick, which is old when the process did not run.
+func toldMS(now engine.Instant, nanos int64) uint64 {
+	age := uint64(max(0, now.Nanos-nanos)) / uint64(time.Millisecond)
+	return now.WallMS - min(now.WallMS, age)
 }
 
 // remember returns the digest of a list, for which the users are found again.
@@ -142,7 +144,7 @@ type cursorIDs struct {
 // of the users that it knows, and newer states of some, or nothing.
 func (ids *cursorIDs) AppendID(dst []byte, at broadcast.Position) []byte {
 	if ids.c.LingerMS > 0 && !at.Overdue {
-		ids.c.ToldMS = ids.clock().WallMS
+		ids.c.ToldMS = toldMS(ids.clock(), at.Nanos)
 	}
 	c := ids.c
 	switch {

@@ -111,8 +111,9 @@ func (w *worker) makePiece(s *stream) {
 	ahead := c.at
 	for c.at < l.follows.users && left > 0 {
 		size := len(text)
-		if c.at == ahead && l.view == ViewDevices {
+		if c.at >= ahead && c.device == 0 && l.view == ViewDevices {
 			ahead = w.lookAhead(l)
+			left -= lookCost * (ahead - c.at)
 		}
 		if l.view == ViewUsers {
 			text = w.appendAggregate(text, s)

@@ -205,6 +205,10 @@
 //	last piece given                through              LSN of the event
 //	everything up to until given    through              synced, if it is the stream's first
 //
+// To note an event in the debts of its user's streams is work of one turn, some 50 ns for each: the
+// writes are what is divided among turns. A user with a hundred thousand follows at one worker thus
+// takes 5 ms of it.
+//
 // A view of users gets the aggregate in place of devices, and only the turns of the events, which
 // are those that change it. An aggregate has the LSN of its last turn, so that it is owed or left
 // out as a device is. With a linger time a user without a device online is told as online; an item

@@ -59,4 +59,6 @@ type Position struct {
 	// Overdue says that it may have been told of a user as online who has had no device online for
 	// longer than the linger time, and is to be told otherwise next.
 	Overdue bool
+	// Nanos is the instant, on the clock of Tick, as of which Overdue is said.
+	Nanos int64
 }

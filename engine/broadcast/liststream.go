@@ -94,6 +94,9 @@ func (w *worker) noteEvent(e *event, record []byte) (noted bool) {
 		if !noted {
 			noted, number = true, ls.journal.add(e.lsn, record)
 		}
+		if l.view == ViewUsers { // made now, in the order of LSNs: last seen only grows
+			ls.journal.text(ls.journal.at(number), formUser)
+		}
 		if !ls.debts.push(&l.debts, number, n) {
 			w.lose(l)
 		}
@@ -304,6 +307,7 @@ func (w *worker) appendEventID(dst []byte, l *listStream, lsn uint64) []byte {
 // event comes before them in a turn.
 func (w *worker) appendID(dst []byte, l *listStream, at Position) []byte {
 	at.Overdue = l.late > 0 || l.lingers > 0 && w.lists.lingers.behind(w.deadlines.now)
+	at.Nanos = w.mail.nowNanos
 	dst = append(dst, "id: "...)
 	dst = l.ids.AppendID(dst, at)
 	return append(dst, '\n')
@@ -343,6 +347,10 @@ func (w *worker) setLinger(s *stream, follow uint32, left time.Duration) {
 	l.lingers++
 }
 
+// putOffTicks is when an item is looked at again whose stream takes nothing else now: each look
+// costs, and a stream that does not read stays so for a while.
+const putOffTicks = 2
+
 // lingerTick is when a user is looked at whose time is over after so long: one tick more, since now
 // may lie late in its tick.
 func (w *worker) lingerTick(left time.Duration) uint32 {
@@ -351,7 +359,10 @@ func (w *worker) lingerTick(left time.Duration) uint32 {
 
 // runLingers tells streams who did not come back.
 func (w *worker) runLingers() {
-	for range duePerTurn {
+	for n := range duePerTurn {
+		if n >= endsPerTurn && w.budget <= 0 {
+			return
+		}
 		i, ok := w.lists.lingers.next(w.deadlines.now)
 		if !ok {
 			return
@@ -393,16 +404,17 @@ func (w *worker) endLinger(s *stream, i lingerItem) {
 	}
 	l.lingers--
 	w.dropLinger(f)
+	w.budget -= lookCost + len(bytes)
 	if len(bytes) > 0 {
 		w.stats.Frames++
 		w.send(s, bytes)
 	}
 }
 
-// putOff has an item that is due looked at again with the next tick.
+// putOff has an item that is due looked at again soon.
 func (w *worker) putOff(l *listStream, i lingerItem) {
 	l.late++
-	i.due, i.late = w.deadlines.now+1, true
+	i.due, i.late = w.deadlines.now+putOffTicks, true
 	w.lists.lingers.add(i)
 }
 

@@ -11,8 +11,9 @@ import (
 type Aggregate struct {
 	TurnLSN     uint64 // of the last turn
 	ChangedAtMS uint64 // receipt of the last turn, by the server's clock, in unix milliseconds
-	// SeenAtMS is the highest of what turns said of their devices' SeenAtMS. While Online is 0 it
-	// is exact; what online devices have sent since their turn is not in it. It stays when a device
+	// SeenAtMS is the highest of what turns said of their devices' SeenAtMS, and of what was shown
+	// of the user. While Online is 0 it is exact; what online devices have sent since is in it only
+	// if it was shown. It stays when a device
 	// is removed and others of the user are left.
 	SeenAtMS uint64
 	Online   uint32 // devices that are online
@@ -80,6 +81,26 @@ func (t *Table) Aggregate(user uuid.UUID) (Aggregate, bool) {
 	defer a.mu.Unlock()
 	p, ok := a.of[k.user]
 	return p.unpack(), ok
+}
+
+// RaiseSeen says that a user with devices online was seen at an instant, which was shown, and
+// returns the latest such instant. A turn above through may have been seen later, which is not to be
+// shown yet: then nothing is changed.
+func (t *Table) RaiseSeen(user uuid.UUID, seenAtMS, through uint64) uint64 {
+	k := t.key(user, uuid.Nil)
+	in := t.aggregatesOf(&k)
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	p, ok := in.of[k.user]
+	a := p.unpack()
+	if !ok || a.TurnLSN > through {
+		return seenAtMS
+	}
+	if a.SeenAtMS < seenAtMS {
+		a.SeenAtMS = seenAtMS
+		in.of[k.user] = a.pack()
+	}
+	return a.SeenAtMS
 }
 
 // HeldAggregate is a user's Aggregate, which no other goroutine sees until Release: see Hold.

@@ -78,6 +78,22 @@ type UserLookup struct {
 // the user. These are looked at without the mutex and may be wrong, which costs no more than the
 // time. It appends the refs to refs, and returns it.
 func (t *Table) FindDevices(us []UserLookup, refs []Ref) []Ref {
+	t.TouchUsers(us)
+	for i := range us {
+		u := &us[i]
+		s := t.shard(&u.key)
+		from := len(refs)
+		s.mu.Lock()
+		refs = s.devicesLocked(t.slab, &u.key, refs)
+		s.mu.Unlock()
+		u.Devices = refs[from:len(refs):len(refs)]
+	}
+	return refs
+}
+
+// TouchUsers is the first half of FindDevices: it has what leads to the users' devices loaded, and
+// two of the devices of each, and takes no lock. It costs the same for a user with very many.
+func (t *Table) TouchUsers(us []UserLookup) {
 	for i := range us {
 		u := &us[i]
 		t.setKey(&u.key, &u.User, &uuid.Nil)
@@ -109,14 +125,4 @@ func (t *Table) FindDevices(us []UserLookup, refs []Ref) []Ref {
 			}
 		}
 	}
-	for i := range us {
-		u := &us[i]
-		s := t.shard(&u.key)
-		from := len(refs)
-		s.mu.Lock()
-		refs = s.devicesLocked(t.slab, &u.key, refs)
-		s.mu.Unlock()
-		u.Devices = refs[from:len(refs):len(refs)]
-	}
-	return refs
 }
