@@ -77,8 +77,8 @@ func (f *forgotten) add(hash, lsn uint64) {
 }
 
 // Compact makes room for others where devices of the same users were forgotten again and again. It
-// takes some milliseconds, in which Forget and Forgotten wait: at most once in many calls of Forget.
-// Any goroutine.
+// takes some milliseconds, in which Forget and Forgotten wait: at most once in many calls of
+// Forget. Any goroutine.
 func (h *History) Compact() {
 	f := &h.forgotten
 	f.mu.Lock()

@@ -146,8 +146,8 @@ func (c codec) lingersFor(changedAtMS uint64, linger time.Duration) time.Duratio
 const lastSeenDevices = 64
 
 // lastSeen is when a user with devices online was heard of last, by what has an LSN up to through
-// (I2), and not below seen. A device whose last heartbeat lies above that counts with what was shown
-// of it before, which the aggregate keeps: so what is shown does not go back.
+// (I2), and not below seen. A device whose last heartbeat lies above that counts with what was
+// shown of it before, which the aggregate keeps: so what is shown does not go back.
 func (c codec) lastSeen(user uuid.UUID, seen, through uint64) uint64 {
 	var few [16]table.Ref
 	if refs := c.table.Devices(user, few[:0]); len(refs) <= lastSeenDevices {

@@ -157,8 +157,8 @@ func TestUsersView(t *testing.T) {
 	c.wait(t, want)
 }
 
-// TestLastSeenDoesNotGoBack: a device whose last heartbeat is not committed yet counts with what was
-// shown of it.
+// TestLastSeenDoesNotGoBack: a device whose last heartbeat is not committed yet counts with what
+// was shown of it.
 func TestLastSeenDoesNotGoBack(t *testing.T) {
 	r := startRig(t, newMemLog(), Options{})
 	first, second := newHeartbeat(1, 60_000), newHeartbeat(1, 60_000)

@@ -62,7 +62,6 @@ type fakeList struct {
 	byUsers bool
 	linger  time.Duration
 	key     string // what its cursors are good for
-	token   string
 	events  chan string
 	end     chan struct{}
 	expiry  *time.Timer

@@ -35,7 +35,6 @@ type listClient struct {
 	watcher
 	conn    *fakeConn
 	chunked bool
-	idAt    int
 	owner   [16]byte
 	starved bool // one of its connections refused a write at some time
 	expires bool // its stream ends, unless it is renewed

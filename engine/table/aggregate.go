@@ -84,8 +84,8 @@ func (t *Table) Aggregate(user uuid.UUID) (Aggregate, bool) {
 }
 
 // RaiseSeen says that a user with devices online was seen at an instant, which was shown, and
-// returns the latest such instant. A turn above through may have been seen later, which is not to be
-// shown yet: then nothing is changed.
+// returns the latest such instant. A turn above through may have been seen later, which is not to
+// be shown yet: then nothing is changed.
 func (t *Table) RaiseSeen(user uuid.UUID, seenAtMS, through uint64) uint64 {
 	k := t.key(user, uuid.Nil)
 	in := t.aggregatesOf(&k)
