@@ -10,7 +10,7 @@ import (
 const (
 	// Slopes, so that what a server takes in any case does not count.
 	fewIdle, manyIdle   = 2_000, 12_000 // streams of one user
-	fewLists, manyLists = 4, 64         // streams of listUsers
+	fewLists, manyLists = 4, 204        // streams of listUsers
 	listUsers           = 500
 )
 

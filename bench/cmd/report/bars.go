@@ -64,7 +64,7 @@ type single struct {
 
 const (
 	residentSingle = "Resident/streams=12000/users=1"
-	residentList   = "Resident/streams=64/users=500"
+	residentList   = "Resident/streams=204/users=500"
 )
 
 var singles = []single{
