@@ -120,7 +120,7 @@ func (s *fakeServer) list(w http.ResponseWriter, r *http.Request) {
 	ms, _ := strconv.Atoi(q.Get("linger_ms"))
 	l := &fakeList{users: body.Users, byUsers: q.Get("view") == "users",
 		linger: time.Duration(ms) * time.Millisecond, events: make(chan string, 1<<16),
-		end: make(chan struct{})}
+		end: make(chan struct{}, 1)}
 	slices.Sort(l.users)
 	l.key = fmt.Sprintf("%x", sha256.Sum256(fmt.Append(nil, l.users, l.byUsers, ms)))[:8]
 	until, ok := l.admits(r.Header.Get("Authorization"))
@@ -135,7 +135,12 @@ func (s *fakeServer) list(w http.ResponseWriter, r *http.Request) {
 	s.mu.Lock()
 	s.served++
 	l.id = fmt.Sprint("stream-", s.served)
-	l.expiry = time.AfterFunc(time.Until(until), func() { close(l.end) })
+	l.expiry = time.AfterFunc(time.Until(until), func() {
+		select {
+		case l.end <- struct{}{}:
+		default: // a renewal came as it ended, and it ends again
+		}
+	})
 	s.snapshot(l, cursor)
 	s.lists[l.id] = l
 	s.mu.Unlock()

@@ -23,6 +23,7 @@ func withPeople(t *testing.T, users int, change func(*Options), test func(*listR
 	synctest.Test(t, func(t *testing.T) {
 		s := &listRig{t: t, p: newPeople(users), now: second}
 		s.p.wall = time.Hour
+		s.p.epoch = s.now - int64(time.Hour)
 		o := testOptions(newModel())
 		o.Codec = s.p
 		if change != nil {

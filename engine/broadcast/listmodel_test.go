@@ -21,6 +21,7 @@ type people struct {
 	users   []person
 	queued  []modelEvent // changed, not published yet
 	wall    time.Duration
+	epoch   int64  // what Tick tells when wall is 0
 	inBatch func() // called before each Publish; nil: nothing
 
 	received  int64  // of the batch that is flushed
@@ -227,7 +228,7 @@ type cursorIDs struct {
 
 func (c *cursorIDs) AppendID(dst []byte, at Position) []byte {
 	if c.p != nil && !at.Overdue {
-		c.told = c.p.now()
+		c.told = time.Duration(at.Nanos - c.p.epoch)
 	}
 	if !at.Synced {
 		return append(dst, c.brought...)
