@@ -189,7 +189,7 @@ func (w *presenceWriter) user(u *engine.User) {
 	dst = append(dst, `","devices_online":`...)
 	dst = wire.AppendUint(dst, uint64(u.Online))
 	dst = append(dst, `,"last_seen_ms":`...)
-	dst = appendTime(dst, u.SeenAtMS)
+	dst = wire.AppendTime(dst, u.SeenAtMS)
 	dst = append(dst, `,"devices":[`...)
 	w.body.put(dst)
 	w.begins = wire.AppendEventUser(w.begins[:0], u.ID)
@@ -221,12 +221,4 @@ func (w *presenceWriter) appendDevice(dst []byte, d *engine.Device) []byte {
 	}
 	dst = w.times.Append(dst, d.UpdatedAtMS)
 	return append(dst, '}')
-}
-
-// appendTime appends a time in unix milliseconds; null for 0, which is none.
-func appendTime(dst []byte, ms uint64) []byte {
-	if ms == 0 {
-		return append(dst, "null"...)
-	}
-	return wire.AppendUint(dst, ms)
 }

@@ -36,5 +36,5 @@ func AppendTime(dst []byte, ms uint64) []byte {
 	if ms == 0 {
 		return append(dst, "null"...)
 	}
-	return strconv.AppendUint(dst, ms, 10)
+	return AppendUint(dst, ms)
 }

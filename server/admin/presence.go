@@ -122,11 +122,7 @@ func appendDevice(dst []byte, r *engine.Device) []byte {
 	dst = append(dst, `,"last_heartbeat_ms":`...)
 	dst = strconv.AppendUint(dst, r.HeartbeatAtMS, 10)
 	dst = append(dst, `,"last_offline_ms":`...)
-	if r.OfflineAtMS == 0 {
-		dst = append(dst, "null"...)
-	} else {
-		dst = strconv.AppendUint(dst, r.OfflineAtMS, 10)
-	}
+	dst = wire.AppendTime(dst, r.OfflineAtMS)
 	dst = append(dst, `,"updated_at_ms":`...)
 	dst = strconv.AppendUint(dst, r.UpdatedAtMS, 10)
 	return append(dst, '}')
