@@ -182,7 +182,7 @@ func (w *worker) appendAggregate(text []byte, s *stream) []byte {
 	follow := l.follows.at(c.at)
 	user, after := w.lists.follows.userOf(follow), c.owedAfter()
 	begin := len(text)
-	text = append(w.appendCatchUpID(text, l), userLine...)
+	text = append(append(text, w.lists.id...), userLine...)
 	before := len(text)
 	text, a := codec.AppendUser(text, l.source, user, after, c.through, l.linger)
 	if len(text) == before && w.forgotten(l, user, after) {
