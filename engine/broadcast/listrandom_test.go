@@ -11,8 +11,6 @@ import (
 	"time"
 
 	"github.com/google/uuid"
-
-	"rollcall/internal/testseed"
 )
 
 // listRun is one random run of list streams: changes, batches that are lost now and then, clients
@@ -44,17 +42,7 @@ type listClient struct {
 // told a step back or a double, a cursor loses nothing, one that never blocked is told each event,
 // and in the end each client knows what the table has, whatever it was told by which connection.
 func TestListStreamsFollowTheTable(t *testing.T) {
-	seed := testseed.Of(t)
-	runs := 80
-	if testing.Short() {
-		runs = 20
-	}
-	for run := range runs {
-		synctest.Test(t, func(t *testing.T) { runLists(t, seed+uint64(run)) })
-		if t.Failed() {
-			t.Fatalf("ROLLCALL_SEED=%d", seed+uint64(run))
-		}
-	}
+	runSeeded(t, 80, 20, runLists)
 }
 
 func runLists(t *testing.T, seed uint64) {

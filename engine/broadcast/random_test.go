@@ -42,16 +42,22 @@ type randomStream struct {
 // step back or a double. A stream that never blocked is told every event, unless a queue was full
 // or its own source lost events. In the end every stream was told the newest state of each device.
 func TestStreamsFollowTheTable(t *testing.T) {
+	runSeeded(t, 60, 10, runRandomly)
+}
+
+// runSeeded does so many random runs, each with the seed behind the one before, until one fails.
+func runSeeded(t *testing.T, runs, short int, run func(t *testing.T, seed uint64)) {
+	t.Helper()
 	seed := testseed.Of(t)
-	runs := 60
 	if testing.Short() {
-		runs = 10
+		runs = short
 	}
-	for run := range runs {
-		synctest.Test(t, func(t *testing.T) { runRandomly(t, seed+uint64(run)) })
+	for range runs {
+		synctest.Test(t, func(t *testing.T) { run(t, seed) })
 		if t.Failed() {
-			t.Fatalf("ROLLCALL_SEED=%d", seed+uint64(run))
+			t.Fatalf("ROLLCALL_SEED=%d", seed)
 		}
+		seed++
 	}
 }
 
