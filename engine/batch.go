@@ -166,7 +166,7 @@ func (b *batch) Settle() error {
 		return nil
 	}
 	accepted, stale := uint64(b.counts.Accepted), uint64(b.counts.Stale)
-	if err := b.acceptor.log.Wait(b.newest); err != nil {
+	if err := b.acceptor.settled(b.newest, stale > 0); err != nil {
 		b.stripe.unavailable.Add(accepted + stale)
 		b.acceptor.expiry.postponeExpiry(b.acceptor.clock.Nanos()) // I8
 		return err

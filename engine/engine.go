@@ -324,5 +324,5 @@ func (e *Engine) Devices(
 	for i := range page {
 		newest = max(newest, page[i].LSN)
 	}
-	return page, more, e.log.Wait(newest)
+	return page, more, e.log.Vouch(newest)
 }

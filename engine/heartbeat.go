@@ -36,12 +36,21 @@ func (a *acceptor) heartbeat(hb *Heartbeat) Result {
 	if r.Outcome == Unavailable {
 		return r
 	}
-	if err := a.log.Wait(lsn); err != nil { // I2
+	if err := a.settled(lsn, r.Outcome == Stale); err != nil { // I2
 		a.expiry.postponeExpiry(a.clock.Nanos()) // the disk's silence, not the device's (I8)
 		return a.refuse(hb, err)
 	}
 	a.counters.stripe(hb).count(r.Outcome, 1)
 	return r
+}
+
+// settled waits until the outcomes of heartbeats may be told, which depend on records up to lsn. A
+// refusal says what the table held, so it has to be the newest there is.
+func (a *acceptor) settled(lsn uint64, refusals bool) error {
+	if refusals {
+		return a.log.Vouch(lsn)
+	}
+	return a.log.Wait(lsn)
 }
 
 // submission is a heartbeat on its way through submit, with what was found out about it.

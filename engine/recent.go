@@ -50,7 +50,7 @@ func (e *Engine) Recent(ctx context.Context, q UserQuery) ([]ListedUser, error) 
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	return listed, e.log.Wait(newest) // I2
+	return listed, e.log.Vouch(newest) // I2
 }
 
 // search is one call of Recent. Single owner.

@@ -127,6 +127,8 @@ func (l *memLog) Commit(lsn uint64) error { return l.Wait(lsn) }
 func (l *memLog) Local() bool             { return true }
 func (l *memLog) Kick()                   { l.kicks.Add(1) }
 
+func (l *memLog) Vouch(lsn uint64) error { return l.Wait(lsn) }
+
 func (l *memLog) Wait(lsn uint64) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()

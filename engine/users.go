@@ -35,7 +35,7 @@ func (e *Engine) Users(ids []uuid.UUID, limit int, fn func(u *User)) error {
 		}
 		ids = ids[n:]
 	}
-	return e.log.Wait(a.newest)
+	return e.log.Vouch(a.newest)
 }
 
 // Turned returns when the number of the user's devices that are online changed last, by the

@@ -15,7 +15,7 @@ require (
 	github.com/prometheus/client_model v0.6.3
 	github.com/prometheus/common v0.72.0
 	github.com/tmaxmax/go-sse v0.12.0
-	golang.org/x/sys v0.49.0
+	golang.org/x/sys v0.50.0
 	rollcall v0.0.0-00010101000000-000000000000
 )
 

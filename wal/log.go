@@ -240,6 +240,9 @@ func (l *Log) Wait(lsn uint64) error {
 	return l.acknowledge(l.progress.wait(lsn))
 }
 
+// Vouch is Wait: the directory's lock keeps other writers away. Any goroutine.
+func (l *Log) Vouch(lsn uint64) error { return l.Wait(lsn) }
+
 // Commit is Wait, except that the write and the sync run on the calling goroutine when no other one
 // is at them: for a caller with a thread of its own, which would otherwise sleep until the commit
 // loop has run and woken it. It commits at once what there is, and does not wait for more to come.
