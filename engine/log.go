@@ -32,10 +32,10 @@ type Log interface {
 	// Wait returns when the record is as durable as the log promises, with the log's failure, or
 	// while the log is stalled: then the record may be stored or not.
 	Wait(lsn uint64) error
-	// Vouch is Wait, and returns only when this process has been shown to be the log's one writer at
-	// an instant after the call: what the table said of records up to lsn was then the newest there
-	// is. A log that no other process can write to has nothing to show. It may append, and waits for
-	// that.
+	// Vouch is Wait, and returns only when this process has been shown to be the log's one writer
+	// at an instant after the call: what the table said of records up to lsn was then the newest
+	// there is. A log that no other process can write to has nothing to show. It may append, and
+	// waits for that.
 	Vouch(lsn uint64) error
 	// Commit is Wait. If Local, it does the work on the calling goroutine unless another one is at
 	// it, and is as long away as the disk is.

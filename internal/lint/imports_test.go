@@ -29,6 +29,20 @@ var mayImport = map[string][]string{
 	"datadir":    {"checkpoint", "wal"},
 	"feed":       {},
 
+	"jslog":             {"record"},
+	"engine/enginetest": {"engine", "record"},
+
+	"cluster": {"cluster/bus", "cluster/embed", "cluster/forward", "cluster/partition",
+		"cluster/read", "cluster/watch", "cursor", "engine", "engine/broadcast", "jslog", "record",
+		"wire"},
+	"cluster/bus":         {},
+	"cluster/bus/bustest": {"cluster/bus"},
+	"cluster/embed":       {"cluster/bus"},
+	"cluster/forward":     {"cluster/bus", "engine", "record", "wire"},
+	"cluster/partition":   {},
+	"cluster/read":        {"cluster/bus", "engine", "record", "wire"},
+	"cluster/watch":       {"cluster/bus", "engine", "engine/broadcast", "record", "wire"},
+
 	"server": {"cursor", "engine", "engine/broadcast", "server/admin", "server/conns", "server/reply",
 		"token", "wire"},
 	"server/admin":      {"engine", "server/admin/page", "server/conns", "server/reply", "token", "wire"},
@@ -38,7 +52,7 @@ var mayImport = map[string][]string{
 
 	"loadgen": {"wire"},
 	"client":  {},
-	"cmd/rollcall": {"checkpoint", "datadir", "engine", "engine/broadcast", "loadgen", "server",
+	"cmd/rollcall": {"checkpoint", "cluster", "datadir", "engine", "engine/broadcast", "loadgen", "server",
 		"token", "wal", "wire"},
 }
 

@@ -46,8 +46,8 @@ func read(t *testing.T, path string) []byte {
 var inRoot = []string{
 	".ci", ".dockerignore", ".gitignore", "CHANGELOG.md", "CONTRIBUTING.md", "Dockerfile", "LICENSE",
 	"Makefile", "NOTICE", "README.md", "SECURITY.md", "go.mod", "go.sum",
-	"bench", "checkpoint", "client", "cmd", "cursor", "datadir", "deploy", "docs", "engine", "feed",
-	"internal", "loadgen", "record", "server", "test", "token", "wal", "wire",
+	"bench", "checkpoint", "client", "cluster", "cmd", "cursor", "datadir", "deploy", "docs", "engine",
+	"feed", "internal", "jslog", "loadgen", "record", "server", "test", "token", "wal", "wire",
 }
 
 func TestNothingStrayInRoot(t *testing.T) {
