@@ -259,6 +259,7 @@ type nullLog struct {
 func (l *nullLog) Reserve(int, time.Duration) error { return nil }
 func (l *nullLog) Append([]byte, int64) uint64      { return l.lsn.Add(1) }
 func (l *nullLog) Wait(uint64) error                { return nil }
+func (l *nullLog) Vouch(uint64) error               { return nil }
 func (l *nullLog) Commit(uint64) error              { return nil }
 
 func TestBatchDoesNotAllocate(t *testing.T) {

@@ -24,6 +24,7 @@ func (l *noLog) Reserve(int, time.Duration) error { return nil }
 func (l *noLog) Release(int)                      {}
 func (l *noLog) Append(_ []byte, _ int64) uint64  { return l.last.Add(1) }
 func (l *noLog) Wait(uint64) error                { return nil }
+func (l *noLog) Vouch(uint64) error               { return nil }
 func (l *noLog) Committed() uint64                { return l.last.Load() }
 func (l *noLog) Appended() uint64                 { return l.last.Load() }
 
