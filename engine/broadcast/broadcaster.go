@@ -52,6 +52,13 @@ type Subscription struct {
 	// List makes it a stream of many users, and User is ignored. Default: nil.
 	List *List
 
+	// Hold has the stream wait for Begin. Default: nil, it begins at once.
+	Hold *Hold
+
+	// Done is called once when the stream has ended, if Subscribe took it. A worker calls it: it
+	// must not block. Default: nil, nothing.
+	Done func()
+
 	// ExpiresNanos is the instant, on the clock of Tick, at which the stream ends. Default: never.
 	ExpiresNanos int64
 
@@ -208,7 +215,11 @@ func (b *Broadcaster) Subscribe(s Subscription) error {
 }
 
 func (b *Broadcaster) subscribe(s Subscription) error {
-	return b.workerOf(s.User).in.subscribe(s)
+	w := b.workerOf(s.User)
+	if s.Hold != nil {
+		s.Hold.home = w
+	}
+	return w.in.subscribe(s)
 }
 
 // subscribeList opens a stream of many users. The worker that it falls to takes the events of all
@@ -225,6 +236,9 @@ func (b *Broadcaster) subscribeList(s Subscription) error {
 		s.hashes[i] = hashOf(user)
 	}
 	w := b.workers[int(b.next.Add(1))%min(len(b.workers), maxListWorkers)]
+	if s.Hold != nil {
+		s.Hold.home = w
+	}
 	if err := w.in.subscribe(s); err != nil {
 		b.quota.give(s.Owner, len(s.List.Users))
 		return err

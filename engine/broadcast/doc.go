@@ -139,6 +139,7 @@
 //	deadlines  the clock and the ring: when a stream is to be looked at
 //	drain      random ends and reconnects
 //	delivery   the batch that is being measured
+//	guests     streams that wait for Begin, and what is called when some end
 //
 // # Bounds
 //

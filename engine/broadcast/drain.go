@@ -59,10 +59,13 @@ func (d *drain) begin(end uint32) bool {
 
 // setEnd gives a stream a random turn in what is left of the time for draining, unless it ends
 // before.
-func (d *drain) setEnd(s *stream, now uint32) {
+func (d *drain) setEnd(s *stream, now uint32) { d.setEndBy(s, now, d.end) }
+
+// setEndBy gives a stream a random turn until a tick, unless it ends before.
+func (d *drain) setEndBy(s *stream, now, by uint32) {
 	ends := now
-	if d.end > now {
-		ends += d.rand.Uint32N(d.end - now + 1)
+	if by > now {
+		ends += d.rand.Uint32N(by - now + 1)
 	}
 	if s.ends == 0 || ends < s.ends {
 		s.ends, s.drains = ends, true

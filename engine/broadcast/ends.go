@@ -113,12 +113,19 @@ func (w *worker) free(s *stream, reason Reason) {
 		w.log.Debug("broadcast: close a stream's connection", "err", err)
 	}
 	w.stats.Closed[reason]++
+	done := w.guests.leave(s.slot)
 	w.in.release(s)
 	w.count.leave()
+	if done != nil {
+		done()
+	}
 }
 
 // unfollow ends a stream's follow, if it has not ended: the stream gets no more events.
 func (w *worker) unfollow(s *stream) {
+	if w.dropHeld(s) {
+		return
+	}
 	if s.list != nil {
 		w.closeList(s)
 		return

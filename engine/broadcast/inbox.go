@@ -5,6 +5,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/google/uuid"
 )
 
 // inbox is the one way into a worker. Any goroutine may call it, except for the methods that say
@@ -167,6 +169,15 @@ func (in *inbox) unfollow(st *stream) {
 	defer in.mu.Unlock()
 	in.follows.remove(hashOf(st.follow.user.id))
 	in.users.unlinkLocked(st)
+}
+
+// forgo ends what joinLocked began for a stream of one user that never followed it. The worker calls
+// it.
+func (in *inbox) forgo(user uuid.UUID) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	in.follows.remove(hashOf(user))
+	in.users.openedLocked(user)
 }
 
 // unfollowList is unfollow for a stream of many users, and makes no room.

@@ -26,7 +26,8 @@ type listRun struct {
 	clients []*listClient
 	gate    sync.Mutex // held: a worker waits in its next write
 	gated   bool
-	last    bool // streams that open now do not end by themselves
+	last    bool    // streams that open now do not end by themselves
+	holds   []*Hold // of streams that have not begun
 }
 
 type listClient struct {
@@ -122,8 +123,21 @@ func (s *listRun) tick(d time.Duration) {
 	s.b.Tick(s.now)
 }
 
+// beginOne lets a stream begin.
+func (s *listRun) beginOne() {
+	if n := len(s.holds); n > 0 {
+		i := s.rng.IntN(n)
+		s.b.Begin(s.holds[i])
+		s.holds[i] = s.holds[n-1]
+		s.holds = s.holds[:n-1]
+	}
+}
+
 // disturb is what clients do.
 func (s *listRun) disturb() {
+	if s.rng.IntN(3) == 0 {
+		s.beginOne()
+	}
 	if len(s.clients) == 0 || s.rng.IntN(6) == 0 {
 		s.meet()
 		return
@@ -181,7 +195,13 @@ func (s *listRun) open(c *listClient, known int, after uint64) {
 	if c.expires = !s.last && s.rng.IntN(4) == 0; c.expires {
 		expires = s.now + int64(s.rng.IntN(3000))*int64(time.Millisecond)
 	}
+	var hold *Hold
+	if !s.last && s.rng.IntN(4) == 0 {
+		hold = &Hold{UntilNanos: s.now + int64(time.Hour)}
+		s.holds = append(s.holds, hold)
+	}
 	mustSubscribe(s.t, s.b, Subscription{
+		Hold: hold,
 		Conn: c.conn, Head: []byte(testHead), Chunked: c.chunked, Owner: c.owner,
 		ExpiresNanos: expires,
 		List: &List{
@@ -327,6 +347,9 @@ func (s *listRun) renew(c *listClient) {
 
 // finish lets every stream read, waits until nothing is owed, and checks.
 func (s *listRun) finish() {
+	for len(s.holds) > 0 {
+		s.beginOne()
+	}
 	if s.gated {
 		s.gate.Unlock()
 	}

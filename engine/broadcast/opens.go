@@ -26,10 +26,14 @@ func (w *worker) openStream(sub *Subscription) {
 	if sub.IDAt > 0 {
 		w.ids.put(sub.Head[sub.IDAt:], streamID(w.index, s.slot, s.reuse))
 	}
-	if sub.List != nil {
-		w.openList(s, sub)
+	held := sub.Hold != nil && !sub.Hold.begun
+	if held {
+		w.hold(s, sub)
 	} else {
-		w.users.link(s, sub.User, sub.Source, w.mail.through[sub.Source])
+		w.follow(s, sub)
+	}
+	if sub.Done != nil {
+		w.guests.keepDone(s.slot, sub.Done)
 	}
 	w.stats.Opened++
 	if err := s.conn.Attach(w.notifier, streamID(w.index, s.slot, s.reuse)); err != nil {
@@ -41,13 +45,31 @@ func (w *worker) openStream(sub *Subscription) {
 		w.drain.setEnd(s, w.deadlines.now)
 	}
 	w.deadlines.file(s)
+	if held {
+		w.send(s, sub.Head)
+		return
+	}
+	w.begin(s, sub, sub.Head)
+}
+
+// follow has an open stream follow what its subscription says.
+func (w *worker) follow(s *stream, sub *Subscription) {
+	if sub.List != nil {
+		w.openList(s, sub)
+	} else {
+		w.users.link(s, sub.User, sub.Source, w.mail.through[sub.Source])
+	}
+}
+
+// begin gives a stream that follows its users the first piece of its snapshot, behind a head.
+func (w *worker) begin(s *stream, sub *Subscription, head []byte) {
 	w.stats.Snapshots++
 	if sub.List != nil {
-		w.advanceList(s, sub.Head)
+		w.advanceList(s, head)
 		return
 	}
 	w.snapshots.begin(s)
-	w.advance(s, sub.Head)
+	w.advance(s, head)
 }
 
 // conflate gives a stream whose frames are gone the newest states instead: at once while most of

@@ -4,6 +4,7 @@ import (
 	"math/rand/v2"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -29,6 +30,8 @@ type randomRun struct {
 	perUser int        // streams of a user at most; 0: any number
 	gate    sync.Mutex // held: the worker waits in its next write, and mail piles up
 	gated   bool
+	holds   []*Hold // of streams that have not begun
+	ended   atomic.Int64
 }
 
 type randomStream struct {
@@ -178,12 +181,19 @@ func (s *randomRun) subscribe() {
 		st.conn.room = s.rng.IntN(200)
 	}
 	full := s.full(st.user) // asked first: the worker may free streams at any time
-	err := s.b.Subscribe(Subscription{
+	sub := Subscription{
 		User: st.user, Source: s.m.sourceOf(st.user),
-		Conn: st.conn, Head: []byte(testHead), Chunked: st.chunked,
-	})
+		Conn: st.conn, Head: []byte(testHead), Chunked: st.chunked, Done: func() { s.ended.Add(1) },
+	}
+	if s.rng.IntN(4) == 0 {
+		sub.Hold = &Hold{UntilNanos: s.now + int64(time.Hour)}
+	}
+	err := s.b.Subscribe(sub)
 	switch {
 	case err == nil:
+		if sub.Hold != nil {
+			s.holds = append(s.holds, sub.Hold)
+		}
 		s.streams = append(s.streams, st)
 	case err != ErrTooManyOfUser || !full:
 		s.t.Errorf("Subscribe: %v", err)
@@ -202,7 +212,20 @@ func (s *randomRun) full(user uuid.UUID) bool {
 	return s.perUser > 0 && n >= s.perUser
 }
 
+// beginOne lets a stream begin.
+func (s *randomRun) beginOne() {
+	if n := len(s.holds); n > 0 {
+		i := s.rng.IntN(n)
+		s.b.Begin(s.holds[i])
+		s.holds[i] = s.holds[n-1]
+		s.holds = s.holds[:n-1]
+	}
+}
+
 func (s *randomRun) disturb(st *randomStream) {
+	if s.rng.IntN(4) == 0 {
+		s.beginOne()
+	}
 	st.conn.mu.Lock()
 	attached := st.conn.notifier != nil
 	st.conn.mu.Unlock()
@@ -233,6 +256,9 @@ func (s *randomRun) finish() {
 		}
 	}
 	s.m.flushAll(s.b)
+	for len(s.holds) > 0 {
+		s.beginOne()
+	}
 	for range 2 { // a stream is opened, then refused, then let go on
 		synctest.Wait()
 		for _, st := range s.streams {
@@ -277,7 +303,11 @@ func (s *randomRun) checkFigures(stats Stats, alive int) {
 	if sum != alive {
 		s.t.Errorf("users have %d streams, %d are open", sum, alive)
 	}
+	opened := s.b.Stats().Opened
 	s.b.Close()
+	if ended := s.ended.Load(); ended > int64(opened) || s.perUser == 0 && ended < int64(opened) {
+		s.t.Errorf("%d streams were opened, %d said that they have ended", opened, ended)
+	}
 	for i, st := range s.streams {
 		if seen := st.conn.seen(); seen.closed != 1 {
 			s.t.Errorf("stream %d was closed %d times", i, seen.closed)

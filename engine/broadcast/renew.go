@@ -88,6 +88,9 @@ func (w *worker) renew(id StreamID, expiresNanos int64, fits Fits) error {
 	if expiresNanos != 0 {
 		ends = w.deadlines.tickUp(expiresNanos)
 	}
+	if sub := w.heldOf(s); sub != nil {
+		sub.ExpiresNanos = expiresNanos // from Begin on
+	}
 	if s.drains && (ends == 0 || s.ends <= ends) {
 		return nil
 	}
@@ -101,6 +104,12 @@ func (w *worker) renew(id StreamID, expiresNanos int64, fits Fits) error {
 
 // ownerOf is the owner of a stream; of one of a single user it is that user.
 func (w *worker) ownerOf(s *stream) [16]byte {
+	if sub := w.heldOf(s); sub != nil {
+		if sub.List != nil {
+			return sub.Owner
+		}
+		return sub.User
+	}
 	if s.list != nil {
 		return s.list.owner
 	}
@@ -109,6 +118,10 @@ func (w *worker) ownerOf(s *stream) [16]byte {
 
 // eachUser calls yield for each user that a stream follows, until it returns false.
 func (w *worker) eachUser(s *stream, yield func(uuid.UUID) bool) {
+	if sub := w.heldOf(s); sub != nil {
+		eachHeld(sub, yield)
+		return
+	}
 	if s.list == nil {
 		yield(s.follow.user.id)
 		return

@@ -63,6 +63,7 @@ type worker struct {
 	writer    writer
 	drain     drain
 	delivery  delivery
+	guests    guests
 	stats     Stats
 
 	budget int    // bytes that the turn may still spend, see turnBudget
@@ -217,6 +218,9 @@ func (w *worker) resume(s *stream) {
 	}
 	switch s.state {
 	case open:
+		if w.heldOf(s) != nil {
+			return
+		}
 		if s.list != nil {
 			w.waitList(s)
 			w.visitList(s)

@@ -84,6 +84,9 @@ func count[K comparable](counts map[K]int, key K, n int) {
 	}
 }
 
+// follow says that a stream with a backlog has begun to follow.
+func (w *writer) follow(s *stream) { w.share(s, s.backlog.size()) }
+
 // unfollow says that a stream's follow is about to end. Its backlog stays.
 func (w *writer) unfollow(s *stream) {
 	w.catchUp(s)
