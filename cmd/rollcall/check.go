@@ -18,7 +18,6 @@ import (
 	"github.com/alecthomas/kong"
 
 	"rollcall/engine"
-	"rollcall/internal/rootfs"
 )
 
 // setting is one flag as it took effect. Secrets are never flags, so all settings may be shown.
@@ -95,7 +94,7 @@ func (c serveCmd) check(w io.Writer, settings []setting) error {
 		return err
 	}
 	unopened := &node{logger: slog.New(slog.DiscardHandler), clock: engine.NewClock(),
-		files: rootfs.New(c.DataDir), histograms: newHistograms(registry())}
+		histograms: newHistograms(registry())}
 	return advise(errors.Join(
 		secretsErr,
 		tlsErr,
@@ -109,8 +108,8 @@ func (c serveCmd) check(w io.Writer, settings []setting) error {
 func (c serveCmd) checkOptions(n *node, sec secrets) error {
 	return errors.Join(
 		c.checkAdmin(),
-		c.logOptions(n).Check(),
-		c.checkpointOptions(n).Check(),
+		c.logOptions(n, nil).Check(),
+		c.checkpointOptions(n, nil).Check(),
 		c.engineOptions(n).Check(),
 		c.serverOptions(n, sec).Check(),
 	)

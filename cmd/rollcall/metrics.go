@@ -69,10 +69,15 @@ func (h *histograms) observeCommit(records uint64, took time.Duration) {
 // figures reads the counters of the other packages when Prometheus asks, so the hot path pays only
 // for the counters.
 type figures struct {
+	presence presence
+	server   *server.Server
+}
+
+// diskFigures are those of the log and the checkpoint of a node that is alone.
+type diskFigures struct {
 	log        *wal.Log
 	checkpoint *checkpoint.Store
-	engine     *engine.Engine
-	server     *server.Server
+	stats      func() engine.Stats
 }
 
 var (
@@ -158,9 +163,18 @@ func (figures) Describe(chan<- *prometheus.Desc) {}
 // Collect implements prometheus.Collector.
 func (f figures) Collect(out chan<- prometheus.Metric) {
 	to := sink(out)
-	e := f.engine.Stats()
+	e := f.presence.Stats()
 	f.collectPresence(to, &e)
 	collectStreams(to, &e.Streams)
+}
+
+// Describe sends nothing, as that of figures.
+func (diskFigures) Describe(chan<- *prometheus.Desc) {}
+
+// Collect implements prometheus.Collector.
+func (f diskFigures) Collect(out chan<- prometheus.Metric) {
+	to := sink(out)
+	e := f.stats()
 	f.collectLog(to)
 	f.collectCheckpoint(to, &e)
 }
@@ -222,7 +236,7 @@ func collectStreams(to sink, s *broadcast.Stats) {
 	to.gauge(pendingLimitDesc, float64(s.PendingLimitBytes))
 }
 
-func (f figures) collectLog(to sink) {
+func (f diskFigures) collectLog(to sink) {
 	l := f.log.Stats()
 	to.counter(syncsDesc, float64(l.Syncs))
 	to.counter(syncTimeDesc, l.SyncTime.Seconds())
@@ -240,7 +254,7 @@ func (f figures) collectLog(to sink) {
 	to.gauge(noSpaceDesc, noSpace)
 }
 
-func (f figures) collectCheckpoint(to sink, e *engine.Stats) {
+func (f diskFigures) collectCheckpoint(to sink, e *engine.Stats) {
 	to.gauge(checkpointLSNDesc, float64(f.checkpoint.LSN()))
 	to.gauge(checkpointBytesDesc, float64(f.checkpoint.Bytes()))
 	to.gauge(checkpointTimeDesc, float64(e.Checkpointed.UnixMilli())/1000)

@@ -12,12 +12,8 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
-	"rollcall/checkpoint"
-	"rollcall/datadir"
 	"rollcall/engine"
-	"rollcall/internal/rootfs"
 	"rollcall/server"
-	"rollcall/wal"
 )
 
 // node is a running server: the parts that serveCmd configures, in the order in which they are
@@ -30,17 +26,14 @@ type node struct {
 	metrics    *prometheus.Registry
 	histograms *histograms
 
-	files      *rootfs.FS // of the data directory
-	log        *wal.Log   // holds the directory's lock
-	checkpoint *checkpoint.Store
-	engine     *engine.Engine
-	server     *server.Server
-	reloader   *reloader
-	tls        *tls.Config // of the public listener; nil: without TLS
-	admin      net.Listener
-	public     net.Listener
-	served     chan error // one for each listener, when it ends
-	giveBack   func()     // ends it; nil: it has not begun
+	presence presence
+	server   *server.Server
+	reloader *reloader
+	tls      *tls.Config // of the public listener; nil: without TLS
+	admin    net.Listener
+	public   net.Listener
+	served   chan error // one for each listener, when it ends
+	giveBack func()     // ends it; nil: it has not begun
 }
 
 // start opens a node, recovers what the data directory holds and serves. The admin listener comes
@@ -48,10 +41,7 @@ type node struct {
 // no connection waits long for an answer that cannot be given yet. Only then, when nothing is left
 // for which a start is refused, is the first byte written. recovered is called before that.
 func (c serveCmd) start(logger *slog.Logger, sec secrets, recovered func()) (*node, error) {
-	n := &node{
-		logger: logger, clock: engine.NewClock(), files: rootfs.New(c.DataDir),
-		served: make(chan error, 2),
-	}
+	n := &node{logger: logger, clock: engine.NewClock(), served: make(chan error, 2)}
 	if err := n.start(c, sec, recovered); err != nil {
 		// an operator's request may be in flight
 		return nil, advise(errors.Join(err, n.Close(doneContext())))
@@ -89,50 +79,44 @@ func (n *node) start(c serveCmd, sec secrets, recovered func()) error {
 	}
 	warnReadable(n.logger, c.DataDir)
 	began := time.Now()
-	if stored, err := n.checkpoint.Keys(); err == nil { // else the recovery says what is wrong
-		n.memory.warnRecovery(n.logger, stored)
-	}
-	defer n.engine.ReportProgress()()
-	if err := n.engine.Recover(); err != nil {
+	if err := n.presence.Recover(); err != nil {
 		return err
 	}
 	if err := n.listen(c); err != nil {
 		return err
 	}
-	if err := n.log.Prepare(); err != nil { // before the store is written to
-		return adviseOnDirectory(err)
+	if err := n.presence.Prepare(); err != nil {
+		return err
 	}
 	recovered()
-	if err := n.engine.Start(); err != nil {
-		return adviseOnDirectory(err)
+	if err := n.presence.Start(); err != nil {
+		return err
 	}
 	// A loop holds a thread, and one of GOMAXPROCS, while it waits for the kernel. Only now: what
 	// was made before is as large as the processors ask for.
 	runtime.GOMAXPROCS(runtime.GOMAXPROCS(0) + n.server.Loops())
 	go func() { n.served <- n.server.Serve(n.public) }()
 	n.giveBack = startGiveBack()
-	n.engine.SetRestart(restartTime(time.Since(processBegan)))
+	n.presence.SetRestart(restartTime(time.Since(processBegan)))
 	n.logger.Info("serving", "version", buildVersion(), "listen", listenName(n.public),
 		"admin", n.admin.Addr().String(), "data", c.DataDir, "sync", c.Sync,
 		"max_connections", n.limits.conns, "max_streams", n.limits.streams,
-		"devices", n.engine.Stats().Devices, "recovery", time.Since(began).Round(time.Millisecond))
+		"devices", n.presence.Stats().Devices, "recovery", time.Since(began).Round(time.Millisecond))
 	return nil
 }
 
 // open opens everything but the public listener.
 func (n *node) open(c serveCmd, sec secrets) (err error) {
-	n.log, n.checkpoint, err = datadir.Open(c.DataDir, c.logOptions(n), c.checkpointOptions(n))
-	if err != nil {
-		return adviseOnDirectory(err)
-	}
-	if n.engine, err = engine.New(n.log, c.engineOptions(n)); err != nil {
+	if n.presence, err = c.open(n); err != nil {
 		return err
 	}
-	if n.server, err = server.New(n.engine, c.serverOptions(n, sec)); err != nil {
+	o := c.serverOptions(n, sec)
+	o.OpenStreams = n.presence.OpenStreams
+	if n.server, err = server.New(n.presence, o); err != nil {
 		return err
 	}
 	n.reloader.server = n.server
-	n.metrics.MustRegister(figures{n.log, n.checkpoint, n.engine, n.server})
+	n.metrics.MustRegister(figures{n.presence, n.server}, n.presence.collector())
 	if n.admin, err = net.Listen("tcp", c.AdminListen); err != nil {
 		return fmt.Errorf("--admin-listen: %w", err)
 	}
@@ -148,34 +132,16 @@ func (n *node) listen(c serveCmd) (err error) {
 	return nil
 }
 
-// logFailure is why the node cannot go on when its log failed, else nil.
-func (n *node) logFailure() error {
-	select {
-	case <-n.log.Failed():
-		err := n.log.Err()
-		remedy := "check the disk, then start again: recovery begins from what was acknowledged"
-		switch {
-		case errors.Is(err, wal.ErrMoved):
-			remedy = movedAdvice
-		case errors.Is(err, wal.ErrReplaced):
-			remedy = replacedAdvice
-		}
-		return fmt.Errorf("the log failed, so nothing can be promised any more: %w; %s", err, remedy)
-	default:
-		return nil
-	}
-}
-
 // Close ends every stream, answers the requests that are in flight until ctx ends, and takes down
 // whatever was opened, in reverse. From its beginning on no device goes offline: the node would not
-// hear its heartbeats. Where there is time, the streams are drained before. The error is the log's
-// or the checkpoint's.
+// hear its heartbeats. Where there is time, the streams are drained before. The error is the
+// disk's.
 func (n *node) Close(ctx context.Context) error {
 	if n.giveBack != nil {
 		n.giveBack()
 	}
-	if n.engine != nil {
-		_ = n.engine.Drain(doneContext(), 0) // waits for no stream
+	if n.presence != nil {
+		_ = n.presence.Drain(doneContext(), 0) // waits for no stream
 	}
 	busy := context.Background()
 	if n.server != nil {
@@ -189,17 +155,10 @@ func (n *node) Close(ctx context.Context) error {
 			ln.Close()
 		}
 	}
-	if n.engine != nil {
-		_ = n.engine.Close(busy)
+	if n.presence == nil {
+		return nil
 	}
-	var errs []error
-	if n.checkpoint != nil {
-		errs = append(errs, n.checkpoint.Close())
-	}
-	if n.log != nil {
-		errs = append(errs, n.log.Close())
-	}
-	return errors.Join(append(errs, n.files.Close())...)
+	return n.presence.Close(busy)
 }
 
 // doneContext is for what is not to wait.

@@ -16,6 +16,7 @@ import (
 	"rollcall/checkpoint"
 	"rollcall/engine"
 	"rollcall/engine/broadcast"
+	"rollcall/internal/rootfs"
 	"rollcall/server"
 	"rollcall/wal"
 )
@@ -196,12 +197,10 @@ func (c serveCmd) untilDone(n *node, stops, hangups <-chan os.Signal) error {
 			n.reloader.reload()
 		case s := <-stops:
 			n.logger.Info("draining; a second signal stops at once", "signal", s.String(),
-				"streams", n.engine.Stats().Streams.Streams)
+				"streams", n.presence.Stats().Streams.Streams)
 			return c.drain(n)
-		case <-n.log.Failed():
-			return hangUp(n, n.logFailure())
-		case <-n.checkpoint.Failed():
-			return hangUp(n, advise(n.checkpoint.Err()))
+		case <-n.presence.Failed():
+			return hangUp(n, n.presence.Failure())
 		case err := <-n.served:
 			return hangUp(n, fmt.Errorf("a listener ended: %w", err))
 		}
@@ -229,19 +228,19 @@ func (c serveCmd) drain(n *node) error {
 	defer cancel()
 	closed := make(chan error, 1)
 	go func() {
-		_ = n.engine.Drain(streams, c.DrainTimeout) // what is left ends with the node
+		_ = n.presence.Drain(streams, c.DrainTimeout) // what is left ends with the node
 		answers, cancel := context.WithTimeout(context.Background(), answerWait)
 		defer cancel()
 		closed <- n.Close(answers)
 	}()
 	select {
-	case <-n.log.Failed():
-		failure := n.logFailure()
+	case <-n.presence.Failed():
+		failure := n.presence.Failure()
 		cancel()
 		<-closed
 		return failure
 	case err := <-closed:
-		if failure := n.logFailure(); failure != nil { // while it was closed
+		if failure := n.presence.Failure(); failure != nil { // while it was closed
 			return failure
 		}
 		return err
@@ -323,20 +322,20 @@ func (c serveCmd) logger(w io.Writer) *slog.Logger {
 	return slog.New(slog.NewTextHandler(w, o))
 }
 
-func (c serveCmd) logOptions(n *node) wal.Options {
+func (c serveCmd) logOptions(n *node, files *rootfs.FS) wal.Options {
 	mode, err := wal.ParseSyncMode(c.Sync)
 	if err != nil {
 		panic("bug: the enum of --sync allows " + c.Sync)
 	}
 	return wal.Options{
-		FS: n.files, Sync: mode, SyncInterval: c.SyncInterval, SegmentBytes: c.SegmentBytes,
+		FS: files, Sync: mode, SyncInterval: c.SyncInterval, SegmentBytes: c.SegmentBytes,
 		Logger: n.logger, ObserveCommit: n.histograms.observeCommit,
 	}
 }
 
-func (c serveCmd) checkpointOptions(n *node) checkpoint.Options {
+func (c serveCmd) checkpointOptions(n *node, files *rootfs.FS) checkpoint.Options {
 	return checkpoint.Options{
-		FS: n.files, SpareBytes: 2*c.SegmentBytes + 64<<20, Logger: n.logger,
+		FS: files, SpareBytes: 2*c.SegmentBytes + 64<<20, Logger: n.logger,
 	}
 }
 
@@ -353,7 +352,6 @@ func (c serveCmd) engineOptions(n *node) engine.Options {
 
 		MaxDevicesPerUser: c.MaxUserDevices,
 
-		Store:           n.checkpoint,
 		CheckpointBytes: c.CheckpointBytes,
 		CheckpointEvery: c.CheckpointInterval,
 		ForgetAfter:     c.ForgetAfter,
@@ -400,7 +398,6 @@ func (c serveCmd) serverOptions(n *node, sec secrets) server.Options {
 		MaxConns:          n.limits.conns,
 		Loops:             c.Loops,
 		MaxConnsPerIP:     c.MaxConnsPerIP,
-		OpenStreams:       n.engine.OpenStreams,
 		Clock:             n.clock,
 		Registry:          n.metrics,
 		Logger:            n.logger,

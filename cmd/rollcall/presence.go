@@ -1,0 +1,49 @@
+package main
+
+import (
+	"context"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"rollcall/engine"
+	"rollcall/server"
+)
+
+// presence is the part of a node that knows of users: one engine on a log of its own, or a member
+// of a cluster. The node calls Recover, Prepare and Start in this order, once, and Close at the
+// end, whatever was called before; the rest may be called from any goroutine once it was opened.
+type presence interface {
+	server.Presence
+	// OpenStreams is how many streams there are.
+	OpenStreams() int
+	// SetRestart says how long a restart takes, for what streams are told at a drain.
+	SetRestart(d time.Duration)
+	// Stats are the figures of all users here, and of all streams.
+	Stats() engine.Stats
+	// collector has the figures of what is beneath: the log, the store.
+	collector() prometheus.Collector
+
+	// Recover looks at what the data directory holds, and writes nothing.
+	Recover() error
+	// Prepare is the last step for which a start may be refused.
+	Prepare() error
+	// Start begins to serve.
+	Start() error
+	// Failed is closed when nothing can be promised any more, and Failure says why; else it is nil.
+	Failed() <-chan struct{}
+	Failure() error
+	// Drain ends the streams, over a time and within ctx.
+	Drain(ctx context.Context, over time.Duration) error
+	// Close ends every loop within ctx and closes what was opened. The error is the disk's.
+	Close(ctx context.Context) error
+}
+
+// open makes the presence that the flags ask for.
+func (c serveCmd) open(n *node) (presence, error) {
+	s, err := c.openSingle(n)
+	if err != nil {
+		return nil, err // not a nil *single
+	}
+	return s, nil
+}
