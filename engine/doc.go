@@ -36,6 +36,9 @@
 //	devices.go     devices       reading one device; source.go: texts of sources
 //	events.go      Events        what happened, to the broadcaster or to a sink
 //
+// A Follower (follower.go) has devices and a broadcaster, and no log: it gives streams what engines
+// elsewhere tell it (states.go).
+//
 // # Invariants
 //
 // I1 One order per device. The order of acceptance is the order in the log is the order of the

@@ -53,6 +53,12 @@ func openStreams(d *devices, o *Options) (streams, Events, error) {
 	if o.Events != nil {
 		return noStreams{}, o.Events, nil
 	}
+	own, err := newBroadcaster(d, o)
+	return own, own, err
+}
+
+// newBroadcaster makes a broadcaster of these devices.
+func newBroadcaster(d *devices, o *Options) (*broadcast.Broadcaster, error) {
 	b := o.Broadcast
 	b.Codec = codec{d}
 	if observe := o.ObserveDelivery; observe != nil {
@@ -60,8 +66,7 @@ func openStreams(d *devices, o *Options) (streams, Events, error) {
 			observe(time.Duration(d.clock.Nanos() - received).Seconds())
 		}
 	}
-	own, err := broadcast.New(b)
-	return own, own, err
+	return broadcast.New(b)
 }
 
 // noStreams stands for the broadcaster of an engine whose events go elsewhere.

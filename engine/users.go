@@ -26,16 +26,25 @@ var ErrTooManyDevicesAsked = errors.New("engine: the users have too many devices
 // limit devices together. fn must not keep u, which is used again for the next user. Online and
 // SeenAtMS are counted from the devices that are shown.
 func (e *Engine) Users(ids []uuid.UUID, limit int, fn func(u *User)) error {
+	newest, err := e.users(ids, limit, fn)
+	if err != nil {
+		return err
+	}
+	return e.log.Vouch(newest)
+}
+
+// users is Users but for the wait, for the LSN that it returns.
+func (d *devices) users(ids []uuid.UUID, limit int, fn func(u *User)) (newest uint64, err error) {
 	a := askings.Get().(*asking)
 	defer a.release()
 	for len(ids) > 0 {
 		n := min(len(ids), len(a.finds))
-		if limit = a.group(e.devices, ids[:n], limit, fn); limit < 0 {
-			return ErrTooManyDevicesAsked
+		if limit = a.group(d, ids[:n], limit, fn); limit < 0 {
+			return 0, ErrTooManyDevicesAsked
 		}
 		ids = ids[n:]
 	}
-	return e.log.Vouch(a.newest)
+	return a.newest, nil
 }
 
 // Turned returns when the number of the user's devices that are online changed last, by the

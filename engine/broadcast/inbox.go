@@ -171,8 +171,8 @@ func (in *inbox) unfollow(st *stream) {
 	in.users.unlinkLocked(st)
 }
 
-// forgo ends what joinLocked began for a stream of one user that never followed it. The worker calls
-// it.
+// forgo ends what joinLocked began for a stream of one user that never followed it. The worker
+// calls it.
 func (in *inbox) forgo(user uuid.UUID) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
