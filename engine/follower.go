@@ -27,10 +27,10 @@ import (
 //
 // Its LSNs are its own: they number what it was told, in the order in which it was told, of all
 // owners together. So a stream may follow users of any owner and has one order of events (B10), and
-// a cursor is one number. Nobody else knows them: its history begins with the process, and a cursor
-// of another process is honoured by none. What an owner tells twice, as it does after a doubt, is
-// compared with what is held, and only a difference is an event: no stream is told a step back, as
-// long as the owners tell none.
+// a cursor is one number. They mean nothing elsewhere: its history begins with the process, and
+// cursors of another process are not honoured. What an owner tells twice, as it does after a doubt,
+// is compared with what is held, and only a difference is an event: no stream is told a step back,
+// as long as the owners tell none.
 //
 // Any goroutine may call its methods. Updates exclude each other; streams see an Update whole, at
 // its end, since its events and the Flush behind them are of one source's commit loop, which is the

@@ -54,8 +54,8 @@ func (p *tap) take(t *testing.T, through uint64) [][]byte {
 	return recs
 }
 
-// followerRun is a random run of an engine, a follower that is told of it, loses some of it and is
-// told anew, and streams of the follower's users.
+// followerRun is a random run of an engine, of a follower that is told its changes, misses some and
+// is told all anew, and of streams of the follower's users.
 type followerRun struct {
 	t       *testing.T
 	rng     *rand.Rand
