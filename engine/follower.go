@@ -153,6 +153,8 @@ type Update struct {
 	f    *Follower
 	refs []table.Ref
 	recs []record.View
+
+	scratch [record.MaxBytes]byte // of the encoded record
 }
 
 // Change tells a committed change of a device: a record of its owner's log, which come in the order
@@ -252,9 +254,9 @@ func (u *Update) commit(entry *table.Entry, held, next *table.State, r record.Vi
 	}
 	if held.Online && next.Online {
 		next.LSN = d.log.Append(
-			record.Append(nil, user, r.Device(), &next.State, r.Source()), 0)
+			record.Append(u.scratch[:0], user, r.Device(), &next.State, r.Source()), 0)
 	} else {
-		next.LSN = d.logTurn(user, r.Device(), held, next, r.Source(), nil, 0)
+		next.LSN = d.logTurn(user, r.Device(), held, next, r.Source(), u.scratch[:0], 0)
 	}
 	entry.Commit(next)
 	d.counters.loops().moved(held, next)
