@@ -125,6 +125,15 @@ var flags = map[string]string{
 	"server MaxHeaderBytes":        "max-header-bytes",
 	"server TrustedProxies":        "trusted-proxies",
 	"server AdminHosts":            "admin-hosts",
+	"cluster Node":                 "cluster-node",
+	"cluster Name":                 "cluster-name",
+	"cluster Listen":               "cluster-listen",
+	"cluster Peers":                "cluster-peers",
+	"cluster Bootstrap":            "cluster-bootstrap",
+	"cluster Partitions":           "cluster-partitions",
+	"cluster Replicas":             "cluster-replicas",
+	"cluster Keys":                 "cluster-key-file",
+	"cluster MaxSkew":              "cluster-max-skew",
 }
 
 // option is how the packages begin the report of a wrong option.

@@ -95,6 +95,7 @@ func (c serveCmd) check(w io.Writer, settings []setting) error {
 	}
 	unopened := &node{logger: slog.New(slog.DiscardHandler), clock: engine.NewClock(),
 		histograms: newHistograms(registry())}
+	unopened.reloader = newReloader(c, unopened.logger, sec)
 	return advise(errors.Join(
 		secretsErr,
 		tlsErr,
@@ -108,9 +109,7 @@ func (c serveCmd) check(w io.Writer, settings []setting) error {
 func (c serveCmd) checkOptions(n *node, sec secrets) error {
 	return errors.Join(
 		c.checkAdmin(),
-		c.logOptions(n, nil).Check(),
-		c.checkpointOptions(n, nil).Check(),
-		c.engineOptions(n).Check(),
+		c.checkPresence(n),
 		c.serverOptions(n, sec).Check(),
 	)
 }

@@ -57,6 +57,7 @@ func (n *node) start(c serveCmd, sec secrets, recovered func()) error {
 	n.memory.log(n.logger, c.MaxDevices)
 	n.metrics = registry()
 	n.histograms = newHistograms(n.metrics)
+	n.reloader = newReloader(c, n.logger, sec)
 	if err := c.checkOptions(n, sec); err != nil {
 		return err
 	}
@@ -64,7 +65,6 @@ func (n *node) start(c serveCmd, sec secrets, recovered func()) error {
 		n.logger.Warn("the admin listener is open to all that reach it: --admin-open is set, and no "+
 			"--admin-token-file", "admin", c.AdminListen)
 	}
-	n.reloader = newReloader(c, n.logger, sec)
 	config, err := n.reloader.tlsConfig()
 	if err != nil {
 		return err

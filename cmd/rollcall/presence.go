@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -41,9 +42,25 @@ type presence interface {
 
 // open makes the presence that the flags ask for.
 func (c serveCmd) open(n *node) (presence, error) {
+	if c.Cluster.Node != "" {
+		return c.openClustered(n)
+	}
 	s, err := c.openSingle(n)
 	if err != nil {
 		return nil, err // not a nil *single
 	}
 	return s, nil
+}
+
+// checkPresence returns every problem that open would have with its options.
+func (c serveCmd) checkPresence(n *node) error {
+	if c.Cluster.Node == "" {
+		return errors.Join(c.logOptions(n, nil).Check(), c.checkpointOptions(n, nil).Check(),
+			c.engineOptions(n).Check())
+	}
+	o, err := c.clusterOptions(n)
+	if err != nil {
+		return err
+	}
+	return o.Check()
 }

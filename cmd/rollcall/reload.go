@@ -20,10 +20,12 @@ type reloader struct {
 	server      *server.Server
 	secrets     secrets // in use; single owner: the goroutine that calls reload
 	certificate *certificate
+	nodes       *certificate // of this node, for the others; nil: nodes do not speak TLS
 }
 
 func newReloader(c serveCmd, logger *slog.Logger, sec secrets) *reloader {
-	return &reloader{cmd: &c, logger: logger, secrets: sec, certificate: c.certificate()}
+	return &reloader{cmd: &c, logger: logger, secrets: sec, certificate: c.certificate(),
+		nodes: c.Cluster.certificate()}
 }
 
 // hangups returns SIGHUPs. Run calls it before the start, since a SIGHUP without a receiver ends
@@ -37,7 +39,7 @@ func hangups() <-chan os.Signal {
 // reload takes up the files as they are now: all of them, or none when any cannot be used. Open
 // connections and streams stay. One goroutine at a time.
 func (r *reloader) reload() {
-	next, pair, err := r.read()
+	next, pair, nodes, err := r.read()
 	if err == nil {
 		err = r.server.SetSecrets(next.ingest, next.signing, next.admin)
 	}
@@ -49,6 +51,9 @@ func (r *reloader) reload() {
 	if pair != nil {
 		r.certificate.use(pair)
 	}
+	if nodes != nil {
+		r.nodes.use(nodes)
+	}
 	attrs := []any{
 		"ingest_tokens", change(r.secrets.ingest, next.ingest),
 		"signing_keys", change(r.secrets.signing, next.signing),
@@ -59,38 +64,46 @@ func (r *reloader) reload() {
 	if pair != nil {
 		attrs = append(attrs, "certificate", describe(pair))
 	}
+	if nodes != nil {
+		attrs = append(attrs, "cluster_certificate", describe(nodes))
+	}
 	r.secrets = next
 	r.logger.Info("reloaded", attrs...)
 	next.warnShort(r.logger)
 }
 
 // read reads every file anew.
-func (r *reloader) read() (next secrets, pair *tls.Certificate, err error) {
+func (r *reloader) read() (next secrets, pair, nodes *tls.Certificate, err error) {
 	next = r.secrets
 	if file := r.cmd.IngestTokenFile; file != "" {
 		if next.ingest, err = readSecrets(ingestTokenEnv, file); err != nil {
-			return next, nil, err
+			return next, nil, nil, err
 		}
 	}
 	if file := r.cmd.SigningKeyFile; file != "" {
 		if next.signing, err = readSecrets(signingKeyEnv, file); err != nil {
-			return next, nil, err
+			return next, nil, nil, err
 		}
 	}
 	if file := r.cmd.AdminTokenFile; file != "" {
 		if next.admin, err = readSecrets("", file); err != nil {
-			return next, nil, err
+			return next, nil, nil, err
 		}
 	}
 	if r.certificate != nil {
 		if pair, err = r.certificate.read(); err != nil {
-			return next, nil, err
+			return next, nil, nil, err
+		}
+	}
+	if r.nodes != nil {
+		if nodes, err = r.nodes.read(); err != nil {
+			return next, nil, nil, err
 		}
 	}
 	if !r.cmd.Dev {
 		err = next.check()
 	}
-	return next, pair, err
+	return next, pair, nodes, err
 }
 
 // change counts what a reload did to a list of secrets. It shows none of them.

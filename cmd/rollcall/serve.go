@@ -37,11 +37,11 @@ type serveCmd struct {
 	MaxHeaderBytes int `group:"Addresses" default:"16384" help:"Most bytes of a request's line and headers together, cookies included; more are answered 431. Each busy connection has a read buffer of this size (${default})."`
 
 	DataDir      string        `group:"Durability" default:"./data" type:"path" placeholder:"DIR" help:"Directory of the log and the checkpoint, for one process at a time (./data)."`
-	Sync         string        `group:"Durability" default:"always" enum:"always,interval,never" help:"What a 204 promises. always: the heartbeat is on stable storage. interval: it is written, and synced within --sync-interval; a kill of the process loses nothing, a power cut what was acknowledged within that time. never: it is written, and synced when the system does so (${default})."`
+	Sync         string        `group:"Durability" default:"always" enum:"always,quorum,interval,never" help:"What a 204 promises. always: the heartbeat is on stable storage, in a cluster on that of most replicas. quorum, in a cluster only: most replicas have written it, and sync it soon; a kill of processes loses nothing, a power cut of most replicas at once what was acknowledged last. interval: it is written, and synced within --sync-interval; a kill of the process loses nothing, a power cut what was acknowledged within that time. never: it is written, and synced when the system does so (${default})."`
 	SyncInterval time.Duration `group:"Durability" default:"100ms" help:"How often --sync=interval syncs (${default})."`
-	SegmentBytes int64         `group:"Durability" default:"67108864" help:"Size of the largest log segment, in bytes. Segments begin small and double (${default})."`
+	SegmentBytes int64         `group:"Durability" default:"67108864" help:"Size of the largest log segment, in bytes. Segments begin small and double. A cluster has others (${default})."`
 
-	CheckpointBytes    int64         `group:"Durability" default:"1073741824" help:"Take a checkpoint when the log has grown by this many bytes; the log before it is removed. Less: faster restarts, more writing (${default})."`
+	CheckpointBytes    int64         `group:"Durability" default:"1073741824" help:"Take a checkpoint when the log has grown by this many bytes, in a cluster those of all partitions together; the log before it is removed. Less: faster restarts, more writing (${default})."`
 	CheckpointInterval time.Duration `group:"Durability" default:"5m" help:"Take a checkpoint at least this often when anything changed (${default})."`
 	ForgetAfter        time.Duration `group:"Durability" default:"720h" help:"A device that was offline for this long is forgotten, in memory and on disk (${default})."`
 
@@ -77,6 +77,8 @@ type serveCmd struct {
 
 	TLSCert string `group:"TLS" name:"tls-cert" type:"path" placeholder:"FILE" help:"Serve --listen over TLS (1.2 or later) with the certificate chain in FILE, PEM. SIGHUP reads it again."`
 	TLSKey  string `group:"TLS" name:"tls-key" type:"path" placeholder:"FILE" help:"The certificate's private key, PEM."`
+
+	Cluster clusterFlags `embed:"" prefix:"cluster-" group:"Cluster"`
 
 	LogFormat string `group:"Logs" default:"text" enum:"text,json" help:"text or json, to standard error (${default})."`
 	LogLevel  string `group:"Logs" default:"info" enum:"debug,info,warn,error" help:"debug, info, warn or error (${default})."`
@@ -134,7 +136,7 @@ func (c serveCmd) Validate() error {
 		"--tls-cert and --tls-key belong together: give both or none")
 	_, modeErr := socketMode(c.SocketMode)
 	_, environmentErr := environment(c.Environment)
-	return errors.Join(append(errs, modeErr, environmentErr)...)
+	return errors.Join(append(errs, modeErr, environmentErr, c.validateCluster())...)
 }
 
 // environments are the values of ENVIRONMENT, in any case. Another one is a slip, and a slip of

@@ -2,16 +2,16 @@ package main
 
 import (
 	"crypto/tls"
-	"errors"
 	"fmt"
 	"strings"
 	"sync/atomic"
 	"time"
 )
 
-// certificate is what the public listener shows to TLS clients. Handshakes read it, a reload
-// replaces it: connections that are open keep the one that they began with.
+// certificate is what the public listener shows to TLS clients, or a node to the others. Handshakes
+// read it, a reload replaces it: connections that are open keep the one that they began with.
 type certificate struct {
+	flags             string // how the flags of its files begin
 	certFile, keyFile string
 	current           atomic.Pointer[tls.Certificate] // never nil after the first use
 }
@@ -21,17 +21,17 @@ func (c *serveCmd) certificate() *certificate {
 	if c.TLSCert == "" {
 		return nil
 	}
-	return &certificate{certFile: c.TLSCert, keyFile: c.TLSKey}
+	return &certificate{flags: "--tls", certFile: c.TLSCert, keyFile: c.TLSKey}
 }
 
 // read returns what the files hold now. It changes nothing.
 func (c *certificate) read() (*tls.Certificate, error) {
 	pair, err := tls.LoadX509KeyPair(c.certFile, c.keyFile)
 	if err != nil {
-		return nil, fmt.Errorf("--tls-cert, --tls-key: %w", err)
+		return nil, fmt.Errorf("%[1]s-cert, %[1]s-key: %[2]w", c.flags, err)
 	}
 	if pair.Leaf == nil {
-		return nil, errors.New("--tls-cert: the first certificate cannot be read")
+		return nil, fmt.Errorf("%s-cert: the first certificate cannot be read", c.flags)
 	}
 	return &pair, nil
 }
@@ -80,4 +80,15 @@ func (r *reloader) tlsConfig() (*tls.Config, error) {
 	r.certificate.use(pair)
 	r.logger.Info("serving over TLS", "certificate", describe(pair))
 	return r.certificate.config(), nil
+}
+
+// clusterTLS is tlsConfig for what nodes speak to each other. They have a certificate.
+func (r *reloader) clusterTLS() (*tls.Config, error) {
+	pair, err := r.nodes.read()
+	if err != nil {
+		return nil, err
+	}
+	r.nodes.use(pair)
+	r.logger.Info("nodes speak TLS", "certificate", describe(pair))
+	return r.cmd.Cluster.config(r.nodes)
 }

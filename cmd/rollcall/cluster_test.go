@@ -1,0 +1,72 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/alecthomas/kong"
+)
+
+// parse reads a command line of serve.
+func parse(t *testing.T, flags ...string) (serveCmd, error) {
+	t.Helper()
+	var c cli
+	parser, err := kong.New(&c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = parser.Parse(append([]string{"serve"}, flags...))
+	return c.Serve, err
+}
+
+// TestClusterFlags: what cannot be is refused, with the flag's name.
+func TestClusterFlags(t *testing.T) {
+	key := filepath.Join(t.TempDir(), "key")
+	if err := os.WriteFile(key, []byte("a key that is long enough"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	node := []string{"--cluster-node=a", "--cluster-peers=127.0.0.1:6223,127.0.0.1:6224"}
+	for name, c := range map[string]struct {
+		flags []string
+		want  []string // none: it is taken
+	}{
+		"alone": {nil, nil},
+		"a flag of a cluster, alone": {
+			[]string{"--cluster-peers=b", "--cluster-fast-failover", "--cluster-max-skew=2s"},
+			[]string{"--cluster-peers is", "--cluster-fast-failover is", "--cluster-max-skew is",
+				"--cluster-node"},
+		},
+		"quorum, alone":     {[]string{"--sync=quorum"}, []string{"--sync=quorum", "--cluster-node"}},
+		"on loopback":       {node, nil},
+		"quorum":            {append(node, "--sync=quorum"), nil},
+		"interval":          {append(node, "--sync=interval"), []string{"--sync=interval"}},
+		"half of TLS":       {append(node, "--cluster-tls-cert=x"), []string{"--cluster-tls-ca"}},
+		"no partitions":     {append(node, "--cluster-partitions=0"), []string{"--cluster-partitions"}},
+		"even replicas":     {append(node, "--cluster-replicas=2"), []string{"--cluster-replicas"}},
+		"few nodes":         {append(node, "--cluster-bootstrap=2"), []string{"--cluster-bootstrap"}},
+		"a bad name":        {append(node, "--cluster-name=a b"), []string{"--cluster-name"}},
+		"no peers":          {slices.Clip(node[:1]), []string{"--cluster-peers"}},
+		"no key":            {append(node, "--cluster-listen=:6222"), []string{"--cluster-key-file"}},
+		"a key":             {append(node, "--cluster-listen=:6222", "--cluster-key-file="+key), nil},
+		"a key that is not": {append(node, "--cluster-key-file="+key+"s"), []string{"--cluster-key-file"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			serve, err := parse(t, append(c.flags, "--data-dir="+t.TempDir())...)
+			if err == nil {
+				t.Setenv(ingestTokenEnv, "a-token-that-is-long-enough")
+				err = serve.check(new(strings.Builder), nil)
+			}
+			if (err == nil) != (c.want == nil) {
+				t.Fatalf("%v", err)
+			}
+			for _, want := range c.want {
+				if !strings.Contains(err.Error(), want) {
+					t.Errorf("%v, without %s", err, want)
+				}
+			}
+		})
+	}
+}
