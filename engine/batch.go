@@ -50,6 +50,15 @@ type Batch interface {
 	Release()
 }
 
+// ResultBatch is a Batch whose owner learns what came of each heartbeat, also where more of them
+// were rejected than Rejections lists.
+type ResultBatch interface {
+	Batch
+	// Apply is Add, and sets results, which is as long as hbs, to what came of each. They may be
+	// told after Settle.
+	Apply(hbs []Heartbeat, results []Result)
+}
+
 // Counts are the outcomes of a batch's heartbeats.
 type Counts struct {
 	Accepted, Stale, Unavailable int
@@ -115,7 +124,9 @@ func (b *batch) Counts() Counts { return b.counts }
 
 func (b *batch) Rejections() []Rejection { return b.rejections }
 
-func (b *batch) Add(hbs []Heartbeat) {
+func (b *batch) Add(hbs []Heartbeat) { b.Apply(hbs, nil) }
+
+func (b *batch) Apply(hbs []Heartbeat, results []Result) {
 	if len(hbs) == 0 {
 		return
 	}
@@ -129,11 +140,18 @@ func (b *batch) Add(hbs []Heartbeat) {
 	a.table.FindAll(finds)
 	for i := range hbs {
 		if b.refusal != nil {
-			b.note(hbs[i].Index, a.refuseFull(&hbs[i], b.refusal, received.Nanos))
+			r := a.refuseFull(&hbs[i], b.refusal, received.Nanos)
+			b.note(hbs[i].Index, r)
+			if results != nil {
+				results[i] = r
+			}
 			continue
 		}
 		r, lsn := a.submit(&hbs[i], finds[i].Ref, finds[i].Entry, received, &b.waits)
 		b.newest = max(b.newest, lsn)
+		if results != nil {
+			results[i] = r
+		}
 		if r.Outcome == Accepted {
 			b.counts.Accepted++
 			continue

@@ -29,6 +29,36 @@ func (r *rig) sendBatch(hbs []Heartbeat, group int) []Result {
 	return outcomes(b, len(hbs))
 }
 
+// TestResultBatch tells of each heartbeat, also behind the first MaxRejections that it rejects.
+func TestResultBatch(t *testing.T) {
+	r := startRig(t, newMemLog(), Options{})
+	hb := newHeartbeat(MaxRejections, 60_000)
+	hbs := make([]Heartbeat, 2*MaxRejections)
+	results := make([]Result, len(hbs))
+	for i := range hbs {
+		hbs[i] = *hb
+		hbs[i].Seq, hbs[i].Index = uint64(len(hbs)-i), i
+	}
+	b := r.NewResultBatch()
+	defer b.Release()
+	for at := 0; at < len(hbs); at += GroupSize {
+		end := min(at+GroupSize, len(hbs))
+		b.Apply(hbs[at:end], results[at:end])
+	}
+	if err := b.Settle(); err != nil {
+		t.Fatal(err)
+	}
+	for i, got := range results {
+		want := Result{Outcome: Stale, LastSeq: uint64(len(hbs))}
+		if i == 0 {
+			want = Result{Outcome: Accepted}
+		}
+		if got != want {
+			t.Fatalf("heartbeat %d: %+v, want %+v", i, got, want)
+		}
+	}
+}
+
 // numbered returns some of hbs, each with its place as its Index.
 func numbered(hbs []Heartbeat, from, to int) []Heartbeat {
 	for i := from; i < to; i++ {

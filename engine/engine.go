@@ -261,6 +261,9 @@ func (e *Engine) Heartbeat(hb *Heartbeat) Result { return e.acceptor.heartbeat(h
 // NewBatch returns an empty batch of heartbeats.
 func (e *Engine) NewBatch() Batch { return newBatch(e.acceptor) }
 
+// NewResultBatch returns an empty batch that tells what came of each heartbeat.
+func (e *Engine) NewResultBatch() ResultBatch { return newBatch(e.acceptor) }
+
 // Kick has what was applied so far committed, and shown by streams, without waiting for it: for
 // batches that are settled some time later.
 func (e *Engine) Kick() { e.log.Kick() }
