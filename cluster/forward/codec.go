@@ -24,8 +24,9 @@ import (
 //	offset  0      1 2       10
 //	        format 0 session parts
 //
-// each of which tells of some heartbeats of a message: number (8), count (2), and for each its place
-// in the message (2), a code (1), and with codeStale the last seq (8). TestGolden keeps both true.
+// each of which answers some heartbeats of a message: number (8), count (2), and for each its
+// place in the message (2), a code (1), and with codeStale the last seq (8). TestGolden keeps both
+// true.
 const (
 	// Format is the first byte of every message. A node that does not know it drops the message.
 	Format = 1
@@ -196,7 +197,7 @@ func beginAnswers(dst []byte, session uint64) []byte {
 	return binary.LittleEndian.AppendUint64(append(dst, Format, 0), session)
 }
 
-// appendPart begins what is told of so many heartbeats of a message.
+// appendPart begins the answers to so many heartbeats of a message.
 func appendPart(dst []byte, number uint64, count int) []byte {
 	dst = binary.LittleEndian.AppendUint64(dst, number)
 	return binary.LittleEndian.AppendUint16(dst, uint16(count))

@@ -61,7 +61,7 @@ func newFigures() *figures {
 		}),
 		all: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "rollcall_forwards_total",
-			Help: "Heartbeats that were given to the owners of their partitions, by what came of it.",
+			Help: "Heartbeats handed to the owners of their partitions, by what came of them.",
 		}, []string{"outcome"}),
 		lost: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "rollcall_forward_answers_lost_total",

@@ -249,7 +249,7 @@ func TestNoAnswer(t *testing.T) {
 }
 
 // TestMovesAndLosses: senders of many devices, a bus that loses messages, partitions that move.
-// Each heartbeat is told of once; an accepted one is at an owner, a stale one is below or at what
+// Each heartbeat gets one result; an accepted one is at an owner, a stale one is below or at what
 // was sent before it (F1); each device's are applied in their order (F2).
 func TestMovesAndLosses(t *testing.T) {
 	const partitions, senders = 4, 8
