@@ -4,6 +4,7 @@ import (
 	"crypto/tls"
 	"log/slog"
 	"math"
+	"net/http"
 	"runtime"
 	"slices"
 	"strings"
@@ -60,6 +61,9 @@ type Options struct {
 	MetricsOpen bool
 	// MintOpen gives the page stream tokens though there is no admin token. For development.
 	MintOpen bool
+
+	// Cluster answers operators at /clusterz. Default: none, and it is answered 404.
+	Cluster http.Handler
 
 	// TLS is what the public listeners speak; handshakes are made by the connections' goroutines,
 	// under ReadTimeout. Default: HTTP without it.

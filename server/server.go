@@ -262,6 +262,7 @@ func (s *Server) operators(o *Options, refused *admin.Refused) http.Handler {
 		MintOpen:    o.MintOpen,
 		MetricsOpen: o.MetricsOpen,
 		Hosts:       hosts,
+		Cluster:     o.Cluster,
 		BodyTimeout: o.ReadTimeout,
 		Conns:       s.adminConns,
 		Refused:     refused,

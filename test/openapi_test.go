@@ -43,6 +43,7 @@ var unprovoked = map[string]string{
 	"POST " + renewPath + " 408":      "the same",
 	"GET /debug/presence 503":         "needs a log that fails; the fault tests of engine/ and server/ have it",
 	"GET /debug/users 503":            "the same",
+	"GET /clusterz 200":               "needs a cluster; TestCluster has it",
 	"GET /debug/pprof/profile 500":    "needs a profile that is being taken; it is net/http/pprof's answer",
 	"GET /debug/pprof/trace 500":      "the same",
 }
@@ -420,6 +421,7 @@ func (c *checker) admin(both, production *rig) {
 	get(both, 200, "/debug/users?status=offline&source=nowhere&limit=1", "/debug/users")
 	get(both, 400, "/debug/users?q=bob", "/debug/users")
 	get(production, 403, "/debug/users", "/debug/users")
+	get(both, 404, "/clusterz", "/clusterz")
 	get(both, 200, "/debug/pprof/heap", "/debug/pprof/{profile}")
 	get(both, 404, "/debug/pprof/nothing", "/debug/pprof/{profile}")
 	get(both, 200, "/debug/pprof/profile?seconds=1", "/debug/pprof/profile")
@@ -431,7 +433,7 @@ func (c *checker) admin(both, production *rig) {
 func (c *checker) adminRefusals(locked *rig) {
 	for path, methods := range map[string][]string{
 		"/": {"GET"}, "/page.json": {"GET"}, "/metrics": {"GET"}, "/debug/token": {"POST"},
-		"/debug/presence": {"GET"}, "/debug/users": {"GET"}, "/debug/pprof/": {"GET"}, "/debug/pprof/{profile}": {"GET"},
+		"/debug/presence": {"GET"}, "/debug/users": {"GET"}, "/clusterz": {"GET"}, "/debug/pprof/": {"GET"}, "/debug/pprof/{profile}": {"GET"},
 		"/debug/pprof/cmdline": {"GET"}, "/debug/pprof/symbol": {"GET", "POST"},
 		"/debug/pprof/profile": {"GET"}, "/debug/pprof/trace": {"GET"},
 	} {

@@ -14,6 +14,7 @@ type cli struct {
 	Token   tokenCmd   `cmd:"" help:"Mint a token that lets a client follow one user's stream."`
 	Inspect inspectCmd `cmd:"" help:"Show what a data directory holds, and the first damage in it."`
 	Backup  backupCmd  `cmd:"" help:"Copy the data of a server, which may go on running."`
+	Cluster clusterCmd `cmd:"" help:"Look after the nodes of a cluster."`
 	Load    loadCmd    `cmd:"" help:"Load a server, judge what it did, and report."`
 	Version versionCmd `cmd:"" help:"Print the version and exit."`
 }

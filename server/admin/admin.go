@@ -21,8 +21,8 @@ import (
 	"rollcall/wire"
 )
 
-// Config is what the routes need. Every field but the booleans and Hosts is required, and any
-// goroutine may call the functions.
+// Config is what the routes need. Every field but the booleans, Hosts and Cluster is required, and
+// any goroutine may call the functions.
 type Config struct {
 	Presence Presence
 	// Ready returns nil, or why /readyz answers 503.
@@ -44,6 +44,8 @@ type Config struct {
 	// Hosts are the names, in lower case, under which the routes answer, beside addresses and
 	// localhost.
 	Hosts []string
+	// Cluster answers /clusterz. Nil: the server is no node of a cluster, and there is none.
+	Cluster http.Handler
 	// BodyTimeout bounds the reading of a request's body.
 	BodyTimeout time.Duration
 	Conns       *Conns
@@ -64,6 +66,9 @@ type Presence interface {
 	// Streams is how many streams follow a user now.
 	Streams(user uuid.UUID) int
 }
+
+// alone answers /clusterz of a server that is no node of a cluster.
+func alone(w http.ResponseWriter, _ *http.Request) { write(w, reply.RouteNotFound) }
 
 // New returns the handler of the operators' routes.
 func New(c Config) http.Handler {
@@ -87,6 +92,11 @@ func New(c Config) http.Handler {
 	}))
 	g.Handle("GET /metrics", toScrapers(promhttp.HandlerFor(c.Registry,
 		promhttp.HandlerOpts{Registry: c.Registry, MaxRequestsInFlight: maxScrapes})))
+	clusterz := alone
+	if c.Cluster != nil {
+		clusterz = c.Cluster.ServeHTTP
+	}
+	g.Handle("GET /clusterz", toOperators(atMost(maxSlow)(clusterz)))
 	g.Handle("GET /debug/presence",
 		toOperators(atMost(maxSlow)(newDebugPresence(c.Presence, c.Production).ServeHTTP)))
 	g.Handle("GET /debug/users", toOperators(atMost(maxSlow)(newDebugUsers(&c).ServeHTTP)))

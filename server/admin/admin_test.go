@@ -183,3 +183,17 @@ func TestDebugPresence(t *testing.T) {
 	check(t, r.get("/debug/presence?user_id="+testUser), 403,
 		errorBody("forbidden", "Not available in production"))
 }
+
+// TestClusterz: a node of a cluster answers, to operators only, and a server that is alone does
+// not.
+func TestClusterz(t *testing.T) {
+	check(t, start(nil).get("/clusterz"), 404, errorBody("unavailable", "Route not found"))
+	r := start(func(c *Config) {
+		c.Cluster = http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			writeJSON(w, 200, []byte(`{"node":"a"}`))
+		})
+	})
+	check(t, r.get("/clusterz"), 200, `{"node":"a"}`)
+	r.tokens = []string{"operator"}
+	check(t, r.get("/clusterz"), 401, errorBody("unauthorized", "Unauthorized"))
+}
