@@ -8,12 +8,13 @@ STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 FUZZTIME    ?= 30000x
 SOAK        ?= 10m
 DRAINS      ?= 50
+CHAOS       ?= 100
 # How long each calm and each attacked window of `make hostile` lasts.
 HOSTILE     ?= 2s
 BENCHSTAT   := golang.org/x/perf/cmd/benchstat@v0.0.0-20260908200009-22c9c6c9d4da
 BASE        ?= HEAD
 
-.PHONY: help run build test race lint fuzz crash loops soak hostile interop drains browser screenshot client-ts openapi deploy clean bench bench-long bench-full bench-compare
+.PHONY: help run build test race lint fuzz crash loops soak hostile chaos interop drains browser screenshot client-ts openapi deploy clean bench bench-long bench-full bench-compare
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -61,6 +62,9 @@ loops: ## compare servers with event loops and without, cut by cut, end 100,000 
 
 soak: ## churn for SOAK, and fail when memory, goroutines, descriptors or the disk grow
 	ROLLCALL_SOAK=$(SOAK) $(GO) test -C test -count=1 -timeout 0 -run '^TestSoak$$' -v
+
+chaos: ## take CHAOS clusters of three through kills, pauses, cuts, a full disk and a replaced node, in about a minute each; ROLLCALL_CHAOS_SEED=N repeats one
+	ROLLCALL_CHAOS_SEEDS=$(CHAOS) $(GO) test -C test -count=1 -timeout 0 -run '^TestChaos$$' -v
 
 hostile: ## attack a server in every way of docs/security.md, a minute each at most, and print what others feel; on a machine that does nothing else
 	ROLLCALL_HOSTILE=$(HOSTILE) $(GO) test -C test -count=1 -timeout 0 -run '^TestHostileClients$$' -v

@@ -3,6 +3,7 @@ package test
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"crypto/hmac"
 	"crypto/sha256"
 	"crypto/tls"
@@ -96,6 +97,9 @@ type rig struct {
 
 	descriptors int // most that it may open; 0: as many as the test
 
+	listen, adminListen string   // fixed addresses; "": any, another one after each start
+	under               []string // a command that it runs under, such as unshare
+
 	tls *tls.Config // of the client's side; nil: without TLS
 
 	kept       net.Conn // see mustBeatOn
@@ -128,8 +132,13 @@ func startServerWith(t *testing.T, env []string, flags ...string) *rig {
 }
 
 func (r *rig) command() *exec.Cmd {
-	args := append([]string{"serve", "--listen=127.0.0.1:0", "--admin-listen=127.0.0.1:0", "--data-dir=" + r.dir}, r.flags...)
+	const anyPort = "127.0.0.1:0"
+	args := append([]string{"serve", "--listen=" + cmp.Or(r.listen, anyPort),
+		"--admin-listen=" + cmp.Or(r.adminListen, anyPort), "--data-dir=" + r.dir}, r.flags...)
 	cmd := exec.Command(binary, args...)
+	if len(r.under) > 0 {
+		cmd = exec.Command(r.under[0], append(r.under[1:len(r.under):len(r.under)], cmd.Args...)...)
+	}
 	if r.cgroup != "" {
 		cmd = r.inCgroup(cmd)
 	}
