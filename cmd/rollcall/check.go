@@ -90,18 +90,25 @@ func (c serveCmd) check(w io.Writer, settings []setting) error {
 			pair = describe(read)
 		}
 	}
-	if err := c.print(w, settings, sec, pair); err != nil {
-		return err
-	}
 	unopened := &node{logger: slog.New(slog.DiscardHandler), clock: engine.NewClock(),
 		histograms: newHistograms(registry())}
 	unopened.reloader = newReloader(c, unopened.logger, sec)
+	var peers []peer
+	if c.Cluster.Node != "" {
+		if o, err := c.clusterOptions(unopened); err == nil { // else checkOptions has the error
+			peers = findPeers(o)
+		}
+	}
+	if err := c.print(w, settings, sec, pair, peers); err != nil {
+		return err
+	}
 	return advise(errors.Join(
 		secretsErr,
 		tlsErr,
 		checkAddresses(c.Listen, c.AdminListen),
 		checkDataDir(c.DataDir),
 		c.checkOptions(unopened, sec),
+		peerErrors(peers),
 	))
 }
 
@@ -114,8 +121,11 @@ func (c serveCmd) checkOptions(n *node, sec secrets) error {
 	)
 }
 
-// print writes the settings by group, the number of the secrets and the names of the certificate.
-func (c serveCmd) print(w io.Writer, settings []setting, sec secrets, certificate string) error {
+// print writes the settings by group, the number of the secrets, the names of the certificate and
+// which nodes are in reach.
+func (c serveCmd) print(
+	w io.Writer, settings []setting, sec secrets, certificate string, peers []peer,
+) error {
 	table := tabwriter.NewWriter(w, 0, 0, 3, ' ', 0)
 	row := func(what, source string) { fmt.Fprintf(table, "  %s\t%s\n", what, source) }
 	group := ""
@@ -136,6 +146,12 @@ func (c serveCmd) print(w io.Writer, settings []setting, sec secrets, certificat
 	}
 	if certificate != "" {
 		row("certificate "+certificate, c.TLSCert)
+	}
+	if len(peers) > 0 {
+		fmt.Fprintln(table, "Peers")
+	}
+	for _, p := range peers {
+		row(p.what, p.addr)
 	}
 	if what, origin := processMemory().describe(); what != "" {
 		fmt.Fprintln(table, "Memory")

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -69,4 +70,66 @@ func TestClusterFlags(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestCheckFindsPeers: --check says which nodes are in reach, and refuses those of another cluster.
+func TestCheckFindsPeers(t *testing.T) {
+	t.Setenv(ingestTokenEnv, "a-token-that-is-long-enough")
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	gone := ln.Addr().String()
+	ln.Close()
+	n1 := hello(t, `INFO {"server_name":"n1","cluster":"presence"}`)
+	other := hello(t, `INFO {"server_name":"x","cluster":"staging"}`)
+	for name, c := range map[string]struct {
+		peers, wrong string
+		want         []string
+	}{
+		"in reach": {n1 + "," + gone, "",
+			[]string{"node n1 " + n1, "not in reach: dial tcp " + gone}},
+		"another cluster": {n1 + "," + other, "--cluster-name",
+			[]string{"node x of cluster staging " + other}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			serve, err := parse(t, "--data-dir="+t.TempDir(), "--cluster-node=n2",
+				"--cluster-name=presence", "--cluster-peers="+c.peers)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var out strings.Builder
+			err = serve.check(&out, nil)
+			if (err == nil) != (c.wrong == "") || err != nil && !strings.Contains(err.Error(), c.wrong) {
+				t.Errorf("%v", err)
+			}
+			printed := strings.Join(strings.Fields(out.String()), " ")
+			for _, want := range c.want {
+				if !strings.Contains(printed, want) {
+					t.Errorf("no %q in\n%s", want, &out)
+				}
+			}
+		})
+	}
+}
+
+// hello listens, says a line to all that come, and returns the address.
+func hello(t *testing.T, line string) string {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { ln.Close() })
+	go func() {
+		for {
+			conn, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			_, _ = conn.Write([]byte(line + "\r\n"))
+			conn.Close()
+		}
+	}()
+	return ln.Addr().String()
 }
