@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	"github.com/alecthomas/kong"
+
+	"rollcall/internal/testtree"
 )
 
 // parse reads a command line of serve.
@@ -100,7 +102,8 @@ func TestCheckFindsPeers(t *testing.T) {
 			}
 			var out strings.Builder
 			err = serve.check(&out, nil)
-			if (err == nil) != (c.wrong == "") || err != nil && !strings.Contains(err.Error(), c.wrong) {
+			if (err == nil) != (c.wrong == "") ||
+				err != nil && !strings.Contains(err.Error(), c.wrong) {
 				t.Errorf("%v", err)
 			}
 			printed := strings.Join(strings.Fields(out.String()), " ")
@@ -132,4 +135,36 @@ func hello(t *testing.T, line string) string {
 		}
 	}()
 	return ln.Addr().String()
+}
+
+// TestKindOfDirectory: a server that is alone does not start on a node's directory, nor a node on
+// that of such a server. Neither changes it.
+func TestKindOfDirectory(t *testing.T) {
+	sec := secrets{ingest: []string{"ingest"}, signing: []string{"signing"}}
+	alone, node := t.TempDir(), t.TempDir()
+	startInside(t, sec, "--data-dir="+alone).stop(t)
+	if err := os.MkdirAll(filepath.Join(node, clusterDir, "streams"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for dir, c := range map[string]struct {
+		flags []string
+		want  string
+	}{
+		alone: {[]string{"--cluster-node=n1", "--cluster-bootstrap=1", "--cluster-replicas=1"},
+			"rollcall cluster import"},
+		node: {nil, "--cluster-node"},
+	} {
+		before := testtree.Of(t, dir)
+		n, err := tryInside(t, sec, append(c.flags, "--data-dir="+dir)...)
+		if err == nil {
+			n.stop(t)
+			t.Fatal("it started")
+		}
+		if !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%v, without %q", err, c.want)
+		}
+		if diff := before.Changes(testtree.Of(t, dir)); diff != "" {
+			t.Errorf("the directory was changed:\n%s", diff)
+		}
+	}
 }

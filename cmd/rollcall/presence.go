@@ -52,15 +52,17 @@ func (c serveCmd) open(n *node) (presence, error) {
 	return s, nil
 }
 
-// checkPresence returns every problem that open would have with its options.
+// checkPresence returns every problem that open would have with its options, or with a directory of
+// the other kind.
 func (c serveCmd) checkPresence(n *node) error {
 	if c.Cluster.Node == "" {
-		return errors.Join(c.logOptions(n, nil).Check(), c.checkpointOptions(n, nil).Check(),
-			c.engineOptions(n).Check())
+		return errors.Join(refuseCluster(c.DataDir), c.logOptions(n, nil).Check(),
+			c.checkpointOptions(n, nil).Check(), c.engineOptions(n).Check())
 	}
+	kindErr := refuseSingle(c.DataDir)
 	o, err := c.clusterOptions(n)
-	if err != nil {
-		return err
+	if err == nil {
+		err = o.Check()
 	}
-	return o.Check()
+	return errors.Join(kindErr, err)
 }
