@@ -32,11 +32,12 @@ type Batch interface {
 	// Default: neither.
 	AroundWaits(before, after func())
 	// Add applies up to GroupSize heartbeats, each under its Index, which grows from one to the
-	// next. It keeps nothing of them.
+	// next. It keeps nothing of them but their Sender, which it may ask until Settle has returned.
 	Add(hbs []Heartbeat)
 	// Full returns the Index of the first heartbeat that the log had no room for. All after it are
 	// refused, too, so that their sender can repeat them in the same order: nothing more need be
-	// added.
+	// added. A batch over several partitions says after Settle which is the first that was not
+	// taken for now: some after it may have been accepted.
 	Full() (index int, full bool)
 	// Settle waits until the outcomes may be reported (I2). After an error none may be: some
 	// heartbeats are in the log, perhaps, and the log has failed or is stalled.

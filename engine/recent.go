@@ -240,6 +240,18 @@ func (s *search) addDevices(u *ListedUser) (newest uint64) {
 // IDPrefix is how an id begins.
 type IDPrefix struct{ bits, mask uuid.UUID }
 
+// String returns the text that ParseIDPrefix reads.
+func (p IDPrefix) String() string {
+	digits := 0
+	for digits < 2*len(p.mask) && p.mask[digits/2]&(0xf0>>(4*(digits%2))) != 0 {
+		digits++
+	}
+	if digits > 0 {
+		digits += strings.Count(p.bits.String()[:digits+min(4, max(0, digits-4)/4)], "-")
+	}
+	return p.bits.String()[:digits]
+}
+
 // ParseIDPrefix reads the beginning of an id in its usual form, in any case: 0 to 36 characters,
 // dashes in their places.
 func ParseIDPrefix(text string) (p IDPrefix, ok bool) {

@@ -120,6 +120,13 @@ func TestRecent(t *testing.T) {
 }
 
 func TestParseIDPrefix(t *testing.T) {
+	whole := "0123abcd-4567-4abc-8def-0123456789ab"
+	for n := range len(whole) + 1 {
+		p, ok := ParseIDPrefix(whole[:n])
+		if again, same := ParseIDPrefix(p.String()); !ok || !same || again != p {
+			t.Errorf("%q became %q", whole[:n], p)
+		}
+	}
 	for _, wrong := range []string{"g", "6a0f5a1e2", "6a0f5a1e-2b7c-4c55-9f10-0c5a3c1d7e01x", "\x10",
 		"6a0f5a1-", " 6", "-"} {
 		if _, ok := ParseIDPrefix(wrong); ok {

@@ -37,6 +37,7 @@ type batches struct {
 type batch struct {
 	*reading // nil once all is applied
 	applied  engine.Batch
+	sender   sender // of all heartbeats; applied may ask it until it is settled
 
 	lines    int           // that were cut off the body
 	refusals int           // lines that the engine did not see, of the groups that were applied
@@ -55,7 +56,6 @@ type reading struct {
 	// The group that is not applied yet: its valid lines and the others, each in order.
 	beats   []engine.Heartbeat // their Index is their line
 	refused []refusedLine
-	sender  sender // of all of them
 
 	wait, goOn func() // around a wait for room in the log: no turn is held
 }
@@ -97,7 +97,7 @@ func (m *batches) admit(ctx *fasthttp.RequestCtx) {
 func (r *reading) close() (cut bool) {
 	r.body.close()
 	cut = r.place.leave()
-	r.beats, r.refused, r.sender = r.beats[:0], r.refused[:0], sender{}
+	r.beats, r.refused = r.beats[:0], r.refused[:0]
 	readings.put(r)
 	return cut
 }

@@ -4,6 +4,8 @@ import (
 	"encoding/binary"
 	"errors"
 
+	"github.com/google/uuid"
+
 	"rollcall/engine"
 	"rollcall/record"
 	"rollcall/wire"
@@ -139,13 +141,15 @@ func (b Beat) seq() uint64    { return binary.LittleEndian.Uint64(b[36:]) }
 func (b Beat) sentAt() uint64 { return binary.LittleEndian.Uint64(b[44:]) }
 func (b Beat) ttl() uint64    { return binary.LittleEndian.Uint64(b[52:]) }
 
+// Names returns the user and the device.
+func (b Beat) Names() (user, device uuid.UUID) { return uuid.UUID(b[4:20]), uuid.UUID(b[20:36]) }
+
 // Asks says that the heartbeat was sent with a Sender, who has not admitted its device yet.
 func (b Beat) Asks() bool { return b[2]&flagAsks != 0 }
 
 // fill makes hb the heartbeat, whose source stays in b.
 func (b Beat) fill(hb *engine.Heartbeat) {
-	copy(hb.User[:], b[4:])
-	copy(hb.Device[:], b[20:])
+	hb.User, hb.Device = b.Names()
 	hb.Status = engine.Offline
 	if b[2]&flagOnline != 0 {
 		hb.Status = engine.Online

@@ -10,13 +10,14 @@ import (
 	"time"
 
 	"rollcall/cluster/bus"
+	"rollcall/cluster/bus/bustest"
 	"rollcall/engine"
 	"rollcall/internal/testseed"
 )
 
 // two makes a node that owns partition 0 and one that sends to it.
-func two(t *testing.T, o Options) (from, owner *node, e *fakeEngine, net *network) {
-	net = newNetwork()
+func two(t *testing.T, o Options) (from, owner *node, e *fakeEngine, net *bustest.Net) {
+	net = bustest.New()
 	from, owner = newNode(t, net, "a", 2, o), newNode(t, net, "b", 2, o)
 	e = newFakeEngine()
 	owner.own(0, e)
@@ -222,12 +223,12 @@ func TestWaitsForRoom(t *testing.T) {
 func TestNoAnswer(t *testing.T) {
 	for _, lost := range []bus.Subject{subject, answerSubject} {
 		from, _, _, net := two(t, Options{Timeout: 50 * time.Millisecond})
-		net.setLose(func(_, _ string, s bus.Subject) bool { return s == lost })
+		net.Drop(func(_, _ string, s bus.Subject, _ []byte) bool { return s == lost })
 		r := from.Heartbeat("b", 0, newHeartbeat(newDevice(), 1))
 		if r.Outcome != engine.Unavailable || !errors.Is(r.Err, engine.ErrNotMine) {
 			t.Errorf("%s is lost: %+v", lost, r)
 		}
-		net.setLose(nil)
+		net.Drop(nil)
 		for from.Heartbeat("b", 0, newHeartbeat(newDevice(), 1)) != (engine.Result{}) {
 		} // the machine may be slower than the timeout, but not for ever
 	}
@@ -254,7 +255,7 @@ func TestNoAnswer(t *testing.T) {
 func TestMovesAndLosses(t *testing.T) {
 	const partitions, senders = 4, 8
 	rng := testseed.Rand(t)
-	net := newNetwork()
+	net := bustest.New()
 	o := Options{Timeout: 20 * time.Millisecond, MaxInbox: 200, MaxWaiting: 400,
 		MaxWait: 5 * time.Millisecond}
 	names := []string{"a", "b", "c"}
@@ -270,7 +271,7 @@ func TestMovesAndLosses(t *testing.T) {
 		nodes[owners[p]].own(p, engines[p])
 	}
 	loss := rand.New(rand.NewPCG(rng.Uint64(), 1))
-	net.setLose(func(_, _ string, _ bus.Subject) bool { return loss.IntN(50) == 0 })
+	net.Drop(func(_, _ string, _ bus.Subject, _ []byte) bool { return loss.IntN(50) == 0 })
 	stop := make(chan struct{})
 	var moves sync.WaitGroup
 	moves.Go(func() {

@@ -1,95 +1,16 @@
 package forward
 
 import (
-	"context"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/google/uuid"
 
-	"rollcall/cluster/bus"
+	"rollcall/cluster/bus/bustest"
 	"rollcall/engine"
 	"rollcall/wire"
 )
-
-// network is a bus in memory, whose messages tests lose.
-type network struct {
-	mu    sync.Mutex
-	nodes map[string]*port
-	lose  func(from, to string, s bus.Subject) bool // nil: nothing. guarded by mu
-}
-
-// port is a node's bus. One goroutine calls its handlers.
-type port struct {
-	net      *network
-	name     string
-	handlers map[bus.Subject]func(bus.Message)
-	inbox    chan delivery
-}
-
-type delivery struct {
-	subject bus.Subject
-	bus.Message
-}
-
-func newNetwork() *network { return &network{nodes: map[string]*port{}} }
-
-func (n *network) port(t testing.TB, name string) *port {
-	p := &port{
-		net: n, name: name, handlers: map[bus.Subject]func(bus.Message){},
-		inbox: make(chan delivery, 1<<16),
-	}
-	n.nodes[name] = p
-	stop, done := make(chan struct{}), make(chan struct{})
-	t.Cleanup(func() {
-		close(stop)
-		<-done
-	})
-	go func() {
-		defer close(done)
-		for {
-			select {
-			case d := <-p.inbox:
-				p.handlers[d.subject](d.Message)
-			case <-stop:
-				return
-			}
-		}
-	}()
-	return p
-}
-
-func (n *network) setLose(lose func(from, to string, s bus.Subject) bool) {
-	n.mu.Lock()
-	n.lose = lose
-	n.mu.Unlock()
-}
-
-func (p *port) Self() string { return p.name }
-
-func (p *port) Send(to string, s bus.Subject, data []byte) bool {
-	p.net.mu.Lock()
-	defer p.net.mu.Unlock()
-	q := p.net.nodes[to]
-	if q == nil || p.net.lose != nil && p.net.lose(p.name, to, s) {
-		return true
-	}
-	select {
-	case q.inbox <- delivery{s, bus.Message{From: p.name, Data: data}}:
-		return true
-	default:
-		return false
-	}
-}
-
-func (p *port) Request(context.Context, string, bus.Subject, []byte) ([]byte, error) {
-	return nil, bus.ErrNoNode
-}
-
-func (p *port) Handle(s bus.Subject, fn func(bus.Message)) { p.handlers[s] = fn }
-
-func (p *port) Peers() []string { return nil }
 
 // device names a device.
 type device struct{ user, device uuid.UUID }
@@ -169,9 +90,9 @@ type node struct {
 	engines map[int]*fakeEngine // guarded by mu
 }
 
-func newNode(t testing.TB, n *network, name string, partitions int, o Options) *node {
+func newNode(t testing.TB, n *bustest.Net, name string, partitions int, o Options) *node {
 	x := &node{engines: map[int]*fakeEngine{}}
-	x.Forwarder = New(n.port(t, name), partitions, x.owned, o)
+	x.Forwarder = New(n.Node(name), partitions, x.owned, o)
 	t.Cleanup(x.Close)
 	return x
 }
