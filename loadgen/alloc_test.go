@@ -77,7 +77,7 @@ func benchList(byUsers bool) *list {
 		MaxWait: time.Hour}
 	r := &runner{o: o, orders: &orders{epoch: time.Now(), seqBase: 1739030400000000},
 		plan: []phase{{end: never}}}
-	w := newWorker(r, 0, nil, netip.AddrPort{}, "")
+	w := newWorker(r, 0, nil, []target{{}})
 	var users []uint32
 	for i := range uint32(100) {
 		w.crowd.add(o, w.rng, 1)
@@ -165,7 +165,7 @@ func busyWorker() (*worker, *memorySockets) {
 	r := &runner{o: o, orders: &orders{epoch: time.Now(), seqBase: 1739030400000000,
 		sentMS: 1739030400000}, plan: []phase{{end: never}}}
 	net := &memorySockets{}
-	w := newWorker(r, 0, socketLoop{net}, netip.AddrPort{}, "example:80")
+	w := newWorker(r, 0, socketLoop{net}, []target{{host: "example:80"}})
 	w.crowd.add(o, w.rng, 1)
 	w.enter(loading)
 	w.sender.add(&link{})

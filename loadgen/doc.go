@@ -23,11 +23,12 @@
 //
 // # Terms
 //
-// A beat is a heartbeat that fell due. A flight is one that was written and not answered. A link is
-// a connection that carries heartbeats of any of the worker's devices. A watch is a stream of one
-// user, a list is one of many; both are streams, with a socket each. A flip is a device's pause
-// until it must be offline. A moment is when a heartbeat was due and when it was written. Lag is
-// how late the generator itself got to a beat.
+// A beat is a heartbeat that fell due. A flight is one that was written and not answered. A link
+// is a connection that carries heartbeats of any of the worker's devices. A watch is a stream of
+// one user, a list is one of many; both are streams, with a socket each. A node is one of several
+// targets, by its place; a stream whose node failed moves to the next one and begins anew. A flip
+// is a device's pause until it must be offline. A moment is when a heartbeat was due and when it
+// was written. Lag is how late the generator itself got to a beat.
 //
 // # Invariants
 //

@@ -147,6 +147,9 @@ func (g *ledger) accept(due, n int64) {
 func (g *ledger) acknowledge(f flight) {
 	d := &g.crowd.devices[f.device]
 	d.acked = max(d.acked, f.number)
+	if f.kind == again {
+		g.outage.over(f.due, g.now)
+	}
 	g.settle(f)
 	if g.o.RepeatShare > 0 && g.stage == loading && g.rng.Float64() < g.o.RepeatShare {
 		g.queue.push(beat{f.device, g.now, repeat})

@@ -9,6 +9,7 @@ import (
 // holds up to Options.Pipeline requests at a time.
 type link struct {
 	sender *sender
+	node   int // which of the targets
 	source netip.Addr
 	sock   socket
 	id     socketID
@@ -41,7 +42,7 @@ func (l *link) open() {
 	if l.state == linkGone {
 		return
 	}
-	sock, id, err := s.reactor.open(l, l.source, 0)
+	sock, id, err := s.reactor.open(l, l.node, l.source, 0)
 	if err != nil {
 		l.failed(fmt.Errorf("loadgen: connect: %w", err))
 		return
@@ -54,7 +55,7 @@ func (l *link) failed(err error) {
 	s := l.sender
 	l.close()
 	if s.stage == connecting {
-		s.run.fail(fmt.Errorf("%s: %w", s.o.Target, err))
+		s.run.fail(fmt.Errorf("%s: %w", s.reactor.targets[l.node].host, err))
 		return
 	}
 	s.meter.count(refused, 1)
@@ -118,7 +119,7 @@ func (l *link) watch() {
 func (l *link) send(b beat) {
 	s := l.sender
 	d, f := s.ledger.launch(b)
-	l.out = s.request.stamp(l.out, &d.userID, &d.id, s.sentAtMS(), s.run.seq(f.number))
+	l.out = s.requests[l.node].stamp(l.out, &d.userID, &d.id, s.sentAtMS(), s.run.seq(f.number))
 	l.flights.push(f)
 	s.meter.count(written, 1)
 	s.touch(l)
@@ -130,10 +131,11 @@ func (l *link) sendBatch(beats []beat) {
 		return
 	}
 	s := l.sender
-	l.out = s.batch.begin(l.out, len(beats))
+	batch := &s.batches[l.node]
+	l.out = batch.begin(l.out, len(beats))
 	for _, b := range beats {
 		d, f := s.ledger.launch(b)
-		l.out = s.batch.line.stamp(l.out, &d.userID, &d.id, s.sentAtMS(), s.run.seq(f.number))
+		l.out = batch.line.stamp(l.out, &d.userID, &d.id, s.sentAtMS(), s.run.seq(f.number))
 		l.flights.push(f)
 	}
 	l.batches.push(len(beats))

@@ -59,9 +59,7 @@ func (s *streams) newList(users []uint32, byUsers, digest bool) *list {
 	l.stream = stream{streams: s, reader: l, retryMS: -1}
 	if byUsers {
 		l.told = make([]told, len(users))
-		for i := range l.told {
-			l.told[i].seen, l.told[i].changed = unheard, unheard
-		}
+		l.moved()
 	} else {
 		l.shown = make([]shown, len(users)*s.o.DevicesPerUser)
 	}
@@ -151,6 +149,16 @@ func (l *list) ended() {
 				"renewed", time.Duration(late))
 		}
 	})
+}
+
+// moved forgets what was shown, and the cursor: a node does not know those of another, and may be a
+// little behind it.
+func (l *list) moved() {
+	clear(l.shown)
+	for i := range l.told {
+		l.told[i] = told{seen: unheard, changed: unheard}
+	}
+	l.cursor, l.whole, l.exact = l.cursor[:0], false, false
 }
 
 func (l *list) read(n int) {
@@ -338,7 +346,8 @@ func (l *list) sync(data []byte) bool {
 	s.meter.count(size, l.bytes)
 	if !l.check {
 		s.meter.record(toSynced, l.due)
-		s.renewals.plan(l) // one that is refused with 200 and a time to come back is not renewed
+		// one that is refused with 200 and a time to come back is not renewed
+		s.renewals[l.node].plan(l)
 	}
 	return true
 }

@@ -2,7 +2,6 @@ package loadgen
 
 import (
 	"fmt"
-	"net/netip"
 	"strings"
 	"testing"
 	"time"
@@ -306,7 +305,7 @@ func TestBoundsOfAUser(t *testing.T) {
 			o := &Options{DevicesPerUser: 1, Rate: 1, TTL: 10 * time.Second,
 				MaxWait: 2 * time.Second}
 			r := &runner{o: o, orders: &orders{}, plan: []phase{{end: never}}}
-			w := newWorker(r, 0, nil, netip.AddrPort{}, "")
+			w := newWorker(r, 0, nil, []target{{}})
 			w.now = now * second
 			w.crowd.add(o, w.rng, 1)
 			d := &w.crowd.devices[0]

@@ -21,6 +21,7 @@ func (w *worker) makeLists(population, index int) {
 		byUsers := o.ListView == "users" || o.ListView == "both" && i/o.Workers%2 == 1
 		digest := o.ListAuth == "digest" || o.ListAuth == "both" && i/o.Workers/2%2 == 1
 		l := w.streams.newList(d.draw(o.ListSize, w.rng), byUsers, digest)
+		l.node = len(w.streams.all) % len(w.reactor.targets)
 		l.source = o.source(len(w.streams.all)*o.Workers + w.index)
 		l.slow = o.SlowShare > 0 && w.rng.Float64() < o.SlowShare
 		w.streams.lists = append(w.streams.lists, l)
@@ -71,7 +72,7 @@ func (s *streams) requestOfList(l *list, token string) []byte {
 		b = appendQuery(b, l.cursor)
 	}
 	b = append(b, " HTTP/1.1\r\nHost: "...)
-	b = append(b, s.host...)
+	b = append(b, s.hostOf(&l.stream)...)
 	if inHeader {
 		b = append(b, "\r\nLast-Event-ID: "...)
 		b = append(b, l.cursor...)

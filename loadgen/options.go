@@ -16,8 +16,8 @@ import (
 // Options is one run. Run fills in what is zero, so that the report carries every value that was
 // used. A scenario may have other defaults (see scenario.go).
 type Options struct {
-	// Target is the server's base URL, http://HOST:PORT. HTTPS is not supported: measure behind the
-	// proxy that ends it.
+	// Target is the server's base URL, http://HOST:PORT, or those of the nodes of a cluster,
+	// separated by commas. HTTPS is not supported: measure behind the proxy that ends it.
 	Target string `json:"target"`
 	// IngestToken goes into every heartbeat.
 	IngestToken string `json:"-"`
@@ -119,8 +119,8 @@ type Options struct {
 	SpikeBy float64 `json:"spike_by"`
 	// KneeP99 is how slow the server may be at the knee of a ramp. Default: 100ms.
 	KneeP99 time.Duration `json:"knee_p99_ns"`
-	// Restart runs in the middle of the scenario restart. Default: none; restart the server
-	// yourself.
+	// Restart runs in the middle of the scenarios restart and node-loss. Default: none; restart the
+	// server, or end the node, yourself.
 	Restart func() error `json:"-"`
 
 	// Timeout is after how long an unanswered heartbeat is sent again on a new connection. Default:
@@ -201,11 +201,13 @@ func (o Options) withDefaults() (Options, error) {
 // problems checks options that have their defaults.
 func (o *Options) problems() error {
 	p := option.Problems{Package: "loadgen"}
-	_, _, err := o.target()
+	_, err := o.targets()
 	p.Add(err)
 	names, _ := Scenarios()
 	p.When(findScenario(o.Scenario) == nil, "Scenario is %q: want one of %s",
 		o.Scenario, strings.Join(names, ", "))
+	p.When(o.Scenario == "node-loss" && !strings.Contains(o.Target, ","),
+		"Target is %q: node-loss needs several", o.Target)
 	p.When(o.Arrivals != "constant" && o.Arrivals != "poisson",
 		"Arrivals is %q: want constant or poisson", o.Arrivals)
 	p.When(float64(o.Users)*float64(o.DevicesPerUser) >= 1<<31, "Users: more than 2^31 devices")
@@ -282,11 +284,29 @@ func share(p *option.Problems, name string, value float64) {
 	p.When(!(value >= 0 && value <= 1), "%s is %v: it must be in 0 … 1", name, value)
 }
 
-// target is where to connect and what to say in Host.
-func (o *Options) target() (addr netip.AddrPort, host string, err error) {
-	u, err := url.Parse(o.Target)
+// target is a server, or a node of a cluster: where to connect and what to say in Host.
+type target struct {
+	addr netip.AddrPort
+	host string
+}
+
+// targets are those of Options.Target, at least one.
+func (o *Options) targets() ([]target, error) {
+	var all []target
+	for text := range strings.SplitSeq(o.Target, ",") {
+		t, err := parseTarget(text)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, t)
+	}
+	return all, nil
+}
+
+func parseTarget(text string) (t target, err error) {
+	u, err := url.Parse(text)
 	if err != nil || u.Host == "" || u.Scheme != "http" || strings.Trim(u.Path, "/") != "" {
-		return addr, "", fmt.Errorf("loadgen: target %q: want http://HOST:PORT", o.Target)
+		return t, fmt.Errorf("loadgen: target %q: want http://HOST:PORT", text)
 	}
 	port := u.Port()
 	if port == "" {
@@ -294,10 +314,10 @@ func (o *Options) target() (addr netip.AddrPort, host string, err error) {
 	}
 	resolved, err := net.ResolveTCPAddr("tcp", net.JoinHostPort(u.Hostname(), port))
 	if err != nil {
-		return addr, "", fmt.Errorf("loadgen: target: %w", err)
+		return t, fmt.Errorf("loadgen: target: %w", err)
 	}
-	addr = resolved.AddrPort()
-	return netip.AddrPortFrom(addr.Addr().Unmap(), addr.Port()), u.Host, nil
+	addr := resolved.AddrPort()
+	return target{netip.AddrPortFrom(addr.Addr().Unmap(), addr.Port()), u.Host}, nil
 }
 
 // source is the address that the i-th connection leaves from.

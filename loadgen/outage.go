@@ -8,6 +8,9 @@ type outages struct {
 	from    int64
 	last    int64 // end of the latest one; 0: there was none
 	longest int64
+	// waited is the longest that a heartbeat waited which was refused or cut at first: with several
+	// nodes, others are accepted meanwhile, so that stretches tell nothing.
+	waited int64
 }
 
 func (u *outages) begin(now int64) {
@@ -22,6 +25,9 @@ func (u *outages) end(now int64) {
 		u.longest = max(u.longest, now-u.from)
 	}
 }
+
+// over notes that a heartbeat which was refused or cut is accepted after all.
+func (u *outages) over(due, now int64) { u.waited = max(u.waited, now-due) }
 
 // near reports whether the server may have been away within the given time before now, so that it
 // owes its grace.

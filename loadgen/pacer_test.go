@@ -178,7 +178,7 @@ func TestAllot(t *testing.T) {
 func TestPlans(t *testing.T) {
 	names, _ := Scenarios()
 	for _, name := range names {
-		o, err := Options{Target: "http://127.0.0.1:1", IngestToken: "x", Scenario: name,
+		o, err := Options{Target: "http://127.0.0.1:1,http://127.0.0.1:2", IngestToken: "x", Scenario: name,
 			Duration: time.Minute,
 			StreamToken: func(string, time.Duration) (string, error) {
 				return "", nil

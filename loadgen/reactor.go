@@ -8,12 +8,12 @@ import (
 // reactor opens a worker's sockets and serves those that are ready. Single owner: the worker's
 // goroutine.
 type reactor struct {
-	net    sockets
-	addr   netip.AddrPort // the target
-	places []place        // of sockets, by socketID
-	vacant []uint32
-	ready  []readiness
-	input  []byte // what is read from any socket
+	net     sockets
+	targets []target
+	places  []place // of sockets, by socketID
+	vacant  []uint32
+	ready   []readiness
+	input   []byte // what is read from any socket
 }
 
 // place is where a socket is found; used counts its tenants, so that a late report of a closed
@@ -31,8 +31,9 @@ type tenant interface {
 	drop()
 }
 
-// open opens a socket for t. The caller keeps id to give the place back.
-func (r *reactor) open(t tenant, source netip.Addr, receiveBuffer int) (socket, socketID, error) {
+// open opens a socket to a node for t. The caller keeps id to give the place back.
+func (r *reactor) open(t tenant, node int, source netip.Addr, receiveBuffer int) (socket, socketID,
+	error) {
 	if len(r.vacant) == 0 {
 		r.vacant = append(r.vacant, uint32(len(r.places)))
 		r.places = append(r.places, place{})
@@ -40,7 +41,7 @@ func (r *reactor) open(t tenant, source netip.Addr, receiveBuffer int) (socket, 
 	at := r.vacant[len(r.vacant)-1]
 	p := &r.places[at]
 	id := socketID(at) | socketID(p.used)<<32
-	s, err := r.net.open(id, r.addr, source, receiveBuffer)
+	s, err := r.net.open(id, r.targets[node].addr, source, receiveBuffer)
 	if err == nil {
 		r.vacant = r.vacant[:len(r.vacant)-1]
 		p.tenant = t

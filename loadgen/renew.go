@@ -7,11 +7,12 @@ import (
 	"rollcall/wire"
 )
 
-// renewals gives open lists new tokens, one request at a time on a connection of its own. Single
-// owner: the worker's goroutine.
+// renewals gives the open lists of a node new tokens, one request at a time on a connection of its
+// own. Single owner: the worker's goroutine.
 type renewals struct {
 	*turn
 	streams *streams
+	node    int
 
 	due  fifo[renewal]
 	sock socket
@@ -63,7 +64,7 @@ func (r *renewals) ask() {
 	switch {
 	case r.busy || r.due.len() == 0:
 	case r.sock == nil:
-		sock, id, err := r.streams.reactor.open(r, netip.Addr{}, 0)
+		sock, id, err := r.streams.reactor.open(r, r.node, netip.Addr{}, 0)
 		if err != nil {
 			r.later()
 			return
@@ -85,7 +86,7 @@ func (r *renewals) post(w *renewal) {
 	w.valid = r.now + int64(r.o.ListTokenTTL)
 	b := append(r.out[:0], "POST "+wire.ListStreamPath+"/"...)
 	b = append(b, l.streamID...)
-	b = append(b, "/token HTTP/1.1\r\nHost: "+r.streams.host+
+	b = append(b, "/token HTTP/1.1\r\nHost: "+r.streams.hostOf(&l.stream)+
 		"\r\nContent-Length: 0\r\nAuthorization: Bearer "+token+"\r\n\r\n"...)
 	r.out = b
 	if n, err := r.sock.write(b); err != nil || n < len(b) { // it fits into an empty buffer

@@ -91,7 +91,8 @@ type Knee struct {
 	Reached bool    `json:"reached"` // a higher step failed; else the server can take more
 }
 
-// Outage is the longest stretch in which heartbeats were cut or refused.
+// Outage is the longest stretch in which heartbeats were cut or refused; with several nodes, the
+// longest that one waited which was cut or refused at first.
 type Outage struct {
 	Seconds float64 `json:"seconds"`
 	Restart string  `json:"restart_error,omitempty"`
@@ -314,7 +315,11 @@ func (r *runner) outcome(rep *Report) {
 	}
 	out := Outage{}
 	for _, w := range r.workers {
-		out.Seconds = max(out.Seconds, float64(w.outage.longest)/1e9)
+		longest := w.outage.longest
+		if len(w.reactor.targets) > 1 {
+			longest = w.outage.waited
+		}
+		out.Seconds = max(out.Seconds, float64(longest)/1e9)
 	}
 	if r.restart.done != nil {
 		select {
@@ -330,7 +335,7 @@ func (r *runner) outcome(rep *Report) {
 	}
 	if r.scenario.event == restartEvent && out.Seconds == 0 && rep.Counts[countNames[ended]] == 0 {
 		rep.Verdict.Invalid = append(rep.Verdict.Invalid,
-			"no outage was seen, so nothing is known about a restart")
+			"no outage was seen, so nothing is known about one")
 	}
 	if out.Seconds > 0 {
 		rep.Outage = &out

@@ -62,7 +62,7 @@ type restartResult struct {
 // Workers.
 func (r *runner) populate() error {
 	o := r.o
-	addr, host, err := o.target()
+	targets, err := o.targets()
 	if err != nil {
 		return err
 	}
@@ -78,7 +78,7 @@ func (r *runner) populate() error {
 		if err != nil {
 			return err
 		}
-		w := newWorker(r, i, net, addr, host)
+		w := newWorker(r, i, net, targets)
 		r.workers = append(r.workers, w)
 		own := make([]float64, 0, o.Users/o.Workers+1)
 		for u := i; u < o.Users; u += o.Workers {
@@ -91,7 +91,7 @@ func (r *runner) populate() error {
 		w.shuffle(own)
 		w.makeLists(o.ListPopulation/o.Workers, i)
 		for c := i; c < o.Connections; c += o.Workers {
-			w.sender.add(&link{source: o.source(c)})
+			w.sender.add(&link{node: len(w.sender.links) % len(targets), source: o.source(c)})
 		}
 	}
 	return nil
@@ -117,6 +117,7 @@ func (r *runner) peak() float64 {
 func (w *worker) follow(streams int) {
 	for range streams {
 		s := w.streams.follow(uint32(len(w.crowd.users) - 1))
+		s.node = len(w.streams.all) % len(w.reactor.targets)
 		s.source = w.o.source(len(w.streams.watches)*w.o.Workers + w.index)
 		s.slow = w.o.SlowShare > 0 && w.rng.Float64() < w.o.SlowShare
 		w.streams.watches = append(w.streams.watches, s)

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"strings"
 	"sync"
@@ -390,6 +391,53 @@ func TestRestartIsSurvived(t *testing.T) {
 	wantClean(t, rep)
 	if rep.Outage == nil || rep.Counts["streams_ended"] == 0 {
 		t.Errorf("outage %v, counts %v", rep.Outage, rep.Counts)
+	}
+}
+
+// TestNodeLossIsSurvived ends one of two listeners under the run, with the connections of half of
+// the heartbeats and streams: the others go on, and the streams that were cut come back there.
+func TestNodeLossIsSurvived(t *testing.T) {
+	t.Parallel()
+	for name, cursors := range map[string]bool{"streams": false, "lists": true} {
+		t.Run(name, func(t *testing.T) {
+			s := startFake(t, fault{})
+			node := httptest.NewServer(s)
+			t.Cleanup(func() {
+				node.CloseClientConnections()
+				node.Close()
+			})
+			o := smallRun(t, s)
+			if cursors {
+				o = listRun(t, s)
+			}
+			o.Target, o.Scenario = node.URL+","+s.url, "node-loss"
+			o.Duration = 4 * time.Second
+			o.Restart = func() error {
+				node.Listener.Close()
+				node.CloseClientConnections()
+				return nil
+			}
+			rep := mustRun(t, o)
+			wantClean(t, rep)
+			if rep.Counts["streams_ended"] == 0 || rep.Counts["connect_failures"] == 0 {
+				t.Errorf("nothing was lost: %v", rep.Counts)
+			}
+		})
+	}
+}
+
+// TestGapOfSeveralNodes: a heartbeat that is refused at first is the outage, though others are
+// accepted meanwhile.
+func TestGapOfSeveralNodes(t *testing.T) {
+	t.Parallel()
+	s := startFake(t, fault{busy: 5})
+	o := smallRun(t, s)
+	o.Target = s.url + "," + s.url
+	rep := mustRun(t, o)
+	wantClean(t, rep)
+	const pause = 0.08 // at least, before a refused one is sent again
+	if rep.Outage == nil || rep.Outage.Seconds < pause {
+		t.Errorf("outage %+v, counts %v", rep.Outage, rep.Counts)
 	}
 }
 

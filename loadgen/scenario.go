@@ -28,7 +28,7 @@ const (
 	noEvent      event = iota
 	cutStreams         // every stream hangs up and connects again at once
 	silence            // the silent devices all stop at one instant
-	restartEvent       // the server is restarted
+	restartEvent       // the server is restarted, or a node of several is lost
 )
 
 // phase is a stretch of the run with one offered rate, measured apart.
@@ -112,6 +112,17 @@ var scenarios = []scenario{
 		phases:   halves("before", "restart"),
 		event:    restartEvent,
 		eventAt:  0.5,
+	}, {
+		name: "node-loss",
+		help: "in the middle a node of several is lost, by --restart-command or by you; the " +
+			"others must go on with all that was acknowledged",
+		defaults: func(o *Options) {
+			option.Default(&o.StreamsPerUser, 1)
+			option.Default(&o.Timeout, 3*time.Second)
+		},
+		phases:  halves("before", "node lost"),
+		event:   restartEvent,
+		eventAt: 0.5,
 	},
 }
 

@@ -12,8 +12,8 @@ type sender struct {
 	ledger   *ledger
 	arrivals *arrivals
 
-	request  requestTemplate
-	batch    batchTemplate
+	requests []requestTemplate // by node
+	batches  []batchTemplate   // by node
 	gatherer gatherer
 
 	links   []*link

@@ -13,6 +13,7 @@ import (
 type stream struct {
 	streams *streams
 	reader  reader
+	node    int // which of the targets
 	source  netip.Addr
 	sock    socket
 	id      socketID
@@ -40,6 +41,8 @@ type reader interface {
 	read(bytes int)
 	// ended is called when the server ends the stream.
 	ended()
+	// moved is called when the next connection goes to another node: the client begins anew.
+	moved()
 	// frames takes the whole frames of data and returns what is left.
 	frames(data []byte) (rest []byte)
 }
@@ -69,7 +72,7 @@ func (w *stream) open() {
 	if w.slow {
 		receiveBuffer = 4096
 	}
-	sock, id, err := s.reactor.open(w, w.source, receiveBuffer)
+	sock, id, err := s.reactor.open(w, w.node, w.source, receiveBuffer)
 	if err != nil {
 		w.failed()
 		return
@@ -248,6 +251,7 @@ func (w *stream) failed() {
 	s := w.streams
 	s.meter.count(streamFailures, 1)
 	w.close(true)
+	w.move()
 	w.tries++
 	s.after(s.backoff(w.tries), func() { w.reopen(w.due) })
 }
@@ -266,8 +270,17 @@ func (w *stream) over() {
 		delay = w.retryMS * 1e6
 	}
 	w.close(true)
+	w.move()
 	due := s.now + delay
 	s.timers.add(due, func() { w.reopen(due) })
+}
+
+// move takes a stream whose server failed or sent it away to the next node, as a balancer does.
+func (w *stream) move() {
+	if n := len(w.streams.reactor.targets); n > 1 {
+		w.node = (w.node + 1) % n
+		w.reader.moved()
+	}
 }
 
 // reopen connects a stream that is down.

@@ -21,9 +21,8 @@ type streams struct {
 	all      []*stream     // of both
 	toOpen   fifo[*stream] // streams that are due to connect
 	swept    swept
-	renewals renewals
-	host     string
-	suffix   []byte // of frames
+	renewals []renewals // by node
+	suffix   []byte     // of frames
 	scratch  []byte
 	scanned  int64      // when settled last looked
 	down     int        // streams that were not up at the end
@@ -102,12 +101,15 @@ func (s *streams) mint(u *user) error {
 	return nil
 }
 
+// hostOf is what a stream says in Host.
+func (s *streams) hostOf(w *stream) string { return s.reactor.targets[w.node].host }
+
 // requestOf is the request for a user's stream, valid until the next call.
-func (s *streams) requestOf(u *user) []byte {
+func (s *streams) requestOf(u *user, on *stream) []byte {
 	b := append(s.scratch[:0], "GET "+wire.StreamPath+"?user_id="...)
 	b = append(b, u.text...)
 	b = append(b, " HTTP/1.1\r\nHost: "...)
-	b = append(b, s.host...)
+	b = append(b, s.hostOf(on)...)
 	b = append(b, "\r\nAccept: text/event-stream\r\nAuthorization: Bearer "...)
 	b = append(b, u.token...)
 	b = append(b, "\r\n\r\n"...)

@@ -40,6 +40,7 @@ func (c *checks) done() bool {
 	for len(c.active) < activeChecks && len(c.users) > 0 {
 		w := c.streams.follow(c.users[0])
 		w.check, w.source = true, c.o.source(len(c.users))
+		w.node = len(c.users) % len(c.streams.reactor.targets)
 		c.users = c.users[1:]
 		c.active = append(c.active, w)
 		w.openSoon(c.now)

@@ -50,6 +50,7 @@ func (c *resumeChecks) done() bool {
 		}
 		fresh := c.streams.newList(l.users, l.byUsers, l.digest)
 		fresh.check, fresh.source = true, l.source
+		fresh.node = (l.node + 1) % len(c.streams.reactor.targets)
 		c.active = append(c.active, &resumeCheck{list: l, fresh: fresh, since: c.now})
 		fresh.openSoon(c.now)
 	}

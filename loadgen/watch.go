@@ -36,7 +36,7 @@ func (w *watch) ask() ([]byte, error) {
 		return nil, err
 	}
 	w.owe()
-	return s.requestOf(u), nil
+	return s.requestOf(u, &w.stream), nil
 }
 
 // owe notes which devices the snapshot must have.
@@ -61,6 +61,8 @@ func (w *watch) admitted([]byte) { w.complete() }
 func (w *watch) read(int) {}
 
 func (w *watch) ended() {}
+
+func (w *watch) moved() { clear(w.shown) }
 
 // frames cuts the body into frames.
 func (w *watch) frames(data []byte) (rest []byte) {

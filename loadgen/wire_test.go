@@ -9,7 +9,6 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"net/http/httputil"
-	"net/netip"
 	"strings"
 	"testing"
 	"time"
@@ -213,7 +212,7 @@ func chunkOf(data []byte) []byte { return fmt.Appendf(nil, "%x\r\n%s\r\n", len(d
 func benchWatch() (*worker, *watch) {
 	o := &Options{DevicesPerUser: 1, Rate: 1, TTL: time.Hour, Grace: time.Second}
 	r := &runner{o: o, orders: &orders{seqBase: 1739030400000000}, plan: []phase{{end: never}}}
-	w := newWorker(r, 0, nil, netip.AddrPort{}, "")
+	w := newWorker(r, 0, nil, []target{{}})
 	w.crowd.add(o, w.rng, 1)
 	w.follow(1)
 	w.crowd.users[0].prefix = framePrefix(w.crowd.users[0].text)

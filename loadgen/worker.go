@@ -3,7 +3,6 @@ package loadgen
 import (
 	"fmt"
 	"math/rand/v2"
-	"net/netip"
 	"time"
 
 	"rollcall/wire"
@@ -37,28 +36,33 @@ type worker struct {
 }
 
 // newWorker joins the parts. plan is copied.
-func newWorker(r *runner, index int, net sockets, addr netip.AddrPort, host string) *worker {
+func newWorker(r *runner, index int, net sockets, targets []target) *worker {
 	o := r.o
 	w := &worker{index: index, scenario: r.scenario}
 	t := &w.turn
 	*t = turn{o: o, run: r.orders, rng: rand.New(rand.NewPCG(o.Seed, uint64(index+1)))}
 	w.meter = newMeter(t, r.plan)
-	w.reactor = reactor{net: net, addr: addr, input: make([]byte, 256<<10)}
+	w.reactor = reactor{net: net, targets: targets, input: make([]byte, 256<<10)}
 	w.oracle = oracle{turn: t, crowd: &w.crowd, meter: &w.meter, outage: &w.outage}
 	w.ledger = newLedger(t, &w.crowd, &w.meter, &w.oracle, &w.outage)
 	w.arrivals = arrivals{turn: t, crowd: &w.crowd, meter: &w.meter, ledger: &w.ledger,
 		nextDue: never}
 	w.sender = sender{turn: t, meter: &w.meter, oracle: &w.oracle, outage: &w.outage,
 		reactor: &w.reactor, ledger: &w.ledger, arrivals: &w.arrivals,
-		request: newTemplate(host, wire.HeartbeatPath, o.IngestToken, o.TTL),
-		batch:   newBatchTemplate(host, wire.HeartbeatsPath, o.IngestToken, o.TTL),
 		gatherer: gatherer{turn: t, crowd: &w.crowd, meter: &w.meter, ledger: &w.ledger,
 			arrivals: &w.arrivals}}
 	w.ledger.retried = w.sender.retried
 	w.streams = streams{turn: t, crowd: &w.crowd, meter: &w.meter, oracle: &w.oracle,
-		outage: &w.outage, reactor: &w.reactor, host: host,
+		outage: &w.outage, reactor: &w.reactor,
 		suffix: frameSuffix(o.TTL.Milliseconds()), checked: newHistogram()}
-	w.streams.renewals = renewals{turn: t, streams: &w.streams}
+	for node, to := range targets {
+		w.sender.requests = append(w.sender.requests,
+			newTemplate(to.host, wire.HeartbeatPath, o.IngestToken, o.TTL))
+		w.sender.batches = append(w.sender.batches,
+			newBatchTemplate(to.host, wire.HeartbeatsPath, o.IngestToken, o.TTL))
+		w.streams.renewals = append(w.streams.renewals,
+			renewals{turn: t, streams: &w.streams, node: node})
+	}
 	w.checks = checks{turn: t, crowd: &w.crowd, oracle: &w.oracle, streams: &w.streams}
 	w.resumes = resumeChecks{turn: t, oracle: &w.oracle, streams: &w.streams}
 	w.flips = flips{turn: t, crowd: &w.crowd}

@@ -25,13 +25,13 @@ type loadCmd struct {
 }
 
 type loadRunCmd struct {
-	Target         string        `group:"What" default:"http://127.0.0.1:8787" placeholder:"URL" help:"The server (${default})."`
+	Target         []string      `group:"What" default:"http://127.0.0.1:8787" placeholder:"URL" help:"The server, or several: the nodes of a cluster. Connections and streams are spread over them (${default})."`
 	Scenario       string        `group:"What" default:"steady" placeholder:"NAME" help:"What happens: one of the names above (${default})."`
 	Closed         bool          `group:"What" help:"Closed loop: send when the last one is answered. Finds the peak; its latencies mean nothing."`
 	RampTo         float64       `group:"What" placeholder:"N" help:"ramp: heartbeats per second of the last step (30 × the rate)."`
 	KneeP99        time.Duration `group:"What" name:"knee-p99" placeholder:"TIME" help:"ramp: the slowest p99 that counts as keeping up (100ms)."`
 	SpikeBy        float64       `group:"What" placeholder:"N" help:"spike: how many times the rate (5)."`
-	RestartCommand string        `group:"What" placeholder:"CMD" help:"restart: run this in a shell in the middle. Without it, restart the server yourself."`
+	RestartCommand string        `group:"What" placeholder:"CMD" help:"restart, node-loss: run this in a shell in the middle. Without it, restart the server, or end the node, yourself."`
 
 	Users          int           `group:"Crowd" placeholder:"N" help:"Users (1000)."`
 	DevicesPerUser int           `group:"Crowd" placeholder:"N" help:"Devices of each (10)."`
@@ -195,7 +195,7 @@ func listToken(key, subject string, users [][16]byte, valid time.Duration) (stri
 // settings is the options that flags set.
 func (c loadRunCmd) settings(ingestToken string) loadgen.Options {
 	return loadgen.Options{
-		Target:      c.Target,
+		Target:      strings.Join(c.Target, ","),
 		IngestToken: ingestToken,
 		Scenario:    c.Scenario,
 		Closed:      c.Closed,

@@ -9,7 +9,7 @@ import (
 func TestLoadRefusesWrongOptions(t *testing.T) {
 	t.Setenv(ingestTokenEnv, "ingest")
 	err := loadRunCmd{
-		Target: "http://127.0.0.1:1", NoVerify: true, Duration: -1,
+		Target: []string{"http://127.0.0.1:1"}, NoVerify: true, Duration: -1,
 		Lists: -1, ListTokenTTL: -1, FlipShare: -1,
 		WorseLatency: -0.1, WorseRate: -0.1, CompareFloorMS: -0.1,
 	}.Run()
