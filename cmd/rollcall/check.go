@@ -91,7 +91,7 @@ func (c serveCmd) check(w io.Writer, settings []setting) error {
 		}
 	}
 	unopened := &node{logger: slog.New(slog.DiscardHandler), clock: engine.NewClock(),
-		histograms: newHistograms(registry())}
+		histograms: newHistograms(registry(), c.Cluster.Node != "")}
 	unopened.reloader = newReloader(c, unopened.logger, sec)
 	var peers []peer
 	if c.Cluster.Node != "" {
@@ -153,7 +153,7 @@ func (c serveCmd) print(
 	for _, p := range peers {
 		row(p.what, p.addr)
 	}
-	if what, origin := processMemory().describe(); what != "" {
+	if what, origin := processMemory(c.Cluster.Node != "").describe(); what != "" {
 		fmt.Fprintln(table, "Memory")
 		row(what, origin)
 	}

@@ -152,3 +152,17 @@ func (f clusterFlags) config(own *certificate) (*tls.Config, error) {
 		ClientAuth: tls.RequireAndVerifyClientCert,
 	}, nil
 }
+
+// leastThreads is how many threads of a node of a cluster may run Go at a time, at least. A sync
+// holds one until the disk is done, the logs of partitions sync independently of each other, and on
+// a machine with two processors two syncs would hold up all else.
+const leastThreads = 4
+
+// threads is how many threads may run Go at a time where there are so many processors. GOMAXPROCS
+// in the environment is the operator's word.
+func (c serveCmd) threads(processors int) int {
+	if c.Cluster.Node == "" || os.Getenv("GOMAXPROCS") != "" {
+		return processors
+	}
+	return max(processors, leastThreads)
+}

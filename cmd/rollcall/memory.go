@@ -31,6 +31,11 @@ const (
 	// 90 of its place in two indexes. Each device may have one of its own.
 	sourceHeapBytes = 220
 
+	// clusterBytes is what a node of a cluster takes more, all of it on Go's heap: the server of
+	// the replicated logs, an engine without a device for each partition, what is on its way to
+	// others.
+	clusterBytes = 64 << 20
+
 	// leastDevices may always be known, however little memory there is.
 	leastDevices = 1000
 	// mostDevices is what the table can address.
@@ -44,15 +49,20 @@ type memory struct {
 	// heap is GOMEMLIMIT, the operator's word about Go's heap alone; 0: not set
 	heap int64
 	err  error // the cgroup's limit could not be read
+	// clustered says that the process is a node of a cluster. It may hold the devices of the users
+	// that it owns and, once more, those of the users that its streams follow.
+	clustered bool
 }
 
 // processMemory finds the limit of this process.
-func processMemory() memory {
+func processMemory(clustered bool) memory {
 	heap := int64(0)
 	if os.Getenv("GOMEMLIMIT") != "" {
 		heap = debug.SetMemoryLimit(-1)
 	}
-	return memoryOf(memlimit.FromCgroup, memlimit.FromSystem, heap)
+	m := memoryOf(memlimit.FromCgroup, memlimit.FromSystem, heap)
+	m.clustered = clustered
+	return m
 }
 
 // memoryOf takes the lower of two limits: of the cgroup, with those above it, and of the machine.
@@ -82,12 +92,25 @@ func (m memory) devices() int {
 	}
 	n := uint64(mostDevices)
 	if m.limit > 0 {
-		n = min(n, above(m.limit, baseBytes)/4*3/(deviceBytes+sourceHeapBytes))
+		n = min(n, above(m.limit, m.base())/4*3/(deviceBytes+sourceHeapBytes))
 	}
 	if m.heapLimited() {
-		n = min(n, above(uint64(m.heap), heapBaseBytes)/(deviceHeapBytes+sourceHeapBytes))
+		n = min(n, above(uint64(m.heap), m.heapBase())/(deviceHeapBytes+sourceHeapBytes))
+	}
+	if m.clustered {
+		n /= 2
 	}
 	return int(max(n, leastDevices))
+}
+
+// base is what the process takes without a device, and heapBase the part of it on Go's heap.
+func (m memory) base() uint64 { return baseBytes - heapBaseBytes + m.heapBase() }
+
+func (m memory) heapBase() uint64 {
+	if m.clustered {
+		return heapBaseBytes + clusterBytes
+	}
+	return heapBaseBytes
 }
 
 // heapLimited reports whether GOMEMLIMIT is set and not "off".
@@ -110,11 +133,14 @@ func (m memory) heapLimit() int64 {
 		return 0
 	}
 	others := uint64(m.devices())*entryBytes + (baseBytes - heapBaseBytes) + m.limit/8
-	return int64(max(above(m.limit, others), heapBaseBytes))
+	if m.clustered {
+		others += uint64(m.devices()) * entryBytes
+	}
+	return int64(max(above(m.limit, others), m.heapBase()))
 }
 
 // recovery is about how much memory a recovery of so many devices takes that share their sources.
-func (m memory) recovery(devices uint64) uint64 { return baseBytes + devices*deviceBytes }
+func (m memory) recovery(devices uint64) uint64 { return m.base() + devices*deviceBytes }
 
 // apply tells the collector its limit.
 func (m memory) apply() {
@@ -136,21 +162,22 @@ func (m memory) log(logger *slog.Logger, asked int) {
 	logger.Info("memory", "limit_bytes", m.limit, "from", m.origin(), "devices_fit", fit,
 		"max_devices", m.maxDevices(asked), "heap_limit_bytes", debug.SetMemoryLimit(-1))
 	if asked > fit {
-		need := baseBytes + uint64(asked)*(deviceBytes+sourceHeapBytes)
+		need := m.base() + uint64(asked)*(deviceBytes+sourceHeapBytes)
 		logger.Warn("--max-devices permits more devices than fit if each has a source of its own: "+
 			"the system may kill the process",
 			"max_devices", asked, "devices_fit", fit,
 			"needs_bytes", need/3*4, "remedy", "raise the memory limit")
 	}
-	if m.limit > 0 && m.limit < baseBytes {
+	if m.limit > 0 && m.limit < m.base() {
 		logger.Warn("the memory limit is below what the server takes without a device",
-			"limit_bytes", m.limit, "needs_bytes", baseBytes, "remedy", "raise the memory limit")
+			"limit_bytes", m.limit, "needs_bytes", m.base(), "remedy", "raise the memory limit")
 	}
 }
 
 // origin names what bounds the devices.
 func (m memory) origin() string {
-	if without := (memory{limit: m.limit}).devices(); m.heapLimited() && without != m.devices() {
+	without := memory{limit: m.limit, clustered: m.clustered}
+	if m.heapLimited() && without.devices() != m.devices() {
 		return "GOMEMLIMIT"
 	}
 	return m.source

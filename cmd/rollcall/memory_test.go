@@ -41,7 +41,7 @@ func TestMemoryLimit(t *testing.T) {
 			t.Errorf("%s: %+v", name, m)
 		}
 	}
-	if m := processMemory(); m.err != nil {
+	if m := processMemory(false); m.err != nil {
 		t.Errorf("of this process: %+v", m)
 	}
 }
@@ -76,6 +76,7 @@ func TestDevicesThatFit(t *testing.T) {
 		"GOMEMLIMIT":   {memory{limit: 4 << 30, source: "s", heap: 104 * mib}, 209192, 0, "GOMEMLIMIT"},
 		"a large one":  {memory{limit: 110 * mib, source: "s", heap: 1 << 40}, 98106, 0, "s"},
 		"switched off": {memory{limit: 110 * mib, source: "s", heap: math.MaxInt64}, 98106, 0, "s"},
+		"a node":       {memory{limit: 1 << 30, source: "s", clustered: true}, 721555, 775819712, "s"},
 		"heap alone":   {memory{heap: 104 * mib}, 209192, 0, "GOMEMLIMIT"},
 	} {
 		if n := c.m.devices(); n != c.devices {

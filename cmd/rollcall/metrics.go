@@ -32,7 +32,9 @@ func registry() *prometheus.Registry {
 // histograms observe single events of the other packages. Each call costs some tens of nanoseconds
 // and comes once per batch, or per expiry: never per heartbeat or frame.
 type histograms struct {
-	lateness, delivery, commitRecords, commitSeconds prometheus.Histogram
+	lateness, delivery prometheus.Histogram
+	// of the log: its commits, or in a cluster the appends to all logs
+	commitRecords, commitSeconds prometheus.Histogram
 }
 
 // fastSeconds are the bounds of what takes less than a millisecond on an idle machine and must not
@@ -41,7 +43,15 @@ var fastSeconds = []float64{
 	.0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10,
 }
 
-func newHistograms(r *prometheus.Registry) *histograms {
+func newHistograms(r *prometheus.Registry, clustered bool) *histograms {
+	records, seconds := "log_commit_records", "log_commit_seconds"
+	recordsHelp, secondsHelp := "Records committed at once.",
+		"How long the write of a batch, and its sync where one was due, took."
+	if clustered {
+		records, seconds = "append_records", "append_seconds"
+		recordsHelp, secondsHelp = "Records appended at once to the log of a partition.",
+			"How long an append took, until most replicas had it."
+	}
 	histogram := func(name, help string, bounds []float64) prometheus.Histogram {
 		h := prometheus.NewHistogram(prometheus.HistogramOpts{Name: "rollcall_" + name, Help: help,
 			Buckets: bounds})
@@ -54,10 +64,8 @@ func newHistograms(r *prometheus.Registry) *histograms {
 		delivery: histogram("delivery_seconds",
 			"From the receipt of a batch's first heartbeat to the last write of the batch to a "+
 				"user's streams.", fastSeconds),
-		commitRecords: histogram("log_commit_records",
-			"Records committed at once.", prometheus.ExponentialBuckets(1, 4, 9)),
-		commitSeconds: histogram("log_commit_seconds",
-			"How long the write of a batch, and its sync where one was due, took.", fastSeconds),
+		commitRecords: histogram(records, recordsHelp, prometheus.ExponentialBuckets(1, 4, 9)),
+		commitSeconds: histogram(seconds, secondsHelp, fastSeconds),
 	}
 }
 

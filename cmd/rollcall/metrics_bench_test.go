@@ -38,7 +38,7 @@ func benchMetrics(b *testing.B, mode wal.SyncMode, on bool) {
 	logOptions := wal.Options{Sync: mode, Logger: logger}
 	options := engine.Options{Logger: logger}
 	if on {
-		h := newHistograms(registry())
+		h := newHistograms(registry(), false)
 		logOptions.ObserveCommit = h.observeCommit
 		options.ObserveLateness, options.ObserveDelivery = h.lateness.Observe, h.delivery.Observe
 	}

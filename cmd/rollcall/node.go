@@ -52,11 +52,11 @@ func (c serveCmd) start(logger *slog.Logger, sec secrets, recovered func()) (*no
 func (n *node) start(c serveCmd, sec secrets, recovered func()) error {
 	n.limits = c.limits()
 	n.limits.log(n.logger, c.MaxStreams, acceptQueue())
-	n.memory = processMemory()
+	n.memory = processMemory(c.Cluster.Node != "")
 	n.memory.apply()
 	n.memory.log(n.logger, c.MaxDevices)
 	n.metrics = registry()
-	n.histograms = newHistograms(n.metrics)
+	n.histograms = newHistograms(n.metrics, c.Cluster.Node != "")
 	n.reloader = newReloader(c, n.logger, sec)
 	if err := c.checkOptions(n, sec); err != nil {
 		return err
@@ -94,7 +94,7 @@ func (n *node) start(c serveCmd, sec secrets, recovered func()) error {
 	}
 	// A loop holds a thread, and one of GOMAXPROCS, while it waits for the kernel. Only now: what
 	// was made before is as large as the processors ask for.
-	runtime.GOMAXPROCS(runtime.GOMAXPROCS(0) + n.server.Loops())
+	runtime.GOMAXPROCS(c.threads(runtime.GOMAXPROCS(0)) + n.server.Loops())
 	go func() { n.served <- n.server.Serve(n.public) }()
 	n.giveBack = startGiveBack()
 	n.presence.SetRestart(restartTime(time.Since(processBegan)))
