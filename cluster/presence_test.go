@@ -1,0 +1,299 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"math/rand/v2"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/google/uuid"
+
+	"rollcall/cluster/bus"
+	"rollcall/cluster/bus/bustest"
+	"rollcall/cluster/forward"
+	"rollcall/cluster/partition"
+	"rollcall/engine"
+	"rollcall/internal/testseed"
+	"rollcall/wal"
+	"rollcall/wire"
+)
+
+// shared is the partitions of a test's nodes, with an engine for each.
+type shared struct {
+	t       testing.TB
+	engines []*engine.Engine
+
+	mu     sync.RWMutex
+	owners []string // guarded by mu
+}
+
+// view is the partitions as one node sees them.
+type view struct {
+	*shared
+	self string
+}
+
+func newShared(t testing.TB, count int, o engine.Options) *shared {
+	s := &shared{t: t, owners: make([]string, count)}
+	for range count {
+		s.engines = append(s.engines, newEngine(t, o))
+	}
+	return s
+}
+
+// newEngine starts an engine on a log in memory.
+func newEngine(t testing.TB, o engine.Options) *engine.Engine {
+	log, err := wal.Open("wal", wal.Options{FS: vfs.NewMem(),
+		SegmentBytes: 4 << 20, BufferBytes: 1 << 20})
+	if err != nil {
+		t.Fatal(err)
+	}
+	o.Shards, o.Logger = 4, slog.New(slog.DiscardHandler)
+	e, err := engine.New(log, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err = errors.Join(e.Recover(), e.Start()); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := errors.Join(e.Close(context.Background()), log.Close()); err != nil {
+			t.Error(err)
+		}
+	})
+	return e
+}
+
+func (s *shared) Of(user uuid.UUID) int { return partition.Of(user, len(s.engines)) }
+
+func (s *shared) Owner(p int) string {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.owners[p]
+}
+
+// move makes a node the owner of a partition; "": none is.
+func (s *shared) move(p int, to string) {
+	s.mu.Lock()
+	s.owners[p] = to
+	s.mu.Unlock()
+}
+
+func (v view) Mine(p int) (*engine.Engine, func(), bool) {
+	v.mu.RLock()
+	if v.owners[p] != v.self {
+		v.mu.RUnlock()
+		return nil, nil, false
+	}
+	return v.engines[p], v.mu.RUnlock, true
+}
+
+// noEdge holds nothing.
+type noEdge struct{ *engine.Follower }
+
+func (noEdge) Fresh(uuid.UUID) bool { return false }
+
+// three makes three nodes that share partitions.
+func three(t testing.TB, s *shared) (nodes []*presence, net *bustest.Net) {
+	net = bustest.New()
+	names := []string{"a", "b", "c"}
+	for i, name := range names {
+		f, err := engine.NewFollower(engine.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		n := newPresence(net.Node(name), len(s.engines), view{s, name}, noEdge{f},
+			forward.Options{Timeout: time.Minute})
+		t.Cleanup(n.close)
+		nodes = append(nodes, n)
+		for p := i; p < len(s.engines); p += len(names) {
+			s.move(p, name)
+		}
+	}
+	return nodes, net
+}
+
+func newHeartbeat(user, device uuid.UUID, seq uint64) engine.Heartbeat {
+	return engine.Heartbeat{Heartbeat: wire.Heartbeat{
+		User: user, Device: device, Status: engine.Online, Source: []byte("desktop"),
+		SentAtMS: 1_700_000_000_000, Seq: seq, TTLMS: 60_000,
+	}}
+}
+
+// add adds heartbeats to a batch in groups, each under its place.
+func add(b engine.Batch, hbs []engine.Heartbeat) {
+	for i := range hbs {
+		hbs[i].Index = i
+	}
+	for at := 0; at < len(hbs); at += engine.GroupSize {
+		b.Add(hbs[at:min(at+engine.GroupSize, len(hbs))])
+	}
+}
+
+// TestBatchIsOneEngines: batches over three nodes say what those of one engine say.
+func TestBatchIsOneEngines(t *testing.T) {
+	rng := testseed.Rand(t)
+	s := newShared(t, 7, engine.Options{MaxDevicesPerUser: 4})
+	nodes, _ := three(t, s)
+	single := newEngine(t, engine.Options{MaxDevicesPerUser: 4})
+	users, devices := make([]uuid.UUID, 40), make([]uuid.UUID, 6)
+	for _, ids := range [][]uuid.UUID{users, devices} {
+		for i := range ids {
+			ids[i] = uuid.New()
+		}
+	}
+	for range 30 {
+		hbs := make([]engine.Heartbeat, rng.IntN(2000))
+		for i := range hbs {
+			hbs[i] = newHeartbeat(users[rng.IntN(len(users))], devices[rng.IntN(len(devices))],
+				rng.Uint64N(50_000))
+		}
+		want, got := single.NewBatch(), nodes[rng.IntN(len(nodes))].NewBatch()
+		for _, b := range []engine.Batch{want, got} {
+			add(b, hbs)
+			if err := b.Settle(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if w, g := want.Counts(), got.Counts(); w.Accepted != g.Accepted || w.Stale != g.Stale ||
+			w.Unavailable != g.Unavailable || !errors.Is(g.Err, w.Err) {
+			t.Fatalf("%+v, not %+v", g, w)
+		}
+		if len(want.Rejections()) != len(got.Rejections()) {
+			t.Fatalf("%d rejections, not %d", len(got.Rejections()), len(want.Rejections()))
+		}
+		for i, w := range want.Rejections() {
+			g := got.Rejections()[i]
+			if g.Index != w.Index || g.Outcome != w.Outcome || g.LastSeq != w.LastSeq ||
+				!errors.Is(g.Err, w.Err) {
+				t.Fatalf("rejection %d: %+v, not %+v", i, g, w)
+			}
+		}
+		if at, full := got.Full(); full {
+			t.Fatalf("full from %d on", at)
+		}
+		want.Release()
+		got.Release()
+	}
+}
+
+// TestUnavailableLines: a partition without an owner refuses its own heartbeats and no others, and
+// the first of them is named in the end.
+func TestUnavailableLines(t *testing.T) {
+	s := newShared(t, 6, engine.Options{})
+	nodes, net := three(t, s)
+	s.move(1, "")  // none
+	s.move(2, "z") // out of reach
+	net.Drop(func(_, to string, _ bus.Subject, _ []byte) bool {
+		if to == "z" {
+			go nodes[0].down("z")
+		}
+		return false
+	})
+	hbs := make([]engine.Heartbeat, 600)
+	first, bad := -1, 0
+	for i := range hbs {
+		hbs[i] = newHeartbeat(uuid.New(), uuid.New(), 1)
+		if p := s.Of(hbs[i].User); p == 1 || p == 2 {
+			if bad++; first < 0 {
+				first = i
+			}
+		}
+	}
+	b := nodes[0].NewBatch()
+	defer b.Release()
+	add(b, hbs)
+	if _, full := b.Full(); full {
+		t.Error("full before it is settled")
+	}
+	if err := b.Settle(); err != nil {
+		t.Fatal(err)
+	}
+	at, full := b.Full()
+	counts := b.Counts()
+	if counts.Accepted != len(hbs)-bad || counts.Unavailable != bad || at != first || !full ||
+		!errors.Is(counts.Err, engine.ErrNotMine) {
+		t.Errorf("%+v, from %d on (%v), not %d of %d from %d on", counts, at, full, bad, len(hbs), first)
+	}
+}
+
+// gate admits so many new devices.
+type gate struct{ left, asked int }
+
+func (g *gate) AdmitsNew() bool {
+	g.asked++
+	g.left--
+	return g.left >= 0
+}
+
+// TestBatchAsksForNewDevices: its sender is asked once for each device that is not known, and what
+// it does not admit is refused.
+func TestBatchAsksForNewDevices(t *testing.T) {
+	s := newShared(t, 6, engine.Options{})
+	nodes, _ := three(t, s)
+	g := &gate{left: 100}
+	var hbs []engine.Heartbeat
+	for range 150 {
+		user, device := uuid.New(), uuid.New()
+		for seq := range uint64(3) {
+			hb := newHeartbeat(user, device, seq+1)
+			hb.Sender = g
+			hbs = append(hbs, hb)
+		}
+	}
+	for round, want := range []engine.Counts{
+		{Accepted: 300, Unavailable: 150}, {Stale: 300, Unavailable: 150},
+	} {
+		b := nodes[1].NewBatch()
+		add(b, hbs)
+		if err := b.Settle(); err != nil {
+			t.Fatal(err)
+		}
+		got := b.Counts()
+		if !errors.Is(got.Err, engine.ErrTooManyNew) {
+			t.Errorf("round %d: %v", round, got.Err)
+		}
+		if got.Err = nil; got != want {
+			t.Errorf("round %d: %+v, not %+v", round, got, want)
+		}
+		if _, full := b.Full(); full {
+			t.Errorf("round %d: these need not come again", round)
+		}
+		b.Release()
+	}
+	if g.asked != 150+50 {
+		t.Errorf("asked %d times", g.asked)
+	}
+}
+
+// TestHeartbeatsAnywhere: each node takes every user's heartbeats, and refuses only while no node
+// has the user's partition.
+func TestHeartbeatsAnywhere(t *testing.T) {
+	s := newShared(t, 6, engine.Options{})
+	nodes, _ := three(t, s)
+	for seq := range uint64(100) {
+		hb := newHeartbeat(uuid.UUID{7}, uuid.UUID{1}, seq+1)
+		p := s.Of(hb.User)
+		s.move(p, []string{"a", "b", "c"}[rand.IntN(3)])
+		if r := nodes[rand.IntN(3)].Heartbeat(&hb); r != (engine.Result{}) {
+			t.Fatalf("%+v", r)
+		}
+		s.move(p, "")
+		if r := nodes[rand.IntN(3)].Heartbeat(&hb); !errors.Is(r.Err, engine.ErrNotMine) {
+			t.Fatalf("without an owner: %+v", r)
+		}
+	}
+	s.move(s.Of(uuid.UUID{7}), "b")
+	err := nodes[0].Users([]uuid.UUID{{7}}, 10, func(u *engine.User) {
+		if u.Online != 1 || u.Devices[0].Seq != 100 {
+			t.Errorf("%+v", u)
+		}
+	})
+	if err != nil {
+		t.Error(err)
+	}
+}
