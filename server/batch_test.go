@@ -170,7 +170,7 @@ func TestBatchOutcomes(t *testing.T) {
 	const (
 		stale    = `{"line":%d,"status":409,"error":"invalid_payload","details":"Non-monotonic seq","last_seq":9007199254740991}`
 		unstored = `{"line":%d,"status":503,"error":"unavailable","details":"Heartbeat not stored"}`
-		notOwned = `{"line":%d,"status":503,"error":"unavailable","details":"Another node has this user"}`
+		notOwned = `{"line":%d,"status":503,"error":"unavailable","details":"The owner of this user is not in reach"}`
 		invalid  = `{"line":%d,"status":400,"error":"invalid_payload","details":"Invalid seq"}`
 	)
 	list := func(parts ...any) string {

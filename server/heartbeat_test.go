@@ -158,7 +158,7 @@ func TestHeartbeatOutcomes(t *testing.T) {
 	}
 	result = engine.Result{Outcome: engine.Unavailable, Err: fmt.Errorf("p7: %w", engine.ErrNotMine)}
 	got := r.send(t, heartbeatText(validBody))
-	got.check(t, 503, errorBody("unavailable", "Another node has this user"))
+	got.check(t, 503, errorBody("unavailable", "The owner of this user is not in reach"))
 	if after := got.header.Get("Retry-After"); after != "1" {
 		t.Errorf("Retry-After = %q, want 1", after)
 	}

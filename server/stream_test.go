@@ -322,7 +322,7 @@ func TestStreamTurnedAway(t *testing.T) {
 		{nil, broadcast.ErrDraining, "Server is about to stop"},
 		{nil, fmt.Errorf("wrapped: %w", broadcast.ErrTooMany), "Too many streams"},
 		{nil, broadcast.ErrTooManyOfUser, "Too many streams of this user"},
-		{nil, fmt.Errorf("p7: %w", engine.ErrNotMine), "Another node has this user"},
+		{nil, fmt.Errorf("p7: %w", engine.ErrNotMine), "The owner of this user is not in reach"},
 		{nil, errors.New("other"), "Stream not available"},
 		{notTaken, nil, "Stream not available"},
 	} {

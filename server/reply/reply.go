@@ -129,7 +129,7 @@ var rows = [Count]row{
 	TooManyNewDevices:    {429, wire.CodeRateLimited, "Too many new devices from this address"},
 	TooManyDevices:       {503, wire.CodeUnavailable, "Too many devices"},
 	TooManyDevicesOfUser: {429, wire.CodeRateLimited, "Too many devices of this user"},
-	NotOwned:             {503, wire.CodeUnavailable, "Another node has this user"},
+	NotOwned:             {503, wire.CodeUnavailable, "The owner of this user is not in reach"},
 
 	BatchDone: {200, "", "Batch"}, // its members are in batch.go, as are more of those below
 	UnknownBatchType: {415, wire.CodeInvalid,
