@@ -27,6 +27,8 @@ type giveBack struct {
 	cpu  func() (time.Duration, bool) // that the process has used; false: not known
 	gain func() (bytes, live uint64)  // what a collection and a return would bring, at most
 	free func()
+	// start gives back the pages of the start, once; nil: it was done.
+	start func()
 
 	looked time.Time     // when
 	used   time.Duration // of processors, by then
@@ -36,7 +38,8 @@ type giveBack struct {
 
 // startGiveBack looks every so often, until stop is called.
 func startGiveBack() (stop func()) {
-	g := &giveBack{cpu: processorTime, gain: memoryGain(), free: debug.FreeOSMemory}
+	g := &giveBack{cpu: processorTime, gain: memoryGain(), free: debug.FreeOSMemory,
+		start: releaseStartPages}
 	ended, done := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(done)
@@ -67,6 +70,10 @@ func (g *giveBack) look(now time.Time) {
 		g.quiet++
 	}
 	g.looked, g.used = now, used
+	if g.quiet > 0 && g.start != nil {
+		g.start()
+		g.start = nil
+	}
 	if g.quiet < quietLooks || now.Before(g.next) {
 		return
 	}

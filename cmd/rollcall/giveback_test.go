@@ -12,11 +12,13 @@ import (
 func TestGivesBackWhenQuiet(t *testing.T) {
 	var used, cost time.Duration
 	var bytes, live uint64
-	freed, now := 0, time.Unix(1000, 0)
+	freed, started, now := 0, 0, time.Unix(1000, 0)
 	g := &giveBack{
 		cpu:  func() (time.Duration, bool) { return used, true },
 		gain: func() (uint64, uint64) { return bytes, live },
 		free: func() { freed++; used += cost; bytes = 0 },
+
+		start: func() { started++ },
 	}
 	look := func(times int, busy float64) {
 		for range times {
@@ -34,6 +36,9 @@ func TestGivesBackWhenQuiet(t *testing.T) {
 	bytes, live = 8<<20, 20<<20
 	look(10, 0.2)
 	expect(0, "busy")
+	if started != 0 {
+		t.Error("a busy server gave the pages of its start back")
+	}
 	look(1, 0.01)
 	expect(0, "quiet for one look")
 	cost = 20 * time.Millisecond
@@ -52,6 +57,9 @@ func TestGivesBackWhenQuiet(t *testing.T) {
 	expect(2, "given back a while ago")
 	look(1, 0.01)
 	expect(3, "given back long ago")
+	if started != 1 {
+		t.Errorf("the pages of the start were given back %d times", started)
+	}
 }
 
 // TestMemoryGain: garbage and free memory are to gain, what lives is not.
