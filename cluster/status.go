@@ -6,6 +6,10 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+
+	"github.com/google/uuid"
+
+	"rollcall/cluster/partition"
 )
 
 // Status is what one node knows of the cluster at an instant: the answer of /clusterz. Times are
@@ -131,6 +135,14 @@ func (p *PartitionStatus) current() (n int) {
 		}
 	}
 	return n
+}
+
+// Of returns the partition of a user, or nil while the cluster is not made.
+func (s *Status) Of(user uuid.UUID) *PartitionStatus {
+	if len(s.Partitions) == 0 {
+		return nil
+	}
+	return &s.Partitions[partition.Of(user, len(s.Partitions))]
 }
 
 // Owned is how many partitions a node owns.
