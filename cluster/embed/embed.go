@@ -3,18 +3,215 @@
 package embed
 
 import (
+	"crypto/rand"
+	"crypto/subtle"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/url"
+	"os"
+	"strconv"
+	"sync/atomic"
+	"time"
+
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 )
 
-// Server is a node's NATS server, and the connection that this process has to it.
-type Server struct {
-	server *server.Server
-	conn   *nats.Conn
+const (
+	// MaxMessage is the most bytes that a message may have.
+	MaxMessage = 4 << 20
+	// startWithin is how long the server may take until it answers this process. What is on disk
+	// is read before that.
+	startWithin = 5 * time.Minute
+	// routePing is how often a silent route is asked for a sign of life; after two without one it
+	// is closed, so that a new one is made when the network is back.
+	routePing = 2 * time.Second
+	// unlimited is more than a disk has: what bounds the logs is the disk.
+	unlimited = 1 << 50
+	// user is the name with which a node shows its key.
+	user = "rollcall"
+	// systemUser is who may ask for what concerns servers, in this process.
+	systemUser = "system"
+	// noAddress is what a node says of where it can be reached, so that others connect only to the
+	// peers that they were given: connections there are refused.
+	noAddress = "127.0.0.1:1"
+)
+
+// Options of a Server. All but Keys, TLS and Quorum are required.
+type Options struct {
+	Node    string   // the server's name
+	Cluster string   // whose servers it accepts
+	Dir     string   // of the logs; "": it keeps none and takes part in none
+	Listen  string   // HOST:PORT for the other servers
+	Peers   []string // HOST:PORT of the other servers; the server itself may be among them
+	Keys    []string // the first is shown to other servers, all are accepted
+	TLS     *tls.Config
+	// Quorum acknowledges what a majority of the replicas have in memory. Default: what they have
+	// on stable storage.
+	Quorum bool
+	Logger *slog.Logger
 }
 
-// Conn is the connection to the server in this process.
+// Server is a node's NATS server, and the connections that this process has to it. Any goroutine
+// may call its methods.
+type Server struct {
+	server *server.Server
+	conn   *nats.Conn // for the logs
+	token  string
+	keys   atomic.Pointer[[]string]
+}
+
+// Start starts a server, and returns when it answers this process; the others may not be in reach
+// yet.
+func Start(o Options) (*Server, error) {
+	s := &Server{token: rand.Text()}
+	s.keys.Store(&o.Keys)
+	so, err := s.options(&o)
+	if err != nil {
+		return nil, err
+	}
+	if s.server, err = server.NewServer(so); err != nil {
+		return nil, fmt.Errorf("cluster/embed: %w", err)
+	}
+	s.server.SetLoggerV2(&logger{o.Logger}, false, false, false)
+	s.server.Start()
+	if !s.server.ReadyForConnections(startWithin) {
+		s.server.Shutdown()
+		return nil, fmt.Errorf("cluster/embed: the server on %s does not start", o.Listen)
+	}
+	if o.Dir != "" && !s.server.JetStreamEnabled() {
+		s.server.Shutdown()
+		return nil, fmt.Errorf("cluster/embed: the logs in %s cannot be opened", o.Dir)
+	}
+	if s.conn, err = s.Dial("log"); err != nil {
+		s.server.Shutdown()
+		return nil, err
+	}
+	return s, nil
+}
+
+// options are the server's.
+func (s *Server) options(o *Options) (*server.Options, error) {
+	host, port, err := net.SplitHostPort(o.Listen)
+	if err != nil {
+		return nil, fmt.Errorf("cluster/embed: %w", err)
+	}
+	system := server.NewAccount(server.DEFAULT_SYSTEM_ACCOUNT)
+	so := &server.Options{
+		ServerName: o.Node,
+		// Other processes do not connect, but the server wants to listen before it meets others.
+		Host: "127.0.0.1", Port: server.RANDOM_PORT,
+		Accounts: []*server.Account{system}, SystemAccount: system.Name,
+		Users: []*server.User{
+			{Username: user, Password: s.token},
+			{Username: systemUser, Password: s.token, Account: system},
+		},
+		NoSigs: true, NoFastProducerStall: true, DisableShortFirstPing: true,
+		MaxPayload: MaxMessage,
+		Routes:     s.routes(o),
+		Cluster: server.ClusterOpts{
+			Name: o.Cluster, Host: host, Advertise: noAddress, NoAdvertise: true, PoolSize: 1,
+			PingInterval: routePing, MaxPingsOut: 2,
+			Compression: server.CompressionOpts{Mode: server.CompressionOff},
+		},
+	}
+	if so.Cluster.Port, err = strconv.Atoi(port); err != nil {
+		return nil, fmt.Errorf("cluster/embed: %w", err)
+	}
+	if so.Cluster.Port == 0 {
+		so.Cluster.Port = server.RANDOM_PORT
+	}
+	if len(o.Keys) > 0 {
+		so.Cluster.Username, so.Cluster.Password = user, o.Keys[0]
+		so.Cluster.AuthTimeout = 2
+		so.CustomRouterAuthentication = keyCheck{s}
+	}
+	if o.TLS != nil {
+		so.Cluster.TLSConfig, so.Cluster.TLSTimeout = o.TLS.Clone(), 2
+	}
+	if o.Dir != "" {
+		if err := os.MkdirAll(o.Dir, 0o700); err != nil {
+			return nil, fmt.Errorf("cluster/embed: %w", err)
+		}
+		so.JetStream, so.StoreDir, so.SyncAlways = true, o.Dir, !o.Quorum
+		so.JetStreamMaxStore, so.JetStreamMaxMemory = unlimited, 64<<20
+	}
+	return so, nil
+}
+
+// routes are the peers as the server wants them.
+func (s *Server) routes(o *Options) (all []*url.URL) {
+	for _, peer := range o.Peers {
+		u := &url.URL{Scheme: "nats-route", Host: peer}
+		if len(o.Keys) > 0 {
+			u.User = url.UserPassword(user, o.Keys[0])
+		}
+		all = append(all, u)
+	}
+	return all
+}
+
+// SetKeys says which keys are accepted from now on. What is shown stays until the next start.
+func (s *Server) SetKeys(keys []string) { s.keys.Store(&keys) }
+
+// keyCheck accepts servers that show a key.
+type keyCheck struct{ s *Server }
+
+// Check implements server.Authentication.
+func (k keyCheck) Check(c server.ClientAuthentication) bool {
+	shown := []byte(c.GetOpts().Password)
+	known := 0
+	for _, key := range *k.s.keys.Load() {
+		known |= subtle.ConstantTimeCompare(shown, []byte(key))
+	}
+	return known == 1
+}
+
+// Dial makes one more connection to the server, in memory.
+func (s *Server) Dial(purpose string) (*nats.Conn, error) {
+	conn, err := nats.Connect("", nats.InProcessServer(s.server), nats.UserInfo(user, s.token),
+		nats.Name(purpose), nats.MaxReconnects(-1), nats.ReconnectWait(10*time.Millisecond),
+		nats.PingInterval(time.Minute))
+	if err != nil {
+		return nil, fmt.Errorf("cluster/embed: connect: %w", err)
+	}
+	return conn, nil
+}
+
+// Conn is the connection for the logs.
 func (s *Server) Conn() *nats.Conn { return s.conn }
 
 // Name is the node's name.
 func (s *Server) Name() string { return s.server.Name() }
+
+// Routes are the names of the servers that this one is connected to.
+func (s *Server) Routes() map[string]bool {
+	names := map[string]bool{}
+	if rs, err := s.server.Routez(nil); err == nil {
+		for _, r := range rs.Routes {
+			names[r.RemoteName] = true
+		}
+	}
+	return names
+}
+
+// ClusterAddr is where the server listens for others.
+func (s *Server) ClusterAddr() net.Addr {
+	if addr := s.server.ClusterAddr(); addr != nil {
+		return addr
+	}
+	return nil
+}
+
+// Close stops the server, and returns when it has closed its files.
+func (s *Server) Close() {
+	s.conn.Close()
+	s.server.Shutdown()
+	s.server.WaitForShutdown()
+}
+
+// ErrNoLogs says that the server was started without logs.
+var ErrNoLogs = errors.New("cluster/embed: the server keeps no logs")

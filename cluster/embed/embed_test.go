@@ -1,0 +1,118 @@
+package embed_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"path/filepath"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"rollcall/cluster/bus"
+	"rollcall/cluster/embed"
+	"rollcall/internal/testlog"
+	"rollcall/internal/testwait"
+)
+
+// addrs are addresses on loopback that were free a moment ago.
+func addrs(t *testing.T, n int) (list []string) {
+	for range n {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close()
+		list = append(list, l.Addr().String())
+	}
+	return list
+}
+
+// start starts a cluster of three servers, each with a bus.
+func start(t *testing.T, keys []string) (servers []*embed.Server, buses []*embed.Bus) {
+	if testing.Short() {
+		t.Skip("it starts three servers")
+	}
+	peers := addrs(t, 3)
+	dir := t.TempDir()
+	for i, addr := range peers {
+		name := fmt.Sprintf("n%d", i)
+		out := new(testlog.Output)
+		t.Cleanup(func() { if t.Failed() { t.Log(name, out) } })
+		s, err := embed.Start(embed.Options{
+			Node: name, Cluster: "c", Dir: filepath.Join(dir, name), Listen: addr, Peers: peers,
+			Keys: keys, Logger: out.Logger(),
+		})
+		if err != nil {
+			t.Fatal(err, out)
+		}
+		b, err := embed.NewBus(s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { b.Close(); s.Close() })
+		servers, buses = append(servers, s), append(buses, b)
+	}
+	return servers, buses
+}
+
+func TestThreeServers(t *testing.T) {
+	servers, buses := start(t, []string{"the key"})
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	a := servers[0]
+	config := jetstream.StreamConfig{
+		Name: "P0000", Subjects: []string{"log.0"}, Replicas: 3, Storage: jetstream.FileStorage,
+	}
+	testwait.Until(t, "a stream is made", func() bool { return a.Create(ctx, config) == nil })
+	if _, err := a.Stream(ctx, "P0001"); !errors.Is(err, embed.ErrNoStream) {
+		t.Fatal(err)
+	}
+	var led int
+	leader := func() bool {
+		led = slices.IndexFunc(servers, func(s *embed.Server) bool { return s.Leads("P0000") })
+		return led >= 0
+	}
+	testwait.Until(t, "the stream has a leader", leader)
+	to := servers[(led+1)%3].Name()
+	testwait.Until(t, "the leader steps down for another", func() bool {
+		_ = a.StepDown(ctx, "P0000", to)
+		return leader() && servers[led].Name() == to
+	})
+	testwait.Until(t, "the cluster has three servers", func() bool {
+		leader, all := a.Meta()
+		return leader != "" && len(all) == 3
+	})
+
+	got := make(chan string, 100)
+	buses[1].Handle("s", func(m bus.Message) {
+		if m.Reply != nil {
+			m.Reply(append(m.Data, '!'))
+			return
+		}
+		got <- m.From + " " + string(m.Data)
+	})
+	testwait.Until(t, "a request is answered", func() bool {
+		answer, err := buses[0].Request(ctx, "n1", "s", []byte("x"))
+		return err == nil && string(answer) == "x!"
+	})
+	if _, err := buses[0].Request(ctx, "n9", "s", nil); err != bus.ErrNoNode {
+		t.Fatal(err)
+	}
+	for i := range cap(got) {
+		if !buses[0].Send("n1", "s", fmt.Append(nil, i)) {
+			t.Fatal("no room for a small message")
+		}
+	}
+	for i := range cap(got) {
+		if text := testwait.For(t, "a message", got); text != fmt.Sprint("n0 ", i) {
+			t.Fatalf("message %d is %q", i, text)
+		}
+	}
+	if peers := buses[0].Peers(); !slices.Equal(peers, []string{"n1", "n2"}) {
+		t.Fatal(peers)
+	}
+}

@@ -1,0 +1,157 @@
+package embed
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// ErrNoStream says that there is no stream of this name.
+var ErrNoStream = errors.New("cluster/embed: there is no such stream")
+
+// noStream is the code of an answer about a stream that is not there.
+const noStream = 10059
+
+// apiTimeout is how long an answer of the API may take. There is none while what is asked about has
+// no leader.
+const apiTimeout = 3 * time.Second
+
+// global is the account that has the streams.
+const global = "$G"
+
+// Leads reports whether this server leads the raft group of a stream. It is cheap.
+func (s *Server) Leads(stream string) bool { return s.server.JetStreamIsStreamLeader(global, stream) }
+
+// Current reports whether this server's copy of a stream is current. It is cheap.
+func (s *Server) Current(stream string) bool {
+	return s.server.JetStreamIsStreamCurrent(global, stream)
+}
+
+// Stream returns what the leader of a stream tells of it, or ErrNoStream.
+func (s *Server) Stream(ctx context.Context, name string) (*jetstream.StreamInfo, error) {
+	info := new(jetstream.StreamInfo)
+	return info, s.ask(ctx, s.conn, "STREAM.INFO."+name, nil, info)
+}
+
+// Create makes a stream. One of the same configuration may be there already.
+func (s *Server) Create(ctx context.Context, c jetstream.StreamConfig) error {
+	return s.ask(ctx, s.conn, "STREAM.CREATE."+c.Name, c, nil)
+}
+
+// Update changes a stream's configuration.
+func (s *Server) Update(ctx context.Context, c jetstream.StreamConfig) error {
+	return s.ask(ctx, s.conn, "STREAM.UPDATE."+c.Name, c, nil)
+}
+
+// StepDown has the leader of a stream give it to another server, which has a current copy.
+func (s *Server) StepDown(ctx context.Context, stream, to string) error {
+	type placement struct {
+		Preferred string `json:"preferred"`
+	}
+	var body any
+	if to != "" {
+		body = map[string]placement{"placement": {to}}
+	}
+	return s.ask(ctx, s.conn, "STREAM.LEADER.STEPDOWN."+stream, body, nil)
+}
+
+// RemoveReplica has a server give up its copy of a stream; another one gets it if there is one.
+func (s *Server) RemoveReplica(ctx context.Context, stream, peer string) error {
+	return s.ask(ctx, s.conn, "STREAM.PEER.REMOVE."+stream, map[string]string{"peer": peer}, nil)
+}
+
+// RemoveServer has the cluster forget a server, which may not come back.
+func (s *Server) RemoveServer(ctx context.Context, name string) error {
+	conn, err := s.System()
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	return s.ask(ctx, conn, "SERVER.REMOVE", map[string]string{"peer": name}, nil)
+}
+
+// StepDownMeta has the leader of the cluster give that to another server.
+func (s *Server) StepDownMeta(ctx context.Context) error {
+	conn, err := s.System()
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	return s.ask(ctx, conn, "META.LEADER.STEPDOWN", nil, nil)
+}
+
+// Meta returns who leads the cluster, "" if none does, and the servers that it has, their names, in
+// reach or not, as far as this one knows.
+func (s *Server) Meta() (leader string, servers []string) {
+	jsz, err := s.server.Jsz(nil)
+	if err != nil || jsz.Meta == nil {
+		return "", nil
+	}
+	servers = append(servers, s.Name())
+	for _, r := range jsz.Meta.Replicas {
+		servers = append(servers, r.Name)
+	}
+	return jsz.Meta.Leader, servers
+}
+
+// LeadsMeta reports whether this server leads the cluster. It is cheap.
+func (s *Server) LeadsMeta() bool { return s.server.JetStreamIsLeader() }
+
+// ask makes one request of the API, and reads the answer into into unless that is nil.
+func (s *Server) ask(
+	ctx context.Context, conn *nats.Conn, what string, body, into any,
+) (err error) {
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("cluster/embed: %s: %w", what, err)
+		}
+	}()
+	if s.conn == nil {
+		return ErrNoLogs
+	}
+	var data []byte
+	if body != nil {
+		if data, err = json.Marshal(body); err != nil {
+			return err
+		}
+	}
+	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
+	defer cancel()
+	m, err := conn.RequestWithContext(ctx, "$JS.API."+what, data)
+	if err != nil {
+		return err
+	}
+	var answer struct {
+		Error *struct {
+			ErrCode     int    `json:"err_code"`
+			Description string `json:"description"`
+		} `json:"error"`
+	}
+	if err := json.Unmarshal(m.Data, &answer); err != nil {
+		return err
+	}
+	switch e := answer.Error; {
+	case e != nil && e.ErrCode == noStream:
+		return ErrNoStream
+	case e != nil:
+		return fmt.Errorf("%s (%d)", e.Description, e.ErrCode)
+	case into == nil:
+		return nil
+	}
+	return json.Unmarshal(m.Data, into)
+}
+
+// System makes a connection for what concerns servers, not streams. The caller closes it.
+func (s *Server) System() (*nats.Conn, error) {
+	conn, err := nats.Connect("", nats.InProcessServer(s.server), nats.Timeout(2*time.Second),
+		nats.UserInfo(systemUser, s.token), nats.Name("system"))
+	if err != nil {
+		return nil, fmt.Errorf("cluster/embed: connect: %w", err)
+	}
+	return conn, nil
+}
