@@ -75,7 +75,8 @@ func (b *Bus) Peers() []string {
 // Handle implements bus.Bus.
 func (b *Bus) Handle(s bus.Subject, fn func(m bus.Message)) {
 	sub, err := b.conn.Subscribe(b.subject(b.Self(), s)+"*", func(msg *nats.Msg) {
-		m := bus.Message{From: msg.Subject[strings.LastIndexByte(msg.Subject, '.')+1:], Data: msg.Data}
+		m := bus.Message{Data: msg.Data}
+		m.From = msg.Subject[strings.LastIndexByte(msg.Subject, '.')+1:]
 		if msg.Reply != "" {
 			m.Reply = func(data []byte) { _ = b.conn.Publish(msg.Reply, data) }
 		}

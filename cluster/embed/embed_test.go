@@ -41,7 +41,11 @@ func start(t *testing.T, keys []string) (servers []*embed.Server, buses []*embed
 	for i, addr := range peers {
 		name := fmt.Sprintf("n%d", i)
 		out := new(testlog.Output)
-		t.Cleanup(func() { if t.Failed() { t.Log(name, out) } })
+		t.Cleanup(func() {
+			if t.Failed() {
+				t.Log(name, out)
+			}
+		})
 		s, err := embed.Start(embed.Options{
 			Node: name, Cluster: "c", Dir: filepath.Join(dir, name), Listen: addr, Peers: peers,
 			Keys: keys, Logger: out.Logger(),

@@ -25,7 +25,9 @@ const apiTimeout = 3 * time.Second
 const global = "$G"
 
 // Leads reports whether this server leads the raft group of a stream. It is cheap.
-func (s *Server) Leads(stream string) bool { return s.server.JetStreamIsStreamLeader(global, stream) }
+func (s *Server) Leads(stream string) bool {
+	return s.server.JetStreamIsStreamLeader(global, stream)
+}
 
 // Current reports whether this server's copy of a stream is current. It is cheap.
 func (s *Server) Current(stream string) bool {
