@@ -74,6 +74,9 @@ func (s *Store) Exists() bool { return s.exists }
 // LSN is what the store is as of: it holds every change up to it.
 func (s *Store) LSN() uint64 { return s.lsn.Load() }
 
+// InLog is false: the store has files of its own.
+func (s *Store) InLog() bool { return false }
+
 // Load calls fn for each key in [lo, hi) in ascending order; hi nil means to the end. Key and value
 // are valid during the call.
 func (s *Store) Load(lo, hi []byte, fn func(key, value []byte) error) error {

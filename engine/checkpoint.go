@@ -191,6 +191,10 @@ func (c *checkpointer) checkpoint(stop <-chan struct{}) (written int, err error)
 	before := c.logged.Load()
 	forgetBefore := uint64(max(0, int64(c.trusted.look(c.clock()))-c.forgetAfter.Milliseconds()))
 	through := c.log.Appended()
+	since := c.store.LSN()
+	if c.store.InLog() {
+		since = 0 // the ranges of the checkpoint before go with the log
+	}
 	ranges := c.ranges()
 	buf := rangeBuffer{pace: pace{began: time.Now(), stop: stop}}
 	side := beside{newest: through}
@@ -200,7 +204,7 @@ func (c *checkpointer) checkpoint(stop <-chan struct{}) (written int, err error)
 			return written, errStopped
 		default:
 		}
-		n, err := c.writeRange(&buf, &side, r, ranges, c.store.LSN(), forgetBefore)
+		n, err := c.writeRange(&buf, &side, r, ranges, since, forgetBefore)
 		if err != nil {
 			return written, err
 		}

@@ -48,6 +48,7 @@ func (s *memStore) Clock() (uint64, error) { return 0, nil }
 func (s *memStore) SetEpochs([]byte) error     { return nil }
 func (s *memStore) Epochs() ([]byte, error)    { return nil, nil }
 func (s *memStore) SetForgotten([]byte) error  { return nil }
+func (s *memStore) InLog() bool                { return false }
 func (s *memStore) Forgotten() ([]byte, error) { return nil, nil }
 
 // Commit counts before it shows the LSN: a test that sees the LSN sees the commit counted.

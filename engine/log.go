@@ -8,7 +8,10 @@ import (
 // Log is what the engine needs of a write-ahead log. Package wal satisfies it; the methods mean
 // what they mean there.
 type Log interface {
-	// Replay calls apply for every record above LSN after, in order. Only before Start.
+	// Replay calls apply for every record above LSN after, in order. Of a store in the log it also
+	// calls it for each value, as Load would have it: the LSN that the value begins with, and the
+	// rest. The records that a value tells of came before, or are gone; values do not count as
+	// gaps. Only before Start.
 	Replay(after uint64, apply func(lsn uint64, record []byte) error) error
 	// Replayed is how far Replay is: the LSN of the next record, and bytes read, of how many. Any
 	// goroutine.
@@ -71,6 +74,10 @@ type Log interface {
 // methods mean what they mean there. A nil Store: the log is never shortened.
 type Store interface {
 	LSN() uint64
+	// InLog reports that the values lie in the log, between its records, from where Replay has
+	// them; Load has none. Each checkpoint then writes every range, since the log before it goes.
+	// Constant.
+	InLog() bool
 	// Start makes the store writable. Before, it is only read.
 	Start() error
 	Secret(fresh func() []byte) ([]byte, error)

@@ -92,11 +92,7 @@ func cutValue(value []byte) (lsn uint64, rec record.View, turn lastTurn, err err
 	switch {
 	case err != nil:
 	case len(rest) == turnBytes:
-		turn = lastTurn{
-			lsn:         binary.LittleEndian.Uint64(rest),
-			changedAtMS: binary.LittleEndian.Uint64(rest[8:]),
-			seenAtMS:    binary.LittleEndian.Uint64(rest[16:]),
-		}
+		turn = parseTurn(rest)
 	case len(rest) > 0:
 		err = fmt.Errorf("%w: %d bytes behind it", record.Err, len(rest))
 	case rec.Seen() > 0:
@@ -106,6 +102,14 @@ func cutValue(value []byte) (lsn uint64, rec record.View, turn lastTurn, err err
 		err = fmt.Errorf("LSN %d: %w", lsn, err)
 	}
 	return lsn, rec, turn, err
+}
+
+func parseTurn(b []byte) lastTurn {
+	return lastTurn{
+		lsn:         binary.LittleEndian.Uint64(b),
+		changedAtMS: binary.LittleEndian.Uint64(b[8:]),
+		seenAtMS:    binary.LittleEndian.Uint64(b[16:]),
+	}
 }
 
 // collect copies the devices of some shards, one shard after the other, and returns the newest LSN

@@ -58,10 +58,7 @@ func (r *recoverer) recover(now Instant) error {
 	}
 	r.progress.step.Store(stepLog)
 	replay := newReplayer(r, now)
-	err := r.log.Replay(through, func(lsn uint64, rec []byte) error {
-		r.checkpoints.noteLogged(int64(len(rec)))
-		return replay.add(lsn, rec)
-	})
+	err := r.log.Replay(through, replay.add)
 	if err = errors.Join(err, replay.close()); err != nil {
 		return fmt.Errorf("engine: recovery: %w", err)
 	}

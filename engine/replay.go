@@ -46,11 +46,18 @@ func newReplayer(recovery *recoverer, now Instant) *replayer {
 	return r
 }
 
-// add takes a record into the round. Errors are those of an earlier round.
+// add takes a record into the round, or what a value of a store in the log has behind its LSN.
+// Errors are those of an earlier round.
 func (r *replayer) add(lsn uint64, rec []byte) error {
-	v, err := record.Parse(rec)
+	v, turn, err := record.Cut(rec)
+	if err == nil && len(turn) != 0 && len(turn) != turnBytes {
+		err = fmt.Errorf("%w: %d bytes behind it", record.Err, len(turn))
+	}
 	if err != nil {
 		return fmt.Errorf("LSN %d: %w", lsn, err)
+	}
+	if len(turn) == 0 {
+		r.recovery.checkpoints.noteLogged(int64(len(rec)))
 	}
 	i := rangeOf(r.recovery.table.UserHash(v.User())) * len(r.appliers) / maxRanges
 	r.filling[i] = appendReplay(r.filling[i], lsn, rec)
@@ -60,16 +67,41 @@ func (r *replayer) add(lsn uint64, rec []byte) error {
 	return r.next()
 }
 
-// appendReplay and cutReplay are how records wait for their applier.
+// appendReplay and cutReplay are how records wait for their applier, and what values have behind
+// their LSN.
 func appendReplay(dst []byte, lsn uint64, rec []byte) []byte {
 	dst = binary.LittleEndian.AppendUint64(dst, lsn)
 	dst = binary.LittleEndian.AppendUint16(dst, uint16(len(rec)))
 	return append(dst, rec...)
 }
 
-func cutReplay(b []byte) (lsn uint64, rec record.View, rest []byte) {
+func cutReplay(b []byte) (c change, rest []byte) {
 	end := 10 + int(binary.LittleEndian.Uint16(b[8:]))
-	return binary.LittleEndian.Uint64(b), record.View(b[10:end]), b[end:]
+	rec, turn, err := record.Cut(b[10:end])
+	if err != nil {
+		panic("bug: " + err.Error()) // add has looked at it
+	}
+	c = change{lsn: binary.LittleEndian.Uint64(b), rec: rec}
+	if len(turn) > 0 {
+		c.stored, c.turn = true, parseTurn(turn)
+	}
+	return c, b[end:]
+}
+
+// change is what one record says, or one value of a store.
+type change struct {
+	lsn    uint64
+	rec    record.View
+	stored bool     // it is a value
+	turn   lastTurn // of a value
+}
+
+// said is what the store said with the record; nil: it is one of the log.
+func (c *change) said() *lastTurn {
+	if c.stored {
+		return &c.turn
+	}
+	return nil
 }
 
 // next waits for the round in progress and begins the one that was filled.
@@ -153,9 +185,9 @@ func (a *applier) applyAll(records []byte) {
 	for len(records) > 0 && a.err == nil && len(a.late) == 0 {
 		n := 0
 		for rest := records; len(rest) > 0 && n < GroupSize; n++ {
-			var r record.View
-			_, r, rest = cutReplay(rest)
-			a.found[n].User, a.found[n].Device = r.User(), r.Device()
+			var c change
+			c, rest = cutReplay(rest)
+			a.found[n].User, a.found[n].Device = c.rec.User(), c.rec.Device()
 		}
 		a.table.FindAll(a.found[:n])
 		records = a.applyFound(records, n)
@@ -165,8 +197,8 @@ func (a *applier) applyAll(records []byte) {
 // applyFound applies the next n records, whose devices were looked up, and returns the rest.
 func (a *applier) applyFound(records []byte, n int) (rest []byte) {
 	for i := range n {
-		lsn, rec, behind := cutReplay(records)
-		err := a.apply(lsn, rec, a.found[i].Ref, a.found[i].Entry, nil)
+		c, behind := cutReplay(records)
+		err := a.apply(c.lsn, c.rec, a.found[i].Ref, a.found[i].Entry, c.said())
 		if errors.Is(err, table.ErrFull) {
 			a.late = records
 			return nil
@@ -185,15 +217,11 @@ func (a *applier) applyFound(records []byte, n int) (rest []byte) {
 // only then do the others take theirs: the table as it is at the round's end has room for them.
 func (a *applier) applyLate(records []byte) error {
 	defer a.forgetSource()
-	type change struct {
-		lsn uint64
-		rec record.View
-	}
 	last := make(map[[2]uuid.UUID]change)
 	for len(records) > 0 {
-		lsn, rec, rest := cutReplay(records)
-		last[[2]uuid.UUID{rec.User(), rec.Device()}] = change{lsn, rec}
-		records = rest
+		var c change
+		c, records = cutReplay(records)
+		last[[2]uuid.UUID{c.rec.User(), c.rec.Device()}] = c
 	}
 	for _, c := range last {
 		if c.rec.Forget() {
@@ -202,7 +230,7 @@ func (a *applier) applyLate(records []byte) error {
 	}
 	for _, c := range last {
 		if !c.rec.Forget() {
-			if err := a.apply(c.lsn, c.rec, 0, nil, nil); err != nil {
+			if err := a.apply(c.lsn, c.rec, 0, nil, c.said()); err != nil {
 				return err
 			}
 		}
@@ -227,6 +255,9 @@ func (a *applier) apply(
 		}
 	}
 	if lsn <= entry.LSN() {
+		if stored != nil {
+			a.turned(user, *stored) // of another device, perhaps, and its record is gone
+		}
 		return nil
 	}
 	held, known := entry.Load()
