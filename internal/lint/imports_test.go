@@ -29,7 +29,8 @@ var mayImport = map[string][]string{
 	"datadir":    {"checkpoint", "wal"},
 	"feed":       {},
 
-	"jslog":             {"record"},
+	"jslog":             {},
+	"jslog/jslogtest":   {"jslog"},
 	"engine/enginetest": {"engine", "record"},
 
 	"cluster": {"cluster/bus", "cluster/embed", "cluster/forward", "cluster/partition",
