@@ -77,7 +77,13 @@ func (e *Edge) Receive(m bus.Message) {
 			err = errMessage
 		}
 	}
-	if err != nil && e.odd.Take() {
+	if err == nil {
+		return
+	}
+	e.mu.Lock()
+	e.counts.Unread++
+	e.mu.Unlock()
+	if e.odd.Take() {
 		e.o.Logger.Warn("a message of an owner cannot be taken: its users are asked for again",
 			"node", m.From, "partition", h.partition, "error", err)
 	}
@@ -243,7 +249,7 @@ func (e *Edge) finish(p *partition) {
 // certain notes that a doubt is over.
 func (e *Edge) certain(p *partition) {
 	if p.doubtNanos != 0 && p.doubted == 0 {
-		e.o.ObserveRewatch(float64(e.o.Clock.Nanos()-p.doubtNanos) / 1e9)
+		e.rewatch.Observe(float64(e.o.Clock.Nanos()-p.doubtNanos) / 1e9)
 		p.doubtNanos = 0
 	}
 }

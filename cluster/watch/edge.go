@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/prometheus/client_golang/prometheus"
 
 	"rollcall/cluster/bus"
 	"rollcall/engine"
@@ -71,9 +72,6 @@ type EdgeOptions struct {
 	// Gather is for how long streams that open are gathered before their users are asked for.
 	// Default: 1ms.
 	Gather time.Duration
-	// ObserveRewatch gets how long a partition was in doubt: from the loss, the silence or the
-	// claim until all of its users were told again. Default: none.
-	ObserveRewatch func(seconds float64)
 	// Logger gets what an operator should know. Default: slog.Default().
 	Logger *slog.Logger
 }
@@ -85,9 +83,6 @@ func (o EdgeOptions) withDefaults() (EdgeOptions, error) {
 	option.Default(&o.Linger, time.Minute)
 	option.Default(&o.Gather, time.Millisecond)
 	option.Default(&o.Logger, slog.Default())
-	if o.ObserveRewatch == nil {
-		o.ObserveRewatch = func(float64) {}
-	}
 	p := option.Problems{Package: "watch"}
 	p.When(o.Bus == nil, "Bus is missing")
 	p.When(o.Follower == nil, "Follower is missing")
@@ -103,7 +98,8 @@ func (o EdgeOptions) withDefaults() (EdgeOptions, error) {
 }
 
 // Edge is a node's side of all partitions: it watches the users of its streams at their owners and
-// tells the Follower what they say. Any goroutine may call its methods.
+// tells the Follower what they say. It is a prometheus.Collector. Any goroutine may call its
+// methods.
 //
 // Lock order: applying, mu. What a message says is applied with applying held, from the look at its
 // number until its users are marked as told; so do Owner, Pulsed and the ticks, and nothing else
@@ -112,6 +108,9 @@ type Edge struct {
 	o    EdgeOptions
 	ends ends          // of streams
 	odd  sample.Second // log lines of messages that cannot be read, or applied
+	// rewatch is how long partitions were in doubt: from the loss, the silence or the claim until
+	// all of its users had their states again.
+	rewatch prometheus.Histogram
 
 	applying sync.Mutex
 	scratch  scratch // guarded by applying
@@ -147,7 +146,7 @@ func NewEdge(o EdgeOptions) (*Edge, error) {
 		return nil, err
 	}
 	e := &Edge{
-		o: o, parts: make([]partition, o.Partitions),
+		o: o, parts: make([]partition, o.Partitions), rewatch: newRewatch(),
 		wake: make(chan struct{}, 1), stop: make(chan struct{}),
 	}
 	for i := range e.parts {
@@ -238,6 +237,7 @@ type Stats struct {
 	Silences   uint64 // an owner said nothing for too long
 	Claims     uint64 // a partition with users that are watched was claimed
 	Unanswered uint64 // streams that ended before the states of their users came
+	Unread     uint64 // messages that could not be read, or not be applied
 }
 
 // Stats reads the counters.
