@@ -29,6 +29,7 @@ type Engine struct {
 
 	streams streams // the own broadcaster, or none
 	events  Events  // the own broadcaster, or what Options.Events says
+	forgets Forgets // events, if it is one; else nil
 	source  broadcast.Source
 
 	// phase decides what Ready answers: recovering, then serving, then draining.
@@ -78,6 +79,7 @@ func New(log Log, o Options) (*Engine, error) {
 		d.table.Close()
 		return nil, err
 	}
+	e.forgets, _ = e.events.(Forgets)
 	return e, nil
 }
 
@@ -163,8 +165,11 @@ func (e *Engine) committed(
 	bytes := 0
 	for rec := range records {
 		bytes += len(rec)
-		if r := record.View(rec); !r.Forget() { // the streams got its offline before
+		switch r := record.View(rec); {
+		case !r.Forget():
 			e.events.Publish(e.source, r.User(), lsn, rec)
+		case e.forgets != nil:
+			e.forgets.Forget(e.source, r.User(), lsn, rec)
 		}
 		lsn++
 	}

@@ -29,6 +29,15 @@ type Events interface {
 	Tick(nowNanos int64)
 }
 
+// Forgets is an Events that is told which devices are forgotten, too: one that keeps devices.
+type Forgets interface {
+	Events
+	// Forget takes a record that says that its device is no longer known. Streams got its offline
+	// before. The record is valid until Forget returns. It is called as Publish is, among its
+	// calls.
+	Forget(source broadcast.Source, user uuid.UUID, lsn uint64, record []byte)
+}
+
 // ErrNoStreams says that Options.Events takes the engine's events, so that it has no streams.
 var ErrNoStreams = errors.New("engine: the events go elsewhere, so there are no streams here")
 

@@ -4,10 +4,12 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/google/uuid"
 
 	"rollcall/engine/broadcast"
@@ -77,6 +79,39 @@ func TestEventsGoToTheSink(t *testing.T) {
 		func() bool { return len(sink.seen()) >= len(want) })
 	if got := sink.seen(); !slices.Equal(got, want) {
 		t.Errorf("got  %q\nwant %q", got, want)
+	}
+}
+
+// keeper is a recorder that is told what is forgotten.
+type keeper struct{ recorder }
+
+func (k *keeper) Forget(source broadcast.Source, user uuid.UUID, lsn uint64, rec []byte) {
+	v := record.View(rec)
+	k.note("forget %d %d %v of %v", source, lsn, v.Forget(), v.User() == user)
+}
+
+// TestSinkIsToldWhatIsForgotten: one that keeps devices, in its place among the changes. Another one
+// gets nothing of it.
+func TestSinkIsToldWhatIsForgotten(t *testing.T) {
+	for _, sink := range []interface {
+		Events
+		seen() []string
+	}{&keeper{}, &recorder{}} {
+		d := openDisk(t, vfs.NewCrashableMem(), Options{ForgetAfter: time.Hour, Events: sink}, 1)
+		hb := newHeartbeat(5, 1)
+		hb.Status = Offline
+		if res := d.Heartbeat(hb); res.Outcome != Accepted {
+			t.Fatal(res)
+		}
+		d.now.Add(int64(2 * time.Hour))
+		d.checkpoint(t)
+		told := slices.ContainsFunc(sink.seen(), func(call string) bool {
+			return strings.HasPrefix(call, "forget 0 2 true of true")
+		})
+		if _, keeps := sink.(Forgets); told != keeps {
+			t.Errorf("%T was told %q", sink, sink.seen())
+		}
+		d.shut()
 	}
 }
 

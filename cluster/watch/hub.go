@@ -177,6 +177,11 @@ func (h *Hub) Publish(_ broadcast.Source, user uuid.UUID, lsn uint64, rec []byte
 	}
 }
 
+// Forget implements engine.Forgets: nodes that watch the user let go of the device.
+func (h *Hub) Forget(source broadcast.Source, user uuid.UUID, lsn uint64, rec []byte) {
+	h.Publish(source, user, lsn, rec)
+}
+
 // Flush implements engine.Events.
 func (h *Hub) Flush(_ broadcast.Source, through uint64, receivedNanos int64) {
 	if !h.inBatch {
