@@ -90,8 +90,8 @@ func (k *keeper) Forget(source broadcast.Source, user uuid.UUID, lsn uint64, rec
 	k.note("forget %d %d %v of %v", source, lsn, v.Forget(), v.User() == user)
 }
 
-// TestSinkIsToldWhatIsForgotten: one that keeps devices, in its place among the changes. Another one
-// gets nothing of it.
+// TestSinkIsToldWhatIsForgotten: one that keeps devices, in its place among the changes. Another
+// one gets nothing of it.
 func TestSinkIsToldWhatIsForgotten(t *testing.T) {
 	for _, sink := range []interface {
 		Events
