@@ -3,6 +3,7 @@ package check
 import (
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -16,7 +17,10 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
-// manifests are what deploy/kubernetes asks for.
+// One server, and three nodes of a cluster.
+const oneServer, threeNodes = "deploy/kubernetes", "deploy/kubernetes/cluster"
+
+// manifests are what a directory asks for.
 type manifests struct {
 	set      appsv1.StatefulSet
 	services []corev1.Service
@@ -26,9 +30,9 @@ type manifests struct {
 
 // readManifests decodes every document into its API type. A field that the type does not have,
 // comes twice or has a wrong type fails the test.
-func readManifests(t *testing.T) (m manifests) {
+func readManifests(t *testing.T, dir string) (m manifests) {
 	t.Helper()
-	files, err := filepath.Glob(filepath.Join(root, "deploy/kubernetes/*.yaml"))
+	files, err := filepath.Glob(filepath.Join(root, dir, "*.yaml"))
 	if err != nil || len(files) == 0 {
 		t.Fatal("no manifests: ", err)
 	}
@@ -63,7 +67,12 @@ func readManifests(t *testing.T) (m manifests) {
 
 // TestKubernetesManifestsFit: what one object says of another is true.
 func TestKubernetesManifestsFit(t *testing.T) {
-	m := readManifests(t)
+	for _, dir := range []string{oneServer, threeNodes} {
+		t.Run(filepath.Base(dir), func(t *testing.T) { manifestsFit(t, readManifests(t, dir)) })
+	}
+}
+
+func manifestsFit(t *testing.T, m manifests) {
 	pod := m.set.Spec.Template
 	if m.set.Name == "" || len(m.services) != 2 || m.budget.Name == "" || m.network.Name == "" {
 		t.Fatal("an object is missing")
@@ -104,6 +113,11 @@ func TestKubernetesManifestsFit(t *testing.T) {
 		for _, p := range in.Ports {
 			named("the network policy", *p.Port)
 		}
+		for _, from := range in.From {
+			if from.PodSelector != nil {
+				selects("the network policy", from.PodSelector)
+			}
+		}
 	}
 	for _, probe := range []*corev1.Probe{c.StartupProbe, c.LivenessProbe, c.ReadinessProbe} {
 		if probe == nil || probe.HTTPGet == nil {
@@ -128,12 +142,14 @@ func TestKubernetesManifestsFit(t *testing.T) {
 // TestKubernetesPodRuns: a pod that the restricted policy admits, with the time and the room to
 // stop in order.
 func TestKubernetesPodRuns(t *testing.T) {
-	m := readManifests(t)
+	for _, dir := range []string{oneServer, threeNodes} {
+		t.Run(filepath.Base(dir), func(t *testing.T) { podRuns(t, readManifests(t, dir)) })
+	}
+}
+
+func podRuns(t *testing.T, m manifests) {
 	spec := m.set.Spec.Template.Spec
 	c := spec.Containers[0]
-	if *m.set.Spec.Replicas != 1 {
-		t.Error("more than one replica: rollcall is not a cluster")
-	}
 	if grace := *spec.TerminationGracePeriodSeconds; grace < 20 {
 		t.Errorf("%d s to stop; draining alone may take 16", grace)
 	}
@@ -149,7 +165,9 @@ func TestKubernetesPodRuns(t *testing.T) {
 		env[e.Name] = e.Value
 	}
 	for _, p := range c.Ports {
-		variable := map[string]string{"public": "ROLLCALL_LISTEN", "admin": "ROLLCALL_ADMIN_LISTEN"}[p.Name]
+		variable := map[string]string{
+			"public": "ROLLCALL_LISTEN", "admin": "ROLLCALL_ADMIN_LISTEN", "nodes": "ROLLCALL_CLUSTER_LISTEN",
+		}[p.Name]
 		if want := intstr.FromInt32(p.ContainerPort); env[variable] != "0.0.0.0:"+want.String() {
 			t.Errorf("%s is %q, the port %s is %d", variable, env[variable], p.Name, p.ContainerPort)
 		}
@@ -167,4 +185,87 @@ func TestKubernetesPodRuns(t *testing.T) {
 			t.Errorf("%s=%q is not in the volume %s", variable, env[variable], mount)
 		}
 	}
+}
+
+// TestKubernetesOneServer: more replicas would be separate servers.
+func TestKubernetesOneServer(t *testing.T) {
+	m := readManifests(t, oneServer)
+	if *m.set.Spec.Replicas != 1 {
+		t.Error("more than one replica, and no cluster")
+	}
+	for _, e := range m.set.Spec.Template.Spec.Containers[0].Env {
+		if strings.HasPrefix(e.Name, "ROLLCALL_CLUSTER_") {
+			t.Error(e.Name, "is for a node of a cluster")
+		}
+	}
+}
+
+// TestKubernetesCluster: the nodes can meet before one of them is ready, on machines of their own,
+// and no more than one of them is taken away at a time.
+func TestKubernetesCluster(t *testing.T) {
+	m := readManifests(t, threeNodes)
+	set, spec := m.set.Spec, m.set.Spec.Template.Spec
+	if set.PodManagementPolicy != appsv1.ParallelPodManagement {
+		t.Error("pods start one after the other: the first one waits for the others for ever")
+	}
+	if u := set.UpdateStrategy.RollingUpdate; u != nil && u.MaxUnavailable != nil {
+		t.Error("an update takes more than one node away")
+	}
+	if set.MinReadySeconds < 10 {
+		t.Error("an update goes on before the node caught up")
+	}
+	if *spec.TerminationGracePeriodSeconds < 45 {
+		t.Error("less time than a drain may take, with the hand-over of the partitions")
+	}
+	away := spec.Affinity.PodAntiAffinity.RequiredDuringSchedulingIgnoredDuringExecution
+	if len(away) != 1 || away[0].TopologyKey != corev1.LabelHostname ||
+		away[0].LabelSelector.String() != set.Selector.String() {
+		t.Errorf("two nodes may share a machine: %v", away)
+	}
+	if b := m.budget.Spec; b.MaxUnavailable == nil || b.MaxUnavailable.IntValue() != 1 ||
+		*b.UnhealthyPodEvictionPolicy != policyv1.IfHealthyBudget {
+		t.Errorf("the budget does not keep a majority: %+v", b)
+	}
+	env := map[string]corev1.EnvVar{}
+	for _, e := range spec.Containers[0].Env {
+		env[e.Name] = e
+	}
+	if from := env["ROLLCALL_CLUSTER_NODE"].ValueFrom; from == nil || from.FieldRef.FieldPath != "metadata.name" {
+		t.Error("the node's name is not the pod's, which goes with the volume")
+	}
+	if got := env["ROLLCALL_CLUSTER_BOOTSTRAP"].Value; got != strconv.Itoa(int(*set.Replicas)) {
+		t.Errorf("the cluster is made of %s nodes, and there are %d", got, *set.Replicas)
+	}
+	if got := env["ROLLCALL_CLUSTER_PEERS"].Value; got != set.ServiceName {
+		t.Errorf("the nodes look for %q, the headless service is %q", got, set.ServiceName)
+	}
+	for _, s := range m.services {
+		if s.Name == set.ServiceName && !s.Spec.PublishNotReadyAddresses {
+			t.Error("the nodes do not find each other before they are ready, which they are then")
+		}
+	}
+	if !strings.HasPrefix(env["ROLLCALL_CLUSTER_KEY_FILE"].Value, "/etc/rollcall/") {
+		t.Error("the nodes' key is not in the secret")
+	}
+	for _, direction := range [][]networkingv1.NetworkPolicyPort{inPorts(m), outPorts(m)} {
+		if !slices.ContainsFunc(direction, func(p networkingv1.NetworkPolicyPort) bool {
+			return p.Port.StrVal == "nodes"
+		}) {
+			t.Error("the network policy keeps the nodes from each other")
+		}
+	}
+}
+
+func inPorts(m manifests) (ports []networkingv1.NetworkPolicyPort) {
+	for _, in := range m.network.Spec.Ingress {
+		ports = append(ports, in.Ports...)
+	}
+	return ports
+}
+
+func outPorts(m manifests) (ports []networkingv1.NetworkPolicyPort) {
+	for _, out := range m.network.Spec.Egress {
+		ports = append(ports, out.Ports...)
+	}
+	return ports
 }

@@ -31,16 +31,22 @@ func TestSystemdUnitIsHardened(t *testing.T) {
 	tool(t, "systemd-analyze", "security", "--offline=true", "--threshold=20", unit(t))
 }
 
-// TestSystemdSettingsAreFlags: each variable of the environment file is a flag of `rollcall serve`.
+// TestSystemdSettingsAreFlags: each variable of the environment files is a flag of `rollcall serve`.
 func TestSystemdSettingsAreFlags(t *testing.T) {
 	serve := string(read(t, "cmd/rollcall/serve.go"))
-	for _, m := range regexp.MustCompile(`(?m)^ROLLCALL_([A-Z_]+)=`).FindAllStringSubmatch(string(read(t, "deploy/systemd/rollcall.env")), -1) {
+	node := string(read(t, "cmd/rollcall/cluster.go"))
+	settings := string(read(t, "deploy/systemd/rollcall.env")) + string(read(t, "deploy/systemd/rollcall-node.env"))
+	for _, m := range regexp.MustCompile(`(?m)^ROLLCALL_([A-Z_]+)=`).FindAllStringSubmatch(settings, -1) {
+		name, source := m[1], serve
+		if of, ok := strings.CutPrefix(name, "CLUSTER_"); ok {
+			name, source = of, node
+		}
 		field := ""
-		for word := range strings.SplitSeq(m[1], "_") {
+		for word := range strings.SplitSeq(name, "_") {
 			field += word[:1] + strings.ToLower(word[1:])
 		}
-		if !regexp.MustCompile(`(?m)^\t` + field + `\s`).MatchString(serve) {
-			t.Errorf("ROLLCALL_%s is not a flag: cmd/rollcall/serve.go has no field %s", m[1], field)
+		if !regexp.MustCompile(`(?m)^\t` + field + `\s`).MatchString(source) {
+			t.Errorf("ROLLCALL_%s is not a flag: cmd/rollcall has no field %s", m[1], field)
 		}
 	}
 }
