@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"math/rand/v2"
 	"net"
 	"net/http"
@@ -22,6 +23,7 @@ import (
 type chaosCrowd struct {
 	ledger  *chaosLedger
 	nodes   []string // addresses, which do not change
+	admins  []string // likewise
 	users   []string
 	streams []*chaosStream
 	posts   *http.Client
@@ -35,6 +37,8 @@ type chaosCrowd struct {
 const (
 	chaosUsers   = 24
 	chaosDevices = 2
+	// chaosInBatches is how many users' heartbeats come from a gateway.
+	chaosInBatches = 6
 	// chaosTimeout is when a client gives up on an answer and tries another node.
 	chaosTimeout = 3 * time.Second
 	// chaosPause is the mean time between two heartbeats of a device.
@@ -47,11 +51,12 @@ const (
 // chaosTTLs are the ttls of devices: the first one runs out in many a fault.
 var chaosTTLs = []time.Duration{4 * time.Second, 8 * time.Second, 30 * time.Second}
 
-func newChaosCrowd(nodes []string) *chaosCrowd {
-	return &chaosCrowd{ledger: newChaosLedger(), nodes: nodes, quiet: make(chan struct{}),
-		over: make(chan struct{}), posts: &http.Client{Timeout: chaosTimeout,
-			Transport: &http.Transport{MaxIdleConnsPerHost: chaosUsers * chaosDevices,
-				DialContext: (&net.Dialer{Timeout: time.Second}).DialContext}}}
+func newChaosCrowd(nodes, admins []string) *chaosCrowd {
+	return &chaosCrowd{ledger: newChaosLedger(), nodes: nodes, admins: admins,
+		quiet: make(chan struct{}), over: make(chan struct{}),
+		posts: &http.Client{Timeout: chaosTimeout, Transport: &http.Transport{
+			MaxIdleConnsPerHost: chaosUsers * chaosDevices,
+			DialContext:         (&net.Dialer{Timeout: time.Second}).DialContext}}}
 }
 
 // begin starts everything, with chance from the seed.
@@ -65,15 +70,21 @@ func (c *chaosCrowd) begin(seed uint64) {
 		u[6], u[8] = u[6]&0x0f|0x40, u[8]&0x3f|0x80
 		return u.String()
 	}
-	for range chaosUsers {
+	gateway := &chaosGateway{crowd: c, rng: rand.New(rand.NewPCG(seed, 3))}
+	for n := range chaosUsers {
 		user := id()
 		c.users = append(c.users, user)
 		for range chaosDevices {
 			d := c.ledger.add(user, id())
+			if n < chaosInBatches {
+				gateway.lines = append(gateway.lines, &chaosLine{device: d})
+				continue
+			}
 			own := rand.New(rand.NewPCG(seed, rng.Uint64()))
 			c.daemons.Go(func() { c.daemon(d, own) })
 		}
 	}
+	c.daemons.Go(gateway.run)
 	for _, user := range c.users {
 		c.follow(&chaosStream{users: []string{user}, node: -1}, seed)
 	}
@@ -100,7 +111,7 @@ func (c *chaosCrowd) end() {
 
 func (c *chaosCrowd) follow(s *chaosStream, seed uint64) {
 	s.crowd = c
-	s.rng = rand.New(rand.NewPCG(seed, uint64(3+len(c.streams))))
+	s.rng = rand.New(rand.NewPCG(seed, uint64(4+len(c.streams))))
 	c.streams = append(c.streams, s)
 	c.readers.Go(s.run)
 }
@@ -138,9 +149,7 @@ func (c *chaosCrowd) daemon(d *chaosDevice, rng *rand.Rand) {
 
 // send tries until the heartbeat is known to be accepted; false: the run ended before.
 func (c *chaosCrowd) send(d *chaosDevice, seq int64, b chaosBeat, rng *rand.Rand) bool {
-	body := fmt.Sprintf(`{"schema_version":1,"user_id":"%s","device_id":"%s","status":"%s",`+
-		`"source":"chaos","sent_at_ms":%d,"seq":%d,"ttl_ms":%d}`, d.user.id, d.id, b.status, b.sentMS,
-		seq, b.ttl.Milliseconds())
+	body := d.body(seq, b)
 	for {
 		written := c.ledger.now()
 		c.ledger.written(d, seq, b, written)
@@ -172,6 +181,13 @@ func (c *chaosCrowd) send(d *chaosDevice, seq int64, b chaosBeat, rng *rand.Rand
 	}
 }
 
+// body is a heartbeat of the device.
+func (d *chaosDevice) body(seq int64, b chaosBeat) string {
+	return fmt.Sprintf(`{"schema_version":1,"user_id":"%s","device_id":"%s","status":"%s",`+
+		`"source":"chaos","sent_at_ms":%d,"seq":%d,"ttl_ms":%d}`, d.user.id, d.id, b.status,
+		b.sentMS, seq, b.ttl.Milliseconds())
+}
+
 func (c *chaosCrowd) post(node int, path, body, token string) (status int, answer []byte,
 	err error) {
 	req, err := http.NewRequest("POST", "http://"+c.nodes[node]+path, strings.NewReader(body))
@@ -192,8 +208,32 @@ func (c *chaosCrowd) post(node int, path, body, token string) (status int, answe
 func (c *chaosCrowd) ask(rng *rand.Rand) {
 	for c.rest(50 * time.Millisecond) {
 		from := rng.IntN(len(c.users) - 3)
-		c.query(rng.IntN(len(c.nodes)), c.users[from:from+3], false)
+		node := rng.IntN(len(c.nodes))
+		if rng.IntN(4) == 0 {
+			c.debug(node, c.users[from])
+		} else {
+			c.query(node, c.users[from:from+3], false)
+		}
 	}
+}
+
+// debug asks a node's operators' route for a user. A node that cannot know has another answer.
+func (c *chaosCrowd) debug(node int, user string) {
+	begun := c.ledger.now()
+	resp, err := c.posts.Get("http://" + c.admins[node] + "/debug/presence?user_id=" + user)
+	if err != nil {
+		return
+	}
+	defer resp.Body.Close()
+	var told struct {
+		Records map[string]chaosState `json:"records"`
+	}
+	if err := json.NewDecoder(resp.Body).Decode(&told); err != nil || resp.StatusCode != 200 {
+		return
+	}
+	states := slices.Collect(maps.Values(told.Records))
+	c.ledger.read([]string{user}, states, begun, c.ledger.now(), false,
+		fmt.Sprintf("/debug/presence of node %d", node+1))
 }
 
 // chaosUserState is a user as a query or a list with view=users shows it.

@@ -47,6 +47,7 @@ const readBound = 2 * time.Second
 type chaosUser struct {
 	id      string
 	devices []*chaosDevice
+	tries   []time.Duration // when each try of a heartbeat was written
 	acks    []chaosAck
 }
 
@@ -174,6 +175,7 @@ func (l *chaosLedger) written(d *chaosDevice, seq int64, b chaosBeat, at time.Du
 		d.beats = append(d.beats, b)
 	}
 	d.beats[seq-1].tries++
+	d.user.tries = append(d.user.tries, at)
 }
 
 // accepted notes the 204 to a try that was written then.
@@ -382,7 +384,8 @@ func (v *chaosView) behind(truth []chaosState) string {
 }
 
 // gaps tells for each of the users how long after an instant a heartbeat was acknowledged that was
-// written after it; silent is how many had none.
+// written after it; silent is how many had none. A user whose devices were silent of their own for
+// longer than the usual pause says nothing about the server and is left out.
 func (l *chaosLedger) gaps(users []string, since time.Duration) (gaps []time.Duration, silent int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -393,9 +396,11 @@ func (l *chaosLedger) gaps(users []string, since time.Duration) (gaps []time.Dur
 				first = a.at
 			}
 		}
+		tries := l.users[user].tries
+		i := slices.IndexFunc(tries, func(at time.Duration) bool { return at >= since })
 		if first < 0 {
 			silent++
-		} else {
+		} else if tries[i]-since < 2*chaosPause {
 			gaps = append(gaps, first-since)
 		}
 	}

@@ -125,11 +125,11 @@ func (r *chaosRun) run(faults int) {
 // begin starts the nodes and the crowd.
 func (r *chaosRun) begin() {
 	r.nodes.start()
-	var addrs []string
+	var addrs, admins []string
 	for _, n := range r.nodes.rigs {
-		addrs = append(addrs, n.listen)
+		addrs, admins = append(addrs, n.listen), append(admins, n.adminListen)
 	}
-	r.crowd = newChaosCrowd(addrs)
+	r.crowd = newChaosCrowd(addrs, admins)
 	r.crowd.begin(r.seed)
 	r.t.Cleanup(r.crowd.end)
 	r.settle(0)
