@@ -115,10 +115,10 @@ func readLines(body []byte, n int) ([]answer, error) {
 	}
 	for i := range lines {
 		switch {
+		case a.Omitted == 0: // all rejected ones are listed below
+			lines[i].status = 204
 		case a.Unstored > 0 && i+1 >= a.Unstored:
 			lines[i].status = 503
-		case a.Omitted == 0:
-			lines[i].status = 204
 		}
 	}
 	for i, e := range a.Errors {
