@@ -36,6 +36,10 @@ func (p *tap) Flush(_ broadcast.Source, through uint64, _ int64) {
 	p.through = through
 }
 
+func (p *tap) Forget(source broadcast.Source, user uuid.UUID, lsn uint64, rec []byte) {
+	p.Publish(source, user, lsn, rec)
+}
+
 func (p *tap) Lose(broadcast.Source) {}
 func (p *tap) Tick(int64)            {}
 
@@ -141,10 +145,6 @@ func (s *followerRun) change(user uuid.UUID) {
 			&record.User{}))
 		if _, err := s.e.checkpoints.forget(rec, lsn); err != nil || ref == 0 {
 			s.t.Error(err)
-		}
-		s.tap.take(s.t, s.e.log.Appended())
-		for user := range s.watched { // the tap is not told of what is forgotten: a new owner tells
-			s.replace(user)
 		}
 	}
 }

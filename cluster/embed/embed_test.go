@@ -10,7 +10,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/nats-io/nats.go/jetstream"
+	"github.com/nats-io/nats.go"
 
 	"rollcall/cluster/bus"
 	"rollcall/cluster/embed"
@@ -68,8 +68,8 @@ func TestThreeServers(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	a := servers[0]
-	config := jetstream.StreamConfig{
-		Name: "P0000", Subjects: []string{"log.0"}, Replicas: 3, Storage: jetstream.FileStorage,
+	config := &nats.StreamConfig{
+		Name: "P0000", Subjects: []string{"log.0"}, Replicas: 3, Storage: nats.FileStorage,
 	}
 	testwait.Until(t, "a stream is made", func() bool { return a.Create(ctx, config) == nil })
 	if _, err := a.Stream(ctx, "P0001"); !errors.Is(err, embed.ErrNoStream) {

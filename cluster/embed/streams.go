@@ -41,7 +41,7 @@ func (s *Server) Stream(ctx context.Context, name string) (*jetstream.StreamInfo
 }
 
 // Create makes a stream. One of the same configuration may be there already.
-func (s *Server) Create(ctx context.Context, c jetstream.StreamConfig) error {
+func (s *Server) Create(ctx context.Context, c *nats.StreamConfig) error {
 	return s.ask(ctx, s.conn, "STREAM.CREATE."+c.Name, c, nil)
 }
 

@@ -1,0 +1,113 @@
+package cluster
+
+import (
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"rollcall/engine"
+)
+
+// claimFigures count claims, and how long they take. Any goroutine may use them.
+type claimFigures struct {
+	claims  *prometheus.CounterVec // by reason
+	failed  prometheus.Counter
+	resigns *prometheus.CounterVec // by reason
+	claim   prometheus.Histogram
+	replay  prometheus.Histogram
+}
+
+func newClaimFigures() *claimFigures {
+	seconds := []float64{.01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30}
+	return &claimFigures{
+		claims: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "rollcall_claims_total",
+			Help: "Partitions that this node has claimed, by reason.",
+		}, []string{"reason"}),
+		failed: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "rollcall_claims_failed_total",
+			Help: "Claims of partitions that did not succeed; each is tried again.",
+		}),
+		resigns: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "rollcall_resigns_total",
+			Help: "Partitions that this node has resigned from, by reason.",
+		}, []string{"reason"}),
+		claim: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name:    "rollcall_claim_seconds",
+			Help:    "From the find that this node leads a log until it served the partition.",
+			Buckets: seconds,
+		}),
+		replay: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name:    "rollcall_replay_seconds",
+			Help:    "How long the log of a claimed partition was read.",
+			Buckets: seconds,
+		}),
+	}
+}
+
+func (f *claimFigures) claimed(reason string, took time.Duration) {
+	f.claims.WithLabelValues(reason).Inc()
+	f.claim.Observe(took.Seconds())
+}
+
+func (f *claimFigures) resigned(why error) {
+	reason := "handed over"
+	if why != nil {
+		reason = "in doubt"
+	}
+	f.resigns.WithLabelValues(reason).Inc()
+}
+
+func (f *claimFigures) collectors() []prometheus.Collector {
+	return []prometheus.Collector{f.claims, f.failed, f.resigns, f.claim, f.replay}
+}
+
+// goneFigures are the counters of engines that are gone.
+type goneFigures struct {
+	mu  sync.Mutex
+	sum engine.Stats // guarded by mu
+}
+
+// add keeps the counters of an engine that goes, and nothing of what it holds.
+func (g *goneFigures) add(s engine.Stats) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	addStats(&g.sum, engine.Stats{
+		Accepted: s.Accepted, Stale: s.Stale, Unavailable: s.Unavailable,
+		Expired: s.Expired, Forgotten: s.Forgotten,
+		DevicesRefused: s.DevicesRefused, UserDevicesRefused: s.UserDevicesRefused,
+		CheckpointFailures: s.CheckpointFailures,
+		Checkpointed:       s.Checkpointed, CheckpointTook: s.CheckpointTook,
+	})
+}
+
+func (g *goneFigures) get() engine.Stats {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.sum
+}
+
+// addStats adds the figures of an engine to a sum. Of checkpoints the last one counts. What bounds
+// the devices bounds all engines together.
+func addStats(sum *engine.Stats, s engine.Stats) {
+	sum.Accepted += s.Accepted
+	sum.Stale += s.Stale
+	sum.Unavailable += s.Unavailable
+	sum.Expired += s.Expired
+	sum.Forgotten += s.Forgotten
+	sum.DevicesRefused += s.DevicesRefused
+	sum.UserDevicesRefused += s.UserDevicesRefused
+	sum.Online += s.Online
+	sum.Offline += s.Offline
+	sum.Devices += s.Devices
+	sum.MaxDevices = max(sum.MaxDevices, s.MaxDevices)
+	sum.Users += s.Users
+	sum.UsersOnline += s.UsersOnline
+	sum.Sources += s.Sources
+	sum.SourceBytes += s.SourceBytes
+	sum.CheckpointFailures += s.CheckpointFailures
+	if s.Checkpointed.After(sum.Checkpointed) {
+		sum.Checkpointed, sum.CheckpointTook = s.Checkpointed, s.CheckpointTook
+	}
+}

@@ -1,0 +1,346 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/nats-io/nats.go"
+
+	"rollcall/cluster/bus"
+	"rollcall/cluster/partition"
+	"rollcall/cluster/watch"
+	"rollcall/engine"
+	"rollcall/jslog"
+)
+
+const (
+	// lookEvery is how often a node looks which logs it leads.
+	lookEvery = 25 * time.Millisecond
+	// claimAgain is how long it waits after a claim that did not succeed.
+	claimAgain = 100 * time.Millisecond
+	// ackTimeout is how long an append may be without an answer.
+	ackTimeout = 3 * time.Second
+)
+
+// streamOf is the name of a partition's log.
+func streamOf(p int) string { return fmt.Sprintf("P%04d", p) }
+
+// holdingsConfig is what partitions need.
+type holdingsConfig struct {
+	node    string
+	count   int
+	secret  []byte // key of the hashes, the same on each node
+	conn    *nats.Conn
+	bus     bus.Bus
+	clock   engine.Clock
+	engine  engine.Options // Store and Events are set here
+	leads   func(stream string) bool
+	may     func() bool // claim now
+	changed func()      // what is owned has changed
+	observe func(records int, took time.Duration)
+	figures *claimFigures
+	logger  *slog.Logger
+}
+
+// holdings are all partitions, of which this node owns those whose logs it leads.
+//
+//	idle ──► this node leads the log ──► claiming: claim, replay ──► serving ──► resigning ──► idle
+//
+// A claim fences every earlier owner (C1). Serving ends when the log fails, when another node leads
+// it, or by release: then the log is closed first, so that everything that waits is refused, then
+// nothing can take hold of the engine any more, and the engine is dropped whole (C3).
+//
+// One goroutine, run, looks at all of them, and a partition that is claimed or served has one.
+type holdings struct {
+	holdingsConfig
+	parts []part
+
+	stop chan struct{}
+	loop sync.WaitGroup
+
+	gone goneFigures
+}
+
+// part is one partition as this node has it.
+type part struct {
+	number int
+	unhold func() // mu.RUnlock, once made
+
+	// mu is held for reading while the engine is used, and for writing when it comes or goes.
+	mu    sync.RWMutex
+	owned *owned // nil: it is not this node's. guarded by mu
+
+	busy   atomic.Bool // a goroutine is at it
+	resign chan struct{}
+	lost   bool      // resign is closed. Single owner: run
+	next   time.Time // no claim before. Stored before busy is false, loaded after it was seen so
+	last   atomic.Pointer[ClaimStatus]
+}
+
+// owned is a partition of this node, from its claim until it resigns. Its fields do not change.
+type owned struct {
+	partition int
+	log       *jslog.Log
+	engine    *engine.Engine
+	hub       *watch.Hub
+}
+
+// sure reports whether this node may answer from the engine's table (C5): no append waits so long
+// for its acknowledgement that another owner may have been acknowledged meanwhile. An owner that
+// has nothing in flight shows that it is one when it is asked, see Log.Vouch.
+func (o *owned) sure() bool {
+	return o.log.Err() == nil && o.log.Committing() < ackTimeout
+}
+
+func newHoldings(c holdingsConfig) *holdings {
+	s := &holdings{holdingsConfig: c, parts: make([]part, c.count), stop: make(chan struct{})}
+	for i := range s.parts {
+		s.parts[i].number = i
+		s.parts[i].unhold = s.parts[i].mu.RUnlock
+	}
+	return s
+}
+
+// start begins to look for partitions to own.
+func (s *holdings) start() { s.loop.Go(s.run) }
+
+// close resigns from everything, and returns when it is done.
+func (s *holdings) close() {
+	close(s.stop)
+	s.loop.Wait()
+}
+
+// Of implements partitions.
+func (s *holdings) Of(user uuid.UUID) int { return partition.Of(user, s.count) }
+
+// Mine returns the engine of a partition that this node owns and is sure of. It serves until
+// release is called.
+func (s *holdings) Mine(p int) (e *engine.Engine, release func(), ok bool) {
+	o, release := s.hold(p)
+	if o == nil {
+		return nil, nil, false
+	}
+	if !o.sure() {
+		release()
+		return nil, nil, false
+	}
+	return o.engine, release, true
+}
+
+// hold keeps a partition of this node from being resigned until release is called; nil: it is not
+// this node's.
+func (s *holdings) hold(p int) (o *owned, release func()) {
+	pt := &s.parts[p]
+	pt.mu.RLock()
+	if o = pt.owned; o == nil {
+		pt.mu.RUnlock()
+		return nil, nil
+	}
+	return o, pt.unhold
+}
+
+// all are the partitions that are this node's now. They may be resigned any time: what is asked of
+// their logs and hubs has an answer all the same.
+func (s *holdings) all() []*owned {
+	var all []*owned
+	for i := range s.parts {
+		pt := &s.parts[i]
+		pt.mu.RLock()
+		if pt.owned != nil {
+			all = append(all, pt.owned)
+		}
+		pt.mu.RUnlock()
+	}
+	return all
+}
+
+// receive takes what edges ask of hubs.
+func (s *holdings) receive(m bus.Message) {
+	p, ours := watch.Ours(m.Data)
+	if !ours || p >= len(s.parts) {
+		return
+	}
+	if o, release := s.hold(p); o != nil {
+		defer release()
+		if err := o.hub.Receive(m.From, m.Data); err != nil {
+			s.logger.Debug("a question of an edge", "partition", p, "from", m.From, "error", err)
+		}
+	}
+}
+
+// run looks which logs this node leads.
+func (s *holdings) run() {
+	ticker := time.NewTicker(lookEvery)
+	defer ticker.Stop()
+	for {
+		for i := range s.parts {
+			s.look(&s.parts[i])
+		}
+		select {
+		case <-ticker.C:
+		case <-s.stop:
+			for i := range s.parts {
+				s.parts[i].letGo()
+			}
+			return
+		}
+	}
+}
+
+// look begins what is due for a partition.
+func (s *holdings) look(pt *part) {
+	leads := s.leads(streamOf(pt.number))
+	if pt.busy.Load() {
+		if !leads {
+			pt.letGo()
+		}
+		return
+	}
+	if !leads || !s.may() || time.Now().Before(pt.next) {
+		return
+	}
+	pt.busy.Store(true)
+	pt.resign, pt.lost = make(chan struct{}), false
+	s.loop.Go(func() {
+		s.own(pt)
+		pt.busy.Store(false)
+	})
+}
+
+// letGo has a partition resigned.
+func (pt *part) letGo() {
+	if pt.resign != nil && !pt.lost {
+		pt.lost = true
+		close(pt.resign)
+	}
+}
+
+// own claims a partition, and serves it until this node has to resign.
+func (s *holdings) own(pt *part) {
+	began := time.Now()
+	status := &ClaimStatus{AtMS: began.UnixMilli(), Reason: s.reason(pt)}
+	o, err := s.claim(pt, status)
+	if err != nil {
+		s.figures.failed.Inc()
+		s.logger.Warn("a partition could not be claimed; the next try follows", "partition",
+			pt.number, "error", err)
+		pt.next = time.Now().Add(claimAgain)
+		return
+	}
+	status.TookMS = time.Since(began).Milliseconds()
+	s.figures.claimed(status.Reason, time.Since(began))
+	pt.last.Store(status)
+	s.logger.Info("owns a partition", "partition", pt.number, "epoch", o.log.Epoch(),
+		"reason", status.Reason, "took", time.Since(began).Round(time.Millisecond),
+		"devices", o.engine.Stats().Devices)
+	s.changed()
+	select {
+	case <-o.log.Failed():
+	case <-pt.resign:
+	}
+	s.resigned(pt, o)
+}
+
+// reason is why a claim is made.
+func (s *holdings) reason(pt *part) string {
+	if pt.last.Load() == nil {
+		return "leads"
+	}
+	return "leads again"
+}
+
+// claim makes this node the owner of a partition, and serves it.
+func (s *holdings) claim(pt *part, status *ClaimStatus) (o *owned, err error) {
+	ctx, cancel := context.WithTimeout(context.Background(), ackTimeout)
+	defer cancel()
+	log, err := jslog.Claim(ctx, jslog.NATS(s.conn, streamOf(pt.number)), jslog.Options{
+		Node: s.node, Secret: s.secret, AckTimeout: ackTimeout, Logger: s.logger,
+		ObserveAppend: s.observe,
+	})
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			log.Close()
+		}
+	}()
+	hub, err := watch.NewHub(watch.HubOptions{
+		Partition: pt.number, Epoch: log.Epoch(), Bus: s.bus, Vouch: log.Vouch, Clock: s.clock,
+		Logger: s.logger,
+	})
+	if err != nil {
+		return nil, err
+	}
+	options := s.engine
+	options.Store, options.Events, options.Source = log.Store(), hub, 0
+	e, err := engine.New(log, options)
+	if err != nil {
+		hub.Close()
+		return nil, err
+	}
+	replay := time.Now()
+	if err = e.Recover(); err == nil {
+		status.ReplayMS = time.Since(replay).Milliseconds()
+		s.figures.replay.Observe(time.Since(replay).Seconds())
+		err = e.Start()
+	}
+	if err != nil {
+		log.Close()
+		hub.Close()
+		return nil, errors.Join(err, e.Close(context.Background()))
+	}
+	hub.Open(e)
+	o = &owned{pt.number, log, e, hub}
+	pt.mu.Lock()
+	pt.owned = o
+	pt.mu.Unlock()
+	return o, nil
+}
+
+// resigned drops a partition: what waits for its log is refused, and when nothing holds it any more
+// the engine goes.
+func (s *holdings) resigned(pt *part, o *owned) {
+	began := time.Now()
+	why := o.log.Err()
+	o.log.Close()
+	o.hub.Close()
+	pt.mu.Lock()
+	pt.owned = nil
+	pt.mu.Unlock()
+	s.gone.add(o.engine.Stats())
+	if err := o.engine.Close(context.Background()); err != nil {
+		s.logger.Error("an engine did not close", "partition", pt.number, "error", err)
+	}
+	s.figures.resigned(why)
+	s.logger.Info("resigned from a partition", "partition", pt.number, "epoch", o.log.Epoch(),
+		"took", time.Since(began).Round(time.Millisecond), "because", whyResigned(why))
+	s.changed()
+}
+
+// whyResigned says what ended an ownership.
+func whyResigned(why error) string {
+	if why != nil {
+		return why.Error()
+	}
+	return "another node leads its log, or is to"
+}
+
+// stats sums up the engines of this node's partitions, with the counters of those that it has
+// resigned from: counters do not fall.
+func (s *holdings) stats() engine.Stats {
+	sum := s.gone.get()
+	for i := range s.parts {
+		if o, release := s.hold(i); o != nil {
+			addStats(&sum, o.engine.Stats())
+			release()
+		}
+	}
+	return sum
+}

@@ -1,0 +1,309 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"rollcall/cluster/embed"
+	"rollcall/cluster/forward"
+	"rollcall/cluster/partition"
+	"rollcall/cluster/watch"
+	"rollcall/cursor"
+	"rollcall/engine"
+	"rollcall/engine/broadcast"
+)
+
+// Why a node is not ready.
+var (
+	ErrStarting = errors.New("starting: the node has not joined the cluster yet")
+	ErrIsolated = errors.New("no majority of the cluster's nodes is in reach")
+)
+
+// Node is one node of a cluster. It owns some partitions, takes heartbeats and questions for all of
+// them to their owners, and has streams that follow users of any. Make one with New. It joins the
+// parts, and its methods may be called from any goroutine unless they say otherwise.
+type Node struct {
+	*presence
+	o Options
+
+	follower  *engine.Follower
+	directory *directory
+	figures   *claimFigures
+
+	// From Start on.
+	server   *embed.Server
+	bus      *embed.Bus
+	edge     *watch.Edge
+	holdings *holdings
+	pulses   *pulses
+
+	phase    atomic.Int32
+	isolated atomic.Bool
+	failure  atomic.Pointer[error]
+	failed   chan struct{}
+
+	stop     chan struct{}
+	stopOnce sync.Once
+	loops    sync.WaitGroup
+}
+
+const (
+	starting int32 = iota
+	serving
+	draining
+)
+
+// New makes a node. It opens nothing.
+func New(o Options) (*Node, error) {
+	o, err := o.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	if o.Engine.Clock == nil {
+		o.Engine.Clock = engine.NewClock()
+	}
+	o.Engine.Logger = o.Logger
+	if most := o.Engine.MaxDevices; most > 0 {
+		o.Engine.DeviceBudget, o.Engine.MaxDevices = engine.NewDeviceBudget(most), 0
+	}
+	n := &Node{
+		o: o, directory: newDirectory(o.Engine.Clock, o.Partitions), figures: newClaimFigures(),
+		failed: make(chan struct{}), stop: make(chan struct{}),
+	}
+	follower := o.Engine
+	follower.DeviceBudget = nil
+	if n.follower, err = engine.NewFollower(follower); err != nil {
+		return nil, err
+	}
+	return n, nil
+}
+
+// Start joins the cluster, or makes it with the others: it returns when this node's logs are open,
+// and goes on in the background, see Ready. Once.
+func (n *Node) Start(context.Context) (err error) {
+	o := &n.o
+	n.server, err = embed.Start(embed.Options{
+		Node: o.Node, Cluster: o.Name, Dir: filepath.Join(o.Dir, "js"), Listen: o.Listen,
+		Peers: o.PeerAddrs(), Keys: o.Keys, TLS: o.TLS, Quorum: o.SyncQuorum, Logger: o.Logger,
+	})
+	if err != nil {
+		return err
+	}
+	if n.bus, err = embed.NewBus(n.server); err != nil {
+		return err
+	}
+	if err := n.assemble(); err != nil {
+		return err
+	}
+	n.follower.Start()
+	n.edge.Start()
+	n.pulses.start()
+	n.loops.Go(n.watchReach)
+	n.loops.Go(n.join)
+	return nil
+}
+
+// assemble makes the parts that talk to others.
+func (n *Node) assemble() (err error) {
+	o, clock := &n.o, n.o.Engine.Clock
+	of := func(user uuid.UUID) int { return partition.Of(user, o.Partitions) }
+	n.edge, err = watch.NewEdge(watch.EdgeOptions{
+		Bus: n.bus, Follower: watch.Of(n.follower), Clock: clock, Partitions: o.Partitions, Of: of,
+		Logger: o.Logger,
+	})
+	if err != nil {
+		return err
+	}
+	n.pulses = &pulses{
+		bus: n.bus, clock: clock, directory: n.directory, edge: n.edge,
+		own: func() pulse {
+			return pulse{
+				Node: o.Node, Version: o.Version, Formats: []int{1},
+				Draining: n.phase.Load() == draining,
+			}
+		},
+	}
+	n.holdings = newHoldings(holdingsConfig{
+		node: o.Node, count: o.Partitions, conn: n.server.Conn(), bus: n.bus, clock: clock,
+		engine: n.engineOptions(), leads: n.server.Leads, figures: n.figures, logger: o.Logger,
+		may:     func() bool { return n.phase.Load() == serving && !n.isolated.Load() },
+		changed: n.pulses.now,
+		observe: func(records int, took time.Duration) {
+			if o.ObserveAppend != nil {
+				o.ObserveAppend(uint64(records), took)
+			}
+		},
+	})
+	n.pulses.owned = n.holdings
+	n.presence = newPresence(n.bus, o.Partitions, owners{n.holdings, n.directory},
+		followed{n.follower, n.edge}, forward.Options{})
+	return nil
+}
+
+// partitionShards is how many shards the table of a partition has: a node has many tables.
+const partitionShards = 256
+
+// engineOptions are those of a partition's engine.
+func (n *Node) engineOptions() engine.Options {
+	o := n.o.Engine
+	o.Shards = partitionShards
+	o.Broadcast = broadcast.Options{}
+	o.ObserveDelivery = nil
+	return o
+}
+
+// owners say who has which partition.
+type owners struct {
+	*holdings
+	*directory
+}
+
+// Owner implements partitions.
+func (o owners) Owner(p int) string { return o.directory.owner(p) }
+
+// followed is what the streams of this node were sent.
+type followed struct {
+	*engine.Follower
+	edge *watch.Edge
+}
+
+// Fresh implements read.Edge.
+func (f followed) Fresh(user uuid.UUID) bool { return f.edge.Fresh(user) }
+
+// reachEvery is how often a node looks which others are in reach.
+const reachEvery = 50 * time.Millisecond
+
+// watchReach looks which nodes are in reach, and fails what waits for those that are not.
+func (n *Node) watchReach() {
+	ticker := time.NewTicker(reachEvery)
+	defer ticker.Stop()
+	for {
+		for _, lost := range n.directory.reached(n.o.Node, n.bus.Peers()) {
+			n.presence.down(lost)
+		}
+		select {
+		case <-ticker.C:
+		case <-n.stop:
+			return
+		}
+	}
+}
+
+// Take implements server.Presence.
+func (n *Node) Take(c net.Conn) (broadcast.Conn, error) { return n.follower.Take(c) }
+
+// Subscribe implements server.Presence.
+func (n *Node) Subscribe(s broadcast.Subscription) error { return n.edge.Subscribe(s) }
+
+// Renew implements server.Presence.
+func (n *Node) Renew(id broadcast.StreamID, expiresNanos int64, fits broadcast.Fits) error {
+	return n.follower.Renew(id, expiresNanos, fits)
+}
+
+// ParseStreamID implements server.Presence.
+func (n *Node) ParseStreamID(text string) (id broadcast.StreamID, ok bool) {
+	return n.follower.ParseStreamID(text)
+}
+
+// History implements server.Presence: cursors are of this process.
+func (n *Node) History() *cursor.History { return n.follower.History() }
+
+// Retry implements server.Presence.
+func (n *Node) Retry() time.Duration { return n.follower.Retry() }
+
+// SetRestart says how long a restart of this node takes.
+func (n *Node) SetRestart(d time.Duration) { n.follower.SetRestart(d) }
+
+// OpenStreams is how many streams this node has.
+func (n *Node) OpenStreams() int { return n.follower.OpenStreams() }
+
+// Stats are the figures of the partitions of this node, and of its streams.
+func (n *Node) Stats() engine.Stats {
+	sum := n.holdings.stats()
+	sum.Streams = n.follower.Stats().Streams
+	return sum
+}
+
+// Ready implements server.Presence. It tells of this node, never of the cluster as a whole: else
+// all nodes would leave a balancer at once.
+func (n *Node) Ready() error {
+	if err := n.Err(); err != nil {
+		return err
+	}
+	switch {
+	case n.phase.Load() == starting:
+		return ErrStarting
+	case n.phase.Load() == draining:
+		return engine.ErrDraining
+	case n.isolated.Load():
+		return ErrIsolated
+	}
+	return nil
+}
+
+// Failed is closed when the node cannot go on; Err says why.
+func (n *Node) Failed() <-chan struct{} { return n.failed }
+
+// Err is why the node cannot go on; nil: it can.
+func (n *Node) Err() error {
+	if err := n.failure.Load(); err != nil {
+		return *err
+	}
+	return nil
+}
+
+// fail says that the node cannot go on. The first reason counts.
+func (n *Node) fail(err error) {
+	if n.failure.CompareAndSwap(nil, &err) {
+		close(n.failed)
+	}
+}
+
+// SetKeys says which keys other nodes may show from now on.
+func (n *Node) SetKeys(keys []string) { n.server.SetKeys(keys) }
+
+// Collectors are the metrics of what a node has beside engines and streams. After Start.
+func (n *Node) Collectors() []prometheus.Collector {
+	return append(n.figures.collectors(), n.presence.forward)
+}
+
+// ServeHTTP answers /clusterz.
+func (n *Node) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	s := n.Status(r.Context())
+	s.answer(w)
+}
+
+// Close ends every stream, resigns from the node's partitions and stops its log server. It waits
+// for calls in flight until ctx is done. The node takes no calls afterwards.
+func (n *Node) Close(ctx context.Context) error {
+	n.phase.Store(draining)
+	n.stopOnce.Do(func() { close(n.stop) })
+	n.loops.Wait()
+	if n.holdings != nil {
+		n.presence.close()
+		n.holdings.close()
+		n.pulses.close()
+		n.edge.Close()
+	}
+	err := n.follower.Close(ctx)
+	if n.bus != nil {
+		n.bus.Close()
+	}
+	if n.server != nil {
+		n.server.Close()
+	}
+	if err != nil {
+		return fmt.Errorf("cluster: %w", err)
+	}
+	return nil
+}

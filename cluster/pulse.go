@@ -1,0 +1,130 @@
+package cluster
+
+import (
+	"encoding/json"
+	"sync"
+	"time"
+
+	"rollcall/cluster/bus"
+	"rollcall/cluster/watch"
+	"rollcall/engine"
+)
+
+const (
+	// pulseEvery is how often each node tells each that it is there.
+	pulseEvery = 500 * time.Millisecond
+	// forgetNanos is how long a node that is gone is still shown.
+	forgetNanos = int64(time.Hour)
+)
+
+// pulse is what a node tells each node, itself among them: at every change of what it owns, and at
+// least each pulseEvery. It takes the way of what its hubs tell that node, so that the two come in
+// the order in which they were sent: a count that is higher than what has come shows a loss.
+type pulse struct {
+	Node       string           `json:"node"`
+	Version    string           `json:"version"`
+	Formats    []int            `json:"formats"` // of messages and logs that it reads
+	WallMS     uint64           `json:"wall_ms"`
+	Draining   bool             `json:"draining,omitempty"`
+	Partitions []pulsePartition `json:"partitions"` // that it owns
+}
+
+type pulsePartition struct {
+	Partition int    `json:"p"`
+	Epoch     uint64 `json:"e"`
+	Sure      bool   `json:"s"`
+	Sent      uint64 `json:"n"` // messages of its hub to the node that gets the pulse
+}
+
+// maxPulse bounds what is read as a pulse.
+const maxPulse = 1 << 20
+
+// pulses sends this node's pulses and takes those of all. Any goroutine may use it.
+type pulses struct {
+	bus       bus.Bus
+	clock     engine.Clock
+	owned     *holdings
+	directory *directory
+	edge      *watch.Edge
+	own       func() pulse // what does not depend on who gets it, without partitions
+
+	wake chan struct{}
+	stop chan struct{}
+	loop sync.WaitGroup
+}
+
+// start takes over the subjects of package watch, and sends pulses until close.
+func (s *pulses) start() {
+	s.wake, s.stop = make(chan struct{}, 1), make(chan struct{})
+	s.bus.Handle(watch.EdgeSubject, s.receive)
+	s.bus.Handle(watch.HubSubject, s.owned.receive)
+	s.loop.Go(s.run)
+}
+
+func (s *pulses) close() {
+	close(s.stop)
+	s.loop.Wait()
+}
+
+// now has pulses sent at once.
+func (s *pulses) now() {
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+}
+
+func (s *pulses) run() {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-s.stop:
+			return
+		case <-s.wake:
+		case <-timer.C:
+			s.directory.forget(forgetNanos)
+		}
+		timer.Reset(pulseEvery)
+		s.send()
+	}
+}
+
+// send sends each node a pulse.
+func (s *pulses) send() {
+	owned := s.owned.all()
+	p := s.own()
+	for _, to := range append(s.bus.Peers(), s.bus.Self()) {
+		p.Partitions = make([]pulsePartition, 0, len(owned))
+		for _, o := range owned {
+			p.Partitions = append(p.Partitions, pulsePartition{
+				Partition: o.partition, Epoch: o.log.Epoch(), Sure: o.sure(), Sent: o.hub.Sent(to),
+			})
+		}
+		p.WallMS = s.clock().WallMS
+		text, err := json.Marshal(&p)
+		if err != nil {
+			panic("bug: a pulse is not JSON: " + err.Error())
+		}
+		s.bus.Send(to, watch.EdgeSubject, text)
+	}
+}
+
+// receive takes what comes for the edge: pulses, and what hubs tell. It is the handler of the
+// subject, so its work is one after the other.
+func (s *pulses) receive(m bus.Message) {
+	if _, ours := watch.Ours(m.Data); ours {
+		s.edge.Receive(m)
+		return
+	}
+	var p pulse
+	if len(m.Data) > maxPulse || json.Unmarshal(m.Data, &p) != nil || p.Node != m.From {
+		return
+	}
+	for _, c := range s.directory.hear(&p) {
+		s.edge.Owner(c.partition, c.node, c.epoch)
+	}
+	for _, n := range p.Partitions {
+		s.edge.Pulsed(p.Node, n.Partition, n.Epoch, n.Sent, n.Sure)
+	}
+}
