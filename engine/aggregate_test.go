@@ -10,7 +10,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/google/uuid"
 
 	"rollcall/engine/table"
@@ -121,15 +120,21 @@ func TestAggregates(t *testing.T) {
 		rounds = 15
 	}
 	for n := 0; n < rounds && !t.Failed(); n++ {
-		aggregateRound(t, rng.Uint64())
+		seed := rng.Uint64()
+		for name, m := range media() {
+			t.Run(name, func(t *testing.T) { aggregateRound(t, m, seed) })
+		}
 	}
 }
 
-func aggregateRound(t *testing.T, seed uint64) {
+func aggregateRound(t *testing.T, on medium, seed uint64) {
 	rng := rand.New(rand.NewPCG(seed, 0))
-	d := openDisk(t, vfs.NewCrashableMem(), Options{ForgetAfter: time.Hour}, 1)
+	d := on.open(t, Options{ForgetAfter: time.Hour}, 1)
 	defer func() { d.shut() }()
-	users := []uuid.UUID{uuid.New(), uuid.New(), uuid.New(), uuid.New()}
+	users := make([]uuid.UUID, 6) // some of them with one device
+	for i := range users {
+		users[i] = uuid.New()
+	}
 	devices := make([]*Heartbeat, 10)
 	for i := range devices {
 		devices[i] = newHeartbeat(0, 1)
@@ -150,12 +155,10 @@ func aggregateRound(t *testing.T, seed uint64) {
 		look()
 	}
 	for range 4 {
-		var crashed *vfs.MemFS
+		var crashed medium
 		crash := func() {
 			beat() // waits until all before it is durable
-			crashed = d.fs.CrashClone(vfs.CrashCloneCfg{
-				UnsyncedDataPercent: rng.IntN(101), RNG: rng,
-			})
+			crashed = on.crash(rng)
 		}
 		for range rng.IntN(120) {
 			if crashed != nil {
@@ -169,7 +172,7 @@ func aggregateRound(t *testing.T, seed uint64) {
 				}
 			case 1:
 				at := rng.IntN(8) // the crash falls after this range, or into no range
-				d.store.after = func() {
+				*d.after = func() {
 					if crashed != nil {
 						return
 					}
@@ -178,8 +181,10 @@ func aggregateRound(t *testing.T, seed uint64) {
 					}
 					at--
 				}
-				d.checkpoint(t)
-				d.store.after = nil
+				if _, err := d.Checkpoint(nil); err != nil {
+					t.Fatal(err)
+				}
+				*d.after = nil
 			default:
 				d.now.Add(rng.Int64N(int64(time.Second)))
 				beat()
@@ -194,7 +199,8 @@ func aggregateRound(t *testing.T, seed uint64) {
 		}
 		now := d.now.Load()
 		d.shut()
-		d = openDisk(t, crashed, Options{ForgetAfter: time.Hour}, now)
+		on = crashed
+		d = on.open(t, Options{ForgetAfter: time.Hour}, now)
 		m.compare(t, d.devices, fmt.Sprintf("seed %d, after the crash", seed))
 		if t.Failed() {
 			return
