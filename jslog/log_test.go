@@ -35,12 +35,7 @@ func claim(t *testing.T, s jslog.Stream) (l *jslog.Log, records []string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	next := uint64(0)
-	err = l.Replay(0, func(lsn uint64, record []byte) error {
-		if next != 0 && lsn != next {
-			return fmt.Errorf("LSN %d behind %d", lsn, next-1)
-		}
-		next = lsn + 1
+	err = l.Replay(0, func(_ uint64, record []byte) error {
 		records = append(records, string(record))
 		return nil
 	})
