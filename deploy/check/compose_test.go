@@ -85,7 +85,8 @@ func TestComposeNodes(t *testing.T) {
 		t.Errorf("the services are %q", got)
 	}
 	proxy := p.Services["haproxy"]
-	if got, want := proxy.Networks["nodes"].Ipv4Address, *p.Services["n1"].Environment["ROLLCALL_TRUSTED_PROXIES"]; got != want {
+	want := *p.Services["n1"].Environment["ROLLCALL_TRUSTED_PROXIES"]
+	if got := proxy.Networks["nodes"].Ipv4Address; got != want {
 		t.Errorf("HAProxy has the address %s, the nodes trust %s", got, want)
 	}
 	for _, v := range proxy.Volumes {

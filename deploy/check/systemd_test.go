@@ -35,7 +35,8 @@ func TestSystemdUnitIsHardened(t *testing.T) {
 func TestSystemdSettingsAreFlags(t *testing.T) {
 	serve := string(read(t, "cmd/rollcall/serve.go"))
 	node := string(read(t, "cmd/rollcall/cluster.go"))
-	settings := string(read(t, "deploy/systemd/rollcall.env")) + string(read(t, "deploy/systemd/rollcall-node.env"))
+	settings := string(read(t, "deploy/systemd/rollcall.env")) +
+		string(read(t, "deploy/systemd/rollcall-node.env"))
 	for _, m := range regexp.MustCompile(`(?m)^ROLLCALL_([A-Z_]+)=`).FindAllStringSubmatch(settings, -1) {
 		name, source := m[1], serve
 		if of, ok := strings.CutPrefix(name, "CLUSTER_"); ok {
