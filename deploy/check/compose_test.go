@@ -81,8 +81,9 @@ func TestComposeNodes(t *testing.T) {
 			t.Errorf("%s is published beside HAProxy: %v", name, s.Ports)
 		}
 	}
-	if got := slices.Sorted(maps.Keys(p.Services)); !slices.Equal(got, append([]string{"haproxy"}, names...)) {
-		t.Errorf("the services are %q", got)
+	services := slices.Sorted(maps.Keys(p.Services))
+	if !slices.Equal(services, append([]string{"haproxy"}, names...)) {
+		t.Errorf("the services are %q", services)
 	}
 	proxy := p.Services["haproxy"]
 	want := *p.Services["n1"].Environment["ROLLCALL_TRUSTED_PROXIES"]

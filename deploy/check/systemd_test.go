@@ -31,7 +31,7 @@ func TestSystemdUnitIsHardened(t *testing.T) {
 	tool(t, "systemd-analyze", "security", "--offline=true", "--threshold=20", unit(t))
 }
 
-// TestSystemdSettingsAreFlags: each variable of the environment files is a flag of `rollcall serve`.
+// TestSystemdSettingsAreFlags: each variable of the environment files is a flag of rollcall serve.
 func TestSystemdSettingsAreFlags(t *testing.T) {
 	serve := string(read(t, "cmd/rollcall/serve.go"))
 	node := string(read(t, "cmd/rollcall/cluster.go"))
