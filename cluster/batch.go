@@ -104,7 +104,7 @@ func (b *batch) Add(hbs []engine.Heartbeat) {
 		if hb.Sender != nil {
 			b.sender = hb.Sender
 		}
-		n := b.node(owner)
+		n := nodeOf(&b.nodes, owner)
 		if n.beats.Len() == 0 {
 			if now.IsZero() {
 				now = time.Now()
@@ -116,15 +116,15 @@ func (b *batch) Add(hbs []engine.Heartbeat) {
 	b.flushDue()
 }
 
-// node returns the heartbeats that gather for a node.
-func (b *batch) node(name string) *nodeBeats {
-	for _, n := range b.nodes {
+// nodeOf returns the heartbeats that gather for a node.
+func nodeOf(all *[]*nodeBeats, name string) *nodeBeats {
+	for _, n := range *all {
 		if n.node == name {
 			return n
 		}
 	}
 	n := &nodeBeats{node: name}
-	b.nodes = append(b.nodes, n)
+	*all = append(*all, n)
 	return n
 }
 
@@ -196,7 +196,7 @@ func (b *batch) askForStrangers() {
 		case owner == "":
 			b.note(s.index, notOwned)
 		default:
-			b.node(owner).beats.AddAdmitted(s.beat, b, s.index)
+			nodeOf(&b.nodes, owner).beats.AddAdmitted(s.beat, b, s.index)
 		}
 	}
 }

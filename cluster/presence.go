@@ -62,8 +62,11 @@ func (p *presence) Streams(user uuid.UUID) int { return p.reader.Streams(user) }
 // holds.
 func (p *presence) Turned(user uuid.UUID) (atMS uint64, online bool) { return p.edge.Turned(user) }
 
-// NewGroup implements server.Presence: there are no event loops yet.
+// NewGroup implements server.Presence: answers come from elsewhere, see NewLater.
 func (p *presence) NewGroup() engine.Group { return nil }
+
+// NewLater implements server.Presence.
+func (p *presence) NewLater() engine.Later { return newLater(&p.router) }
 
 // down says that a node went out of reach: what it has not answered never will be.
 func (p *presence) down(node string) { p.forward.Down(node) }

@@ -297,3 +297,52 @@ func TestHeartbeatsAnywhere(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestLater: heartbeats of event loops on three nodes are answered under their tokens, each as a
+// heartbeat alone would be.
+func TestLater(t *testing.T) {
+	s := newShared(t, 6, engine.Options{})
+	nodes, _ := three(t, s)
+	s.move(5, "")
+	loop := nodes[0].NewLater()
+	sent := map[uint64]engine.Heartbeat{}
+	var hbs []engine.Heartbeat
+	var tokens []uint64
+	told := 0
+	var spare []engine.LaterResult
+	for n := range 100 {
+		hbs, tokens = hbs[:0], tokens[:0]
+		for i := range engine.GroupSize {
+			token := uint64(n)<<32 | uint64(i)
+			hb := newHeartbeat(uuid.New(), uuid.New(), 7)
+			if i%4 == 0 && n > 0 { // one of those that were answered
+				hb = sent[uint64(n-1)<<32|uint64(i+1)]
+				hb.Seq = 3
+			}
+			sent[token] = hb
+			hbs, tokens = append(hbs, hb), append(tokens, token)
+		}
+		loop.Submit(hbs, tokens)
+		for told < (n+1)*engine.GroupSize {
+			spare = loop.Collect(spare[:0])
+			for _, r := range spare {
+				told++
+				hb := sent[r.Token]
+				var want engine.Result
+				switch {
+				case s.Of(hb.User) == 5:
+					want = notOwned
+				case hb.Seq == 3:
+					want = engine.Result{Outcome: engine.Stale, LastSeq: 7}
+				}
+				if r.Result != want {
+					t.Fatalf("%+v, not %+v", r.Result, want)
+				}
+			}
+		}
+	}
+	loop.Close()
+	if got := loop.Collect(nil); got != nil {
+		t.Errorf("%v after Close", got)
+	}
+}

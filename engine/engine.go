@@ -276,6 +276,9 @@ func (e *Engine) Kick() { e.log.Kick() }
 // NewGroup returns a Group.
 func (e *Engine) NewGroup() Group { return newGroup(e.acceptor) }
 
+// NewLater returns nil: an engine knows at once what comes of a heartbeat.
+func (e *Engine) NewLater() Later { return nil }
+
 // Stale reports whether the heartbeat would be refused as stale now. Nothing is applied, and the
 // answer may be old when it arrives: it serves checks that come after the seq's and before the
 // apply.

@@ -18,19 +18,35 @@ type Group interface {
 	// be told (I2), which are Accepted or Stale. Of the others nothing was applied or counted. It
 	// keeps nothing of hbs.
 	Apply(hbs []Heartbeat, results []Result) (n int, lsn uint64)
-	// Commit returns when lsn is committed, or why it is not. With a Local log it does the log's
-	// work on the calling goroutine, which is as long away as the disk is: see Stalled.
+	// Commit returns when lsn is committed, or why it is not. It does the log's work on the calling
+	// goroutine, which is as long away as the disk is: see Stalled.
 	Commit(lsn uint64) error
 	// Committed is the highest LSN whose outcomes may be told.
 	Committed() uint64
-	// Local says that a commit is one sync away, so that it is worth making on the goroutine that
-	// applied. Constant.
-	Local() bool
 	// Stalled reports that the commit in flight takes so long that outcomes are told as Unavailable
 	// now.
 	Stalled() bool
 	// Told counts outcomes that are told: as they are, or as Unavailable for want of a commit.
 	Told(accepted, stale int, err error)
+}
+
+// Later takes heartbeats for a goroutine that serves many connections, and says later what came of
+// each, in any order. An engine has none: it is for what shares users out among engines.
+type Later interface {
+	// Submit takes heartbeats, GroupSize at most, each under a token, and keeps nothing of them. It
+	// does not wait: what there is no room for is Unavailable. One goroutine at a time.
+	Submit(hbs []Heartbeat, tokens []uint64)
+	// Collect waits until there are results, and returns them. It may use spare for that. None:
+	// Close was called. One goroutine calls it.
+	Collect(spare []LaterResult) []LaterResult
+	// Close ends Collect.
+	Close()
+}
+
+// LaterResult is what came of the heartbeat of a token.
+type LaterResult struct {
+	Token uint64
+	Result
 }
 
 // group is a Group of one engine. See batch for its steps.
@@ -63,8 +79,6 @@ func (g *group) Apply(hbs []Heartbeat, results []Result) (n int, lsn uint64) {
 func (g *group) Commit(lsn uint64) error { return g.acceptor.log.Commit(lsn) }
 
 func (g *group) Committed() uint64 { return g.acceptor.log.Committed() }
-
-func (g *group) Local() bool { return g.acceptor.log.Local() }
 
 func (g *group) Stalled() bool { return g.acceptor.log.Stalled() }
 

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"log/slog"
@@ -29,13 +30,48 @@ type wholeOptions struct {
 	fs     vfs.FS // default: one in memory
 	server func(*Options)
 	engine engine.Options
-	far    bool // the log says that its commits are far away
+	far    bool // heartbeats of loops are answered from elsewhere
 }
 
-// farLog is a log whose commits no loop makes itself.
-type farLog struct{ *wal.Log }
+// farPresence is an engine that answers heartbeats of loops later.
+type farPresence struct{ *engine.Engine }
 
-func (farLog) Local() bool { return false }
+func (farPresence) NewGroup() engine.Group { return nil }
+
+func (p farPresence) NewLater() engine.Later {
+	return &goLater{engine: p.Engine, told: make(chan engine.LaterResult), end: make(chan struct{})}
+}
+
+// goLater has a goroutine for each heartbeat.
+type goLater struct {
+	engine *engine.Engine
+	told   chan engine.LaterResult
+	end    chan struct{}
+}
+
+func (l *goLater) Submit(hbs []engine.Heartbeat, tokens []uint64) {
+	for i := range hbs {
+		hb, token := hbs[i], tokens[i]
+		hb.Source = bytes.Clone(hb.Source)
+		go func() {
+			select {
+			case l.told <- engine.LaterResult{Token: token, Result: l.engine.Heartbeat(&hb)}:
+			case <-l.end:
+			}
+		}()
+	}
+}
+
+func (l *goLater) Collect(spare []engine.LaterResult) []engine.LaterResult {
+	select {
+	case r := <-l.told:
+		return append(spare, r)
+	case <-l.end:
+		return nil
+	}
+}
+
+func (l *goLater) Close() { close(l.end) }
 
 // startWhole starts a whole server. Its clock stands still.
 func startWhole(t testing.TB, o wholeOptions) *whole {
@@ -55,11 +91,7 @@ func startWhole(t testing.TB, o wholeOptions) *whole {
 		t.Fatal(err)
 	}
 	o.engine.Clock, o.engine.Logger, o.engine.Shards = options.Clock, logger, 4
-	var asked engine.Log = log
-	if o.far {
-		asked = farLog{log}
-	}
-	e, err := engine.New(asked, o.engine)
+	e, err := engine.New(log, o.engine)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -73,7 +105,11 @@ func startWhole(t testing.TB, o wholeOptions) *whole {
 		t.Fatal(err)
 	}
 	options.OpenStreams = e.OpenStreams
-	s, err := New(e, options)
+	var p Presence = e
+	if o.far {
+		p = farPresence{e}
+	}
+	s, err := New(p, options)
 	if err != nil {
 		t.Fatal(err)
 	}

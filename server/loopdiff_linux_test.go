@@ -66,7 +66,7 @@ var setups = map[string]setup{
 	},
 	"devices per user":       {engine: engine.Options{MaxDevicesPerUser: 2}},
 	"full":                   {engine: engine.Options{MaxDevices: 1, SeqPolicy: engine.Restart}},
-	"a log that is far away": {far: true},
+	"answers from elsewhere": {far: true},
 	"PROXY protocol": {
 		header: "PROXY TCP4 {client} 192.0.2.1 1000 2000\r\n",
 		server: func(o *Options) { o.RatePerIP, o.RateBurst, o.ProxyProtocol = 1e-6, 4, true },

@@ -22,9 +22,10 @@ import (
 // parser and judged by the same functions, and answers written by the same, so that there is one
 // place for each rule.
 type plain struct {
-	engine.Group
-	one     *heartbeats
-	answers *answers
+	engine.Group              // nil: later takes them
+	later        engine.Later // nil: the Group does
+	one          *heartbeats
+	answers      *answers
 
 	// Of the requests that Read took. Single owner: the loop.
 	beats   [conns.GroupSize]engine.Heartbeat
@@ -50,8 +51,14 @@ var requestLine = []byte("POST " + wire.HeartbeatPath + " HTTP/1.1\r\n")
 
 var endOfHead = []byte("\r\n\r\n")
 
-func newPlain(group engine.Group, one *heartbeats, maxHead int) *plain {
+// newPlain makes the requests of a loop, which group applies, or later where there is none.
+func newPlain(
+	group engine.Group, later engine.Later, one *heartbeats, maxHead int,
+) *plain {
 	p := &plain{Group: group, one: one, answers: one.answers}
+	if group == nil {
+		p.later = later
+	}
 	p.in = bufio.NewReaderSize(&p.text, maxHead)
 	p.heads.seed = maphash.MakeSeed()
 	p.buffered = bufio.NewWriter(&p.out)
@@ -198,9 +205,50 @@ func (p *plain) Append(text []byte, answers []conns.Answer, err error) (_ []byte
 	if err == nil {
 		p.answers.counters.Answers[reply.Accepted].Add(uint64(n))
 	}
-	p.Told(n, stale, err)
+	if p.later == nil {
+		p.Told(n, stale, err)
+	}
 	return text, last
 }
+
+// Later implements conns.Requests.
+func (p *plain) Later() conns.Later {
+	if p.later == nil {
+		return nil
+	}
+	return &laterPlain{plain: p}
+}
+
+// laterPlain is a plain whose heartbeats are answered from elsewhere. It is the conns.Later of a
+// loop.
+type laterPlain struct {
+	*plain
+	came []engine.LaterResult // scratch of Collect
+}
+
+// Submit implements conns.Later.
+func (p *laterPlain) Submit(tokens []uint64) {
+	p.later.Submit(p.beats[:p.n], tokens)
+	p.n = 0
+}
+
+// Collect implements conns.Later.
+func (p *laterPlain) Collect(spare []conns.Told) []conns.Told {
+	p.came = p.later.Collect(p.came[:0])
+	for i := range p.came {
+		r := &p.came[i]
+		told := conns.Told{Token: r.Token}
+		told.Stale, told.LastSeq = r.Outcome == engine.Stale, r.LastSeq
+		if r.Outcome == engine.Unavailable {
+			told.Err = r.Err
+		}
+		spare = append(spare, told)
+	}
+	return spare
+}
+
+// Close implements conns.Later.
+func (p *laterPlain) Close() { p.later.Close() }
 
 // append appends the text of an answer as fasthttp would write it.
 func (p *plain) append(text []byte, answer func(ctx *fasthttp.RequestCtx)) []byte {
@@ -237,7 +285,7 @@ func (t *acceptedText) current(p *plain, draining bool) []byte {
 
 // Stalled implements conns.Requests.
 func (p *plain) Stalled() error {
-	if p.Group.Stalled() {
+	if p.later == nil && p.Group.Stalled() {
 		return engine.ErrStalled
 	}
 	return nil

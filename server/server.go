@@ -40,8 +40,11 @@ type Presence interface {
 	NewBatch() engine.Batch
 	// Kick has what batches applied so far committed, and does not wait for it.
 	Kick()
-	// NewGroup returns what applies heartbeats for one event loop, or nil: then there are no loops.
+	// NewGroup returns what applies heartbeats for one event loop, or nil: NewLater may do that.
 	NewGroup() engine.Group
+	// NewLater returns what takes the heartbeats of one event loop, or nil. Without either there
+	// are no loops.
+	NewLater() engine.Later
 	// Stale reports whether a heartbeat would be refused as stale now; nothing is applied.
 	Stale(hb *engine.Heartbeat) bool
 	// Take takes the socket out of a connection.
@@ -155,7 +158,7 @@ func New(p Presence, o Options) (*Server, error) {
 	s.conns = conns.New(conns.Config{
 		Loops: s.loops(&o),
 		NewRequests: func() conns.Requests {
-			return newPlain(p.NewGroup(), one, o.MaxHeaderBytes)
+			return newPlain(p.NewGroup(), p.NewLater(), one, o.MaxHeaderBytes)
 		},
 		ReadTimeout:  o.ReadTimeout,
 		WriteTimeout: o.WriteTimeout,
@@ -203,7 +206,8 @@ func (s *Server) Loops() int { return s.conns.Loops() }
 
 // loops is how many there are to be.
 func (s *Server) loops(o *Options) int {
-	if o.Loops < 0 || s.presence.NewGroup() == nil {
+	counted := o.RatePerIP > 0 || o.NewDevicesPerIP > 0 // by what comes of them, which comes late
+	if o.Loops < 0 || s.presence.NewGroup() == nil && (counted || s.presence.NewLater() == nil) {
 		return 0
 	}
 	return o.Loops

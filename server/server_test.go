@@ -120,6 +120,7 @@ const testRetry = 12_345 * time.Millisecond
 func (f *fakePresence) Kick() { f.kicks.Add(1) }
 
 func (f *fakePresence) NewGroup() engine.Group { return nil } // there are no loops
+func (f *fakePresence) NewLater() engine.Later { return nil }
 
 func (f *fakePresence) NewBatch() engine.Batch {
 	b := fakeBatches.Get().(*fakeBatch)

@@ -47,6 +47,16 @@ func (b *Beats) note(sink Sink, index int) {
 // Len is how many heartbeats there are.
 func (b *Beats) Len() int { return len(b.known) }
 
+// Refuse has the sinks told that there is no room.
+func (b *Beats) Refuse() { b.refuse(0) }
+
+func (b *Beats) refuse(from int) {
+	for i := from; i < len(b.known); i++ {
+		k := &b.known[i]
+		k.sink.Told(int(k.index), noRoom, b.beat(i))
+	}
+}
+
 // Reset forgets them.
 func (b *Beats) Reset() {
 	clear(b.known)

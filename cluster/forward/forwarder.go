@@ -24,6 +24,9 @@ var (
 	errClosed   = fmt.Errorf("%w, and this one stops", engine.ErrNotMine)
 )
 
+// noRoom is the result of a heartbeat for which there is no room on its way.
+var noRoom = engine.Result{Outcome: engine.Unavailable, Err: errFull, LogFull: true}
+
 const (
 	subject       bus.Subject = "fwd"
 	answerSubject bus.Subject = "fwd.ack"

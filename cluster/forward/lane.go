@@ -66,13 +66,8 @@ func (l *lane) add(b *Beats, wait time.Duration, around *Waits) {
 			break
 		}
 	}
-	r := failed(errFull)
-	r.LogFull = true
-	for i := done; i < b.Len(); i++ {
-		k := &b.known[i]
-		k.sink.Told(int(k.index), r, b.beat(i))
-	}
 	l.of.figures.count(outcomeFull, b.Len()-done)
+	b.refuse(done)
 }
 
 // tryAdd takes beats if there is room for all of them.
@@ -80,6 +75,7 @@ func (l *lane) tryAdd(b *Beats) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.closed || l.of.o.MaxWaiting-l.waiting < b.Len() {
+		l.of.figures.count(outcomeFull, b.Len())
 		return false
 	}
 	l.fill(b, 0)

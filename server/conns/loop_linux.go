@@ -39,12 +39,11 @@ const (
 //	wait ► read what each has sent ► apply, in groups ► commit ► write: one text for each connection
 //	          └ not plain ► leave: back to fasthttp, with its bytes, when what came before is answered
 //
-// A commit of a Local log is made by the reader itself: a batch forms in the sockets meanwhile, and
+// A commit is made by the reader itself: a batch forms in the sockets meanwhile, and
 // no goroutine has to be woken. Everything but waiting and committing is done with mu held. So any
 // goroutine can take the reader's place while it is away, and does when it is away for long: the
 // disk hangs, and there are other requests. Who commits then comes back to a loop that has another
-// reader, writes the answers that have become due, commits what was applied meanwhile, and ends. A
-// commit that is far away is made by a goroutine of its own in the same way: settler.
+// reader, writes the answers that have become due, commits what was applied meanwhile, and ends.
 //
 //	reader                              watch                      the reader that follows
 //	commit(7): mu is free
@@ -54,9 +53,16 @@ const (
 //	│                                   for all that are owed      which are answered 503
 //	commit returns: nothing is owed
 //	any more for 7; reader changed: ends
+//
+// Where answers come from elsewhere (Later), a turn submits what it read, each request under its
+// connection's token, and another goroutine, the collector, answers what has come back. Two
+// connections' answers do not wait for each other. Those of one connection stay in their order,
+// since one request of it is on its way at a time: one that comes before the answer to the last is
+// fasthttp's.
 type loop struct {
 	*loops
 	requests Requests // nil: no request is plain
+	later    Later    // of requests; nil: they are committed here
 	epoll    int
 	wake     int // an eventfd that ends a wait
 	done     chan struct{}
@@ -91,6 +97,7 @@ type loop struct {
 	group   [GroupSize]taken
 	n       int // of group
 	results [GroupSize]Answer
+	tokens  [GroupSize]uint64
 	turn    turn
 	gone    []uint64 // tokens of connections that leave or end, once nothing is owed to them
 	texts   []byte   // of the answers to one connection
@@ -149,8 +156,8 @@ func (l *loop) start() {
 	}
 	l.buffer = make([]byte, textBytes)
 	l.groupSize = l.requests.GroupSize()
-	if !l.requests.Local() {
-		go l.settler()
+	if l.later = l.requests.Later(); l.later != nil {
+		go l.collector()
 	}
 	go l.run(0)
 }
@@ -174,13 +181,9 @@ func (l *loop) run(number uint64) {
 			break
 		}
 		l.serve(events[:n])
-		if l.requests == nil || l.requests.Local() {
-			l.settle()
-			if l.reader != number {
-				break
-			}
-		} else if l.owed > 0 {
-			l.settled.Broadcast() // wakes settler
+		l.settle()
+		if l.reader != number {
+			break
 		}
 		if l.closing && l.wind(n) {
 			break
@@ -300,6 +303,10 @@ func (l *loop) take(index uint32, text []byte, had int) {
 	}
 	first := true
 	for len(text) > 0 {
+		if l.later != nil && !l.mayTake(s, first) {
+			l.leave(index, text)
+			return
+		}
 		size := l.requests.Read(s.peer.addr, text)
 		if size < 0 {
 			l.keep(index, text, first && had > 0)
@@ -321,6 +328,15 @@ func (l *loop) take(index uint32, text []byte, had int) {
 	}
 	l.dropPart(s.more)
 	l.rest(index)
+}
+
+// mayTake reports whether the next request of a connection may be submitted: no other is on its
+// way.
+func (l *loop) mayTake(s *slot, first bool) bool {
+	if !first {
+		l.submit() // the one before it, which is owed an answer before the connection leaves
+	}
+	return s.owed == 0
 }
 
 // rest makes a connection wait for its next request. Where it did so a moment ago it keeps its
@@ -364,6 +380,10 @@ func (l *loop) dropPart(m *more) {
 // apply applies the requests that were taken. One that cannot be applied at once is fasthttp's, and
 // so is what comes behind it of the same connection.
 func (l *loop) apply() {
+	if l.later != nil {
+		l.submit()
+		return
+	}
 	for l.n > 0 {
 		n, lsn := l.requests.Apply(l.results[:l.n])
 		if n > 0 {
@@ -398,6 +418,25 @@ func (l *loop) apply() {
 			l.n++
 		}
 	}
+}
+
+// submit hands over the requests that were taken. The collector answers them.
+func (l *loop) submit() {
+	if l.n == 0 {
+		return
+	}
+	for i, r := range l.group[:l.n] {
+		s := &l.slots.all[r.slot]
+		s.owed++
+		if s.served < servedEnough {
+			s.served++
+		}
+		l.tokens[i] = l.slots.token(r.slot)
+	}
+	l.later.Submit(l.tokens[:l.n])
+	l.owed += l.n
+	l.plain += uint64(l.n)
+	l.n = 0
 }
 
 // leave notes that a connection goes back to fasthttp with a text, once everything before is
@@ -531,15 +570,24 @@ func (l *loop) settle() {
 	l.away = false
 }
 
-// settler commits where that takes long.
-func (l *loop) settler() {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	for !l.closed {
-		l.settle()
-		if len(l.owing) == 0 {
-			l.settled.Wait()
+// collector answers what was submitted.
+func (l *loop) collector() {
+	var told []Told
+	for {
+		if told = l.later.Collect(told[:0]); len(told) == 0 {
+			return
 		}
+		l.mu.Lock()
+		l.now = time.Since(l.began)
+		for i := range told {
+			t := &told[i]
+			l.same = append(l.same[:0], t.Answer)
+			l.answerOne(t.Token, l.same, t.Err)
+		}
+		l.owed = max(0, l.owed-len(told)) // abort gave them up
+		l.settled.Broadcast()
+		l.part()
+		l.mu.Unlock()
 	}
 }
 
@@ -585,20 +633,25 @@ func (l *loop) answerAll(answers []owedAnswer, err error) {
 		for ; i < len(answers) && answers[i].token == token; i++ {
 			l.same = append(l.same, answers[i].Answer)
 		}
-		text, last := l.requests.Append(l.texts[:0], l.same, err)
-		l.texts = text[:0]
-		index := l.slots.find(token)
-		if index == 0 {
-			continue // the client has gone
-		}
-		s := &l.slots.all[index]
-		s.owed -= uint32(len(l.same))
-		if last || l.closing && !s.leaving {
-			s.ending = true
-		}
-		if l.send(index, text) && (s.leaving || s.ending) {
-			l.partWith(index)
-		}
+		l.answerOne(token, l.same, err)
+	}
+}
+
+// answerOne writes answers to one connection.
+func (l *loop) answerOne(token uint64, answers []Answer, err error) {
+	text, last := l.requests.Append(l.texts[:0], answers, err)
+	l.texts = text[:0]
+	index := l.slots.find(token)
+	if index == 0 {
+		return // the client has gone
+	}
+	s := &l.slots.all[index]
+	s.owed -= uint32(len(answers))
+	if last || l.closing && !s.leaving {
+		s.ending = true
+	}
+	if l.send(index, text) && (s.leaving || s.ending) {
+		l.partWith(index)
 	}
 }
 
@@ -719,6 +772,9 @@ func (l *loop) finish() {
 		return
 	}
 	l.closed = true
+	if l.later != nil {
+		l.later.Close()
+	}
 	l.reader++ // none reads
 	l.settled.Broadcast()
 	_ = unix.Close(l.epoll)

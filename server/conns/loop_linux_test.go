@@ -23,7 +23,7 @@ const plainFrom = 1000
 
 // plainLog is the log of the plain requests of a rig: it commits when it is let to.
 type plainLog struct {
-	far bool // not Local
+	far bool // answers come later
 
 	mu        sync.Mutex
 	cond      sync.Cond
@@ -33,6 +33,8 @@ type plainLog struct {
 	committed uint64 // guarded by mu
 	applied   []int  // guarded by mu
 	refuse    int    // guarded by mu: the request that is not applied at once; 0: all are
+	told      []Told // guarded by mu: answers that come later
+	closed    bool   // guarded by mu: none does any more
 }
 
 func newPlainLog() *plainLog {
@@ -125,7 +127,40 @@ func (p *plainRequests) Commit(lsn uint64) error {
 	return nil
 }
 
-func (p *plainRequests) Local() bool { return !p.far }
+func (p *plainRequests) Later() Later {
+	if !p.far {
+		return nil
+	}
+	return laterRequests{p}
+}
+
+// laterRequests are plainRequests whose answers come later, in another order.
+type laterRequests struct{ *plainRequests }
+
+func (p laterRequests) Submit(tokens []uint64) {
+	p.set(func() {
+		for i, number := range p.taken {
+			p.applied = append(p.applied, number)
+			p.appended++
+			answer := Answer{LastSeq: uint64(number)}
+			p.told = append([]Told{{Token: tokens[i], Answer: answer}}, p.told...)
+		}
+		p.taken = p.taken[:0]
+	})
+}
+
+func (p laterRequests) Collect(spare []Told) []Told {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for !p.closed && (p.held || len(p.told) == 0) {
+		p.cond.Wait()
+	}
+	told := append(spare, p.told...)
+	p.told = nil
+	return told
+}
+
+func (p laterRequests) Close() { p.set(func() { p.closed, p.told = true, nil }) }
 
 func (p *plainRequests) Committed() uint64 {
 	p.mu.Lock()
@@ -201,6 +236,42 @@ func TestLoopServes(t *testing.T) {
 			r.holdsNone(t)
 		})
 	}
+}
+
+// TestLaterAnswers: where answers come later, requests of many connections are on their way
+// together, one of each; what a client sends behind it is served after its answer (P10).
+func TestLaterAnswers(t *testing.T) {
+	log := newPlainLog()
+	log.far = true
+	r := start(t, looped(log, nil))
+	addr := r.listen(t, "tcp")
+	var all []*client
+	for range 20 {
+		all = append(all, r.inLoop(t, addr))
+	}
+	log.set(func() { log.held = true })
+	for n, c := range all {
+		c.write(request(plainFrom + n))
+	}
+	log.applies(t, 20)
+	for n, c := range all[:5] {
+		c.write(request(plainFrom + 100 + n))
+	}
+	for _, c := range all[15:] {
+		c.Close()
+	}
+	log.set(func() { log.held = false })
+	for n, c := range all[:15] {
+		c.answered(plainFrom + n)
+	}
+	for n, c := range all[:5] {
+		c.answered(plainFrom + 100 + n)
+		c.ask(plainFrom + 200)
+	}
+	for _, c := range all[:15] {
+		c.Close()
+	}
+	r.holdsNone(t)
 }
 
 // TestLoopLeavesAlone: a request that cannot be applied at once is fasthttp's, with what comes

@@ -358,7 +358,7 @@ func (l *loop) look() bool {
 	if l.committing.Load() != began || l.closed {
 		return true
 	}
-	if l.requests.Local() && l.stoodIn != began {
+	if l.stoodIn != began {
 		l.stoodIn = began
 		l.standIns++
 		l.reader++

@@ -5,7 +5,7 @@ import "net/netip"
 // Requests serves the plain requests of a loop's connections: those that are whole, that everything
 // is right with, and whose answers take no more than a commit. All others are fasthttp's.
 //
-// Read, Apply and Append are called by one goroutine at a time, the others by any.
+// Read, Apply, Submit and Append are called by one goroutine at a time, the others by any.
 type Requests interface {
 	// Read looks at what a client has sent and not been answered yet. The text begins with a
 	// request. If that is plain, its size is returned, and Apply will apply it; 0: it is
@@ -23,12 +23,13 @@ type Requests interface {
 
 	// GroupSize is how many requests are taken before Apply, GroupSize at most. Constant.
 	GroupSize() int
-	// Commit returns when lsn is committed, or why it is not. If Local, it does the work on the
-	// calling goroutine.
+	// Later is how requests are answered one by one, in any order; nil: Apply and Commit are used.
+	// Constant.
+	Later() Later
+
+	// Commit returns when lsn is committed, or why it is not. It does the work on the calling
+	// goroutine, and is short, unless the disk hangs.
 	Commit(lsn uint64) error
-	// Local says that Commit is short, unless the disk hangs, and is best made by the goroutine
-	// that applied. Constant.
-	Local() bool
 	// Committed is the highest LSN that is committed.
 	Committed() uint64
 	// Stalled returns why requests are no longer kept waiting for a commit, nil where they are.
@@ -37,6 +38,25 @@ type Requests interface {
 
 // GroupSize is the most that Requests.GroupSize may be.
 const GroupSize = 32
+
+// Later takes requests, and has the answers later: they come from elsewhere, each when it can.
+type Later interface {
+	// Submit takes the requests that Requests.Read has taken since the last call, in their order,
+	// each under a token, and does not wait.
+	Submit(tokens []uint64)
+	// Collect waits until there are answers, and returns them. It may use spare for that. None:
+	// Close was called. One goroutine calls it.
+	Collect(spare []Told) []Told
+	// Close ends Collect.
+	Close()
+}
+
+// Told is the answer to the request of a token: as it is, or Err is why there is none.
+type Told struct {
+	Token uint64
+	Answer
+	Err error
+}
 
 // Answer is what came of a plain request.
 type Answer struct {
