@@ -14,13 +14,16 @@ HOSTILE     ?= 2s
 BENCHSTAT   := golang.org/x/perf/cmd/benchstat@v0.0.0-20260908200009-22c9c6c9d4da
 BASE        ?= HEAD
 
-.PHONY: help run build test race lint fuzz crash loops soak hostile chaos interop drains browser screenshot client-ts openapi deploy clean bench bench-long bench-full bench-compare
+.PHONY: help run cluster build test race lint fuzz crash loops soak hostile chaos interop drains browser screenshot client-ts openapi deploy clean bench bench-long bench-full bench-compare
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: build ## start the server with throw-away secrets and print curl lines to paste
 	./bin/rollcall serve --dev
+
+cluster: build ## start three nodes on this machine with throw-away secrets and print curl lines to paste, and which process to kill
+	./bin/rollcall cluster dev
 
 build: ## build bin/rollcall
 	$(GO) build -ldflags '$(LDFLAGS)' -o bin/rollcall ./cmd/rollcall

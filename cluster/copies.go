@@ -16,7 +16,7 @@ const (
 	// logs.
 	copiesFor = time.Second
 	// copiesWait is how long one page of it may take.
-	copiesWait = 5 * time.Second
+	copiesWait = 2 * time.Second
 	// listSubject is where the logs are listed, with what their leaders know of the copies.
 	listSubject = "$JS.API.STREAM.LIST"
 )

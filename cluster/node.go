@@ -46,6 +46,7 @@ type Node struct {
 	edge     *watch.Edge
 	holdings *holdings
 	pulses   *pulses
+	observer *observer
 
 	phase    atomic.Int32
 	isolated atomic.Bool
@@ -145,6 +146,11 @@ func (n *Node) assemble() (err error) {
 		},
 	})
 	n.pulses.owned = n.holdings
+	n.observer = &observer{
+		cluster: o.Name, node: o.Node, replicas: o.Replicas, maxSkew: o.MaxSkew, clock: clock,
+		directory: n.directory, holdings: n.holdings, copies: &copies{nc: n.server.Conn()},
+		leader: func() string { leader, _ := n.server.Meta(); return leader }, ready: n.Ready,
+	}
 	n.presence = newPresence(n.bus, o.Partitions, owners{n.holdings, n.directory},
 		followed{n.follower, n.edge}, forward.Options{})
 	return nil
@@ -274,13 +280,22 @@ func (n *Node) SetKeys(keys []string) { n.server.SetKeys(keys) }
 
 // Collectors are the metrics of what a node has beside engines and streams. After Start.
 func (n *Node) Collectors() []prometheus.Collector {
-	return append(n.figures.collectors(), n.presence.forward)
+	return append(n.figures.collectors(), n.presence.forward, n.edge, n.observer)
 }
 
-// ServeHTTP answers /clusterz.
+// Status is what this node knows of the cluster. After Start.
+func (n *Node) Status(ctx context.Context) *Status { return n.observer.status(ctx) }
+
+// ServeHTTP answers /clusterz. After Start.
 func (n *Node) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	s := n.Status(r.Context())
-	s.answer(w)
+	n.Status(r.Context()).answer(w)
+}
+
+// Drain refuses new streams and ends the open ones, spread over a time, until all have ended or ctx
+// is done. Heartbeats are still answered. An error is ctx's: streams were left.
+func (n *Node) Drain(ctx context.Context, over time.Duration) error {
+	n.phase.Store(draining)
+	return n.follower.Drain(ctx, over)
 }
 
 // Close ends every stream, resigns from the node's partitions and stops its log server. It waits

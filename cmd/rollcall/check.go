@@ -95,7 +95,8 @@ func (c serveCmd) check(w io.Writer, settings []setting) error {
 	unopened.reloader = newReloader(c, unopened.logger, sec)
 	var peers []peer
 	if c.Cluster.Node != "" {
-		if o, err := c.clusterOptions(unopened); err == nil { // else checkOptions has the error
+		o, err := c.clusterOptions(unopened, sec)
+		if err == nil { // else checkOptions has the error
 			peers = findPeers(o)
 		}
 	}
@@ -116,7 +117,7 @@ func (c serveCmd) check(w io.Writer, settings []setting) error {
 func (c serveCmd) checkOptions(n *node, sec secrets) error {
 	return errors.Join(
 		c.checkAdmin(),
-		c.checkPresence(n),
+		c.checkPresence(n, sec),
 		c.serverOptions(n, sec).Check(),
 	)
 }
@@ -143,6 +144,9 @@ func (c serveCmd) print(
 		secretSource(signingKeyEnv, c.SigningKeyFile, c.Dev))
 	if len(sec.admin) > 0 {
 		row(countedSecrets(sec.admin, "admin token"), c.AdminTokenFile)
+	}
+	if len(sec.nodes) > 0 {
+		row(countedSecrets(sec.nodes, "cluster key"), c.Cluster.KeyFile)
 	}
 	if certificate != "" {
 		row("certificate "+certificate, c.TLSCert)

@@ -84,26 +84,21 @@ func (f clusterFlags) given() (names []string) {
 	return names
 }
 
-// clusterOptions are those of a node of a cluster, with what the files of its secrets hold. An
-// error is about these files.
-func (c serveCmd) clusterOptions(n *node) (cluster.Options, error) {
+// clusterOptions are those of a node of a cluster. An error is about the files of its certificate.
+func (c serveCmd) clusterOptions(n *node, sec secrets) (o cluster.Options, err error) {
 	f := c.Cluster
-	o := cluster.Options{
+	o = cluster.Options{
 		Node: f.Node, Name: f.Name, Dir: c.DataDir, Listen: f.Listen, Peers: f.Peers,
-		Bootstrap: f.Bootstrap, Partitions: f.Partitions, Replicas: f.Replicas,
+		Bootstrap: f.Bootstrap, Partitions: f.Partitions, Replicas: f.Replicas, Keys: sec.nodes,
 		SyncQuorum: c.Sync == syncQuorum, FastFailover: f.FastFailover, MaxSkew: f.MaxSkew,
 		Version: buildVersion(), Engine: c.engineOptions(n),
 		ObserveAppend: n.histograms.observeCommit, Logger: n.logger,
 	}
 	o.Engine.CheckpointBytes = max(leastCheckpointBytes, c.CheckpointBytes/int64(f.Partitions))
-	var keyErr, tlsErr error
-	if f.KeyFile != "" {
-		o.Keys, keyErr = f.keys()
-	}
 	if f.TLSCert != "" {
-		o.TLS, tlsErr = n.reloader.clusterTLS()
+		o.TLS, err = n.reloader.clusterTLS()
 	}
-	return o, errors.Join(keyErr, tlsErr)
+	return o, err
 }
 
 // leastCheckpointBytes is how much the log of a partition grows at least before a checkpoint.
@@ -112,9 +107,6 @@ const leastCheckpointBytes = 1 << 20
 // keys reads the nodes' shared secrets.
 func (f clusterFlags) keys() ([]string, error) {
 	keys, err := readSecrets("", f.KeyFile)
-	if err == nil {
-		err = refuseShort("key of the nodes", keys)
-	}
 	if err != nil {
 		return nil, fmt.Errorf("--cluster-key-file: %w", err)
 	}

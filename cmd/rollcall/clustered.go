@@ -1,8 +1,69 @@
 package main
 
-import "errors"
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
 
-// openClustered makes a node of a cluster.
-func (c serveCmd) openClustered(n *node) (presence, error) {
-	return nil, errors.New("this program does not serve as a node of a cluster")
+	"github.com/prometheus/client_golang/prometheus"
+
+	"rollcall/cluster"
+	"rollcall/internal/dirlock"
+	"rollcall/internal/rootfs"
+	"rollcall/wal"
+)
+
+// clustered is the presence of a node of a cluster.
+type clustered struct {
+	*cluster.Node
+	files *rootfs.FS // of the data directory
+	lock  *dirlock.Lock
+}
+
+// openClustered locks the data directory and starts a node. It begins to own partitions, and serves
+// the other nodes, before any client can reach it.
+func (c serveCmd) openClustered(n *node, sec secrets) (_ presence, err error) {
+	o, err := c.clusterOptions(n, sec)
+	if err != nil {
+		return nil, err
+	}
+	p := &clustered{files: rootfs.New(c.DataDir)}
+	if p.lock, err = dirlock.Take(p.files, c.DataDir, wal.LockName); err != nil {
+		var held *dirlock.HeldError
+		if errors.As(err, &held) {
+			err = fmt.Errorf("%w: %w", wal.ErrLocked, err)
+		}
+		return nil, errors.Join(adviseOnDirectory(err), p.files.Close())
+	}
+	if p.Node, err = cluster.New(o); err != nil {
+		return nil, errors.Join(err, p.lock.Abandon(), p.files.Close())
+	}
+	if err := p.Node.Start(context.Background()); err != nil {
+		return nil, errors.Join(adviseOnDirectory(err), p.Close(doneContext()))
+	}
+	n.reloader.setKeys = p.Node.SetKeys
+	return p, nil
+}
+
+// Recover implements presence: openClustered has done it.
+func (*clustered) Recover() error { return nil }
+
+// Prepare implements presence.
+func (*clustered) Prepare() error { return nil }
+
+// Start implements presence.
+func (*clustered) Start() error { return nil }
+
+// Failure implements presence.
+func (p *clustered) Failure() error { return advise(p.Node.Err()) }
+
+func (p *clustered) collectors() []prometheus.Collector { return p.Node.Collectors() }
+
+// clusterz implements presence.
+func (p *clustered) clusterz() http.Handler { return p.Node }
+
+// Close implements presence.
+func (p *clustered) Close(ctx context.Context) error {
+	return errors.Join(p.Node.Close(ctx), p.lock.Close(), p.files.Close())
 }

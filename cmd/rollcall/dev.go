@@ -37,27 +37,39 @@ func printCurlLines(w io.Writer, scheme, public, admin, ingestToken, signingKey 
 rollcall is running with throw-away secrets (--dev). Open this to see a user's devices and the
 server's figures:
 
-http://%[9]s/?user=%[4]s#devices
+http://%s/?user=%s#devices
 
 and paste this into a second terminal, as often as you like: the device shows online, and offline
-%[6]s after the last one:
+%v after the last one:
 
-%[8]s -i -X POST -H 'Authorization: Bearer %[3]s' \
-  -d '{"schema_version":1,"user_id":"%[4]s","device_id":"%[5]s","status":"online","source":"curl","sent_at_ms":'$(date +%%s)000',"seq":'$(date +%%s)',"ttl_ms":%[7]d}' \
-  '%[1]s`+wire.HeartbeatPath+`'
+%s
 
 Without a browser, this follows the same user:
 
-%[8]s -N -H 'Authorization: Bearer %[2]s' \
-  '%[1]s`+wire.StreamPath+`?user_id=%[4]s'
+%s
 
 And this tells of users, as many as the token covers, when they come and go:
 
-%[8]s -N -H 'Authorization: Bearer %[2]s' \
-  '%[1]s`+wire.ListStreamPath+`?view=users'
+%s -N -H 'Authorization: Bearer %s' \
+  '%s`+wire.ListStreamPath+`?view=users'
 
 Ctrl-C stops the server.
 
-`, base, token, ingestToken, devUser, devDevice, devTTL, devTTL.Milliseconds(), curl, admin)
+`, admin, devUser, devTTL, heartbeatLine(curl, base, ingestToken), streamLine(curl, base, token),
+		curl, token, base)
 	return err
+}
+
+// heartbeatLine is what to paste to send a heartbeat of the example's device to a server.
+func heartbeatLine(curl, base, ingestToken string) string {
+	return fmt.Sprintf(`%s -i -X POST -H 'Authorization: Bearer %s' \
+  -d '{"schema_version":1,"user_id":"%s","device_id":"%s","status":"online","source":"curl",`+
+		`"sent_at_ms":'$(date +%%s)000',"seq":'$(date +%%s)',"ttl_ms":%d}' \
+  '%s'`, curl, ingestToken, devUser, devDevice, devTTL.Milliseconds(), base+wire.HeartbeatPath)
+}
+
+// streamLine is what to paste to follow the example's user.
+func streamLine(curl, base, token string) string {
+	return fmt.Sprintf(`%s -N -H 'Authorization: Bearer %s' \
+  '%s?user_id=%s'`, curl, token, base+wire.StreamPath, devUser)
 }

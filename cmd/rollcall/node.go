@@ -107,16 +107,16 @@ func (n *node) start(c serveCmd, sec secrets, recovered func()) error {
 
 // open opens everything but the public listener.
 func (n *node) open(c serveCmd, sec secrets) (err error) {
-	if n.presence, err = c.open(n); err != nil {
+	if n.presence, err = c.open(n, sec); err != nil {
 		return err
 	}
 	o := c.serverOptions(n, sec)
-	o.OpenStreams = n.presence.OpenStreams
+	o.OpenStreams, o.Cluster = n.presence.OpenStreams, n.presence.clusterz()
 	if n.server, err = server.New(n.presence, o); err != nil {
 		return err
 	}
 	n.reloader.server = n.server
-	n.metrics.MustRegister(figures{n.presence, n.server}, n.presence.collector())
+	n.metrics.MustRegister(append(n.presence.collectors(), figures{n.presence, n.server})...)
 	if n.admin, err = net.Listen("tcp", c.AdminListen); err != nil {
 		return fmt.Errorf("--admin-listen: %w", err)
 	}

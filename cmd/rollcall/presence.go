@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"net/http"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -22,8 +23,10 @@ type presence interface {
 	SetRestart(d time.Duration)
 	// Stats are the figures of all users here, and of all streams.
 	Stats() engine.Stats
-	// collector has the figures of what is beneath: the log, the store.
-	collector() prometheus.Collector
+	// collectors have the figures of what is beneath: the log, the store, the other nodes.
+	collectors() []prometheus.Collector
+	// clusterz tells operators of the cluster; nil: there is none.
+	clusterz() http.Handler
 
 	// Recover looks at what the data directory holds, and writes nothing.
 	Recover() error
@@ -41,9 +44,9 @@ type presence interface {
 }
 
 // open makes the presence that the flags ask for.
-func (c serveCmd) open(n *node) (presence, error) {
+func (c serveCmd) open(n *node, sec secrets) (presence, error) {
 	if c.Cluster.Node != "" {
-		return c.openClustered(n)
+		return c.openClustered(n, sec)
 	}
 	s, err := c.openSingle(n)
 	if err != nil {
@@ -54,13 +57,13 @@ func (c serveCmd) open(n *node) (presence, error) {
 
 // checkPresence returns every problem that open would have with its options, or with a directory of
 // the other kind.
-func (c serveCmd) checkPresence(n *node) error {
+func (c serveCmd) checkPresence(n *node, sec secrets) error {
 	if c.Cluster.Node == "" {
 		return errors.Join(refuseCluster(c.DataDir), c.logOptions(n, nil).Check(),
 			c.checkpointOptions(n, nil).Check(), c.engineOptions(n).Check())
 	}
 	kindErr := refuseSingle(c.DataDir)
-	o, err := c.clusterOptions(n)
+	o, err := c.clusterOptions(n, sec)
 	if err == nil {
 		err = o.Check()
 	}

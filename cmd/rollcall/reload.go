@@ -20,7 +20,8 @@ type reloader struct {
 	server      *server.Server
 	secrets     secrets // in use; single owner: the goroutine that calls reload
 	certificate *certificate
-	nodes       *certificate // of this node, for the others; nil: nodes do not speak TLS
+	nodes       *certificate        // of this node, for the others; nil: nodes do not speak TLS
+	setKeys     func(keys []string) // of the nodes; nil: there are none
 }
 
 func newReloader(c serveCmd, logger *slog.Logger, sec secrets) *reloader {
@@ -54,12 +55,18 @@ func (r *reloader) reload() {
 	if nodes != nil {
 		r.nodes.use(nodes)
 	}
+	if r.setKeys != nil {
+		r.setKeys(next.nodes)
+	}
 	attrs := []any{
 		"ingest_tokens", change(r.secrets.ingest, next.ingest),
 		"signing_keys", change(r.secrets.signing, next.signing),
 	}
 	if r.cmd.AdminTokenFile != "" {
 		attrs = append(attrs, "admin_tokens", change(r.secrets.admin, next.admin))
+	}
+	if r.cmd.Cluster.KeyFile != "" {
+		attrs = append(attrs, "cluster_keys", change(r.secrets.nodes, next.nodes))
 	}
 	if pair != nil {
 		attrs = append(attrs, "certificate", describe(pair))
@@ -87,6 +94,11 @@ func (r *reloader) read() (next secrets, pair, nodes *tls.Certificate, err error
 	}
 	if file := r.cmd.AdminTokenFile; file != "" {
 		if next.admin, err = readSecrets("", file); err != nil {
+			return next, nil, nil, err
+		}
+	}
+	if r.cmd.Cluster.KeyFile != "" {
+		if next.nodes, err = r.cmd.Cluster.keys(); err != nil {
 			return next, nil, nil, err
 		}
 	}

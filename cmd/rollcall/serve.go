@@ -261,18 +261,20 @@ func (c serveCmd) scheme() string {
 	return "http"
 }
 
-type secrets struct{ ingest, signing, admin []string }
+// secrets are those of daemons, clients and operators, and of the nodes of a cluster.
+type secrets struct{ ingest, signing, admin, nodes []string }
 
 // check reports every secret that is too short.
 func (s secrets) check() error {
 	return errors.Join(refuseShort("ingest token", s.ingest), refuseShort("signing key", s.signing),
-		refuseShort("admin token", s.admin))
+		refuseShort("admin token", s.admin), refuseShort("key of the nodes", s.nodes))
 }
 
 // warnShort says which lists have secrets that are shorter than is recommended.
 func (s secrets) warnShort(logger *slog.Logger) {
 	for what, list := range map[string][]string{
 		"ingest_tokens": s.ingest, "signing_keys": s.signing, "admin_tokens": s.admin,
+		"cluster_keys": s.nodes,
 	} {
 		if n := countShort(list); n > 0 {
 			logger.Warn("secrets are shorter than is recommended", what, len(list), "short", n,
@@ -290,6 +292,11 @@ func (c serveCmd) secrets() (s secrets, err error) {
 	}
 	if c.AdminTokenFile != "" {
 		if s.admin, err = readSecrets("", c.AdminTokenFile); err != nil {
+			return s, err
+		}
+	}
+	if c.Cluster.KeyFile != "" {
+		if s.nodes, err = c.Cluster.keys(); err != nil {
 			return s, err
 		}
 	}

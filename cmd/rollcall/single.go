@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"sync"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -139,6 +140,9 @@ func (s *single) Close(ctx context.Context) error {
 	return errors.Join(append(errs, s.files.Close())...)
 }
 
-func (s *single) collector() prometheus.Collector {
-	return diskFigures{s.log, s.checkpoint, s.Engine.Stats}
+func (s *single) collectors() []prometheus.Collector {
+	return []prometheus.Collector{diskFigures{s.log, s.checkpoint, s.Engine.Stats}}
 }
+
+// clusterz implements presence.
+func (*single) clusterz() http.Handler { return nil }

@@ -12,6 +12,7 @@ import (
 
 // clusterCmd are the commands for operators of a cluster.
 type clusterCmd struct {
+	Dev    clusterDevCmd    `cmd:"" help:"Run three nodes on this machine with throw-away secrets, and print what to paste."`
 	Status clusterStatusCmd `cmd:"" help:"Show the nodes of a cluster, what they own, and what is wrong."`
 }
 

@@ -68,3 +68,7 @@ func terminalColumns(f *os.File) int {
 
 // shellCommand returns a command that the system's shell runs.
 func shellCommand(text string) *exec.Cmd { return exec.Command("sh", "-c", text) }
+
+// ownGroup starts a command in a process group of its own: what the terminal sends to this one does
+// not reach it.
+func ownGroup(cmd *exec.Cmd) { cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} }
