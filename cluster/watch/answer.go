@@ -245,7 +245,8 @@ func (h *Hub) state(s *sink, question uint64, message []byte, user uuid.UUID) []
 		if p.flags &^= flagMore; len(rest) > 0 {
 			p.flags |= flagMore
 		}
-		if len(message)+len(p.states) > 2*h.chunk || p.flags&flagRest != 0 {
+		long := p.flags&flagRest != 0 || len(message)+len(p.states) > 2*h.chunk
+		if long && len(message) > numberedBytes {
 			h.send(s, message, h.through, question)
 			message = h.begin(kindSnapshot)
 		}

@@ -1,10 +1,12 @@
 package watch
 
 import (
+	"bytes"
 	"encoding/binary"
 	"fmt"
 	"iter"
 	"log/slog"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"testing"
@@ -234,6 +236,7 @@ type testOwner struct {
 	table     map[uuid.UUID]map[uuid.UUID]change
 	pending   []change // in the table, and not committed
 	ackNanos  int64
+	vouches   int
 }
 
 // claim gives a partition to a node. What the former owner has appended may be committed or not.
@@ -285,6 +288,7 @@ func (o *testOwner) leads() bool {
 }
 
 func (o *testOwner) vouch(uint64) error {
+	o.vouches++
 	if !o.leads() {
 		return ErrHubClosed
 	}
@@ -330,10 +334,11 @@ func (o *testOwner) commit() {
 
 func (o *testOwner) AppendStates(dst []byte, user uuid.UUID, through uint64) (
 	out []byte, newer uint64, told engine.Told) {
-	for d := range worldDevices {
-		c, known := o.table[user][uuid.UUID{15: byte(1 + d)}]
-		switch {
-		case !known:
+	devices := slices.SortedFunc(maps.Keys(o.table[user]), func(a, b uuid.UUID) int {
+		return bytes.Compare(a[:], b[:])
+	})
+	for _, device := range devices {
+		switch c := o.table[user][device]; {
 		case c.lsn > through:
 			newer = max(newer, c.lsn)
 		default:
@@ -350,6 +355,8 @@ type testFollower struct {
 	node    *testNode
 	table   map[uuid.UUID]map[uuid.UUID]record.View
 	streams map[*testStream]bool
+	updates int
+	err     error // of Change and Replace
 }
 
 // testStream is a stream, with what it was told of each device.
@@ -363,7 +370,10 @@ type testStream struct {
 
 type toldDevice struct{ seq, generation uint64 }
 
-func (f *testFollower) Update(_ int64, fn func(c Changes)) { fn(f) }
+func (f *testFollower) Update(_ int64, fn func(c Changes)) {
+	f.updates++
+	fn(f)
+}
 
 func (f *testFollower) Shed(time.Duration) {
 	for s := range f.streams {
@@ -401,8 +411,12 @@ func (f *testFollower) start(s *testStream) {
 	s.begun = true
 	for _, user := range s.users {
 		p := &f.node.edge.parts[user[0]]
-		if !p.told(p.users[user]) || !p.fresh(f.w.nanos) {
+		u := p.users[user]
+		if u.generation != p.generation || u.settling != nil {
 			f.w.fail("a stream begins before user %v is told", user)
+		}
+		if p.owner == "" || !p.sure || f.w.nanos-p.heardNanos > 1e9 {
+			f.w.fail("a stream begins, and the owner of user %v was not heard of", user)
 		}
 		for _, rec := range f.table[user] {
 			f.tell(s, rec)
@@ -437,6 +451,9 @@ func (f *testFollower) tell(s *testStream, rec record.View) {
 }
 
 func (f *testFollower) Change(rec []byte) error {
+	if f.err != nil {
+		return f.err
+	}
 	r := record.View(slices.Clone(rec))
 	user := r.User()
 	if r.Forget() {
@@ -460,6 +477,9 @@ func (f *testFollower) Change(rec []byte) error {
 
 // Replace checks that no device is said to be gone that was not forgotten (E2).
 func (f *testFollower) Replace(user uuid.UUID, _ engine.Told, recs iter.Seq[[]byte]) error {
+	if f.err != nil {
+		return f.err
+	}
 	named := map[uuid.UUID]bool{}
 	for rec := range recs {
 		named[record.View(rec).Device()] = true
