@@ -152,7 +152,7 @@ func (n *Node) assemble() (err error) {
 		leader: func() string { leader, _ := n.server.Meta(); return leader }, ready: n.Ready,
 	}
 	n.presence = newPresence(n.bus, o.Partitions, owners{n.holdings, n.directory},
-		followed{n.follower, n.edge}, forward.Options{})
+		followed{n.follower, n.edge}, clock, forward.Options{})
 	return nil
 }
 
@@ -210,16 +210,6 @@ func (n *Node) Take(c net.Conn) (broadcast.Conn, error) { return n.follower.Take
 
 // Subscribe implements server.Presence.
 func (n *Node) Subscribe(s broadcast.Subscription) error { return n.edge.Subscribe(s) }
-
-// Renew implements server.Presence.
-func (n *Node) Renew(id broadcast.StreamID, expiresNanos int64, fits broadcast.Fits) error {
-	return n.follower.Renew(id, expiresNanos, fits)
-}
-
-// ParseStreamID implements server.Presence.
-func (n *Node) ParseStreamID(text string) (id broadcast.StreamID, ok bool) {
-	return n.follower.ParseStreamID(text)
-}
 
 // History implements server.Presence: cursors are of this process.
 func (n *Node) History() *cursor.History { return n.follower.History() }

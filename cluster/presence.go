@@ -9,6 +9,7 @@ import (
 	"rollcall/cluster/forward"
 	"rollcall/cluster/read"
 	"rollcall/engine"
+	"rollcall/engine/broadcast"
 )
 
 // presence is the part of server.Presence that is of all partitions: it writes where they are
@@ -28,13 +29,16 @@ type edge interface {
 
 // newPresence makes the presence of a node of so many partitions. It takes over the subjects of
 // forward and read.
-func newPresence(b bus.Bus, count int, p partitions, e edge, o forward.Options) *presence {
+func newPresence(
+	b bus.Bus, count int, p partitions, e edge, clock engine.Clock, o forward.Options,
+) *presence {
 	owned := func(partition int) (forward.Engine, func(), bool) { return p.Mine(partition) }
 	mine := func(partition int) (read.Engine, func(), bool) { return p.Mine(partition) }
 	return &presence{
 		router: router{partitions: p, self: b.Self(), forward: forward.New(b, count, owned, o)},
-		reader: read.New(b, read.Partitions{Count: count, Of: p.Of, Owner: p.Owner, Mine: mine}, e),
-		edge:   e,
+		reader: read.New(b, read.Partitions{Count: count, Of: p.Of, Owner: p.Owner, Mine: mine}, e,
+			clock),
+		edge: e,
 	}
 }
 
@@ -57,6 +61,11 @@ func (p *presence) Recent(ctx context.Context, q engine.UserQuery) ([]engine.Lis
 
 // Streams implements server.Presence, of all nodes.
 func (p *presence) Streams(user uuid.UUID) int { return p.reader.Streams(user) }
+
+// Renew implements server.Presence, for the streams of all nodes.
+func (p *presence) Renew(name string, expiresNanos int64, fits broadcast.Fits) error {
+	return p.reader.Renew(name, expiresNanos, fits)
+}
 
 // Turned implements server.Presence. It serves streams that resume, which are told what the edge
 // holds.

@@ -107,7 +107,7 @@ func three(t testing.TB, s *shared) (nodes []*presence, net *bustest.Net) {
 			t.Fatal(err)
 		}
 		n := newPresence(net.Node(name), len(s.engines), view{s, name}, noEdge{f},
-			forward.Options{Timeout: time.Minute})
+			engine.NewClock(), forward.Options{Timeout: time.Minute})
 		t.Cleanup(n.close)
 		nodes = append(nodes, n)
 		for p := i; p < len(s.engines); p += len(names) {

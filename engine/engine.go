@@ -297,15 +297,24 @@ func (e *Engine) Take(c net.Conn) (broadcast.Conn, error) { return e.streams.Tak
 // Subscribe starts a stream. On an error the connection still belongs to the caller.
 func (e *Engine) Subscribe(s broadcast.Subscription) error { return e.streams.Subscribe(s) }
 
-// ParseStreamID reads the id of a stream as its response head has it; false: it is none of this
-// process.
-func (e *Engine) ParseStreamID(text string) (broadcast.StreamID, bool) {
-	return e.streams.ParseStreamID(text)
+// Renew moves the end of a stream, whose id is as its response head has it, see Broadcaster.Renew;
+// one of another process is broadcast.ErrNoStream.
+func (e *Engine) Renew(name string, expiresNanos int64, fits broadcast.Fits) error {
+	return renew(e.streams, name, expiresNanos, fits)
 }
 
-// Renew moves the end of a stream, see Broadcaster.Renew.
-func (e *Engine) Renew(id broadcast.StreamID, expiresNanos int64, fits broadcast.Fits) error {
-	return e.streams.Renew(id, expiresNanos, fits)
+// renewer is what has streams.
+type renewer interface {
+	ParseStreamID(text string) (broadcast.StreamID, bool)
+	Renew(id broadcast.StreamID, expiresNanos int64, fits broadcast.Fits) error
+}
+
+func renew(streams renewer, name string, expiresNanos int64, fits broadcast.Fits) error {
+	id, ok := streams.ParseStreamID(name)
+	if !ok {
+		return broadcast.ErrNoStream
+	}
+	return streams.Renew(id, expiresNanos, fits)
 }
 
 // SetRestart says how long a restart of the server takes: streams that a drain ends are told to

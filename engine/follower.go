@@ -373,15 +373,9 @@ func (f *Follower) Begin(h *broadcast.Hold) { f.streams.Begin(h) }
 // Shed ends all streams, see Broadcaster.Shed.
 func (f *Follower) Shed(over time.Duration) { f.streams.Shed(over) }
 
-// Renew moves the end of a stream, see Broadcaster.Renew.
-func (f *Follower) Renew(id broadcast.StreamID, expiresNanos int64, fits broadcast.Fits) error {
-	return f.streams.Renew(id, expiresNanos, fits)
-}
-
-// ParseStreamID reads the id of a stream as its response head has it; false: it is none of this
-// process.
-func (f *Follower) ParseStreamID(text string) (broadcast.StreamID, bool) {
-	return f.streams.ParseStreamID(text)
+// Renew moves the end of a stream, see Engine.Renew.
+func (f *Follower) Renew(name string, expiresNanos int64, fits broadcast.Fits) error {
+	return renew(f.streams, name, expiresNanos, fits)
 }
 
 // SetRestart says how long a restart of this node takes, see Broadcaster.SetRestart.

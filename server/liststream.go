@@ -24,8 +24,7 @@ type listStreams struct {
 	streams  *streams
 	readers  *readers
 	presence interface {
-		ParseStreamID(text string) (broadcast.StreamID, bool)
-		Renew(id broadcast.StreamID, expiresNanos int64, fits broadcast.Fits) error
+		Renew(name string, expiresNanos int64, fits broadcast.Fits) error
 	}
 	resumes   resumes
 	mostUsers int // Options.MaxUsersPerStream
@@ -154,16 +153,14 @@ func (s *listStreams) renew(ctx *fasthttp.RequestCtx) {
 func (s *listStreams) renewBy(ctx *fasthttp.RequestCtx, grant *token.Grant, now engine.Instant) (
 	refusal reply.Reply) {
 	name, _ := ctx.UserValue(wire.StreamParam).(string)
-	id, ok := s.presence.ParseStreamID(name)
-	if !ok {
-		return reply.NoStream
-	}
-	err := s.presence.Renew(id, s.streams.expiresNanos(grant.ExpMS, now), fits(grant))
+	err := s.presence.Renew(name, s.streams.expiresNanos(grant.ExpMS, now), fits(grant))
 	switch {
 	case err == nil:
 		return reply.None
 	case errors.Is(err, broadcast.ErrUnfit):
 		return reply.TokenUnfit
+	case errors.Is(err, engine.ErrNotMine):
+		return reply.NotOwned
 	}
 	return reply.NoStream
 }

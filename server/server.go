@@ -52,10 +52,10 @@ type Presence interface {
 	// Subscribe starts a stream. On an error, those of package broadcast among them, the caller
 	// still owns the connection.
 	Subscribe(s broadcast.Subscription) error
-	// Renew moves the end of a stream, whose id ParseStreamID reads, if fits says that it may be.
-	// The errors are broadcast.ErrNoStream and ErrUnfit.
-	Renew(id broadcast.StreamID, expiresNanos int64, fits broadcast.Fits) error
-	ParseStreamID(text string) (id broadcast.StreamID, ok bool)
+	// Renew moves the end of a stream, whose id is as in its head, if fits says that it may be. The
+	// errors are broadcast.ErrNoStream and ErrUnfit, and engine.ErrNotMine: another node may have
+	// it.
+	Renew(name string, expiresNanos int64, fits broadcast.Fits) error
 	// History says which cursors are honoured.
 	History() *cursor.History
 	// Retry is when a client whose stream was refused should come back.

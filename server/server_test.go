@@ -81,13 +81,12 @@ func newFake() *fakePresence {
 
 func (f *fakePresence) History() *cursor.History { return f.history }
 
-func (f *fakePresence) ParseStreamID(text string) (broadcast.StreamID, bool) {
-	id, err := strconv.ParseUint(text, 16, 64)
-	return broadcast.StreamID(id), err == nil
-}
-
-func (f *fakePresence) Renew(id broadcast.StreamID, expires int64, fits broadcast.Fits) error {
-	return f.renew(id, expires, fits)
+func (f *fakePresence) Renew(name string, expires int64, fits broadcast.Fits) error {
+	id, err := strconv.ParseUint(name, 16, 64)
+	if err != nil {
+		return broadcast.ErrNoStream
+	}
+	return f.renew(broadcast.StreamID(id), expires, fits)
 }
 
 func (f *fakePresence) Heartbeat(hb *engine.Heartbeat) engine.Result {

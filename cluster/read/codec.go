@@ -8,6 +8,7 @@ import (
 	"github.com/google/uuid"
 
 	"rollcall/engine"
+	"rollcall/engine/broadcast"
 	"rollcall/record"
 )
 
@@ -17,6 +18,8 @@ import (
 //	opDevices  user (16), after (16), limit (4)
 //	opStreams  user (16)
 //	opRecent   JSON of recentQuestion
+//	opStream   a stream's id (24, text)
+//	opRenew    a stream's id (24, text), when it ends by the wall clock in ms, 0 for never (8)
 //
 // and of its answer: format, status, and if that is statusOK
 //
@@ -24,6 +27,8 @@ import (
 //	opDevices  more (1), devices
 //	opStreams  how many (4)
 //	opRecent   JSON of recentAnswer
+//	opStream   its owner (16), its users (16 each)
+//	opRenew    nothing
 //
 // A device is:
 //
@@ -49,6 +54,8 @@ const (
 	opDevices
 	opStreams
 	opRecent
+	opStream
+	opRenew
 )
 
 type status byte
@@ -59,6 +66,7 @@ const (
 	statusTooMany // devices
 	statusFailed
 	statusBusy
+	statusNoStream
 )
 
 // errMessage says that bytes are no request, or no answer.
@@ -73,6 +81,8 @@ func statusOf(err error) status {
 		return statusTooMany
 	case errors.Is(err, engine.ErrNotMine):
 		return statusNotMine
+	case errors.Is(err, broadcast.ErrNoStream):
+		return statusNoStream
 	}
 	return statusFailed
 }
@@ -88,6 +98,8 @@ func (s status) err() error {
 		return engine.ErrTooManyDevicesAsked
 	case statusBusy:
 		return errBusy
+	case statusNoStream:
+		return broadcast.ErrNoStream
 	}
 	return errFailed
 }

@@ -11,6 +11,7 @@ import (
 
 	"rollcall/cluster/bus/bustest"
 	"rollcall/engine"
+	"rollcall/engine/broadcast"
 )
 
 // fakeEngine knows users, in the order of their devices.
@@ -51,6 +52,26 @@ type fakeEdge struct {
 	fakeEngine
 	fresh   func(user uuid.UUID) bool
 	streams int
+	open    map[string]*stream
+}
+
+// stream is an open stream.
+type stream struct {
+	owner [16]byte
+	users []uuid.UUID
+	ends  int64
+}
+
+func (e *fakeEdge) Renew(name string, expiresNanos int64, fits broadcast.Fits) error {
+	s := e.open[name]
+	if s == nil {
+		return broadcast.ErrNoStream
+	}
+	if !fits(s.owner, slices.Values(s.users)) {
+		return broadcast.ErrUnfit
+	}
+	s.ends = expiresNanos
+	return nil
 }
 
 func (e *fakeEdge) Fresh(user uuid.UUID) bool { return e.fresh(user) }
@@ -68,6 +89,7 @@ type rig struct {
 	readers [3]*Reader
 	engines [3]*fakeEngine
 	edges   [3]*fakeEdge
+	net     *bustest.Net
 	owners  [3]string
 	sure    [3]bool
 }
@@ -76,7 +98,7 @@ var names = [3]string{"a", "b", "c"}
 
 func newRig() *rig {
 	net := bustest.New()
-	r := &rig{owners: names, sure: [3]bool{true, true, true}}
+	r := &rig{net: net, owners: names, sure: [3]bool{true, true, true}}
 	for i, name := range names {
 		r.engines[i] = &fakeEngine{users: map[uuid.UUID][]engine.Device{}}
 		r.edges[i] = &fakeEdge{fresh: func(uuid.UUID) bool { return false }, streams: i + 1}
@@ -87,7 +109,9 @@ func newRig() *rig {
 			Mine: func(p int) (Engine, func(), bool) {
 				return r.engines[p], func() {}, r.owners[p] == name && r.sure[p]
 			},
-		}, r.edges[i])
+		}, r.edges[i], func() engine.Instant {
+			return engine.Instant{Nanos: int64(i+1) * 1e15, WallMS: 1_700_000_000_000}
+		})
 	}
 	return r
 }
@@ -256,6 +280,44 @@ func TestStreams(t *testing.T) {
 	}
 }
 
+// TestRenew: a stream is renewed through any node, by what its holder tells of it; a node that does
+// not answer may have it.
+func TestRenew(t *testing.T) {
+	r := newRig()
+	name := "0123456789abcdef01234567"
+	s := &stream{owner: [16]byte{7}, users: []uuid.UUID{{1}, {2}, {3}}}
+	r.edges[1].open = map[string]*stream{name: s}
+	const hour = int64(3600e9)
+	for node := range 3 {
+		begins := int64(node+1) * 1e15
+		unfit := func([16]byte, func(func(uuid.UUID) bool)) bool { return false }
+		if err := r.readers[node].Renew(name, begins+hour, unfit); err != broadcast.ErrUnfit {
+			t.Errorf("node %d: of another token: %v", node, err)
+		}
+		s.ends = 1
+		fits := func(owner [16]byte, users func(func(uuid.UUID) bool)) bool {
+			return owner == s.owner && slices.Equal(slices.Collect(users), s.users)
+		}
+		for _, until := range []int64{begins + hour, 0} {
+			want := until
+			if until > 0 {
+				want = 2e15 + hour // by the holder's clock
+			}
+			if err := r.readers[node].Renew(name, until, fits); err != nil || s.ends != want {
+				t.Errorf("node %d: ends at %d, not %d: %v", node, s.ends, want, err)
+			}
+		}
+		err := r.readers[node].Renew("another89abcdef012345678", 0, fits)
+		if err != broadcast.ErrNoStream {
+			t.Errorf("node %d: no stream: %v", node, err)
+		}
+	}
+	r.net.Cut("b", "a")
+	if err := r.readers[0].Renew(name, 0, nil); !errors.Is(err, engine.ErrNotMine) {
+		t.Errorf("the holder does not answer: %v", err)
+	}
+}
+
 // TestRecent merges what the nodes know, and says so when a partition is missing.
 func TestRecent(t *testing.T) {
 	r := newRig()
@@ -285,6 +347,8 @@ func FuzzQuestion(f *testing.F) {
 	f.Add(appendUsers(nil, 10, []uuid.UUID{user, {}}))
 	f.Add(appendPage(nil, user, uuid.Nil, 10))
 	f.Add(append([]byte{format, byte(opStreams)}, user[:]...))
+	f.Add(append([]byte{format, byte(opStream)}, "0123456789abcdef01234567"...))
+	f.Add(appendRenew(nil, "0123456789abcdef01234567", 5))
 	recent, _ := appendRecent(nil, engine.UserQuery{Limit: 3})
 	f.Add(recent)
 	r := newRig()

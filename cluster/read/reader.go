@@ -16,6 +16,7 @@ import (
 
 	"rollcall/cluster/bus"
 	"rollcall/engine"
+	"rollcall/engine/broadcast"
 )
 
 const subject bus.Subject = "read"
@@ -49,6 +50,8 @@ type Edge interface {
 	Users(ids []uuid.UUID, limit int, fn func(u *engine.User)) error
 	Devices(user, after uuid.UUID, limit int) (page []engine.Device, more bool)
 	Streams(user uuid.UUID) int
+	// Renew moves the end of a stream of this node's.
+	Renew(name string, expiresNanos int64, fits broadcast.Fits) error
 }
 
 // Partitions is what a Reader needs to know of the cluster. Any goroutine may use it.
@@ -66,12 +69,15 @@ type Reader struct {
 	bus        bus.Bus
 	partitions Partitions
 	edge       Edge
+	clock      engine.Clock
 	serving    chan struct{} // has room for questions of other nodes
 }
 
 // New makes the Reader of a node. It takes over the bus' subject read.
-func New(b bus.Bus, p Partitions, edge Edge) *Reader {
-	r := &Reader{bus: b, partitions: p, edge: edge, serving: make(chan struct{}, maxServed)}
+func New(b bus.Bus, p Partitions, edge Edge, clock engine.Clock) *Reader {
+	r := &Reader{
+		bus: b, partitions: p, edge: edge, clock: clock, serving: make(chan struct{}, maxServed),
+	}
 	b.Handle(subject, r.serve)
 	return r
 }
@@ -470,6 +476,10 @@ func (r *Reader) answer(text []byte) []byte {
 			answer, err = r.answerStreams(answer, question)
 		case opRecent:
 			answer, err = r.answerRecent(answer, question)
+		case opStream:
+			answer, err = r.answerStream(answer, question)
+		case opRenew:
+			answer, err = r.answerRenew(answer, question)
 		}
 	}
 	if err != nil {

@@ -41,7 +41,7 @@ var mayImport = map[string][]string{
 	"cluster/embed":       {"cluster/bus"},
 	"cluster/forward":     {"cluster/bus", "engine", "record", "wire"},
 	"cluster/partition":   {},
-	"cluster/read":        {"cluster/bus", "engine", "record", "wire"},
+	"cluster/read":        {"cluster/bus", "engine", "engine/broadcast", "record", "wire"},
 	"cluster/watch":       {"cluster/bus", "engine", "engine/broadcast", "record", "wire"},
 
 	"server": {"cursor", "engine", "engine/broadcast", "server/admin", "server/conns", "server/reply",
