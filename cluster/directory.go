@@ -130,6 +130,17 @@ func (d *directory) reaches(node string) bool {
 	return d.reach[node]
 }
 
+// echo is what a pulse to a node says of that node's own pulses.
+func (d *directory) echo(node string, nowNanos int64) *pulseEcho {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	p := d.nodes[node]
+	if p == nil {
+		return nil
+	}
+	return &pulseEcho{Boot: p.Boot, AtNanos: p.AtNanos, HeldNanos: nowNanos - p.heardNanos}
+}
+
 // silence is for how long a node was not heard, in nanoseconds; false: it never was.
 func (d *directory) silence(node string) (nanos int64, heard bool) {
 	now := d.clock.Nanos()

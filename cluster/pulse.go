@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"encoding/json"
+	"math/rand/v2"
 	"sync"
 	"time"
 
@@ -27,6 +28,35 @@ type pulse struct {
 	WallMS     uint64           `json:"wall_ms"`
 	Draining   bool             `json:"draining,omitempty"`
 	Partitions []pulsePartition `json:"partitions"` // that it owns
+
+	// Boot names the process, and AtNanos is when it made the pulse, by its clock.
+	Boot    uint64 `json:"boot"`
+	AtNanos int64  `json:"at"`
+	// Echo is the last pulse of the node that gets this one; nil: it was not heard.
+	Echo *pulseEcho `json:"echo,omitempty"`
+}
+
+// pulseEcho says which pulse of a node another one got last, and how long before it says so. By it
+// the node knows how old what it hears may be, whatever the clocks are: it was made after the echoed
+// pulse had come, so after that was sent. A route that was held up, or a process that was, brings
+// all that waited at once, and then the echoes are old.
+type pulseEcho struct {
+	Boot      uint64 `json:"b"`
+	AtNanos   int64  `json:"at"`
+	HeldNanos int64  `json:"held"`
+}
+
+// asOf is an instant of this node's clock at or before which a pulse was made, and as near as is
+// known; 0: nothing is known.
+func (p *pulse) asOf(boot uint64) int64 {
+	switch e := p.Echo; {
+	case p.Boot == boot: // its own
+		return p.AtNanos
+	case e == nil || e.Boot != boot || e.HeldNanos < 0:
+		return 0
+	default:
+		return e.AtNanos + e.HeldNanos
+	}
 }
 
 type pulsePartition struct {
@@ -47,6 +77,7 @@ type pulses struct {
 	directory *directory
 	edge      *watch.Edge
 	own       func() pulse // what does not depend on who gets it, without partitions
+	boot      uint64       // of this process
 
 	wake chan struct{}
 	stop chan struct{}
@@ -56,6 +87,7 @@ type pulses struct {
 // start takes over the subjects of package watch, and sends pulses until close.
 func (s *pulses) start() {
 	s.wake, s.stop = make(chan struct{}, 1), make(chan struct{})
+	s.boot = rand.Uint64() >> 11 // a number that all readers of JSON take
 	s.bus.Handle(watch.EdgeSubject, s.receive)
 	s.bus.Handle(watch.HubSubject, s.owned.receive)
 	s.loop.Go(s.run)
@@ -101,7 +133,9 @@ func (s *pulses) send() {
 				Partition: o.partition, Epoch: o.log.Epoch(), Sure: o.sure(), Sent: o.hub.Sent(to),
 			})
 		}
-		p.WallMS = s.clock().WallMS
+		now := s.clock()
+		p.WallMS, p.AtNanos, p.Boot = now.WallMS, now.Nanos, s.boot
+		p.Echo = s.directory.echo(to, now.Nanos)
 		text, err := json.Marshal(&p)
 		if err != nil {
 			panic("bug: a pulse is not JSON: " + err.Error())
@@ -124,7 +158,8 @@ func (s *pulses) receive(m bus.Message) {
 	for _, c := range s.directory.hear(&p) {
 		s.edge.Owner(c.partition, c.node, c.epoch)
 	}
+	asOf := min(p.asOf(s.boot), s.clock.Nanos())
 	for _, n := range p.Partitions {
-		s.edge.Pulsed(p.Node, n.Partition, n.Epoch, n.Sent, n.Sure)
+		s.edge.Pulsed(p.Node, n.Partition, n.Epoch, n.Sent, n.Sure, asOf)
 	}
 }

@@ -22,15 +22,16 @@ func (e *Edge) Owner(p int, node string, epoch uint64) {
 		e.claimed(pt, node, epoch)
 	}
 	if pt.owner != node {
-		pt.owner, pt.sure = node, false
+		pt.owner, pt.asOfNanos = node, 0
 		e.rouse()
 	}
 }
 
 // Pulsed says that a pulse of an owner came: it has sent this node so many messages of the
-// partition by its claim, and is sure that it is the owner, or not. Call it from the handler of the
-// subject on which Receive's messages come, so that it is in order with them.
-func (e *Edge) Pulsed(from string, p int, epoch, number uint64, sure bool) {
+// partition by its claim, and is sure that it is the owner, or not. The pulse was made at asOfNanos
+// of the edge's clock or later; 0: when is not known. Call it from the handler of the subject on
+// which Receive's messages come, so that it is in order with them.
+func (e *Edge) Pulsed(from string, p int, epoch, number uint64, sure bool, asOfNanos int64) {
 	if p < 0 || p >= len(e.parts) {
 		return
 	}
@@ -49,7 +50,8 @@ func (e *Edge) Pulsed(from string, p int, epoch, number uint64, sure bool) {
 		pt.number = number
 		e.gap(pt)
 	}
-	begin := e.heard(pt, sure)
+	pt.hear(e.o.Clock.Nanos())
+	begin := e.assured(pt, sure, asOfNanos)
 	e.mu.Unlock()
 	e.begin(begin)
 }
@@ -121,7 +123,6 @@ func (e *Edge) delta(from string, h head, n numbered, rest []byte) error {
 			u.settling.until = noUntil // once
 		}
 	}
-	begin := e.heard(p, true)
 	e.mu.Unlock()
 
 	s.failed = s.failed[:0]
@@ -143,6 +144,7 @@ func (e *Edge) delta(from string, h head, n numbered, rest []byte) error {
 		})
 	}
 
+	var begin []*wait
 	e.mu.Lock()
 	for _, u := range s.told {
 		if u != nil {
@@ -181,7 +183,6 @@ func (e *Edge) snapshot(from string, h head, n numbered, rest []byte) error {
 		e.mu.Unlock()
 		return err
 	}
-	begin := e.heard(p, true)
 	p.movedNanos = p.heardNanos
 	replace := parts[:0]
 	s.told, s.failed = s.told[:0], s.failed[:0]
@@ -220,6 +221,7 @@ func (e *Edge) snapshot(from string, h head, n numbered, rest []byte) error {
 		})
 	}
 
+	var begin []*wait
 	e.mu.Lock()
 	for _, u := range s.told {
 		if u != nil {
@@ -276,6 +278,7 @@ func (e *Edge) admit(p *partition, from string, h head, n numbered, unreadable e
 	if n.number <= p.number {
 		return false
 	}
+	p.hear(e.o.Clock.Nanos())
 	missing := n.number != p.number+1
 	p.number = n.number
 	// Where no states have come there are none to doubt, and this may be the answer.
@@ -298,8 +301,8 @@ func (e *Edge) adopt(p *partition, from string, epoch uint64) {
 // claimed takes up a new claim: what the former owner told is in doubt.
 func (e *Edge) claimed(p *partition, node string, epoch uint64) {
 	p.owner, p.epoch, p.number = node, epoch, 0
-	p.sure, p.silent, p.askedAllNanos = false, false, 0
-	p.heardNanos = e.o.Clock.Nanos()
+	p.hear(e.o.Clock.Nanos())
+	p.asOfNanos, p.askedAllNanos = 0, 0
 	if len(p.users) > 0 {
 		e.counts.Claims++
 	}
@@ -316,10 +319,12 @@ func (e *Edge) gap(p *partition) {
 	e.rouse()
 }
 
-// heard notes that an owner has spoken, and returns the streams that may begin now.
-func (e *Edge) heard(p *partition, sure bool) (begin []*wait) {
-	p.heardNanos, p.sure, p.silent = e.o.Clock.Nanos(), sure, false
+// assured notes when an owner was sure, and returns the streams that may begin now.
+func (e *Edge) assured(p *partition, sure bool, asOfNanos int64) (begin []*wait) {
 	if !sure {
+		asOfNanos = 0
+	}
+	if p.asOfNanos = asOfNanos; !p.fresh(e.o.Clock.Nanos()) {
 		return nil
 	}
 	waits := p.stale

@@ -35,8 +35,9 @@
 //     numbers and a silence of three seconds each begin a new generation, for which all users of
 //     the partition are asked. The answer to an earlier question is not applied.
 //
-//   - E4. A stream begins at an instant at which all of its users are told, and their owners have
-//     spoken within a second and were sure. Each user was vouched for after it was asked for (C5).
+//   - E4. A stream begins at an instant at which all of its users are told, and of each the owner
+//     was sure within the second before, or was asked, and vouched for, since the stream opened
+//     (C5).
 //
 //   - E5. A Follower is given the states of a device forward only: the records of an owner come in
 //     its order, and the next owner has all that were sent, since only committed ones are sent.

@@ -202,8 +202,7 @@ func (e *Edge) Subscribe(s broadcast.Subscription) error {
 }
 
 // Fresh reports whether the Follower may answer for a user: it is watched, all of it was told, and
-// what its owner said last is at most a second old and came when the owner was sure to be the
-// owner.
+// its owner was sure to be the owner at most a second ago.
 func (e *Edge) Fresh(user uuid.UUID) bool {
 	at := e.o.Of(user)
 	now := e.o.Clock.Nanos()

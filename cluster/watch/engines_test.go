@@ -273,13 +273,14 @@ func (n *clusterNode) fromOwner(m bus.Message) {
 		n.c.Error(err)
 	}
 	for _, p := range pulse {
-		n.edge.Pulsed(m.From, p.Partition, p.Epoch, p.Number, true)
+		n.edge.Pulsed(m.From, p.Partition, p.Epoch, p.Number, true, p.Nanos)
 	}
 }
 
 type wirePulse struct {
 	Partition     int
 	Epoch, Number uint64
+	Nanos         int64
 }
 
 // pulse has every node tell every node what it owns.
@@ -291,7 +292,8 @@ func (c *cluster) pulse() {
 			pulse := []wirePulse{}
 			for p, o := range c.owners {
 				if c.at[p] == i {
-					pulse = append(pulse, wirePulse{p, o.hub.o.Epoch, o.hub.Sent(to.name)})
+					pulse = append(pulse, wirePulse{p, o.hub.o.Epoch, o.hub.Sent(to.name),
+						c.clock.Nanos()})
 				}
 			}
 			data, _ := json.Marshal(pulse)

@@ -16,11 +16,12 @@ type pin struct {
 
 // wait is a stream that waits for the states of its users. Guarded by Edge.mu.
 type wait struct {
-	users   []*user
-	hold    broadcast.Hold
-	pending int  // users that are to be told, and partitions that are to be fresh
-	taken   bool // the Follower has the stream
-	begun   bool // it has begun, or ended
+	users       []*user
+	openedNanos int64
+	hold        broadcast.Hold
+	pending     int  // users that are to be told, and partitions that are to be fresh
+	taken       bool // the Follower has the stream
+	begun       bool // it has begun, or ended
 }
 
 // pin watches the users of a stream that is about to open, or finds that it may not.
@@ -28,7 +29,7 @@ func (e *Edge) pin(ids []uuid.UUID) (*pin, error) {
 	now := e.o.Clock.Nanos()
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	unknown, ready := 0, true
+	unknown, ready := 0, true // now
 	for _, id := range ids {
 		p := &e.parts[e.o.Of(id)]
 		u := p.users[id]
@@ -53,27 +54,29 @@ func (e *Edge) pin(ids []uuid.UUID) (*pin, error) {
 	if !ready {
 		e.held++
 		pn.wait = &wait{
-			users: pn.users, hold: broadcast.Hold{UntilNanos: now + int64(e.o.Hold)},
+			users: pn.users, openedNanos: now,
+			hold: broadcast.Hold{UntilNanos: now + int64(e.o.Hold)},
 		}
 		e.await(pn.wait, now)
 	}
 	return pn, nil
 }
 
-// await has a stream wait for what it lacks now.
+// await has a stream wait for what it lacks now: users that are not told, and partitions that are
+// not fresh, but for users that were asked for since it opened.
 func (e *Edge) await(w *wait, nowNanos int64) {
 	e.marks++
 	for _, u := range w.users {
-		p := u.part
-		if !p.told(u) {
+		switch p := u.part; {
+		case !p.told(u):
 			w.pending++
 			u.waits = append(live(u.waits), w)
-		}
-		if p.mark != e.marks && !p.fresh(nowNanos) {
+		case p.fresh(nowNanos) || u.askedNanos >= w.openedNanos:
+		case p.mark != e.marks:
+			p.mark = e.marks
 			w.pending++
 			p.stale = append(live(p.stale), w)
 		}
-		p.mark = e.marks
 	}
 }
 

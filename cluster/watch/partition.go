@@ -10,7 +10,7 @@ import (
 )
 
 const (
-	// freshNanos is how old the last word of an owner may be for reads to be answered here.
+	// freshNanos is how old the last pulse of an owner may be for reads to be answered here.
 	freshNanos = int64(time.Second)
 	// silentNanos is how long an owner may say nothing before what it said is in doubt.
 	silentNanos = int64(3 * time.Second)
@@ -51,8 +51,8 @@ type partition struct {
 	askedAllNanos int64   // when all were last
 	unwanted      map[uuid.UUID]struct{}
 
-	sure       bool // the owner was, when it spoke last
-	heardNanos int64
+	asOfNanos  int64   // the owner was sure then, or later; 0: that is not known
+	heardNanos int64   // when a message of the owner came
 	silent     bool    // the silence was noticed
 	doubtNanos int64   // since when users are in doubt; 0: they are not
 	stale      []*wait // streams that wait until it is fresh
@@ -66,6 +66,7 @@ type user struct {
 	refs       int    // streams
 	generation uint32 // in which its states came last; 0: they never did
 	asked      uint64 // the first question of its generation that named it
+	askedNanos int64  // when that was sent
 	// settling are states that lack a device that was on its way; nil: there are none such.
 	settling  *settling
 	waits     []*wait // streams that wait for it, and some that have ended
@@ -79,10 +80,14 @@ func (p *partition) told(u *user) bool {
 	return u.generation == p.generation && u.settling == nil
 }
 
-// fresh reports whether the owner has spoken lately, and was sure.
+// fresh reports whether the owner was sure a moment ago. What it has told is counted from when it
+// said so, not from when that came: a route that was held up brings everything at once.
 func (p *partition) fresh(nowNanos int64) bool {
-	return p.owner != "" && p.sure && nowNanos-p.heardNanos <= freshNanos
+	return p.asOfNanos != 0 && nowNanos-p.asOfNanos <= freshNanos
 }
+
+// hear notes that a message of the owner came.
+func (p *partition) hear(nowNanos int64) { p.heardNanos, p.silent = nowNanos, false }
 
 // doubt begins a new generation: nothing that was told counts any more, and all users are asked for
 // anew.

@@ -45,6 +45,7 @@ type route struct {
 type message struct {
 	data  []byte
 	pulse []pulsed
+	nanos int64 // when the pulse was made
 }
 
 type pulsed struct {
@@ -142,7 +143,7 @@ func (w *world) deliver() bool {
 	case w.cut[[2]string{r.from, r.to}]:
 	case m.pulse != nil:
 		for _, p := range m.pulse {
-			to.edge.Pulsed(r.from, p.partition, p.epoch, p.number, p.sure)
+			to.edge.Pulsed(r.from, p.partition, p.epoch, p.number, p.sure, m.nanos)
 		}
 	case r.subject == EdgeSubject:
 		to.edge.Receive(bus.Message{From: r.from, Data: m.data})
@@ -188,7 +189,7 @@ func (w *world) node(name string) *testNode {
 
 // pulse sends what a node owns to another.
 func (n *testNode) pulse(to *testNode) {
-	m := message{pulse: []pulsed{}}
+	m := message{pulse: []pulsed{}, nanos: n.w.nanos}
 	for p := range n.w.parts {
 		if o := n.owns[p]; o != nil {
 			sure := n.w.nanos-o.ackNanos < 5e9
@@ -364,6 +365,7 @@ type testStream struct {
 	users []uuid.UUID
 	hold  *broadcast.Hold
 	begun bool
+	nanos int64 // when it was opened
 	done  func()
 	told  map[deviceKey]toldDevice
 }
@@ -382,7 +384,7 @@ func (f *testFollower) Shed(time.Duration) {
 }
 
 func (f *testFollower) Subscribe(s broadcast.Subscription) error {
-	st := &testStream{users: []uuid.UUID{s.User}, hold: s.Hold, done: s.Done,
+	st := &testStream{users: []uuid.UUID{s.User}, hold: s.Hold, done: s.Done, nanos: f.w.nanos,
 		told: map[deviceKey]toldDevice{}}
 	if s.List != nil {
 		st.users = s.List.Users
@@ -415,7 +417,7 @@ func (f *testFollower) start(s *testStream) {
 		if u.generation != p.generation || u.settling != nil {
 			f.w.fail("a stream begins before user %v is told", user)
 		}
-		if p.owner == "" || !p.sure || f.w.nanos-p.heardNanos > 1e9 {
+		if u.askedNanos < s.nanos && f.w.nanos-p.asOfNanos > 1e9 {
 			f.w.fail("a stream begins, and the owner of user %v was not heard of", user)
 		}
 		for _, rec := range f.table[user] {

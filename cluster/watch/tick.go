@@ -151,7 +151,7 @@ func (e *Edge) ask() {
 			p.askAll, p.askLater, p.askedAllNanos = false, false, now
 		}
 		if len(p.ask) > 0 {
-			e.sendWatch(p)
+			e.sendWatch(p, now)
 			p.ask, p.movedNanos = nil, now
 		}
 	}
@@ -171,7 +171,7 @@ func (e *Edge) sendUnwanted(p *partition) {
 	p.unwanted = nil
 }
 
-func (e *Edge) sendWatch(p *partition) {
+func (e *Edge) sendWatch(p *partition, now int64) {
 	p.question++
 	l := lister{e: e, p: p, kind: kindWatch}
 	for _, u := range p.ask {
@@ -179,7 +179,7 @@ func (e *Edge) sendWatch(p *partition) {
 			continue
 		}
 		if u.asked < p.since {
-			u.asked = p.question
+			u.asked, u.askedNanos = p.question, now
 		}
 		l.add(u.id)
 	}

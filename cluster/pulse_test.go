@@ -1,0 +1,64 @@
+package cluster
+
+import (
+	"testing"
+	"time"
+
+	"rollcall/engine"
+)
+
+// echoNode is a node of TestPulsesSayHowOldTheyAre: its clock, and what it heard.
+type echoNode struct {
+	name  string
+	boot  uint64
+	nanos int64
+	d     *directory
+}
+
+func newEchoNode(name string, boot uint64, nanos int64) *echoNode {
+	n := &echoNode{name: name, boot: boot, nanos: nanos}
+	n.d = newDirectory(func() engine.Instant { return engine.Instant{Nanos: n.nanos} }, 1)
+	return n
+}
+
+func (n *echoNode) pulse(to *echoNode) *pulse {
+	return &pulse{Node: n.name, Boot: n.boot, AtNanos: n.nanos, Echo: n.d.echo(to.name, n.nanos)}
+}
+
+// TestPulsesSayHowOldTheyAre: whatever the clocks show, and however long the pulse was under way. A
+// read of what was heard is at most a second old by it.
+func TestPulsesSayHowOldTheyAre(t *testing.T) {
+	reader, owner := newEchoNode("a", 1, 1e9), newEchoNode("b", 2, 7777e9)
+	pass := func(d time.Duration) {
+		reader.nanos += int64(d)
+		owner.nanos += int64(d)
+	}
+	if asOf := owner.pulse(reader).asOf(reader.boot); asOf != 0 {
+		t.Errorf("without an echo: %d", asOf)
+	}
+	ping := reader.pulse(owner)
+	pass(5 * time.Millisecond) // on its way
+	owner.d.hear(ping)
+	pass(400 * time.Millisecond)
+	made, pong := reader.nanos, owner.pulse(reader)
+	for _, under := range []time.Duration{3 * time.Millisecond, 10 * time.Second} {
+		pass(under)
+		asOf := pong.asOf(reader.boot)
+		if asOf > made || asOf < made-int64(6*time.Millisecond) {
+			t.Errorf("made at %d, and said to be of %d", made, asOf)
+		}
+	}
+	reader.d.hear(pong)
+	if own := reader.pulse(reader); own.asOf(reader.boot) != reader.nanos {
+		t.Error("its own is as old as it is")
+	}
+	// A process that started anew has another clock.
+	reader = newEchoNode("a", 3, 1)
+	if asOf := pong.asOf(reader.boot); asOf != 0 {
+		t.Errorf("an echo of the process before: %d", asOf)
+	}
+	owner.d.nodes["a"].heardNanos = owner.nanos + 1
+	if asOf := owner.pulse(reader).asOf(1); asOf != 0 {
+		t.Errorf("an echo from ahead: %d", asOf)
+	}
+}
