@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -13,8 +14,8 @@ import (
 	"rollcall/jslog"
 )
 
-// serve runs a NATS server with one stream, in this process.
-func serve(t testing.TB, stream string) *nats.Conn {
+// serve runs a NATS server in this process.
+func serve(t testing.TB) *nats.Conn {
 	t.Helper()
 	s, err := server.NewServer(&server.Options{
 		ServerName: "n1", DontListen: true, NoSigs: true, NoLog: true,
@@ -34,20 +35,29 @@ func serve(t testing.TB, stream string) *nats.Conn {
 		t.Fatal(err)
 	}
 	t.Cleanup(nc.Close)
+	return nc
+}
+
+var streams atomic.Int64
+
+// addStream makes a stream, and returns its name.
+func addStream(t testing.TB, nc *nats.Conn) string {
+	t.Helper()
 	js, err := nc.JetStream()
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := js.AddStream(jslog.Config(stream, 1, nil)); err != nil {
+	name := fmt.Sprint("p", streams.Add(1))
+	if _, err := js.AddStream(jslog.Config(name, 1, nil)); err != nil {
 		t.Fatal(err)
 	}
-	return nc
+	return name
 }
 
 // TestNATS: the stream of a NATS server is one as the log needs it.
 func TestNATS(t *testing.T) {
-	nc := serve(t, "p")
-	s := jslog.NATS(nc, "p")
+	nc := serve(t)
+	s := jslog.NATS(nc, addStream(t, nc))
 	first, last, err := s.Info(t.Context())
 	if err != nil || first > 1 || last != 0 {
 		t.Errorf("empty: %d to %d, %v", first, last, err)
@@ -102,8 +112,9 @@ func TestNATS(t *testing.T) {
 
 // TestNATSOwners: as TestOwners, on a NATS server (C1, C4).
 func TestNATSOwners(t *testing.T) {
-	nc := serve(t, "p")
-	first := start(t, jslog.NATS(nc, "p"))
+	nc := serve(t)
+	s := jslog.NATS(nc, addStream(t, nc))
+	first := start(t, s)
 	var want []string
 	for i := range 100 {
 		want = append(want, fmt.Sprint("record ", i))
@@ -112,7 +123,7 @@ func TestNATSOwners(t *testing.T) {
 	if err := first.Wait(100); err != nil {
 		t.Fatal(err)
 	}
-	second, records := claim(t, jslog.NATS(nc, "p"))
+	second, records := claim(t, s)
 	defer second.Close()
 	if !slices.Equal(records, want) {
 		t.Errorf("%d records", len(records))

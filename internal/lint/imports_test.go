@@ -31,7 +31,7 @@ var mayImport = map[string][]string{
 
 	"jslog":             {},
 	"jslog/jslogtest":   {"jslog"},
-	"engine/enginetest": {"engine", "record"},
+	"engine/enginetest": {"engine", "wire"},
 
 	"cluster": {"cluster/bus", "cluster/embed", "cluster/forward", "cluster/partition",
 		"cluster/read", "cluster/watch", "cursor", "engine", "engine/broadcast", "jslog", "record",
