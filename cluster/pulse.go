@@ -37,9 +37,9 @@ type pulse struct {
 }
 
 // pulseEcho says which pulse of a node another one got last, and how long before it says so. By it
-// the node knows how old what it hears may be, whatever the clocks are: it was made after the echoed
-// pulse had come, so after that was sent. A route that was held up, or a process that was, brings
-// all that waited at once, and then the echoes are old.
+// the node knows how old what it hears may be, whatever the clocks are: it was made after the
+// echoed pulse had come, so after that was sent. A route that was held up, or a process that was,
+// brings all that waited at once, and then the echoes are old.
 type pulseEcho struct {
 	Boot      uint64 `json:"b"`
 	AtNanos   int64  `json:"at"`

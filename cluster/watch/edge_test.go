@@ -337,8 +337,8 @@ func TestHubForgetsNodesThatAreGone(t *testing.T) {
 	}
 }
 
-// TestPlacesOfNodes: there are 64, and one of a node that is gone can be another's, whose numbers go
-// on above all others.
+// TestPlacesOfNodes: there are 64, and one of a node that is gone can be another's, whose numbers
+// go on above all others.
 func TestPlacesOfNodes(t *testing.T) {
 	w, _, _ := calm(t, 1)
 	h := w.parts[0].owner.hub

@@ -233,7 +233,8 @@ func newCluster(t *testing.T, nodes, partitions int) *cluster {
 			t.Fatal(err)
 		}
 		n.edge, err = NewEdge(EdgeOptions{Bus: n.bus, Follower: Of(n.follower), Clock: c.clock,
-			Partitions: partitions, Of: c.of, Hold: time.Minute, Logger: slog.New(slog.DiscardHandler)})
+			Partitions: partitions, Of: c.of, Hold: time.Minute,
+			Logger: slog.New(slog.DiscardHandler)})
 		if err != nil {
 			t.Fatal(err)
 		}
