@@ -50,6 +50,7 @@ type Node struct {
 
 	phase    atomic.Int32
 	isolated atomic.Bool
+	closed   atomic.Bool
 	failure  atomic.Pointer[error]
 	failed   chan struct{}
 
@@ -289,8 +290,12 @@ func (n *Node) Drain(ctx context.Context, over time.Duration) error {
 }
 
 // Close ends every stream, resigns from the node's partitions and stops its log server. It waits
-// for calls in flight until ctx is done. The node takes no calls afterwards.
+// for calls in flight until ctx is done. The node takes no calls afterwards, but for Close, which
+// does nothing then.
 func (n *Node) Close(ctx context.Context) error {
+	if n.closed.Swap(true) {
+		return nil
+	}
 	n.phase.Store(draining)
 	n.stopOnce.Do(func() { close(n.stop) })
 	n.loops.Wait()
