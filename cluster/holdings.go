@@ -134,10 +134,13 @@ func (s *holdings) Mine(p int) (e *engine.Engine, release func(), ok bool) {
 }
 
 // hold keeps a partition of this node from being resigned until release is called; nil: it is not
-// this node's.
+// this node's, or is being resigned. It never waits: a question that takes seconds would hold up
+// the resigner, and behind it all that ask whose the partition is, pulses and deltas among them.
 func (s *holdings) hold(p int) (o *owned, release func()) {
 	pt := &s.parts[p]
-	pt.mu.RLock()
+	if !pt.mu.TryRLock() {
+		return nil, nil
+	}
 	if o = pt.owned; o == nil {
 		pt.mu.RUnlock()
 		return nil, nil
@@ -149,13 +152,11 @@ func (s *holdings) hold(p int) (o *owned, release func()) {
 // their logs and hubs has an answer all the same.
 func (s *holdings) all() []*owned {
 	var all []*owned
-	for i := range s.parts {
-		pt := &s.parts[i]
-		pt.mu.RLock()
-		if pt.owned != nil {
-			all = append(all, pt.owned)
+	for p := range s.parts {
+		if o, release := s.hold(p); o != nil {
+			all = append(all, o)
+			release()
 		}
-		pt.mu.RUnlock()
 	}
 	return all
 }
