@@ -13,6 +13,7 @@ import (
 	"net/url"
 	"os"
 	"strconv"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -40,6 +41,10 @@ const (
 	noAddress = "127.0.0.1:1"
 )
 
+// Guest is what the name of a server begins with that is no node yet: it keeps no logs and only
+// asks. Peers does not name it.
+const Guest = "_"
+
 // Options of a Server. All but Keys, TLS and Quorum are required.
 type Options struct {
 	Node    string   // the server's name
@@ -62,6 +67,9 @@ type Server struct {
 	conn   *nats.Conn // for the logs
 	token  string
 	keys   atomic.Pointer[[]string]
+
+	groupsMu sync.Mutex
+	groups   map[string]group // by stream. guarded by groupsMu
 }
 
 // Start starts a server, and returns when it answers this process; the others may not be in reach

@@ -86,9 +86,18 @@ func TestThreeServers(t *testing.T) {
 		_ = a.StepDown(ctx, "P0000", to)
 		return leader() && servers[led].Name() == to
 	})
+	testwait.Until(t, "a value is put", func() bool {
+		return a.Put(ctx, "log.0", []byte("1")) == nil
+	})
+	if value, err := a.Get(ctx, "P0000", "log.0"); err != nil || string(value) != "1" {
+		t.Fatalf("%q, %v", value, err)
+	}
+	if _, err := a.Get(ctx, "P0000", "log.1"); !errors.Is(err, embed.ErrNoValue) {
+		t.Fatal(err)
+	}
 	testwait.Until(t, "the cluster has three servers", func() bool {
-		leader, all := a.Meta()
-		return leader != "" && len(all) == 3
+		first, all := a.Meta()
+		return first != "" && len(all) == 3
 	})
 
 	got := make(chan string, 100)
@@ -119,4 +128,22 @@ func TestThreeServers(t *testing.T) {
 	if peers := buses[0].Peers(); !slices.Equal(peers, []string{"n1", "n2"}) {
 		t.Fatal(peers)
 	}
+
+	leader()
+	servers[led].Close()
+	heir := servers[(led+1)%3]
+	heir.LearnGroups()
+	if replicas := heir.Replicas("P0000"); !slices.Equal(replicas, []string{"n0", "n1", "n2"}) {
+		t.Fatal(replicas)
+	}
+	var last time.Time // each campaign sets the time of the election anew
+	testwait.Until(t, "a campaign is won", func() bool {
+		if time.Since(last) > 2*time.Second {
+			last = time.Now()
+			if err := heir.Campaign("P0000"); err != nil {
+				t.Fatal(err)
+			}
+		}
+		return heir.Leads("P0000")
+	})
 }

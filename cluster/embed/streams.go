@@ -50,6 +50,47 @@ func (s *Server) Update(ctx context.Context, c jetstream.StreamConfig) error {
 	return s.ask(ctx, s.conn, "STREAM.UPDATE."+c.Name, c, nil)
 }
 
+// Abdicate has this server give up the lead of a stream's raft group at once, without asking any
+// other. It does nothing if it does not lead it.
+func (s *Server) Abdicate(stream string) {
+	_ = s.server.JetStreamStepdownStream(global, stream)
+}
+
+// ErrNoValue says that a stream has no message on a subject.
+var ErrNoValue = errors.New("cluster/embed: there is no such value")
+
+// noMessage is the code of an answer about a message that is not there.
+const noMessage = 10037
+
+// Get returns the last message of a stream on a subject, as its leader has it, or ErrNoValue.
+func (s *Server) Get(ctx context.Context, stream, subject string) ([]byte, error) {
+	var answer struct {
+		Message struct {
+			Data []byte `json:"data"`
+		} `json:"message"`
+	}
+	err := s.ask(ctx, s.conn, "STREAM.MSG.GET."+stream, map[string]string{"last_by_subj": subject},
+		&answer)
+	return answer.Message.Data, err
+}
+
+// Put adds the first message on a subject of a stream. An error may say that there is one.
+func (s *Server) Put(ctx context.Context, subject string, data []byte) error {
+	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
+	defer cancel()
+	m, err := s.conn.RequestMsgWithContext(ctx, &nats.Msg{
+		Subject: subject, Data: data,
+		Header: nats.Header{nats.ExpectedLastSubjSeqHdr: {"0"}},
+	})
+	if err == nil {
+		err = answerError(m.Data)
+	}
+	if err != nil {
+		return fmt.Errorf("cluster/embed: put %s: %w", subject, err)
+	}
+	return nil
+}
+
 // StepDown has the leader of a stream give it to another server, which has a current copy.
 func (s *Server) StepDown(ctx context.Context, stream, to string) error {
 	type placement struct {
@@ -128,24 +169,33 @@ func (s *Server) ask(
 	if err != nil {
 		return err
 	}
+	if err := answerError(m.Data); err != nil || into == nil {
+		return err
+	}
+	return json.Unmarshal(m.Data, into)
+}
+
+// answerError is the error that an answer of the API tells of.
+func answerError(data []byte) error {
 	var answer struct {
 		Error *struct {
 			ErrCode     int    `json:"err_code"`
 			Description string `json:"description"`
 		} `json:"error"`
 	}
-	if err := json.Unmarshal(m.Data, &answer); err != nil {
+	if err := json.Unmarshal(data, &answer); err != nil {
 		return err
 	}
 	switch e := answer.Error; {
-	case e != nil && e.ErrCode == noStream:
-		return ErrNoStream
-	case e != nil:
-		return fmt.Errorf("%s (%d)", e.Description, e.ErrCode)
-	case into == nil:
+	case e == nil:
 		return nil
+	case e.ErrCode == noStream:
+		return ErrNoStream
+	case e.ErrCode == noMessage:
+		return ErrNoValue
+	default:
+		return fmt.Errorf("%s (%d)", e.Description, e.ErrCode)
 	}
-	return json.Unmarshal(m.Data, into)
 }
 
 // System makes a connection for what concerns servers, not streams. The caller closes it.

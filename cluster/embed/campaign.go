@@ -1,0 +1,93 @@
+package embed
+
+import (
+	"errors"
+	"slices"
+	_ "unsafe" // for go:linkname
+
+	"github.com/nats-io/nats-server/v2/server"
+)
+
+// lookupRaftNode returns the raft node of a group on this server, or nil. NATS exports what a raft
+// node can do, and no way to it: so this one name is taken from within, and TestThreeServers fails when
+// it is gone.
+//
+//go:linkname lookupRaftNode github.com/nats-io/nats-server/v2/server.(*Server).lookupRaftNode
+func lookupRaftNode(s *server.Server, group string) server.RaftNode
+
+// metaGroup is the raft group that decides where streams are.
+const metaGroup = "_meta_"
+
+// ErrNoGroup says that this server is in no such raft group, or does not know it yet.
+var ErrNoGroup = errors.New("cluster/embed: this server is not in the raft group")
+
+// Campaign has this server stand for election in the raft group of a stream, within 0.8 s. It does
+// nothing if it leads it. Campaign is the only way: CampaignImmediately has an empty log win with
+// the votes of empty ones.
+func (s *Server) Campaign(stream string) error { return s.campaign(s.group(stream).name) }
+
+// CampaignMeta is Campaign for the lead of the cluster.
+func (s *Server) CampaignMeta() error { return s.campaign(metaGroup) }
+
+func (s *Server) campaign(group string) error {
+	node := s.raft(group)
+	if node == nil {
+		return ErrNoGroup
+	}
+	if node.Leader() {
+		return nil
+	}
+	return node.Campaign()
+}
+
+func (s *Server) raft(group string) server.RaftNode {
+	if group == "" {
+		return nil
+	}
+	return lookupRaftNode(s.server, group)
+}
+
+// group is the raft group of a stream.
+type group struct {
+	name    string
+	servers []string // that have a copy
+}
+
+// Replicas are the servers that have a copy of a stream, if this one has one, as of LearnGroups.
+func (s *Server) Replicas(stream string) []string { return s.group(stream).servers }
+
+func (s *Server) group(stream string) group {
+	s.groupsMu.Lock()
+	defer s.groupsMu.Unlock()
+	return s.groups[stream]
+}
+
+// LearnGroups looks up the raft groups of the streams of which this server has a copy. They change
+// when a copy comes or goes.
+func (s *Server) LearnGroups() {
+	detail, err := s.server.JszAccount(&server.JSzOptions{
+		Account: global, Streams: true, RaftGroups: true,
+	})
+	if err != nil {
+		return
+	}
+	groups := make(map[string]group, len(detail.Streams))
+	for i := range detail.Streams {
+		d := &detail.Streams[i]
+		g := group{name: d.RaftGroup, servers: []string{s.Name()}}
+		if d.Cluster != nil {
+			if d.Cluster.Leader != "" {
+				g.servers = append(g.servers, d.Cluster.Leader)
+			}
+			for _, r := range d.Cluster.Replicas {
+				g.servers = append(g.servers, r.Name)
+			}
+			slices.Sort(g.servers)
+			g.servers = slices.Compact(g.servers)
+		}
+		groups[d.Name] = g
+	}
+	s.groupsMu.Lock()
+	defer s.groupsMu.Unlock()
+	s.groups = groups
+}
