@@ -83,6 +83,9 @@ func (m *measurement) load() error {
 	if err := m.lists(); err != nil {
 		return err
 	}
+	if err := m.clusters(); err != nil {
+		return err
+	}
 	for _, s := range []struct{ name, args string }{
 		{"lateness", "--scenario silent --users 100 --devices-per-user 10 --interval 1s --ttl 2s --silent-share 1 --warmup 2s --duration 8s"},
 		{"capacity", "--users 20000 --devices-per-user 10 --rate 10000 --streams-per-user 0.2 --warmup 5s --duration 20s"},

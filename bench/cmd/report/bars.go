@@ -77,6 +77,17 @@ var singles = []single{
 	{"reconnect with a cursor ÷ without, bytes", "Lists/figure=reconnect", "bytes-ratio", false, 0.05},
 	{"the same, processor", "Lists/figure=reconnect", "cpu-ratio", false, 0.2},
 	{"the same, processor beyond that of a connect", "Lists/figure=reconnect", "beyond-connect-ratio", false, 0.2},
+	{"a cluster's POST, 64 connections ÷ one server", "Cluster/figure=post/conns=64/", "ratio", true, 0.15},
+	{"a cluster's POST, 1,000 connections ÷ one server", "Cluster/figure=post/conns=1000/", "ratio", true, 0.35},
+	{"a cluster's batches of 1,000, heartbeats per second", "Cluster/figure=batch", "ops/s", true, 300_000},
+	{"heartbeat to its frame on another node, p50, ms", "Cluster/figure=frame", "p50-ms", false, 4},
+	{"the same, p99", "Cluster/figure=frame", "p99-ms", false, 25},
+	{"kill -9 of an owner, gap of its users with fast failover, p50, s", "Cluster/figure=kill/fast=true", "p50-s", false, 1},
+	{"the same, p95", "Cluster/figure=kill/fast=true", "p95-s", false, 2},
+	{"the same without it, p95", "Cluster/figure=kill/fast=false", "p95-s", false, 10},
+	{"a node that is stopped, gap of its users, p95, s", "Cluster/figure=stop", "p95-s", false, 0.3},
+	{"64 partitions at rest, cores of a node", "Cluster/figure=idle", "cores/node", false, 0.03},
+	{"the same, MiB of resident memory", "Cluster/figure=idle", "MiB/node", false, 57.2}, // 60 MB
 }
 
 // bars are what the server is held to; a figure that was not measured is left out.

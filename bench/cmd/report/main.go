@@ -73,7 +73,7 @@ type series struct {
 	metrics map[string][]float64
 }
 
-var files = []string{"table", "wheel", "log", "sync", "heartbeat", "decode", "decode-server", "frame", "fanout", "stream", "streams", "stream-cost", "lists",
+var files = []string{"table", "wheel", "log", "sync", "heartbeat", "decode", "decode-server", "frame", "fanout", "stream", "streams", "stream-cost", "lists", "cluster",
 	"recovery", "replay", "checkpoint", "idleconn", "http-closed", "http-64", "wrk", "http-open", "http-batch", "lateness", "capacity",
 	"log-peers", "table-group", "path", "beats", "middle", "soak"}
 
