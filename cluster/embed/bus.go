@@ -69,7 +69,9 @@ func (b *Bus) Self() string { return b.server.Name() }
 // Peers implements bus.Bus.
 func (b *Bus) Peers() []string {
 	names := slices.Sorted(maps.Keys(b.server.Routes()))
-	return slices.DeleteFunc(names, func(name string) bool { return strings.HasPrefix(name, Guest) })
+	return slices.DeleteFunc(names, func(name string) bool {
+		return strings.HasPrefix(name, Guest)
+	})
 }
 
 // Handle implements bus.Bus.

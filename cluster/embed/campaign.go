@@ -9,8 +9,8 @@ import (
 )
 
 // lookupRaftNode returns the raft node of a group on this server, or nil. NATS exports what a raft
-// node can do, and no way to it: so this one name is taken from within, and TestThreeServers fails when
-// it is gone.
+// node can do, and no way to it: so this one name is taken from within, and TestThreeServers fails
+// when it is gone.
 //
 //go:linkname lookupRaftNode github.com/nats-io/nats-server/v2/server.(*Server).lookupRaftNode
 func lookupRaftNode(s *server.Server, group string) server.RaftNode
