@@ -34,7 +34,7 @@ func TestCluster(t *testing.T) {
 			seq++
 			b := newBeat().with("user_id", user).with("device_id", user).with("seq", seq)
 			n.mustBeat(on, b)
-			for s.event()["seq"] != float64(seq) {
+			for fmt.Sprint(s.event()["seq"]) != strconv.Itoa(seq) {
 			}
 		}
 	}
