@@ -46,6 +46,7 @@ type Node struct {
 	edge     *watch.Edge
 	holdings *holdings
 	pulses   *pulses
+	operator *operator
 	observer *observer
 
 	phase    atomic.Int32
@@ -112,6 +113,8 @@ func (n *Node) Start(context.Context) (err error) {
 	n.pulses.start()
 	n.loops.Go(n.watchReach)
 	n.loops.Go(n.join)
+	n.loops.Go(func() { n.operator.run(n.stop) })
+	n.loops.Go(func() { n.operator.balance(n.stop) })
 	return nil
 }
 
@@ -152,6 +155,7 @@ func (n *Node) assemble() (err error) {
 		directory: n.directory, holdings: n.holdings, copies: &copies{nc: n.server.Conn()},
 		leader: func() string { leader, _ := n.server.Meta(); return leader }, ready: n.Ready,
 	}
+	n.operator = newOperator(n)
 	n.presence = newPresence(n.bus, o.Partitions, owners{n.holdings, n.directory},
 		followed{n.follower, n.edge}, clock, forward.Options{})
 	return nil
@@ -277,9 +281,9 @@ func (n *Node) Collectors() []prometheus.Collector {
 // Status is what this node knows of the cluster. After Start.
 func (n *Node) Status(ctx context.Context) *Status { return n.observer.status(ctx) }
 
-// ServeHTTP answers /clusterz. After Start.
+// ServeHTTP answers /clusterz, and what operators ask for below it. After Start.
 func (n *Node) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	n.Status(r.Context()).answer(w)
+	n.operator.routes.ServeHTTP(w, r)
 }
 
 // Drain refuses new streams and ends the open ones, spread over a time, until all have ended or ctx
@@ -298,6 +302,9 @@ func (n *Node) Close(ctx context.Context) error {
 	}
 	n.phase.Store(draining)
 	n.stopOnce.Do(func() { close(n.stop) })
+	if n.operator != nil {
+		n.operator.close()
+	}
 	n.loops.Wait()
 	if n.holdings != nil {
 		n.presence.close()

@@ -145,6 +145,10 @@ func (s *Server) Meta() (leader string, servers []string) {
 // LeadsMeta reports whether this server leads the cluster. It is cheap.
 func (s *Server) LeadsMeta() bool { return s.server.JetStreamIsLeader() }
 
+// KeepsLogs reports whether the logs are open: they are not any more when the cluster has removed
+// this server, or its disk has failed.
+func (s *Server) KeepsLogs() bool { return s.server.JetStreamEnabled() }
+
 // ask makes one request of the API, and reads the answer into into unless that is nil.
 func (s *Server) ask(
 	ctx context.Context, conn *nats.Conn, what string, body, into any,

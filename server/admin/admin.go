@@ -44,7 +44,8 @@ type Config struct {
 	// Hosts are the names, in lower case, under which the routes answer, beside addresses and
 	// localhost.
 	Hosts []string
-	// Cluster answers /clusterz. Nil: the server is no node of a cluster, and there is none.
+	// Cluster answers /clusterz and what is below it. Nil: the server is no node of a cluster, and
+	// there is none.
 	Cluster http.Handler
 	// BodyTimeout bounds the reading of a request's body.
 	BodyTimeout time.Duration
@@ -96,7 +97,14 @@ func New(c Config) http.Handler {
 	if c.Cluster != nil {
 		clusterz = c.Cluster.ServeHTTP
 	}
-	g.Handle("GET /clusterz", toOperators(atMost(maxSlow)(clusterz)))
+	ofCluster := atMost(maxSlow)
+	g.Handle("GET /clusterz", toOperators(ofCluster(clusterz)))
+	g.Handle("GET /clusterz/deed", toOperators(ofCluster(clusterz)))
+	g.Handle("POST /clusterz/leave", toOperators(ofCluster(clusterz)))
+	g.Handle("POST /clusterz/replace", toOperators(ofCluster(clusterz)))
+	g.Handle("GET /clusterz/devices", toOperators(ofCluster(clusterz)))
+	g.Handle("GET /clusterz/export", toOperators(ofCluster(clusterz)))
+	g.Handle("POST /clusterz/import", toOperators(ofCluster(clusterz)))
 	g.Handle("GET /debug/presence",
 		toOperators(atMost(maxSlow)(newDebugPresence(c.Presence, c.Production).ServeHTTP)))
 	g.Handle("GET /debug/users", toOperators(atMost(maxSlow)(newDebugUsers(&c).ServeHTTP)))
