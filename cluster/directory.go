@@ -141,6 +141,15 @@ func (d *directory) echo(node string, nowNanos int64) *pulseEcho {
 	return &pulseEcho{Boot: p.Boot, AtNanos: p.AtNanos, HeldNanos: nowNanos - p.heardNanos}
 }
 
+// converses reports whether a node has answered, by a pulse, one of this process that was sent at an
+// instant after since.
+func (d *directory) converses(node string, boot uint64, since int64) bool {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	p := d.nodes[node]
+	return p != nil && d.reach[node] && p.asOf(boot) > since
+}
+
 // silence is for how long a node was not heard, in nanoseconds; false: it never was.
 func (d *directory) silence(node string) (nanos int64, heard bool) {
 	now := d.clock.Nanos()

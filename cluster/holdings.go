@@ -42,6 +42,7 @@ type holdingsConfig struct {
 	engine  engine.Options // Store and Events are set here
 	leads   func(stream string) bool
 	may     func() bool // claim now
+	must    func() bool // resign from everything now
 	changed func()      // what is owned has changed
 	observe func(records int, took time.Duration)
 	figures *claimFigures
@@ -198,7 +199,7 @@ func (s *holdings) run() {
 func (s *holdings) look(pt *part) {
 	leads := s.leads(streamOf(pt.number))
 	if pt.busy.Load() {
-		if !leads {
+		if !leads || s.must() {
 			pt.letGo()
 		}
 		return

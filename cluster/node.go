@@ -142,6 +142,7 @@ func (n *Node) assemble() (err error) {
 		node: o.Node, count: o.Partitions, conn: n.server.Conn(), bus: n.bus, clock: clock,
 		engine: n.engineOptions(), leads: n.server.Leads, figures: n.figures, logger: o.Logger,
 		may:     func() bool { return n.phase.Load() == serving && !n.isolated.Load() },
+		must:    n.isolated.Load,
 		changed: n.pulses.now,
 		observe: func(records int, took time.Duration) {
 			if o.ObserveAppend != nil {
@@ -190,25 +191,6 @@ type followed struct {
 
 // Fresh implements read.Edge.
 func (f followed) Fresh(user uuid.UUID) bool { return f.edge.Fresh(user) }
-
-// reachEvery is how often a node looks which others are in reach.
-const reachEvery = 50 * time.Millisecond
-
-// watchReach looks which nodes are in reach, and fails what waits for those that are not.
-func (n *Node) watchReach() {
-	ticker := time.NewTicker(reachEvery)
-	defer ticker.Stop()
-	for {
-		for _, lost := range n.directory.reached(n.o.Node, n.bus.Peers()) {
-			n.presence.down(lost)
-		}
-		select {
-		case <-ticker.C:
-		case <-n.stop:
-			return
-		}
-	}
-}
 
 // Take implements server.Presence.
 func (n *Node) Take(c net.Conn) (broadcast.Conn, error) { return n.follower.Take(c) }
@@ -284,13 +266,6 @@ func (n *Node) Status(ctx context.Context) *Status { return n.observer.status(ct
 // ServeHTTP answers /clusterz, and what operators ask for below it. After Start.
 func (n *Node) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	n.operator.routes.ServeHTTP(w, r)
-}
-
-// Drain refuses new streams and ends the open ones, spread over a time, until all have ended or ctx
-// is done. Heartbeats are still answered. An error is ctx's: streams were left.
-func (n *Node) Drain(ctx context.Context, over time.Duration) error {
-	n.phase.Store(draining)
-	return n.follower.Drain(ctx, over)
 }
 
 // Close ends every stream, resigns from the node's partitions and stops its log server. It waits
