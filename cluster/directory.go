@@ -141,8 +141,8 @@ func (d *directory) echo(node string, nowNanos int64) *pulseEcho {
 	return &pulseEcho{Boot: p.Boot, AtNanos: p.AtNanos, HeldNanos: nowNanos - p.heardNanos}
 }
 
-// converses reports whether a node has answered, by a pulse, one of this process that was sent at an
-// instant after since.
+// converses reports whether a node has answered, by a pulse, one of this process that was sent
+// after an instant.
 func (d *directory) converses(node string, boot uint64, since int64) bool {
 	d.mu.RLock()
 	defer d.mu.RUnlock()

@@ -19,12 +19,13 @@ const (
 // over a time, until all have ended or ctx is done. Heartbeats are still answered. An error is
 // ctx's: streams were left.
 func (n *Node) Drain(ctx context.Context, over time.Duration) error {
-	n.phase.Store(draining)
-	n.pulses.now()
-	began := time.Now()
-	left := n.handOver(ctx)
-	n.o.Logger.Info("handed partitions over", "took", time.Since(began).Round(time.Millisecond),
-		"left", left)
+	if n.phase.Swap(draining) != draining {
+		n.pulses.now()
+		began := time.Now()
+		left := n.handOver(ctx)
+		n.o.Logger.Info("handed partitions over", "took",
+			time.Since(began).Round(time.Millisecond), "left", left)
+	}
 	return n.follower.Drain(ctx, over)
 }
 
