@@ -48,6 +48,7 @@ type Node struct {
 	pulses   *pulses
 	operator *operator
 	observer *observer
+	campaign *campaigns
 
 	phase    atomic.Int32
 	isolated atomic.Bool
@@ -115,6 +116,9 @@ func (n *Node) Start(context.Context) (err error) {
 	n.loops.Go(n.join)
 	n.loops.Go(func() { n.operator.run(n.stop) })
 	n.loops.Go(func() { n.operator.balance(n.stop) })
+	if n.o.FastFailover {
+		n.loops.Go(func() { n.campaign.run(n.stop) })
+	}
 	return nil
 }
 
@@ -157,6 +161,8 @@ func (n *Node) assemble() (err error) {
 		leader: func() string { leader, _ := n.server.Meta(); return leader }, ready: n.Ready,
 	}
 	n.operator = newOperator(n)
+	n.campaign = newCampaigns(o.Node, clock, n.directory, n.server, o.Partitions,
+		func() bool { return n.phase.Load() == serving && !n.isolated.Load() }, o.Logger)
 	n.presence = newPresence(n.bus, o.Partitions, owners{n.holdings, n.directory},
 		followed{n.follower, n.edge}, clock, forward.Options{})
 	return nil
@@ -257,7 +263,8 @@ func (n *Node) SetKeys(keys []string) { n.server.SetKeys(keys) }
 
 // Collectors are the metrics of what a node has beside engines and streams. After Start.
 func (n *Node) Collectors() []prometheus.Collector {
-	return append(n.figures.collectors(), n.presence.forward, n.edge, n.observer)
+	return append(n.figures.collectors(), n.presence.forward, n.edge, n.observer,
+		n.campaign.count)
 }
 
 // Status is what this node knows of the cluster. After Start.
