@@ -24,6 +24,8 @@ const (
 	lookEvery = 25 * time.Millisecond
 	// claimAgain is how long it waits after a claim that did not succeed.
 	claimAgain = 100 * time.Millisecond
+	// claimAfterLoss is the same after a log was lost.
+	claimAfterLoss = time.Second
 	// ackTimeout is how long an append may be without an answer.
 	ackTimeout = 3 * time.Second
 )
@@ -44,6 +46,8 @@ type holdingsConfig struct {
 	may     func() bool // claim now
 	must    func() bool // resign from everything now
 	changed func()      // what is owned has changed
+	// abdicate has this node lead a log no more, without asking others.
+	abdicate func(stream string)
 	observe func(records int, took time.Duration)
 	figures *claimFigures
 	logger  *slog.Logger
@@ -321,6 +325,12 @@ func (s *holdings) resigned(pt *part, o *owned) {
 		s.logger.Error("an engine did not close", "partition", pt.number, "error", err)
 	}
 	s.figures.resigned(why)
+	if why != nil || s.must() {
+		// Its appends are not acknowledged, though it may still reach others that take it for the
+		// leader. Another one may do better.
+		s.abdicate(streamOf(pt.number))
+		pt.next = time.Now().Add(claimAfterLoss)
+	}
 	s.logger.Info("resigned from a partition", "partition", pt.number, "epoch", o.log.Epoch(),
 		"took", time.Since(began).Round(time.Millisecond), "because", whyResigned(why))
 	s.changed()

@@ -147,7 +147,7 @@ func (n *Node) assemble() (err error) {
 		engine: n.engineOptions(), leads: n.server.Leads, figures: n.figures, logger: o.Logger,
 		may:     func() bool { return n.phase.Load() == serving && !n.isolated.Load() },
 		must:    n.isolated.Load,
-		changed: n.pulses.now,
+		changed: n.pulses.now, abdicate: n.server.Abdicate,
 		observe: func(records int, took time.Duration) {
 			if o.ObserveAppend != nil {
 				o.ObserveAppend(uint64(records), took)
