@@ -218,7 +218,7 @@ func (h *Hub) tell(node string, question uint64, users userList) (n int) {
 		return 0
 	}
 	s := h.nodes[at]
-	message := h.begin(kindSnapshot)
+	message := h.begin(kindSnapshot, 0)
 	for n < min(users.len(), partsPerSnapshot) && len(message) < h.chunk {
 		user := users.at(n)
 		set, known := h.users[user]
@@ -248,7 +248,7 @@ func (h *Hub) state(s *sink, question uint64, message []byte, user uuid.UUID) []
 		long := p.flags&flagRest != 0 || len(message)+len(p.states) > 2*h.chunk
 		if long && len(message) > numberedBytes {
 			h.send(s, message, h.through, question)
-			message = h.begin(kindSnapshot)
+			message = h.begin(kindSnapshot, len(p.states))
 		}
 		message = appendPart(message, &p)
 		if len(rest) == 0 {

@@ -229,6 +229,7 @@ func (e *Edge) snapshot(from string, h head, n numbered, rest []byte) error {
 			begin = e.told(u, begin)
 		}
 	}
+	e.sendBulk(p, p.movedNanos)
 	e.finish(p)
 	e.mu.Unlock()
 	clear(parts)

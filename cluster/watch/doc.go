@@ -91,6 +91,14 @@
 // may be shown. A SNAPSHOT without it would say that it is gone. So the user settles: the edge
 // keeps the states until the DELTA with the change has come, and tells both together.
 //
+// # Very many users at once
+//
+// A claim puts all users of a partition in doubt. The edge asks for a window of them, first those
+// that streams wait for, and for the next as answers come, so that SNAPSHOTs do not fill the way
+// from their owner, which acknowledgements of heartbeats take, too. Users of streams that open
+// meanwhile are asked for at once. A hub works for its nodes by turns, and has the lock of its
+// commit loop for a chunk at a time; an edge applies a message at a time.
+//
 // # Bounds
 //
 //	what                            bound                 when it is reached
@@ -98,6 +106,8 @@
 //	nodes of a hub                  64                    the same
 //	requests of a node at a hub     256                   dropped: the node asks again
 //	messages to a node              those of the bus      dropped: a gap at the node
+//	users of a partition that are   1,024                 the next are asked for when half of
+//	being asked for                                       them were answered
 //	users of a WATCH, of a chunk    2,048, 512            the next message
 //	states of a message             128 KiB               the next message
 //	users of an edge                EdgeOptions.MaxUsers  a stream is refused

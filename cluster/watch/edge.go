@@ -124,6 +124,7 @@ type Edge struct {
 	counts   Stats
 	marks    uint64 // of Subscribe: which partitions a list has met
 
+	window int           // askWindow; tests make it small
 	wake   chan struct{} // there is something to ask for
 	stop   chan struct{}
 	closed sync.Once
@@ -147,12 +148,13 @@ func NewEdge(o EdgeOptions) (*Edge, error) {
 	}
 	e := &Edge{
 		o: o, parts: make([]partition, o.Partitions), rewatch: newRewatch(),
-		wake: make(chan struct{}, 1), stop: make(chan struct{}),
+		window: askWindow,
+		wake:   make(chan struct{}, 1), stop: make(chan struct{}),
 	}
 	for i := range e.parts {
 		first := o.Clock().WallMS << 20 // higher than the last of an earlier process
 		e.parts[i] = partition{
-			index: i, generation: 1, question: first, since: first + 1,
+			index: i, generation: 1, round: 1, question: first, since: first + 1,
 			users: make(map[uuid.UUID]*user),
 		}
 	}

@@ -30,7 +30,7 @@ func TestEdgeModel(t *testing.T) {
 }
 
 func runModel(t *testing.T, seeds *rand.Rand) (began int) {
-	w := newWorld(t, seeds.Uint64(), 3, 3)
+	w := newWorld(t, seeds.Uint64(), 3, 3, false)
 	for _, p := range w.parts {
 		w.claim(p, w.nodes[w.rng.IntN(len(w.nodes))])
 	}
@@ -198,17 +198,21 @@ func (w *world) check() (began int) {
 		}
 		for i := range n.edge.parts {
 			p := &n.edge.parts[i]
-			begun, doubted := 0, 0
+			begun, doubted, flying := 0, 0, 0
 			for _, u := range p.users {
+				if u.round == p.round {
+					flying++
+				}
 				if u.generation == p.generation {
 					begun++
 				} else if u.generation != 0 {
 					doubted++
 				}
 			}
-			if begun != p.begun || doubted != p.doubted || p.doubtNanos != 0 {
-				w.fail("%s: partition %d counts %d and %d users, has %d and %d; doubt %d", n.name, i,
-					p.begun, p.doubted, begun, doubted, p.doubtNanos)
+			if begun != p.begun || doubted != p.doubted || flying+p.flying+len(p.bulk) != 0 ||
+				p.doubtNanos != 0 {
+				w.fail("%s: partition %d counts %d and %d users, has %d and %d; %+v", n.name, i,
+					p.begun, p.doubted, begun, doubted, p)
 			}
 		}
 	}

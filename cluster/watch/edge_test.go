@@ -16,11 +16,9 @@ import (
 
 // calm is a world in which nothing is lost: node n0 owns all, and streams are at n1.
 func calm(t *testing.T, partitions int) (w *world, owner, at *testNode) {
-	w = newWorld(t, 1, 2, partitions)
-	w.quiet = true
+	w = newWorld(t, 1, 2, partitions, true)
 	for _, p := range w.parts {
 		w.claim(p, w.nodes[0])
-		p.owner.hub.chunk = chunkBytes
 	}
 	w.pulses()
 	return w, w.nodes[0], w.nodes[1]
@@ -223,10 +221,12 @@ func TestManyUsersAndDevices(t *testing.T) {
 	o.commitAll()
 	s := n.subscribe(users...)
 	n.edge.ask()
-	if asked := len(w.queues[route{"n1", "n0", HubSubject}]); asked != 3 {
-		t.Errorf("%d questions", asked)
+	p := &n.edge.parts[0]
+	if asked := len(w.queues[route{"n1", "n0", HubSubject}]); asked != 1 || p.flying != askWindow {
+		t.Errorf("%d questions, about %d users", asked, p.flying)
 	}
-	if w.run(); !s.begun || len(s.told) != 4000 || n.edge.Stats().Unread != 0 {
+	if w.run(); !s.begun || len(s.told) != 4000 || n.edge.Stats().Unread != 0 ||
+		p.flying != 0 || len(p.bulk) != 0 {
 		t.Errorf("it has begun: %v, with %d devices; %+v", s.begun, len(s.told), n.edge.Stats())
 	}
 	if sent := o.hub.Sent("n1"); sent < 11 || sent > 20 {

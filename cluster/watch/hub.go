@@ -94,6 +94,7 @@ type sink struct {
 	node        string
 	sent        uint64 // the number of its last message
 	delta       []byte // of the present batch
+	room        int    // as long as the DELTA before was
 	absentNanos int64  // out of reach since; 0: it is in reach
 	gone        bool   // it is in no set, and its place can be another's
 }
@@ -166,13 +167,12 @@ func (h *Hub) Publish(_ broadcast.Source, user uuid.UUID, lsn uint64, rec []byte
 	for ; set != 0; set &= set - 1 {
 		s := h.nodes[bits.TrailingZeros64(set)]
 		if len(s.delta) == 0 {
-			s.delta = h.begin(kindDelta)
+			s.delta = h.begin(kindDelta, s.room)
 		}
 		s.delta = appendState(s.delta, rec)
 		if len(s.delta) > h.chunk {
 			// The node has everything of its users up to this record.
-			h.send(s, s.delta, lsn, noAge)
-			s.delta = nil
+			h.sendDelta(s, lsn, noAge)
 		}
 	}
 }
@@ -194,8 +194,7 @@ func (h *Hub) Flush(_ broadcast.Source, through uint64, receivedNanos int64) {
 		for ; h.dirty != 0; h.dirty &= h.dirty - 1 {
 			s := h.nodes[bits.TrailingZeros64(h.dirty)]
 			if len(s.delta) > 0 {
-				h.send(s, s.delta, through, age)
-				s.delta = nil
+				h.sendDelta(s, through, age)
 			}
 		}
 	}
@@ -227,9 +226,14 @@ func (h *Hub) Tick(nowNanos int64) {
 	}
 }
 
-// begin makes a message with room for what send puts into it.
-func (h *Hub) begin(kind byte) []byte {
-	b := appendHead(make([]byte, 0, 512), head{kind, h.o.Partition, h.o.Epoch})
+func (h *Hub) sendDelta(s *sink, through, age uint64) {
+	h.send(s, s.delta, through, age)
+	s.delta, s.room = nil, len(s.delta)
+}
+
+// begin makes a message with room for what send puts into it, and for some more.
+func (h *Hub) begin(kind byte, room int) []byte {
+	b := appendHead(make([]byte, 0, 512+room), head{kind, h.o.Partition, h.o.Epoch})
 	return append(b, make([]byte, numberedBytes-headBytes)...)
 }
 

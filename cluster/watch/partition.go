@@ -21,6 +21,10 @@ const (
 	// hasteNanos is how long ago all users were asked for before a doubt has them asked for at
 	// once: sooner, and it is done with the next tick.
 	hasteNanos = int64(100 * time.Millisecond)
+	// askWindow is how many users of a partition are asked for at a time when very many are: the
+	// others follow as answers come. So a claim does not fill the way from its owner, which the
+	// answers to heartbeats take, too. Streams that open now do not wait for them.
+	askWindow = 1024
 	// maxUnwanted bounds the users of a partition that are to be unwatched since their owner tells
 	// of them and no stream follows them. The owner tells again of those that were left out.
 	maxUnwanted = 16 << 10
@@ -45,6 +49,9 @@ type partition struct {
 	joined  joined
 
 	ask           []*user // who are to be asked for
+	bulk          []*user // who are when others were answered, those that a stream waits for first
+	flying        int     // users that were asked for in this round, and have not begun
+	round         uint32  // of asking for all
 	askAll        bool    // all who have not begun are
 	askLater      bool    // the same, with the next tick
 	movedNanos    int64   // when users were asked for last, or told of
@@ -67,6 +74,7 @@ type user struct {
 	generation uint32 // in which its states came last; 0: they never did
 	asked      uint64 // the first question of its generation that named it
 	askedNanos int64  // when that was sent
+	round      uint32 // in which it was asked for last; 0: it has begun since
 	// settling are states that lack a device that was on its way; nil: there are none such.
 	settling  *settling
 	waits     []*wait // streams that wait for it, and some that have ended
@@ -97,7 +105,8 @@ func (p *partition) doubt(nowNanos int64) {
 	p.doubted += p.begun
 	p.begun = 0
 	p.joined = joined{}
-	p.ask = nil
+	p.ask, p.bulk, p.flying = nil, nil, 0
+	p.round++
 	p.askAll = nowNanos-p.askedAllNanos >= hasteNanos
 	p.askLater = !p.askAll
 	if p.doubtNanos == 0 && p.doubted > 0 {
@@ -112,8 +121,20 @@ func (p *partition) begin(u *user, s *settling) {
 	p.begun++
 }
 
-// forget takes back what begin noted.
+// flies notes that a user is being asked for.
+func (p *partition) flies(u *user) {
+	if u.round != p.round {
+		u.round = p.round
+		p.flying++
+	}
+}
+
+// forget takes back what begin and flies noted.
 func (p *partition) forget(u *user) {
+	if u.round == p.round {
+		p.flying--
+	}
+	u.round = 0
 	switch u.generation {
 	case 0:
 	case p.generation:

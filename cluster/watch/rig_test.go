@@ -27,6 +27,7 @@ type world struct {
 	rng    *rand.Rand
 	nanos  int64
 	quiet  bool // nothing is lost
+	calm   bool // and windows and chunks are as they are
 	nodes  []*testNode
 	parts  []*testPartition
 	epochs uint64
@@ -56,8 +57,8 @@ type pulsed struct {
 
 const worldUsers, worldDevices = 4, 3 // users of a partition, devices of a user
 
-func newWorld(t testing.TB, seed uint64, nodes, partitions int) *world {
-	w := &world{TB: t, rng: rand.New(rand.NewPCG(seed, 1)), nanos: 1e12,
+func newWorld(t testing.TB, seed uint64, nodes, partitions int, calm bool) *world {
+	w := &world{TB: t, quiet: calm, calm: calm, rng: rand.New(rand.NewPCG(seed, 1)), nanos: 1e12,
 		queues: map[route][]message{}, cut: map[[2]string]bool{}}
 	for p := range partitions {
 		w.parts = append(w.parts, &testPartition{index: p, devices: map[deviceKey][]uint64{},
@@ -179,6 +180,9 @@ func (w *world) newNode(name string) *testNode {
 	if err != nil {
 		w.Fatal(err)
 	}
+	if n.edge.window = askWindow; w.rng.IntN(2) == 0 && !w.calm {
+		n.edge.window = 1 + w.rng.IntN(3)
+	}
 	return n
 }
 
@@ -260,7 +264,9 @@ func (w *world) claim(p *testPartition, n *testNode) {
 		w.Fatal(err)
 	}
 	o.hub.spawn = func(fn func()) { w.work = append(w.work, fn) }
-	o.hub.chunk = 100 + w.rng.IntN(400)
+	if !w.calm {
+		o.hub.chunk = 100 + w.rng.IntN(400)
+	}
 	o.hub.Open(o)
 	o.hub.Lose(0)
 	o.hub.Flush(0, uint64(len(p.log)), 0)

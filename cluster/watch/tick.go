@@ -144,16 +144,42 @@ func (e *Edge) ask() {
 		}
 		e.sendUnwanted(p)
 		if p.askAll {
-			p.ask = p.ask[:0]
-			for _, u := range p.users {
-				p.ask = append(p.ask, u)
-			}
+			p.toAsk()
 			p.askAll, p.askLater, p.askedAllNanos = false, false, now
 		}
-		if len(p.ask) > 0 {
-			e.sendWatch(p, now)
-			p.ask, p.movedNanos = nil, now
+		if n := min(len(p.ask), e.window); n > 0 {
+			e.sendWatch(p, p.ask[:n], now)
+			p.bulk = append(p.bulk, p.ask[n:]...)
+			p.ask = nil
 		}
+		e.sendBulk(p, now)
+	}
+}
+
+// toAsk begins a round: all users that have not begun are to be asked for, whatever of earlier
+// questions is still under way.
+func (p *partition) toAsk() {
+	p.round++
+	p.ask, p.bulk, p.flying = nil, nil, 0
+	var others []*user
+	for _, u := range p.users {
+		switch {
+		case u.generation == p.generation:
+		case len(u.waits) > 0:
+			p.bulk = append(p.bulk, u)
+		default:
+			others = append(others, u)
+		}
+	}
+	p.bulk = append(p.bulk, others...)
+}
+
+// sendBulk asks for as many users as fit into the window, when half of it is free.
+func (e *Edge) sendBulk(p *partition, now int64) {
+	if len(p.bulk) > 0 && p.flying <= e.window/2 {
+		n := min(len(p.bulk), e.window-p.flying)
+		e.sendWatch(p, p.bulk[:n], now)
+		p.bulk = p.bulk[n:]
 	}
 }
 
@@ -171,16 +197,18 @@ func (e *Edge) sendUnwanted(p *partition) {
 	p.unwanted = nil
 }
 
-func (e *Edge) sendWatch(p *partition, now int64) {
+func (e *Edge) sendWatch(p *partition, users []*user, now int64) {
 	p.question++
+	p.movedNanos = now
 	l := lister{e: e, p: p, kind: kindWatch}
-	for _, u := range p.ask {
+	for _, u := range users {
 		if u.generation == p.generation || p.users[u.id] != u {
 			continue
 		}
 		if u.asked < p.since {
 			u.asked, u.askedNanos = p.question, now
 		}
+		p.flies(u)
 		l.add(u.id)
 	}
 	l.send()
