@@ -18,9 +18,17 @@ type claimFigures struct {
 	replay  prometheus.Histogram
 }
 
+// Why claims and resigns are made.
+const (
+	firstClaim    = "leads"
+	laterClaim    = "leads_again"
+	handedOver    = "handed_over"
+	resignedDoubt = "in_doubt"
+)
+
 func newClaimFigures() *claimFigures {
 	seconds := []float64{.01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30}
-	return &claimFigures{
+	f := &claimFigures{
 		claims: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "rollcall_claims_total",
 			Help: "Partitions that this node has claimed, by reason.",
@@ -44,6 +52,13 @@ func newClaimFigures() *claimFigures {
 			Buckets: seconds,
 		}),
 	}
+	for _, reason := range []string{firstClaim, laterClaim} {
+		f.claims.WithLabelValues(reason)
+	}
+	for _, reason := range []string{handedOver, resignedDoubt} {
+		f.resigns.WithLabelValues(reason)
+	}
+	return f
 }
 
 func (f *claimFigures) claimed(reason string, took time.Duration) {
@@ -52,9 +67,9 @@ func (f *claimFigures) claimed(reason string, took time.Duration) {
 }
 
 func (f *claimFigures) resigned(why error) {
-	reason := "handed over"
+	reason := handedOver
 	if why != nil {
-		reason = "in doubt"
+		reason = resignedDoubt
 	}
 	f.resigns.WithLabelValues(reason).Inc()
 }

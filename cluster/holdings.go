@@ -256,9 +256,9 @@ func (s *holdings) own(pt *part) {
 // reason is why a claim is made.
 func (s *holdings) reason(pt *part) string {
 	if pt.last.Load() == nil {
-		return "leads"
+		return firstClaim
 	}
-	return "leads again"
+	return laterClaim
 }
 
 // claim makes this node the owner of a partition, and serves it.

@@ -100,7 +100,12 @@ func TestClusterMetrics(t *testing.T) {
 	for i := range 64 { // users of all partitions, so that some are forwarded
 		n.mustBeat(i%2, newBeat())
 	}
-	checkDocumented(t, n.rigs[0].scrape(), "Log and checkpoint")
+	families := n.rigs[0].scrape()
+	testwait.Until(t, "the leaders of the logs say what copies there are", func() bool {
+		families = n.rigs[0].scrape()
+		return families["rollcall_log_copies"] != nil
+	})
+	checkDocumented(t, families, "Log and checkpoint")
 }
 
 var (
