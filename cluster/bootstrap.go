@@ -15,8 +15,13 @@ import (
 	"rollcall/jslog"
 )
 
-// metaStream is the stream that is made last: where it is, the cluster is.
-const metaStream = "META"
+// metaStream is the stream that is made last: where it is, the cluster is. It has the id of each
+// node, by its name.
+const (
+	metaStream   = "META"
+	metaSubjects = "meta.>"
+	nodeSubject  = "meta.node."
+)
 
 // What the configurations of the streams say.
 const (
@@ -31,14 +36,20 @@ const secretBytes = 32
 // joinEvery is how often a node tries to join, or to make the cluster.
 const joinEvery = 100 * time.Millisecond
 
-// join joins the cluster, or makes it, and begins to serve.
+// join joins the cluster, or makes it, and begins to serve. A node that was in it begins at once,
+// by what its marker says, and has the cluster confirm it.
 func (n *Node) join() {
+	known := n.identity.get().Cluster
+	if len(known) > 0 {
+		n.begin(known)
+	}
 	for {
-		secret, err := n.tryJoin()
+		made, err := n.tryJoin()
+		if err == nil && len(known) == 0 {
+			err = n.identity.change(func(m *marker) { m.Cluster = made })
+			n.begin(made)
+		}
 		if err == nil {
-			n.holdings.secret = secret
-			n.phase.CompareAndSwap(starting, serving)
-			n.holdings.start()
 			n.o.Logger.Info("joined the cluster", "cluster", n.o.Name)
 			return
 		}
@@ -56,13 +67,25 @@ func (n *Node) join() {
 	}
 }
 
+// begin begins to serve.
+func (n *Node) begin(made map[string]string) {
+	secret, err := hex.DecodeString(made[secretKey])
+	if err != nil || len(secret) != secretBytes {
+		n.fail(&refusedError{"the key of the cluster's hashes cannot be read"})
+		return
+	}
+	n.holdings.secret = secret
+	n.phase.CompareAndSwap(starting, serving)
+	n.holdings.start()
+}
+
 // refusedError says that trying again does not help.
 type refusedError struct{ text string }
 
 func (e *refusedError) Error() string { return "cluster: " + e.text }
 
-// tryJoin returns the key of hashes of the cluster that is there, or that this node makes.
-func (n *Node) tryJoin() (secret []byte, err error) {
+// tryJoin returns what the cluster was made with that is there, or that this node makes.
+func (n *Node) tryJoin() (made map[string]string, err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
 	leader, _ := n.server.Meta()
@@ -79,7 +102,15 @@ func (n *Node) tryJoin() (secret []byte, err error) {
 	if err := n.checkStored(meta.Config.Metadata); err != nil {
 		return nil, err
 	}
-	return hex.DecodeString(meta.Config.Metadata[secretKey])
+	made = map[string]string{}
+	for _, key := range []string{partitionsKey, replicasKey, secretKey} {
+		made[key] = meta.Config.Metadata[key]
+	}
+	if was := n.identity.get().Cluster; len(was) > 0 && was[secretKey] != made[secretKey] {
+		return nil, &refusedError{fmt.Sprintf("option Dir is %s: it is that of a node of another "+
+			"cluster than its peers are of", n.o.Dir)}
+	}
+	return made, n.register(ctx)
 }
 
 // checkStored compares what the cluster was made with to what this node was told.
@@ -87,9 +118,10 @@ func (n *Node) checkStored(stored map[string]string) error {
 	for key, is := range map[string]int{
 		partitionsKey: n.o.Partitions, replicasKey: n.o.Replicas,
 	} {
+		name := map[string]string{partitionsKey: "Partitions", replicasKey: "Replicas"}[key]
 		if stored[key] != strconv.Itoa(is) {
-			return &refusedError{fmt.Sprintf("%s is %d here, but the cluster was made with %s",
-				key, is, stored[key])}
+			return &refusedError{fmt.Sprintf("option %s is %d, but the cluster was made with %s", name,
+				is, stored[key])}
 		}
 	}
 	return nil
@@ -116,7 +148,9 @@ func (n *Node) make(ctx context.Context) error {
 			return err
 		}
 	}
-	if err := n.server.Create(ctx, n.streamConfig(metaStream, secret)); err != nil {
+	meta := n.streamConfig(metaStream, secret)
+	meta.Subjects = []string{metaSubjects}
+	if err := n.server.Create(ctx, meta); err != nil {
 		return err
 	}
 	return errors.New("made the cluster")

@@ -41,6 +41,8 @@ type Node struct {
 	figures   *claimFigures
 
 	// From Start on.
+	identity *identity
+	hosted   atomic.Pointer[embed.Server] // server, for what runs before Start returns
 	server   *embed.Server
 	bus      *embed.Bus
 	edge     *watch.Edge
@@ -94,18 +96,32 @@ func New(o Options) (*Node, error) {
 
 // Start joins the cluster, or makes it with the others: it returns when this node's logs are open,
 // and goes on in the background, see Ready. Once.
-func (n *Node) Start(context.Context) (err error) {
-	o := &n.o
-	n.server, err = embed.Start(embed.Options{
-		Node: o.Node, Cluster: o.Name, Dir: filepath.Join(o.Dir, "js"), Listen: o.Listen,
-		Peers: o.PeerAddrs(), Keys: o.Keys, TLS: o.TLS, Quorum: o.SyncQuorum, Logger: o.Logger,
-	})
-	if err != nil {
+//
+// A node whose directory is empty waits, within ctx, until a peer says that it may join, or until
+// Bootstrap nodes have met.
+func (n *Node) Start(ctx context.Context) (err error) {
+	if n.identity, err = openIdentity(n.o.Dir, n.o.Node, n.o.Logger); err != nil {
 		return err
 	}
+	if err := n.checkDirectory(); err != nil {
+		return err
+	}
+	if !n.identity.found {
+		if err := n.introduce(ctx); err != nil {
+			return err
+		}
+		if err := n.identity.change(func(*marker) {}); err != nil {
+			return err
+		}
+	}
+	if n.server, err = embed.Start(n.serverOptions()); err != nil {
+		return err
+	}
+	n.hosted.Store(n.server)
 	if n.bus, err = embed.NewBus(n.server); err != nil {
 		return err
 	}
+	n.bus.Handle(helloSubject, n.answerHello)
 	if err := n.assemble(); err != nil {
 		return err
 	}
@@ -120,6 +136,18 @@ func (n *Node) Start(context.Context) (err error) {
 		n.loops.Go(func() { n.campaign.run(n.stop) })
 	}
 	return nil
+}
+
+// logsDir is where the logs are.
+func (n *Node) logsDir() string { return filepath.Join(n.o.Dir, "js") }
+
+// serverOptions are those of the server with the logs.
+func (n *Node) serverOptions() embed.Options {
+	o := &n.o
+	return embed.Options{
+		Node: o.Node, Cluster: o.Name, Dir: n.logsDir(), Listen: o.Listen, Peers: o.PeerAddrs(),
+		Keys: o.Keys, TLS: o.TLS, Quorum: o.SyncQuorum, Logger: o.Logger,
+	}
 }
 
 // assemble makes the parts that talk to others.
@@ -138,9 +166,10 @@ func (n *Node) assemble() (err error) {
 		own: func() pulse {
 			return pulse{
 				Node: o.Node, Version: o.Version, Formats: []int{1},
-				Draining: n.phase.Load() == draining,
+				Draining: n.phase.Load() == draining, ID: n.identity.get().ID,
 			}
 		},
+		met: n.identity.met,
 	}
 	n.holdings = newHoldings(holdingsConfig{
 		node: o.Node, count: o.Partitions, conn: n.server.Conn(), bus: n.bus, clock: clock,

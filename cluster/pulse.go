@@ -23,6 +23,7 @@ const (
 // the order in which they were sent: a count that is higher than what has come shows a loss.
 type pulse struct {
 	Node       string           `json:"node"`
+	ID         string           `json:"id"` // of its data directory
 	Version    string           `json:"version"`
 	Formats    []int            `json:"formats"` // of messages and logs that it reads
 	WallMS     uint64           `json:"wall_ms"`
@@ -77,7 +78,8 @@ type pulses struct {
 	directory *directory
 	edge      *watch.Edge
 	own       func() pulse // what does not depend on who gets it, without partitions
-	boot      uint64       // of this process
+	met       func(node, id string)
+	boot      uint64 // of this process
 
 	wake chan struct{}
 	stop chan struct{}
@@ -154,6 +156,9 @@ func (s *pulses) receive(m bus.Message) {
 	var p pulse
 	if len(m.Data) > maxPulse || json.Unmarshal(m.Data, &p) != nil || p.Node != m.From {
 		return
+	}
+	if s.met != nil {
+		s.met(p.Node, p.ID)
 	}
 	for _, c := range s.directory.hear(&p) {
 		s.edge.Owner(c.partition, c.node, c.epoch)
