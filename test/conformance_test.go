@@ -131,7 +131,7 @@ func TestHeartbeatFields(t *testing.T) {
 
 // in returns the rig as seen by a subtest.
 func (r *rig) in(t *testing.T) *rig {
-	return &rig{t: t, dir: r.dir, addr: r.addr, admin: r.admin, proc: r.proc}
+	return &rig{t: t, dir: r.dir, addr: r.addr, admin: r.admin, proc: r.proc, nodes: r.nodes}
 }
 
 // TestHeartbeatOrderOfChecks breaks everything at once and mends it in the order of the contract

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -22,6 +23,7 @@ type nodeSet struct {
 	net   *routeNet // between them; nil: they connect directly
 
 	partitions int
+	turn       atomic.Int64
 }
 
 const (
@@ -81,6 +83,9 @@ func (n *nodeSet) whole() bool {
 	}
 	return true
 }
+
+// next is each node by turns.
+func (n *nodeSet) next() *rig { return n.rigs[int(n.turn.Add(1))%len(n.rigs)] }
 
 // ask gets an admin route; status 0: no answer within two seconds.
 func (r *rig) ask(path string) (status int, body []byte) {

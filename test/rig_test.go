@@ -102,6 +102,8 @@ type rig struct {
 
 	tls *tls.Config // of the client's side; nil: without TLS
 
+	nodes *nodeSet // of a cluster, to whose nodes connections go by turns; addr and admin are one's
+
 	kept       net.Conn // see mustBeatOn
 	keptReader *bufio.Reader
 }
@@ -118,6 +120,9 @@ func startServer(t *testing.T, flags ...string) *rig {
 // startServerIn is startServer with this data directory.
 func startServerIn(t *testing.T, dir string, flags ...string) *rig {
 	t.Helper()
+	if r := clusterFor(t, flags); r != nil {
+		return r
+	}
 	r := &rig{t: t, dir: dir, flags: flags, env: slices.Clone(secretsEnv)}
 	r.start()
 	return r
@@ -156,6 +161,11 @@ func (r *rig) command() *exec.Cmd {
 // start launches the process and returns when it serves. The test's end kills it.
 func (r *rig) start() {
 	r.t.Helper()
+	if r.nodes != nil {
+		r.nodes.start()
+		r.proc = r.nodes.rigs[0].proc
+		return
+	}
 	r.launch()
 	r.serves()
 }
@@ -178,14 +188,36 @@ func (r *rig) serves() {
 	r.addr, r.admin = m[1], m[2]
 }
 
-func (r *rig) logs() string { return r.stderr.String() }
+func (r *rig) logs() string {
+	if r.nodes != nil {
+		return r.nodes.logs()
+	}
+	return r.stderr.String()
+}
 
-// kill is kill -9.
-func (r *rig) kill() { r.proc.Kill() }
+// kill is kill -9, of all nodes.
+func (r *rig) kill() {
+	if r.nodes != nil {
+		for _, n := range r.nodes.rigs {
+			n.kill()
+		}
+		return
+	}
+	r.proc.Kill()
+}
 
-// terminate is the orderly stop; it wants exit status 0.
+// terminate is the orderly stop, of all nodes at once; it wants exit status 0.
 func (r *rig) terminate() {
 	r.t.Helper()
+	if r.nodes != nil {
+		for _, n := range r.nodes.rigs {
+			n.proc.Cmd.Process.Signal(syscall.SIGTERM)
+		}
+		for _, n := range r.nodes.rigs {
+			n.wantExit()
+		}
+		return
+	}
 	r.proc.Cmd.Process.Signal(syscall.SIGTERM)
 	r.wantExit()
 }
@@ -271,6 +303,9 @@ func (r *rig) dial() net.Conn {
 	r.t.Helper()
 	var c net.Conn
 	var err error
+	if r.nodes != nil {
+		return r.nodes.next().dial()
+	}
 	if r.tls != nil {
 		c, err = tls.Dial("tcp", r.addr, r.tls)
 	} else {
