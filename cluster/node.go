@@ -204,6 +204,7 @@ const partitionShards = 256
 func (n *Node) engineOptions() engine.Options {
 	o := n.o.Engine
 	o.Shards = partitionShards
+	o.MaxSkew = n.o.MaxSkew // C8
 	o.Broadcast = broadcast.Options{}
 	o.ObserveDelivery = nil
 	return o

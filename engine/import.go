@@ -25,7 +25,7 @@ var ErrNoStates = errors.New("engine: the bytes are no exported records")
 // at a time.
 func (e *Engine) Import(states []byte) (taken int, err error) {
 	i := importing{
-		devices: e.devices, expiry: e.expiry, maxTTLMS: e.recovery.maxTTLMS, now: e.clock(),
+		devices: e.devices, expiry: e.expiry, silence: e.recovery.silence, now: e.clock(),
 	}
 	e.expiry.postponeExpiry(i.now.Nanos)
 	whole := EachState(states, func(b []byte) bool {
@@ -48,9 +48,9 @@ func (e *Engine) Import(states []byte) (taken int, err error) {
 // importing is one call of Import. Single owner.
 type importing struct {
 	*devices
-	expiry   *expirer
-	maxTTLMS uint64
-	now      Instant
+	expiry  *expirer
+	silence silence
+	now     Instant
 
 	// user and device are the last one that was taken, at this LSN.
 	user, device uuid.UUID
@@ -84,7 +84,7 @@ func (i *importing) add(rec record.View) error {
 	}
 	next := table.State{State: rec.State(), Source: source}
 	if next.Online {
-		next.DeadlineNanos = deadlineAfterRestart(&next, i.maxTTLMS, i.now)
+		next.DeadlineNanos = i.silence.deadline(&next, i.now)
 	}
 	next.LSN = i.logAs(rec, &held, &next)
 	entry.Commit(&next)

@@ -58,6 +58,10 @@ type Options struct {
 	// its last heartbeat, whatever TTL it was accepted with. The TTL of a heartbeat is its sender's
 	// and not looked at. Default: 0, no bound.
 	MaxTTL time.Duration
+	// MaxSkew is how far the wall clock with which a log was written may be behind this process's:
+	// where processes of different machines take a log over from each other, devices that were
+	// silent before go offline later by it, and none too early. Default: 0, there is one clock.
+	MaxSkew time.Duration
 	// DeviceBudget bounds the devices of several engines together. Default: none.
 	DeviceBudget *DeviceBudget
 	// Store keeps checkpoints. Default: none, and the log only grows.
@@ -122,6 +126,7 @@ func (o Options) withDefaults() (Options, error) {
 	option.NotNegative(&problems, "MaxDevices", o.MaxDevices)
 	option.NotNegative(&problems, "MaxDevicesPerUser", o.MaxDevicesPerUser)
 	option.NotNegative(&problems, "MaxTTL", o.MaxTTL)
+	option.NotNegative(&problems, "MaxSkew", o.MaxSkew)
 	option.NotNegative(&problems, "ForgetAfter", o.ForgetAfter)
 	option.NotNegative(&problems, "CheckpointBytes", o.CheckpointBytes)
 	option.NotNegative(&problems, "CheckpointEvery", o.CheckpointEvery)

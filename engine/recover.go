@@ -20,7 +20,7 @@ type recoverer struct {
 	checkpoints *checkpointer
 	store       Store // nil: none
 	logger      *slog.Logger
-	maxTTLMS    uint64 // Options.MaxTTL
+	silence     silence
 
 	progress progress
 	over     overBound
@@ -31,10 +31,7 @@ type recoverer struct {
 func newRecoverer(d *devices, x *expirer, c *checkpointer, o *Options) *recoverer {
 	r := &recoverer{
 		devices: d, expiry: x, checkpoints: c, store: o.Store, logger: o.Logger,
-		maxTTLMS: table.MaxInteger, progress: progress{every: time.Second},
-	}
-	if o.MaxTTL > 0 {
-		r.maxTTLMS = uint64(o.MaxTTL.Milliseconds())
+		silence: newSilence(o), progress: progress{every: time.Second},
 	}
 	return r
 }
@@ -139,12 +136,27 @@ func (r *recoverer) noteNewest(lsn uint64) {
 	}
 }
 
-// deadlineAfterRestart counts the silence before the restart, and a TTL of at most maxTTLMS; the
-// grace comes on top of it in dueAt. A wall clock that went backwards counts as no silence.
-func deadlineAfterRestart(s *table.State, maxTTLMS uint64, now Instant) int64 {
-	ttl, silent := min(s.TTLMS, maxTTLMS), uint64(0)
-	if now.WallMS > s.UpdatedAtMS {
-		silent = min(now.WallMS-s.UpdatedAtMS, ttl)
+// silence counts for how long devices said nothing before a restart.
+type silence struct {
+	maxTTLMS  uint64 // Options.MaxTTL
+	maxSkewMS uint64 // Options.MaxSkew
+}
+
+func newSilence(o *Options) silence {
+	s := silence{maxTTLMS: table.MaxInteger, maxSkewMS: uint64(o.MaxSkew.Milliseconds())}
+	if o.MaxTTL > 0 {
+		s.maxTTLMS = uint64(o.MaxTTL.Milliseconds())
+	}
+	return s
+}
+
+// deadline counts the silence before now, less what the clock of the receipt may have been behind,
+// and a TTL of at most maxTTLMS; the grace comes on top of it in dueAt. A wall clock that went
+// backwards counts as no silence.
+func (s silence) deadline(state *table.State, now Instant) int64 {
+	ttl, silent := min(state.TTLMS, s.maxTTLMS), uint64(0)
+	if heard := state.UpdatedAtMS + s.maxSkewMS; now.WallMS > heard {
+		silent = min(now.WallMS-heard, ttl)
 	}
 	return after(now.Nanos, ttl-silent)
 }

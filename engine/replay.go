@@ -155,7 +155,7 @@ type applier struct {
 	expiry      *expirer
 	checkpoints *checkpointer
 	now         Instant
-	maxTTLMS    uint64
+	silence     silence
 	items       []wheel.Item // armed, not yet handed to the expire loop
 
 	came [2]int64 // by status: how many more devices there are than before, not yet counted
@@ -175,7 +175,7 @@ type applier struct {
 func newApplier(r *recoverer, now Instant) *applier {
 	return &applier{
 		devices: r.devices, expiry: r.expiry, checkpoints: r.checkpoints, now: now,
-		maxTTLMS: r.maxTTLMS,
+		silence: r.silence,
 	}
 }
 
@@ -267,7 +267,7 @@ func (a *applier) apply(
 		next.Source = a.source(r.Source())
 	}
 	if next.Online {
-		next.DeadlineNanos = deadlineAfterRestart(&next, a.maxTTLMS, a.now)
+		next.DeadlineNanos = a.silence.deadline(&next, a.now)
 	}
 	mustClaim(entry, user, device)
 	a.turnAgain(lsn, r, held.Online, stored)
