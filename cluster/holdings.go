@@ -48,9 +48,9 @@ type holdingsConfig struct {
 	changed func()      // what is owned has changed
 	// abdicate has this node lead a log no more, without asking others.
 	abdicate func(stream string)
-	observe func(records int, took time.Duration)
-	figures *claimFigures
-	logger  *slog.Logger
+	observe  func(records int, took time.Duration)
+	figures  *claimFigures
+	logger   *slog.Logger
 }
 
 // holdings are all partitions, of which this node owns those whose logs it leads.
