@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 
 	"rollcall/cluster/embed"
 	"rollcall/jslog"
@@ -175,4 +176,27 @@ func (n *Node) streamConfig(name, secret string) *nats.StreamConfig {
 		partitionsKey: strconv.Itoa(n.o.Partitions), replicasKey: strconv.Itoa(n.o.Replicas),
 		secretKey: secret,
 	})
+}
+
+// errConfig says that a stream was changed so that it may lose what it acknowledges.
+var errConfig = errors.New("cluster: the configuration of the log was changed, so that it may lose " +
+	"what it acknowledges")
+
+// checkStream refuses a stream that is not as streamConfig made it. The number of its copies may
+// differ: members changes it while they move.
+func (n *Node) checkStream(ctx context.Context, name string) error {
+	info, err := n.server.Stream(ctx, name)
+	if err != nil {
+		return err
+	}
+	c := &info.Config
+	switch {
+	case c.PersistMode != jetstream.DefaultPersistMode, c.Storage != jetstream.FileStorage,
+		c.Retention != jetstream.LimitsPolicy, c.Discard != jetstream.DiscardNew,
+		c.MaxAge > 0, c.MaxMsgsPerSubject > 0:
+		return errConfig
+	case c.Metadata[secretKey] != hex.EncodeToString(n.holdings.secret):
+		return fmt.Errorf("%w: it is of another cluster", errConfig)
+	}
+	return nil
 }

@@ -26,6 +26,8 @@ const (
 	claimAgain = 100 * time.Millisecond
 	// claimAfterLoss is the same after a log was lost.
 	claimAfterLoss = time.Second
+	// claimDamaged is how long it waits after a log that an operator has to look at.
+	claimDamaged = time.Minute
 	// ackTimeout is how long an append may be without an answer.
 	ackTimeout = 3 * time.Second
 )
@@ -43,9 +45,10 @@ type holdingsConfig struct {
 	clock   engine.Clock
 	engine  engine.Options // Store and Events are set here
 	leads   func(stream string) bool
-	may     func() bool // claim now
-	must    func() bool // resign from everything now
-	changed func()      // what is owned has changed
+	check   func(ctx context.Context, stream string) error // that it keeps what it acknowledges
+	may     func() bool                                    // claim now
+	must    func() bool                                    // resign from everything now
+	changed func()                                         // what is owned has changed
 	// abdicate has this node lead a log no more, without asking others.
 	abdicate func(stream string)
 	observe  func(records int, took time.Duration)
@@ -234,9 +237,7 @@ func (s *holdings) own(pt *part) {
 	o, err := s.claim(pt, status)
 	if err != nil {
 		s.figures.failed.Inc()
-		s.logger.Warn("a partition could not be claimed; the next try follows", "partition",
-			pt.number, "error", err)
-		pt.next = time.Now().Add(claimAgain)
+		s.refused(pt, err)
 		return
 	}
 	status.TookMS = time.Since(began).Milliseconds()
@@ -253,6 +254,28 @@ func (s *holdings) own(pt *part) {
 	s.resigned(pt, o)
 }
 
+// refused says when a claim that did not succeed is made again.
+func (s *holdings) refused(pt *part, err error) {
+	var damage *jslog.DamageError
+	var format *jslog.FormatError
+	wait := claimAgain
+	switch {
+	case errors.As(err, &damage), errors.As(err, &format), errors.Is(err, errConfig):
+		wait = claimDamaged
+		s.logger.Error("a partition has no owner: its log cannot be used. Other copies may be whole: "+
+			"see docs/cluster.md", "partition", pt.number, "error", err)
+	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, jslog.ErrLost):
+		// As when an owner has no acknowledgement, see resigned.
+		wait = claimAfterLoss
+		s.abdicate(streamOf(pt.number))
+		fallthrough
+	default:
+		s.logger.Warn("a partition could not be claimed; the next try follows", "partition",
+			pt.number, "error", err)
+	}
+	pt.next = time.Now().Add(wait)
+}
+
 // reason is why a claim is made.
 func (s *holdings) reason(pt *part) string {
 	if pt.last.Load() == nil {
@@ -265,6 +288,9 @@ func (s *holdings) reason(pt *part) string {
 func (s *holdings) claim(pt *part, status *ClaimStatus) (o *owned, err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), ackTimeout)
 	defer cancel()
+	if err := s.check(ctx, streamOf(pt.number)); err != nil {
+		return nil, err
+	}
 	log, err := jslog.Claim(ctx, jslog.NATS(s.conn, streamOf(pt.number)), jslog.Options{
 		Node: s.node, Secret: s.secret, AckTimeout: ackTimeout, Logger: s.logger,
 		ObserveAppend: s.observe,

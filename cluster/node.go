@@ -173,7 +173,8 @@ func (n *Node) assemble() (err error) {
 	}
 	n.holdings = newHoldings(holdingsConfig{
 		node: o.Node, count: o.Partitions, conn: n.server.Conn(), bus: n.bus, clock: clock,
-		engine: n.engineOptions(), leads: n.server.Leads, figures: n.figures, logger: o.Logger,
+		engine: n.engineOptions(), leads: n.server.Leads, check: n.checkStream,
+		figures: n.figures, logger: o.Logger,
 		may:     func() bool { return n.phase.Load() == serving && !n.isolated.Load() },
 		must:    n.isolated.Load,
 		changed: n.pulses.now, abdicate: n.server.Abdicate,

@@ -14,7 +14,7 @@ import (
 	"rollcall/record"
 )
 
-// TestEdgeModel lets a cluster live through claims, lost and late messages, cuts, nodes that start
+// TestEdgeModel (C6, C7) lets a cluster live through claims, lost and late messages, cuts, nodes that start
 // anew, and streams that come and go. No stream is told a step back, twice, or too little without a
 // doubt (E1 to E5), and when the faults are over every stream has what the owners have.
 func TestEdgeModel(t *testing.T) {

@@ -1,0 +1,36 @@
+package cluster
+
+import (
+	"errors"
+	"testing"
+
+	"rollcall/engine"
+)
+
+// TestReady (C9): a node tells of itself; that no partition has an owner is no reason.
+func TestReady(t *testing.T) {
+	n, err := New(Options{
+		Node: "n1", Dir: t.TempDir(), Listen: "127.0.0.1:1", Peers: []string{"127.0.0.1:2"},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer n.Close(t.Context())
+	expect := func(want error) {
+		t.Helper()
+		if err := n.Ready(); !errors.Is(err, want) {
+			t.Errorf("%v, not %v", err, want)
+		}
+	}
+	expect(ErrStarting)
+	n.phase.Store(serving)
+	expect(nil)
+	n.isolated.Store(true)
+	expect(ErrIsolated)
+	n.isolated.Store(false)
+	n.phase.Store(draining)
+	expect(engine.ErrDraining)
+	failed := errors.New("the disk")
+	n.fail(failed)
+	expect(failed)
+}
