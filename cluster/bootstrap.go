@@ -179,8 +179,8 @@ func (n *Node) streamConfig(name, secret string) *nats.StreamConfig {
 }
 
 // errConfig says that a stream was changed so that it may lose what it acknowledges.
-var errConfig = errors.New("cluster: the configuration of the log was changed, so that it may lose " +
-	"what it acknowledges")
+var errConfig = errors.New("cluster: the configuration of the log was changed, so that it may " +
+	"lose what it acknowledges")
 
 // checkStream refuses a stream that is not as streamConfig made it. The number of its copies may
 // differ: members changes it while they move.

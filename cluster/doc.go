@@ -43,14 +43,14 @@
 //     of it, so what is read of it waits for the acknowledgement of an append that began after the
 //     question came. A node that is not sure, since its log does not answer or it is cut off, shows
 //     nothing of its tables.
-//   - C6: A node that watches a user is told of it in one step of the owner, states and
-//     registration, and of all changes behind it, in order.
+//   - C6: The owner registers a watching node and sends it the states in one step, and then all
+//     changes behind them, in order.
 //   - C7: What was lost on that way is noticed, and in doubt of a partition a node asks for all of
 //     its users anew: a stream is told late, never a step back.
 //   - C8: Silence counts only while a node listened. After a claim a device has its TTL, or the
 //     grace if that is less, and its silence before is counted by clocks that may be MaxSkew apart.
-//   - C9: A node is unready for reasons of its own. That a partition has no owner, or the cluster no
-//     leader, is none: all nodes would leave the balancer at once.
+//   - C9: A node is unready for reasons of its own. That a partition has no owner, or the cluster
+//     no leader, is none: all nodes would leave the balancer at once.
 //
 // # Who owns a partition, and who may think so
 //

@@ -14,9 +14,9 @@ import (
 	"rollcall/record"
 )
 
-// TestEdgeModel (C6, C7) lets a cluster live through claims, lost and late messages, cuts, nodes that start
+// TestEdgeModel lets a cluster live through claims, lost and late messages, cuts, nodes that start
 // anew, and streams that come and go. No stream is told a step back, twice, or too little without a
-// doubt (E1 to E5), and when the faults are over every stream has what the owners have.
+// doubt (E1 to E5, C6, C7), and when the faults are over every stream has what the owners have.
 func TestEdgeModel(t *testing.T) {
 	rounds := testseed.Rounds(t, "ROLLCALL_EDGE_ROUNDS", 100, 1000)
 	seeds := testseed.Rand(t)
