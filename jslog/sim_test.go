@@ -34,7 +34,7 @@ import (
 // answer lost; or carried out some steps later, when its caller has given it up. So a list of
 // choices is a schedule, which can be repeated, and all lists of a length can be tried.
 //
-// A device is a register: what was acknowledged is seen by every later answer, whoever gives it.
+// A device is a register: what was acknowledged is seen by every later answer of any owner.
 // The checker is anishathalye/porcupine (Herlihy and Wing 1990,
 // https://doi.org/10.1145/78969.78972).
 
