@@ -78,6 +78,7 @@ type holdings struct {
 // part is one partition as this node has it.
 type part struct {
 	number int
+	stream string // of the log
 	unhold func() // mu.RUnlock, once made
 
 	// mu is held for reading while the engine is used, and for writing when it comes or goes.
@@ -109,7 +110,7 @@ func (o *owned) sure() bool {
 func newHoldings(c holdingsConfig) *holdings {
 	s := &holdings{holdingsConfig: c, parts: make([]part, c.count), stop: make(chan struct{})}
 	for i := range s.parts {
-		s.parts[i].number = i
+		s.parts[i].number, s.parts[i].stream = i, streamOf(i)
 		s.parts[i].unhold = s.parts[i].mu.RUnlock
 	}
 	return s
@@ -204,7 +205,7 @@ func (s *holdings) run() {
 
 // look begins what is due for a partition.
 func (s *holdings) look(pt *part) {
-	leads := s.leads(streamOf(pt.number))
+	leads := s.leads(pt.stream)
 	if pt.busy.Load() {
 		if !leads || s.must() {
 			pt.letGo()
@@ -267,7 +268,7 @@ func (s *holdings) refused(pt *part, err error) {
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, jslog.ErrLost):
 		// As when an owner has no acknowledgement, see resigned.
 		wait = claimAfterLoss
-		s.abdicate(streamOf(pt.number))
+		s.abdicate(pt.stream)
 		fallthrough
 	default:
 		s.logger.Warn("a partition could not be claimed; the next try follows", "partition",
@@ -288,10 +289,10 @@ func (s *holdings) reason(pt *part) string {
 func (s *holdings) claim(pt *part, status *ClaimStatus) (o *owned, err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), ackTimeout)
 	defer cancel()
-	if err := s.check(ctx, streamOf(pt.number)); err != nil {
+	if err := s.check(ctx, pt.stream); err != nil {
 		return nil, err
 	}
-	log, err := jslog.Claim(ctx, jslog.NATS(s.conn, streamOf(pt.number)), jslog.Options{
+	log, err := jslog.Claim(ctx, jslog.NATS(s.conn, pt.stream), jslog.Options{
 		Node: s.node, Secret: s.secret, AckTimeout: ackTimeout, Logger: s.logger,
 		ObserveAppend: s.observe,
 	})
@@ -354,7 +355,7 @@ func (s *holdings) resigned(pt *part, o *owned) {
 	if why != nil || s.must() {
 		// Its appends are not acknowledged, though it may still reach others that take it for the
 		// leader. Another one may do better.
-		s.abdicate(streamOf(pt.number))
+		s.abdicate(pt.stream)
 		pt.next = time.Now().Add(claimAfterLoss)
 	}
 	s.logger.Info("resigned from a partition", "partition", pt.number, "epoch", o.log.Epoch(),
