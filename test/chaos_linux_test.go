@@ -110,7 +110,7 @@ func (r *chaosRun) run(faults int) {
 	}
 	for i := range faults {
 		fault := &chaosFaults[(int(r.seed)*faults+i)%len(chaosFaults)]
-		r.kind = fault.kind
+		r.kind, r.hit = fault.kind, nil
 		r.t.Logf("%6.2fs %s", r.crowd.ledger.now().Seconds(), r.kind)
 		fault.do(r)
 		r.nodes.net.heal()
