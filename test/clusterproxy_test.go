@@ -12,8 +12,8 @@ import (
 )
 
 // TestClusterProxy: with the HAProxy file that deploy/compose ships, but for addresses, requests
-// come to all nodes, and those of a node that stopped in order, or was killed, go to the others; what
-// a client gets meanwhile is 503 at worst.
+// come to all nodes, and those of a node that stopped in order, or was killed, go to the others;
+// what a client gets meanwhile is 503 at worst.
 func TestClusterProxy(t *testing.T) {
 	atLeisure(t)
 	haproxy := proxies[1]
