@@ -346,3 +346,103 @@ func TestLater(t *testing.T) {
 		t.Errorf("%v after Close", got)
 	}
 }
+
+// TestOwnersMoveUnderLoad: senders whose heartbeats go up, each through any node, in batches and by
+// event loops, while partitions move and messages are lost. Nothing accepted is lost, nothing is
+// stale, since nothing was sent twice, and every heartbeat has one answer.
+func TestOwnersMoveUnderLoad(t *testing.T) {
+	rng := testseed.Rand(t)
+	s := newShared(t, 5, engine.Options{})
+	nodes, net := three(t, s)
+	names := []string{"a", "b", "c", ""}
+	var lost sync.Mutex
+	loss := rand.New(rand.NewPCG(rng.Uint64(), 1))
+	net.Drop(func(_, _ string, _ bus.Subject, _ []byte) bool {
+		lost.Lock()
+		defer lost.Unlock()
+		return loss.IntN(40) == 0
+	})
+	stop := make(chan struct{})
+	var moves, senders sync.WaitGroup
+	moves.Go(func() {
+		for n := 0; ; n++ {
+			select {
+			case <-stop:
+				return
+			case <-time.After(time.Millisecond):
+				s.move(n%len(s.engines), names[n*7%len(names)])
+				nodes[n%3].down(names[n/3%3]) // what was lost need not be waited for
+			}
+		}
+	})
+	for range 6 {
+		seed := rng.Uint64()
+		senders.Go(func() { sendUpwards(t, rand.New(rand.NewPCG(seed, 2)), s, nodes) })
+	}
+	senders.Wait()
+	close(stop)
+	moves.Wait()
+}
+
+// sendUpwards sends the heartbeats of some devices, and checks what comes of them.
+func sendUpwards(t *testing.T, rng *rand.Rand, s *shared, nodes []*presence) {
+	devices := make([][2]uuid.UUID, 30)
+	accepted := make([]uint64, len(devices))
+	for i := range devices {
+		devices[i] = [2]uuid.UUID{uuid.New(), uuid.New()}
+	}
+	seq := uint64(0)
+	for range 40 {
+		hbs := make([]engine.Heartbeat, 1+rng.IntN(engine.GroupSize))
+		of := make([]int, len(hbs))
+		for i := range hbs {
+			seq++
+			of[i] = rng.IntN(len(devices))
+			hbs[i] = newHeartbeat(devices[of[i]][0], devices[of[i]][1], seq)
+		}
+		node := nodes[rng.IntN(len(nodes))]
+		results := make([]engine.Result, len(hbs))
+		if rng.IntN(2) == 0 {
+			b := node.NewBatch()
+			add(b, hbs)
+			_ = b.Settle()
+			for _, r := range b.Rejections() {
+				results[r.Index] = r.Result
+			}
+			b.Release()
+		} else {
+			submit(node, hbs, results)
+		}
+		for i, r := range results {
+			switch {
+			case r.Outcome == engine.Stale:
+				t.Errorf("seq %d is stale for %d, and was never sent before", hbs[i].Seq, r.LastSeq)
+			case r.Outcome == engine.Accepted:
+				accepted[of[i]] = max(accepted[of[i]], hbs[i].Seq)
+			}
+		}
+	}
+	for i, d := range devices {
+		page, _, err := s.engines[s.Of(d[0])].Devices(d[0], uuid.Nil, 1)
+		if err != nil || accepted[i] > 0 && (len(page) == 0 || page[0].Seq < accepted[i]) {
+			t.Errorf("seq %d was accepted, and there is %+v: %v", accepted[i], page, err)
+		}
+	}
+}
+
+// submit sends heartbeats as an event loop does.
+func submit(node *presence, hbs []engine.Heartbeat, results []engine.Result) {
+	loop := node.NewLater()
+	defer loop.Close()
+	tokens := make([]uint64, len(hbs))
+	for i := range tokens {
+		tokens[i] = uint64(i)
+	}
+	loop.Submit(hbs, tokens)
+	for told := 0; told < len(hbs); {
+		for _, r := range loop.Collect(nil) {
+			results[r.Token] = r.Result
+			told++
+		}
+	}
+}
