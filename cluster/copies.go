@@ -24,12 +24,18 @@ const (
 // copies asks which nodes have a copy of which log, and what each lacks. Any goroutine may use it;
 // one asks at a time, and the others take its answer.
 type copies struct {
-	nc *nats.Conn
-
 	mu   sync.Mutex
+	nc   *nats.Conn                 // guarded by mu; nil: not yet
 	at   time.Time                  // guarded by mu: of the answer
 	logs map[string][]ReplicaStatus // guarded by mu: by the log's name; never changed
 	err  error                      // guarded by mu
+}
+
+// connect says which connection to ask over.
+func (c *copies) connect(nc *nats.Conn) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.nc = nc
 }
 
 // get returns the copies by the log's name, a second old at most. A log without a leader is not
@@ -37,6 +43,9 @@ type copies struct {
 func (c *copies) get(ctx context.Context) (map[string][]ReplicaStatus, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.nc == nil && c.logs == nil {
+		return nil, errors.New("cluster: the logs are not open yet")
+	}
 	if time.Since(c.at) > copiesFor {
 		c.logs, c.err = c.ask(ctx)
 		c.at = time.Now()

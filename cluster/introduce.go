@@ -39,6 +39,9 @@ type welcome struct {
 	Bootstrap int    `json:"bootstrap"`
 }
 
+// errStopped says that the node was closed while it waited.
+var errStopped = errors.New("cluster: the node was closed")
+
 // checkDirectory compares the marker with what is there.
 func (n *Node) checkDirectory() error {
 	m := n.identity.get()
@@ -60,7 +63,7 @@ func (n *Node) checkDirectory() error {
 }
 
 // introduce waits until it is known that this node may start with an empty directory.
-func (n *Node) introduce(ctx context.Context) error {
+func (n *Node) introduce() error {
 	if len(n.o.Peers) == 0 {
 		return nil // a cluster of one
 	}
@@ -79,7 +82,7 @@ func (n *Node) introduce(ctx context.Context) error {
 	guest.Handle(helloSubject, n.answerHello)
 	var told time.Time
 	for {
-		answers := n.askAll(ctx, guest, server.Routes())
+		answers := n.askAll(guest, server.Routes())
 		if in, err := n.admitted(answers); in || err != nil {
 			return err
 		}
@@ -90,8 +93,8 @@ func (n *Node) introduce(ctx context.Context) error {
 		}
 		select {
 		case <-time.After(introduceEvery):
-		case <-ctx.Done():
-			return context.Cause(ctx)
+		case <-n.stop:
+			return errStopped
 		}
 	}
 }
@@ -119,13 +122,13 @@ func (n *Node) admitted(answers []welcome) (bool, error) {
 }
 
 // askAll says hello to all that there is a connection to.
-func (n *Node) askAll(ctx context.Context, b bus.Bus, names map[string]bool) (all []welcome) {
+func (n *Node) askAll(b bus.Bus, names map[string]bool) (all []welcome) {
 	text, err := json.Marshal(hello{n.o.Node})
 	if err != nil {
 		panic("bug: a hello is not JSON: " + err.Error())
 	}
 	for name := range names {
-		ctx, cancel := context.WithTimeout(ctx, helloWithin)
+		ctx, cancel := context.WithTimeout(context.Background(), helloWithin)
 		data, err := b.Request(ctx, name, helloSubject, text)
 		cancel()
 		var a welcome

@@ -42,7 +42,11 @@ func TestOnlyTheSameDirectoryComesBack(t *testing.T) {
 	last.Close(t.Context())
 
 	empty := again(t, last, func(o *Options) { o.Dir = t.TempDir() })
-	if err := empty.Start(t.Context()); !errors.Is(err, ErrKnownNode) {
+	if err := empty.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	testwait.For(t, "an end", empty.Failed())
+	if err := empty.Err(); !errors.Is(err, ErrKnownNode) {
 		t.Fatal("an empty directory under a known name:", err)
 	}
 	for name, change := range map[string]func(o *Options){

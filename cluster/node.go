@@ -40,17 +40,21 @@ type Node struct {
 	directory *directory
 	figures   *claimFigures
 
+	bus *lateBus
+
 	// From Start on.
 	identity *identity
-	hosted   atomic.Pointer[embed.Server] // server, for what runs before Start returns
-	server   *embed.Server
-	bus      *embed.Bus
 	edge     *watch.Edge
 	holdings *holdings
 	pulses   *pulses
-	operator *operator
 	observer *observer
 	campaign *campaigns
+
+	// From the opening of the logs on: what may run before asks hosted, which is server then.
+	server   *embed.Server
+	own      *embed.Bus // what bus is then
+	operator *operator
+	hosted   atomic.Pointer[embed.Server]
 
 	phase    atomic.Int32
 	isolated atomic.Bool
@@ -83,7 +87,7 @@ func New(o Options) (*Node, error) {
 		o.Engine.DeviceBudget, o.Engine.MaxDevices = engine.NewDeviceBudget(most), 0
 	}
 	n := &Node{
-		o: o, directory: newDirectory(o.Engine.Clock, o.Partitions), figures: newClaimFigures(),
+		o: o, bus: newLateBus(o.Node), directory: newDirectory(o.Engine.Clock, o.Partitions), figures: newClaimFigures(),
 		failed: make(chan struct{}), stop: make(chan struct{}),
 	}
 	follower := o.Engine
@@ -94,39 +98,58 @@ func New(o Options) (*Node, error) {
 	return n, nil
 }
 
-// Start joins the cluster, or makes it with the others: it returns when this node's logs are open,
-// and goes on in the background, see Ready. Once.
-//
-// A node whose directory is empty waits, within ctx, until a peer says that it may join, or until
-// Bootstrap nodes have met.
-func (n *Node) Start(ctx context.Context) (err error) {
+// Start joins the cluster, or makes it with the others. It returns when this node's logs are open,
+// and goes on in the background, see Ready. A node whose directory is empty does all of it there:
+// it waits until a peer says that it may join, or until Bootstrap nodes have met; what it cannot do
+// then is told by Failed. Once.
+func (n *Node) Start(context.Context) (err error) {
 	if n.identity, err = openIdentity(n.o.Dir, n.o.Node, n.o.Logger); err != nil {
 		return err
 	}
 	if err := n.checkDirectory(); err != nil {
 		return err
 	}
-	if !n.identity.found {
-		if err := n.introduce(ctx); err != nil {
-			return err
-		}
-		if err := n.identity.change(func(*marker) {}); err != nil {
-			return err
-		}
-	}
-	if n.server, err = embed.Start(n.serverOptions()); err != nil {
-		return err
-	}
-	n.hosted.Store(n.server)
-	if n.bus, err = embed.NewBus(n.server); err != nil {
-		return err
-	}
-	n.bus.Handle(helloSubject, n.answerHello)
 	if err := n.assemble(); err != nil {
 		return err
 	}
 	n.follower.Start()
 	n.edge.Start()
+	if n.identity.found {
+		return n.open()
+	}
+	n.loops.Go(func() {
+		if err := n.enter(); err != nil && !errors.Is(err, errStopped) {
+			n.fail(err)
+		}
+	})
+	return nil
+}
+
+// enter starts a node whose directory is empty.
+func (n *Node) enter() error {
+	if err := n.introduce(); err != nil {
+		return err
+	}
+	if err := n.identity.change(func(*marker) {}); err != nil {
+		return err
+	}
+	return n.open()
+}
+
+// open starts the server with the logs, and what needs it.
+func (n *Node) open() (err error) {
+	if n.server, err = embed.Start(n.serverOptions()); err != nil {
+		return err
+	}
+	if n.own, err = embed.NewBus(n.server); err != nil {
+		return err
+	}
+	n.holdings.conn, n.campaign.raft = n.server.Conn(), n.server
+	n.observer.copies.connect(n.server.Conn())
+	n.operator = newOperator(n)
+	n.bus.Handle(helloSubject, n.answerHello)
+	n.bus.attach(n.own)
+	n.hosted.Store(n.server) // and so all that is above
 	n.pulses.start()
 	n.loops.Go(n.watchReach)
 	n.loops.Go(n.join)
@@ -169,15 +192,17 @@ func (n *Node) assemble() (err error) {
 				Draining: n.phase.Load() == draining, ID: n.identity.get().ID,
 			}
 		},
-		met: n.identity.met,
+		met: n.identity.met, wake: make(chan struct{}, 1), stop: make(chan struct{}),
 	}
 	n.holdings = newHoldings(holdingsConfig{
-		node: o.Node, count: o.Partitions, conn: n.server.Conn(), bus: n.bus, clock: clock,
-		engine: n.engineOptions(), leads: n.server.Leads, check: n.checkStream,
-		figures: n.figures, logger: o.Logger,
+		node: o.Node, count: o.Partitions, bus: n.bus, clock: clock,
+		engine: n.engineOptions(), check: n.checkStream,
+		leads:    func(stream string) bool { return n.server.Leads(stream) },
+		abdicate: func(stream string) { n.server.Abdicate(stream) },
+		figures:  n.figures, logger: o.Logger,
 		may:     func() bool { return n.phase.Load() == serving && !n.isolated.Load() },
 		must:    n.isolated.Load,
-		changed: n.pulses.now, abdicate: n.server.Abdicate,
+		changed: n.pulses.now,
 		observe: func(records int, took time.Duration) {
 			if o.ObserveAppend != nil {
 				o.ObserveAppend(uint64(records), took)
@@ -187,15 +212,22 @@ func (n *Node) assemble() (err error) {
 	n.pulses.owned = n.holdings
 	n.observer = &observer{
 		cluster: o.Name, node: o.Node, replicas: o.Replicas, maxSkew: o.MaxSkew, clock: clock,
-		directory: n.directory, holdings: n.holdings, copies: &copies{nc: n.server.Conn()},
-		leader: func() string { leader, _ := n.server.Meta(); return leader }, ready: n.Ready,
+		directory: n.directory, holdings: n.holdings, copies: new(copies), leader: n.leader,
+		ready: n.Ready,
 	}
-	n.operator = newOperator(n)
-	n.campaign = newCampaigns(o.Node, clock, n.directory, n.server, o.Partitions,
+	n.campaign = newCampaigns(o.Node, clock, n.directory, nil, o.Partitions,
 		func() bool { return n.phase.Load() == serving && !n.isolated.Load() }, o.Logger)
 	n.presence = newPresence(n.bus, o.Partitions, owners{n.holdings, n.directory},
 		followed{n.follower, n.edge}, clock, forward.Options{})
 	return nil
+}
+
+// leader is the node that decides where logs are; "": none is known.
+func (n *Node) leader() (leader string) {
+	if server := n.hosted.Load(); server != nil {
+		leader, _ = server.Meta()
+	}
+	return leader
 }
 
 // partitionShards is how many shards the table of a partition has: a node has many tables.
@@ -290,7 +322,11 @@ func (n *Node) fail(err error) {
 }
 
 // SetKeys says which keys other nodes may show from now on.
-func (n *Node) SetKeys(keys []string) { n.server.SetKeys(keys) }
+func (n *Node) SetKeys(keys []string) {
+	if server := n.hosted.Load(); server != nil {
+		server.SetKeys(keys)
+	}
+}
 
 // Collectors are the metrics of what a node has beside engines and streams. After Start.
 func (n *Node) Collectors() []prometheus.Collector {
@@ -303,6 +339,10 @@ func (n *Node) Status(ctx context.Context) *Status { return n.observer.status(ct
 
 // ServeHTTP answers /clusterz, and what operators ask for below it. After Start.
 func (n *Node) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if n.hosted.Load() == nil { // there is nothing yet to ask for
+		n.Status(r.Context()).answer(w)
+		return
+	}
 	n.operator.routes.ServeHTTP(w, r)
 }
 
@@ -315,7 +355,7 @@ func (n *Node) Close(ctx context.Context) error {
 	}
 	n.phase.Store(draining)
 	n.stopOnce.Do(func() { close(n.stop) })
-	if n.operator != nil {
+	if n.hosted.Load() != nil {
 		n.operator.close()
 	}
 	n.loops.Wait()
@@ -326,8 +366,9 @@ func (n *Node) Close(ctx context.Context) error {
 		n.edge.Close()
 	}
 	err := n.follower.Close(ctx)
-	if n.bus != nil {
-		n.bus.Close()
+	n.bus.attach(nil)
+	if n.own != nil {
+		n.own.Close()
 	}
 	if n.server != nil {
 		n.server.Close()

@@ -6,7 +6,6 @@ import (
 	"log/slog"
 	"net"
 	"os"
-	"sync"
 	"testing"
 	"time"
 
@@ -47,28 +46,13 @@ func startNodes(t testing.TB, count, partitions int) []*Node {
 		if err != nil {
 			t.Fatal(err)
 		}
+		if err := n.Start(t.Context()); err != nil {
+			t.Fatal(err)
+		}
 		nodes[i] = n
 		t.Cleanup(func() { n.Close(context.Background()) })
 	}
-	startAll(t, nodes)
 	return nodes
-}
-
-// startAll starts nodes together, since those that are new wait for each other.
-func startAll(t testing.TB, nodes []*Node) {
-	t.Helper()
-	var group sync.WaitGroup
-	for _, n := range nodes {
-		group.Go(func() {
-			if err := n.Start(t.Context()); err != nil {
-				t.Error(err)
-			}
-		})
-	}
-	group.Wait()
-	if t.Failed() {
-		t.FailNow()
-	}
 }
 
 // allOwned waits until each node knows an owner of each partition.

@@ -81,14 +81,13 @@ type pulses struct {
 	met       func(node, id string)
 	boot      uint64 // of this process
 
-	wake chan struct{}
+	wake chan struct{} // has room for one
 	stop chan struct{}
 	loop sync.WaitGroup
 }
 
 // start takes over the subjects of package watch, and sends pulses until close.
 func (s *pulses) start() {
-	s.wake, s.stop = make(chan struct{}, 1), make(chan struct{})
 	s.boot = rand.Uint64() >> 11 // a number that all readers of JSON take
 	s.bus.Handle(watch.EdgeSubject, s.receive)
 	s.bus.Handle(watch.HubSubject, s.owned.receive)

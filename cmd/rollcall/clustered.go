@@ -5,9 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"os"
-	"os/signal"
-	"syscall"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -42,10 +39,7 @@ func (c serveCmd) openClustered(n *node, sec secrets) (_ presence, err error) {
 	if p.Node, err = cluster.New(o); err != nil {
 		return nil, errors.Join(err, p.lock.Abandon(), p.files.Close())
 	}
-	// A new node waits for others, and its server takes no signal yet.
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	if err := p.Node.Start(ctx); err != nil {
+	if err := p.Node.Start(context.Background()); err != nil {
 		return nil, errors.Join(adviseOnDirectory(advise(err)), p.Close(doneContext()))
 	}
 	n.reloader.setKeys = p.Node.SetKeys
