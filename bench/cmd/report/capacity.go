@@ -139,6 +139,7 @@ func (p *page) formula() {
 	p.f("cores  = the commit loop + heartbeats/s × %s + frames/s × %s          at most %.0f %% of the machine's\n", "a heartbeat", "a frame", 100*use)
 	p.f("memory = base + devices × a device + streams × (a stream, in the process and in the kernel)   at most %.0f %%\n", 100*room)
 	p.f("```\n\nheartbeats/s is devices over their interval; frames/s is heartbeats/s times the streams that follow the device's user.\n\nAssumptions:\n\n")
+	p.f("- A server that is alone. What a node of a cluster takes besides is in [cluster.md](cluster.md#sizing).\n")
 	p.f("- Costs grow in proportion to cores. It was measured on %d; nothing here shows that they do on many more.\n", p.cores())
 	p.f("- The disk is not the limit: a batch is what arrived during the last sync, so a slower disk costs latency first. Its room may be: a heartbeat logs 76 bytes,\n  its source and a frame of some bytes.\n")
 	p.f("- The commit loop syncs without a pause as soon as heartbeats come all the time, so that its cost does not depend on their number; a server\n  that hears from few devices takes less.\n- The line was measured with the generator on the same processors.\n")
