@@ -8,7 +8,8 @@ import (
 )
 
 // TestSkewOfClocks: an engine that takes a log over with a clock that is ahead, by as much as is
-// allowed, takes no device offline before its TTL is over; and none is late by more than twice that.
+// allowed, takes no device offline before its TTL is over; and none is late by more than twice
+// that.
 func TestSkewOfClocks(t *testing.T) {
 	const skew = 2 * time.Second
 	for name, c := range map[string]struct {
