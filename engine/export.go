@@ -3,6 +3,7 @@ package engine
 import (
 	"bytes"
 	"encoding/binary"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -56,7 +57,7 @@ func (d *devices) export(dst, after []byte, limit int) (_, next []byte, newest u
 	if len(after) >= 2 {
 		r = int(binary.BigEndian.Uint16(after)) * ranges >> 16
 	}
-	var b rangeBuffer
+	b := rangeBuffer{pace: pace{began: time.Now()}}
 	for begin := len(dst); r < ranges; r++ {
 		newest = max(newest, b.collect(d, r*per, (r+1)*per))
 		b.sortKeys(d.table.Shards())

@@ -114,7 +114,7 @@ func exportRound(t *testing.T, seed uint64) {
 	rng := rand.New(rand.NewPCG(seed, 0))
 	from := openDisk(t, vfs.NewMem(), Options{}, 1)
 	defer from.shut()
-	mixed(t, from, rng, 1+rng.IntN(12), rng.IntN(400))
+	mixed(t, from, rng, 1+rng.IntN(60), rng.IntN(600)) // also more than are copied without a rest
 	want := knownOf(from.devices)
 
 	to := openDisk(t, vfs.NewMem(), Options{}, from.now.Load())

@@ -14,8 +14,23 @@ import (
 )
 
 type backupCmd struct {
-	Dir    string `arg:"" type:"path" help:"The data directory: of a running server or of a stopped one."`
-	Target string `arg:"" type:"path" help:"The directory to make. It may exist if it is empty."`
+	Dir            string `arg:"" type:"path" help:"The data directory: of a running server or of a stopped one. Not with --cluster."`
+	Target         string `arg:"" optional:"" type:"path" help:"The directory to make. It may exist if it is empty."`
+	Cluster        string `placeholder:"URL" help:"Copy the devices of a cluster, from the admin listener of one of its nodes: http://HOST:PORT. Off: a data directory's."`
+	AdminTokenFile string `type:"path" placeholder:"FILE" help:"With --cluster, a file with an operators' token, where the node asks for one."`
+}
+
+// Validate checks the arguments. Kong calls it.
+func (c backupCmd) Validate() error {
+	switch {
+	case c.Cluster == "" && c.Target == "":
+		return errors.New("expected \"<dir> <target>\", or --cluster=URL and \"<target>\"")
+	case c.Cluster != "" && c.Target != "":
+		return errors.New("with --cluster there is one directory, the one to make")
+	case c.Cluster == "" && c.AdminTokenFile != "":
+		return errors.New("--admin-token-file is for --cluster: a data directory is only read")
+	}
+	return nil
 }
 
 // Help is what `rollcall backup --help` says beyond the arguments.
@@ -26,7 +41,11 @@ acknowledged before the backup began, and perhaps later ones. It is a data direc
 
 Everything is checked while it is read, and the copy is read once more before it gets its name;
 until then it is called TARGET.partial. Damage in DIR ends the backup with exit status 1 and no
-TARGET.`
+TARGET.
+
+With --cluster the devices come from the owners of the partitions, each as it was at one moment,
+and TARGET is as whole: "rollcall serve --data-dir TARGET" is the way out of a cluster, and
+"rollcall cluster import TARGET" brings the devices into an empty one.`
 }
 
 // partialSuffix is what the name of an unfinished backup ends with.
@@ -38,6 +57,9 @@ func (c backupCmd) Run() error {
 		return err
 	}
 	createForOwner()
+	if c.Cluster != "" {
+		return c.backupCluster(c.Dir)
+	}
 	partial := c.Target + partialSuffix
 	if err := checkTarget(c.Dir, c.Target, partial); err != nil {
 		return err
@@ -92,6 +114,11 @@ func checkTarget(dir, target, partial string) error {
 				"directory outside of it, best on another disk", path, dir)
 		}
 	}
+	return checkFree(target, partial)
+}
+
+// checkFree refuses to write over anything. It changes nothing.
+func checkFree(target, partial string) error {
 	if _, err := os.Lstat(partial); err == nil {
 		return fmt.Errorf("%s exists: another backup is running, or one did not finish; "+
 			"if none is running, remove it", partial)

@@ -12,8 +12,11 @@ import (
 
 // clusterCmd are the commands for operators of a cluster.
 type clusterCmd struct {
-	Dev    clusterDevCmd    `cmd:"" help:"Run three nodes on this machine with throw-away secrets, and print what to paste."`
-	Status clusterStatusCmd `cmd:"" help:"Show the nodes of a cluster, what they own, and what is wrong."`
+	Dev     clusterDevCmd     `cmd:"" help:"Run three nodes on this machine with throw-away secrets, and print what to paste."`
+	Status  clusterStatusCmd  `cmd:"" help:"Show the nodes of a cluster, what they own, and what is wrong."`
+	Leave   clusterLeaveCmd   `cmd:"" help:"Have a node give its copies away and be no member any more."`
+	Replace clusterReplaceCmd `cmd:"" help:"Have another node take the place of one that is gone."`
+	Import  clusterImportCmd  `cmd:"" help:"Bring the devices of a server that was alone into an empty cluster."`
 }
 
 type clusterStatusCmd struct {

@@ -56,7 +56,8 @@ var mayImport = map[string][]string{
 
 	"loadgen": {"wire"},
 	"client":  {},
-	"cmd/rollcall": {"checkpoint", "cluster", "datadir", "engine", "engine/broadcast", "loadgen", "server",
+	"cmd/rollcall": {"checkpoint", "cluster", "cluster/members", "cluster/partition",
+		"cluster/transfer", "datadir", "engine", "engine/broadcast", "loadgen", "record", "server",
 		"token", "wal", "wire"},
 }
 

@@ -1,0 +1,90 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"time"
+
+	"rollcall/cluster/members"
+)
+
+type clusterLeaveCmd struct {
+	operator
+	Node string `arg:"" help:"The node that is to leave. It has to be in reach, and not the one that is asked."`
+}
+
+// Help is what `rollcall cluster leave --help` says beyond the flags.
+func (clusterLeaveCmd) Help() string {
+	return `The node gives its copies of logs to others, one after the other, and is no member then: its process
+ends by itself, and neither its name nor its directory may be used again. Clients notice what they
+notice of a restart.
+
+It is refused, and nothing is done, without a majority, while any copy of any log is not current,
+and where fewer nodes would be left than each log has copies. The command may be stopped: what has
+begun goes on, and "rollcall cluster status" shows it. Where it did not end well, give it again.
+
+Exit status 1: it was refused, or did not end well. The last line says why, and what to do.`
+}
+
+// Run sees a node off.
+func (c clusterLeaveCmd) Run() error {
+	return c.doDeed("/clusterz/leave?node="+url.QueryEscape(c.Node),
+		c.Node+" has left: it may be switched off")
+}
+
+type clusterReplaceCmd struct {
+	operator
+	Old string `arg:"" help:"The node that is gone, and will not come back."`
+	New string `arg:"" help:"The node that was started in its place, under a new name."`
+}
+
+// Help is what `rollcall cluster replace --help` says beyond the flags.
+func (clusterReplaceCmd) Help() string {
+	return `For a node whose machine or disk is lost. Start another one first, with an empty directory, a new name
+and --cluster-peers, and wait until "rollcall cluster status" lists it. The copies that OLD had are
+made anew from the others, one after the other, and OLD is no member then.
+
+It is refused, and nothing is done, while OLD is in reach, without a majority, and while any other
+copy of any log is not current. The command may be stopped, as that of leave.`
+}
+
+// Run replaces a node.
+func (c clusterReplaceCmd) Run() error {
+	q := url.Values{"node": {c.Old}, "by": {c.New}}
+	return c.doDeed("/clusterz/replace?"+q.Encode(), c.Old+" is no member any more")
+}
+
+// deedEvery is how often is asked how far a deed is.
+const deedEvery = 500 * time.Millisecond
+
+// doDeed asks for something that takes its time, and says how far it is until it is done.
+func (o operator) doDeed(path, done string) error {
+	var begun struct{ Begun bool }
+	if err := o.ask(http.MethodPost, path, &begun); err != nil {
+		return err
+	}
+	var shown string
+	silent := 0
+	for ; ; time.Sleep(deedEvery) {
+		var d members.Deed
+		if err := o.get("/clusterz/deed", &d); err != nil {
+			if silent++; silent > 60 {
+				return fmt.Errorf("%w; what has begun goes on: \"rollcall cluster status\" shows it", err)
+			}
+			continue
+		}
+		silent = 0
+		switch {
+		case d.Failed != "":
+			return errors.New(d.Failed)
+		case d.Done:
+			fmt.Println(done)
+			return nil
+		case d.Step != shown:
+			shown = d.Step
+			fmt.Println(shown)
+		}
+	}
+}
