@@ -87,7 +87,8 @@ func New(o Options) (*Node, error) {
 		o.Engine.DeviceBudget, o.Engine.MaxDevices = engine.NewDeviceBudget(most), 0
 	}
 	n := &Node{
-		o: o, bus: newLateBus(o.Node), directory: newDirectory(o.Engine.Clock, o.Partitions), figures: newClaimFigures(),
+		o: o, bus: newLateBus(o.Node),
+		directory: newDirectory(o.Engine.Clock, o.Partitions), figures: newClaimFigures(),
 		failed: make(chan struct{}), stop: make(chan struct{}),
 	}
 	follower := o.Engine
@@ -169,7 +170,7 @@ func (n *Node) serverOptions() embed.Options {
 	o := &n.o
 	return embed.Options{
 		Node: o.Node, Cluster: o.Name, Dir: n.logsDir(), Listen: o.Listen, Peers: o.PeerAddrs(),
-		Keys: o.Keys, TLS: o.TLS, Quorum: o.SyncQuorum, Logger: o.Logger,
+		Keys: o.Keys, TLS: o.TLS, Quorum: o.SyncQuorum, Expect: o.Bootstrap, Logger: o.Logger,
 	}
 }
 

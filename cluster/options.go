@@ -35,7 +35,8 @@ type Options struct {
 	// Listen is where the other nodes connect, HOST:PORT.
 	Listen string
 	// Peers are the nodes that this one connects to, HOST or HOST:PORT; the port is that of Listen
-	// where none is given. A name stands for all of its addresses, and this node may be among them.
+	// where none is given, and this node may be among them. A name that is the only one stands for
+	// all of its addresses.
 	Peers []string
 	// Bootstrap makes a new cluster when so many nodes have met, all of them with an empty Dir.
 	// Later it is ignored. Default: 0, the cluster is there.

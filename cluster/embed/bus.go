@@ -96,7 +96,9 @@ func (b *Bus) Handle(s bus.Subject, fn func(m bus.Message)) {
 }
 
 // subject is that of messages to a node, but for the sender at its end.
-func (b *Bus) subject(to string, s bus.Subject) string { return "bus." + to + "." + string(s) + "." }
+func (b *Bus) subject(to string, s bus.Subject) string {
+	return "bus." + to + "." + string(s) + "."
+}
 
 // Send implements bus.Bus.
 func (b *Bus) Send(to string, s bus.Subject, data []byte) bool {

@@ -45,15 +45,20 @@ const (
 // asks. Peers does not name it.
 const Guest = "_"
 
-// Options of a Server. All but Keys, TLS and Quorum are required.
+// Options of a Server. All but Keys, TLS, Quorum and Expect are required.
 type Options struct {
-	Node    string   // the server's name
-	Cluster string   // whose servers it accepts
-	Dir     string   // of the logs; "": it keeps none and takes part in none
-	Listen  string   // HOST:PORT for the other servers
-	Peers   []string // HOST:PORT of the other servers; the server itself may be among them
-	Keys    []string // the first is shown to other servers, all are accepted
-	TLS     *tls.Config
+	Node    string // the server's name
+	Cluster string // whose servers it accepts
+	Dir     string // of the logs; "": it keeps none and takes part in none
+	Listen  string // HOST:PORT for the other servers
+	// Peers are the HOST:PORT of the other servers; the server itself may be among them. A name
+	// that is the only peer stands for all of its addresses: then the servers tell each other where
+	// they are. Else this one connects to its peers only.
+	Peers []string
+	// Expect is how many servers a new cluster has at least. Default: as many as there are Peers.
+	Expect int
+	Keys   []string // the first is shown to other servers, all are accepted
+	TLS    *tls.Config
 	// Quorum acknowledges what a majority of the replicas have in memory. Default: what they have
 	// on stable storage.
 	Quorum bool
@@ -126,6 +131,13 @@ func (s *Server) options(o *Options) (*server.Options, error) {
 			Compression: server.CompressionOpts{Mode: server.CompressionOff},
 		},
 	}
+	if oneName(o.Peers) {
+		so.Cluster.Advertise = ""
+		// What elects the first leader goes by the number of routes.
+		for len(so.Routes) < o.Expect {
+			so.Routes = append(so.Routes, so.Routes[0])
+		}
+	}
 	if so.Cluster.Port, err = strconv.Atoi(port); err != nil {
 		return nil, fmt.Errorf("cluster/embed: %w", err)
 	}
@@ -148,6 +160,15 @@ func (s *Server) options(o *Options) (*server.Options, error) {
 		so.JetStreamMaxStore, so.JetStreamMaxMemory = unlimited, 64<<20
 	}
 	return so, nil
+}
+
+// oneName reports whether the only peer is a name that may have several addresses.
+func oneName(peers []string) bool {
+	if len(peers) != 1 {
+		return false
+	}
+	host, _, err := net.SplitHostPort(peers[0])
+	return err == nil && host != "localhost" && net.ParseIP(host) == nil
 }
 
 // routes are the peers as the server wants them.
