@@ -98,7 +98,7 @@ func BenchmarkRewatch(b *testing.B) {
 		ids[i] = benchUser(i)
 	}
 	s := broadcast.Subscription{List: &broadcast.List{Users: ids, IDs: noIDs{}},
-		Conn: &clusterConn{told: map[deviceKey]uint64{}}}
+		Conn: newClusterConn(nil)}
 	if err := n.edge.Subscribe(s); err != nil {
 		b.Fatal(err)
 	}

@@ -567,3 +567,28 @@ func TestLose(t *testing.T) {
 		t.Errorf("it was told %v; %+v", s.told, n.edge.Stats())
 	}
 }
+
+// TestSettlingTakesTheTurn: a turn that was not committed when the states were read says when the
+// user changed, also where its device has been heard of since.
+func TestSettlingTakesTheTurn(t *testing.T) {
+	user := someUser(1)
+	rec := func(seq uint64, turn bool) record.View {
+		s := record.State{Seq: seq, Online: true, UpdatedAtMS: 100 * seq, SeenAtMS: 100 * seq}
+		return record.AppendUser(nil, user, uuid.UUID{15: 1}, &s, nil,
+			&record.User{SeenAtMS: 90 * seq, Turn: turn})
+	}
+	s := settling{told: engine.Told{SeenAtMS: 150}}
+	s.add(rec(2, true))
+	s.add(rec(3, false))
+	if s.told != (engine.Told{SeenAtMS: 270, ChangedAtMS: 200}) {
+		t.Errorf("%+v", s.told)
+	}
+	var all []record.View
+	s.all(func(rec []byte) bool {
+		all = append(all, rec)
+		return true
+	})
+	if len(all) != 1 || all[0].State().Seq != 3 {
+		t.Errorf("%v", all)
+	}
+}

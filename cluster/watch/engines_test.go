@@ -331,10 +331,25 @@ func (c *cluster) claim(p, node int) {
 
 // clusterConn is the connection of a stream. It checks that a device goes forward.
 type clusterConn struct {
-	t    *testing.T
-	mu   sync.Mutex
-	buf  []byte
-	told map[deviceKey]uint64
+	t     *testing.T
+	mu    sync.Mutex
+	buf   []byte
+	told  map[deviceKey]uint64
+	users map[uuid.UUID]toldUser // of a view of users
+}
+
+// toldUser is what a stream is told of a user.
+type toldUser struct {
+	Online *int `json:"devices_online"`
+}
+
+func (c *clusterConn) online(user uuid.UUID) int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if u, told := c.users[user]; told {
+		return *u.Online
+	}
+	return -1
 }
 
 func (c *clusterConn) Attach(broadcast.Notifier, broadcast.StreamID) error { return nil }
@@ -357,9 +372,13 @@ func (c *clusterConn) Write(b []byte) (int, error) {
 				User   uuid.UUID `json:"user_id"`
 				Device uuid.UUID `json:"device_id"`
 				Seq    uint64    `json:"seq"`
+				toldUser
 			}
 			if err := json.Unmarshal(data, &f); err != nil {
 				c.t.Errorf("%q: %v", data, err)
+			}
+			if f.Online != nil {
+				c.users[f.User] = f.toldUser
 			}
 			key := deviceKey{f.User, f.Device}
 			if was := c.told[key]; f.Device != uuid.Nil && f.Seq <= was {
@@ -377,9 +396,26 @@ func (c *clusterConn) last(key deviceKey) uint64 {
 	return c.told[key]
 }
 
+func newClusterConn(t *testing.T) *clusterConn {
+	return &clusterConn{t: t, told: make(map[deviceKey]uint64),
+		users: make(map[uuid.UUID]toldUser)}
+}
+
+// openUsers opens a stream that shows users.
+func (n *clusterNode) openUsers(users []uuid.UUID) *clusterConn {
+	conn := newClusterConn(n.c.T)
+	err := n.edge.Subscribe(broadcast.Subscription{Conn: conn, List: &broadcast.List{
+		Users: users, View: broadcast.ViewUsers, IDs: noIDs{},
+	}})
+	if err != nil {
+		n.c.Error(err)
+	}
+	return conn
+}
+
 // open opens a stream of one user, or of many.
 func (n *clusterNode) open(users ...uuid.UUID) *clusterConn {
-	conn := &clusterConn{t: n.c.T, told: make(map[deviceKey]uint64)}
+	conn := newClusterConn(n.c.T)
 	s := broadcast.Subscription{User: users[0], Conn: conn}
 	if len(users) > 1 {
 		s.List = &broadcast.List{Users: users, IDs: noIDs{}}
@@ -441,7 +477,7 @@ func TestEnginesAndFollowers(t *testing.T) {
 		conn  *clusterConn
 		users []uuid.UUID
 	}
-	var streams []opened
+	var streams, ofUsers []opened
 	open := func(n *clusterNode) {
 		users := []uuid.UUID{users[rng.IntN(len(users))]}
 		if rng.IntN(2) == 0 {
@@ -453,6 +489,8 @@ func TestEnginesAndFollowers(t *testing.T) {
 		for range 4 {
 			open(c.nodes[rng.IntN(3)])
 		}
+		watched := c.someUsers(rng)
+		ofUsers = append(ofUsers, opened{c.nodes[rng.IntN(3)].openUsers(watched), watched})
 		c.claim(rng.IntN(3), rng.IntN(3))
 		c.pulse()
 	}
@@ -466,6 +504,18 @@ func TestEnginesAndFollowers(t *testing.T) {
 						func() bool { return s.conn.last(key) >= seq })
 				}
 			}
+		}
+	}
+	for _, s := range ofUsers {
+		for _, user := range s.users {
+			var is int
+			err := c.owners[c.of(user)].engine.Users([]uuid.UUID{user}, 100,
+				func(u *engine.User) { is = u.Online })
+			if err != nil {
+				t.Fatal(err)
+			}
+			testwait.Until(t, "the stream of users has the last of each",
+				func() bool { return s.conn.online(user) == is })
 		}
 	}
 	close(stop)

@@ -165,7 +165,14 @@ type settling struct {
 	changes []byte // in the form of states
 }
 
-func (s *settling) add(rec record.View) { s.changes = appendState(s.changes, rec) }
+// add takes a change. What it says of the user is newer than what the states came with.
+func (s *settling) add(rec record.View) {
+	s.changes = appendState(s.changes, rec)
+	if rec.Turn() {
+		s.told.ChangedAtMS = rec.UpdatedAt()
+	}
+	s.told.SeenAtMS = max(s.told.SeenAtMS, rec.UserSeen())
+}
 
 // all calls yield for the newest record of each device.
 func (s *settling) all(yield func(rec []byte) bool) {
