@@ -2,6 +2,7 @@ package engine
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -11,6 +12,7 @@ import (
 	"rollcall/engine/broadcast"
 	"rollcall/engine/table"
 	"rollcall/internal/testwait"
+	"rollcall/record"
 )
 
 // TestStateOfAClaimedDevice (I3): the owner of a claim appends the record first, and may be
@@ -155,6 +157,58 @@ func TestUsersView(t *testing.T) {
 	tick(2 * time.Second)
 	want += event("6 true", first.User, "offline", 0, at(20), at(40))
 	c.wait(t, want)
+}
+
+// TestLastSeenWithinABatch: a frame that shows what a later change of its batch says is not followed
+// by one that does not.
+func TestLastSeenWithinABatch(t *testing.T) {
+	f, err := NewFollower(Options{Shards: 16})
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.Start()
+	defer f.Close(t.Context())
+	user := uuid.New()
+	change := func(u *Update, device byte, seq, ms uint64, online bool) {
+		s := record.State{Seq: seq, Online: online, UpdatedAtMS: ms, SeenAtMS: ms}
+		rec := record.AppendUser(nil, user, uuid.UUID{15: device}, &s, []byte("d"), &record.User{})
+		if err := u.Change(rec); err != nil {
+			t.Error(err)
+		}
+	}
+	f.Update(0, func(u *Update) {
+		change(u, 1, 1, 1001, true)
+		change(u, 2, 1, 1002, true)
+	})
+	c := &textConn{*newTestConn()}
+	if err := f.Subscribe(broadcast.Subscription{Conn: c, List: &broadcast.List{
+		Users: []uuid.UUID{user}, View: broadcast.ViewUsers, IDs: plainIDs{},
+	}}); err != nil {
+		t.Fatal(err)
+	}
+	if f.Streams(user) != 1 { // also: it has begun
+		t.Fatal("there is no stream")
+	}
+	f.Update(0, func(u *Update) {
+		change(u, 2, 2, 1289, false)
+		change(u, 3, 1, 1290, true)
+		change(u, 1, 2, 1339, true)
+	})
+	var seen []string
+	testwait.Until(t, "two turns are told", func() bool {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		seen = nil
+		for _, frame := range strings.Split(string(c.buf), "\n\n") {
+			if _, at, ok := strings.Cut(frame, `"last_seen_ms":`); ok {
+				seen = append(seen, at[:4])
+			}
+		}
+		return len(seen) == 3
+	})
+	if !slices.IsSorted(seen) {
+		t.Errorf("seen at %v", seen)
+	}
 }
 
 // TestLastSeenDoesNotGoBack: a device whose last heartbeat is not committed yet counts with what

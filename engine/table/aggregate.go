@@ -83,9 +83,9 @@ func (t *Table) Aggregate(user uuid.UUID) (Aggregate, bool) {
 	return p.unpack(), ok
 }
 
-// RaiseSeen says that a user with devices online was seen at an instant, which was shown, and
-// returns the latest such instant. A turn above through may have been seen later, which is not to
-// be shown yet: then nothing is changed.
+// RaiseSeen says that a user was seen at an instant, which was shown, and returns the latest such
+// instant. A turn above through may have been seen later, which is not to be shown yet: then it
+// returns the instant that it was given.
 func (t *Table) RaiseSeen(user uuid.UUID, seenAtMS, through uint64) uint64 {
 	k := t.key(user, uuid.Nil)
 	in := t.aggregatesOf(&k)
@@ -93,12 +93,15 @@ func (t *Table) RaiseSeen(user uuid.UUID, seenAtMS, through uint64) uint64 {
 	defer in.mu.Unlock()
 	p, ok := in.of[k.user]
 	a := p.unpack()
-	if !ok || a.TurnLSN > through {
+	if !ok {
 		return seenAtMS
 	}
 	if a.SeenAtMS < seenAtMS {
 		a.SeenAtMS = seenAtMS
 		in.of[k.user] = a.pack()
+	}
+	if a.TurnLSN > through {
+		return seenAtMS
 	}
 	return a.SeenAtMS
 }
