@@ -90,8 +90,8 @@ func (c codec) AppendUserFrame(dst, rec []byte, lingers bool) []byte {
 		User: r.User(), Online: r.UserOnline(), Lingers: lingers,
 		SeenAtMS: r.UserSeen(), ChangedAtMS: r.UpdatedAt(),
 	}
-	// What later changes of the batch say may have been shown with an earlier one of it. And devices
-	// that are online may have been heard of since their turns.
+	// What later changes of the batch say may have been shown with an earlier one of it. And
+	// devices that are online may have been heard of since their turns.
 	if ev.Online > 0 {
 		ev.SeenAtMS = c.lastSeen(ev.User, ev.SeenAtMS, c.log.Committed())
 	} else {

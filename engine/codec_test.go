@@ -159,8 +159,8 @@ func TestUsersView(t *testing.T) {
 	c.wait(t, want)
 }
 
-// TestLastSeenWithinABatch: a frame that shows what a later change of its batch says is not followed
-// by one that does not.
+// TestLastSeenWithinABatch: a frame that shows what a later change of its batch says is not
+// followed by one that does not.
 func TestLastSeenWithinABatch(t *testing.T) {
 	f, err := NewFollower(Options{Shards: 16})
 	if err != nil {
