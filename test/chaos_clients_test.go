@@ -32,6 +32,56 @@ type chaosCrowd struct {
 	over    chan struct{} // closed: streams end
 	daemons sync.WaitGroup
 	readers sync.WaitGroup
+
+	moods sync.Mutex
+	mood  chaosMood     // of the witnesses; guarded by moods
+	moved chan struct{} // closed when it changes; guarded by moods
+}
+
+// chaosMood is what the witnesses do: the second device of most users. They send without a pause
+// right before a fault and nothing from then on, not even what was not answered, until all is well
+// and was looked at. What they were acknowledged last no later heartbeat can hide.
+type chaosMood int
+
+const (
+	calm chaosMood = iota
+	hurried
+	mute
+)
+
+func (c *chaosCrowd) become(mood chaosMood) {
+	c.moods.Lock()
+	defer c.moods.Unlock()
+	c.mood = mood
+	close(c.moved)
+	c.moved = make(chan struct{})
+}
+
+// mayTry waits before a try of a device, and reports whether the daemons go on.
+func (c *chaosCrowd) mayTry(d *chaosDevice, pause time.Duration) bool {
+	if d != d.user.devices[1] {
+		return c.rest(pause)
+	}
+	for due := time.After(pause); ; {
+		c.moods.Lock()
+		mood, moved := c.mood, c.moved
+		c.moods.Unlock()
+		switch {
+		case mood == hurried:
+			return c.rest(0)
+		case mood == mute:
+			due = nil
+		case due == nil:
+			due = time.After(0)
+		}
+		select {
+		case <-c.quiet:
+			return false
+		case <-moved:
+		case <-due:
+			return true
+		}
+	}
 }
 
 const (
@@ -53,7 +103,7 @@ var chaosTTLs = []time.Duration{4 * time.Second, 8 * time.Second, 30 * time.Seco
 
 func newChaosCrowd(nodes, admins []string) *chaosCrowd {
 	return &chaosCrowd{ledger: newChaosLedger(), nodes: nodes, admins: admins,
-		quiet: make(chan struct{}), over: make(chan struct{}),
+		quiet: make(chan struct{}), over: make(chan struct{}), moved: make(chan struct{}),
 		posts: &http.Client{Timeout: chaosTimeout, Transport: &http.Transport{
 			MaxIdleConnsPerHost: chaosUsers * chaosDevices,
 			DialContext:         (&net.Dialer{Timeout: time.Second}).DialContext}}}
@@ -134,7 +184,7 @@ func (c *chaosCrowd) daemon(d *chaosDevice, rng *rand.Rand) {
 		if ttl < 10*time.Second && rng.IntN(60) == 0 {
 			pause = ttl + 2*time.Second
 		}
-		if !c.rest(pause) {
+		if !c.mayTry(d, pause) {
 			return
 		}
 		b := chaosBeat{status: "online", sentMS: time.Now().UnixMilli(), ttl: ttl}
@@ -175,7 +225,7 @@ func (c *chaosCrowd) send(d *chaosDevice, seq int64, b chaosBeat, rng *rand.Rand
 		default:
 			c.ledger.found(ruleWire, "a heartbeat is answered %d %q", status, answer)
 		}
-		if !c.rest(30*time.Millisecond + time.Duration(rng.Int64N(int64(30*time.Millisecond)))) {
+		if !c.mayTry(d, time.Duration(30+rng.IntN(30))*time.Millisecond) {
 			return false
 		}
 	}

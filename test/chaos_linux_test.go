@@ -115,6 +115,7 @@ func (r *chaosRun) run(faults int) {
 		fault.do(r)
 		r.nodes.net.heal()
 		r.settle(r.crowd.ledger.now())
+		r.look()
 		r.measure()
 		r.pause(500*time.Millisecond, time.Second)
 	}
@@ -187,7 +188,21 @@ func (r *chaosRun) strike(owners map[int]string, nodes ...int) {
 			r.hit = append(r.hit, user)
 		}
 	}
+	r.crowd.become(hurried)
+	time.Sleep(200 * time.Millisecond)
+	// The fault comes at once, and what takes over comes later than this.
+	time.AfterFunc(50*time.Millisecond, func() { r.crowd.become(mute) })
 	r.since = r.crowd.ledger.now()
+}
+
+// look reads all users through each node when what the witnesses were acknowledged must be seen
+// everywhere, and lets them go on.
+func (r *chaosRun) look() {
+	time.Sleep(max(0, r.since+readBound+50*time.Millisecond-r.crowd.ledger.now()))
+	for node := range r.crowd.nodes {
+		r.crowd.query(node, r.crowd.users, false)
+	}
+	r.crowd.become(calm)
 }
 
 // measure takes how long the users of the nodes that were hit had no acknowledgement.
