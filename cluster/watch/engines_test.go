@@ -338,7 +338,7 @@ type clusterConn struct {
 	users map[uuid.UUID]toldUser // of a view of users
 }
 
-// toldUser is what a stream is told of a user.
+// toldUser is what a stream says of a user.
 type toldUser struct {
 	Online *int `json:"devices_online"`
 }
