@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -39,11 +40,20 @@ func (c serveCmd) openClustered(n *node, sec secrets) (_ presence, err error) {
 	if p.Node, err = cluster.New(o); err != nil {
 		return nil, errors.Join(err, p.lock.Abandon(), p.files.Close())
 	}
-	if err := p.Node.Start(context.Background()); err != nil {
-		return nil, errors.Join(adviseOnDirectory(advise(err)), p.Close(doneContext()))
+	if err := p.start(c, n); err != nil {
+		return nil, errors.Join(adviseOnDirectory(advise(err)), p.Close(context.Background()))
 	}
 	n.reloader.setKeys = p.Node.SetKeys
 	return p, nil
+}
+
+// start starts the node. It returns when the logs are open, and probes are answered meanwhile.
+func (p *clustered) start(c serveCmd, n *node) error {
+	if err := n.listenAdmin(c); err != nil {
+		return err
+	}
+	defer answerProbes(n.admin.(*net.TCPListener), p.Node.Ready)()
+	return p.Node.Start(context.Background())
 }
 
 // Recover implements presence: openClustered has done it.

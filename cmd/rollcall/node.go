@@ -117,10 +117,21 @@ func (n *node) open(c serveCmd, sec secrets) (err error) {
 	}
 	n.reloader.server = n.server
 	n.metrics.MustRegister(append(n.presence.collectors(), figures{n.presence, n.server})...)
+	if err := n.listenAdmin(c); err != nil {
+		return err
+	}
+	go func() { n.served <- n.server.ServeAdmin(n.admin) }()
+	return nil
+}
+
+// listenAdmin opens the operators' listener, if it is not open.
+func (n *node) listenAdmin(c serveCmd) (err error) {
+	if n.admin != nil {
+		return nil
+	}
 	if n.admin, err = net.Listen("tcp", c.AdminListen); err != nil {
 		return fmt.Errorf("--admin-listen: %w", err)
 	}
-	go func() { n.served <- n.server.ServeAdmin(n.admin) }()
 	return nil
 }
 
