@@ -57,7 +57,7 @@ func (h *History) Append(dst []byte, c Cursor) []byte {
 }
 
 // Parse reads a cursor that a client brought, of any length and content. False: this history does
-// not honour it (H1, H3). Newest is at least LSN. Any goroutine, at any time; before Begin there is
+// not honour it (Q1, Q3). Newest is at least LSN. Any goroutine, at any time; before Begin there is
 // none to honour.
 func (h *History) Parse(given []byte) (c Cursor, ok bool) {
 	var raw [rawBytes]byte

@@ -79,7 +79,7 @@ func TestLongestText(t *testing.T) {
 	}
 }
 
-// TestMutations (H3): nothing passes for a cursor that differs from one in one character, is cut,
+// TestMutations (Q3): nothing passes for a cursor that differs from one in one character, is cut,
 // has a line break in it, or comes from a history with another secret.
 func TestMutations(t *testing.T) {
 	h := begun(t, "secret", 77, 1000)
@@ -112,7 +112,7 @@ func TestMutations(t *testing.T) {
 	}
 }
 
-// FuzzParse feeds Parse with what clients may bring, and mutates cursors of any content (H3).
+// FuzzParse feeds Parse with what clients may bring, and mutates cursors of any content (Q3).
 func FuzzParse(f *testing.F) {
 	h := begun(f, "secret", 77, 1<<64-1)
 	f.Add(byte(0), uint32(0), uint64(1), uint64(2), uint64(0), uint64(3), uint16(4), byte(5),

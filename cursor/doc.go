@@ -30,15 +30,15 @@
 //
 // # Invariants
 //
-//   - H1: Parse honours a cursor only when its epoch is known and its LSNs lie before the first one
+//   - Q1: Parse honours a cursor only when its epoch is known and its LSNs lie before the first one
 //     of every later epoch; one of the running epoch when they are committed. So what the cursor
 //     names is what this history has under those numbers.
-//   - H2: an epoch is durable before the first cursor of it is made, and before its first record is
+//   - Q2: an epoch is durable before the first cursor of it is made, and before its first record is
 //     written. So after a crash no cursor is taken for one of another branch.
-//   - H3: Parse refuses every text that differs from a cursor of this history in up to 32 bits that
+//   - Q3: Parse refuses every text that differs from a cursor of this history in up to 32 bits that
 //     follow each other, one character for instance, and every cursor of another secret.
-//   - H4: Forgotten never falls, in one life and from one to the next.
-//   - H5: everything is bounded: MaxEpochs epochs, of which the oldest goes first, and with it its
+//   - Q4: Forgotten never falls, in one life and from one to the next.
+//   - Q5: everything is bounded: MaxEpochs epochs, of which the oldest goes first, and with it its
 //     cursors; MaxForgotten users; MaxText bytes of text.
 //
 // # What the check is for

@@ -7,7 +7,7 @@ import (
 	"math"
 )
 
-// MaxEpochs is how many epochs a history knows; the oldest goes first (H5).
+// MaxEpochs is how many epochs a history knows; the oldest goes first (Q5).
 const MaxEpochs = 256
 
 // Epoch is one life of a server.
@@ -68,7 +68,7 @@ func newEpochs(oldestFirst []Epoch) *epochs {
 func (e *epochs) running() judged { return e.list[0] }
 
 // has reports whether the history has everything that a cursor of an epoch says through an LSN
-// (H1).
+// (Q1).
 func (h *History) has(epoch, lsn uint64) bool {
 	e := h.epochs.Load()
 	if e == nil {
@@ -83,7 +83,7 @@ func (h *History) has(epoch, lsn uint64) bool {
 }
 
 // Begin begins an epoch that writes from the LSN first on, and gives it to keep, which must make
-// the bytes durable (H2): they are what Load takes the next time. With an error of keep the history
+// the bytes durable (Q2): they are what Load takes the next time. With an error of keep the history
 // is what it was. Cursors are made and honoured from here on. The owner calls it once in a life,
 // before anything is written or shown.
 func (h *History) Begin(id, first uint64, keep func(epochs []byte) error) error {

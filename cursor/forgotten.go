@@ -11,7 +11,7 @@ import (
 )
 
 // MaxForgotten is of how many users a history knows exactly when a device of theirs was forgotten;
-// the oldest goes first (H5).
+// the oldest goes first (Q5).
 const MaxForgotten = 1 << 16
 
 // forgotten has the LSN at which the last device of a user was forgotten: exactly for the last
@@ -35,7 +35,7 @@ type forgottenUser struct{ hash, lsn uint64 }
 
 // Forgotten is the LSN at which the last device of a user was forgotten, or a higher one, when that
 // is long ago; 0: none was. A cursor below it does not bring the user up to date. It only grows
-// (H4). Any goroutine.
+// (Q4). Any goroutine.
 func (h *History) Forgotten(user uuid.UUID) uint64 {
 	f := &h.forgotten
 	hash := h.hash(user)

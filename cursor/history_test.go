@@ -63,7 +63,7 @@ func (l *life) want(text []byte, honoured bool, what string) {
 	}
 }
 
-// TestBranches is the picture of the package comment (H1).
+// TestBranches is the picture of the package comment (Q1).
 func TestBranches(t *testing.T) {
 	a := start(t, 'a', nil, 0)
 	a.committed = 99
@@ -93,7 +93,7 @@ func TestBranches(t *testing.T) {
 	}
 }
 
-// TestLostTail: a crash that takes more of the log than the last life has written (H1).
+// TestLostTail: a crash that takes more of the log than the last life has written (Q1).
 func TestLostTail(t *testing.T) {
 	a := start(t, 'a', nil, 0)
 	b := start(t, 'b', a, 100)
@@ -104,7 +104,7 @@ func TestLostTail(t *testing.T) {
 	c.want(b.at(95), false, "what was lost of the last life")
 }
 
-// TestMaxEpochs (H5): many restarts, or a server that dies at once again and again.
+// TestMaxEpochs (Q5): many restarts, or a server that dies at once again and again.
 func TestMaxEpochs(t *testing.T) {
 	const lives = cursor.MaxEpochs + 44
 	var all [][]byte
@@ -121,7 +121,7 @@ func TestMaxEpochs(t *testing.T) {
 	}
 }
 
-// TestBeginNeedsDurability (H2): an epoch that could not be kept has no cursors.
+// TestBeginNeedsDurability (Q2): an epoch that could not be kept has no cursors.
 func TestBeginNeedsDurability(t *testing.T) {
 	full := errors.New("disk full")
 	h := history("secret", 10)
@@ -133,7 +133,7 @@ func TestBeginNeedsDurability(t *testing.T) {
 	}
 }
 
-// TestForgotten (H4): per user, from life to life, never down.
+// TestForgotten (Q4): per user, from life to life, never down.
 func TestForgotten(t *testing.T) {
 	users := []uuid.UUID{{0, 0}, {0, 4}, {0, 7}, {255, 255}}
 	want := func(l *life, lsns ...uint64) {
@@ -163,7 +163,7 @@ func TestForgotten(t *testing.T) {
 	want(start(t, 'c', b, 40), 31, 17, 0, 20)
 }
 
-// TestMaxForgotten (H4, H5): the oldest users fall out, and no cursor is honoured because of it;
+// TestMaxForgotten (Q4, Q5): the oldest users fall out, and no cursor is honoured because of it;
 // one user's many devices push out no other.
 func TestMaxForgotten(t *testing.T) {
 	user := func(i int) (id uuid.UUID) {

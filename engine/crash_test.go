@@ -38,7 +38,7 @@ func crashSeeds(t *testing.T) int {
 // moments between, while heartbeats, expiries, forgetting and checkpoints run at the same time.
 // What was not synced is lost, kept or torn, page by page, at random. After each crash: what was
 // acknowledged is there, nothing is that was never sent, the log's order is the devices' order, a
-// cursor is honoured when what it names was not lost (H1, H2), and another crash right after the
+// cursor is honoured when what it names was not lost (Q1, Q2), and another crash right after the
 // recovery changes nothing.
 //
 // ROLLCALL_SEED runs one seed again: the same work and the same losses; how the goroutines

@@ -53,7 +53,7 @@ func as(t *testing.T, fs *vfs.MemFS, dir string) *vfs.MemFS {
 }
 
 // TestHistoryBranchesWithCopies: a directory, a backup of it and a copy of its files honour each
-// other's cursors up to where they parted, and their own (H1).
+// other's cursors up to where they parted, and their own (Q1).
 func TestHistoryBranchesWithCopies(t *testing.T) {
 	fs := vfs.NewCrashableMem()
 	quiet := slog.New(slog.DiscardHandler)
@@ -100,7 +100,7 @@ func TestHistoryBranchesWithCopies(t *testing.T) {
 }
 
 // TestHistoryLosesItsTail: without a sync for each record a crash takes the log's tail, and others
-// follow under its LSNs: cursors of what was lost are refused, all others honoured (H1, H2).
+// follow under its LSNs: cursors of what was lost are refused, all others honoured (Q1, Q2).
 func TestHistoryLosesItsTail(t *testing.T) {
 	for _, sync := range []wal.SyncMode{wal.SyncNever, wal.SyncInterval} {
 		fs := vfs.NewCrashableMem()
@@ -128,7 +128,7 @@ func TestHistoryLosesItsTail(t *testing.T) {
 	}
 }
 
-// TestHistoryOfManyStarts (H5): a list of starts that is bounded, and the newest honoured.
+// TestHistoryOfManyStarts (Q5): a list of starts that is bounded, and the newest honoured.
 func TestHistoryOfManyStarts(t *testing.T) {
 	fs := vfs.NewCrashableMem()
 	const starts = cursor.MaxEpochs + 44
@@ -153,7 +153,7 @@ func TestHistoryOfManyStarts(t *testing.T) {
 	}
 }
 
-// TestForgottenSurvives (H4): that a device was forgotten is known after a crash before, in and
+// TestForgottenSurvives (Q4): that a device was forgotten is known after a crash before, in and
 // after the next checkpoint, and in a backup.
 func TestForgottenSurvives(t *testing.T) {
 	fs := vfs.NewCrashableMem()

@@ -27,7 +27,7 @@ import (
 // TestResume lets clients of list streams come back with every cursor that was ever seen, also from
 // the middle of a snapshot, changed, from another directory, from before a restore or a lost tail,
 // and with other lists, while heartbeats, expiries, forgetting and checkpoints go on. A cursor is
-// honoured exactly when this directory has written what it names (H1 to H3), and never an error;
+// honoured exactly when this directory has written what it names (Q1 to Q3), and never an error;
 // afterwards the client has what a client has that follows for the first time, in both views and
 // with a linger time, and one whose cursor was honoured got no more than what had changed.
 //

@@ -7,8 +7,8 @@ import (
 	"github.com/google/uuid"
 )
 
-// TestSkewOfClocks: an engine that takes a log over with a clock that is ahead, by as much as is
-// allowed, takes no device offline before its TTL is over; and none is late by more than twice
+// TestSkewOfClocks (C8): an engine that takes a log over with a clock that is ahead, by as much as
+// is allowed, takes no device offline before its TTL is over; and none is late by more than twice
 // that.
 func TestSkewOfClocks(t *testing.T) {
 	const skew = 2 * time.Second
