@@ -148,8 +148,15 @@ func (in *intake) seal(sealing func(last uint64)) (b batch) {
 	return b
 }
 
+// idleBytes is how large a buffer may be that is kept although little of it is used: a node has
+// many logs, and most are quiet most of the time.
+const idleBytes = 32 << 10
+
 // reuse gives the buffer of a batch back that nothing refers to any more.
 func (in *intake) reuse(message []byte) {
+	if cap(message) > max(idleBytes, 8*len(message)) {
+		return
+	}
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	in.spare = message[:headerBytes]

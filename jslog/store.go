@@ -19,7 +19,7 @@ type Store struct {
 
 	first  uint64 // sequence of the first bucket of the one that is taken now; 0: there is none
 	keep   uint64 // sequence from which on the last one needs the stream; 0: not known
-	bucket []byte // scratch
+	bucket []byte // scratch of the one that is taken now
 }
 
 // bucketBytes is the size to which buckets grow, so that records do not wait long behind one.
@@ -92,7 +92,7 @@ func (s *Store) Install() error { return nil }
 
 // Discard gives up the checkpoint that is taken now. Its buckets do no harm where they are.
 func (s *Store) Discard() error {
-	s.first = 0
+	s.first, s.bucket = 0, nil
 	return nil
 }
 
@@ -108,7 +108,7 @@ func (s *Store) Commit(lsn uint64) error {
 	if s.keep = s.first; s.keep == 0 {
 		s.keep = seq
 	}
-	s.first = 0
+	s.first, s.bucket = 0, nil
 	s.lsn.Store(lsn)
 	return nil
 }
