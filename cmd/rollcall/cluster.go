@@ -18,7 +18,7 @@ type clusterFlags struct {
 	Node         string        `placeholder:"NAME" help:"Serve as a node of a cluster, under this name: letters, digits, - and _. No other node may have it, or have had it, with another data directory. Default: the server is alone."`
 	Name         string        `default:"rollcall" placeholder:"NAME" help:"The cluster's name; nodes of another one are refused (${default})."`
 	Listen       string        `default:"127.0.0.1:6222" placeholder:"HOST:PORT" help:"Where the other nodes connect. Keep it off the internet (${default})."`
-	Peers        []string      `placeholder:"HOST:PORT" help:"The nodes to connect to. A name stands for all of its addresses, so that one is enough; this node may be among them. Without a port: that of --cluster-listen."`
+	Peers        []string      `placeholder:"HOST:PORT" help:"The nodes to connect to. A name that is the only one stands for all of its addresses; this node may be among them. Without a port: that of --cluster-listen."`
 	Bootstrap    int           `default:"0" placeholder:"N" help:"Make the cluster when N nodes have met that all have an empty data directory. When there is a cluster it is ignored, so it may stay. 0: the cluster is there (${default})."`
 	Partitions   int           `default:"64" help:"In how many logs a new cluster keeps its users; each has one owner at a time. It is as it was made for ever, and a start with another number is refused (${default})."`
 	Replicas     int           `default:"3" help:"On how many nodes a new cluster keeps each log: 1, 3 or 5. What is acknowledged survives the loss of less than half of them. A start with another number is refused (${default})."`
