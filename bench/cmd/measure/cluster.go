@@ -527,7 +527,9 @@ func (m *measurement) clusterStop() ([]string, error) {
 }
 
 // endings ends the busiest owner with a signal, some times, and returns what its users felt.
-func (m *measurement) endings(rounds int, fast bool, signal syscall.Signal) (line string, err error) {
+func (m *measurement) endings(
+	rounds int, fast bool, signal syscall.Signal,
+) (line string, err error) {
 	if m.smoke {
 		rounds = 1
 	}
@@ -567,5 +569,6 @@ func (m *measurement) endings(rounds int, fast bool, signal syscall.Signal) (lin
 	}
 	slices.Sort(all)
 	return fmt.Sprintf("%.3f p50-s %.3f p95-s %.3f worst-s %d endings %d users",
-		quantile(all, 0.5)/1e3, quantile(all, 0.95)/1e3, quantile(all, 1)/1e3, rounds, len(all)), nil
+		quantile(all, 0.5)/1e3, quantile(all, 0.95)/1e3, quantile(all, 1)/1e3, rounds,
+		len(all)), nil
 }
