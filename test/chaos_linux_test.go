@@ -277,7 +277,7 @@ var chaosFaults = []struct {
 		in, out := around(node, testNodes)
 		r.strike(owners, node)
 		r.nodes.net.hold(append(in, out...)...)
-		r.pause(3*time.Second, 14*time.Second)
+		r.pause(3*time.Second, 10*time.Second)
 	}},
 	{"kill two", func(r *chaosRun) {
 		node, owners := r.busiest()
@@ -296,7 +296,7 @@ var chaosFaults = []struct {
 		in, _ := around(node, testNodes)
 		r.strike(owners, node)
 		r.nodes.net.hold(in...)
-		r.pause(3*time.Second, 14*time.Second)
+		r.pause(3*time.Second, 10*time.Second)
 	}},
 	{"pauses", func(r *chaosRun) {
 		_, owners := r.busiest()
@@ -328,7 +328,7 @@ var chaosFaults = []struct {
 		_, out := around(node, testNodes)
 		r.strike(owners, node)
 		r.nodes.net.hold(out...)
-		r.pause(3*time.Second, 14*time.Second)
+		r.pause(3*time.Second, 10*time.Second)
 	}},
 	{"rolling restart", func(r *chaosRun) {
 		_, owners := r.busiest()
@@ -344,7 +344,7 @@ var chaosFaults = []struct {
 		in, _ := around(node, testNodes)
 		r.strike(owners, node)
 		r.nodes.net.sever(in...)
-		r.pause(3*time.Second, 14*time.Second)
+		r.pause(3*time.Second, 10*time.Second)
 	}},
 	{"two apart", func(r *chaosRun) {
 		node, owners := r.busiest()
@@ -360,7 +360,7 @@ var chaosFaults = []struct {
 		default:
 			r.nodes.net.sever(w)
 		}
-		r.pause(3*time.Second, 12*time.Second)
+		r.pause(3*time.Second, 10*time.Second)
 	}},
 	{"crashes", func(r *chaosRun) {
 		_, owners := r.busiest()
