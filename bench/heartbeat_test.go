@@ -114,7 +114,6 @@ func (l *noLog) Appended() uint64                 { return l.lsn.Load() }
 func (l *noLog) Wait(uint64) error                { return nil }
 func (l *noLog) Commit(uint64) error              { return nil }
 func (l *noLog) Kick()                            {}
-func (l *noLog) Local() bool                      { return true }
 func (l *noLog) Sync(uint64) error                { return nil }
 func (l *noLog) TruncateBefore(uint64) error      { return nil }
 func (l *noLog) Committed() uint64                { return l.lsn.Load() }

@@ -40,11 +40,9 @@ type Log interface {
 	// there is. A log that no other process can write to has nothing to show. It may append, and
 	// waits for that.
 	Vouch(lsn uint64) error
-	// Commit is Wait. If Local, it does the work on the calling goroutine unless another one is at
-	// it, and is as long away as the disk is.
+	// Commit is Wait. It may do the work on the calling goroutine, unless another one is at it, and
+	// is as long away as the disk is then.
 	Commit(lsn uint64) error
-	// Local reports that a commit is worth making on the goroutine that waits for it. Constant.
-	Local() bool
 	// Kick has all that was appended committed, and returns at once.
 	Kick()
 	// Committed is the highest LSN that is as durable as the log promises. After Start and before

@@ -124,7 +124,6 @@ func (l *memLog) Append(record []byte, stamp int64) uint64 {
 }
 
 func (l *memLog) Commit(lsn uint64) error { return l.Wait(lsn) }
-func (l *memLog) Local() bool             { return true }
 func (l *memLog) Kick()                   { l.kicks.Add(1) }
 
 func (l *memLog) Vouch(lsn uint64) error { return l.Wait(lsn) }

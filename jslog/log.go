@@ -159,9 +159,6 @@ func (l *Log) Wait(lsn uint64) error {
 // Commit is Wait. Any goroutine.
 func (l *Log) Commit(lsn uint64) error { return l.Wait(lsn) }
 
-// Local reports that a commit is not worth making on the goroutine that waits for it.
-func (l *Log) Local() bool { return false }
-
 // Sync is Wait. Any goroutine.
 func (l *Log) Sync(lsn uint64) error { return l.Wait(lsn) }
 

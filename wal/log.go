@@ -257,10 +257,6 @@ func (l *Log) Commit(lsn uint64) error {
 	return l.acknowledge(l.committer.commit(lsn))
 }
 
-// Local reports that Commit is worth its while: the log is this process's own, so what Commit waits
-// for is a write and a sync here.
-func (l *Log) Local() bool { return true }
-
 // acknowledge returns what Wait and Commit say of a record of which progress says err.
 func (l *Log) acknowledge(err error) error {
 	if err == nil && l.o.Sync != SyncAlways {

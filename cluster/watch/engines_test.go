@@ -150,7 +150,6 @@ func (l *claimedLog) Vouch(lsn uint64) error {
 }
 
 func (l *claimedLog) Commit(lsn uint64) error   { return l.Wait(lsn) }
-func (l *claimedLog) Local() bool               { return false }
 func (l *claimedLog) Kick()                     {}
 func (l *claimedLog) Committing() time.Duration { return 0 }
 func (l *claimedLog) Stalled() bool             { return false }
