@@ -219,7 +219,7 @@ func TestKubernetesCluster(t *testing.T) {
 	}
 	away := spec.Affinity.PodAntiAffinity.RequiredDuringSchedulingIgnoredDuringExecution
 	if len(away) != 1 || away[0].TopologyKey != corev1.LabelHostname ||
-		away[0].LabelSelector.String() != set.Selector.String() {
+		!selectsAll(away[0].LabelSelector) {
 		t.Errorf("two nodes may share a machine: %v", away)
 	}
 	if b := m.budget.Spec; b.MaxUnavailable == nil || b.MaxUnavailable.IntValue() != 1 ||
@@ -232,6 +232,17 @@ func TestKubernetesCluster(t *testing.T) {
 	}
 	if from := env["ROLLCALL_CLUSTER_NODE"].ValueFrom; from == nil || from.FieldRef.FieldPath != "metadata.name" {
 		t.Error("the node's name is not the pod's, which goes with the volume")
+	}
+	if len(set.Selector.MatchLabels) < 2 {
+		t.Error("a second set would be for the same pods")
+	}
+	if !selectsAll(m.budget.Spec.Selector) {
+		t.Error("the budget leaves the nodes of a second set out")
+	}
+	for _, s := range m.services {
+		if !selectsAll(&metav1.LabelSelector{MatchLabels: s.Spec.Selector}) {
+			t.Errorf("the service %s leaves the nodes of a second set out", s.Name)
+		}
 	}
 	if got := env["ROLLCALL_CLUSTER_BOOTSTRAP"].Value; got != strconv.Itoa(int(*set.Replicas)) {
 		t.Errorf("the cluster is made of %s nodes, and there are %d", got, *set.Replicas)
@@ -254,6 +265,12 @@ func TestKubernetesCluster(t *testing.T) {
 			t.Error("the network policy keeps the nodes from each other")
 		}
 	}
+}
+
+// selectsAll reports whether the nodes of a second set are selected, too.
+func selectsAll(s *metav1.LabelSelector) bool {
+	return len(s.MatchExpressions) == 0 && len(s.MatchLabels) == 1 &&
+		s.MatchLabels["app.kubernetes.io/name"] == "rollcall-cluster"
 }
 
 func inPorts(m manifests) (ports []networkingv1.NetworkPolicyPort) {
