@@ -174,7 +174,7 @@ type owner struct {
 	log      *jslog.Log
 	engine   *engine.Engine
 	running  sync.WaitGroup // operations on the engine
-	checking bool
+	checking atomic.Bool
 	done     int // of its script
 }
 
@@ -377,7 +377,7 @@ func (o *owner) can(step, i int) (can []choice) {
 			add("", "reads", o.read)
 		}
 		add("r", "reads", o.read)
-		if !o.checking {
+		if !o.checking.Load() {
 			add("p", "checkpoint", o.checkpoint)
 		}
 		if script == "" && (step%4 == 0 || o.log.Err() != nil) {
@@ -497,11 +497,11 @@ func (w *world) note(page []engine.Device, call, end int64) {
 
 // checkpoint takes one, and with it purges the stream.
 func (o *owner) checkpoint() {
-	o.checking = true
+	o.checking.Store(true)
 	e := o.engine
 	o.running.Go(func() {
 		_, err := e.Checkpoint(nil)
-		o.checking = false
+		o.checking.Store(false)
 		o.w.mu.Lock()
 		defer o.w.mu.Unlock()
 		if err == nil {
