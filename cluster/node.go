@@ -189,7 +189,7 @@ func (n *Node) assemble() (err error) {
 		bus: n.bus, clock: clock, directory: n.directory, edge: n.edge,
 		own: func() pulse {
 			return pulse{
-				Node: o.Node, Version: o.Version, Formats: []int{1},
+				Node: o.Node, Version: o.Version, Formats: formats,
 				Draining: n.phase.Load() == draining, ID: n.identity.get().ID,
 			}
 		},
