@@ -15,16 +15,20 @@ const (
 	handOversAtOnce = 8
 )
 
-// Drain gives this node's partitions to others, refuses new streams and ends the open ones, spread
-// over a time, until all have ended or ctx is done. Heartbeats are still answered. An error is
-// ctx's: streams were left.
+// Drain gives this node's partitions to others, and meanwhile refuses new streams and ends the open
+// ones, spread over a time, until all have ended or ctx is done. Heartbeats are still answered. An
+// error is ctx's: streams were left.
 func (n *Node) Drain(ctx context.Context, over time.Duration) error {
+	var group sync.WaitGroup
+	defer group.Wait()
 	if n.phase.Swap(draining) != draining {
 		n.pulses.now()
-		began := time.Now()
-		left := n.handOver(ctx)
-		n.o.Logger.Info("handed partitions over", "took",
-			time.Since(began).Round(time.Millisecond), "left", left)
+		group.Go(func() {
+			began := time.Now()
+			left := n.handOver(ctx)
+			n.o.Logger.Info("handed partitions over", "took",
+				time.Since(began).Round(time.Millisecond), "left", left)
+		})
 	}
 	return n.follower.Drain(ctx, over)
 }
