@@ -14,6 +14,7 @@ import (
 	"github.com/alecthomas/kong"
 
 	"rollcall/checkpoint"
+	"rollcall/cluster"
 	"rollcall/engine"
 	"rollcall/engine/broadcast"
 	"rollcall/internal/rootfs"
@@ -226,7 +227,11 @@ const (
 
 // drain ends the streams, answers what is in flight and closes the node.
 func (c serveCmd) drain(n *node) error {
-	streams, cancel := context.WithTimeout(context.Background(), c.DrainTimeout+streamWait)
+	wait := c.DrainTimeout + streamWait
+	if c.Cluster.Node != "" {
+		wait += cluster.HandOverWait // comes first
+	}
+	streams, cancel := context.WithTimeout(context.Background(), wait)
 	defer cancel()
 	closed := make(chan error, 1)
 	go func() {
