@@ -7,8 +7,8 @@ import (
 )
 
 const (
-	// HandOverWait bounds how long a node that drains waits until others own its partitions.
-	HandOverWait = 5 * time.Second
+	// handOverWait bounds how long a node that drains waits until others own its partitions.
+	handOverWait = 5 * time.Second
 	// handOverEvery is how often it looks whether they do.
 	handOverEvery = 5 * time.Millisecond
 	// handOversAtOnce is how many partitions are on their way at a time.
@@ -36,7 +36,7 @@ func (n *Node) Drain(ctx context.Context, over time.Duration) error {
 // handOver has the logs of this node's partitions led by others, and waits until these own them, or
 // until it has waited long enough. It returns how many are left.
 func (n *Node) handOver(ctx context.Context) (left int) {
-	ctx, cancel := context.WithTimeout(ctx, HandOverWait)
+	ctx, cancel := context.WithTimeout(ctx, handOverWait)
 	defer cancel()
 	held := n.holdings.all()
 	if len(held) == 0 {

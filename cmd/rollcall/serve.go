@@ -14,7 +14,6 @@ import (
 	"github.com/alecthomas/kong"
 
 	"rollcall/checkpoint"
-	"rollcall/cluster"
 	"rollcall/engine"
 	"rollcall/engine/broadcast"
 	"rollcall/internal/rootfs"
@@ -227,11 +226,7 @@ const (
 
 // drain ends the streams, answers what is in flight and closes the node.
 func (c serveCmd) drain(n *node) error {
-	wait := c.DrainTimeout + streamWait
-	if c.Cluster.Node != "" {
-		wait += cluster.HandOverWait // comes first
-	}
-	streams, cancel := context.WithTimeout(context.Background(), wait)
+	streams, cancel := context.WithTimeout(context.Background(), c.DrainTimeout+streamWait)
 	defer cancel()
 	closed := make(chan error, 1)
 	go func() {
