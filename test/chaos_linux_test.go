@@ -451,10 +451,17 @@ func (r *chaosRun) replace() {
 	r.nodes.names[node] = name
 	n.start()
 	other := r.nodes.rigs[(node+1)%testNodes]
-	out, err := exec.Command(binary, "cluster", "replace", "--admin=http://"+other.adminListen, old,
-		name).CombinedOutput()
-	if err != nil {
-		r.t.Errorf("rollcall cluster replace %s %s: %v\n%s", old, name, err, out)
+	for late := time.Now().Add(chaosLimit / 4); ; time.Sleep(500 * time.Millisecond) {
+		// It is refused until the others have a leader, and all of their copies. A refusal does no
+		// harm, so a run goes on with two copies of each log.
+		out, err := exec.Command(binary, "cluster", "replace", "--admin=http://"+other.adminListen,
+			old, name).CombinedOutput()
+		if err == nil {
+			return
+		} else if time.Now().After(late) {
+			r.t.Logf("rollcall cluster replace %s %s: %v\n%s", old, name, err, out)
+			return
+		}
 	}
 }
 
