@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -144,10 +145,8 @@ func (n *Node) make(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	for p := range n.o.Partitions {
-		if err := n.server.Create(ctx, n.streamConfig(streamOf(p), secret)); err != nil {
-			return err
-		}
+	if err := n.makeLogs(ctx, secret); err != nil {
+		return err
 	}
 	meta := n.streamConfig(metaStream, secret)
 	meta.Subjects = []string{metaSubjects}
@@ -155,6 +154,28 @@ func (n *Node) make(ctx context.Context) error {
 		return err
 	}
 	return errors.New("made the cluster")
+}
+
+// makingAtOnce is how many logs are being made at a time: the nodes sync some files for each.
+const makingAtOnce = 8
+
+// makeLogs makes the logs of all partitions. The first comes first, since newSecret looks for it.
+func (n *Node) makeLogs(ctx context.Context, secret string) error {
+	if err := n.server.Create(ctx, n.streamConfig(streamOf(0), secret)); err != nil {
+		return err
+	}
+	turns := make(chan struct{}, makingAtOnce)
+	errs := make([]error, n.o.Partitions)
+	var group sync.WaitGroup
+	for p := 1; p < n.o.Partitions; p++ {
+		turns <- struct{}{}
+		group.Go(func() {
+			defer func() { <-turns }()
+			errs[p] = n.server.Create(ctx, n.streamConfig(streamOf(p), secret))
+		})
+	}
+	group.Wait()
+	return errors.Join(errs...)
 }
 
 // newSecret is the key of hashes: that of a stream that is there already, or a new one.

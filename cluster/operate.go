@@ -44,6 +44,7 @@ func newOperator(n *Node) *operator {
 		Node: n.o.Node, Logger: n.o.Logger, Journal: o.journal,
 		Servers: &members.Servers{
 			App: n.server.Conn(), System: n.server.System, Copies: n.o.Replicas,
+			Reach: n.directory.reaches,
 		},
 	})
 	o.routes.HandleFunc("GET /clusterz", func(w http.ResponseWriter, r *http.Request) {

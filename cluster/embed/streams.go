@@ -103,11 +103,6 @@ func (s *Server) StepDown(ctx context.Context, stream, to string) error {
 	return s.ask(ctx, s.conn, "STREAM.LEADER.STEPDOWN."+stream, body, nil)
 }
 
-// RemoveReplica has a server give up its copy of a stream; another one gets it if there is one.
-func (s *Server) RemoveReplica(ctx context.Context, stream, peer string) error {
-	return s.ask(ctx, s.conn, "STREAM.PEER.REMOVE."+stream, map[string]string{"peer": peer}, nil)
-}
-
 // RemoveServer has the cluster forget a server, which may not come back.
 func (s *Server) RemoveServer(ctx context.Context, name string) error {
 	conn, err := s.System()

@@ -23,6 +23,14 @@ type Servers struct {
 	System func() (*nats.Conn, error)
 	// Copies is how many copies each log is to have.
 	Copies int
+	// Reach reports whether a node is in reach of this one. The servers notice a node that ended
+	// without a word after more than a minute only. Default: what the servers say.
+	Reach func(node string) bool
+}
+
+// reaches reports whether a node is in reach: both have to say so.
+func (s *Servers) reaches(p *peerInfo) bool {
+	return !p.Offline && (s.Reach == nil || s.Reach(p.Name))
 }
 
 const (
@@ -131,7 +139,7 @@ func (s *Servers) lookAtNodes(ctx context.Context, state *State) error {
 	state.Nodes = append(state.Nodes, Node{Name: state.Leader, InReach: true, Current: true})
 	for _, r := range answer.Data.Meta.Replicas {
 		if r.Name != state.Leader {
-			state.Nodes = append(state.Nodes, Node{r.Name, !r.Offline, r.Current})
+			state.Nodes = append(state.Nodes, Node{r.Name, s.reaches(r), r.Current})
 		}
 	}
 	return nil
@@ -165,7 +173,8 @@ func (s *Servers) lookAtLog(ctx context.Context, name string) (Log, error) {
 	}
 	for _, r := range answer.Cluster.Replicas {
 		l.Moving = l.Moving || r.Pending
-		l.Copies = append(l.Copies, Copy{r.Name, r.Current && !r.Offline, !r.Offline, r.Lag})
+		reach := s.reaches(r)
+		l.Copies = append(l.Copies, Copy{r.Name, r.Current && reach, reach, r.Lag})
 	}
 	return l, nil
 }
