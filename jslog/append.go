@@ -31,6 +31,8 @@ type appender struct {
 
 	scratch []byte // the loop's; of no-ops
 	last    int    // the loop's; records of the last batch
+
+	took time.Duration // the loop's; how long the append of the last batch took
 }
 
 // parcel is a part of a checkpoint on its way.
@@ -89,6 +91,10 @@ func (a *appender) run() {
 			l.end(ErrClosed)
 			return
 		case <-a.wake:
+		}
+		if !a.pause() {
+			l.end(ErrClosed)
+			return
 		}
 		a.wanted.Store(false)
 		a.gather()
@@ -158,7 +164,7 @@ func (a *appender) appendBatch(b *batch) error {
 	if err != nil {
 		return err
 	}
-	a.last = int(b.records)
+	a.last, a.took = int(b.records), took
 	a.observe(int(b.records), took)
 	if a.committed != nil {
 		a.committed(b.first, b.last, b.all(), b.stamp, took)
@@ -198,6 +204,27 @@ func (a *appender) append(
 	}
 	l.marks.add(seq, h.first, len(message))
 	return seq, took, nil
+}
+
+// maxPause bounds how long the loop rests before a batch.
+const maxPause = 2 * time.Millisecond
+
+// pause lets a batch grow where several senders wait for one: for half as long as the last append
+// took. Those that it has answered send again meanwhile, so that half as many appends carry the
+// same records: each costs a processor, on all replicas together, more than half a millisecond,
+// whatever is in it. A sender alone has nothing to wait for. False: the log was closed.
+func (a *appender) pause() bool {
+	if a.last <= 1 {
+		return true
+	}
+	timer := time.NewTimer(min(a.took/2, maxPause))
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-a.log.ctx.Done():
+		return false
+	}
 }
 
 // maxYields bounds how often the loop lets others append before it seals; after quietYields without
