@@ -42,7 +42,7 @@ type Options struct {
 	// Later it is ignored. Default: 0, the cluster is there.
 	Bootstrap int
 	// Partitions is how many logs a new cluster gets, 1,024 at most. It can never be changed.
-	// Default: 64.
+	// Default: 12.
 	Partitions int
 	// Replicas is how many nodes have each log of a new cluster: 1, 3 or 5. Default: 3.
 	Replicas int
@@ -84,7 +84,7 @@ func (o Options) Check() error {
 
 func (o Options) withDefaults() (Options, error) {
 	option.Default(&o.Name, "rollcall")
-	option.Default(&o.Partitions, 64)
+	option.Default(&o.Partitions, 12)
 	option.Default(&o.Replicas, 3)
 	option.Default(&o.MaxSkew, time.Second)
 	option.Default(&o.Logger, slog.Default())

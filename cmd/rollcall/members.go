@@ -23,7 +23,7 @@ notice of a restart.
 
 It is refused, and nothing is done, without a majority, while any copy of any log is not current,
 and where fewer nodes would be left than each log has copies. The command may be stopped: what has
-begun goes on, and "rollcall cluster status" shows it. Where it did not end well, give it again.
+begun goes on, and GET /clusterz/deed shows it. Where it did not end well, give it again.
 
 Exit status 1: it was refused, or did not end well. The last line says why, and what to do.`
 }
@@ -71,7 +71,7 @@ func (o operator) doDeed(path, done string) error {
 		var d members.Deed
 		if err := o.get("/clusterz/deed", &d); err != nil {
 			if silent++; silent > 60 {
-				return fmt.Errorf("%w; what has begun goes on: \"rollcall cluster status\" shows it", err)
+				return fmt.Errorf("%w; what has begun goes on: GET /clusterz/deed shows it", err)
 			}
 			continue
 		}
