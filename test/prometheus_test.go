@@ -41,7 +41,8 @@ func (r *rig) metricsText() string {
 func TestDeployNamesRealMetrics(t *testing.T) {
 	families := map[string]bool{}
 	shown := startServer(t).metricsText() + nodeMetrics(t)
-	for _, m := range regexp.MustCompile(`(?m)^# TYPE (\S+) (\S+)`).FindAllStringSubmatch(shown, -1) {
+	types := regexp.MustCompile(`(?m)^# TYPE (\S+) (\S+)`)
+	for _, m := range types.FindAllStringSubmatch(shown, -1) {
 		families[m[1]] = true
 		if m[2] == "histogram" || m[2] == "summary" {
 			families[m[1]+"_bucket"], families[m[1]+"_count"], families[m[1]+"_sum"] = true, true, true
