@@ -36,8 +36,8 @@ func (r *rig) metricsText() string {
 	return string(text)
 }
 
-// TestDeployNamesRealMetrics: whatever alert rules and dashboard ask for is there, on a server alone
-// or on a node of a cluster.
+// TestDeployNamesRealMetrics: whatever alert rules and dashboard ask for is there, on a server
+// alone or on a node of a cluster.
 func TestDeployNamesRealMetrics(t *testing.T) {
 	families := map[string]bool{}
 	shown := startServer(t).metricsText() + nodeMetrics(t)
