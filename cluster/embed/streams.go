@@ -29,11 +29,6 @@ func (s *Server) Leads(stream string) bool {
 	return s.server.JetStreamIsStreamLeader(global, stream)
 }
 
-// Current reports whether this server's copy of a stream is current. It is cheap.
-func (s *Server) Current(stream string) bool {
-	return s.server.JetStreamIsStreamCurrent(global, stream)
-}
-
 // Stream returns what the leader of a stream tells of it, or ErrNoStream.
 func (s *Server) Stream(ctx context.Context, name string) (*jetstream.StreamInfo, error) {
 	info := new(jetstream.StreamInfo)
@@ -43,11 +38,6 @@ func (s *Server) Stream(ctx context.Context, name string) (*jetstream.StreamInfo
 // Create makes a stream. One of the same configuration may be there already.
 func (s *Server) Create(ctx context.Context, c *nats.StreamConfig) error {
 	return s.ask(ctx, s.conn, "STREAM.CREATE."+c.Name, c, nil)
-}
-
-// Update changes a stream's configuration.
-func (s *Server) Update(ctx context.Context, c jetstream.StreamConfig) error {
-	return s.ask(ctx, s.conn, "STREAM.UPDATE."+c.Name, c, nil)
 }
 
 // Abdicate has this server give up the lead of a stream's raft group at once, without asking any
@@ -101,16 +91,6 @@ func (s *Server) StepDown(ctx context.Context, stream, to string) error {
 		body = map[string]placement{"placement": {to}}
 	}
 	return s.ask(ctx, s.conn, "STREAM.LEADER.STEPDOWN."+stream, body, nil)
-}
-
-// RemoveServer has the cluster forget a server, which may not come back.
-func (s *Server) RemoveServer(ctx context.Context, name string) error {
-	conn, err := s.System()
-	if err != nil {
-		return err
-	}
-	defer conn.Close()
-	return s.ask(ctx, conn, "SERVER.REMOVE", map[string]string{"peer": name}, nil)
 }
 
 // StepDownMeta has the leader of the cluster give that to another server.
