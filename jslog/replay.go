@@ -1,6 +1,7 @@
 package jslog
 
 import (
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -15,8 +16,10 @@ import (
 // It refuses with a *DamageError what owners that keep to C1 to C4 cannot have left: a missing
 // message, one of an older epoch behind a newer claim, a gap of LSNs, a wrong checksum, a front
 // that was purged although no whole checkpoint stands for it; and with a *FormatError what a newer
-// version wrote. It gives up when nothing comes for Options.AckTimeout. Call it once, before Start,
-// from one goroutine.
+// version wrote. It gives up when nothing comes for Options.AckTimeout, and where the stream was
+// purged meanwhile: a later owner may do that, and a late purge of an earlier one may arrive. Then
+// nothing is wrong with the stream, and another claim reads what is left. Call it once, before
+// Start, from one goroutine.
 func (l *Log) Replay(after uint64, apply func(lsn uint64, record []byte) error) error {
 	r := &l.replay
 	r.log, r.after, r.apply = l, after, apply
@@ -67,8 +70,8 @@ type replay struct {
 	apply func(lsn uint64, record []byte) error
 	done  bool
 
-	front  uint64     // sequence of the first message; 0: there was none
-	at     uint64     // sequence of the next message; 0: any
+	front  uint64     // sequence of the first message of the stream; 0: not known
+	at     uint64     // sequence of the next message; 0: not known
 	epoch  uint64     // of the newest claim; 0: not known
 	first  uint64     // LSN with which the first message begins that is no claim; 0: there was none
 	next   uint64     // LSN of the next record; 0: not known
@@ -126,15 +129,36 @@ func (r *replay) refused(err error) bool {
 	return errors.As(err, &no)
 }
 
+// errPurged says that what was to be read next, or the claim itself, is in the stream no more.
+var errPurged = errors.New("jslog: the stream was purged while it was read: claim it again")
+
+// begin finds out where the stream begins. What is missing there was purged, and is no damage.
+func (r *replay) begin() error {
+	l := r.log
+	ctx, cancel := context.WithTimeout(l.ctx, l.o.AckTimeout)
+	defer cancel()
+	front, _, err := l.stream.Info(ctx)
+	switch {
+	case err != nil:
+		return err
+	case front > l.epoch, r.at != 0 && front > r.at:
+		return refusal{errPurged}
+	case r.at == 0:
+		r.front, r.at = front, front
+		r.all.Store(int64(l.epoch - front))
+	}
+	return nil
+}
+
 // readOn reads on as long as messages come one after the other. It reports whether that was up to
 // the claim.
 func (r *replay) readOn() (reached bool, err error) {
+	if err := r.begin(); err != nil {
+		return false, err
+	}
 	epoch := r.log.epoch
-	err = r.log.stream.Read(r.log.ctx, max(r.at, 1), func(seq uint64, data []byte) error {
+	err = r.log.stream.Read(r.log.ctx, r.at, func(seq uint64, data []byte) error {
 		switch {
-		case r.at == 0:
-			r.front = seq
-			r.all.Store(int64(epoch - min(seq, epoch)))
 		case seq < r.at:
 			return nil
 		case seq > r.at:

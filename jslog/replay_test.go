@@ -221,6 +221,52 @@ func TestReplayWaits(t *testing.T) {
 	}
 }
 
+// TestPurgedWhileRead: the purge of a later owner, or the late one of an earlier owner, is no
+// damage, and another claim reads what is left.
+func TestPurgedWhileRead(t *testing.T) {
+	for name, c := range map[string]struct {
+		from, to  uint64 // messages that do not come the first time
+		meanwhile func(t *testing.T, s *jslogtest.Stream)
+		want      bool
+	}{
+		"a later owner's, before a message came": {5, 99, func(t *testing.T, s *jslogtest.Stream) {
+			l, found, err := replay(t, s)
+			if err := errors.Join(err, l.Start(nil)); err != nil || len(found) != 7 {
+				t.Fatal(len(found), err)
+			}
+			replace(t, l.Store(), value(6, "value6"))
+			checkpoint(t, l, 6)
+			if first, _ := s.Messages(); first <= 14 {
+				t.Fatalf("the claim is there: the stream begins at %d", first)
+			}
+		}, false},
+		"a late one of an earlier owner, behind some messages": {8, 99,
+			func(t *testing.T, s *jslogtest.Stream) {
+				if _, err := s.Apply(&jslogtest.Call{Kind: jslogtest.Purge, Seq: 10}); err != nil {
+					t.Fatal(err)
+				}
+			}, false},
+		"none, and the first message was lost on its way": {5, 6,
+			func(*testing.T, *jslogtest.Stream) {}, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := history(t)
+			reader := &losing{Stream: s.As("reader"), from: c.from, to: c.to}
+			reader.meanwhile = func() { c.meanwhile(t, s) }
+			l, err := jslog.Claim(t.Context(), reader, options())
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer l.Close()
+			err = l.Replay(0, func(uint64, []byte) error { return nil })
+			damage := new(jslog.DamageError)
+			if errors.As(err, &damage) || c.want != (err == nil) {
+				t.Errorf("%v", err)
+			}
+		})
+	}
+}
+
 // TestCutShort: a checkpoint that did not end leaves the one before (C4), and the log goes on after
 // one that was given up.
 func TestCutShort(t *testing.T) {

@@ -410,8 +410,7 @@ func (o *owner) tryClaim() state {
 		panic(err)
 	}
 	if err := e.Start(); err != nil {
-		var damage *jslog.DamageError
-		if errors.As(err, &damage) && !strings.Contains(damage.What, "missing") {
+		if damage := new(jslog.DamageError); errors.As(err, &damage) {
 			panic(fmt.Sprintf("%v\n%s", err, strings.Join(o.w.log, "\n")))
 		}
 		log.Close()
