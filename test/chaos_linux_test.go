@@ -219,25 +219,6 @@ func (r *chaosRun) measure() {
 	}
 }
 
-// busiest is the node that owns most partitions, and who owns what.
-func (r *chaosRun) busiest() (node int, owners map[int]string) {
-	owned := map[string]int{}
-	for _, n := range r.nodes.rigs {
-		if owners = n.owners(); len(owners) == testPartitions {
-			break
-		}
-	}
-	for _, name := range owners {
-		owned[name]++
-	}
-	for i, name := range r.nodes.names {
-		if owned[name] > owned[r.nodes.names[node]] {
-			node = i
-		}
-	}
-	return node, owners
-}
-
 func (r *chaosRun) signal(node int, s syscall.Signal) {
 	r.nodes.rigs[node].proc.Cmd.Process.Signal(s)
 }
@@ -249,14 +230,14 @@ var chaosFaults = []struct {
 	do   func(*chaosRun)
 }{
 	{"kill", func(r *chaosRun) {
-		node, owners := r.busiest()
+		node, owners := r.nodes.busiest()
 		r.strike(owners, node)
 		r.nodes.rigs[node].kill()
 		r.pause(200*time.Millisecond, 4*time.Second)
 		r.nodes.rigs[node].start()
 	}},
 	{"stop", func(r *chaosRun) {
-		node, owners := r.busiest()
+		node, owners := r.nodes.busiest()
 		r.strike(owners, node)
 		r.signal(node, syscall.SIGSTOP)
 		most := 10 * time.Second
@@ -267,20 +248,20 @@ var chaosFaults = []struct {
 		r.signal(node, syscall.SIGCONT)
 	}},
 	{"hand-over", func(r *chaosRun) {
-		node, owners := r.busiest()
+		node, owners := r.nodes.busiest()
 		r.strike(owners, node)
 		r.nodes.rigs[node].terminate()
 		r.nodes.rigs[node].start()
 	}},
 	{"isolated", func(r *chaosRun) {
-		node, owners := r.busiest()
+		node, owners := r.nodes.busiest()
 		in, out := around(node, testNodes)
 		r.strike(owners, node)
 		r.nodes.net.hold(append(in, out...)...)
 		r.pause(3*time.Second, 10*time.Second)
 	}},
 	{"kill two", func(r *chaosRun) {
-		node, owners := r.busiest()
+		node, owners := r.nodes.busiest()
 		other := (node + 1 + r.rng.IntN(testNodes-1)) % testNodes
 		r.strike(owners, node, other)
 		r.nodes.rigs[node].kill()
@@ -292,14 +273,14 @@ var chaosFaults = []struct {
 		r.nodes.rigs[other].serves()
 	}},
 	{"hears nothing", func(r *chaosRun) {
-		node, owners := r.busiest()
+		node, owners := r.nodes.busiest()
 		in, _ := around(node, testNodes)
 		r.strike(owners, node)
 		r.nodes.net.hold(in...)
 		r.pause(3*time.Second, 10*time.Second)
 	}},
 	{"pauses", func(r *chaosRun) {
-		_, owners := r.busiest()
+		_, owners := r.nodes.busiest()
 		r.strike(owners, 0, 1, 2)
 		for range 8 {
 			node := r.rng.IntN(testNodes)
@@ -310,7 +291,7 @@ var chaosFaults = []struct {
 		}
 	}},
 	{"kill all", func(r *chaosRun) {
-		_, owners := r.busiest()
+		_, owners := r.nodes.busiest()
 		r.strike(owners, 0, 1, 2)
 		for _, n := range r.nodes.rigs {
 			n.kill()
@@ -324,14 +305,14 @@ var chaosFaults = []struct {
 		}
 	}},
 	{"is not heard", func(r *chaosRun) {
-		node, owners := r.busiest()
+		node, owners := r.nodes.busiest()
 		_, out := around(node, testNodes)
 		r.strike(owners, node)
 		r.nodes.net.hold(out...)
 		r.pause(3*time.Second, 10*time.Second)
 	}},
 	{"rolling restart", func(r *chaosRun) {
-		_, owners := r.busiest()
+		_, owners := r.nodes.busiest()
 		r.strike(owners, 0, 1, 2)
 		for _, n := range r.nodes.rigs {
 			n.terminate()
@@ -340,14 +321,14 @@ var chaosFaults = []struct {
 		}
 	}},
 	{"cut off", func(r *chaosRun) {
-		node, owners := r.busiest()
+		node, owners := r.nodes.busiest()
 		in, _ := around(node, testNodes)
 		r.strike(owners, node)
 		r.nodes.net.sever(in...)
 		r.pause(3*time.Second, 10*time.Second)
 	}},
 	{"two apart", func(r *chaosRun) {
-		node, owners := r.busiest()
+		node, owners := r.nodes.busiest()
 		r.strike(owners, node)
 		w := way{node, (node + 1 + r.rng.IntN(testNodes-1)) % testNodes}
 		switch r.rng.IntN(4) {
@@ -363,7 +344,7 @@ var chaosFaults = []struct {
 		r.pause(3*time.Second, 10*time.Second)
 	}},
 	{"crashes", func(r *chaosRun) {
-		_, owners := r.busiest()
+		_, owners := r.nodes.busiest()
 		r.strike(owners, 0, 1, 2)
 		for range 4 {
 			n := r.nodes.rigs[r.rng.IntN(testNodes)]
@@ -376,7 +357,7 @@ var chaosFaults = []struct {
 	{"full disk", (*chaosRun).fillDisk},
 	{"replaced", (*chaosRun).replace},
 	{"kill in a flapping network", func(r *chaosRun) {
-		node, owners := r.busiest()
+		node, owners := r.nodes.busiest()
 		r.strike(owners, node)
 		for range 6 {
 			a := r.rng.IntN(testNodes)
@@ -404,7 +385,7 @@ func (r *chaosRun) fillDisk() {
 		return
 	}
 	n := r.nodes.rigs[testNodes-1]
-	_, owners := r.busiest()
+	_, owners := r.nodes.busiest()
 	r.strike(owners, testNodes-1)
 	fill := filepath.Join(r.disk, "ballast")
 	ballast(r.t, fill)
@@ -431,7 +412,7 @@ func (r *chaosRun) replace() {
 		r.t.Log("left out: this program cannot replace a node")
 		return
 	}
-	node, owners := r.busiest()
+	node, owners := r.nodes.busiest()
 	n, old := r.nodes.rigs[node], r.nodes.names[node]
 	name := old + "x"
 	r.strike(owners, node)

@@ -125,6 +125,25 @@ func (r *rig) owners() map[int]string {
 	return owners
 }
 
+// busiest is the node that owns most partitions, and who owns what.
+func (n *nodeSet) busiest() (node int, owners map[int]string) {
+	owned := map[string]int{}
+	for _, r := range n.rigs {
+		if owners = r.owners(); len(owners) == n.partitions {
+			break
+		}
+	}
+	for _, name := range owners {
+		owned[name]++
+	}
+	for i, name := range n.names {
+		if owned[name] > owned[n.names[node]] {
+			node = i
+		}
+	}
+	return node, owners
+}
+
 // logs are the last lines that each node printed.
 func (n *nodeSet) logs() string {
 	const most = 120
