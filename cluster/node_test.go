@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"net"
 	"os"
 	"testing"
 	"time"
@@ -12,26 +11,16 @@ import (
 	"github.com/google/uuid"
 
 	"rollcall/engine"
+	"rollcall/internal/testport"
 	"rollcall/internal/testwait"
 )
-
-// freePort is a port of loopback that was free a moment ago.
-func freePort(t testing.TB) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
-}
 
 // startNodes starts a cluster of so many nodes in this process.
 func startNodes(t testing.TB, count, partitions int) []*Node {
 	t.Helper()
 	peers := make([]string, count)
 	for i := range peers {
-		peers[i] = freePort(t)
+		peers[i] = testport.Address(t)
 	}
 	logger := slog.New(slog.DiscardHandler)
 	if testing.Verbose() {

@@ -6,6 +6,7 @@ import (
 	"net/http/httptest"
 	"testing"
 
+	"rollcall/internal/testport"
 	"rollcall/internal/testwait"
 )
 
@@ -18,7 +19,7 @@ func TestANodeJoinsAndLeaves(t *testing.T) {
 	nodes := startNodes(t, 3, 4)
 	allOwned(t, nodes)
 	o := nodes[0].o
-	o.Node, o.Dir, o.Listen, o.Bootstrap = "n4", t.TempDir(), freePort(t), 0
+	o.Node, o.Dir, o.Listen, o.Bootstrap = "n4", t.TempDir(), testport.Address(t), 0
 	joined, err := New(o)
 	if err != nil {
 		t.Fatal(err)

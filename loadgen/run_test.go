@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"rollcall/internal/testport"
 	"rollcall/internal/testseed"
 )
 
@@ -364,11 +365,11 @@ func TestLateGeneratorIsInvalid(t *testing.T) {
 func TestRestartIsSurvived(t *testing.T) {
 	t.Parallel()
 	s := startFake(t, fault{})
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	addr := testport.Address(t)
+	ln, err := net.Listen("tcp", addr)
 	if err != nil {
 		t.Fatal(err)
 	}
-	addr := ln.Addr().String()
 	server := &http.Server{Handler: s}
 	go server.Serve(ln)
 	o := smallRun(t, s)

@@ -18,6 +18,7 @@ import (
 	"github.com/google/uuid"
 
 	"rollcall/cluster/partition"
+	"rollcall/internal/testport"
 	"rollcall/internal/testseed"
 )
 
@@ -59,8 +60,9 @@ func TestChaosAlone(t *testing.T) {
 	atLeisure(t)
 	seed := testseed.Of(t)
 	r := &chaosRun{t: t, seed: seed, rng: rand.New(rand.NewPCG(seed, 0)), nodes: &nodeSet{t: t}}
-	server := &rig{t: t, dir: t.TempDir(), listen: quietAddress(t), adminListen: quietAddress(t),
-		env: secretsEnv, flags: []string{"--stream-keepalive=1s", "--recovery-grace=5s"}}
+	server := &rig{t: t, dir: t.TempDir(), listen: testport.Address(t),
+		adminListen: testport.Address(t), env: secretsEnv,
+		flags: []string{"--stream-keepalive=1s", "--recovery-grace=5s"}}
 	r.nodes.rigs, r.nodes.names = []*rig{server}, []string{"alone"}
 	r.begin()
 	r.pause(time.Second, 2*time.Second)

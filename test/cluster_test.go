@@ -2,7 +2,6 @@ package test
 
 import (
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"regexp"
@@ -12,6 +11,7 @@ import (
 	"testing"
 
 	"rollcall/internal/testlog"
+	"rollcall/internal/testport"
 	"rollcall/internal/testproc"
 	"rollcall/internal/testwait"
 )
@@ -120,7 +120,7 @@ func TestClusterDev(t *testing.T) {
 		t.Skip("needs curl")
 	}
 	temp := t.TempDir()
-	cmd := exec.Command(binary, "cluster", "dev", "--first-port="+strconv.Itoa(devPorts(t)))
+	cmd := exec.Command(binary, "cluster", "dev", "--first-port="+devPorts(t))
 	cmd.Env = append(os.Environ(), "TMPDIR="+temp)
 	var printed testlog.Output
 	cmd.Stdout = &printed
@@ -163,27 +163,9 @@ func TestClusterDev(t *testing.T) {
 }
 
 // devPorts is a first port of which all that the nodes take are free.
-func devPorts(t *testing.T) int {
-	for range 100 {
-		_, text, _ := strings.Cut(quietAddress(t), ":")
-		first, _ := strconv.Atoi(text)
-		free := true
-		for i := range 9 {
-			free = free && portIsFree(first+i/3*10+i%3)
-		}
-		if free {
-			return first
-		}
-	}
-	t.Fatal("no free ports")
-	return 0
-}
-
-func portIsFree(port int) bool {
-	ln, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
-	if err != nil {
-		return false
-	}
-	ln.Close()
-	return true
+func devPorts(t *testing.T) string {
+	t.Helper()
+	addrs := testport.Addresses(t, 0, 1, 2, 10, 11, 12, 20, 21, 22)
+	_, first, _ := strings.Cut(addrs[0], ":")
+	return first
 }

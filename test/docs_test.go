@@ -2,8 +2,6 @@ package test
 
 import (
 	"fmt"
-	"math/rand/v2"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -14,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"rollcall/internal/testport"
 	"rollcall/internal/testwait"
 )
 
@@ -243,7 +242,7 @@ func newTerminal(t *testing.T, ownServer bool) *terminal {
 	s.checkout()
 	listen, admin := "", ""
 	if ownServer {
-		listen, admin = quietAddress(t), quietAddress(t)
+		listen, admin = testport.Address(t), testport.Address(t)
 	} else {
 		r := startServer(t)
 		listen, admin = r.addr, r.admin
@@ -303,21 +302,6 @@ func (s *terminal) checkout() {
 }
 
 func port(addr string) string { return addr[strings.LastIndex(addr, ":"):] }
-
-// quietAddress is a loopback address whose port is free and outside of the range from which the
-// system hands out others, so that no other process takes it before the server.
-func quietAddress(t *testing.T) string {
-	t.Helper()
-	for range 100 {
-		ln, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", 10_000+rand.IntN(20_000)))
-		if err == nil {
-			defer ln.Close()
-			return ln.Addr().String()
-		}
-	}
-	t.Fatal("no free port")
-	return ""
-}
 
 // run gives the shell one block and waits for its end; of a block in the background, for what it is
 // to print.

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"rollcall/internal/testport"
 	"rollcall/internal/testwait"
 )
 
@@ -37,7 +38,7 @@ func newNodes(t *testing.T, net *routeNet, flags ...string) *nodeSet {
 	n := &nodeSet{t: t, net: net, partitions: testPartitions}
 	var routes []string
 	for range testNodes {
-		routes = append(routes, quietAddress(t))
+		routes = append(routes, testport.Address(t))
 	}
 	for i := range testNodes {
 		var peers []string
@@ -49,8 +50,8 @@ func newNodes(t *testing.T, net *routeNet, flags ...string) *nodeSet {
 				peers = append(peers, to)
 			}
 		}
-		r := &rig{t: t, dir: t.TempDir(), listen: quietAddress(t), adminListen: quietAddress(t),
-			env: slices.Clone(secretsEnv)}
+		r := &rig{t: t, dir: t.TempDir(), listen: testport.Address(t),
+			adminListen: testport.Address(t), env: slices.Clone(secretsEnv)}
 		r.addr, r.admin = r.listen, r.adminListen
 		n.names = append(n.names, fmt.Sprintf("n%d", i+1))
 		r.flags = append(slices.Clone(flags), "--cluster-node="+n.names[i],

@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"rollcall/internal/testport"
 	"rollcall/internal/testwait"
 )
 
@@ -115,7 +116,7 @@ func startPrometheus(t *testing.T, target string) *scraper {
 			t.Fatal(err)
 		}
 	}
-	address := quietAddress(t)
+	address := testport.Address(t)
 	logs, err := os.Create(filepath.Join(dir, "log"))
 	if err != nil {
 		t.Fatal(err)

@@ -20,6 +20,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"rollcall/internal/testport"
 	"rollcall/internal/testwait"
 )
 
@@ -87,30 +88,27 @@ func (p proxy) run(t *testing.T, secure *identity,
 	configure func(addr string) (path string)) string {
 	t.Helper()
 	var output bytes.Buffer
-	for range 5 { // another process may have the port before the proxy
-		addr := freePort(t)
-		cmd := exec.Command(p.name, p.args(configure(addr), t.TempDir())...)
-		cmd.Env = append(os.Environ(), "HOME="+t.TempDir())
-		cmd.Stdout, cmd.Stderr = &output, &output
-		cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // with its workers
-		if err := cmd.Start(); err != nil {
-			t.Fatal(err)
-		}
-		exited := make(chan struct{})
-		go func() {
-			cmd.Wait()
-			close(exited)
-		}()
-		t.Cleanup(func() {
-			syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
-			<-exited
-		})
-		if untilAnswers(t, addr, secure, exited) {
-			return addr
-		}
+	addr := testport.Address(t)
+	cmd := exec.Command(p.name, p.args(configure(addr), t.TempDir())...)
+	cmd.Env = append(os.Environ(), "HOME="+t.TempDir())
+	cmd.Stdout, cmd.Stderr = &output, &output
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // with its workers
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
 	}
-	t.Fatalf("%s does not start:\n%s", p.name, output.String())
-	return ""
+	exited := make(chan struct{})
+	go func() {
+		cmd.Wait()
+		close(exited)
+	}()
+	t.Cleanup(func() {
+		syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
+		<-exited
+	})
+	if !untilAnswers(t, addr, secure, exited) {
+		t.Fatalf("%s does not start:\n%s", p.name, output.String())
+	}
+	return addr
 }
 
 // untilAnswers waits until a request through the proxy reaches the server, and reports false when
@@ -140,16 +138,6 @@ func untilAnswers(t *testing.T, addr string, secure *identity,
 		return answers
 	})
 	return answers
-}
-
-func freePort(t *testing.T) string {
-	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ln.Close()
-	return ln.Addr().String()
 }
 
 // configure writes the shipped file with other addresses and a shorter idle time.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"path/filepath"
 	"slices"
 	"testing"
@@ -15,28 +14,19 @@ import (
 	"rollcall/cluster/bus"
 	"rollcall/cluster/embed"
 	"rollcall/internal/testlog"
+	"rollcall/internal/testport"
 	"rollcall/internal/testwait"
 )
-
-// addrs are addresses on loopback that were free a moment ago.
-func addrs(t *testing.T, n int) (list []string) {
-	for range n {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer l.Close()
-		list = append(list, l.Addr().String())
-	}
-	return list
-}
 
 // start starts a cluster of three servers, each with a bus.
 func start(t *testing.T, keys []string) (servers []*embed.Server, buses []*embed.Bus) {
 	if testing.Short() {
 		t.Skip("it starts three servers")
 	}
-	peers := addrs(t, 3)
+	var peers []string
+	for range 3 {
+		peers = append(peers, testport.Address(t))
+	}
 	dir := t.TempDir()
 	for i, addr := range peers {
 		name := fmt.Sprintf("n%d", i)

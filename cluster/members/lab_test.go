@@ -4,7 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"net"
+	"net/netip"
 	"net/url"
 	"slices"
 	"testing"
@@ -13,6 +13,7 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 
+	"rollcall/internal/testport"
 	"rollcall/internal/testwait"
 	"rollcall/jslog"
 )
@@ -35,14 +36,10 @@ func newLab(t *testing.T, names []string, logs, copies int) *lab {
 	l := &lab{t: t, servers: make(map[string]*server.Server), dirs: make(map[string]string),
 		ports: make(map[string]int)}
 	for _, name := range append(names, "spare1", "spare2") {
-		ln, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		ln.Close()
-		l.ports[name] = ln.Addr().(*net.TCPAddr).Port
+		addr := netip.MustParseAddrPort(testport.Address(t))
+		l.ports[name] = int(addr.Port())
 		if slices.Contains(names, name) {
-			l.routes = append(l.routes, &url.URL{Scheme: "nats", Host: ln.Addr().String()})
+			l.routes = append(l.routes, &url.URL{Scheme: "nats", Host: addr.String()})
 		}
 		l.dirs[name] = t.TempDir()
 	}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/alecthomas/kong"
 
+	"rollcall/internal/testport"
 	"rollcall/internal/testtree"
 )
 
@@ -77,12 +78,7 @@ func TestClusterFlags(t *testing.T) {
 // TestCheckFindsPeers: --check says which nodes are in reach, and refuses those of another cluster.
 func TestCheckFindsPeers(t *testing.T) {
 	t.Setenv(ingestTokenEnv, "a-token-that-is-long-enough")
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	gone := ln.Addr().String()
-	ln.Close()
+	gone := testport.Address(t)
 	n1 := hello(t, `INFO {"server_name":"n1","cluster":"presence"}`)
 	other := hello(t, `INFO {"server_name":"x","cluster":"staging"}`)
 	for name, c := range map[string]struct {

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -21,6 +20,7 @@ import (
 	"rollcall/datadir"
 	"rollcall/engine"
 	"rollcall/internal/testlog"
+	"rollcall/internal/testport"
 	"rollcall/internal/testwait"
 	"rollcall/wal"
 )
@@ -105,12 +105,7 @@ func startCluster(t *testing.T, count, partitions int) (admin string) {
 	t.Helper()
 	peers := make([]string, count)
 	for i := range peers {
-		ln, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		peers[i] = ln.Addr().String()
-		ln.Close()
+		peers[i] = testport.Address(t)
 	}
 	out := new(testlog.Output)
 	t.Cleanup(func() {
