@@ -14,6 +14,12 @@ var (
 	// that another owner may be at it. What was appended may be stored or not. The log stays
 	// failed; claim the stream anew.
 	ErrLost = errors.New("jslog: the claim is in doubt")
+	// ErrPurged says that the stream was purged while it was read: by a later owner, or by the late
+	// purge of an earlier one. Nothing is wrong with it: another claim reads what is left.
+	ErrPurged = errors.New("jslog: the stream was purged while it was read: claim it again")
+	// ErrUnread says that a stream did not give what it has acknowledged, for Options.AckTimeout:
+	// the copy that is read is behind, or cannot be read. Another one may be whole.
+	ErrUnread = errors.New("jslog: the stream cannot be read")
 	// ErrClosed says that Close was called, or that the log was never started.
 	ErrClosed = errors.New("jslog: closed")
 	// ErrFull says that no credit came free within the caller's maxWait. Nothing was appended.

@@ -1,6 +1,7 @@
 package jslog
 
 import (
+	"cmp"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -16,10 +17,8 @@ import (
 // It refuses with a *DamageError what owners that keep to C1 to C4 cannot have left: a missing
 // message, one of an older epoch behind a newer claim, a gap of LSNs, a wrong checksum, a front
 // that was purged although no whole checkpoint stands for it; and with a *FormatError what a newer
-// version wrote. It gives up when nothing comes for Options.AckTimeout, and where the stream was
-// purged meanwhile: a later owner may do that, and a late purge of an earlier one may arrive. Then
-// nothing is wrong with the stream, and another claim reads what is left. Call it once, before
-// Start, from one goroutine.
+// version wrote. It gives up with ErrUnread when nothing comes for Options.AckTimeout, and with
+// ErrPurged. Call it once, before Start, from one goroutine.
 func (l *Log) Replay(after uint64, apply func(lsn uint64, record []byte) error) error {
 	r := &l.replay
 	r.log, r.after, r.apply = l, after, apply
@@ -90,10 +89,15 @@ var errMissing = errors.New("jslog: a message is missing")
 // behind for a moment.
 const againAfter = 10 * time.Millisecond
 
+// minMissed is how often a message may be missing, for however long, and be no damage: a process
+// that is paused finds that much time has passed, and has asked once.
+const minMissed = 10
+
 // read reads until the claim is reached.
 func (r *replay) read() error {
 	l := r.log
-	for came := time.Now(); ; {
+	came, missed := time.Now(), 0 // when the last message came; how often the next one did not
+	for {
 		before := r.at
 		reached, err := r.readOn()
 		switch {
@@ -104,13 +108,15 @@ func (r *replay) read() error {
 		case r.refused(err):
 			return err
 		case r.at > before:
-			came = time.Now()
+			came, missed = time.Now(), 0
 			continue
-		case time.Since(came) < l.o.AckTimeout:
 		case errors.Is(err, errMissing):
-			return damaged(r.at, "it is missing")
-		default:
-			return fmt.Errorf("jslog: replay stands at message %d of %d: %w", r.at, l.epoch, err)
+			if missed++; missed > minMissed && time.Since(came) >= l.o.AckTimeout {
+				return damaged(r.at, "it is missing")
+			}
+		case time.Since(came) >= l.o.AckTimeout:
+			return fmt.Errorf("%w: replay stands at message %d of %d: %w", ErrUnread, r.at, l.epoch,
+				err)
 		}
 		select {
 		case <-l.ctx.Done():
@@ -129,8 +135,8 @@ func (r *replay) refused(err error) bool {
 	return errors.As(err, &no)
 }
 
-// errPurged says that what was to be read next, or the claim itself, is in the stream no more.
-var errPurged = errors.New("jslog: the stream was purged while it was read: claim it again")
+// errNoMore says that the copy that was read does not have the claim.
+var errNoMore = errors.New("the copy ends here")
 
 // begin finds out where the stream begins. What is missing there was purged, and is no damage.
 func (r *replay) begin() error {
@@ -142,7 +148,7 @@ func (r *replay) begin() error {
 	case err != nil:
 		return err
 	case front > l.epoch, r.at != 0 && front > r.at:
-		return refusal{errPurged}
+		return refusal{ErrPurged}
 	case r.at == 0:
 		r.front, r.at = front, front
 		r.all.Store(int64(l.epoch - front))
@@ -176,6 +182,12 @@ func (r *replay) readOn() (reached bool, err error) {
 		r.messages.Add(1)
 		return nil
 	})
+	switch {
+	case err == nil:
+		err = errNoMore
+	case errors.Is(err, errMissing): // or purged, since begin has asked?
+		err = cmp.Or(r.begin(), err)
+	}
 	return reached, err
 }
 

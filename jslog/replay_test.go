@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"rollcall/jslog"
 	"rollcall/jslog/jslogtest"
@@ -263,6 +264,65 @@ func TestPurgedWhileRead(t *testing.T) {
 			if errors.As(err, &damage) || c.want != (err == nil) {
 				t.Errorf("%v", err)
 			}
+		})
+	}
+}
+
+// TestPausedWhileRead: a process that was paused in the middle of a claim, for longer than anything
+// is waited for, takes neither what was purged meanwhile nor a message that is lost for damage.
+func TestPausedWhileRead(t *testing.T) {
+	for name, c := range map[string]struct {
+		purged uint64
+		want   error
+	}{
+		"a message lost":   {0, nil},
+		"purged meanwhile": {10, jslog.ErrPurged},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := history(t)
+				var reads []*jslogtest.Call
+				s.Sees = func(call *jslogtest.Call) (uint64, [][]byte) {
+					begun := call.Kind == jslogtest.Read && !slices.Contains(reads, call)
+					if begun {
+						reads = append(reads, call)
+					}
+					if begun && len(reads) == 2 {
+						time.Sleep(time.Minute)
+						_, _ = s.Apply(&jslogtest.Call{Kind: jslogtest.Purge, Seq: c.purged})
+					}
+					begins, messages := s.Messages()
+					if len(reads) <= 2 {
+						messages[0] = nil
+					}
+					return begins, messages
+				}
+				if _, _, err := replay(t, s); !errors.Is(err, c.want) {
+					t.Errorf("%v", err)
+				}
+			})
+		})
+	}
+}
+
+// TestUnread: a copy that does not give what it has is told from one that is damaged.
+func TestUnread(t *testing.T) {
+	for name, sees := range map[string]func(s *jslogtest.Stream) (uint64, [][]byte){
+		"it ends": func(s *jslogtest.Stream) (uint64, [][]byte) {
+			first, messages := s.Messages()
+			return first, messages[:3]
+		},
+		"it is empty": func(*jslogtest.Stream) (uint64, [][]byte) { return 1, nil },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := history(t)
+				s.Sees = func(*jslogtest.Call) (uint64, [][]byte) { return sees(s) }
+				_, _, err := replay(t, s)
+				if !errors.Is(err, jslog.ErrUnread) || strings.Contains(err.Error(), "%!") {
+					t.Errorf("%v", err)
+				}
+			})
 		})
 	}
 }

@@ -27,20 +27,21 @@ import (
 	"rollcall/wire"
 )
 
-// The simulation: two owners with real engines share a stream in memory, in virtual time. Nothing
+// The simulation: owners with real engines share a stream in memory, in virtual time. Nothing
 // happens by itself: each step of a world is one choice of what comes next, a heartbeat, a read, a
 // checkpoint, a claim or a resignation of one of the owners, or the fate of one call of the stream,
 // whose order among all that are under way is free: it is carried out; lost; carried out and its
-// answer lost; or carried out some steps later, when its caller has given it up. So a list of
-// choices is a schedule, which can be repeated, and all lists of a length can be tried.
+// answer lost; or carried out some steps later, when its caller has given it up. What is read may
+// come from a copy that is behind, stop in the middle for some steps, or lose messages on its way.
+// So a list of choices is a schedule, which can be repeated, and all lists of a length can be
+// tried.
 //
-// A device is a register: what was acknowledged is seen by every later answer of any owner.
-// The checker is anishathalye/porcupine (Herlihy and Wing 1990,
-// https://doi.org/10.1145/78969.78972).
+// A device is a register: what was acknowledged is seen by every later answer of any owner. The
+// checker is anishathalye/porcupine (Herlihy and Wing 1990, https://doi.org/10.1145/78969.78972).
 
-// TestTwoOwners tries random schedules: acknowledged heartbeats are seen by all later reads and
-// refusals, of both owners, and the stream is one that the next owner can read (C1 to C5).
-// ROLLCALL_SEED repeats one.
+// TestTwoOwners tries random schedules of two and three owners: acknowledged heartbeats are seen by
+// all later reads and refusals, of all owners, and the stream is one that the next owner can read
+// (C1 to C5). ROLLCALL_SEED repeats one.
 func TestTwoOwners(t *testing.T) {
 	rng := testseed.Rand(t)
 	var sum counts
@@ -50,8 +51,8 @@ func TestTwoOwners(t *testing.T) {
 			fmt.Sscan(os.Getenv("ROLLCALL_SEED"), &seed)
 		}
 		choices := rand.New(rand.NewPCG(seed, 1))
-		w := newWorld(choices.IntN)
-		w.faults, w.steps = 8, 120
+		w := newWorld(choices.IntN, 2+choices.IntN(2))
+		w.faults, w.steps = 10, 140
 		w.run(t, fmt.Sprint("seed ", seed))
 		sum.add(&w.counts)
 		if t.Failed() {
@@ -84,7 +85,7 @@ func TestAllSchedules(t *testing.T) {
 					t.Logf("stopped after %d schedules", tried)
 					return
 				}
-				w := newWorld(s.choose)
+				w := newWorld(s.choose, 2)
 				w.faults, w.scripts = c.faults, &c.scripts
 				w.run(t, fmt.Sprint("schedule ", s.choices))
 			}
@@ -149,16 +150,18 @@ type world struct {
 	scripts *[2]string // what each owner does, in order; nil: anything
 
 	stream *jslogtest.Stream
-	owners [2]*owner
+	owners []*owner
 	free   bool // calls are carried out at once
 
 	mu      sync.Mutex
 	pending []*underway              // guarded by mu
 	late    []*jslogtest.Call        // guarded by mu: given up by their callers
 	fates   map[*jslogtest.Call]fate // guarded by mu: of those that were carried out
-	ops     []porcupine.Operation    // guarded by mu
-	counts                           // guarded by mu
-	log     []string                 // of choices
+	copies  []held                   // guarded by mu: what the stream was, of late
+	reads   map[*jslogtest.Call]*sight
+	ops     []porcupine.Operation // guarded by mu
+	counts                        // guarded by mu
+	log     []string              // of choices
 
 	clock   atomic.Int64 // logical
 	seq     uint64
@@ -166,7 +169,22 @@ type world struct {
 	devices [2]uuid.UUID
 }
 
-// owner is one of two processes that want the partition.
+// held is what a copy of the stream holds.
+type held struct {
+	first    uint64
+	messages [][]byte
+}
+
+// sight is how an Info or a Read is answered. The goroutine that reads uses it.
+type sight struct {
+	behind *held // by this copy; nil: by the one that is current
+	stops  int   // after so many messages, until it is chosen again
+	from   int   // from so many messages on, some are lost on their way
+	lost   int   // so many
+	seen   int
+}
+
+// owner is one of the processes that want the partition.
 type owner struct {
 	w        *world
 	name     string
@@ -201,18 +219,22 @@ const (
 	answerLost
 	tooLate
 	oddAnswer
+	behind
+	stopping
+	holey
 )
 
 var errLostCall = errors.New("lost")
 
-func newWorld(choose func(n int) int) *world {
+func newWorld(choose func(n int) int, owners int) *world {
 	w := &world{
 		choose: choose, stream: jslogtest.New(), fates: map[*jslogtest.Call]fate{},
-		user: uuid.New(), devices: [2]uuid.UUID{uuid.New(), uuid.New()},
+		reads: map[*jslogtest.Call]*sight{},
+		user:  uuid.New(), devices: [2]uuid.UUID{uuid.New(), uuid.New()},
 	}
-	w.stream.Before, w.stream.After = w.before, w.after
-	for i, name := range []string{"a", "b"} {
-		w.owners[i] = &owner{w: w, name: name}
+	w.stream.Before, w.stream.After, w.stream.Sees = w.before, w.after, w.sees
+	for _, name := range []string{"a", "b", "c"}[:owners] {
+		w.owners = append(w.owners, &owner{w: w, name: name})
 	}
 	return w
 }
@@ -257,6 +279,7 @@ func (w *world) after(
 	if c.Kind == jslogtest.Purge {
 		w.Purges++
 	}
+	w.keepLocked()
 	switch w.fates[c] {
 	case answerLost:
 		return 0, errLostCall
@@ -264,6 +287,54 @@ func (w *world) after(
 		return seq - 1, err
 	}
 	return seq, err
+}
+
+// keptCopies is by how many changes of the stream a copy may be behind.
+const keptCopies = 6
+
+// keepLocked notes what the stream is now, for copies that are behind.
+func (w *world) keepLocked() {
+	first, messages := w.stream.Messages()
+	w.copies = append(w.copies, held{first, messages})
+	w.copies = w.copies[max(0, len(w.copies)-keptCopies):]
+}
+
+// see sets how an Info or a Read is to be answered.
+func (w *world) see(c *jslogtest.Call, f fate) {
+	s := new(sight)
+	switch f {
+	case behind:
+		if len(w.copies) > 0 {
+			s.behind = &w.copies[w.choose(len(w.copies))]
+		}
+	case stopping:
+		s.stops = 1 + w.choose(8)
+	case holey:
+		s.from, s.lost = w.choose(8), 1+w.choose(4)
+	}
+	w.reads[c] = s
+}
+
+// sees is what an Info or a Read finds.
+func (w *world) sees(c *jslogtest.Call) (first uint64, messages [][]byte) {
+	w.mu.Lock()
+	s := w.reads[c]
+	w.mu.Unlock()
+	if s == nil {
+		return w.stream.Messages()
+	}
+	s.seen++
+	if s.seen == s.stops {
+		_ = w.before(context.Background(), c)
+	}
+	first, messages = w.stream.Messages()
+	if s.behind != nil {
+		first, messages = s.behind.first, s.behind.messages
+	}
+	for i := s.from; s.lost > 0 && i < min(s.from+s.lost, len(messages)); i++ {
+		messages[i] = nil
+	}
+	return first, messages
 }
 
 // run takes the steps, and then lets a third owner read what is there.
@@ -304,14 +375,24 @@ func (w *world) step(n int) bool {
 	})
 	for _, u := range w.pending {
 		fates := []fate{carriedOut}
-		if w.faults > 0 && (u.call.Kind == jslogtest.Publish || u.call.Kind == jslogtest.Purge) {
-			fates = []fate{carriedOut, lost, answerLost, tooLate, oddAnswer}
+		if w.faults > 0 {
+			switch u.call.Kind {
+			case jslogtest.Publish, jslogtest.Purge:
+				fates = []fate{carriedOut, lost, answerLost, tooLate, oddAnswer}
+			case jslogtest.Info:
+				fates = []fate{carriedOut, lost, behind}
+			case jslogtest.Read:
+				fates = []fate{carriedOut, lost, behind, stopping, holey}
+			}
 		}
 		for _, f := range fates {
 			name := fmt.Sprint(u.call.By, " ", u.call.Kind, " ", u.call.Seq, " fate ", f)
 			can = append(can, action{name, func() {
 				if f != carriedOut {
 					w.faults--
+				}
+				if f >= behind && w.reads[u.call] == nil {
+					w.see(u.call, f)
 				}
 				u.fate <- f
 			}})
@@ -332,7 +413,14 @@ func (w *world) step(n int) bool {
 			return false
 		}
 		if n%10 == 9 {
-			time.Sleep(20 * time.Millisecond) // checkpoints rest
+			rest := 20 * time.Millisecond // checkpoints rest
+			if w.faults > 0 && w.choose(6) == 0 {
+				w.faults--
+				rest = 4 * time.Second // more than anything is waited for, as when all are paused
+				w.log = append(w.log, "a pause")
+			}
+			time.Sleep(rest)
+			synctest.Wait()
 		}
 		if len(can) > own && own > 0 && w.choose(3) > 0 {
 			can = can[own:] // calls move on more often than others come
@@ -541,7 +629,7 @@ func (w *world) settle() {
 	for _, c := range w.late {
 		_, _ = w.stream.Apply(c)
 	}
-	last := &owner{w: w, name: "c"}
+	last := &owner{w: w, name: "last"}
 	if last.state = last.tryClaim(); last.state != serving {
 		panic("the last owner cannot claim")
 	}

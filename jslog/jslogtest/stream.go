@@ -17,6 +17,10 @@ type Stream struct {
 	// After is called after a call had its effect, and may block. It decides on what the caller is
 	// told. Default: the truth.
 	After func(ctx context.Context, c *Call, seq uint64, err error) (uint64, error)
+	// Sees is called for an Info, and for a Read before each message, and returns what the copy
+	// holds that answers: as Messages, with nil for a message that is lost on its way. It may
+	// block. Default: all there is.
+	Sees func(c *Call) (first uint64, messages [][]byte)
 
 	mu       sync.Mutex
 	first    uint64   // guarded by mu: sequence of messages[0]
@@ -89,53 +93,78 @@ type view struct {
 	by string
 }
 
-func (v view) do(ctx context.Context, c Call) (seq uint64, err error) {
+func (v view) do(ctx context.Context, c *Call) (seq uint64, err error) {
 	c.By = v.by
 	if v.s.Before != nil {
-		if err := v.s.Before(ctx, &c); err != nil {
+		if err := v.s.Before(ctx, c); err != nil {
 			return 0, err
 		}
 	}
 	if err := ctx.Err(); err != nil {
 		return 0, err
 	}
-	seq, err = v.s.Apply(&c)
+	seq, err = v.s.Apply(c)
 	if v.s.After != nil {
-		seq, err = v.s.After(ctx, &c, seq, err)
+		seq, err = v.s.After(ctx, c, seq, err)
 	}
 	return seq, err
 }
 
 func (v view) Info(ctx context.Context) (first, last uint64, err error) {
-	if _, err := v.do(ctx, Call{Kind: Info}); err != nil {
+	c := &Call{Kind: Info}
+	if _, err := v.do(ctx, c); err != nil {
 		return 0, 0, err
 	}
 	first, messages := v.s.Messages()
+	if v.s.Sees != nil {
+		first, messages = v.s.Sees(c)
+	}
 	return first, first + uint64(len(messages)) - 1, nil
 }
 
 func (v view) Publish(ctx context.Context, expect uint64, data []byte) (uint64, error) {
-	return v.do(ctx, Call{Kind: Publish, Seq: expect, Data: bytes.Clone(data)})
+	return v.do(ctx, &Call{Kind: Publish, Seq: expect, Data: bytes.Clone(data)})
 }
 
 func (v view) Read(
 	ctx context.Context, from uint64, fn func(seq uint64, data []byte) error,
 ) error {
-	if _, err := v.do(ctx, Call{Kind: Read, Seq: from}); err != nil {
+	c := &Call{Kind: Read, Seq: from}
+	if _, err := v.do(ctx, c); err != nil {
 		return err
 	}
-	first, messages := v.s.Messages()
-	for i, data := range messages {
-		if seq := first + uint64(i); seq >= from {
-			if err := fn(seq, data); err != nil {
-				return err
-			}
+	for seq := from; ; seq++ {
+		at, data, ok := v.next(c, seq)
+		if !ok {
+			return nil
+		}
+		if seq = at; data == nil {
+			continue
+		}
+		if err := fn(seq, data); err != nil {
+			return err
 		}
 	}
-	return nil
+}
+
+// next is the first message from a sequence on.
+func (v view) next(c *Call, from uint64) (seq uint64, data []byte, ok bool) {
+	var first uint64
+	var messages [][]byte
+	if v.s.Sees != nil {
+		first, messages = v.s.Sees(c)
+	} else {
+		v.s.mu.Lock()
+		defer v.s.mu.Unlock()
+		first, messages = v.s.first, v.s.messages
+	}
+	if seq = max(from, first); seq >= first+uint64(len(messages)) {
+		return 0, nil, false
+	}
+	return seq, messages[seq-first], true
 }
 
 func (v view) Purge(ctx context.Context, before uint64) error {
-	_, err := v.do(ctx, Call{Kind: Purge, Seq: before})
+	_, err := v.do(ctx, &Call{Kind: Purge, Seq: before})
 	return err
 }
