@@ -46,6 +46,7 @@ type nodeBeats struct {
 	node  string
 	beats forward.Beats
 	since time.Time // when the first of them came
+	full  bool      // of a batch: it has waited for room there in vain
 }
 
 // stranger is a heartbeat whose device its owner does not know, and whose sender is asked.
@@ -76,6 +77,7 @@ func (b *batch) Release() {
 	}
 	for _, n := range b.nodes {
 		n.beats.Reset()
+		n.full = false
 	}
 	clear(b.rejections)
 	clear(b.strangers)
@@ -138,7 +140,8 @@ func (b *batch) flushDue() {
 	}
 }
 
-// flush hands over what has gathered for a node.
+// flush hands over what has gathered for a node. It waits for room, until it has done so in vain:
+// the heartbeats for other nodes wait behind it, and are not to do so for each message again.
 func (b *batch) flush(n *nodeBeats) {
 	if n.beats.Len() == 0 {
 		return
@@ -146,7 +149,11 @@ func (b *batch) flush(n *nodeBeats) {
 	b.mu.Lock()
 	b.waiting += n.beats.Len()
 	b.mu.Unlock()
-	b.of.forward.Send(n.node, &n.beats, &b.waits)
+	if !n.full {
+		n.full = !b.of.forward.Send(n.node, &n.beats, &b.waits)
+	} else if !b.of.forward.TrySend(n.node, &n.beats) {
+		n.beats.Refuse()
+	}
 	n.beats.Reset()
 }
 

@@ -99,6 +99,10 @@ func (noEdge) Fresh(uuid.UUID) bool { return false }
 
 // three makes three nodes that share partitions.
 func three(t testing.TB, s *shared) (nodes []*presence, net *bustest.Net) {
+	return threeWith(t, s, forward.Options{Timeout: time.Minute})
+}
+
+func threeWith(t testing.TB, s *shared, o forward.Options) (nodes []*presence, net *bustest.Net) {
 	net = bustest.New()
 	names := []string{"a", "b", "c"}
 	for i, name := range names {
@@ -107,7 +111,7 @@ func three(t testing.TB, s *shared) (nodes []*presence, net *bustest.Net) {
 			t.Fatal(err)
 		}
 		n := newPresence(net.Node(name), len(s.engines), view{s, name}, noEdge{f},
-			engine.NewClock(), forward.Options{Timeout: time.Minute})
+			engine.NewClock(), o)
 		t.Cleanup(n.close)
 		nodes = append(nodes, n)
 		for p := i; p < len(s.engines); p += len(names) {
@@ -218,6 +222,35 @@ func TestUnavailableLines(t *testing.T) {
 	if counts.Accepted != len(hbs)-bad || counts.Unavailable != bad || at != first || !full ||
 		!errors.Is(counts.Err, engine.ErrNotMine) {
 		t.Errorf("%+v, from %d on (%v), not %d of %d from %d on", counts, at, full, bad, len(hbs), first)
+	}
+}
+
+// TestBatchWaitsForAHungNodeOnce: where it has waited for room in vain it does not wait again,
+// since its heartbeats for other nodes wait behind that.
+func TestBatchWaitsForAHungNodeOnce(t *testing.T) {
+	s := newShared(t, 6, engine.Options{})
+	nodes, net := threeWith(t, s, forward.Options{
+		Timeout: time.Minute, MaxWait: time.Millisecond, MaxWaiting: forward.MaxBeats,
+	})
+	var hbs []engine.Heartbeat // for one node
+	for len(hbs) < 8*forward.MaxBeats {
+		if hb := newHeartbeat(uuid.New(), uuid.New(), 1); s.Owner(s.Of(hb.User)) == "b" {
+			hbs = append(hbs, hb)
+		}
+	}
+	net.Hold("a", "b")
+	b := nodes[0].NewBatch()
+	defer b.Release()
+	waits := 0
+	b.AroundWaits(func() { waits++ }, func() {})
+	add(b, hbs)
+	net.Heal("a", "b")
+	if err := b.Settle(); err != nil {
+		t.Fatal(err)
+	}
+	at, full := b.Full()
+	if c := b.Counts(); waits != 1 || c.Accepted != forward.MaxBeats || !full || at != c.Accepted {
+		t.Errorf("it waited %d times; %+v, full from %d on (%v)", waits, c, at, full)
 	}
 }
 

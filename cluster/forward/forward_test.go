@@ -354,3 +354,22 @@ func (s *sender) some(to string) {
 		}
 	}
 }
+
+// TestCloseBesideFirstHeartbeats: heartbeats for nodes that had none before may come while the
+// Forwarder is closed. Each has its answer.
+func TestCloseBesideFirstHeartbeats(t *testing.T) {
+	for range 20 {
+		f := New(bustest.New().Node("a"), 1, nil, Options{Timeout: time.Hour})
+		var senders sync.WaitGroup
+		for i := range 100 {
+			senders.Go(func() {
+				r := f.Heartbeat(fmt.Sprint("n", i), 0, newHeartbeat(newDevice(), 1))
+				if !errors.Is(r.Err, engine.ErrNotMine) {
+					t.Errorf("%+v", r)
+				}
+			})
+		}
+		f.Close()
+		senders.Wait()
+	}
+}

@@ -3,7 +3,9 @@ package forward
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"time"
 
@@ -126,11 +128,9 @@ func (w *Waits) end() {
 
 // Send hands beats to a node, this one included. It keeps nothing of b, and waits for room,
 // Options.MaxWait at most. The sinks of the heartbeats are told what came of them, within that time
-// and Options.Timeout, in any order.
-func (f *Forwarder) Send(to string, b *Beats, around *Waits) {
-	if b.Len() > 0 {
-		f.lane(to).add(b, f.o.MaxWait, around)
-	}
+// and Options.Timeout, in any order. False: there was no room for some.
+func (f *Forwarder) Send(to string, b *Beats, around *Waits) bool {
+	return b.Len() == 0 || f.lane(to).add(b, f.o.MaxWait, around)
 }
 
 // TrySend is Send, if there is room for all of b.
@@ -188,8 +188,9 @@ func (f *Forwarder) Down(node string) {
 func (f *Forwarder) Close() {
 	f.mu.Lock()
 	f.closed = true
+	lanes := slices.Collect(maps.Values(f.lanes)) // those that are made from now on are closed
 	f.mu.Unlock()
-	for _, l := range f.lanes {
+	for _, l := range lanes {
 		l.down(errClosed, outcomeDown, true)
 	}
 }

@@ -51,8 +51,9 @@ func newLane(f *Forwarder, to string) *lane {
 	return l
 }
 
-// add takes beats, and waits for room, wait at most. It tells the sinks of those that found none.
-func (l *lane) add(b *Beats, wait time.Duration, around *Waits) {
+// add takes beats, and waits for room, wait at most. It tells the sinks of those that found none;
+// false: there were such.
+func (l *lane) add(b *Beats, wait time.Duration, around *Waits) bool {
 	done := 0
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -60,7 +61,7 @@ func (l *lane) add(b *Beats, wait time.Duration, around *Waits) {
 		done += l.fill(b, done)
 		l.leaveIfDue()
 		if done == b.Len() {
-			return
+			return true
 		}
 		if l.closed || !l.awaitRoom(&wait, around) {
 			break
@@ -68,6 +69,7 @@ func (l *lane) add(b *Beats, wait time.Duration, around *Waits) {
 	}
 	l.of.figures.count(outcomeFull, b.Len()-done)
 	b.refuse(done)
+	return false
 }
 
 // tryAdd takes beats if there is room for all of them.

@@ -121,6 +121,7 @@ type Edge struct {
 	held     int // streams that have not begun
 	idle     idleUsers
 	isolated bool
+	shed     shed // while isolated
 	counts   Stats
 	marks    uint64 // of Subscribe: which partitions a list has met
 
@@ -218,15 +219,40 @@ func (e *Edge) Fresh(user uuid.UUID) bool {
 }
 
 // Isolate says that this node is cut off from the others, or is not any more. From then on streams
-// are refused with ErrIsolated, and those that are open end within the time given: their clients
-// come back elsewhere.
+// are refused with ErrIsolated, and those that are open end within the time given, or twice that
+// for one that is just beginning: their clients come back elsewhere.
 func (e *Edge) Isolate(isolated bool, over time.Duration) {
 	e.mu.Lock()
 	began := isolated && !e.isolated
-	e.isolated = isolated
+	if e.isolated = isolated; began {
+		e.shed = shed{over, e.o.Clock.Nanos()}
+	}
 	e.mu.Unlock()
 	if began {
 		e.o.Follower.Shed(over)
+	}
+}
+
+// shed is how the streams of an isolated node end, and when that began last.
+type shed struct {
+	over  time.Duration
+	nanos int64
+}
+
+// shedAgain ends, while this node is isolated, the streams that were past the look at that when the
+// others were told to end, and those that waited for their users then and have begun since: that
+// puts their end off.
+func (e *Edge) shedAgain() {
+	now := e.o.Clock.Nanos()
+	e.mu.Lock()
+	s := e.shed
+	due := e.isolated && now-s.nanos >= int64(s.over)
+	if due {
+		e.shed.nanos = now
+	}
+	e.mu.Unlock()
+	if due {
+		e.o.Follower.Shed(s.over)
 	}
 }
 

@@ -390,12 +390,40 @@ func TestRefusedStreams(t *testing.T) {
 		t.Errorf("%+v", s)
 	}
 	n.edge.Isolate(true, time.Second)
+	w.pass(time.Second)
+	n.follower.tick()
 	if err := subscribe(1); !errors.Is(err, engine.ErrNotMine) || len(n.follower.streams) != 0 {
 		t.Errorf("%v, %d streams", err, len(n.follower.streams))
 	}
 	n.edge.Isolate(false, 0)
 	if err := subscribe(1); err != nil {
 		t.Error(err)
+	}
+	n.edge.tick()
+	w.pass(3 * time.Second)
+	if n.follower.tick(); len(n.follower.streams) != 1 {
+		t.Error("a stream ends although the node is not isolated any more")
+	}
+}
+
+// TestIsolatedNodeKeepsNoStream: neither one that was just opening when the others were told to
+// end, nor one that waited for its users then and begins afterwards.
+func TestIsolatedNodeKeepsNoStream(t *testing.T) {
+	w, _, n := calm(t, 1)
+	waits := n.subscribe(userOf(0, 1))
+	n.edge.ask()
+	n.follower.taking = func() { n.edge.Isolate(true, time.Second) }
+	n.subscribe(userOf(0, 2))
+	if w.run(); !waits.begun {
+		t.Fatal("the owner has answered, and the stream has not begun")
+	}
+	for range 10 {
+		w.pass(tickTime)
+		n.edge.tick()
+		n.follower.tick()
+	}
+	if left := len(n.follower.streams); left != 0 {
+		t.Errorf("%d streams are left", left)
 	}
 }
 

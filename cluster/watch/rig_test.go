@@ -363,7 +363,8 @@ type testFollower struct {
 	table   map[uuid.UUID]map[uuid.UUID]record.View
 	streams map[*testStream]bool
 	updates int
-	err     error // of Change and Replace
+	err     error  // of Change and Replace
+	taking  func() // called before Subscribe; nil: nothing
 }
 
 // testStream is a stream, with what it was told of each device.
@@ -372,6 +373,7 @@ type testStream struct {
 	hold  *broadcast.Hold
 	begun bool
 	nanos int64 // when it was opened
+	ends  int64 // when it ends, since it was shed; 0: it is not to
 	done  func()
 	told  map[deviceKey]toldDevice
 }
@@ -383,13 +385,18 @@ func (f *testFollower) Update(_ int64, fn func(c Changes)) {
 	fn(f)
 }
 
-func (f *testFollower) Shed(time.Duration) {
+func (f *testFollower) Shed(over time.Duration) {
 	for s := range f.streams {
-		f.end(s)
+		if ends := f.w.nanos + f.w.rng.Int64N(int64(over)+1); s.ends == 0 || ends < s.ends {
+			s.ends = ends
+		}
 	}
 }
 
 func (f *testFollower) Subscribe(s broadcast.Subscription) error {
+	if f.taking != nil {
+		f.taking()
+	}
 	st := &testStream{users: []uuid.UUID{s.User}, hold: s.Hold, done: s.Done, nanos: f.w.nanos,
 		told: map[deviceKey]toldDevice{}}
 	if s.List != nil {
@@ -405,6 +412,7 @@ func (f *testFollower) Subscribe(s broadcast.Subscription) error {
 func (f *testFollower) Begin(h *broadcast.Hold) {
 	for s := range f.streams {
 		if s.hold == h {
+			s.ends = 0 // as those of a broadcaster, whose ends are then the tokens'
 			f.start(s)
 			return
 		}
@@ -516,10 +524,10 @@ func (f *testFollower) Drop(user uuid.UUID) {
 	delete(f.table, user)
 }
 
-// tick ends streams that have waited for too long.
+// tick ends streams that have waited for too long, or were shed.
 func (f *testFollower) tick() {
 	for s := range f.streams {
-		if !s.begun && f.w.nanos >= s.hold.UntilNanos {
+		if !s.begun && f.w.nanos >= s.hold.UntilNanos || s.ends != 0 && f.w.nanos >= s.ends {
 			f.end(s)
 		}
 	}

@@ -45,6 +45,7 @@ func (e *Edge) run() {
 // tick releases the users of streams that have ended, drops users without streams, and looks for
 // owners that are silent or do not answer.
 func (e *Edge) tick() {
+	e.shedAgain()
 	e.releaseEnded()
 	e.applying.Lock()
 	defer e.applying.Unlock()
