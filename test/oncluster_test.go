@@ -73,7 +73,7 @@ func TestLoadSeesANodeLost(t *testing.T) {
 	for _, r := range n.rigs[1:] {
 		more = append(more, "--target=http://"+r.addr)
 	}
-	// The owner of a single partition may have none of the load's users: then no heartbeat is refused.
+	// The owner of a single partition may have none of the users: then no heartbeat is refused.
 	busiest, _ := n.busiest()
 	code, out := load(t, n.rigs[0].addr, append(more, "--scenario=node-loss", "--duration=8s",
 		"--lists=6", "--list-size=10", "--list-view=both", "--max-wait=30s",
