@@ -25,8 +25,9 @@ const roundBytes = 1 << 20
 //	                  └─► applier 1: users of the next ones ┴─► all done: the rest ─► next round
 //
 // A user's records go to one applier, in order. Between users the order is lost, so that in the
-// middle of a round the table may hold devices that it never held together. What finds no room for
-// that reason is put off to the round's end, when everything else stands as it did at one moment.
+// middle of a round the table may hold devices that it never held together: more than there may be,
+// by the records of a round. Table.Restore has room for them, since what there may be is half of
+// the slots' numbers.
 type replayer struct {
 	recovery *recoverer
 	appliers []*applier
@@ -118,22 +119,15 @@ func (r *replayer) next() error {
 	return nil
 }
 
-// finish waits for the round in progress and deals with what was put off in it.
+// finish waits for the round in progress.
 func (r *replayer) finish() error {
 	r.round.Wait()
 	var errs []error
-	var late []byte
 	for _, a := range r.appliers {
 		errs = append(errs, a.err)
-		late = append(late, a.late...)
-		a.late = nil
-	}
-	err := errors.Join(errs...)
-	if err == nil && len(late) > 0 {
-		err = r.appliers[0].applyLate(late)
 	}
 	r.recovery.over.note(r.recovery)
-	return err
+	return errors.Join(errs...)
 }
 
 // close applies what is left.
@@ -168,8 +162,7 @@ type applier struct {
 
 	found [GroupSize]table.Lookup // scratch of applyAll
 
-	late []byte // the rest of a round, from the first record that found no room
-	err  error
+	err error
 }
 
 func newApplier(r *recoverer, now Instant) *applier {
@@ -182,7 +175,7 @@ func newApplier(r *recoverer, now Instant) *applier {
 // applyAll applies records as appendReplay made them.
 func (a *applier) applyAll(records []byte) {
 	defer a.forgetSource()
-	for len(records) > 0 && a.err == nil && len(a.late) == 0 {
+	for len(records) > 0 && a.err == nil {
 		n := 0
 		for rest := records; len(rest) > 0 && n < GroupSize; n++ {
 			var c change
@@ -199,10 +192,6 @@ func (a *applier) applyFound(records []byte, n int) (rest []byte) {
 	for i := range n {
 		c, behind := cutReplay(records)
 		err := a.apply(c.lsn, c.rec, a.found[i].Ref, a.found[i].Entry, c.said())
-		if errors.Is(err, table.ErrFull) {
-			a.late = records
-			return nil
-		}
 		if err != nil {
 			a.err = err
 			return nil
@@ -210,32 +199,6 @@ func (a *applier) applyFound(records []byte, n int) (rest []byte) {
 		records = behind
 	}
 	return records
-}
-
-// applyLate applies what was put off in a round, now that everything else of the round is there. Of
-// each device only the last record counts. First those that were forgotten give up their slots, and
-// only then do the others take theirs: the table as it is at the round's end has room for them.
-func (a *applier) applyLate(records []byte) error {
-	defer a.forgetSource()
-	last := make(map[[2]uuid.UUID]change)
-	for len(records) > 0 {
-		var c change
-		c, records = cutReplay(records)
-		last[[2]uuid.UUID{c.rec.User(), c.rec.Device()}] = c
-	}
-	for _, c := range last {
-		if c.rec.Forget() {
-			a.forget(c.lsn, c.rec.User(), c.rec.Device())
-		}
-	}
-	for _, c := range last {
-		if !c.rec.Forget() {
-			if err := a.apply(c.lsn, c.rec, 0, nil, c.said()); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
 }
 
 // apply takes up one record. It goes by LSN, never by seq: the log's order is the order of
