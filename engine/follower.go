@@ -166,10 +166,10 @@ func (u *Update) Change(rec []byte) error {
 		return fmt.Errorf("engine: follower: %w", err)
 	}
 	if r.Forget() {
-		u.forget(r.User(), r.Device())
+		u.forget(r.User(), r.Device(), u.f.clock().WallMS)
 		return nil
 	}
-	return u.put(r)
+	return u.put(r, r.UpdatedAt())
 }
 
 // Replace tells all that the owner knows of a user: a record of each device, as AppendStates makes
@@ -186,13 +186,15 @@ func (u *Update) Replace(user uuid.UUID, told Told, recs iter.Seq[[]byte]) error
 		}
 		u.recs = append(u.recs, r)
 	}
-	// As they happened: the user's last change is that of the last device that turned.
+	// As they happened.
 	slices.SortStableFunc(u.recs, func(a, b record.View) int {
 		return cmp.Compare(a.UpdatedAt(), b.UpdatedAt())
 	})
-	u.forgetOthers(user)
+	u.forgetOthers(user, cmp.Or(told.ChangedAtMS, u.f.clock().WallMS))
 	for _, r := range u.recs {
-		if err := u.put(r); err != nil {
+		// A device that is online has been heard of since it turned: its record does not say when
+		// that was. The user's last turn was no earlier.
+		if err := u.put(r, cmp.Or(told.ChangedAtMS, r.UpdatedAt())); err != nil {
 			return err
 		}
 	}
@@ -218,8 +220,9 @@ func (u *Update) Drop(user uuid.UUID) {
 	}
 }
 
-// put makes a device what its record says, and publishes that if it is news.
-func (u *Update) put(r record.View) error {
+// put makes a device what its record says, and publishes that if it is news. If it is a turn, its
+// user changed at an instant.
+func (u *Update) put(r record.View, changedAtMS uint64) error {
 	d := u.f.devices
 	user, device := r.User(), r.Device()
 	_, entry, err := d.table.Restore(user, device)
@@ -238,7 +241,7 @@ func (u *Update) put(r record.View) error {
 	if held.Source == 0 || !d.sources.holds(held.Source, r.Source()) {
 		next.Source = d.sources.take(r.Source(), 1) // no heartbeat waits for this claim
 	}
-	u.commit(entry, &held, &next, r)
+	u.commit(entry, &held, &next, r, changedAtMS)
 	if next.Source != held.Source {
 		d.sources.release(held.Source, 1)
 	}
@@ -246,8 +249,11 @@ func (u *Update) put(r record.View) error {
 }
 
 // commit gives a change its LSN and its place in the table, and publishes it. The caller owns the
-// claim, which it gives back.
-func (u *Update) commit(entry *table.Entry, held, next *table.State, r record.View) {
+// claim, which it gives back. The record of a turn, from which frames are made, says when the user
+// changed; the entry says what the owner does.
+func (u *Update) commit(
+	entry *table.Entry, held, next *table.State, r record.View, changedAtMS uint64,
+) {
 	d, user := u.f.devices, r.User()
 	if next.Online {
 		next.DeadlineNanos = math.MaxInt64 // silence is the owner's
@@ -256,7 +262,11 @@ func (u *Update) commit(entry *table.Entry, held, next *table.State, r record.Vi
 		next.LSN = d.log.Append(
 			record.Append(u.scratch[:0], user, r.Device(), &next.State, r.Source()), 0)
 	} else {
-		next.LSN = d.logTurn(user, r.Device(), held, next, r.Source(), u.scratch[:0], 0)
+		turn := *next
+		if turn.Online != held.Online {
+			turn.UpdatedAtMS = changedAtMS
+		}
+		next.LSN = d.logTurn(user, r.Device(), held, &turn, r.Source(), u.scratch[:0], 0)
 	}
 	entry.Commit(next)
 	d.counters.loops().moved(held, next)
@@ -268,9 +278,7 @@ func (u *Update) aggregate(user uuid.UUID, told Told) {
 	held := u.f.table.Hold(user)
 	was := held.Aggregate
 	held.SeenAtMS = max(held.SeenAtMS, told.SeenAtMS)
-	if told.ChangedAtMS != 0 {
-		held.ChangedAtMS = told.ChangedAtMS
-	}
+	held.ChangedAtMS = max(held.ChangedAtMS, told.ChangedAtMS)
 	if held.Aggregate == was {
 		held.Release()
 		return
@@ -281,8 +289,9 @@ func (u *Update) aggregate(user uuid.UUID, told Told) {
 	held.Store()
 }
 
-// forgetOthers removes the devices of a user that u.recs do not name.
-func (u *Update) forgetOthers(user uuid.UUID) {
+// forgetOthers removes the devices of a user that u.recs do not name. The user changed at an
+// instant.
+func (u *Update) forgetOthers(user uuid.UUID, changedAtMS uint64) {
 	d := u.f.devices
 	u.refs = d.table.Devices(user, u.refs[:0])
 	if len(u.refs) == 0 {
@@ -295,13 +304,14 @@ func (u *Update) forgetOthers(user uuid.UUID) {
 	for _, ref := range u.refs {
 		owner, device := d.table.Entry(ref).IDs()
 		if owner == user && !named[device] {
-			u.forget(user, device)
+			u.forget(user, device, changedAtMS)
 		}
 	}
 }
 
-// forget removes a device. One that was online is told offline first, at the present time.
-func (u *Update) forget(user, device uuid.UUID) {
+// forget removes a device. One that was online is told offline first, at the present time; its user
+// changed at an instant.
+func (u *Update) forget(user, device uuid.UUID, changedAtMS uint64) {
 	d := u.f.devices
 	ref, entry := d.table.Find(user, device)
 	if entry == nil || !entry.Claim(user, device) {
@@ -314,7 +324,7 @@ func (u *Update) forget(user, device uuid.UUID) {
 		next.Online, next.SentAtMS, next.UpdatedAtMS = false, now, now
 		source := []byte(d.sources.name(held.Source))
 		rec := record.AppendUser(nil, user, device, &next.State, source, &record.User{})
-		u.commit(entry, &held, &next, record.View(rec))
+		u.commit(entry, &held, &next, record.View(rec), changedAtMS)
 		if !entry.Claim(user, device) {
 			panic("bug: a device was removed beside an Update")
 		}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 
@@ -295,5 +296,73 @@ func TestFollowerForgets(t *testing.T) {
 	}
 	if f.History().Forgotten(hb.User) <= before {
 		t.Error("a cursor from before the drop would be honoured")
+	}
+}
+
+// TestFollowerTellsWhenTheUserChanged: where a follower has missed a turn, its device has been
+// heard of since. The streams are told when the user changed, not when the device was heard of
+// last.
+func TestFollowerTellsWhenTheUserChanged(t *testing.T) {
+	f, err := NewFollower(Options{Shards: 16})
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.Start()
+	defer f.Close(t.Context())
+	user := uuid.New()
+	state := func(device byte, ms uint64, online bool) []byte {
+		s := record.State{Seq: ms, Online: online, UpdatedAtMS: ms, SeenAtMS: ms}
+		return record.AppendUser(nil, user, uuid.UUID{15: device}, &s, []byte("d"), &record.User{})
+	}
+	tell := func(changed uint64, recs ...[]byte) {
+		f.Update(0, func(u *Update) {
+			err := u.Replace(user, Told{SeenAtMS: changed, ChangedAtMS: changed},
+				func(yield func([]byte) bool) {
+					for _, rec := range recs {
+						if !yield(rec) {
+							return
+						}
+					}
+				})
+			if err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	tell(1000, state(1, 1000, true))
+	c := &textConn{*newTestConn()}
+	if err := f.Subscribe(broadcast.Subscription{Conn: c, List: &broadcast.List{
+		Users: []uuid.UUID{user}, View: broadcast.ViewUsers, IDs: plainIDs{},
+	}}); err != nil || f.Streams(user) != 1 {
+		t.Fatal("there is no stream", err)
+	}
+	// Device 2 came at 1500, and has been heard of since; so has device 1.
+	tell(1500, state(1, 1900, true), state(2, 2000, true))
+	// Device 2 was forgotten, and 3 came at 2500.
+	tell(2500, state(1, 3000, true), state(3, 3100, true))
+	told := func(text, name string) (values []string) {
+		for _, frame := range strings.Split(text, "\n\n") {
+			if _, at, ok := strings.Cut(frame, `"`+name+`":`); ok {
+				values = append(values, at[:strings.IndexAny(at, ",}")])
+			}
+		}
+		return values
+	}
+	var online, changed []string
+	testwait.Until(t, "the stream is told all", func() bool {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		online = told(string(c.buf), "devices_online")
+		changed = told(string(c.buf), "changed_at_ms")
+		return len(changed) == 4
+	})
+	if got := fmt.Sprint(online, changed); got != "[1 2 1 2] [1000 1500 2500 2500]" {
+		t.Errorf("devices online, and when: %s", got)
+	}
+	if at, _ := f.Turned(user); at != 2500 {
+		t.Errorf("the follower holds %d", at)
+	}
+	if d, _ := f.Devices(user, uuid.Nil, 10); len(d) != 2 || d[1].UpdatedAtMS != 3100 {
+		t.Errorf("it holds %+v", d)
 	}
 }
