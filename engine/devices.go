@@ -85,13 +85,17 @@ func (d *devices) read(entry *table.Entry) (
 
 // logTurn appends the record of a change of a device from was to is that turns it, or says offline,
 // and moves the aggregate of its user with it. The caller owns the claim and has a credit; it
-// commits is with the LSN. The aggregates of package table say why the one is inside of the other.
+// commits is with the LSN. A turn says no earlier time than the user's last one (I9). The
+// aggregates of package table say why the one is inside of the other.
 func (d *devices) logTurn(
 	user, device uuid.UUID, was, is *table.State, source, scratch []byte, stamp int64,
 ) (lsn uint64) {
 	held := d.table.Hold(user)
 	turn := was.Online != is.Online
 	if turn {
+		if is.UpdatedAtMS = max(is.UpdatedAtMS, held.ChangedAtMS); is.Online {
+			is.SeenAtMS = max(is.SeenAtMS, is.UpdatedAtMS)
+		}
 		held.Turn(is.Online, is.SeenAtMS)
 		held.ChangedAtMS = is.UpdatedAtMS
 	}
@@ -103,7 +107,7 @@ func (d *devices) logTurn(
 		return lsn
 	}
 	held.TurnLSN = lsn
-	held.Store()
+	held.StoreTurn(d.log.Committed())
 	return lsn
 }
 

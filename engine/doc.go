@@ -75,6 +75,13 @@
 // before the process has listened for as long again, so that what came in time has been read: see
 // listening.
 //
+// I9 Times do not go back. The wall clock may, when it is set or a partition gets another owner,
+// and a receipt is read before the claim. So a change takes the later of its own receipt and that
+// of the device's change before it, under the claim; a turn also that of its user's turn before it,
+// under the lock of the aggregate. In the order of LSNs no record of a device, and no turn of a
+// user, says an earlier time than the one before. What frames show of a user's last seen is T7 of
+// package table. Deadlines are not touched by it (I7).
+//
 // # What a crash loses
 //
 // With the log's default sync mode: nothing that was acknowledged. Heartbeats in flight may be in

@@ -276,7 +276,8 @@ func (x *expirer) expire(
 	}
 	now := x.clock()
 	held.Online, held.Expired = false, true
-	held.SentAtMS, held.UpdatedAtMS = now.WallMS, now.WallMS
+	held.UpdatedAtMS = max(now.WallMS, held.UpdatedAtMS) // I9
+	held.SentAtMS = held.UpdatedAtMS
 	held.LSN = x.logTurn(user, device, seen, &held, []byte(source), x.scratch[:0], 0)
 	x.unkicked = true
 	entry.Commit(&held)

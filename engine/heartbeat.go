@@ -283,15 +283,22 @@ func (a *acceptor) apply(s *submission) verdict {
 	return applied
 }
 
-// change fills in what a heartbeat makes of the state that its device had.
+// change fills in what a heartbeat makes of the state that its device had. It may have been
+// received before the one that was applied before it (I9):
+//
+//	goroutine 1                        goroutine 2
+//	receives seq 8: its clock says 10
+//	                                   receives seq 7: its clock says 12
+//	                                   claim, updated at 12
+//	claim, updated at 10: no, 12
 func (hb *Heartbeat) change(held, next *table.State, received Instant) {
 	next.Seq = hb.Seq
 	next.SentAtMS = hb.SentAtMS
 	next.HeartbeatAtMS = hb.SentAtMS
-	next.UpdatedAtMS = received.WallMS
+	next.UpdatedAtMS = max(received.WallMS, held.UpdatedAtMS)
 	next.TTLMS = hb.TTLMS
 	if next.Online = hb.Status == Online; next.Online {
-		next.SeenAtMS = received.WallMS
+		next.SeenAtMS = next.UpdatedAtMS
 		next.DeadlineNanos = after(received.Nanos, hb.TTLMS)
 		return
 	}

@@ -133,6 +133,6 @@ func (i *importing) logAs(rec record.View, was, is *table.State) (lsn uint64) {
 	if rec.Turn() {
 		held.TurnLSN, held.ChangedAtMS = lsn, rec.UpdatedAt()
 	}
-	held.Store()
+	held.StoreTurn(i.log.Committed())
 	return lsn
 }

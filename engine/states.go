@@ -18,7 +18,8 @@ func (e *Engine) AppendStates(dst []byte, user uuid.UUID, through uint64) (
 ) {
 	d := e.devices
 	held, _ := d.table.Aggregate(user)
-	if told.SeenAtMS = held.SeenAtMS; held.TurnLSN <= through {
+	told.SeenAtMS = d.table.RaiseSeen(user, 0, through)
+	if held.TurnLSN <= through {
 		told.ChangedAtMS = held.ChangedAtMS
 	} else {
 		newer = held.TurnLSN
@@ -34,7 +35,7 @@ func (e *Engine) AppendStates(dst []byte, user uuid.UUID, through uint64) (
 		}
 		at := len(dst)
 		dst = record.AppendUser(append(dst, 0, 0), user, device, &s.State, []byte(source),
-			&record.User{SeenAtMS: held.SeenAtMS, Online: held.Online})
+			&record.User{SeenAtMS: told.SeenAtMS, Online: held.Online})
 		binary.LittleEndian.PutUint16(dst[at:], uint16(len(dst)-at-2))
 	}
 	return dst, newer, told

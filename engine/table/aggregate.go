@@ -1,6 +1,7 @@
 package table
 
 import (
+	"slices"
 	"sync"
 
 	"github.com/google/uuid"
@@ -13,8 +14,8 @@ type Aggregate struct {
 	ChangedAtMS uint64 // receipt of the last turn, by the server's clock, in unix milliseconds
 	// SeenAtMS is the highest of what turns said of their devices' SeenAtMS, and of what was shown
 	// of the user. While Online is 0 it is exact; what online devices have sent since is in it only
-	// if it was shown. It stays when a device
-	// is removed and others of the user are left.
+	// if it was shown. It stays when a device is removed and others of the user are left. A turn
+	// that is not committed is in it: RaiseSeen says what may be shown.
 	SeenAtMS uint64
 	Online   uint32 // devices that are online
 }
@@ -46,7 +47,22 @@ type aggregates struct {
 	// does not look at them.
 	of     map[words]packedAggregate
 	online int // users with a device online; guarded by mu
+	// flights are the shard's turns that were not committed when the last one of them was made, in
+	// the order of their LSNs: no more than the log has in flight. Guarded by mu.
+	flights []flight
 }
+
+// flight is a turn that raised SeenAtMS before it was committed.
+type flight struct {
+	user words
+	lsn  uint64
+	// seenAtMS is what SeenAtMS would be without this turn and later ones: what may be shown of the
+	// user through an LSN below this one. What was shown since is in it.
+	seenAtMS uint64
+}
+
+// spareFlights is how many flights a shard keeps room for.
+const spareFlights = 64
 
 // packedAggregate is an Aggregate in 24 bytes. Times have 48 bits and saturate, as UpdatedAtMS
 // does.
@@ -83,27 +99,44 @@ func (t *Table) Aggregate(user uuid.UUID) (Aggregate, bool) {
 	return p.unpack(), ok
 }
 
-// RaiseSeen says that a user was seen at an instant, which was shown, and returns the latest such
-// instant. A turn above through may have been seen later, which is not to be shown yet: then it
-// returns the instant that it was given.
+// RaiseSeen says that a user was seen at an instant that may be shown, and returns the latest such
+// instant: by what is committed through an LSN, and by what was returned before. It never goes back
+// (T7). through is no LSN above those that are committed.
 func (t *Table) RaiseSeen(user uuid.UUID, seenAtMS, through uint64) uint64 {
 	k := t.key(user, uuid.Nil)
 	in := t.aggregatesOf(&k)
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	p, ok := in.of[k.user]
-	a := p.unpack()
 	if !ok {
 		return seenAtMS
+	}
+	a := p.unpack()
+	seenAtMS = max(seenAtMS, in.shownSeen(k.user, &a, through))
+	for i := range in.flights {
+		if f := &in.flights[i]; f.user == k.user {
+			f.seenAtMS = max(f.seenAtMS, seenAtMS)
+		}
 	}
 	if a.SeenAtMS < seenAtMS {
 		a.SeenAtMS = seenAtMS
 		in.of[k.user] = a.pack()
 	}
-	if a.TurnLSN > through {
-		return seenAtMS
+	return seenAtMS
+}
+
+// shownSeen is the SeenAtMS of a user's aggregate without the turns above through, as far as they
+// are in flight: others are committed. mu is held.
+func (a *aggregates) shownSeen(user words, of *Aggregate, through uint64) uint64 {
+	if of.TurnLSN <= through {
+		return of.SeenAtMS
 	}
-	return a.SeenAtMS
+	for i := range a.flights {
+		if f := &a.flights[i]; f.user == user && f.lsn > through {
+			return f.seenAtMS
+		}
+	}
+	return of.SeenAtMS
 }
 
 // HeldAggregate is a user's Aggregate, which no other goroutine sees until Release: see Hold.
@@ -111,7 +144,7 @@ type HeldAggregate struct {
 	Aggregate
 	in   *aggregates
 	user words
-	was  uint32 // Online, when it was taken
+	was  Aggregate // when it was taken
 }
 
 // Hold returns the user's aggregate and keeps all others from it until Release. The caller owns the
@@ -121,7 +154,7 @@ func (t *Table) Hold(user uuid.UUID) HeldAggregate {
 	h := HeldAggregate{in: t.aggregatesOf(&k), user: k.user}
 	h.in.mu.Lock()
 	h.Aggregate = h.in.of[h.user].unpack()
-	h.was = h.Online
+	h.was = h.Aggregate
 	return h
 }
 
@@ -148,8 +181,28 @@ func (h *HeldAggregate) Store() {
 		a.of = make(map[words]packedAggregate)
 	}
 	a.of[h.user] = h.pack()
-	a.online += anyOnline(h.Online) - anyOnline(h.was)
+	a.online += anyOnline(h.Online) - anyOnline(h.was.Online)
 	a.mu.Unlock()
+}
+
+// StoreTurn is Store after a turn that got its LSN under Hold, of a log that is committed at least
+// through an LSN.
+func (h *HeldAggregate) StoreTurn(committed uint64) {
+	a := h.in
+	landed := 0
+	for landed < len(a.flights) && a.flights[landed].lsn <= committed {
+		landed++
+	}
+	if landed > 0 { // once for each commit
+		a.flights = slices.Delete(a.flights, 0, landed)
+	}
+	if len(a.flights) == 0 && cap(a.flights) > spareFlights {
+		a.flights = nil
+	}
+	if h.SeenAtMS > h.was.SeenAtMS && h.TurnLSN > committed {
+		a.flights = append(a.flights, flight{h.user, h.TurnLSN, h.was.SeenAtMS})
+	}
+	h.Store()
 }
 
 // remove forgets the aggregate of a user without devices. The shard's mutex is held: no device of
@@ -160,6 +213,7 @@ func (a *aggregates) remove(user words) {
 	p := a.of[user].unpack()
 	a.online -= anyOnline(p.Online)
 	delete(a.of, user)
+	a.flights = slices.DeleteFunc(a.flights, func(f flight) bool { return f.user == user })
 }
 
 // anyOnline is 1 for a user with devices online, else 0.

@@ -4,6 +4,7 @@ import (
 	"math"
 	"testing"
 
+	"rollcall/internal/testseed"
 	"rollcall/record"
 )
 
@@ -105,4 +106,73 @@ func TestMoreOfflineThanOnline(t *testing.T) {
 		}
 	}()
 	h.Turn(false, 1)
+}
+
+// TestSeenDoesNotGoBack (T7): whatever turns are in flight, what RaiseSeen returns does not go
+// back, and never holds what is not committed. The model keeps all that was said of each user, by
+// LSN.
+func TestSeenDoesNotGoBack(t *testing.T) {
+	rng := testseed.Rand(t)
+	type said struct{ lsn, ms uint64 }
+	for range 200 {
+		tab := New(Options{Shards: 1})
+		const users, devices = 3, 3
+		var online [users][devices]bool
+		var heard [users][]said
+		var returned [users]uint64
+		lsn, committed, ms := uint64(0), uint64(0), uint64(1000)
+		for range 300 {
+			n := rng.IntN(users)
+			ms += rng.Uint64N(3)
+			switch rng.IntN(4) {
+			case 0:
+				committed += rng.Uint64N(lsn - committed + 1)
+			case 1: // a turn; an offline one says what is some time ago
+				dev := rng.IntN(devices)
+				lsn++
+				on := !online[n][dev]
+				online[n][dev] = on
+				seen := ms
+				if !on {
+					seen -= rng.Uint64N(5)
+				}
+				h := tab.Hold(user(n))
+				h.Turn(on, seen)
+				h.TurnLSN, h.ChangedAtMS = lsn, ms
+				h.StoreTurn(committed - rng.Uint64N(min(committed, 2)+1)) // it may lag behind
+				heard[n] = append(heard[n], said{lsn, seen})
+			default: // a frame, perhaps of a heartbeat that is no turn
+				through, given := committed-rng.Uint64N(min(committed, 2)+1), uint64(0)
+				if rng.IntN(3) == 0 && through > 0 {
+					given = ms
+					heard[n] = append(heard[n], said{through, given})
+				}
+				if _, known := tab.Aggregate(user(n)); !known {
+					heard[n] = nil // nothing is kept of a user that never turned
+					continue
+				}
+				got := tab.RaiseSeen(user(n), given, through)
+				most, least := uint64(0), returned[n]
+				for _, s := range heard[n] {
+					if s.lsn <= committed {
+						most = max(most, s.ms)
+					}
+					if s.lsn <= through {
+						least = max(least, s.ms)
+					}
+				}
+				if got < least || got > most {
+					t.Fatalf("seen at %d, want %d to %d", got, least, most)
+				}
+				returned[n] = got
+			}
+		}
+		h := tab.Hold(user(0))
+		h.TurnLSN = lsn + 1
+		h.StoreTurn(lsn)
+		if left := tab.aggregates[0].flights; len(left) > 0 {
+			t.Errorf("%d turns are in flight, and all are committed", len(left))
+		}
+		tab.Close()
+	}
 }

@@ -65,6 +65,8 @@
 //     commits, so a reader of the entry and then of the aggregate finds the entry's turn there.
 //     With no claim held, the aggregate counts the user's entries that are online. It goes with
 //     the user's last device.
+//   - T7 Last seen. What RaiseSeen returns for a user never goes back while the user has devices,
+//     and holds no turn that is not committed: see below.
 //
 // T3 in full. Version changes with every commit, so that usually head alone tells. But it has 9
 // bits, and a reader may be preempted for long:
@@ -82,6 +84,26 @@
 // all its words before that. An owner whose claim began after it has stored its words after they
 // were loaded. So the words are those of one commit. (Commits that keep the LSN, as after a
 // restart, when deadlines are put off, are told apart by version.)
+//
+// T7 in full. A frame shows the latest instant that its reader may know of. A later frame of the
+// user may be made when less can be read than before, since turns and heartbeats that are not
+// committed have taken the place of what was:
+//
+//	turns of a user                  frames of it, in the order of LSNs
+//	LSN 16, 17, 18, committed
+//	                                 frame of 16: device 18 was seen last; that is shown
+//	LSN 21, not committed:
+//	the aggregate holds it, and
+//	the entry of 18 is at LSN 22
+//	                                 frame of 17: neither may be shown
+//
+// So a turn that raises SeenAtMS leaves what stood there before, a flight, until it is committed.
+// Any value that is returned, v, is stored in the aggregate and in the user's flights. A later call
+// returns one of these, or the aggregate. A flight that comes after v begins with the aggregate's
+// value, which is at least v. And a flight holds what was shown, thus committed, and turns before
+// its own: the first flight above through is the one of the first turn above it that raised
+// SeenAtMS. A turn without a flight has raised nothing, or it was committed before another turn of
+// the shard was made.
 //
 // # Removal
 //
