@@ -1,6 +1,7 @@
 package watch
 
 import (
+	"runtime"
 	"slices"
 	"sync"
 
@@ -151,15 +152,24 @@ func (h *Hub) look() (through uint64, watched bool) {
 	return h.through, len(h.users) > 0
 }
 
-// forget takes a node out of the sets of all users. It is some milliseconds of work for a hundred
-// thousand users, for which commits wait.
+// forget takes a node out of the sets of all users. The caller holds mu, which is free now and
+// then: commits wait for a part of the users. Only the hub's goroutine changes sets, so none is
+// missed.
 func (h *Hub) forget(at int) {
 	bit := uint64(1) << at
+	n := 0
 	for user, set := range h.users {
 		if set == bit {
 			delete(h.users, user)
 		} else if set&bit != 0 {
 			h.users[user] = set &^ bit
+		}
+		if n++; n%usersPerWatch == 0 {
+			h.mu.Unlock()
+			runtime.Gosched()
+			if h.mu.Lock(); h.users == nil {
+				return // it was closed meanwhile
+			}
 		}
 	}
 	h.nodes[at].gone = true

@@ -15,8 +15,9 @@ import (
 )
 
 // TestEdgeModel lets a cluster live through claims, lost and late messages, cuts, nodes that start
-// anew, and streams that come and go. No stream is told a step back, twice, or too little without a
-// doubt (E1 to E5, C6, C7), and when the faults are over every stream has what the owners have.
+// anew or are cut off, and streams that come and go. No stream is told a step back, twice, or too
+// little without a doubt (E1 to E5, C6, C7), what a node has of a user that it was told is what the
+// log has, and when the faults are over every stream has what the owners have.
 func TestEdgeModel(t *testing.T) {
 	rounds := testseed.Rounds(t, "ROLLCALL_EDGE_ROUNDS", 100, 1000)
 	seeds := testseed.Rand(t)
@@ -80,11 +81,28 @@ func (w *world) step() {
 		delete(w.cut, [2]string{n.name, n.name})
 	case at < 99:
 		w.pass(time.Duration(rng.IntN(4000)) * time.Millisecond)
+	case rng.IntN(3) == 0:
+		w.restart(n)
 	default:
-		if rng.IntN(3) == 0 {
-			w.restart(n)
-		}
+		n.edge.Isolate(!n.edge.isolated, shedTime)
 	}
+}
+
+// shedTime is how long a node that is cut off takes to end its streams.
+const shedTime = 2 * time.Second
+
+// rejoin checks that a node that is cut off keeps no stream, and ends that.
+func (n *testNode) rejoin() {
+	for range 2 {
+		n.w.pass(shedTime)
+		n.edge.tick()
+		n.follower.tick()
+	}
+	n.w.pass(shedTime)
+	if n.follower.tick(); n.edge.isolated && len(n.follower.streams) > 0 {
+		n.w.fail("%s is cut off, and has %d streams", n.name, len(n.follower.streams))
+	}
+	n.edge.Isolate(false, 0)
 }
 
 func (w *world) doWork() {
@@ -107,7 +125,7 @@ func (w *world) open(n *testNode) {
 			}
 		}
 	}
-	if err := n.edge.Subscribe(s); err != nil {
+	if err := n.edge.Subscribe(s); err != nil != n.edge.isolated {
 		w.fail("subscribe: %v", err)
 	}
 	w.say("%s opens a stream", n.name)
@@ -147,6 +165,9 @@ func (w *world) settle() {
 	w.quiet = true
 	clear(w.cut)
 	w.say("the faults are over")
+	for _, n := range w.nodes {
+		n.rejoin()
+	}
 	for round := range 40 {
 		w.pass(200 * time.Millisecond)
 		for _, p := range w.parts {
@@ -220,8 +241,8 @@ func (w *world) check() (began int) {
 }
 
 func (w *world) compare(n *testNode, s *testStream, user uuid.UUID) {
-	held := n.follower.table[user]
-	for device, c := range w.parts[user[0]].owner.table[user] {
+	held, has := n.follower.table[user], w.parts[user[0]].owner.user(user).devices
+	for device, c := range has {
 		if got := s.told[deviceKey{user, device}]; got.seq != c.rec.State().Seq {
 			w.fail("%s: device %v of %v was told seq %d, not %d", n.name, device, user, got.seq,
 				c.rec.State().Seq)
@@ -230,7 +251,7 @@ func (w *world) compare(n *testNode, s *testStream, user uuid.UUID) {
 			w.fail("%s: device %v of %v is held as %v", n.name, device, user, record.View(held[device]))
 		}
 	}
-	if len(held) != len(w.parts[user[0]].owner.table[user]) {
+	if len(held) != len(has) {
 		w.fail("%s: %v has devices %v", n.name, user, slices.Collect(maps.Keys(held)))
 	}
 }

@@ -362,6 +362,46 @@ func TestPlacesOfNodes(t *testing.T) {
 	}
 }
 
+// TestForgettingLetsCommitsIn: a node that is forgotten and watched very many users holds up no
+// commit for all of them, and the hub may be closed meanwhile.
+func TestForgettingLetsCommitsIn(t *testing.T) {
+	const users = 50_000
+	in := [2]bool{}
+	for round := 0; round < 200 && !(in[0] && in[1]); round++ { // of chances to get in
+		w, _, _ := calm(t, 1)
+		h := w.parts[0].owner.hub
+		h.mu.Lock()
+		if _, err := h.place("gone"); err != nil {
+			t.Fatal(err)
+		}
+		for i := range users {
+			h.users[uuid.UUID{13: byte(i >> 8), 14: byte(i), 15: 1}] = 1 | uint64(i%2)<<1
+		}
+		left := make(chan int)
+		go func() { // as a commit loop does
+			for {
+				h.mu.Lock()
+				n := len(h.users)
+				h.mu.Unlock()
+				if n == users {
+					continue
+				}
+				if round%2 == 0 {
+					h.Close()
+				}
+				left <- n
+				return
+			}
+		}()
+		h.forget(0)
+		h.mu.Unlock()
+		in[round%2] = in[round%2] || <-left > users/2
+	}
+	if !in[0] || !in[1] {
+		t.Error("what wants the lock waits until all users are forgotten")
+	}
+}
+
 // TestRefusedStreams: when there is no room, or the node is cut off.
 func TestRefusedStreams(t *testing.T) {
 	w, _, n := calm(t, 1)

@@ -34,6 +34,7 @@ type world struct {
 	queues map[route][]message
 	cut    map[[2]string]bool
 	work   []func() // of goroutines of hubs
+	upTo   uint64   // the LSN through which a node knows all with the message that it gets
 	trace  []string
 }
 
@@ -147,7 +148,7 @@ func (w *world) deliver() bool {
 			to.edge.Pulsed(r.from, p.partition, p.epoch, p.number, p.sure, m.nanos)
 		}
 	case r.subject == EdgeSubject:
-		to.edge.Receive(bus.Message{From: r.from, Data: m.data})
+		to.receive(bus.Message{From: r.from, Data: m.data})
 	default:
 		if o := to.owns[p]; o != nil {
 			if err := o.hub.Receive(r.from, m.data); err != nil {
@@ -156,6 +157,30 @@ func (w *world) deliver() bool {
 		}
 	}
 	return true
+}
+
+// receive takes a message of an owner. It checks that of all users that are told the node has then
+// what the log has through the LSN that the message names (E1, E2).
+func (n *testNode) receive(m bus.Message) {
+	h, rest, err := cutHead(m.Data)
+	if err != nil {
+		n.w.Fatal(err)
+	}
+	of, _, err := cutNumbered(rest)
+	if err != nil {
+		n.w.Fatal(err)
+	}
+	n.w.upTo = of.through
+	n.edge.Receive(m)
+	p := &n.edge.parts[h.partition]
+	if p.epoch != h.epoch || p.number != of.number || n.follower.err != nil {
+		return
+	}
+	for id, u := range p.users {
+		if p.told(u) {
+			n.follower.compare(id)
+		}
+	}
 }
 
 // testNode is a node: an edge, and what it owns or thinks to own.
@@ -215,6 +240,35 @@ type testPartition struct {
 	owner   *testOwner             // of the newest claim; nil: none
 }
 
+// userThrough is what the log has of a user through an LSN.
+func (p *testPartition) userThrough(user uuid.UUID, lsn uint64) (u testUser) {
+	u.devices = map[uuid.UUID]change{}
+	for _, c := range p.log[:lsn] {
+		if c.rec.User() == user {
+			u.put(c)
+		}
+	}
+	return u
+}
+
+// testUser is a user in a table.
+type testUser struct {
+	devices map[uuid.UUID]change
+	told    engine.Told
+	turnLSN uint64 // of the change of told.ChangedAtMS
+}
+
+func (u *testUser) put(c change) {
+	if u.devices[c.rec.Device()] = c; c.rec.Forget() {
+		delete(u.devices, c.rec.Device())
+		return
+	}
+	if c.rec.Turn() {
+		u.told.ChangedAtMS, u.turnLSN = c.rec.UpdatedAt(), c.lsn
+	}
+	u.told.SeenAtMS = max(u.told.SeenAtMS, c.rec.UserSeen())
+}
+
 // change is one record of a log. Its LSN is its place.
 type change struct {
 	lsn uint64
@@ -238,7 +292,7 @@ type testOwner struct {
 	partition *testPartition
 	epoch     uint64
 	hub       *Hub
-	table     map[uuid.UUID]map[uuid.UUID]change
+	table     map[uuid.UUID]*testUser
 	pending   []change // in the table, and not committed
 	ackNanos  int64
 	vouches   int
@@ -253,7 +307,7 @@ func (w *world) claim(p *testPartition, n *testNode) {
 	}
 	w.epochs++
 	o := &testOwner{w: w, node: n, partition: p, epoch: w.epochs, ackNanos: w.nanos,
-		table: map[uuid.UUID]map[uuid.UUID]change{}}
+		table: map[uuid.UUID]*testUser{}}
 	for _, c := range p.log {
 		o.put(c)
 	}
@@ -278,15 +332,15 @@ func (w *world) claim(p *testPartition, n *testNode) {
 	w.say("%s claims %d, epoch %d", n.name, p.index, o.epoch)
 }
 
-func (o *testOwner) put(c change) {
-	devices := o.table[c.rec.User()]
-	if devices == nil {
-		devices = map[uuid.UUID]change{}
-		o.table[c.rec.User()] = devices
+func (o *testOwner) put(c change) { o.user(c.rec.User()).put(c) }
+
+func (o *testOwner) user(id uuid.UUID) *testUser {
+	u := o.table[id]
+	if u == nil {
+		u = &testUser{devices: map[uuid.UUID]change{}}
+		o.table[id] = u
 	}
-	if devices[c.rec.Device()] = c; c.rec.Forget() {
-		delete(devices, c.rec.Device())
-	}
+	return u
 }
 
 // leads reports whether an append would be committed.
@@ -310,12 +364,16 @@ func (o *testOwner) heartbeat() {
 	device := uuid.UUID{15: byte(1 + rng.IntN(worldDevices))}
 	lsn := uint64(len(o.partition.log) + len(o.pending) + 1)
 	var rec record.View
-	if old, known := o.table[user][device]; known && rng.IntN(20) == 0 {
+	u := o.user(user)
+	if old, known := u.devices[device]; known && rng.IntN(20) == 0 {
 		rec = record.AppendForget(nil, old.rec)
 		o.partition.forgot[deviceKey{user, device}] = true
 	} else {
 		s := record.State{Seq: lsn, Online: rng.IntN(3) > 0, UpdatedAtMS: lsn}
-		rec = record.AppendUser(nil, user, device, &s, []byte("x"), &record.User{})
+		rec = record.AppendUser(nil, user, device, &s, []byte("x"), &record.User{
+			SeenAtMS: max(u.told.SeenAtMS, lsn*uint64(rng.IntN(2))),
+			Turn:     s.Online != (known && old.rec.State().Online),
+		})
 	}
 	c := change{lsn, rec}
 	o.pending = append(o.pending, c)
@@ -341,11 +399,15 @@ func (o *testOwner) commit() {
 
 func (o *testOwner) AppendStates(dst []byte, user uuid.UUID, through uint64) (
 	out []byte, newer uint64, told engine.Told) {
-	devices := slices.SortedFunc(maps.Keys(o.table[user]), func(a, b uuid.UUID) int {
+	u := o.user(user)
+	if told = u.told; u.turnLSN > through {
+		newer, told.ChangedAtMS = u.turnLSN, 0
+	}
+	devices := slices.SortedFunc(maps.Keys(u.devices), func(a, b uuid.UUID) int {
 		return bytes.Compare(a[:], b[:])
 	})
 	for _, device := range devices {
-		switch c := o.table[user][device]; {
+		switch c := u.devices[device]; {
 		case c.lsn > through:
 			newer = max(newer, c.lsn)
 		default:
@@ -491,8 +553,9 @@ func (f *testFollower) Change(rec []byte) error {
 	return nil
 }
 
-// Replace checks that no device is said to be gone that was not forgotten (E2).
-func (f *testFollower) Replace(user uuid.UUID, _ engine.Told, recs iter.Seq[[]byte]) error {
+// Replace checks that no device is said to be gone that was not forgotten, and what is said of the
+// user (E2).
+func (f *testFollower) Replace(user uuid.UUID, told engine.Told, recs iter.Seq[[]byte]) error {
 	if f.err != nil {
 		return f.err
 	}
@@ -512,7 +575,30 @@ func (f *testFollower) Replace(user uuid.UUID, _ engine.Told, recs iter.Seq[[]by
 		}
 		delete(f.table[user], device)
 	}
+	is := f.compare(user).told
+	if told.ChangedAtMS != is.ChangedAtMS || told.SeenAtMS < is.SeenAtMS {
+		f.w.fail("%s: of %v it is told %+v, the log has %+v", f.node.name, user, told, is)
+	}
 	return nil
+}
+
+// compare checks what is held of a user, and returns what the log has of it. A device that an owner
+// is about to forget may be gone already.
+func (f *testFollower) compare(user uuid.UUID) testUser {
+	p := f.w.parts[user[0]]
+	is, held := p.userThrough(user, f.w.upTo), f.table[user]
+	for device, rec := range held {
+		if string(rec) != string(is.devices[device].rec) {
+			f.w.fail("%s: device %v of %v is held as %v, through %d it is %v", f.node.name, device, user,
+				rec, f.w.upTo, is.devices[device])
+		}
+	}
+	for device := range is.devices {
+		if held[device] == nil && !p.forgot[deviceKey{user, device}] {
+			f.w.fail("%s: device %v of %v is missing through %d", f.node.name, device, user, f.w.upTo)
+		}
+	}
+	return is
 }
 
 func (f *testFollower) Drop(user uuid.UUID) {
