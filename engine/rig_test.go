@@ -366,13 +366,11 @@ func (c *testConn) waitFrames(t *testing.T, n int) []frame {
 // follow subscribes to a user without framing.
 func follow(t *testing.T, e *Engine, user uuid.UUID) *testConn {
 	t.Helper()
-	c := newTestConn()
+	c, before := newTestConn(), e.Streams(user)
 	if err := e.Subscribe(broadcast.Subscription{User: user, Conn: c}); err != nil {
 		t.Fatal(err)
 	}
-	// asks the worker, so that it has dealt with the subscription when this returns
-	if e.Streams(user) == 0 {
-		t.Fatal("the stream is not there")
-	}
+	// One that comes while a batch is published waits for its end.
+	testwait.Until(t, "the stream is there", func() bool { return e.Streams(user) > before })
 	return c
 }
