@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"log/slog"
 	"strconv"
 	"sync"
 	"time"
@@ -56,7 +57,7 @@ func (n *Node) join() {
 			return
 		}
 		var refused *refusedError
-		if errors.As(err, &refused) {
+		if errors.As(err, &refused) || errors.Is(err, ErrOtherNumber) {
 			n.fail(err)
 			return
 		}
@@ -115,6 +116,23 @@ func (n *Node) tryJoin() (made map[string]string, err error) {
 	return made, n.register(ctx)
 }
 
+// ErrOtherNumber says that the cluster was made with another number of partitions or replicas.
+var ErrOtherNumber = errors.New("the cluster was made with")
+
+// CheckStored compares the options to what the cluster was made with, if the directory has that.
+// It changes nothing, so a node may be running there.
+func (o Options) CheckStored() error {
+	i, err := openIdentity(o.Dir, o.Node, slog.New(slog.DiscardHandler))
+	if err != nil {
+		return err
+	}
+	o, _ = o.withDefaults()
+	if stored := i.get().Cluster; len(stored) > 0 {
+		return (&Node{o: o}).checkStored(stored)
+	}
+	return nil
+}
+
 // checkStored compares what the cluster was made with to what this node was told.
 func (n *Node) checkStored(stored map[string]string) error {
 	for key, is := range map[string]int{
@@ -122,8 +140,7 @@ func (n *Node) checkStored(stored map[string]string) error {
 	} {
 		name := map[string]string{partitionsKey: "Partitions", replicasKey: "Replicas"}[key]
 		if stored[key] != strconv.Itoa(is) {
-			return &refusedError{fmt.Sprintf("option %s is %d, but the cluster was made with %s", name,
-				is, stored[key])}
+			return fmt.Errorf("cluster: option %s is %d: %w %s", name, is, ErrOtherNumber, stored[key])
 		}
 	}
 	return nil

@@ -64,9 +64,6 @@ func (n *Node) checkDirectory() error {
 
 // introduce waits until it is known that this node may start with an empty directory.
 func (n *Node) introduce() error {
-	if len(n.o.Peers) == 0 {
-		return nil // a cluster of one
-	}
 	o := n.serverOptions()
 	o.Node, o.Dir = embed.Guest+n.o.Node, ""
 	server, err := embed.Start(o)

@@ -3,11 +3,15 @@ package cluster
 import (
 	"context"
 	"errors"
+	"log/slog"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
+	"rollcall/internal/testport"
 	"rollcall/internal/testwait"
 )
 
@@ -72,4 +76,52 @@ func TestOnlyTheSameDirectoryComesBack(t *testing.T) {
 	if err := again(t, last, func(*Options) {}).Start(t.Context()); !errors.Is(err, ErrNoLogs) {
 		t.Fatal("a marker without logs:", err)
 	}
+}
+
+// waiting starts a node that waits for others, which never come.
+func waiting(t *testing.T, change func(o *Options)) (*Node, error) {
+	t.Helper()
+	o := Options{
+		Node: "n1", Dir: t.TempDir(), Listen: testport.Address(t), Bootstrap: 3,
+		Peers: []string{testport.Address(t)}, Logger: slog.New(slog.DiscardHandler),
+	}
+	change(&o)
+	n, err := New(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { n.Close(context.Background()) })
+	return n, n.Start(t.Context())
+}
+
+// TestPortIsTaken: it is no reason to wait.
+func TestPortIsTaken(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	_, err = waiting(t, func(o *Options) { o.Listen = ln.Addr().String() })
+	if !errors.Is(err, syscall.EADDRINUSE) || !strings.Contains(err.Error(), "option Listen") {
+		t.Error(err)
+	}
+}
+
+// TestKeysWhileWaiting: a node that waits for others takes up keys, too.
+func TestKeysWhileWaiting(t *testing.T) {
+	n, err := waiting(t, func(o *Options) { o.Keys = []string{"old"} })
+	if err != nil {
+		t.Fatal(err)
+	}
+	other := n.o
+	other.Peers, other.Keys = []string{n.o.Listen}, []string{"new"}
+	takes := func(want error) func() bool {
+		return func() bool {
+			found := ProbePeers(t.Context(), other)
+			return found[0].Node != "" && errors.Is(found[0].Err, want)
+		}
+	}
+	testwait.Until(t, "the new key is refused", takes(ErrKey))
+	n.SetKeys([]string{"old", "new"})
+	testwait.Until(t, "the new key is taken", takes(nil))
 }

@@ -40,7 +40,8 @@ type Node struct {
 	directory *directory
 	figures   *claimFigures
 
-	bus *lateBus
+	bus      *lateBus
+	accepted atomic.Pointer[[]string] // the keys that others may show
 
 	// From Start on.
 	identity *identity
@@ -91,6 +92,7 @@ func New(o Options) (*Node, error) {
 		directory: newDirectory(o.Engine.Clock, o.Partitions), figures: newClaimFigures(),
 		failed: make(chan struct{}), stop: make(chan struct{}),
 	}
+	n.accepted.Store(&o.Keys)
 	follower := o.Engine
 	follower.DeviceBudget = nil
 	if n.follower, err = engine.NewFollower(follower); err != nil {
@@ -110,11 +112,15 @@ func (n *Node) Start(context.Context) (err error) {
 	if err := n.checkDirectory(); err != nil {
 		return err
 	}
+	if err := n.checkListen(); err != nil {
+		return err
+	}
 	if err := n.assemble(); err != nil {
 		return err
 	}
 	n.follower.Start()
 	n.edge.Start()
+	n.loops.Go(n.watchRefusals)
 	if n.identity.found {
 		return n.open()
 	}
@@ -162,6 +168,15 @@ func (n *Node) open() (err error) {
 	return nil
 }
 
+// checkListen finds out whether the server will be able to listen: it would say so in its log only.
+func (n *Node) checkListen() error {
+	ln, err := net.Listen("tcp", n.o.Listen)
+	if err != nil {
+		return fmt.Errorf("cluster: option Listen: %w", err)
+	}
+	return ln.Close()
+}
+
 // logsDir is where the logs are.
 func (n *Node) logsDir() string { return filepath.Join(n.o.Dir, "js") }
 
@@ -170,7 +185,8 @@ func (n *Node) serverOptions() embed.Options {
 	o := &n.o
 	return embed.Options{
 		Node: o.Node, Cluster: o.Name, Dir: n.logsDir(), Listen: o.Listen, Peers: o.PeerAddrs(),
-		Keys: o.Keys, TLS: o.TLS, Quorum: o.SyncQuorum, Expect: o.Bootstrap, Logger: o.Logger,
+		Key: o.key(), Accepts: func() []string { return *n.accepted.Load() }, TLS: o.TLS,
+		Quorum: o.SyncQuorum, Expect: o.Bootstrap, Logger: o.Logger,
 	}
 }
 
@@ -322,12 +338,8 @@ func (n *Node) fail(err error) {
 	}
 }
 
-// SetKeys says which keys other nodes may show from now on.
-func (n *Node) SetKeys(keys []string) {
-	if server := n.hosted.Load(); server != nil {
-		server.SetKeys(keys)
-	}
-}
+// SetKeys says which keys other nodes may show from now on. What this one shows stays.
+func (n *Node) SetKeys(keys []string) { n.accepted.Store(&keys) }
 
 // Collectors are the metrics of what a node has beside engines and streams. After Start.
 func (n *Node) Collectors() []prometheus.Collector {

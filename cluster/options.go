@@ -22,7 +22,7 @@ const (
 	maxSkew = time.Minute
 )
 
-// Options of a Node. Node, Dir, Listen and, but for a cluster of one, Peers are required.
+// Options of a Node. Node, Dir, Listen and Peers are required.
 type Options struct {
 	// Node is the node's name, which no other node of the cluster has or has had: letters, digits,
 	// - and _, 63 at most.
@@ -105,13 +105,14 @@ func (o Options) withDefaults() (Options, error) {
 		o.Partitions, maxPartitions)
 	p.When(o.Replicas != 1 && o.Replicas != 3 && o.Replicas != 5,
 		"Replicas is %d: a majority of 1, 3 or 5 has to agree", o.Replicas)
-	p.When(o.Bootstrap < 0 || o.Bootstrap > maxNodes, "Bootstrap is %d: 1 to %d nodes are possible",
+	p.When(o.Bootstrap == 1, "Bootstrap is 1: a cluster has two nodes at least, and three to survive "+
+		"the loss of one; a server that is alone is no node")
+	p.When(o.Bootstrap < 0 || o.Bootstrap > maxNodes, "Bootstrap is %d: 2 to %d nodes are possible",
 		o.Bootstrap, maxNodes)
 	p.When(0 < o.Bootstrap && o.Bootstrap < o.Replicas,
 		"Bootstrap is %d: there are to be %d replicas of each log, each on a node of its own",
 		o.Bootstrap, o.Replicas)
-	p.When(len(o.Peers) == 0 && o.Bootstrap != 1,
-		"Peers is missing: a node finds the others by it")
+	p.When(len(o.Peers) == 0, "Peers is missing: a node finds the others by it")
 	p.When(o.MaxSkew < 0 || o.MaxSkew > maxSkew, "MaxSkew is %v: up to %v is possible", o.MaxSkew,
 		maxSkew)
 	p.When(len(o.Keys) == 0 && o.TLS == nil && !o.onLoopback(),
@@ -134,6 +135,14 @@ func (o Options) PeerAddrs() []string {
 		addrs = append(addrs, peer)
 	}
 	return addrs
+}
+
+// key is what this node shows; "": nothing.
+func (o Options) key() string {
+	if len(o.Keys) == 0 {
+		return ""
+	}
+	return o.Keys[0]
 }
 
 // onLoopback reports whether no other machine has to do with the cluster. A name other than

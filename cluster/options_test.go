@@ -21,7 +21,7 @@ func TestOptionsCheck(t *testing.T) {
 		want   string // "": it is taken
 	}{
 		"loopback only":        {func(*Options) {}, ""},
-		"a node that is alone": {func(o *Options) { o.Peers, o.Bootstrap, o.Replicas = nil, 1, 1 }, ""},
+		"a node that is alone": {func(o *Options) { o.Peers, o.Bootstrap, o.Replicas = nil, 1, 1 }, "Bootstrap"},
 		"joins":                {func(o *Options) { o.Bootstrap = 0 }, ""},
 		"no name":              {func(o *Options) { o.Node = "" }, "Node"},
 		"a name with a dot":    {func(o *Options) { o.Node = "a.b" }, "Node"},

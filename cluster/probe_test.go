@@ -1,55 +1,82 @@
 package cluster
 
 import (
-	"context"
+	"bufio"
+	"errors"
 	"net"
 	"strings"
 	"testing"
 
-	"github.com/nats-io/nats-server/v2/server"
-
-	"rollcall/internal/testwait"
+	"rollcall/cluster/embed"
+	"rollcall/internal/testlog"
 )
 
-// TestProbe: a node says its name and its cluster's, and what is none is told from it.
-func TestProbe(t *testing.T) {
-	s, err := server.NewServer(&server.Options{
-		ServerName: "n1", Host: "127.0.0.1", Port: server.RANDOM_PORT, NoSigs: true, NoLog: true,
-		Cluster: server.ClusterOpts{Name: "presence", Host: "127.0.0.1", Port: server.RANDOM_PORT},
+// TestProbePeers: a node says its name and its cluster's, and whether it would take the key; what
+// is none is told from it.
+func TestProbePeers(t *testing.T) {
+	s, err := embed.Start(embed.Options{
+		Node: "n1", Cluster: "presence", Listen: "127.0.0.1:0", Key: "the key",
+		Accepts: func() []string { return []string{"another key", "the key"} },
+		Logger:  new(testlog.Output).Logger(),
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.Start()
-	defer s.WaitForShutdown()
-	defer s.Shutdown()
-	if !s.ReadyForConnections(testwait.Limit) {
-		t.Fatal("the server does not come up")
+	defer s.Close()
+	node := s.ClusterAddr().String()
+	mail := says(t, "220 mail.example\r\n")
+	gone := says(t, "")
+	for name, c := range map[string]struct {
+		addr, cluster, key string
+		node               string
+		err                error
+		says               string
+	}{
+		"a key":           {node, "presence", "another key", "n1", nil, ""},
+		"a wrong key":     {node, "presence", "a key", "n1", ErrKey, ""},
+		"no key":          {node, "presence", "", "n1", ErrKey, ""},
+		"another cluster": {node, "staging", "the key", "n1", nil, ""},
+		"a mail server":   {mail, "presence", "the key", "", ErrNoNode, ""},
+		"silence":         {gone, "presence", "the key", "", ErrTLS, "nothing"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			o := Options{Name: c.cluster, Listen: "127.0.0.1:6222", Peers: []string{c.addr}}
+			if c.key != "" {
+				o.Keys = []string{c.key}
+			}
+			found := ProbePeers(t.Context(), o)
+			if len(found) != 1 || found[0].Node != c.node {
+				t.Fatalf("%+v", found)
+			}
+			err := found[0].Err
+			if c.says == "" && !errors.Is(err, c.err) ||
+				c.says != "" && (err == nil || !strings.Contains(err.Error(), c.says)) {
+				t.Errorf("%v", err)
+			}
+		})
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), testwait.Limit)
-	defer cancel()
-	found, err := Probe(ctx, s.ClusterAddr().String(), "", nil)
-	if err != nil || found != (Probed{Node: "n1", Cluster: "presence"}) {
-		t.Errorf("%+v, %v", found, err)
-	}
+}
 
-	other, err := net.Listen("tcp", "127.0.0.1:0")
+// says listens, says a text to all that come, and returns the address.
+func says(t *testing.T, text string) string {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer other.Close()
+	t.Cleanup(func() { ln.Close() })
 	go func() {
 		for {
-			conn, err := other.Accept()
+			conn, err := ln.Accept()
 			if err != nil {
 				return
 			}
-			_, _ = conn.Write([]byte("220 mail.example\r\n"))
+			in := bufio.NewReader(conn) // what is left unread at the end resets the connection
+			_, _ = in.ReadString('\n')
+			_, _ = in.ReadString('\n')
+			_, _ = conn.Write([]byte(text))
 			conn.Close()
 		}
 	}()
-	if found, err := Probe(ctx, other.Addr().String(), "", nil); err == nil ||
-		!strings.Contains(err.Error(), "no node") {
-		t.Errorf("a mail server: %+v, %v", found, err)
-	}
+	return ln.Addr().String()
 }

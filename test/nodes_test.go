@@ -18,10 +18,11 @@ import (
 // nodeSet is a cluster of three nodes on loopback, each a process with addresses of its own that
 // stay over restarts.
 type nodeSet struct {
-	t     *testing.T
-	rigs  []*rig
-	names []string
-	net   *routeNet // between them; nil: they connect directly
+	t      *testing.T
+	rigs   []*rig
+	names  []string
+	routes []string  // where each listens for the others
+	net    *routeNet // between them; nil: they connect directly
 
 	partitions int
 	turn       atomic.Int64
@@ -36,13 +37,12 @@ const (
 func newNodes(t *testing.T, net *routeNet, flags ...string) *nodeSet {
 	t.Helper()
 	n := &nodeSet{t: t, net: net, partitions: testPartitions}
-	var routes []string
 	for range testNodes {
-		routes = append(routes, testport.Address(t))
+		n.routes = append(n.routes, testport.Address(t))
 	}
 	for i := range testNodes {
 		var peers []string
-		for j, to := range routes {
+		for j, to := range n.routes {
 			if net != nil && i != j {
 				to = net.proxy(t, way{i, j}, to)
 			}
@@ -55,7 +55,7 @@ func newNodes(t *testing.T, net *routeNet, flags ...string) *nodeSet {
 		r.addr, r.admin = r.listen, r.adminListen
 		n.names = append(n.names, fmt.Sprintf("n%d", i+1))
 		r.flags = append(slices.Clone(flags), "--cluster-node="+n.names[i],
-			"--cluster-listen="+routes[i], "--cluster-peers="+strings.Join(peers, ","),
+			"--cluster-listen="+n.routes[i], "--cluster-peers="+strings.Join(peers, ","),
 			fmt.Sprintf("--cluster-bootstrap=%d", testNodes),
 			fmt.Sprintf("--cluster-partitions=%d", testPartitions))
 		n.rigs = append(n.rigs, r)

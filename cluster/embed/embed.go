@@ -14,7 +14,6 @@ import (
 	"os"
 	"strconv"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
@@ -32,8 +31,11 @@ const (
 	routePing = 2 * time.Second
 	// unlimited is more than a disk has: what bounds the logs is the disk.
 	unlimited = 1 << 50
-	// user is the name with which a node shows its key.
-	user = "rollcall"
+	// maxLocal bounds the connections to the port for clients, which is on loopback and of no use
+	// to other processes: else those could take all descriptors. This process has a few.
+	maxLocal = 64
+	// User is the name with which a node shows its key.
+	User = "rollcall"
 	// systemUser is who may ask for what concerns servers, in this process.
 	systemUser = "system"
 	// noAddress is what a node says of where it can be reached, so that others connect only to the
@@ -45,7 +47,7 @@ const (
 // asks. Peers does not name it.
 const Guest = "_"
 
-// Options of a Server. All but Keys, TLS, Quorum and Expect are required.
+// Options of a Server. All but Key, Accepts, TLS, Quorum and Expect are required.
 type Options struct {
 	Node    string // the server's name
 	Cluster string // whose servers it accepts
@@ -57,8 +59,11 @@ type Options struct {
 	Peers []string
 	// Expect is how many servers a new cluster has at least. Default: as many as there are Peers.
 	Expect int
-	Keys   []string // the first is shown to other servers, all are accepted
-	TLS    *tls.Config
+	Key    string // shown to other servers; "": none is shown or asked for
+	// Accepts are the keys that other servers may show. Required with a Key. Any goroutine calls
+	// it.
+	Accepts func() []string
+	TLS     *tls.Config
 	// Quorum acknowledges what a majority of the replicas have in memory. Default: what they have
 	// on stable storage.
 	Quorum bool
@@ -71,7 +76,6 @@ type Server struct {
 	server *server.Server
 	conn   *nats.Conn // for the logs
 	token  string
-	keys   atomic.Pointer[[]string]
 
 	groupsMu sync.Mutex
 	groups   map[string]group // by stream. guarded by groupsMu
@@ -81,7 +85,6 @@ type Server struct {
 // yet.
 func Start(o Options) (*Server, error) {
 	s := &Server{token: rand.Text()}
-	s.keys.Store(&o.Keys)
 	so, err := s.options(&o)
 	if err != nil {
 		return nil, err
@@ -89,11 +92,12 @@ func Start(o Options) (*Server, error) {
 	if s.server, err = server.NewServer(so); err != nil {
 		return nil, fmt.Errorf("cluster/embed: %w", err)
 	}
-	s.server.SetLoggerV2(&logger{o.Logger}, false, false, false)
+	log := &logger{to: o.Logger, refused: map[string]time.Time{}}
+	s.server.SetLoggerV2(log, false, false, false)
 	s.server.Start()
-	if !s.server.ReadyForConnections(startWithin) {
+	if err := s.awaitStart(log); err != nil {
 		s.server.Shutdown()
-		return nil, fmt.Errorf("cluster/embed: the server on %s does not start", o.Listen)
+		return nil, fmt.Errorf("cluster/embed: the server on %s does not start: %w", o.Listen, err)
 	}
 	if o.Dir != "" && !s.server.JetStreamEnabled() {
 		s.server.Shutdown()
@@ -104,6 +108,20 @@ func Start(o Options) (*Server, error) {
 		return nil, err
 	}
 	return s, nil
+}
+
+// awaitStart waits until the server takes connections, or says why it never will.
+func (s *Server) awaitStart(log *logger) error {
+	const look = 50 * time.Millisecond
+	for end := time.Now().Add(startWithin); time.Now().Before(end); {
+		if s.server.ReadyForConnections(look) {
+			return nil
+		}
+		if why := log.fatal.Load(); why != nil {
+			return errors.New(*why)
+		}
+	}
+	return fmt.Errorf("it took more than %v", startWithin)
 }
 
 // options are the server's.
@@ -119,12 +137,12 @@ func (s *Server) options(o *Options) (*server.Options, error) {
 		Host: "127.0.0.1", Port: server.RANDOM_PORT,
 		Accounts: []*server.Account{system}, SystemAccount: system.Name,
 		Users: []*server.User{
-			{Username: user, Password: s.token},
+			{Username: User, Password: s.token},
 			{Username: systemUser, Password: s.token, Account: system},
 		},
 		NoSigs: true, NoFastProducerStall: true, DisableShortFirstPing: true,
-		MaxPayload: MaxMessage,
-		Routes:     s.routes(o),
+		MaxPayload: MaxMessage, MaxConn: maxLocal,
+		Routes: s.routes(o),
 		Cluster: server.ClusterOpts{
 			Name: o.Cluster, Host: host, Advertise: noAddress, NoAdvertise: true, PoolSize: 1,
 			PingInterval: routePing, MaxPingsOut: 2,
@@ -144,10 +162,10 @@ func (s *Server) options(o *Options) (*server.Options, error) {
 	if so.Cluster.Port == 0 {
 		so.Cluster.Port = server.RANDOM_PORT
 	}
-	if len(o.Keys) > 0 {
-		so.Cluster.Username, so.Cluster.Password = user, o.Keys[0]
+	if o.Key != "" {
+		so.Cluster.Username, so.Cluster.Password = User, o.Key
 		so.Cluster.AuthTimeout = 2
-		so.CustomRouterAuthentication = keyCheck{s}
+		so.CustomRouterAuthentication = keyCheck{o.Accepts}
 	}
 	if o.TLS != nil {
 		so.Cluster.TLSConfig, so.Cluster.TLSTimeout = o.TLS.Clone(), 2
@@ -175,25 +193,22 @@ func oneName(peers []string) bool {
 func (s *Server) routes(o *Options) (all []*url.URL) {
 	for _, peer := range o.Peers {
 		u := &url.URL{Scheme: "nats-route", Host: peer}
-		if len(o.Keys) > 0 {
-			u.User = url.UserPassword(user, o.Keys[0])
+		if o.Key != "" {
+			u.User = url.UserPassword(User, o.Key)
 		}
 		all = append(all, u)
 	}
 	return all
 }
 
-// SetKeys says which keys are accepted from now on. What is shown stays until the next start.
-func (s *Server) SetKeys(keys []string) { s.keys.Store(&keys) }
-
 // keyCheck accepts servers that show a key.
-type keyCheck struct{ s *Server }
+type keyCheck struct{ accepts func() []string }
 
 // Check implements server.Authentication.
 func (k keyCheck) Check(c server.ClientAuthentication) bool {
 	shown := []byte(c.GetOpts().Password)
 	known := 0
-	for _, key := range *k.s.keys.Load() {
+	for _, key := range k.accepts() {
 		known |= subtle.ConstantTimeCompare(shown, []byte(key))
 	}
 	return known == 1
@@ -201,7 +216,7 @@ func (k keyCheck) Check(c server.ClientAuthentication) bool {
 
 // Dial makes one more connection to the server, in memory.
 func (s *Server) Dial(purpose string) (*nats.Conn, error) {
-	conn, err := nats.Connect("", nats.InProcessServer(s.server), nats.UserInfo(user, s.token),
+	conn, err := nats.Connect("", nats.InProcessServer(s.server), nats.UserInfo(User, s.token),
 		nats.Name(purpose), nats.MaxReconnects(-1), nats.ReconnectWait(10*time.Millisecond),
 		nats.PingInterval(time.Minute))
 	if err != nil {

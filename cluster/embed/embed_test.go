@@ -19,7 +19,7 @@ import (
 )
 
 // start starts a cluster of three servers, each with a bus.
-func start(t *testing.T, keys []string) (servers []*embed.Server, buses []*embed.Bus) {
+func start(t *testing.T, key string) (servers []*embed.Server, buses []*embed.Bus) {
 	if testing.Short() {
 		t.Skip("it starts three servers")
 	}
@@ -38,7 +38,7 @@ func start(t *testing.T, keys []string) (servers []*embed.Server, buses []*embed
 		})
 		s, err := embed.Start(embed.Options{
 			Node: name, Cluster: "c", Dir: filepath.Join(dir, name), Listen: addr, Peers: peers,
-			Keys: keys, Logger: out.Logger(),
+			Key: key, Accepts: func() []string { return []string{key} }, Logger: out.Logger(),
 		})
 		if err != nil {
 			t.Fatal(err, out)
@@ -54,7 +54,7 @@ func start(t *testing.T, keys []string) (servers []*embed.Server, buses []*embed
 }
 
 func TestThreeServers(t *testing.T) {
-	servers, buses := start(t, []string{"the key"})
+	servers, buses := start(t, "the key")
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	a := servers[0]

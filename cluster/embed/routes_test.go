@@ -2,7 +2,12 @@ package embed
 
 import (
 	"log/slog"
+	"net"
+	"strings"
 	"testing"
+	"time"
+
+	"rollcall/internal/testlog"
 )
 
 // TestRoutes: of several peers a server connects to these only; one name stands for more servers,
@@ -32,5 +37,42 @@ func TestRoutes(t *testing.T) {
 		if len(o.Routes) != test.routes || gossip != test.gossip {
 			t.Errorf("%q: %d routes, gossip %v", test.peers, len(o.Routes), gossip)
 		}
+	}
+}
+
+// TestStartSaysWhyNot at once.
+func TestStartSaysWhyNot(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	_, err = Start(Options{
+		Node: "n", Cluster: "c", Listen: ln.Addr().String(), Logger: slog.New(slog.DiscardHandler),
+	})
+	if err == nil || !strings.Contains(err.Error(), "address already in use") {
+		t.Error(err)
+	}
+}
+
+// TestRefusalsAreLoggedOnce in a while, for each host and certificate, and are bounded.
+func TestRefusalsAreLoggedOnce(t *testing.T) {
+	out := new(testlog.Output)
+	l := &logger{to: out.Logger(), refused: map[string]time.Time{}}
+	for i := range 10 {
+		l.Errorf("10.0.0.1:%d - rid:%d - authentication error - User %q", 4000+i, i, "rollcall")
+		l.Errorf("10.0.0.1:%d - rid:%d - TLS route handshake error: x509: certificate has expired: "+
+			"current time %d (CN=x SHA-256: 0e)", 4000+i, i, i)
+	}
+	if lines := strings.Count(out.String(), "\n"); lines != 2 ||
+		!strings.Contains(out.String(), ErrKey.Error()) ||
+		!strings.Contains(out.String(), "has expired") {
+		t.Errorf("%d lines:\n%s", lines, out)
+	}
+	for i := range 1000 {
+		l.Errorf("10.0.%d.%d:4000 - rid:1 - authentication error", i/250, i%250)
+	}
+	if lines := strings.Count(out.String(), "\n"); lines != maxRefused {
+		t.Errorf("%d lines", lines)
 	}
 }

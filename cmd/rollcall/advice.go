@@ -9,6 +9,7 @@ import (
 	"strings"
 	"syscall"
 
+	"rollcall/cluster"
 	"rollcall/datadir"
 	"rollcall/engine"
 	"rollcall/loadgen"
@@ -40,6 +41,16 @@ var reported = advice{
 		"restore the data directory from a backup"},
 	{engine.ErrOverMaxDevices, moreDevices},
 	{engine.ErrTooManyDevices, moreDevices},
+	{cluster.ErrKey, "what a node shows, the first of its --cluster-key-file, must be in that of each " +
+		"other one; what is shown changes with a restart, what is accepted with SIGHUP. Where the " +
+		"address is none of a node, a stranger tries to get in: close the port to it"},
+	{cluster.ErrTLS, "each node needs --cluster-tls-cert by an authority of the others' " +
+		"--cluster-tls-ca, in date, for its name or address in --cluster-peers, and for servers and " +
+		"clients; SIGHUP reads a new one. All speak TLS, or none. Where the address is none of a " +
+		"node, a stranger tries to get in: close the port to it"},
+	{cluster.ErrNoNode, "--cluster-peers needs the address of each node's --cluster-listen"},
+	{cluster.ErrOtherNumber, "give the number that the cluster was made with: it can never be changed"},
+	{syscall.EADDRINUSE, "stop what listens there, or give another address"},
 	{server.ErrHeadTooLarge, "raise --max-header-bytes, or find what adds to the requests: often " +
 		"cookies, or a proxy"},
 	{server.ErrLongTTL, "if none should, set --max-ttl"},
@@ -71,12 +82,21 @@ var refused = advice{
 const moreDevices = "raise the memory limit, or --max-devices where it is set, and restart, " +
 	"or let --forget-after forget devices sooner"
 
-// advise adds to an error what an operator can do about it, and to a wrong option its flag.
+// advise adds to an error what an operator can do about it, and to a wrong option its flag; to each
+// of several that are joined its own.
 func advise(err error) error {
-	if advised, found := reported.add(err); found {
-		return advised
+	all, ok := err.(interface{ Unwrap() []error })
+	if ok && errors.Join(all.Unwrap()...).Error() == err.Error() {
+		var advised []error
+		for _, one := range all.Unwrap() {
+			advised = append(advised, advise(one))
+		}
+		return errors.Join(advised...)
 	}
-	return nameFlags(datadir.Advise(err))
+	if advised, found := reported.add(err); found {
+		return nameFlag(advised)
+	}
+	return nameFlag(datadir.Advise(err))
 }
 
 // adviseOnDirectory adds to what the system refuses in the data directory what an operator can do
@@ -142,18 +162,10 @@ var option = regexp.MustCompile(`^(\w+): option (\w+)`)
 // upper is where a word of an option's name begins.
 var upper = regexp.MustCompile(`([a-z])([A-Z])`)
 
-// nameFlags adds its flag to each wrong option.
-func nameFlags(err error) error {
+// nameFlag adds its flag to a wrong option.
+func nameFlag(err error) error {
 	if err == nil {
 		return nil
-	}
-	all, ok := err.(interface{ Unwrap() []error })
-	if ok && errors.Join(all.Unwrap()...).Error() == err.Error() {
-		var named []error
-		for _, one := range all.Unwrap() {
-			named = append(named, nameFlags(one))
-		}
-		return errors.Join(named...)
 	}
 	name := option.FindStringSubmatch(err.Error())
 	if name == nil {

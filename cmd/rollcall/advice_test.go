@@ -4,10 +4,12 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/alecthomas/kong"
 
+	"rollcall/cluster"
 	"rollcall/engine"
 	"rollcall/loadgen"
 	"rollcall/wal"
@@ -63,6 +65,21 @@ func TestWrongOptionsNameTheirFlags(t *testing.T) {
 	}
 	if strings.Contains(err.Error(), "X is wrong (") {
 		t.Errorf("%v: a flag that there is not", err)
+	}
+}
+
+// TestAdviceToEach of several errors that are reported together.
+func TestAdviceToEach(t *testing.T) {
+	err := advise(errors.Join(
+		fmt.Errorf("--cluster-peers: n2: %w", cluster.ErrKey),
+		cluster.Options{Node: "a b"}.Check(),
+		fmt.Errorf("cluster: option Listen: %w", syscall.EADDRINUSE),
+	))
+	for _, want := range []string{"is shown changes with a restart", "(--cluster-node)",
+		"another address (--cluster-listen)"} {
+		if !strings.Contains(err.Error(), want) {
+			t.Errorf("%v: does not say %s", err, want)
+		}
 	}
 }
 

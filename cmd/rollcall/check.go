@@ -17,6 +17,7 @@ import (
 
 	"github.com/alecthomas/kong"
 
+	"rollcall/cluster"
 	"rollcall/engine"
 )
 
@@ -93,24 +94,44 @@ func (c serveCmd) check(w io.Writer, settings []setting) error {
 	unopened := &node{logger: slog.New(slog.DiscardHandler), clock: engine.NewClock(),
 		histograms: newHistograms(registry(), c.Cluster.Node != "")}
 	unopened.reloader = newReloader(c, unopened.logger, sec)
-	var peers []peer
-	if c.Cluster.Node != "" {
-		o, err := c.clusterOptions(unopened, sec)
-		if err == nil { // else checkOptions has the error
-			peers = findPeers(o)
-		}
-	}
-	if err := c.print(w, settings, sec, pair, peers); err != nil {
+	found, clusterErr := c.checkCluster(unopened, sec)
+	if err := c.print(w, settings, sec, pair, found); err != nil {
 		return err
 	}
 	return advise(errors.Join(
 		secretsErr,
 		tlsErr,
-		checkAddresses(c.Listen, c.AdminListen),
+		c.checkAddresses(),
 		checkDataDir(c.DataDir),
 		c.checkOptions(unopened, sec),
-		peerErrors(peers),
+		clusterErr,
 	))
+}
+
+// foundCluster is what --check found of the cluster that a node would be of.
+type foundCluster struct {
+	options     cluster.Options
+	certificate string // of the node; "": none
+	peers       []cluster.Probed
+}
+
+// checkCluster finds out what a node would meet. What is wrong with its options checkOptions says.
+func (c serveCmd) checkCluster(n *node, sec secrets) (found foundCluster, err error) {
+	if c.Cluster.Node == "" {
+		return found, nil
+	}
+	if found.options, err = c.clusterOptions(n, sec); err != nil {
+		return found, nil
+	}
+	var certErr error
+	if n.reloader.nodes != nil {
+		pair := n.reloader.nodes.current.Load()
+		found.certificate = describe(pair)
+		certErr = c.Cluster.verify(pair)
+	}
+	found.peers = cluster.ProbePeers(context.Background(), found.options)
+	return found, errors.Join(certErr, found.options.CheckStored(),
+		peerErrors(found.peers, found.options))
 }
 
 // checkOptions returns every problem that opening a node would have with its options.
@@ -125,7 +146,7 @@ func (c serveCmd) checkOptions(n *node, sec secrets) error {
 // print writes the settings by group, the number of the secrets, the names of the certificate and
 // which nodes are in reach.
 func (c serveCmd) print(
-	w io.Writer, settings []setting, sec secrets, certificate string, peers []peer,
+	w io.Writer, settings []setting, sec secrets, certificate string, found foundCluster,
 ) error {
 	table := tabwriter.NewWriter(w, 0, 0, 3, ' ', 0)
 	row := func(what, source string) { fmt.Fprintf(table, "  %s\t%s\n", what, source) }
@@ -151,11 +172,14 @@ func (c serveCmd) print(
 	if certificate != "" {
 		row("certificate "+certificate, c.TLSCert)
 	}
-	if len(peers) > 0 {
+	if found.certificate != "" {
+		row("certificate of the node "+found.certificate, c.Cluster.TLSCert)
+	}
+	if len(found.peers) > 0 {
 		fmt.Fprintln(table, "Peers")
 	}
-	for _, p := range peers {
-		row(p.what, p.addr)
+	for _, p := range found.peers {
+		row(describePeer(p, found.options), p.Addr)
 	}
 	if what, origin := processMemory(c.Cluster.Node != "").describe(); what != "" {
 		fmt.Fprintln(table, "Memory")
@@ -194,30 +218,31 @@ func secretSource(env, file string, dev bool) string {
 }
 
 // checkAddresses reads the addresses as listening does, names and all.
-func checkAddresses(public, admin string) error {
-	path, onSocket := strings.CutPrefix(public, unixPrefix)
-	var a *net.TCPAddr
-	var err error
-	if onSocket {
-		err = checkSocketPath(path)
-	} else {
-		a, err = net.ResolveTCPAddr("tcp", public)
+func (c serveCmd) checkAddresses() error {
+	var errs []error
+	taken := map[string]string{} // the flag by what it resolves to
+	resolve := func(flag, addr string) {
+		a, err := net.ResolveTCPAddr("tcp", addr)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("--%s: %w", flag, err))
+			return
+		}
+		if other := taken[a.String()]; other != "" && a.Port != 0 {
+			errs = append(errs, fmt.Errorf("--%s and --%s are both %s: each needs an address of its "+
+				"own", other, flag, a))
+		}
+		taken[a.String()] = flag
 	}
-	if err != nil {
-		err = fmt.Errorf("--listen: %w", err)
+	if path, onSocket := strings.CutPrefix(c.Listen, unixPrefix); !onSocket {
+		resolve("listen", c.Listen)
+	} else if err := checkSocketPath(path); err != nil {
+		errs = append(errs, fmt.Errorf("--listen: %w", err))
 	}
-	b, adminErr := net.ResolveTCPAddr("tcp", admin)
-	if adminErr != nil {
-		adminErr = fmt.Errorf("--admin-listen: %w", adminErr)
+	resolve("admin-listen", c.AdminListen)
+	if c.Cluster.Node != "" {
+		resolve("cluster-listen", c.Cluster.Listen)
 	}
-	if err := errors.Join(err, adminErr); err != nil {
-		return err
-	}
-	if !onSocket && a.Port != 0 && a.Port == b.Port && a.IP.Equal(b.IP) {
-		return fmt.Errorf("--listen and --admin-listen are both %s: "+
-			"the operators' routes need an address of their own", a)
-	}
-	return nil
+	return errors.Join(errs...)
 }
 
 // checkDataDir finds out whether files can be made in the directory; where it does not exist, in

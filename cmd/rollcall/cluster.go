@@ -121,15 +121,50 @@ func (f clusterFlags) certificate() *certificate {
 	return &certificate{flags: "--cluster-tls", certFile: f.TLSCert, keyFile: f.TLSKey}
 }
 
-// config is what nodes speak to each other: each shows a certificate, and demands one.
-func (f clusterFlags) config(own *certificate) (*tls.Config, error) {
+// authorities are those that sign the nodes' certificates.
+func (f clusterFlags) authorities() (*x509.CertPool, error) {
 	pem, err := os.ReadFile(f.TLSCA)
 	if err != nil {
 		return nil, fmt.Errorf("--cluster-tls-ca: %w", err)
 	}
-	authorities := x509.NewCertPool()
-	if !authorities.AppendCertsFromPEM(pem) {
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(pem) {
 		return nil, fmt.Errorf("--cluster-tls-ca: %s holds no certificate", f.TLSCA)
+	}
+	return pool, nil
+}
+
+// verify finds out whether nodes with the same authorities would accept a certificate of this one,
+// as a server and as a client.
+func (f clusterFlags) verify(pair *tls.Certificate) error {
+	pool, err := f.authorities()
+	if err != nil {
+		return err
+	}
+	chain := x509.NewCertPool()
+	for _, der := range pair.Certificate[1:] {
+		if cert, err := x509.ParseCertificate(der); err == nil {
+			chain.AddCert(cert)
+		}
+	}
+	both := []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}
+	for _, usage := range both {
+		_, err := pair.Leaf.Verify(x509.VerifyOptions{
+			Roots: pool, Intermediates: chain, KeyUsages: []x509.ExtKeyUsage{usage},
+		})
+		if err != nil {
+			return fmt.Errorf("--cluster-tls-cert: other nodes would refuse %s: %w; it must be by an "+
+				"authority in --cluster-tls-ca, in date, and for servers and clients", f.TLSCert, err)
+		}
+	}
+	return nil
+}
+
+// config is what nodes speak to each other: each shows a certificate, and demands one.
+func (f clusterFlags) config(own *certificate) (*tls.Config, error) {
+	authorities, err := f.authorities()
+	if err != nil {
+		return nil, err
 	}
 	return &tls.Config{
 		MinVersion: tls.VersionTLS12,

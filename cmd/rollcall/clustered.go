@@ -29,6 +29,7 @@ func (c serveCmd) openClustered(n *node, sec secrets) (_ presence, err error) {
 	if err != nil {
 		return nil, err
 	}
+	n.reloader.logClusterTLS()
 	p := &clustered{files: rootfs.New(c.DataDir)}
 	if p.lock, err = dirlock.Take(p.files, c.DataDir, wal.LockName); err != nil {
 		var held *dirlock.HeldError

@@ -2,6 +2,7 @@ package main
 
 import (
 	"crypto/tls"
+	"errors"
 	"log/slog"
 	"os"
 	"os/signal"
@@ -20,13 +21,18 @@ type reloader struct {
 	server      *server.Server
 	secrets     secrets // in use; single owner: the goroutine that calls reload
 	certificate *certificate
+	shown       string              // the key that this node shows to the others
 	nodes       *certificate        // of this node, for the others; nil: nodes do not speak TLS
 	setKeys     func(keys []string) // of the nodes; nil: there are none
 }
 
 func newReloader(c serveCmd, logger *slog.Logger, sec secrets) *reloader {
-	return &reloader{cmd: &c, logger: logger, secrets: sec, certificate: c.certificate(),
+	r := &reloader{cmd: &c, logger: logger, secrets: sec, certificate: c.certificate(),
 		nodes: c.Cluster.certificate()}
+	if len(sec.nodes) > 0 {
+		r.shown = sec.nodes[0]
+	}
+	return r
 }
 
 // hangups returns SIGHUPs. Run calls it before the start, since a SIGHUP without a receiver ends
@@ -54,6 +60,7 @@ func (r *reloader) reload() {
 	}
 	if nodes != nil {
 		r.nodes.use(nodes)
+		r.warnRefused(nodes)
 	}
 	if r.setKeys != nil {
 		r.setKeys(next.nodes)
@@ -67,6 +74,10 @@ func (r *reloader) reload() {
 	}
 	if r.cmd.Cluster.KeyFile != "" {
 		attrs = append(attrs, "cluster_keys", change(r.secrets.nodes, next.nodes))
+		if next.nodes[0] != r.shown {
+			r.logger.Warn("the first key of --cluster-key-file is shown to the other nodes from the " +
+				"next start on")
+		}
 	}
 	if pair != nil {
 		attrs = append(attrs, "certificate", describe(pair))
@@ -101,6 +112,9 @@ func (r *reloader) read() (next secrets, pair, nodes *tls.Certificate, err error
 		if next.nodes, err = r.cmd.Cluster.keys(); err != nil {
 			return next, nil, nil, err
 		}
+		if !slices.Contains(next.nodes, r.shown) {
+			return next, nil, nil, errShownKey
+		}
 	}
 	if r.certificate != nil {
 		if pair, err = r.certificate.read(); err != nil {
@@ -117,6 +131,11 @@ func (r *reloader) read() (next secrets, pair, nodes *tls.Certificate, err error
 	}
 	return next, pair, nodes, err
 }
+
+// errShownKey says that a file lacks the key that a node shows, which the others would refuse then.
+var errShownKey = errors.New("--cluster-key-file: the key that this node shows to the others until " +
+	"it is restarted is not in the file: keep it there, behind the new one, restart node by node, " +
+	"then take it away")
 
 // change counts what a reload did to a list of secrets. It shows none of them.
 func change(old, next []string) slog.Value {

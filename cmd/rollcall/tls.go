@@ -89,6 +89,22 @@ func (r *reloader) clusterTLS() (*tls.Config, error) {
 		return nil, err
 	}
 	r.nodes.use(pair)
-	r.logger.Info("nodes speak TLS", "certificate", describe(pair))
 	return r.cmd.Cluster.config(r.nodes)
+}
+
+// logClusterTLS says which certificate the node shows to the others.
+func (r *reloader) logClusterTLS() {
+	if r.nodes != nil {
+		pair := r.nodes.current.Load()
+		r.logger.Info("nodes speak TLS", "certificate", describe(pair))
+		r.warnRefused(pair)
+	}
+}
+
+// warnRefused says when other nodes would not accept a certificate of this one. It may be renewed
+// while the node runs.
+func (r *reloader) warnRefused(pair *tls.Certificate) {
+	if err := r.cmd.Cluster.verify(pair); err != nil {
+		r.logger.Error("the node's certificate is of no use", "error", err)
+	}
 }
