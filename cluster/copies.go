@@ -24,6 +24,11 @@ const (
 // copies asks which nodes have a copy of which log, and what each lacks. Any goroutine may use it;
 // one asks at a time, and the others take its answer.
 type copies struct {
+	// named is the name of a node that an answer names.
+	named func(shown string) string
+	// missing is how many messages a node's copy of a log has lost.
+	missing func(node, log string) uint64
+
 	mu   sync.Mutex
 	nc   *nats.Conn                 // guarded by mu; nil: not yet
 	at   time.Time                  // guarded by mu: of the answer
@@ -51,6 +56,14 @@ func (c *copies) get(ctx context.Context) (map[string][]ReplicaStatus, error) {
 		c.at = time.Now()
 	}
 	return c.logs, c.err
+}
+
+// damaged says that a copy has lost so many messages.
+func (r *ReplicaStatus) damaged(missing uint64) {
+	if missing > 0 {
+		r.Missing, r.Current = missing, false
+		r.Lag += missing
+	}
 }
 
 // listed is a page of the list.
@@ -84,7 +97,10 @@ func (c *copies) ask(ctx context.Context) (map[string][]ReplicaStatus, error) {
 			}
 			all := []ReplicaStatus{{Node: s.Cluster.Leader, Current: true}}
 			for _, r := range s.Cluster.Replicas {
-				all = append(all, ReplicaStatus(r))
+				all = append(all, ReplicaStatus{c.named(r.Node), r.Current, r.Offline, r.Lag, 0})
+			}
+			for i := range all {
+				all[i].damaged(c.missing(all[i].Node, s.Config.Name))
 			}
 			logs[s.Config.Name] = all
 		}

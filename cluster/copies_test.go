@@ -49,14 +49,22 @@ func TestCopies(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := copies{nc: nc}
+	c := copies{nc: nc,
+		named: func(shown string) string { return shown },
+		missing: func(node, log string) uint64 {
+			if node == "a" && log == "P0" {
+				return 5
+			}
+			return 0
+		},
+	}
 	for range 2 {
 		logs, err := c.get(t.Context())
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got, want := fmt.Sprint(logs), "map[P0:[{a true false 0} {b true false 0} "+
-			"{c false true 7}] P2:[{b true false 0}]]"; got != want {
+		if got, want := fmt.Sprint(logs), "map[P0:[{a false false 5 5} {b true false 0 0} "+
+			"{c false true 7 0}] P2:[{b true false 0 0}]]"; got != want {
 			t.Errorf("%s, want %s", got, want)
 		}
 	}

@@ -172,13 +172,33 @@ func (d *directory) heard() []peer {
 	return peers
 }
 
-// forget forgets nodes that are not in reach and have not been heard for a time: a cluster whose
-// nodes come and go keeps none that is gone for ever.
-func (d *directory) forget(nanos int64) {
+// missing is how many messages a node's copy of a log lacks that were damaged on its disk.
+func (d *directory) missing(node, log string) uint64 {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	if p := d.nodes[node]; p != nil {
+		return p.Missing[log]
+	}
+	return 0
+}
+
+// damaged are the nodes whose copy of a log lacks messages.
+func (d *directory) damaged(log string) (nodes []string) {
+	for _, p := range d.heard() {
+		if p.Missing[log] > 0 {
+			nodes = append(nodes, p.Node)
+		}
+	}
+	return nodes
+}
+
+// forget forgets nodes that are no members, not in reach, and have not been heard for a time: a
+// cluster whose nodes come and go keeps none that is gone for ever.
+func (d *directory) forget(nanos int64, members []string) {
 	now := d.clock.Nanos()
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	maps.DeleteFunc(d.nodes, func(name string, p *peer) bool {
-		return !d.reach[name] && now-p.heardNanos > nanos
+		return !d.reach[name] && now-p.heardNanos > nanos && !slices.Contains(members, name)
 	})
 }

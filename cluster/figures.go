@@ -6,17 +6,23 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"rollcall/cluster/members"
 	"rollcall/engine"
 )
 
-// claimFigures count claims, and how long they take. Any goroutine may use them.
+// claimFigures count claims, and how long they take, and moves. Any goroutine may use them.
 type claimFigures struct {
 	claims  *prometheus.CounterVec // by reason
 	failed  prometheus.Counter
 	resigns *prometheus.CounterVec // by reason
 	claim   prometheus.Histogram
 	replay  prometheus.Histogram
+	moves   *prometheus.CounterVec // by kind and outcome
+	moving  *prometheus.GaugeVec   // by kind
 }
+
+// moveOwner is the kind of a move of an owner. The others, of copies, are the kinds of deeds.
+const moveOwner = "owner"
 
 // Why claims and resigns are made.
 const (
@@ -51,6 +57,19 @@ func newClaimFigures() *claimFigures {
 			Help:    "How long the log of a claimed partition was read.",
 			Buckets: seconds,
 		}),
+		moves: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "rollcall_moves_total",
+			Help: "Copies of logs, and owners, that this node has moved, by why and what came of it.",
+		}, []string{"kind", "outcome"}),
+		moving: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "rollcall_moves_in_flight",
+			Help: "Moves of copies of logs, and of owners, that this node has under way, by why.",
+		}, []string{"kind"}),
+	}
+	for _, kind := range append(members.Kinds(), moveOwner) {
+		f.moving.WithLabelValues(kind)
+		f.moves.WithLabelValues(kind, moveDone)
+		f.moves.WithLabelValues(kind, moveFailed)
 	}
 	for _, reason := range []string{firstClaim, laterClaim} {
 		f.claims.WithLabelValues(reason)
@@ -74,8 +93,28 @@ func (f *claimFigures) resigned(why error) {
 	f.resigns.WithLabelValues(reason).Inc()
 }
 
+// What comes of moves.
+const (
+	moveDone   = "done"
+	moveFailed = "failed"
+)
+
+// move counts a move, which over ends.
+func (f *claimFigures) move(kind string) (over func(error)) {
+	f.moving.WithLabelValues(kind).Inc()
+	return func(err error) {
+		f.moving.WithLabelValues(kind).Dec()
+		outcome := moveDone
+		if err != nil {
+			outcome = moveFailed
+		}
+		f.moves.WithLabelValues(kind, outcome).Inc()
+	}
+}
+
 func (f *claimFigures) collectors() []prometheus.Collector {
-	return []prometheus.Collector{f.claims, f.failed, f.resigns, f.claim, f.replay}
+	return []prometheus.Collector{f.claims, f.failed, f.resigns, f.claim, f.replay,
+		f.moves, f.moving}
 }
 
 // goneFigures are the counters of engines that are gone.

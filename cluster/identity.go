@@ -7,12 +7,15 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 
+	"rollcall/cluster/embed"
 	"rollcall/internal/dirsync"
 )
 
@@ -94,6 +97,13 @@ func (i *identity) known(node string) string {
 		return i.m.ID
 	}
 	return i.m.Nodes[node]
+}
+
+// named returns the name of a node that a log server names, see embed.Named.
+func (i *identity) named(shown string) string {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return embed.Named(shown, slices.Collect(maps.Keys(i.m.Nodes)))
 }
 
 // maxMet bounds the nodes that a marker names.

@@ -16,6 +16,7 @@ import (
 
 	"rollcall/cluster/embed"
 	"rollcall/cluster/forward"
+	"rollcall/cluster/members"
 	"rollcall/cluster/partition"
 	"rollcall/cluster/watch"
 	"rollcall/cursor"
@@ -50,6 +51,8 @@ type Node struct {
 	pulses   *pulses
 	observer *observer
 	campaign *campaigns
+	damage   *damage
+	balance  balance
 
 	// From the opening of the logs on: what may run before asks hosted, which is server then.
 	server   *embed.Server
@@ -59,9 +62,11 @@ type Node struct {
 
 	phase    atomic.Int32
 	isolated atomic.Bool
-	closed   atomic.Bool
-	failure  atomic.Pointer[error]
-	failed   chan struct{}
+	// memberNames is stored by watchReach.
+	memberNames atomic.Pointer[[]string]
+	closed      atomic.Bool
+	failure     atomic.Pointer[error]
+	failed      chan struct{}
 
 	stop     chan struct{}
 	stopOnce sync.Once
@@ -207,9 +212,11 @@ func (n *Node) assemble() (err error) {
 			return pulse{
 				Node: o.Node, Version: o.Version, Formats: formats,
 				Draining: n.phase.Load() == draining, ID: n.identity.get().ID,
+				Missing: n.damage.own(),
 			}
 		},
-		met: n.identity.met, wake: make(chan struct{}, 1), stop: make(chan struct{}),
+		met: n.identity.met, members: n.members,
+		wake: make(chan struct{}, 1), stop: make(chan struct{}),
 	}
 	n.holdings = newHoldings(holdingsConfig{
 		node: o.Node, count: o.Partitions, bus: n.bus, clock: clock,
@@ -229,8 +236,15 @@ func (n *Node) assemble() (err error) {
 	n.pulses.owned = n.holdings
 	n.observer = &observer{
 		cluster: o.Name, node: o.Node, replicas: o.Replicas, maxSkew: o.MaxSkew, clock: clock,
-		directory: n.directory, holdings: n.holdings, copies: new(copies), leader: n.leader,
-		ready: n.Ready,
+		directory: n.directory, holdings: n.holdings,
+		copies: &copies{named: n.identity.named, missing: n.directory.missing},
+		leader: n.leader, members: n.members, ready: n.Ready,
+		deed: n.deed, balance: n.balance.get,
+	}
+	n.damage = &damage{
+		missing:  func() map[string]uint64 { return n.server.Missing() },
+		holdings: n.holdings, copies: n.directory.damaged, logger: o.Logger,
+		repaired: map[int]time.Time{},
 	}
 	n.campaign = newCampaigns(o.Node, clock, n.directory, nil, o.Partitions,
 		func() bool { return n.phase.Load() == serving && !n.isolated.Load() }, o.Logger)
@@ -245,6 +259,35 @@ func (n *Node) leader() (leader string) {
 		leader, _ = server.Meta()
 	}
 	return leader
+}
+
+// members are the nodes that the cluster has, as this one knows them; none: it does not yet.
+func (n *Node) members() []string {
+	if all := n.memberNames.Load(); all != nil {
+		return *all
+	}
+	return nil
+}
+
+// learnMembers looks which they are.
+func (n *Node) learnMembers() {
+	_, all := n.server.Meta()
+	for i := range all {
+		all[i] = n.identity.named(all[i])
+	}
+	n.memberNames.Store(&all)
+}
+
+// deed is what an operator, or the leader of the cluster, did last to it; nil: nothing is known.
+func (n *Node) deed(ctx context.Context) *members.Deed {
+	if n.hosted.Load() == nil || n.phase.Load() == starting {
+		return nil
+	}
+	d, err := n.operator.lastDeed(ctx)
+	if err != nil || d.Kind == "" {
+		return nil
+	}
+	return &d
 }
 
 // partitionShards is how many shards the table of a partition has: a node has many tables.

@@ -1,11 +1,14 @@
 package cluster
 
 import (
+	"cmp"
 	"context"
+	"slices"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"rollcall/cluster/members"
 	"rollcall/engine"
 )
 
@@ -20,15 +23,28 @@ type observer struct {
 	holdings      *holdings
 	copies        *copies
 	leader        func() string // of the cluster; "": none
+	members       func() []string
 	ready         func() error
+	deed          func(ctx context.Context) *members.Deed // the last one; nil: none is known
+	balance       func() string
 }
 
-// status is what this node knows at this instant. What the leaders of the logs say of the copies is
-// left out where they cannot be asked within ctx.
+// deedWait is how long the last deed is asked for, beside the copies.
+const deedWait = time.Second
+
+// status is what this node knows at this instant. What the leaders of the logs say, of the copies
+// and of what is being done, is left out where they cannot be asked within ctx.
 func (v *observer) status(ctx context.Context) *Status {
+	deeds := make(chan *members.Deed, 1)
+	go func() {
+		ctx, cancel := context.WithTimeout(ctx, deedWait)
+		defer cancel()
+		deeds <- v.deed(ctx)
+	}()
 	s := &Status{
 		Cluster: v.cluster, Node: v.node, AtMS: int64(v.clock().WallMS), Leader: v.leader(),
 		Replicas: v.replicas, MaxSkewMS: v.maxSkew.Milliseconds(), Nodes: v.nodes(),
+		Balance: v.balance(),
 	}
 	if err := v.ready(); err != nil {
 		s.NotReady = err.Error()
@@ -41,19 +57,35 @@ func (v *observer) status(ctx context.Context) *Status {
 			Replicas: logs[streamOf(p)], Claimed: v.holdings.parts[p].last.Load(),
 		})
 	}
+	s.note(<-deeds)
 	return s
 }
 
-// nodes are those that were heard, this one among them.
+// nodes are the members, this one among them, and others that are in reach: they join, or leave. A
+// member that is gone is missed for as long as it is one.
 func (v *observer) nodes() (nodes []NodeStatus) {
-	now := v.clock.Nanos()
+	now, members := v.clock.Nanos(), v.members()
+	unheard := make(map[string]bool)
+	for _, name := range members {
+		unheard[name] = true
+	}
 	for _, p := range v.directory.heard() {
+		if len(members) > 0 && !unheard[p.Node] && !v.directory.reaches(p.Node) {
+			continue
+		}
+		delete(unheard, p.Node)
 		nodes = append(nodes, NodeStatus{
 			Name: p.Node, Version: p.Version, Formats: p.Formats,
 			HeardMS: (now - p.heardNanos) / int64(time.Millisecond),
 			InReach: v.directory.reaches(p.Node), Draining: p.Draining, SkewMS: p.skewMS,
 		})
 	}
+	for name := range unheard {
+		nodes = append(nodes, NodeStatus{
+			Name: name, HeardMS: -1, InReach: v.directory.reaches(name),
+		})
+	}
+	slices.SortFunc(nodes, func(a, b NodeStatus) int { return cmp.Compare(a.Name, b.Name) })
 	return nodes
 }
 
@@ -62,7 +94,7 @@ var (
 		"Partitions that this node owns, is claiming, or knows no owner of.",
 		[]string{"state"}, nil)
 	peersDesc = prometheus.NewDesc("rollcall_peers",
-		"Other nodes that were heard since the start, by whether they are in reach.",
+		"Other members of the cluster, by whether they are in reach.",
 		[]string{"state"}, nil)
 	skewDesc = prometheus.NewDesc("rollcall_peer_clock_skew_seconds",
 		"The clock of another node minus this node's, the way of its last pulse included.",
@@ -101,7 +133,9 @@ func (v *observer) Collect(out chan<- prometheus.Metric) {
 		default:
 			gone++
 		}
-		gauge(skewDesc, float64(n.SkewMS)/1000, n.Name)
+		if n.HeardMS >= 0 {
+			gauge(skewDesc, float64(n.SkewMS)/1000, n.Name)
+		}
 	}
 	gauge(peersDesc, float64(there), "in_reach")
 	gauge(peersDesc, float64(gone), "gone")

@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"context"
 	"errors"
 	"strings"
 	"testing"
@@ -8,18 +9,24 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"rollcall/cluster/members"
 	"rollcall/engine"
 )
 
 // TestObserver: what was heard, who is in reach and what the copies lack is in the status and in
 // the figures.
 func TestObserver(t *testing.T) {
-	clock := engine.NewClock()
+	began := engine.NewClock()()
+	later := int64(0)
+	clock := func() engine.Instant {
+		return engine.Instant{Nanos: began.Nanos + later, WallMS: began.WallMS + uint64(later/1e6)}
+	}
 	d := newDirectory(clock, 4)
 	for node, parts := range map[string][]pulsePartition{
 		"a": {{Partition: 0, Epoch: 3, Sure: true}, {Partition: 3, Epoch: 1, Sure: true}},
 		"b": {{Partition: 1, Epoch: 5}},
 		"c": {{Partition: 2, Epoch: 9, Sure: true}},
+		"z": nil, // it has left
 	} {
 		d.hear(&pulse{Node: node, Version: "v1", WallMS: clock().WallMS + 2000, Partitions: parts})
 	}
@@ -30,14 +37,20 @@ func TestObserver(t *testing.T) {
 		copies: &copies{at: time.Now().Add(time.Hour), logs: map[string][]ReplicaStatus{
 			streamOf(1): {{Node: "b", Current: true}, {Node: "c", Lag: 7}},
 		}},
-		leader: func() string { return "b" },
-		ready:  func() error { return errors.New("starting") },
+		leader:  func() string { return "b" },
+		ready:   func() error { return errors.New("starting") },
+		members: func() []string { return []string{"a", "b", "c", "d"} },
+		balance: func() string { return balanceOff },
+		deed: func(context.Context) *members.Deed {
+			return &members.Deed{Kind: "leave", AtMS: int64(began.WallMS)}
+		},
 	}
 	v.holdings.parts[2].busy.Store(true)
 
 	s := v.status(t.Context())
 	if s.Cluster != "presence" || s.Node != "a" || s.Leader != "b" || s.NotReady != "starting" ||
-		s.Replicas != 3 || s.MaxSkewMS != 1000 || len(s.Nodes) != 3 || len(s.Partitions) != 4 {
+		s.Replicas != 3 || s.MaxSkewMS != 1000 || len(s.Nodes) != 4 || len(s.Partitions) != 4 ||
+		s.Balance != balanceOff || s.Deed == nil || s.Deed.Kind != "leave" {
 		t.Fatalf("%+v", s)
 	}
 	for i, want := range []string{"a", "b", "", "a"} { // c is not in reach
@@ -52,6 +65,12 @@ func TestObserver(t *testing.T) {
 	if n := s.Nodes[2]; n.Name != "c" || n.InReach || n.SkewMS < 1000 || n.HeardMS < 0 {
 		t.Errorf("%+v", n)
 	}
+	if n := s.Nodes[3]; n.Name != "d" || n.InReach || n.HeardMS != -1 {
+		t.Errorf("a member that was not heard: %+v", n)
+	}
+	// A member that is gone is missed for ever: its alerts would resolve by themselves.
+	later = 2 * forgetNanos
+	d.forget(forgetNanos, v.members())
 	got := map[string]float64{}
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(v)
@@ -70,7 +89,7 @@ func TestObserver(t *testing.T) {
 	}
 	for name, want := range map[string]float64{
 		"partitions owned": 0, "partitions claiming": 1, "partitions leaderless": 1,
-		"peers in_reach": 1, "peers gone": 1, "clock_skew_limit_seconds": 1, "log_copies behind": 0,
+		"peers in_reach": 1, "peers gone": 2, "clock_skew_limit_seconds": 1, "log_copies behind": 0,
 	} {
 		if is, ok := got[name]; !ok || is != want {
 			t.Errorf("%s is %v, want %v; %v", name, is, want, got)

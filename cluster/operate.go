@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"rollcall/cluster/embed"
 	"rollcall/cluster/members"
 	"rollcall/cluster/transfer"
 	"rollcall/jslog"
@@ -41,16 +42,18 @@ func newOperator(n *Node) *operator {
 	o := &operator{n: n}
 	o.transfer = transfer.New(n.bus, owners{n.holdings, n.directory})
 	o.members = members.New(members.Options{
-		Node: n.o.Node, Logger: n.o.Logger, Journal: o.journal,
+		Node: n.o.Node, Logger: n.o.Logger, Journal: o.journal, Moves: n.figures.move,
 		Servers: &members.Servers{
 			App: n.server.Conn(), System: n.server.System, Copies: n.o.Replicas,
-			Reach: n.directory.reaches,
+			Reach: n.directory.reaches, Missing: n.directory.missing,
+			Named: n.identity.named, PeerID: embed.PeerID,
 		},
 	})
 	o.routes.HandleFunc("GET /clusterz", func(w http.ResponseWriter, r *http.Request) {
 		n.Status(r.Context()).answer(w)
 	})
 	o.routes.HandleFunc("GET /clusterz/deed", o.deed)
+	o.routes.HandleFunc("POST /clusterz/balance", o.setBalance)
 	o.routes.HandleFunc("POST /clusterz/leave", o.leave)
 	o.routes.HandleFunc("POST /clusterz/replace", o.replace)
 	o.routes.HandleFunc("GET /clusterz/devices", o.devices)
@@ -70,6 +73,20 @@ func (o *operator) journal(ctx context.Context) (members.Journal, error) {
 	return jslog.NATS(o.n.server.Conn(), deedsStream), nil
 }
 
+// lastDeed is what was done last, or is being done; the zero Deed: nothing was.
+func (o *operator) lastDeed(ctx context.Context) (d members.Deed, err error) {
+	if !o.made.Load() {
+		switch _, err := o.n.server.Stream(ctx, deedsStream); {
+		case errors.Is(err, embed.ErrNoStream):
+			return d, nil
+		case err != nil:
+			return d, err
+		}
+	}
+	d, _, err = o.members.Last(ctx)
+	return d, err
+}
+
 const (
 	// evenEvery is how often a node looks whether it owns more than its share, and the leader of
 	// the cluster whether a node has more copies than another.
@@ -87,6 +104,8 @@ const (
 func (o *operator) run(stop <-chan struct{}) {
 	over := 0
 	for wait(stop, evenEvery) {
+		o.n.damage.look(time.Now())
+		o.learnBalance()
 		switch {
 		case !o.n.server.KeepsLogs():
 			o.n.fail(ErrRemoved)
@@ -99,6 +118,13 @@ func (o *operator) run(stop <-chan struct{}) {
 			}
 		}
 	}
+}
+
+// learnBalance asks whether copies and owners are to be spread evenly.
+func (o *operator) learnBalance() {
+	ctx, cancel := context.WithTimeout(context.Background(), evenEvery)
+	defer cancel()
+	o.n.balance.learn(ctx, o.n.server)
 }
 
 // balance moves copies while this node leads the cluster, until stop is closed.
@@ -124,10 +150,10 @@ func wait(stop <-chan struct{}, d time.Duration) bool {
 	}
 }
 
-// quiet reports whether this is a time for moving things: not while a node is about to stop, as in
-// a rolling upgrade, or was lost.
+// quiet reports whether this is a time for moving things: not while an operator has switched it
+// off, and not while a node is about to stop, as in a rolling upgrade, or was lost.
 func (o *operator) quiet() bool {
-	if o.n.phase.Load() != serving || o.n.isolated.Load() {
+	if o.n.phase.Load() != serving || o.n.isolated.Load() || o.n.balance.get() != balanceOn {
 		return false
 	}
 	for _, p := range o.n.directory.heard() {
@@ -157,7 +183,10 @@ func (o *operator) giveOne() {
 	if !ok {
 		return
 	}
-	if err := o.members.HandOver(ctx, log, to); err != nil {
+	handed := o.n.figures.move(moveOwner)
+	err = o.members.HandOver(ctx, log, to)
+	handed(err)
+	if err != nil {
 		o.n.o.Logger.Info("a partition was not handed over", "log", log, "to", to, "error", err)
 		return
 	}
@@ -216,7 +245,7 @@ func answerDeed(w http.ResponseWriter, err error) {
 func (o *operator) deed(w http.ResponseWriter, r *http.Request) {
 	ctx, cancel := operatorContext(r)
 	defer cancel()
-	d, _, err := o.members.Last(ctx)
+	d, err := o.lastDeed(ctx)
 	if err != nil {
 		answerError(w, http.StatusServiceUnavailable, wire.CodeUnavailable, err)
 		return

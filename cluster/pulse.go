@@ -14,7 +14,7 @@ import (
 const (
 	// pulseEvery is how often each node tells each that it is there.
 	pulseEvery = 500 * time.Millisecond
-	// forgetNanos is how long a node that is gone is still shown.
+	// forgetNanos is how long a node that is gone, and no member, is remembered.
 	forgetNanos = int64(time.Hour)
 )
 
@@ -22,13 +22,15 @@ const (
 // least each pulseEvery. It takes the way of what its hubs tell that node, so that the two come in
 // the order in which they were sent: a count that is higher than what has come shows a loss.
 type pulse struct {
-	Node       string           `json:"node"`
-	ID         string           `json:"id"` // of its data directory
-	Version    string           `json:"version"`
-	Formats    []int            `json:"formats"` // of messages and logs that it reads
-	WallMS     uint64           `json:"wall_ms"`
-	Draining   bool             `json:"draining,omitempty"`
-	Partitions []pulsePartition `json:"partitions"` // that it owns
+	Node     string `json:"node"`
+	ID       string `json:"id"` // of its data directory
+	Version  string `json:"version"`
+	Formats  []int  `json:"formats"` // of messages and logs that it reads
+	WallMS   uint64 `json:"wall_ms"`
+	Draining bool   `json:"draining,omitempty"`
+	// Missing is how many messages its copies of logs lack, since they were damaged, by log.
+	Missing    map[string]uint64 `json:"missing,omitempty"`
+	Partitions []pulsePartition  `json:"partitions"` // that it owns
 
 	// Boot names the process, and AtNanos is when it made the pulse, by its clock.
 	Boot    uint64 `json:"boot"`
@@ -79,6 +81,7 @@ type pulses struct {
 	edge      *watch.Edge
 	own       func() pulse // what does not depend on who gets it, without partitions
 	met       func(node, id string)
+	members   func() []string
 	boot      uint64 // of this process
 
 	wake chan struct{} // has room for one
@@ -116,7 +119,7 @@ func (s *pulses) run() {
 			return
 		case <-s.wake:
 		case <-timer.C:
-			s.directory.forget(forgetNanos)
+			s.directory.forget(forgetNanos, s.members())
 		}
 		timer.Reset(pulseEvery)
 		s.send()

@@ -24,19 +24,18 @@ const (
 func (n *Node) watchReach() {
 	ticker := time.NewTicker(reachEvery)
 	defer ticker.Stop()
-	var members []string
 	var membersAt, sinceNanos int64
 	for {
 		for _, lost := range n.directory.reached(n.o.Node, n.bus.Peers()) {
 			n.presence.down(lost)
 		}
 		now := n.o.Engine.Clock.Nanos()
-		if members == nil || now-membersAt > int64(membersEvery) {
-			_, members = n.server.Meta()
+		if n.members() == nil || now-membersAt > int64(membersEvery) {
+			n.learnMembers()
 			membersAt = now
 		}
 		switch {
-		case n.phase.Load() == starting || n.converses(members, now):
+		case n.phase.Load() == starting || n.converses(n.members(), now):
 			sinceNanos = 0
 			n.isolate(false)
 		case sinceNanos == 0:

@@ -6,9 +6,11 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/google/uuid"
 
+	"rollcall/cluster/members"
 	"rollcall/cluster/partition"
 )
 
@@ -26,6 +28,12 @@ type Status struct {
 	Replicas int `json:"replicas"`
 	// MaxSkewMS is how far clocks may be apart.
 	MaxSkewMS int64 `json:"max_skew_ms"`
+
+	// Balance says whether copies and owners are spread evenly by themselves: on, off, or "" while
+	// this node does not know.
+	Balance string `json:"balance"`
+	// Deed is what is being done to the cluster, or was not done to its end in the last hour.
+	Deed *members.Deed `json:"deed,omitempty"`
 
 	Nodes      []NodeStatus      `json:"nodes"`      // by name
 	Partitions []PartitionStatus `json:"partitions"` // all, by number; none: the cluster is not made
@@ -63,6 +71,8 @@ type ReplicaStatus struct {
 	Current bool   `json:"current"`
 	Offline bool   `json:"offline,omitempty"`
 	Lag     uint64 `json:"lag"` // messages that it lacks
+	// Missing is how many of them it lacks since they were damaged on its disk.
+	Missing uint64 `json:"missing,omitempty"`
 }
 
 // ClaimStatus is how a claim came to be, and what it took.
@@ -71,6 +81,20 @@ type ClaimStatus struct {
 	Reason   string `json:"reason"`
 	TookMS   int64  `json:"took_ms"`   // until it served
 	ReplayMS int64  `json:"replay_ms"` // of that
+}
+
+// deedShown is how long a deed is shown that did not end well.
+const deedShown = time.Hour
+
+// note notes the last deed, if it is worth it.
+func (s *Status) note(d *members.Deed) {
+	age := time.Duration(0)
+	if d != nil {
+		age = time.UnixMilli(s.AtMS).Sub(time.UnixMilli(d.AtMS))
+	}
+	if d != nil && (!d.Done || d.Failed != "" && age < deedShown) {
+		s.Deed = d
+	}
 }
 
 // Problems are what an operator should look at, most urgent first; none: all is well.
@@ -96,8 +120,13 @@ func (s *Status) Problems() []string {
 		}))
 	for i := range s.Nodes {
 		n := &s.Nodes[i]
+		add(true, "%s", s.partitions("with a damaged copy on "+n.Name, func(p *PartitionStatus) bool {
+			return slices.ContainsFunc(p.Replicas, func(r ReplicaStatus) bool {
+				return r.Node == n.Name && r.Missing > 0
+			})
+		}))
 		add(!n.InReach, "%s is not in reach", n.Name)
-		add(n.Draining, "%s drains", n.Name)
+		add(n.InReach && n.Draining, "%s drains", n.Name)
 		add(n.InReach && 2*max(n.SkewMS, -n.SkewMS) > s.MaxSkewMS,
 			"the clock of %s is %d ms from that of %s, of %d ms that are allowed", n.Name, n.SkewMS,
 			s.Node, s.MaxSkewMS)

@@ -5,6 +5,8 @@ import (
 	"net/http/httptest"
 	"slices"
 	"testing"
+
+	"rollcall/cluster/members"
 )
 
 // well is the status of a cluster without problems.
@@ -45,6 +47,10 @@ func TestProblems(t *testing.T) {
 			s.Partitions[1].Replicas[2] = ReplicaStatus{Node: "c", Lag: 5}
 			s.Partitions[2].Replicas[2].Offline = true
 		}, []string{"2 of 12 partitions with fewer than 3 current copies: 1, 2"}},
+		"a damaged copy": {func(s *Status) {
+			s.Partitions[4].Replicas[0] = ReplicaStatus{Node: "a", Lag: 2, Missing: 2}
+		}, []string{"1 of 12 partitions with fewer than 3 current copies: 4",
+			"1 of 12 partitions with a damaged copy on a: 4"}},
 		"a node": {func(s *Status) { s.Nodes[1].InReach, s.Nodes[2].Draining = false, true },
 			[]string{"b is not in reach", "c drains"}},
 		"clocks": {func(s *Status) { s.Nodes[1].SkewMS, s.Nodes[2].SkewMS = -501, 500 },
@@ -64,6 +70,13 @@ func TestProblems(t *testing.T) {
 func TestStatusAnswer(t *testing.T) {
 	s := well()
 	s.Leader = ""
+	s.AtMS = 10_000_000
+	s.note(&members.Deed{Kind: "leave", Done: true, AtMS: s.AtMS})
+	s.note(&members.Deed{Kind: "replace", Done: true, Failed: "long ago", AtMS: 1})
+	if s.Deed != nil {
+		t.Errorf("what is over is shown: %+v", s.Deed)
+	}
+	s.note(&members.Deed{Kind: "balance", AtMS: 1})
 	rec := httptest.NewRecorder()
 	s.answer(rec)
 	var got struct {
@@ -73,7 +86,8 @@ func TestStatusAnswer(t *testing.T) {
 	if err := json.Unmarshal(rec.Body.Bytes(), &got); err != nil {
 		t.Fatal(err)
 	}
-	if !slices.Equal(got.Problems, s.Problems()) || got.Owned("b") != 4 || got.Nodes[2].Name != "c" {
+	if !slices.Equal(got.Problems, s.Problems()) || got.Owned("b") != 4 ||
+		got.Deed.Kind != "balance" || got.Nodes[2].Name != "c" {
 		t.Errorf("%+v", got)
 	}
 }

@@ -290,6 +290,10 @@ func (e *Engine) Checkpoint(stop <-chan struct{}) (written int, err error) {
 	return e.checkpoints.checkpoint(stop)
 }
 
+// CheckpointSoon has the engine take a checkpoint now, as when the log has grown by
+// Options.CheckpointBytes. Any goroutine.
+func (e *Engine) CheckpointSoon() { e.checkpoints.noteLogged(e.checkpoints.limit) }
+
 // Take makes a connection ready for Subscribe; it takes the socket out of the net.Conn, which is
 // closed.
 func (e *Engine) Take(c net.Conn) (broadcast.Conn, error) { return e.streams.Take(c) }

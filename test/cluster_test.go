@@ -93,6 +93,31 @@ func (n *nodeSet) status(code int, says string) {
 	})
 }
 
+// TestClusterBalance: copies and owners stay where they are from the command on that says so, all
+// nodes show it, also after a restart, until the other one.
+func TestClusterBalance(t *testing.T) {
+	n := newNodes(t, nil)
+	n.start()
+	const off = "Copies and owners stay where they are"
+	for i, is := range []string{"off", "on"} {
+		cmd := exec.Command(binary, "cluster", "balance", is, "--admin=http://"+n.rigs[i].admin)
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+		n.rigs[2].terminate()
+		n.rigs[2].start()
+		testwait.Until(t, "all nodes show that it is "+is, func() bool {
+			for i := range n.rigs {
+				out, code := n.askStatus(i)
+				if code != 0 || strings.Contains(out, off) != (is == "off") {
+					return false
+				}
+			}
+			return true
+		})
+	}
+}
+
 // TestClusterMetrics: docs/metrics.md has every metric of a node of a cluster, too.
 func TestClusterMetrics(t *testing.T) {
 	n := newNodes(t, nil, "--rate-per-ip=1000000")

@@ -3,6 +3,7 @@ package embed
 import (
 	"errors"
 	"slices"
+	"strings"
 	_ "unsafe" // for go:linkname
 
 	"github.com/nats-io/nats-server/v2/server"
@@ -14,6 +15,28 @@ import (
 //
 //go:linkname lookupRaftNode github.com/nats-io/nats-server/v2/server.(*Server).lookupRaftNode
 func lookupRaftNode(s *server.Server, group string) server.RaftNode
+
+// getHash is taken from within, too; TestThreeServers fails when it is not what PeerID says.
+//
+//go:linkname getHash github.com/nats-io/nats-server/v2/server.getHash
+func getHash(name string) string
+
+// PeerID is what raft groups call a server of this name.
+func PeerID(name string) string { return getHash(name) }
+
+// Named returns the name of a server that an answer names: one that the answering server has not
+// met since its start is a text with a hash there, and may be one of those that are known.
+func Named(shown string, known []string) string {
+	_, hash, unknown := strings.Cut(strings.TrimSuffix(shown, ")"), "(peerID: ")
+	if unknown {
+		for _, name := range known {
+			if PeerID(name) == hash {
+				return name
+			}
+		}
+	}
+	return shown
+}
 
 // metaGroup is the raft group that decides where streams are.
 const metaGroup = "_meta_"
@@ -90,4 +113,22 @@ func (s *Server) LearnGroups() {
 	s.groupsMu.Lock()
 	defer s.groupsMu.Unlock()
 	s.groups = groups
+}
+
+// Missing is how many messages the copies on this server lack, by stream, of those that lack any.
+// All that was between their first message and their last one was there once, and none is taken out
+// there. The server leaves out what it finds damaged when it starts, and calls the copy current all
+// the same.
+func (s *Server) Missing() map[string]uint64 {
+	detail, err := s.server.JszAccount(&server.JSzOptions{Account: global, Streams: true})
+	if err != nil {
+		return nil
+	}
+	missing := map[string]uint64{}
+	for i := range detail.Streams {
+		if d := &detail.Streams[i]; d.State.NumDeleted > 0 {
+			missing[d.Name] = uint64(d.State.NumDeleted)
+		}
+	}
+	return missing
 }

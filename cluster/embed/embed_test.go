@@ -82,6 +82,12 @@ func TestThreeServers(t *testing.T) {
 	if value, err := a.Get(ctx, "P0000", "log.0"); err != nil || string(value) != "1" {
 		t.Fatalf("%q, %v", value, err)
 	}
+	if err := a.Set(ctx, "log.0", []byte("2")); err != nil {
+		t.Fatal(err)
+	}
+	if value, err := a.Get(ctx, "P0000", "log.0"); err != nil || string(value) != "2" {
+		t.Fatalf("%q, %v", value, err)
+	}
 	if _, err := a.Get(ctx, "P0000", "log.1"); !errors.Is(err, embed.ErrNoValue) {
 		t.Fatal(err)
 	}
@@ -89,6 +95,15 @@ func TestThreeServers(t *testing.T) {
 		first, all := a.Meta()
 		return first != "" && len(all) == 3
 	})
+	unmet := fmt.Sprintf("Server name unknown at this time (peerID: %s)", servers[1].ID())
+	for _, shown := range []string{unmet, "n1"} {
+		if name := embed.Named(shown, []string{"n0", "n1", "n2"}); name != "n1" {
+			t.Errorf("%s is %q", shown, name)
+		}
+	}
+	if name := embed.Named(unmet, []string{"n0"}); name != unmet {
+		t.Error(name)
+	}
 
 	got := make(chan string, 100)
 	buses[1].Handle("s", func(m bus.Message) {

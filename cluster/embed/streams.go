@@ -66,17 +66,25 @@ func (s *Server) Get(ctx context.Context, stream, subject string) ([]byte, error
 
 // Put adds the first message on a subject of a stream. An error may say that there is one.
 func (s *Server) Put(ctx context.Context, subject string, data []byte) error {
+	return s.publish(ctx, &nats.Msg{
+		Subject: subject, Data: data, Header: nats.Header{nats.ExpectedLastSubjSeqHdr: {"0"}},
+	})
+}
+
+// Set adds a message on a subject of a stream, which Get returns from then on.
+func (s *Server) Set(ctx context.Context, subject string, data []byte) error {
+	return s.publish(ctx, &nats.Msg{Subject: subject, Data: data})
+}
+
+func (s *Server) publish(ctx context.Context, msg *nats.Msg) error {
 	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
 	defer cancel()
-	m, err := s.conn.RequestMsgWithContext(ctx, &nats.Msg{
-		Subject: subject, Data: data,
-		Header: nats.Header{nats.ExpectedLastSubjSeqHdr: {"0"}},
-	})
+	m, err := s.conn.RequestMsgWithContext(ctx, msg)
 	if err == nil {
 		err = answerError(m.Data)
 	}
 	if err != nil {
-		return fmt.Errorf("cluster/embed: put %s: %w", subject, err)
+		return fmt.Errorf("cluster/embed: put %s: %w", msg.Subject, err)
 	}
 	return nil
 }

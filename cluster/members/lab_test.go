@@ -4,15 +4,18 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"net/url"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 
+	"rollcall/cluster/embed"
 	"rollcall/internal/testport"
 	"rollcall/internal/testwait"
 	"rollcall/jslog"
@@ -28,6 +31,7 @@ type lab struct {
 	app     *nats.Conn
 	at      string // the server that is asked
 	logs    []string
+	moved   atomic.Int64 // copies
 }
 
 // newLab starts servers that know of each other, and logs with copies.
@@ -137,13 +141,23 @@ func (l *lab) fill(n int) {
 func (l *lab) asked() *Servers {
 	return &Servers{App: l.app, System: func() (*nats.Conn, error) {
 		return nats.Connect(l.servers[l.at].ClientURL(), nats.UserInfo("system", "p"))
-	}, Copies: 3}
+	}, Copies: 3, PeerID: embed.PeerID, Named: func(shown string) string {
+		return embed.Named(shown, slices.Collect(maps.Keys(l.dirs)))
+	}}
 }
 
 // members are those as the server sees them that the lab asks.
 func (l *lab) members() *Members {
 	m := New(Options{
 		Node: l.at, Servers: l.asked(), Logger: slog.New(slog.DiscardHandler),
+		Moves: func(kind string) func(error) {
+			return func(err error) {
+				l.moved.Add(1)
+				if err != nil {
+					l.t.Errorf("a move of %s: %v", kind, err)
+				}
+			}
+		},
 		Journal: func(context.Context) (Journal, error) {
 			return jslog.NATS(l.app, "DEEDS"), nil
 		},

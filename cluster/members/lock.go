@@ -18,9 +18,19 @@ type Journal interface {
 	Purge(ctx context.Context, before uint64) error
 }
 
+// The kinds of deeds.
+const (
+	leave   = "leave"
+	replace = "replace"
+	balance = "balance"
+)
+
+// Kinds are the kinds of deeds.
+func Kinds() []string { return []string{leave, replace, balance} }
+
 // Deed is a change of the cluster, as the journal has it.
 type Deed struct {
-	Kind string `json:"kind"` // leave, replace or balance
+	Kind string `json:"kind"` // one of the three of doc.go
 	Node string `json:"node"` // whose copies go
 	// By is the node that takes the place of one that is replaced.
 	By      string `json:"by,omitempty"`
@@ -28,14 +38,20 @@ type Deed struct {
 	BeganMS int64  `json:"began_ms"` // wall clock
 	AtMS    int64  `json:"at_ms"`    // of this entry
 	Step    string `json:"step"`     // what is being done, or waited for
-	Done    bool   `json:"done"`     // it is over
-	Failed  string `json:"failed,omitempty"`
+	// Moved is how many copies have been moved, and Left how many are to be.
+	Moved  int    `json:"moved"`
+	Left   int    `json:"left"`
+	Done   bool   `json:"done"` // it is over
+	Failed string `json:"failed,omitempty"`
 }
 
 // String says what is done, in a few words.
 func (d *Deed) String() string {
-	if d.By != "" {
+	switch {
+	case d.By != "":
 		return fmt.Sprintf("%s %s by %s", d.Kind, d.Node, d.By)
+	case d.Kind == balance:
+		return "move a copy from " + d.Node + " to a node with fewer"
 	}
 	return d.Kind + " " + d.Node
 }
@@ -113,6 +129,14 @@ func (l *lock) at(format string, args ...any) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.deed.Step = fmt.Sprintf(format, args...)
+}
+
+// left says how many copies are to be moved yet. Each time it says one fewer, one was.
+func (l *lock) left(n int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.deed.Moved += max(0, l.deed.Left-n)
+	l.deed.Left = n
 }
 
 // tell appends an entry.

@@ -15,6 +15,9 @@ type Options struct {
 	// Journal returns the log in which deeds are written, which it makes if there is none.
 	Journal func(ctx context.Context) (Journal, error)
 	Logger  *slog.Logger
+	// Moves is told when the move of a copy begins, of which kind of deed, and returns what is told
+	// when it is over: an error says that it failed.
+	Moves func(kind string) (over func(error))
 }
 
 // Members does what doc.go says, from one node. Any goroutine may call its methods.
@@ -53,7 +56,7 @@ func (m *Members) Leave(ctx context.Context, node string) error {
 		return &RefusedError{fmt.Sprintf("%s cannot see itself off. Give the command to another "+
 			"node: --admin", node)}
 	}
-	return m.begin(ctx, Deed{Kind: "leave", Node: node},
+	return m.begin(ctx, Deed{Kind: leave, Node: node},
 		func(s *State) string { return s.mayLeave(node) },
 		func(ctx context.Context, l *lock) error { return m.depart(ctx, l, node, "") })
 }
@@ -61,7 +64,7 @@ func (m *Members) Leave(ctx context.Context, node string) error {
 // Replace has others take the copies of a node that is gone, and it is no member any more. by is
 // the one that was started in its place. Otherwise it is like Leave.
 func (m *Members) Replace(ctx context.Context, old, by string) error {
-	return m.begin(ctx, Deed{Kind: "replace", Node: old, By: by},
+	return m.begin(ctx, Deed{Kind: replace, Node: old, By: by},
 		func(s *State) string { return s.mayReplace(old, by) },
 		func(ctx context.Context, l *lock) error { return m.depart(ctx, l, old, old) })
 }
@@ -77,11 +80,13 @@ func (m *Members) Balance(ctx context.Context) (moved bool, err error) {
 	if !ok {
 		return false, nil
 	}
-	l, err := m.lock(ctx, Deed{Kind: "balance", Node: from})
+	l, err := m.lock(ctx, Deed{Kind: balance, Node: from})
 	if err != nil {
 		return false, err
 	}
 	err = m.locked(l, func(ctx context.Context, l *lock) error {
+		l.left(1)
+		l.at("moving the copy of %s from %s", log, from)
 		return m.move(ctx, l, log, from, "")
 	})
 	return err == nil, err
@@ -174,6 +179,7 @@ func (m *Members) depart(ctx context.Context, l *lock, node, except string) erro
 			return err
 		}
 		log, left := s.nextOn(node)
+		l.left(left)
 		if left == 0 {
 			break
 		}
@@ -212,7 +218,11 @@ func (s *State) nextOn(node string) (log string, left int) {
 }
 
 // move moves one copy.
-func (m *Members) move(ctx context.Context, l *lock, log, from, except string) error {
+func (m *Members) move(
+	ctx context.Context, l *lock, log, from, except string,
+) (err error) {
+	moved := m.o.Moves(l.deed.Kind)
+	defer func() { moved(err) }()
 	if err := m.o.Servers.moveFrom(ctx, log, from); err != nil {
 		return err
 	}

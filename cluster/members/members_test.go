@@ -65,8 +65,8 @@ func TestMembership(t *testing.T) {
 	if err := m.Leave(ctx, "n3"); !errors.As(err, &refused) {
 		t.Errorf("two deeds at a time: %v", err)
 	}
-	if d := l.waitDone(m); d.Failed != "" {
-		t.Fatalf("leave: %+v", d)
+	if d := l.waitDone(m); d.Failed != "" || d.Moved == 0 || int64(d.Moved) > l.moved.Load() {
+		t.Fatalf("leave: %+v, of %d moves", d, l.moved.Load())
 	}
 	testwait.Until(t, "the node is no member", func() bool {
 		s := l.look()
@@ -150,6 +150,7 @@ func TestGuards(t *testing.T) {
 		"leaderless log":     {4, func(s *State) { s.Logs[2].Leader = "" }, leave("n4"), "P2 has no leader"},
 		"moving":             {4, func(s *State) { s.Logs[1].Moving = true }, leave("n4"), "P1 are being moved"},
 		"short of copies":    {4, func(s *State) { s.Logs[1].Copies = s.Logs[1].Copies[:2] }, leave("n4"), "2 copies of 3"},
+		"damaged":            {4, func(s *State) { s.Logs[0].Copies[2].Missing = 7 }, leave("n4"), "was damaged, it lacks 7"},
 		"not current":        {4, func(s *State) { s.Logs[0].Copies[2].Current = false }, leave("n4"), "is not current"},
 		"replace":            {4, func(s *State) { s.gone("n3") }, replace("n3", "n4"), ""},
 		"replace in reach":   {4, func(*State) {}, replace("n3", "n4"), "is in reach"},
@@ -242,4 +243,39 @@ func TestLock(t *testing.T) {
 	if _, err := take(ctx, j.As("c"), Deed{Kind: "leave", Node: "n3"}, now.Add(2*lease)); err != nil {
 		t.Error(err)
 	}
+}
+
+// TestReplaceUnmet: all servers are stopped, and one does not come back: the others have not met it
+// since their start, and replace it all the same.
+func TestReplaceUnmet(t *testing.T) {
+	if testing.Short() {
+		t.Skip("four log servers")
+	}
+	names := []string{"n1", "n2", "n3", "spare1"}
+	l := newLab(t, names[:3], 2, 3)
+	l.fill(10)
+	l.start("spare1")
+	testwait.Until(t, "the new node is a member", func() bool {
+		s := l.look()
+		return s != nil && len(s.Nodes) == 4 && s.unsettled("") == ""
+	})
+	l.hangUp()
+	for _, name := range names {
+		l.stop(name)
+	}
+	for _, name := range []string{"n1", "n2", "spare1"} {
+		l.start(name)
+	}
+	l.connect("n1")
+	m := l.members()
+	testwait.Until(t, "it may be replaced", func() bool {
+		return m.Replace(context.Background(), "n3", "spare1") == nil
+	})
+	if d := l.waitDone(m); d.Failed != "" || d.Moved == 0 || d.Left != 0 {
+		t.Fatalf("%+v", d)
+	}
+	testwait.Until(t, "it is no member", func() bool {
+		s := l.look()
+		return s != nil && s.node("n3") == nil && len(s.Nodes) == 3 && s.unsettled("") == ""
+	})
 }

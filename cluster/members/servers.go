@@ -26,6 +26,20 @@ type Servers struct {
 	// Reach reports whether a node is in reach of this one. The servers notice a node that ended
 	// without a word after more than a minute only. Default: what the servers say.
 	Reach func(node string) bool
+	// Named is the name of a node that the servers name, which may be one that they have not met
+	// since their start; PeerID is what they call it then. Default: they have met all.
+	Named  func(shown string) string
+	PeerID func(name string) string
+	// Missing is how many messages a node's copy of a log lacks, since they were damaged on its
+	// disk: the servers call it current all the same. Default: none.
+	Missing func(node, log string) uint64
+}
+
+// name gives a node its name that the servers have not met.
+func (s *Servers) name(p *peerInfo) {
+	if s.Named != nil {
+		p.Name = s.Named(p.Name)
+	}
 }
 
 // reaches reports whether a node is in reach: both have to say so.
@@ -138,6 +152,7 @@ func (s *Servers) lookAtNodes(ctx context.Context, state *State) error {
 	state.Leader = answer.Data.Meta.Leader
 	state.Nodes = append(state.Nodes, Node{Name: state.Leader, InReach: true, Current: true})
 	for _, r := range answer.Data.Meta.Replicas {
+		s.name(r)
 		if r.Name != state.Leader {
 			state.Nodes = append(state.Nodes, Node{r.Name, s.reaches(r), r.Current})
 		}
@@ -172,9 +187,15 @@ func (s *Servers) lookAtLog(ctx context.Context, name string) (Log, error) {
 		l.Copies = append(l.Copies, Copy{Node: l.Leader, Current: true, InReach: true})
 	}
 	for _, r := range answer.Cluster.Replicas {
+		s.name(r)
 		l.Moving = l.Moving || r.Pending
 		reach := s.reaches(r)
-		l.Copies = append(l.Copies, Copy{r.Name, r.Current && reach, reach, r.Lag})
+		l.Copies = append(l.Copies, Copy{r.Name, r.Current && reach, reach, r.Lag, 0})
+	}
+	for i := range l.Copies {
+		if c := &l.Copies[i]; s.Missing != nil {
+			c.Missing = s.Missing(c.Node, name)
+		}
 	}
 	return l, nil
 }
@@ -203,7 +224,11 @@ func (s *Servers) stepDown(ctx context.Context) error {
 // remove makes a node no member.
 func (s *Servers) remove(ctx context.Context, node string) error {
 	return s.asSystem(func(c *nats.Conn) error {
-		return s.tell(ctx, c, removeSubject, map[string]any{"peer": node})
+		peer := map[string]any{"peer": node}
+		if s.PeerID != nil {
+			peer["peer_id"] = s.PeerID(node)
+		}
+		return s.tell(ctx, c, removeSubject, peer)
 	})
 }
 

@@ -38,6 +38,7 @@ type Copy struct {
 	Current bool
 	InReach bool
 	Lag     uint64 // messages that it lacks
+	Missing uint64 // messages that it lost
 }
 
 // has reports whether a node has a copy.
@@ -114,6 +115,9 @@ func (l *Log) unsettled(except string, copies int) string {
 		case !c.InReach:
 			return fmt.Sprintf("the copy of %s on %s is not in reach. Bring the node back, or "+
 				"replace it", l.Name, c.Node)
+		case c.Missing > 0:
+			return fmt.Sprintf("the copy of %s on %s was damaged, it lacks %d messages. Wait until a "+
+				"checkpoint has made it whole, or stop the node and replace it", l.Name, c.Node, c.Missing)
 		case !c.Current:
 			return fmt.Sprintf("the copy of %s on %s is not current, it lacks %d messages. "+
 				"Wait until it has them", l.Name, c.Node, c.Lag)

@@ -56,6 +56,33 @@ func (c clusterReplaceCmd) Run() error {
 	return c.doDeed("/clusterz/replace?"+q.Encode(), c.Old+" is no member any more")
 }
 
+type clusterBalanceCmd struct {
+	operator
+	Is string `arg:"" enum:"on,off" help:"on, or off."`
+}
+
+// Help is what `rollcall cluster balance --help` says beyond the flags.
+func (clusterBalanceCmd) Help() string {
+	return `A cluster moves copies of logs to nodes that have fewer, and owners to nodes that own fewer, one at a
+time. Off: it begins no such move, from five seconds later on, until it is on again; the nodes keep
+this over restarts. What is under way is done. A node that stops still hands over what it owns, and
+leave and replace still move what they have to.`
+}
+
+// Run switches it.
+func (c clusterBalanceCmd) Run() error {
+	var told struct{ Balance string }
+	if err := c.ask(http.MethodPost, "/clusterz/balance?is="+c.Is, &told); err != nil {
+		return err
+	}
+	if told.Balance == "off" {
+		fmt.Println("copies and owners stay where they are, until \"rollcall cluster balance on\"")
+		return nil
+	}
+	fmt.Println("copies and owners are spread evenly")
+	return nil
+}
+
 // deedEvery is how often is asked how far a deed is.
 const deedEvery = 500 * time.Millisecond
 

@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"text/tabwriter"
+	"time"
 
 	"rollcall/cluster"
 )
@@ -16,6 +17,7 @@ type clusterCmd struct {
 	Status  clusterStatusCmd  `cmd:"" help:"Show the nodes of a cluster, what they own, and what is wrong."`
 	Leave   clusterLeaveCmd   `cmd:"" help:"Have a node give its copies away and be no member any more."`
 	Replace clusterReplaceCmd `cmd:"" help:"Have another node take the place of one that is gone."`
+	Balance clusterBalanceCmd `cmd:"" help:"Have copies and owners spread evenly by themselves, or not."`
 	Import  clusterImportCmd  `cmd:"" help:"Bring the devices of a server that was alone into an empty cluster."`
 }
 
@@ -85,6 +87,7 @@ func printStatus(w io.Writer, s *cluster.Status, partitions bool) error {
 	if err := table.Flush(); err != nil {
 		return err
 	}
+	printDeed(w, s)
 	problems := s.Problems()
 	if len(problems) == 0 {
 		_, err := fmt.Fprintln(w, "\nAll is well.")
@@ -97,6 +100,29 @@ func printStatus(w io.Writer, s *cluster.Status, partitions bool) error {
 		}
 	}
 	return nil
+}
+
+// printDeed says what is being done to the cluster, and what is not done by itself.
+func printDeed(w io.Writer, s *cluster.Status) {
+	if s.Balance == "off" {
+		fmt.Fprintln(w, "\nCopies and owners stay where they are, until \"rollcall cluster balance on\".")
+	}
+	d := s.Deed
+	if d == nil {
+		return
+	}
+	lasted := func(since int64) time.Duration {
+		return (time.Duration(s.AtMS-since) * time.Millisecond).Round(time.Second)
+	}
+	if d.Failed != "" {
+		fmt.Fprintf(w, "\n%s has failed, %v ago, on %s: %s\n", d, lasted(d.AtMS), d.Runner, d.Failed)
+		return
+	}
+	fmt.Fprintf(w, "\n%s is under way on %s for %v", d, d.Runner, lasted(d.BeganMS))
+	if all := d.Moved + d.Left; all > 0 {
+		fmt.Fprintf(w, ", %d of %d copies moved", d.Moved, all)
+	}
+	fmt.Fprintf(w, ": %s\n", d.Step)
 }
 
 // stateOf says in a word how a node is.
@@ -126,6 +152,8 @@ func copiesOf(p *cluster.PartitionStatus) (text string) {
 		switch {
 		case r.Offline:
 			text += "(offline)"
+		case r.Missing > 0:
+			text += fmt.Sprintf("(damaged, lacks %d)", r.Lag)
 		case !r.Current:
 			text += fmt.Sprintf("(lacks %d)", r.Lag)
 		}

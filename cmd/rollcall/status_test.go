@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"rollcall/cluster"
+	"rollcall/cluster/members"
 )
 
 // TestStatusTable: the golden tables of a cluster that is well and of one that is not.
@@ -29,12 +30,20 @@ func TestStatusTable(t *testing.T) {
 				{Node: "n2", Current: true}, {Node: "n3", Current: true}},
 		})
 	}
-	for name, c := range map[string]struct {
+	for _, c := range []struct {
+		name       string
 		change     func()
 		partitions bool
 	}{
-		"well": {func() {}, false},
-		"wrong": {func() {
+		{"well", func() {}, false},
+		{"busy", func() {
+			s.AtMS, s.Balance = 200_000, "off"
+			s.Deed = &members.Deed{Kind: "leave", Node: "n3", Runner: "n1", BeganMS: 12_345,
+				AtMS: 198_000, Step: "moving the copy of P0002 from n3; 3 to go", Moved: 1, Left: 3}
+		}, false},
+		{"wrong", func() {
+			s.Balance, s.Deed.Done = "on", true
+			s.Deed.Failed = "members: the journal takes no entry"
 			s.Nodes[2] = cluster.NodeStatus{Name: "n3", Version: "v1.1", HeardMS: 42_500}
 			s.Nodes = append(s.Nodes, cluster.NodeStatus{Name: "n4", HeardMS: -1})
 			s.Partitions[2].Owner = ""
@@ -42,15 +51,16 @@ func TestStatusTable(t *testing.T) {
 				s.Partitions[i].Replicas[2] = cluster.ReplicaStatus{Node: "n3", Lag: uint64(i),
 					Offline: i == 0}
 			}
+			s.Partitions[1].Replicas[0] = cluster.ReplicaStatus{Node: "n1", Lag: 5, Missing: 5}
 		}, true},
 	} {
-		t.Run(name, func(t *testing.T) {
+		t.Run(c.name, func(t *testing.T) {
 			c.change()
 			var got strings.Builder
 			if err := printStatus(&got, s, c.partitions); err != nil {
 				t.Fatal(err)
 			}
-			golden := filepath.Join("testdata", "status-"+name+".txt")
+			golden := filepath.Join("testdata", "status-"+c.name+".txt")
 			if os.Getenv("ROLLCALL_UPDATE") != "" {
 				if err := os.WriteFile(golden, []byte(got.String()), 0o644); err != nil {
 					t.Fatal(err)

@@ -100,6 +100,7 @@ func New(c Config) http.Handler {
 	ofCluster := atMost(maxSlow)
 	g.Handle("GET /clusterz", toOperators(ofCluster(clusterz)))
 	g.Handle("GET /clusterz/deed", toOperators(ofCluster(clusterz)))
+	g.Handle("POST /clusterz/balance", toOperators(ofCluster(clusterz)))
 	g.Handle("POST /clusterz/leave", toOperators(ofCluster(clusterz)))
 	g.Handle("POST /clusterz/replace", toOperators(ofCluster(clusterz)))
 	g.Handle("GET /clusterz/devices", toOperators(ofCluster(clusterz)))
