@@ -49,8 +49,9 @@ func (n *Node) join() {
 	for {
 		made, err := n.tryJoin()
 		if err == nil && len(known) == 0 {
-			err = n.identity.change(func(m *marker) { m.Cluster = made })
-			n.begin(made)
+			if err = n.identity.change(func(m *marker) { m.Cluster = made }); err == nil {
+				n.begin(made)
+			}
 		}
 		if err == nil {
 			n.o.Logger.Info("joined the cluster", "cluster", n.o.Name)

@@ -30,9 +30,9 @@ const (
 
 // campaigns has this node campaign for the logs of an owner that is gone: its connection, or its
 // pulses for 2.5 s. Of the nodes that are in reach and have a copy of the log, the next one in
-// rendezvous order does. Who campaigns, and when, is no matter of safety: the group elects only a
-// node that has all that was acknowledged, and a needless campaign costs a blink. One goroutine
-// calls look.
+// rendezvous order that does not drain does. Who campaigns, and when, is no matter of safety: the
+// group elects only a node that has all that was acknowledged, and a needless campaign costs a
+// blink. One goroutine calls look.
 type campaigns struct {
 	self      string
 	clock     engine.Clock
@@ -129,7 +129,7 @@ func (c *campaigns) lookMeta() {
 		return
 	}
 	for _, name := range servers {
-		if name < c.self && c.alive(name) {
+		if name < c.self && c.stands(name) {
 			return
 		}
 	}
@@ -154,11 +154,16 @@ func (c *campaigns) alive(node string) bool {
 	return heard && silence < silentNanos && c.directory.reaches(node)
 }
 
+// stands reports whether a node campaigns when it is its turn: one that drains does not.
+func (c *campaigns) stands(node string) bool {
+	return c.alive(node) && !c.directory.drains(node)
+}
+
 // next is the node that is to campaign for a log.
 func (c *campaigns) next(stream string, p int, gone string) (next string) {
 	best := uint64(0)
 	for _, name := range c.raft.Replicas(stream) {
-		if name == gone || !c.alive(name) {
+		if name == gone || !c.stands(name) {
 			continue
 		}
 		if w := weight(name, p); next == "" || w > best {

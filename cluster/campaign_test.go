@@ -34,6 +34,7 @@ func (r *fakeRaft) CampaignMeta() error {
 // campaignRig is what n1 and n2 know of a cluster whose partitions n3 owns.
 type campaignRig struct {
 	now   int64
+	drain string // the node that drains
 	nodes [2]*campaigns
 	rafts [2]fakeRaft
 }
@@ -61,7 +62,7 @@ func newCampaignRig() *campaignRig {
 func (r *campaignRig) hear(more *pulse) {
 	for _, c := range r.nodes {
 		for _, name := range threeNames[:2] {
-			c.directory.hear(&pulse{Node: name})
+			c.directory.hear(&pulse{Node: name, Draining: name == r.drain})
 		}
 		if more != nil {
 			c.directory.hear(more)
@@ -139,5 +140,21 @@ func TestNoCampaignAfterAPause(t *testing.T) {
 	r.pass(4 * time.Second)
 	if one, _ := r.began(); one != 16 {
 		t.Fatalf("%d campaigns for a node that is still silent", one)
+	}
+}
+
+// TestNoTurnForANodeThatDrains: it would not campaign, and not claim what it leads. The other one
+// campaigns for all logs, and for the cluster.
+func TestNoTurnForANodeThatDrains(t *testing.T) {
+	r := newCampaignRig()
+	r.drain = "n1"
+	r.nodes[0].may = func() bool { return false }
+	r.pass(time.Second)
+	r.pass(3 * time.Second) // n3 is silent
+	if one, both := r.began(); one != 16 || both != 0 {
+		t.Errorf("one node campaigns for %d logs, both for %d", one, both)
+	}
+	if !slices.Contains(r.rafts[1].began, "meta") {
+		t.Errorf("%q campaigns", r.rafts[1].began)
 	}
 }

@@ -161,6 +161,14 @@ func (d *directory) silence(node string) (nanos int64, heard bool) {
 	return 0, false
 }
 
+// drains reports whether a node said last that it drains.
+func (d *directory) drains(node string) bool {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	p := d.nodes[node]
+	return p != nil && p.Draining
+}
+
 // heard are the nodes that were heard, by name.
 func (d *directory) heard() []peer {
 	d.mu.RLock()

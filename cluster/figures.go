@@ -1,7 +1,6 @@
 package cluster
 
 import (
-	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -117,29 +116,15 @@ func (f *claimFigures) collectors() []prometheus.Collector {
 		f.moves, f.moving}
 }
 
-// goneFigures are the counters of engines that are gone.
-type goneFigures struct {
-	mu  sync.Mutex
-	sum engine.Stats // guarded by mu
-}
-
-// add keeps the counters of an engine that goes, and nothing of what it holds.
-func (g *goneFigures) add(s engine.Stats) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	addStats(&g.sum, engine.Stats{
+// addGone adds the counters of an engine that goes to a sum, and nothing of what it holds.
+func addGone(sum *engine.Stats, s engine.Stats) {
+	addStats(sum, engine.Stats{
 		Accepted: s.Accepted, Stale: s.Stale, Unavailable: s.Unavailable,
 		Expired: s.Expired, Forgotten: s.Forgotten,
 		DevicesRefused: s.DevicesRefused, UserDevicesRefused: s.UserDevicesRefused,
 		CheckpointFailures: s.CheckpointFailures,
 		Checkpointed:       s.Checkpointed, CheckpointTook: s.CheckpointTook,
 	})
-}
-
-func (g *goneFigures) get() engine.Stats {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	return g.sum
 }
 
 // addStats adds the figures of an engine to a sum. Of checkpoints the last one counts. What bounds

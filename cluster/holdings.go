@@ -26,8 +26,8 @@ const (
 	claimAgain = 100 * time.Millisecond
 	// claimAfterLoss is the same after a log was lost.
 	claimAfterLoss = time.Second
-	// claimDamaged is how long it waits after a log that an operator has to look at.
-	claimDamaged = time.Minute
+	// claimUnusable is how long it waits after a log that it cannot use.
+	claimUnusable = 10 * time.Second
 	// ackTimeout is how long an append may be without an answer.
 	ackTimeout = 3 * time.Second
 )
@@ -49,6 +49,7 @@ type holdingsConfig struct {
 	may     func() bool                                    // claim now
 	must    func() bool                                    // resign from everything now
 	changed func()                                         // what is owned has changed
+	newest  func(p int) uint64                             // epoch of a partition's newest owner
 	// abdicate has this node lead a log no more, without asking others.
 	abdicate func(stream string)
 	observe  func(records int, took time.Duration)
@@ -72,7 +73,8 @@ type holdings struct {
 	stop chan struct{}
 	loop sync.WaitGroup
 
-	gone goneFigures
+	figuresMu sync.Mutex
+	gone      engine.Stats // of engines that are gone. guarded by figuresMu
 }
 
 // part is one partition as this node has it.
@@ -85,10 +87,11 @@ type part struct {
 	mu    sync.RWMutex
 	owned *owned // nil: it is not this node's. guarded by mu
 
-	busy   atomic.Bool // a goroutine is at it
-	resign chan struct{}
-	lost   bool      // resign is closed. Single owner: run
-	next   time.Time // no claim before. Stored before busy is false, loaded after it was seen so
+	counted *owned // owned, until its counters are with those that are gone. guarded by figuresMu
+
+	busy   atomic.Bool        // a goroutine is at it
+	resign context.CancelFunc // ends its claim, or has it resign. Single owner: run
+	next   time.Time          // no claim before. Stored before busy is false, loaded after
 	last   atomic.Pointer[ClaimStatus]
 }
 
@@ -206,36 +209,54 @@ func (s *holdings) run() {
 // look begins what is due for a partition.
 func (s *holdings) look(pt *part) {
 	leads := s.leads(pt.stream)
-	if pt.busy.Load() {
-		if !leads || s.must() {
+	switch {
+	case pt.busy.Load():
+		if !leads || s.must() || s.overtaken(pt) {
 			pt.letGo()
 		}
-		return
+	case !leads || time.Now().Before(pt.next):
+	case !s.may(): // elected all the same: one that may claim is to lead
+		s.abdicate(pt.stream)
+		pt.next = time.Now().Add(claimAfterLoss)
+	default:
+		ctx, cancel := context.WithCancel(context.Background())
+		pt.resign = cancel
+		pt.busy.Store(true)
+		s.loop.Go(func() {
+			defer cancel()
+			s.own(ctx, pt)
+			pt.busy.Store(false)
+		})
 	}
-	if !leads || !s.may() || time.Now().Before(pt.next) {
-		return
-	}
-	pt.busy.Store(true)
-	pt.resign, pt.lost = make(chan struct{}), false
-	s.loop.Go(func() {
-		s.own(pt)
-		pt.busy.Store(false)
-	})
 }
 
-// letGo has a partition resigned.
+// overtaken reports whether another node has claimed a partition of this one. The log tells it with
+// the next append, which may be far: a node that has lost the lead and has it again, between two
+// looks, would go on with the old claim, and the others know the newer one.
+func (s *holdings) overtaken(pt *part) bool {
+	o, release := s.hold(pt.number)
+	if o == nil {
+		return false
+	}
+	defer release()
+	return o.log.Epoch() < s.newest(pt.number)
+}
+
+// letGo has a partition resigned, or its claim given up.
 func (pt *part) letGo() {
-	if pt.resign != nil && !pt.lost {
-		pt.lost = true
-		close(pt.resign)
+	if pt.resign != nil {
+		pt.resign()
 	}
 }
 
-// own claims a partition, and serves it until this node has to resign.
-func (s *holdings) own(pt *part) {
+// own claims a partition, and serves it until ctx is done: then this node has to resign.
+func (s *holdings) own(ctx context.Context, pt *part) {
 	began := time.Now()
 	status := &ClaimStatus{AtMS: began.UnixMilli(), Reason: s.reason(pt)}
-	o, err := s.claim(pt, status)
+	o, err := s.claim(ctx, pt, status)
+	if ctx.Err() != nil && err != nil {
+		return // it does not lead the log any more
+	}
 	if err != nil {
 		s.figures.failed.Inc()
 		s.refused(pt, err)
@@ -250,7 +271,7 @@ func (s *holdings) own(pt *part) {
 	s.changed()
 	select {
 	case <-o.log.Failed():
-	case <-pt.resign:
+	case <-ctx.Done():
 	}
 	s.resigned(pt, o)
 }
@@ -262,10 +283,13 @@ func (s *holdings) refused(pt *part, err error) {
 	wait := claimAgain
 	switch {
 	case errors.As(err, &damage), errors.As(err, &format), errors.Is(err, errConfig):
-		wait = claimDamaged
-		s.logger.Error("a partition has no owner: its log cannot be used. Other copies may be whole: "+
-			"see docs/cluster.md", "partition", pt.number, "error", err)
-	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, jslog.ErrLost):
+		// Another copy may be whole, and another node may read what this version does not.
+		wait = claimUnusable
+		s.abdicate(pt.stream)
+		s.logger.Error("this node cannot own a partition: its log cannot be used; other copies may "+
+			"be whole, see docs/cluster.md", "partition", pt.number, "error", err)
+	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, jslog.ErrLost),
+		errors.Is(err, jslog.ErrUnread):
 		// As when an owner has no acknowledgement, see resigned.
 		wait = claimAfterLoss
 		s.abdicate(pt.stream)
@@ -285,20 +309,23 @@ func (s *holdings) reason(pt *part) string {
 	return laterClaim
 }
 
-// claim makes this node the owner of a partition, and serves it.
-func (s *holdings) claim(pt *part, status *ClaimStatus) (o *owned, err error) {
-	ctx, cancel := context.WithTimeout(context.Background(), ackTimeout)
+// claim makes this node the owner of a partition, and serves it. It is given up when ctx is done.
+func (s *holdings) claim(
+	ctx context.Context, pt *part, status *ClaimStatus,
+) (o *owned, err error) {
+	asking, cancel := context.WithTimeout(ctx, ackTimeout)
 	defer cancel()
-	if err := s.check(ctx, pt.stream); err != nil {
+	if err := s.check(asking, pt.stream); err != nil {
 		return nil, err
 	}
-	log, err := jslog.Claim(ctx, jslog.NATS(s.conn, pt.stream), jslog.Options{
+	log, err := jslog.Claim(asking, jslog.NATS(s.conn, pt.stream), jslog.Options{
 		Node: s.node, Secret: s.secret, AckTimeout: ackTimeout, Logger: s.logger,
 		ObserveAppend: s.observe,
 	})
 	if err != nil {
 		return nil, err
 	}
+	defer context.AfterFunc(ctx, log.Close)() // a replay
 	defer func() {
 		if err != nil {
 			log.Close()
@@ -331,6 +358,9 @@ func (s *holdings) claim(pt *part, status *ClaimStatus) (o *owned, err error) {
 	}
 	hub.Open(e)
 	o = &owned{pt.number, log, e, hub}
+	s.figuresMu.Lock()
+	pt.counted = o
+	s.figuresMu.Unlock()
 	pt.mu.Lock()
 	pt.owned = o
 	pt.mu.Unlock()
@@ -347,7 +377,10 @@ func (s *holdings) resigned(pt *part, o *owned) {
 	pt.mu.Lock()
 	pt.owned = nil
 	pt.mu.Unlock()
-	s.gone.add(o.engine.Stats())
+	s.figuresMu.Lock()
+	pt.counted = nil
+	addGone(&s.gone, o.engine.Stats())
+	s.figuresMu.Unlock()
 	if err := o.engine.Close(context.Background()); err != nil {
 		s.logger.Error("an engine did not close", "partition", pt.number, "error", err)
 	}
@@ -372,13 +405,14 @@ func whyResigned(why error) string {
 }
 
 // stats sums up the engines of this node's partitions, with the counters of those that it has
-// resigned from: counters do not fall.
+// resigned from: counters do not fall, so one that is being resigned counts to its end.
 func (s *holdings) stats() engine.Stats {
-	sum := s.gone.get()
+	s.figuresMu.Lock()
+	defer s.figuresMu.Unlock()
+	sum := s.gone
 	for i := range s.parts {
-		if o, release := s.hold(i); o != nil {
+		if o := s.parts[i].counted; o != nil {
 			addStats(&sum, o.engine.Stats())
-			release()
 		}
 	}
 	return sum

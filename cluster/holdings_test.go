@@ -1,9 +1,23 @@
 package cluster
 
 import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
+	"time"
 
+	"github.com/google/uuid"
+
+	"rollcall/cluster/bus/bustest"
+	"rollcall/cluster/watch"
+	"rollcall/engine"
 	"rollcall/internal/testwait"
+	"rollcall/jslog"
+	"rollcall/jslog/jslogtest"
 )
 
 // TestHoldDoesNotWait: while a partition is resigned, and a long question still holds it, the
@@ -35,4 +49,190 @@ func TestHoldDoesNotWait(t *testing.T) {
 	}
 	release()
 	<-resigned
+}
+
+// lead is the lead of the log of one partition, as a node has it that claims nothing in earnest.
+type lead struct {
+	leads, may       atomic.Bool
+	claims, abdicate atomic.Int32
+	newest           atomic.Uint64
+}
+
+// holdings are those of the node. check is what a claim does first.
+func (l *lead) holdings(check func(ctx context.Context) error) *holdings {
+	return newHoldings(holdingsConfig{
+		node: "a", count: 1, leads: func(string) bool { return l.leads.Load() },
+		check: func(ctx context.Context, _ string) error {
+			l.claims.Add(1)
+			return check(ctx)
+		},
+		may: l.may.Load, must: func() bool { return false }, changed: func() {},
+		newest:   func(int) uint64 { return l.newest.Load() },
+		abdicate: func(string) { l.abdicate.Add(1) },
+		figures:  newClaimFigures(), logger: slog.New(slog.DiscardHandler),
+	})
+}
+
+// TestClaimWithoutTheLead: a claim whose answer does not come, since the log is led elsewhere
+// meanwhile, is given up at once: it holds up none that is due when the lead is back, and has that
+// not be given away.
+func TestClaimWithoutTheLead(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := new(lead)
+		l.leads.Store(true)
+		l.may.Store(true)
+		s := l.holdings(func(ctx context.Context) error {
+			<-ctx.Done()
+			return ctx.Err()
+		})
+		s.start()
+		defer s.close()
+		for n := int32(1); n <= 3; n++ {
+			l.leads.Store(true)
+			time.Sleep(2 * lookEvery)
+			if got := l.claims.Load(); got != n {
+				t.Errorf("%d claims were begun when it led for the %d. time", got, n)
+			}
+			l.leads.Store(false)
+			time.Sleep(2 * lookEvery)
+			if s.parts[0].busy.Load() {
+				t.Error("the claim goes on")
+			}
+		}
+		if n := l.abdicate.Load(); n > 0 {
+			t.Errorf("the lead was given away %d times", n)
+		}
+		l.leads.Store(true)
+		time.Sleep(ackTimeout + claimAfterLoss/2)
+		if n := l.abdicate.Load(); n != 1 {
+			t.Errorf("the lead was given away %d times by a leader without an answer", n)
+		}
+	})
+}
+
+// TestLeadOfANodeThatMayNotClaim: a node that drains, or is isolated, and is elected all the same
+// gives the lead away, now and then until another one has it.
+func TestLeadOfANodeThatMayNotClaim(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := new(lead)
+		s := l.holdings(func(context.Context) error { return nil })
+		s.start()
+		defer s.close()
+		time.Sleep(3 * claimAfterLoss)
+		if n := l.abdicate.Load(); n > 0 {
+			t.Errorf("what another one leads was given away %d times", n)
+		}
+		l.leads.Store(true)
+		time.Sleep(3*claimAfterLoss - claimAfterLoss/2)
+		if n := l.abdicate.Load(); n != 3 || l.claims.Load() > 0 {
+			t.Errorf("given away %d times, %d claims", n, l.claims.Load())
+		}
+	})
+}
+
+// TestRefused: after which errors another copy is to lead the log, and when it is claimed again.
+func TestRefused(t *testing.T) {
+	wrapped := func(err error) error { return fmt.Errorf("engine: recovery: %w", err) }
+	for _, c := range []struct {
+		err      error
+		abdicate int32
+		wait     time.Duration
+	}{
+		{errors.New("JetStream: not now"), 0, claimAgain},
+		{wrapped(jslog.ErrPurged), 0, claimAgain},
+		{context.DeadlineExceeded, 1, claimAfterLoss},
+		{wrapped(jslog.ErrLost), 1, claimAfterLoss},
+		{wrapped(jslog.ErrUnread), 1, claimAfterLoss},
+		{wrapped(&jslog.DamageError{}), 1, claimUnusable},
+		{wrapped(&jslog.FormatError{}), 1, claimUnusable},
+		{errConfig, 1, claimUnusable},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			l := new(lead)
+			s := l.holdings(nil)
+			s.refused(&s.parts[0], c.err)
+			if wait := time.Until(s.parts[0].next); wait != c.wait ||
+				l.abdicate.Load() != c.abdicate {
+				t.Errorf("%v: given away %d times, claimed again after %v", c.err,
+					l.abdicate.Load(), wait)
+			}
+		})
+	}
+}
+
+// own gives a node a partition whose log is in memory.
+func own(t *testing.T, s *holdings) (pt *part, o *owned) {
+	t.Helper()
+	log, err := jslog.Claim(t.Context(), jslogtest.New().As("a"),
+		jslog.Options{Secret: make([]byte, 32), Logger: s.logger})
+	if err != nil {
+		t.Fatal(err)
+	}
+	clock := engine.NewClock()
+	hub, err := watch.NewHub(watch.HubOptions{
+		Bus: bustest.New().Node("a"), Vouch: log.Vouch, Clock: clock, Logger: s.logger,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	e, err := engine.New(log, engine.Options{
+		Store: log.Store(), Events: hub, Clock: clock, Logger: s.logger, Shards: 4,
+	})
+	if err == nil {
+		err = e.Start()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	hub.Open(e)
+	pt, o = &s.parts[0], &owned{0, log, e, hub}
+	pt.owned, pt.counted = o, o
+	return pt, o
+}
+
+// TestOvertaken: a node that learns of a newer claim resigns, although it leads the log.
+func TestOvertaken(t *testing.T) {
+	l := new(lead)
+	l.leads.Store(true)
+	s := l.holdings(nil)
+	pt, o := own(t, s)
+	ctx, cancel := context.WithCancel(t.Context())
+	pt.resign = cancel
+	pt.busy.Store(true)
+	l.newest.Store(o.log.Epoch())
+	if s.look(pt); ctx.Err() != nil {
+		t.Error("it resigns from its own claim")
+	}
+	l.newest.Add(1)
+	if s.look(pt); ctx.Err() == nil {
+		t.Error("it goes on with a claim that is not the newest")
+	}
+	s.resigned(pt, o)
+}
+
+// TestCountersDoNotFall: while a partition is resigned, however long, and after that.
+func TestCountersDoNotFall(t *testing.T) {
+	s := new(lead).holdings(nil)
+	pt, o := own(t, s)
+	hb := new(engine.Heartbeat)
+	hb.User, hb.Device, hb.Seq, hb.TTLMS = uuid.New(), uuid.New(), 1, 60_000
+	hb.Status, hb.Source = engine.Online, []byte("d")
+	if r := o.engine.Heartbeat(hb); r.Outcome != engine.Accepted {
+		t.Fatalf("%+v", r)
+	}
+	_, release := s.hold(0)
+	resigned := make(chan struct{})
+	go func() {
+		defer close(resigned)
+		s.resigned(pt, o)
+	}()
+	testwait.Until(t, "the partition is being resigned", func() bool { return len(s.all()) == 0 })
+	if n := s.stats().Accepted; n != 1 {
+		t.Errorf("%d heartbeats while it is resigned", n)
+	}
+	release()
+	<-resigned
+	if sum := s.stats(); sum.Accepted != 1 || sum.Devices != 0 {
+		t.Errorf("%d heartbeats and %d devices afterwards", sum.Accepted, sum.Devices)
+	}
 }

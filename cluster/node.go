@@ -227,6 +227,7 @@ func (n *Node) assemble() (err error) {
 		may:     func() bool { return n.phase.Load() == serving && !n.isolated.Load() },
 		must:    n.isolated.Load,
 		changed: n.pulses.now,
+		newest:  func(p int) uint64 { return n.directory.ownership(p).epoch },
 		observe: func(records int, took time.Duration) {
 			if o.ObserveAppend != nil {
 				o.ObserveAppend(uint64(records), took)
