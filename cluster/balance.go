@@ -3,6 +3,7 @@ package cluster
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 	"sync/atomic"
 
@@ -53,7 +54,9 @@ func (o *operator) setBalance(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if err := o.n.server.Set(ctx, balanceSubject, []byte(is)); err != nil {
-		answerError(w, http.StatusServiceUnavailable, wire.CodeUnavailable, err)
+		answerError(w, http.StatusServiceUnavailable, wire.CodeUnavailable, fmt.Errorf(
+			"the cluster does not answer: a majority of the nodes may not be in reach. Ask again, "+
+				"and look at the status: it may be %s later all the same: %w", is, err))
 		return
 	}
 	o.n.balance.is.Store(&is)

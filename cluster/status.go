@@ -114,6 +114,9 @@ func (s *Status) Problems() []string {
 	add(true, "%s", s.partitions("whose owner has no answer from the log", func(p *PartitionStatus) bool {
 		return p.Owner != "" && !p.Sure
 	}))
+	add(true, "%s", s.partitions("whose copies are not known now", func(p *PartitionStatus) bool {
+		return p.Owner != "" && len(p.Replicas) == 0
+	}))
 	add(true, "%s", s.partitions(fmt.Sprintf("with fewer than %d current copies", s.Replicas),
 		func(p *PartitionStatus) bool {
 			return len(p.Replicas) > 0 && p.current() < s.Replicas

@@ -47,6 +47,8 @@ func TestProblems(t *testing.T) {
 			s.Partitions[1].Replicas[2] = ReplicaStatus{Node: "c", Lag: 5}
 			s.Partitions[2].Replicas[2].Offline = true
 		}, []string{"2 of 12 partitions with fewer than 3 current copies: 1, 2"}},
+		"copies unknown": {func(s *Status) { s.Partitions[3].Replicas = nil },
+			[]string{"1 of 12 partitions whose copies are not known now: 3"}},
 		"a damaged copy": {func(s *Status) {
 			s.Partitions[4].Replicas[0] = ReplicaStatus{Node: "a", Lag: 2, Missing: 2}
 		}, []string{"1 of 12 partitions with fewer than 3 current copies: 4",

@@ -31,7 +31,7 @@ var refusals = []struct {
 
 const (
 	// refusedEvery is how often a refusal of the same certificate, or of a key, from the same host
-	// is logged: a node tries again each second.
+	// is logged, and that nothing is at an address: a node tries again each second.
 	refusedEvery = 30 * time.Second
 	// maxRefused bounds how many are logged in that time: a process that means harm tries as often
 	// as it can.
@@ -62,7 +62,7 @@ func (l *logger) log(level slog.Level, format string, v []any) {
 			return
 		}
 	}
-	if l.refusal(text) {
+	if l.refusal(text) || l.gone(text) {
 		return
 	}
 	l.to.Log(context.Background(), level, "nats: "+text)
@@ -86,6 +86,13 @@ func (l *logger) refusal(text string) bool {
 		return true
 	}
 	return false
+}
+
+// gone reports whether a text says once more that a node is not there.
+func (l *logger) gone(text string) bool {
+	_, attempt, found := strings.Cut(text, "trying to connect to route (attempt ")
+	_, address, _ := strings.Cut(attempt, "): ")
+	return found && !l.due(address, "")
 }
 
 // due reports whether a refusal is to be logged.

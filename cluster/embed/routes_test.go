@@ -63,8 +63,10 @@ func TestRefusalsAreLoggedOnce(t *testing.T) {
 		l.Errorf("10.0.0.1:%d - rid:%d - authentication error - User %q", 4000+i, i, "rollcall")
 		l.Errorf("10.0.0.1:%d - rid:%d - TLS route handshake error: x509: certificate has expired: "+
 			"current time %d (CN=x SHA-256: 0e)", 4000+i, i, i)
+		l.Errorf("Error trying to connect to route (attempt %d): dial tcp 10.0.0.2:6222: connect: "+
+			"connection refused", i)
 	}
-	if lines := strings.Count(out.String(), "\n"); lines != 2 ||
+	if lines := strings.Count(out.String(), "\n"); lines != 3 ||
 		!strings.Contains(out.String(), ErrKey.Error()) ||
 		!strings.Contains(out.String(), "has expired") {
 		t.Errorf("%d lines:\n%s", lines, out)

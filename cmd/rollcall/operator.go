@@ -56,6 +56,9 @@ func (o operator) request(
 ) error {
 	ctx, cancel := context.WithTimeout(context.Background(), askWait)
 	defer cancel()
+	if !strings.HasPrefix(o.Admin, "http://") && !strings.HasPrefix(o.Admin, "https://") {
+		return fmt.Errorf("--admin is %q: give it as http://HOST:PORT", o.Admin)
+	}
 	url := strings.TrimSuffix(o.Admin, "/") + path
 	req, err := http.NewRequestWithContext(ctx, method, url, bytes.NewReader(body))
 	if err != nil {

@@ -120,4 +120,6 @@ func TestStatusAsks(t *testing.T) {
 	}
 	server.Close()
 	check("admin listener")
+	ask.Admin = "127.0.0.1:8788"
+	check("http://HOST:PORT")
 }

@@ -143,13 +143,21 @@ func (i *importing) flushAll(whole bool) error {
 // no owner.
 const retryFor = time.Minute
 
-// retry calls fn until it has no error that may go away.
+// sayAfter is how long that lasts until it is said.
+const sayAfter = 2 * time.Second
+
+// retry calls fn until it has no error that may go away, and says once what it waits for.
 func (o operator) retry(fn func() error) error {
-	for began := time.Now(); ; time.Sleep(200 * time.Millisecond) {
+	began, said := time.Now(), false
+	for ; ; time.Sleep(200 * time.Millisecond) {
 		err := fn()
 		var later *laterError
 		if !errors.As(err, &later) || time.Since(began) > retryFor {
 			return err
+		}
+		if !said && time.Since(began) > sayAfter {
+			said = true
+			fmt.Fprintf(os.Stderr, "waiting, for %v at most: %v\n", retryFor, err)
 		}
 	}
 }
@@ -196,7 +204,7 @@ func writeBackup(o operator, partitions int, dir string) error {
 	return datadir.Write(dir, quiet, &copied, func(add func([]byte) error) error {
 		for p := range partitions {
 			if err := o.eachRecord(p, add); err != nil {
-				return fmt.Errorf("partition %d: %w", p, err)
+				return err
 			}
 		}
 		return nil
@@ -221,11 +229,11 @@ func (o operator) eachRecord(p int, fn func(rec []byte) error) error {
 		case err != nil:
 			return err
 		case !whole:
-			return transfer.ErrFormat
+			return fmt.Errorf("partition %d: %w", p, transfer.ErrFormat)
 		case len(page.Next) == 0:
 			return nil
 		case bytes.Compare(page.Next, after) <= 0:
-			return fmt.Errorf("%w: the export does not go on", transfer.ErrFormat)
+			return fmt.Errorf("partition %d: %w: the export does not go on", p, transfer.ErrFormat)
 		}
 		after = page.Next
 	}
