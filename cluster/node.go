@@ -22,6 +22,7 @@ import (
 	"rollcall/cursor"
 	"rollcall/engine"
 	"rollcall/engine/broadcast"
+	"rollcall/wire"
 )
 
 // Why a node is not ready.
@@ -396,11 +397,14 @@ func (n *Node) Status(ctx context.Context) *Status { return n.observer.status(ct
 
 // ServeHTTP answers /clusterz, and what operators ask for below it. After Start.
 func (n *Node) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if n.hosted.Load() == nil { // there is nothing yet to ask for
+	switch {
+	case n.hosted.Load() != nil:
+		n.operator.routes.ServeHTTP(w, r)
+	case r.URL.Path == "/clusterz":
 		n.Status(r.Context()).answer(w)
-		return
+	default:
+		answerError(w, http.StatusServiceUnavailable, wire.CodeUnavailable, ErrStarting)
 	}
-	n.operator.routes.ServeHTTP(w, r)
 }
 
 // Close ends every stream, resigns from the node's partitions and stops its log server. It waits

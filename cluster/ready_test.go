@@ -2,6 +2,9 @@ package cluster
 
 import (
 	"errors"
+	"net/http"
+	"net/http/httptest"
+	"strings"
 	"testing"
 
 	"rollcall/engine"
@@ -23,6 +26,15 @@ func TestReady(t *testing.T) {
 		}
 	}
 	expect(ErrStarting)
+	for _, route := range []string{"GET /clusterz/devices", "GET /clusterz/export?partition=0",
+		"GET /clusterz/deed", "POST /clusterz/import?partition=0", "POST /clusterz/leave?node=n2"} {
+		method, target, _ := strings.Cut(route, " ")
+		w := httptest.NewRecorder()
+		n.ServeHTTP(w, httptest.NewRequest(method, target, nil))
+		if w.Code != http.StatusServiceUnavailable {
+			t.Errorf("%s of a node that starts: %d %s", route, w.Code, w.Body)
+		}
+	}
 	n.phase.Store(serving)
 	expect(nil)
 	n.isolated.Store(true)
