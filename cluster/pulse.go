@@ -66,7 +66,18 @@ type pulsePartition struct {
 	Partition int    `json:"p"`
 	Epoch     uint64 `json:"e"`
 	Sure      bool   `json:"s"`
-	Sent      uint64 `json:"n"` // messages of its hub to the node that gets the pulse
+	// AgeNanos is how long before the pulse the last append began that was acknowledged: then no
+	// other node was the owner. One that is cut off is sure for longer than that.
+	AgeNanos int64  `json:"g"`
+	Sent     uint64 `json:"n"` // messages of its hub to the node that gets the pulse
+}
+
+// provenAt is an instant at which the node was the owner, by a pulse of asOf; 0: none is known.
+func (n *pulsePartition) provenAt(asOf int64) int64 {
+	if !n.Sure || asOf <= n.AgeNanos {
+		return 0
+	}
+	return asOf - n.AgeNanos
 }
 
 // maxPulse bounds what is read as a pulse.
@@ -135,6 +146,7 @@ func (s *pulses) send() {
 		for _, o := range owned {
 			p.Partitions = append(p.Partitions, pulsePartition{
 				Partition: o.partition, Epoch: o.log.Epoch(), Sure: o.sure(), Sent: o.hub.Sent(to),
+				AgeNanos: int64(o.log.SinceAck()),
 			})
 		}
 		now := s.clock()
@@ -167,6 +179,6 @@ func (s *pulses) receive(m bus.Message) {
 	}
 	asOf := min(p.asOf(s.boot), s.clock.Nanos())
 	for _, n := range p.Partitions {
-		s.edge.Pulsed(p.Node, n.Partition, n.Epoch, n.Sent, n.Sure, asOf)
+		s.edge.Pulsed(p.Node, n.Partition, n.Epoch, n.Sent, n.provenAt(asOf))
 	}
 }

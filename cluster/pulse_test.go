@@ -52,6 +52,15 @@ func TestPulsesSayHowOldTheyAre(t *testing.T) {
 	if own := reader.pulse(reader); own.asOf(reader.boot) != reader.nanos {
 		t.Error("its own is as old as it is")
 	}
+	// What it says of a partition is of when it was the owner for certain.
+	own := pulsePartition{Sure: true, AgeNanos: 700}
+	if at := own.provenAt(1000); at != 300 {
+		t.Errorf("an append that began 700 before 1000 is of %d", at)
+	}
+	own.Sure = false
+	if at := own.provenAt(1000); at != 0 {
+		t.Errorf("an owner that is not sure is one at %d", at)
+	}
 	// A process that started anew has another clock.
 	reader = newEchoNode("a", 3, 1)
 	if asOf := pong.asOf(reader.boot); asOf != 0 {

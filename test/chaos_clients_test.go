@@ -93,6 +93,8 @@ const (
 	chaosTimeout = 3 * time.Second
 	// chaosPause is the mean time between two heartbeats of a device.
 	chaosPause = 300 * time.Millisecond
+	// chaosVisit is how long a client waits that wants to know how a user is.
+	chaosVisit = 300 * time.Millisecond
 	// chaosSilence is how long a stream may say nothing until its client goes elsewhere. The
 	// servers send a comment each second.
 	chaosSilence = 6 * time.Second
@@ -141,6 +143,8 @@ func (c *chaosCrowd) begin(seed uint64) {
 	for node := range c.nodes {
 		c.follow(&chaosStream{users: c.users, node: node, list: "devices"}, seed)
 		c.follow(&chaosStream{users: c.users, node: node, list: "users"}, seed)
+		visitor := rand.New(rand.NewPCG(seed, uint64(1000+node)))
+		c.readers.Go(func() { c.visit(node, visitor) })
 	}
 	reader := rand.New(rand.NewPCG(seed, 2))
 	c.daemons.Go(func() { c.ask(reader) })
@@ -330,6 +334,23 @@ var anyToken = func() string {
 	return signPayload(signingKey, payload)
 }()
 
+// visit opens streams of users at a node, one after the other, for what they begin with: those that
+// stay say nothing of a node that lets them go on and knows nothing new.
+func (c *chaosCrowd) visit(node int, rng *rand.Rand) {
+	for {
+		user := rng.IntN(len(c.users))
+		s := &chaosStream{crowd: c, users: c.users[user : user+1], node: node, list: "devices",
+			visits: true}
+		s.once()
+		c.ledger.count("visits", 1)
+		select {
+		case <-c.over:
+			return
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+}
+
 // chaosStream is a client that follows users, and connects again whenever its stream ends: one of a
 // single user to any node, a list to its own one, with its cursor.
 type chaosStream struct {
@@ -338,6 +359,8 @@ type chaosStream struct {
 	users []string
 	list  string // the view; "": a stream of one user
 	node  int    // -1: any
+	// visits: it ends when its users' states have come, or chaosVisit is over.
+	visits bool
 
 	cursor string
 	mu     sync.Mutex
@@ -380,6 +403,9 @@ func (s *chaosStream) once() {
 	}()
 	begun := s.crowd.ledger.now()
 	conn.SetWriteDeadline(time.Now().Add(chaosSilence))
+	if s.visits {
+		defer time.AfterFunc(chaosVisit, func() { conn.Close() }).Stop()
+	}
 	io.WriteString(conn, s.request())
 	resp, err := http.ReadResponse(bufio.NewReader(patient{conn}), nil)
 	if err != nil {
@@ -453,6 +479,9 @@ func (s *chaosStream) read(body *bufio.Reader, v *chaosView) {
 			early, known = nil, true
 			if s.list == "devices" {
 				v.synced(s.users)
+			}
+			if s.visits {
+				return
 			}
 		case !known:
 			early = append(early, arrival{data, at})

@@ -177,8 +177,12 @@ func (h *Hub) forget(at int) {
 	h.watched.Store(int64(len(h.users)))
 }
 
-// answer does one request, a chunk at a time: commits wait for a chunk, not for a request.
+// answer does one request, a chunk at a time: commits wait for a chunk, not for a request. A WATCH
+// of no user is answered, too: its edge wants to know that it was vouched for.
 func (h *Hub) answer(node string, r request) {
+	if !r.unwatch && r.users.len() == 0 {
+		h.tell(node, r.question, r.users)
+	}
 	for r.users.len() > 0 {
 		var n int
 		if r.unwatch {

@@ -28,10 +28,10 @@ func (e *Edge) Owner(p int, node string, epoch uint64) {
 }
 
 // Pulsed says that a pulse of an owner came: it has sent this node so many messages of the
-// partition by its claim, and is sure that it is the owner, or not. The pulse was made at asOfNanos
-// of the edge's clock or later; 0: when is not known. Call it from the handler of the subject on
-// which Receive's messages come, so that it is in order with them.
-func (e *Edge) Pulsed(from string, p int, epoch, number uint64, sure bool, asOfNanos int64) {
+// partition by its claim, and showed that it was the owner at asOfNanos of the edge's clock or
+// later: then an append began that was acknowledged. 0: when is not known. Call it from the handler
+// of the subject on which Receive's messages come, so that it is in order with them.
+func (e *Edge) Pulsed(from string, p int, epoch, number uint64, asOfNanos int64) {
 	if p < 0 || p >= len(e.parts) {
 		return
 	}
@@ -51,7 +51,7 @@ func (e *Edge) Pulsed(from string, p int, epoch, number uint64, sure bool, asOfN
 		e.gap(pt)
 	}
 	pt.hear(e.o.Clock.Nanos())
-	begin := e.assured(pt, sure, asOfNanos)
+	begin := e.assured(pt, asOfNanos)
 	e.mu.Unlock()
 	e.begin(begin)
 }
@@ -231,6 +231,7 @@ func (e *Edge) snapshot(from string, h head, n numbered, rest []byte) error {
 	}
 	e.sendBulk(p, p.movedNanos)
 	e.finish(p)
+	begin = append(begin, e.proved(p, n.word)...)
 	e.mu.Unlock()
 	clear(parts)
 	e.begin(begin)
@@ -303,7 +304,7 @@ func (e *Edge) adopt(p *partition, from string, epoch uint64) {
 func (e *Edge) claimed(p *partition, node string, epoch uint64) {
 	p.owner, p.epoch, p.number = node, epoch, 0
 	p.hear(e.o.Clock.Nanos())
-	p.asOfNanos, p.askedAllNanos = 0, 0
+	p.asOfNanos, p.askedAllNanos, p.proving = 0, 0, 0
 	if len(p.users) > 0 {
 		e.counts.Claims++
 	}
@@ -320,14 +321,22 @@ func (e *Edge) gap(p *partition) {
 	e.rouse()
 }
 
-// assured notes when an owner was sure, and returns the streams that may begin now.
-func (e *Edge) assured(p *partition, sure bool, asOfNanos int64) (begin []*wait) {
-	if !sure {
-		asOfNanos = 0
-	}
-	if p.asOfNanos = asOfNanos; !p.fresh(e.o.Clock.Nanos()) {
+// proved notes that the owner has answered a question: an append that began after the question was
+// acknowledged. It returns the streams that may begin now.
+func (e *Edge) proved(p *partition, question uint64) (begin []*wait) {
+	if p.proving == 0 || question < p.proving {
 		return nil
 	}
+	p.proving = 0
+	return e.assured(p, p.provingNanos)
+}
+
+// assured notes when a node was the owner, and returns the streams that may begin now.
+func (e *Edge) assured(p *partition, asOfNanos int64) (begin []*wait) {
+	if asOfNanos <= p.asOfNanos {
+		return nil
+	}
+	p.asOfNanos = asOfNanos
 	waits := p.stale
 	p.stale = nil // some may wait again
 	for _, w := range waits {

@@ -87,7 +87,8 @@ func BenchmarkRewatch(b *testing.B) {
 		b.Fatal(err)
 	}
 	for i := range users {
-		w.parts[0].commit(change{uint64(i + 1), record.View(someRecord(benchUser(i), 1, 1))})
+		rec := record.View(someRecord(benchUser(i), 1, 1))
+		w.parts[0].commit(change{lsn: uint64(i + 1), rec: rec}, 0)
 	}
 	claim := func() {
 		w.claim(w.parts[0], n)

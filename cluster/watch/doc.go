@@ -7,7 +7,7 @@
 //	streams ─► Edge ── WATCH {users of p} ─────► Hub of p: vouch, register, read the table
 //	            │  ◄── SNAPSHOT {states} ──────────┤
 //	        Follower ◄ DELTA {records} ────────────┤◄── Publish, Flush: the commit loop of p
-//	            │  ◄── pulse {epoch, number, sure} ┘
+//	            │  ◄── pulse {epoch, number, age} ─┘
 //	          streams
 //
 // # Terms
@@ -36,8 +36,9 @@
 //     the partition are asked. The answer to an earlier question is not applied.
 //
 //   - E4. A stream begins at an instant at which all of its users are told, and of each the owner
-//     was sure within the second before, or was asked, and vouched for, since the stream opened
-//     (C5).
+//     began an append that was acknowledged within the second before, or since the stream opened
+//     (C5): so it lacks nothing that was acknowledged more than a second before it opened, by any
+//     owner. An edge that does not know so asks the owner, which appends.
 //
 //   - E5. A Follower is given the states of a device forward only: the records of an owner come in
 //     its order, and the next owner has all that were sent, since only committed ones are sent.

@@ -205,7 +205,7 @@ func (e *Edge) Subscribe(s broadcast.Subscription) error {
 }
 
 // Fresh reports whether the Follower may answer for a user: it is watched, all of it was told, and
-// its owner was sure to be the owner at most a second ago.
+// its owner was the owner at most a second ago, by an append that was acknowledged.
 func (e *Edge) Fresh(user uuid.UUID) bool {
 	at := e.o.Of(user)
 	now := e.o.Clock.Nanos()

@@ -2,6 +2,7 @@ package watch
 
 import (
 	"errors"
+	"maps"
 	"slices"
 	"testing"
 	"time"
@@ -51,7 +52,7 @@ func (o *testOwner) append(user uuid.UUID, device byte) {
 	lsn := uint64(len(o.partition.log) + len(o.pending) + 1)
 	s := record.State{Seq: lsn, Online: true, UpdatedAtMS: lsn}
 	rec := record.AppendUser(nil, user, uuid.UUID{15: device}, &s, []byte("x"), &record.User{})
-	c := change{lsn, rec}
+	c := change{lsn: lsn, rec: rec}
 	o.pending = append(o.pending, c)
 	o.put(c)
 }
@@ -68,12 +69,12 @@ func (n *testNode) subscribe(users ...uuid.UUID) *testStream {
 	if len(users) > 1 {
 		s.List = &broadcast.List{Users: users}
 	}
-	before := len(n.follower.streams)
-	if err := n.edge.Subscribe(s); err != nil || len(n.follower.streams) != before+1 {
+	before := maps.Clone(n.follower.streams)
+	if err := n.edge.Subscribe(s); err != nil || len(n.follower.streams) != len(before)+1 {
 		n.w.Fatalf("subscribe: %v", err)
 	}
 	for st := range n.follower.streams {
-		if slices.Equal(st.users, users) {
+		if !before[st] {
 			return st
 		}
 	}
@@ -130,6 +131,67 @@ func TestStreamWaitsForASureOwner(t *testing.T) {
 	owner.pulse(n)
 	w.run()
 	if !s.begun || !n.edge.Fresh(user) {
+		t.Error("it waits for ever")
+	}
+}
+
+// TestStreamAsksForAnOwner (E4): where nothing has been appended for a while, a stream has the owner
+// show that it is one, once for all that wait; one that is none any more, and does not know, begins
+// no stream.
+func TestStreamAsksForAnOwner(t *testing.T) {
+	w, owner, n := calm(t, 1)
+	user := userOf(0, 1)
+	o := w.parts[0].owner
+	n.follower.end(begin(w, n, user))
+	w.pass(2 * time.Second)
+	owner.pulse(n)
+	w.run()
+	before, sent := o.vouches, o.hub.Sent("n1")
+	first := n.subscribe(user)
+	n.edge.ask()
+	second := n.subscribe(user)
+	n.edge.ask()
+	if first.begun || second.begun || n.edge.Fresh(user) {
+		t.Fatal("what is old is told")
+	}
+	w.run()
+	if sent = o.hub.Sent("n1") - sent; sent != 1 || !first.begun || !second.begun ||
+		!n.edge.Fresh(user) {
+		t.Fatalf("the owner answers %d questions; begun: %v, %v", sent, first.begun, second.begun)
+	}
+
+	w.pass(2 * time.Second)
+	o.partition.owner = &testOwner{} // another claim, of which neither has heard
+	s := n.subscribe(user)
+	for range 5 {
+		w.pass(time.Second)
+		owner.pulse(n)
+		n.edge.tick()
+		w.run()
+	}
+	if s.begun || n.edge.Fresh(user) || o.vouches < before+3 {
+		t.Errorf("a stream begins without an owner, which was asked %d times", o.vouches-before-1)
+	}
+}
+
+// TestStreamBeginsWithALateProof (E4): an owner whose appends take longer than a second is asked
+// once, and what it shows is enough for the streams that were open then.
+func TestStreamBeginsWithALateProof(t *testing.T) {
+	w, _, n := calm(t, 1)
+	user := userOf(0, 1)
+	n.follower.end(begin(w, n, user))
+	w.pass(2 * time.Second)
+	s := n.subscribe(user)
+	n.edge.ask()
+	w.pass(1500 * time.Millisecond)
+	late := n.subscribe(user)
+	w.run()
+	if !s.begun || late.begun || n.edge.Fresh(user) {
+		t.Errorf("the first has begun: %v, the one behind it: %v", s.begun, late.begun)
+	}
+	n.edge.ask()
+	w.run()
+	if !late.begun {
 		t.Error("it waits for ever")
 	}
 }
@@ -215,8 +277,8 @@ func TestManyUsersAndDevices(t *testing.T) {
 		s := record.State{Seq: lsn, Online: true}
 		rec := record.AppendUser(nil, users[0], uuid.UUID{1, 14: byte(i >> 8), 15: byte(i)}, &s,
 			[]byte("x"), &record.User{})
-		o.pending = append(o.pending, change{lsn, rec})
-		o.put(change{lsn, rec})
+		o.pending = append(o.pending, change{lsn: lsn, rec: rec})
+		o.put(change{lsn: lsn, rec: rec})
 	}
 	o.commitAll()
 	s := n.subscribe(users...)
@@ -235,7 +297,7 @@ func TestManyUsersAndDevices(t *testing.T) {
 	for i := range 4000 {
 		rec := record.View(slices.Clone(o.partition.log[i].rec))
 		rec[36], rec[37] = byte(4001+i), byte((4001+i)>>8) // the seq
-		o.pending = append(o.pending, change{uint64(4001 + i), rec})
+		o.pending = append(o.pending, change{lsn: uint64(4001 + i), rec: rec})
 		o.put(o.pending[i])
 	}
 	before := o.hub.Sent("n1")
@@ -625,7 +687,7 @@ func TestLose(t *testing.T) {
 	o.append(user, 1)
 	c := o.pending[0]
 	o.pending = nil
-	o.partition.commit(c)
+	o.partition.commit(c, w.nanos)
 	o.hub.Lose(0)
 	o.hub.Flush(0, c.lsn, 0)
 	w.pulses()

@@ -273,7 +273,7 @@ func (n *clusterNode) fromOwner(m bus.Message) {
 		n.c.Error(err)
 	}
 	for _, p := range pulse {
-		n.edge.Pulsed(m.From, p.Partition, p.Epoch, p.Number, true, p.Nanos)
+		n.edge.Pulsed(m.From, p.Partition, p.Epoch, p.Number, p.Nanos)
 	}
 }
 

@@ -63,7 +63,7 @@ func (e *Edge) pin(ids []uuid.UUID) (*pin, error) {
 }
 
 // await has a stream wait for what it lacks now: users that are not told, and partitions that are
-// not fresh, but for users that were asked for since it opened.
+// not fresh, but for those whose owner has answered since it opened.
 func (e *Edge) await(w *wait, nowNanos int64) {
 	e.marks++
 	for _, u := range w.users {
@@ -71,11 +71,13 @@ func (e *Edge) await(w *wait, nowNanos int64) {
 		case !p.told(u):
 			w.pending++
 			u.waits = append(live(u.waits), w)
-		case p.fresh(nowNanos) || u.askedNanos >= w.openedNanos:
+		case p.fresh(nowNanos) || max(u.askedNanos, p.asOfNanos) >= w.openedNanos:
 		case p.mark != e.marks:
 			p.mark = e.marks
 			w.pending++
 			p.stale = append(live(p.stale), w)
+			p.prove = true
+			e.rouse()
 		}
 	}
 }

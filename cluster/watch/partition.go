@@ -10,7 +10,7 @@ import (
 )
 
 const (
-	// freshNanos is how old the last pulse of an owner may be for reads to be answered here.
+	// freshNanos is how long ago an owner may have been the owner for reads to be answered here.
 	freshNanos = int64(time.Second)
 	// silentNanos is how long an owner may say nothing before what it said is in doubt.
 	silentNanos = int64(3 * time.Second)
@@ -58,12 +58,16 @@ type partition struct {
 	askedAllNanos int64   // when all were last
 	unwanted      map[uuid.UUID]struct{}
 
-	asOfNanos  int64   // the owner was sure then, or later; 0: that is not known
+	asOfNanos  int64   // the owner was the owner then, or later; 0: that is not known
 	heardNanos int64   // when a message of the owner came
 	silent     bool    // the silence was noticed
 	doubtNanos int64   // since when users are in doubt; 0: they are not
 	stale      []*wait // streams that wait until it is fresh
 	mark       uint64  // see Edge.marks
+
+	prove        bool   // the owner is to be asked to show that it is one
+	proving      uint64 // the question that does, while it is not answered; 0: none
+	provingNanos int64  // when the last one was sent
 }
 
 // user is one that is watched. Guarded by Edge.mu.
@@ -88,8 +92,10 @@ func (p *partition) told(u *user) bool {
 	return u.generation == p.generation && u.settling == nil
 }
 
-// fresh reports whether the owner was sure a moment ago. What it has told is counted from when it
-// said so, not from when that came: a route that was held up brings everything at once.
+// fresh reports whether the owner was the owner a moment ago: no other one had acknowledged
+// anything then. What it has told is counted from when it appended, not from when it said so, since
+// one that is cut off does not know, nor from when that came, since a route that was held up brings
+// everything at once.
 func (p *partition) fresh(nowNanos int64) bool {
 	return p.asOfNanos != 0 && nowNanos-p.asOfNanos <= freshNanos
 }

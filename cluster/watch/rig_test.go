@@ -47,13 +47,12 @@ type route struct {
 type message struct {
 	data  []byte
 	pulse []pulsed
-	nanos int64 // when the pulse was made
 }
 
 type pulsed struct {
 	partition     int
 	epoch, number uint64
-	sure          bool
+	nanos         int64 // when the last append began that was acknowledged
 }
 
 const worldUsers, worldDevices = 4, 3 // users of a partition, devices of a user
@@ -145,7 +144,7 @@ func (w *world) deliver() bool {
 	case w.cut[[2]string{r.from, r.to}]:
 	case m.pulse != nil:
 		for _, p := range m.pulse {
-			to.edge.Pulsed(r.from, p.partition, p.epoch, p.number, p.sure, m.nanos)
+			to.edge.Pulsed(r.from, p.partition, p.epoch, p.number, p.nanos)
 		}
 	case r.subject == EdgeSubject:
 		to.receive(bus.Message{From: r.from, Data: m.data})
@@ -218,11 +217,10 @@ func (w *world) node(name string) *testNode {
 
 // pulse sends what a node owns to another.
 func (n *testNode) pulse(to *testNode) {
-	m := message{pulse: []pulsed{}, nanos: n.w.nanos}
+	m := message{pulse: []pulsed{}}
 	for p := range n.w.parts {
 		if o := n.owns[p]; o != nil {
-			sure := n.w.nanos-o.ackNanos < 5e9
-			m.pulse = append(m.pulse, pulsed{p, o.epoch, o.hub.Sent(to.name), sure})
+			m.pulse = append(m.pulse, pulsed{p, o.epoch, o.hub.Sent(to.name), o.ackNanos})
 		}
 	}
 	n.w.send(route{n.name, to.name, EdgeSubject}, m)
@@ -271,11 +269,13 @@ func (u *testUser) put(c change) {
 
 // change is one record of a log. Its LSN is its place.
 type change struct {
-	lsn uint64
-	rec record.View
+	lsn   uint64
+	rec   record.View
+	nanos int64 // when it was committed
 }
 
-func (p *testPartition) commit(c change) {
+func (p *testPartition) commit(c change, nanos int64) {
+	c.nanos = nanos
 	key := deviceKey{c.rec.User(), c.rec.Device()}
 	seq := c.rec.State().Seq
 	if c.rec.Forget() {
@@ -302,7 +302,7 @@ type testOwner struct {
 func (w *world) claim(p *testPartition, n *testNode) {
 	if old := p.owner; old != nil {
 		for _, c := range old.pending[:w.rng.IntN(len(old.pending)+1)] {
-			p.commit(c)
+			p.commit(c, w.nanos)
 		}
 	}
 	w.epochs++
@@ -375,7 +375,7 @@ func (o *testOwner) heartbeat() {
 			Turn:     s.Online != (known && old.rec.State().Online),
 		})
 	}
-	c := change{lsn, rec}
+	c := change{lsn: lsn, rec: rec}
 	o.pending = append(o.pending, c)
 	o.put(c)
 }
@@ -388,7 +388,7 @@ func (o *testOwner) commit() {
 	o.ackNanos = o.w.nanos
 	n := 1 + o.w.rng.IntN(len(o.pending))
 	for _, c := range o.pending[:n] {
-		o.partition.commit(c)
+		o.partition.commit(c, o.w.nanos)
 	}
 	for _, c := range o.pending[:n] {
 		o.hub.Publish(0, c.rec.User(), c.lsn, slices.Clone(c.rec))
@@ -493,11 +493,33 @@ func (f *testFollower) start(s *testStream) {
 		if u.generation != p.generation || u.settling != nil {
 			f.w.fail("a stream begins before user %v is told", user)
 		}
-		if u.askedNanos < s.nanos && f.w.nanos-p.asOfNanos > 1e9 {
-			f.w.fail("a stream begins, and the owner of user %v was not heard of", user)
-		}
+		f.complete(s, user)
 		for _, rec := range f.table[user] {
 			f.tell(s, rec)
+		}
+	}
+}
+
+// complete checks that a stream begins with all of a user that was committed, by any owner, before
+// it was opened and more than a second ago.
+func (f *testFollower) complete(s *testStream, user uuid.UUID) {
+	known := min(s.nanos, f.w.nanos-int64(time.Second))
+	newest := map[uuid.UUID]change{}
+	for _, c := range f.w.parts[user[0]].log {
+		if c.nanos < known && c.rec.User() == user {
+			newest[c.rec.Device()] = c
+		}
+	}
+	for device, c := range newest {
+		got := f.table[user][device]
+		switch {
+		case got == nil && f.w.parts[user[0]].forgot[deviceKey{user, device}]:
+		case got == nil:
+			f.w.fail("%s: a stream begins without device %v of %v", f.node.name, device, user)
+		case got.State().Seq < c.rec.State().Seq:
+			f.w.fail("%s: a stream begins with device %v of %v at seq %d, and %d was committed %v "+
+				"before", f.node.name, device, user, got.State().Seq, c.rec.State().Seq,
+				time.Duration(f.w.nanos-c.nanos))
 		}
 	}
 }

@@ -77,6 +77,7 @@ func (e *Edge) look(p *partition, now int64) {
 		e.counts.Silences++
 		p.doubt(now)
 	}
+	p.prove = p.prove || len(p.stale) > 0
 	waiting := p.begun < len(p.users)
 	p.askAll = p.askAll || p.askLater ||
 		waiting && (now-p.movedNanos > askNanos || now-p.askedAllNanos > askAllNanos)
@@ -144,6 +145,9 @@ func (e *Edge) ask() {
 			continue
 		}
 		e.sendUnwanted(p)
+		if p.prove {
+			e.sendProve(p, now)
+		}
 		if p.askAll {
 			p.toAsk()
 			p.askAll, p.askLater, p.askedAllNanos = false, false, now
@@ -182,6 +186,20 @@ func (e *Edge) sendBulk(p *partition, now int64) {
 		e.sendWatch(p, p.bulk[:n], now)
 		p.bulk = p.bulk[n:]
 	}
+}
+
+// sendProve has the owner show that it is one, by the answer to a WATCH of no user. One question at
+// a time is under way, but for those that were lost.
+func (e *Edge) sendProve(p *partition, now int64) {
+	p.prove = false
+	if p.proving != 0 && now-p.provingNanos < askNanos {
+		return
+	}
+	p.question++
+	p.proving, p.provingNanos = p.question, now
+	l := lister{e: e, p: p, kind: kindWatch}
+	l.begin()
+	e.o.Bus.Send(p.owner, HubSubject, l.message)
 }
 
 func (e *Edge) sendUnwanted(p *partition) {
@@ -226,14 +244,18 @@ type lister struct {
 
 func (l *lister) add(id uuid.UUID) {
 	if l.n == 0 {
-		l.message = appendHead(nil, head{l.kind, l.p.index, l.p.epoch})
-		if l.kind == kindWatch {
-			l.message = binary.LittleEndian.AppendUint64(l.message, l.p.question)
-		}
+		l.begin()
 	}
 	l.message = append(l.message, id[:]...)
 	if l.n++; l.n == usersPerWatch {
 		l.send()
+	}
+}
+
+func (l *lister) begin() {
+	l.message = appendHead(nil, head{l.kind, l.p.index, l.p.epoch})
+	if l.kind == kindWatch {
+		l.message = binary.LittleEndian.AppendUint64(l.message, l.p.question)
 	}
 }
 
