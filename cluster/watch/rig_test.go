@@ -487,38 +487,44 @@ func (f *testFollower) start(s *testStream) {
 		f.w.fail("a stream begins twice")
 	}
 	s.begun = true
+	f.complete(s)
 	for _, user := range s.users {
 		p := &f.node.edge.parts[user[0]]
 		u := p.users[user]
 		if u.generation != p.generation || u.settling != nil {
 			f.w.fail("a stream begins before user %v is told", user)
 		}
-		f.complete(s, user)
 		for _, rec := range f.table[user] {
 			f.tell(s, rec)
 		}
 	}
 }
 
-// complete checks that a stream begins with all of a user that was committed, by any owner, before
-// it was opened and more than a second ago.
-func (f *testFollower) complete(s *testStream, user uuid.UUID) {
+// complete checks that a stream begins with all of its users that was committed, by any owner,
+// before it was opened and more than a second ago.
+func (f *testFollower) complete(s *testStream) {
 	known := min(s.nanos, f.w.nanos-int64(time.Second))
-	newest := map[uuid.UUID]change{}
-	for _, c := range f.w.parts[user[0]].log {
-		if c.nanos < known && c.rec.User() == user {
-			newest[c.rec.Device()] = c
+	users := map[uuid.UUID]bool{}
+	for _, user := range s.users {
+		users[user] = true
+	}
+	newest := map[deviceKey]change{}
+	for _, p := range f.w.parts {
+		for _, c := range p.log {
+			if c.nanos < known && users[c.rec.User()] {
+				newest[deviceKey{c.rec.User(), c.rec.Device()}] = c
+			}
 		}
 	}
-	for device, c := range newest {
-		got := f.table[user][device]
+	for key, c := range newest {
+		got := f.table[key.user][key.device]
 		switch {
-		case got == nil && f.w.parts[user[0]].forgot[deviceKey{user, device}]:
+		case got == nil && f.w.parts[key.user[0]].forgot[key]:
 		case got == nil:
-			f.w.fail("%s: a stream begins without device %v of %v", f.node.name, device, user)
+			f.w.fail("%s: a stream begins without device %v", f.node.name, key)
 		case got.State().Seq < c.rec.State().Seq:
-			f.w.fail("%s: a stream begins with device %v of %v at seq %d, and %d was committed %v "+
-				"before", f.node.name, device, user, got.State().Seq, c.rec.State().Seq,
+			f.w.fail("%s: a stream begins with device %v at seq %d, and %d was committed %v before",
+				f.node.name, key, got.State().Seq, c.rec.State().Seq,
 				time.Duration(f.w.nanos-c.nanos))
 		}
 	}
