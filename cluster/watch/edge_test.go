@@ -135,9 +135,9 @@ func TestStreamWaitsForASureOwner(t *testing.T) {
 	}
 }
 
-// TestStreamAsksForAnOwner (E4): where nothing was appended for a while, a stream has the owner show
-// that it is one, once for all that wait; one that is none any more, and does not know, begins no
-// stream.
+// TestStreamAsksForAnOwner (E4): where nothing was appended for a while, a stream has the owner
+// show that it is one, once for all that wait; one that is none any more, and does not know, begins
+// no stream.
 func TestStreamAsksForAnOwner(t *testing.T) {
 	w, owner, n := calm(t, 1)
 	user := userOf(0, 1)
