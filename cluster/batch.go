@@ -199,7 +199,7 @@ func (b *batch) askForStrangers() {
 		owner := b.of.partitions.Owner(b.of.partitions.Of(user))
 		switch {
 		case !in:
-			b.note(s.index, engine.Result{Outcome: engine.Unavailable, Err: engine.ErrTooManyNew})
+			b.note(s.index, tooManyNew)
 		case owner == "":
 			b.note(s.index, notOwned)
 		default:

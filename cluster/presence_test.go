@@ -380,6 +380,43 @@ func TestLater(t *testing.T) {
 	}
 }
 
+// TestLaterAsksForNewDevices: the sender of a heartbeat of an event loop is asked when the owner
+// does not know the device, and not asked again when it does. What is not admitted is refused.
+func TestLaterAsksForNewDevices(t *testing.T) {
+	s := newShared(t, 6, engine.Options{})
+	nodes, _ := three(t, s)
+	g := &gate{left: 100}
+	loop := nodes[0].NewLater()
+	defer loop.Close()
+	var hbs []engine.Heartbeat
+	for range 150 {
+		hb := newHeartbeat(uuid.New(), uuid.New(), 0)
+		hb.Sender = g
+		hbs = append(hbs, hb)
+	}
+	for round, asked := range []int{150, 200} {
+		tokens := make([]uint64, len(hbs))
+		for i := range hbs {
+			hbs[i].Seq++
+			tokens[i] = uint64(i)
+		}
+		for at := 0; at < len(hbs); at += engine.GroupSize {
+			end := min(at+engine.GroupSize, len(hbs))
+			loop.Submit(hbs[at:end], tokens[at:end])
+		}
+		results := map[engine.Result]int{}
+		for told := 0; told < len(hbs); {
+			for _, r := range loop.Collect(nil) {
+				results[r.Result]++
+				told++
+			}
+		}
+		if results[engine.Result{}] != 100 || results[tooManyNew] != 50 || g.asked != asked {
+			t.Errorf("round %d: %v, and the sender was asked %d times", round, results, g.asked)
+		}
+	}
+}
+
 // TestOwnersMoveUnderLoad: senders whose heartbeats go up, each through any node, in batches and by
 // event loops, while partitions move and messages are lost. Nothing accepted is lost, nothing is
 // stale, since nothing was sent twice, and every heartbeat has one answer.

@@ -33,8 +33,9 @@ type Group interface {
 // Later takes heartbeats for a goroutine that serves many connections, and says later what came of
 // each, in any order. An engine has none: it is for what shares users out among engines.
 type Later interface {
-	// Submit takes heartbeats, GroupSize at most, each under a token, and keeps nothing of them. It
-	// does not wait: what there is no room for is Unavailable. One goroutine at a time.
+	// Submit takes heartbeats, GroupSize at most, each under a token, and keeps nothing of them but
+	// their Sender, which it may ask until their results are told. It does not wait: what there is
+	// no room for is Unavailable. One goroutine at a time.
 	Submit(hbs []Heartbeat, tokens []uint64)
 	// Collect waits until there are results, and returns them. It may use spare for that. None:
 	// Close was called. One goroutine calls it.

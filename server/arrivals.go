@@ -2,8 +2,10 @@ package server
 
 import (
 	"errors"
+	"hash/maphash"
 	"log/slog"
 	"math"
+	"net/netip"
 	"strconv"
 	"sync/atomic"
 	"time"
@@ -43,7 +45,11 @@ func (a *arrivals) of(ctx *fasthttp.RequestCtx, s *sender) engine.Sender {
 
 // AdmitsNew implements engine.Sender.
 func (s *sender) AdmitsNew() bool {
-	a, addr := s.arrivals, s.arrivals.clients.addr(s.ctx)
+	return s.arrivals.admits(s.arrivals.clients.addr(s.ctx))
+}
+
+// admits counts a new device of an address, and reports whether it may come in.
+func (a *arrivals) admits(addr netip.Addr) bool {
 	if a.rate.Allow(addr) {
 		return true
 	}
@@ -53,6 +59,31 @@ func (s *sender) AdmitsNew() bool {
 			"address", addr, "refused", refused)
 	}
 	return false
+}
+
+// addressSender is the engine.Sender of the heartbeats of an address that a loop has submitted.
+// They are on their way while the loop reads others, so that it outlives its request.
+type addressSender struct {
+	arrivals *arrivals
+	addr     netip.Addr
+}
+
+// AdmitsNew implements engine.Sender.
+func (s *addressSender) AdmitsNew() bool { return s.arrivals.admits(s.addr) }
+
+// addressSenders are those of the addresses that a loop has heard of last, so that no heartbeat
+// allocates one (S5). Single owner: the loop.
+type addressSenders struct {
+	seed maphash.Seed
+	kept [256]*addressSender
+}
+
+func (s *addressSenders) of(a *arrivals, addr netip.Addr) engine.Sender {
+	k := &s.kept[maphash.Comparable(s.seed, addr)%uint64(len(s.kept))]
+	if *k == nil || (*k).addr != addr {
+		*k = &addressSender{a, addr}
+	}
+	return *k
 }
 
 // ErrLongTTL says that a device asked to be online for more than a day after its last heartbeat. It

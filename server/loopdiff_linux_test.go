@@ -67,6 +67,17 @@ var setups = map[string]setup{
 	"devices per user":       {engine: engine.Options{MaxDevicesPerUser: 2}},
 	"full":                   {engine: engine.Options{MaxDevices: 1, SeqPolicy: engine.Restart}},
 	"answers from elsewhere": {far: true},
+	"answers from elsewhere, rate, new devices": {far: true, server: func(o *Options) {
+		o.RatePerIP, o.RateBurst, o.NewDevicesPerIP = 1e-6, 3, 1e-6
+	}},
+	"answers from elsewhere, new devices, proxies": {far: true, server: func(o *Options) {
+		o.NewDevicesPerIP, o.TrustedProxies = 1e-6, []string{"127.0.0.0/8"}
+	}},
+	"answers from elsewhere, rate, PROXY protocol": {
+		far:    true,
+		header: "PROXY TCP4 {client} 192.0.2.1 1000 2000\r\n",
+		server: func(o *Options) { o.RatePerIP, o.RateBurst, o.ProxyProtocol = 1e-6, 3, true },
+	},
 	"PROXY protocol": {
 		header: "PROXY TCP4 {client} 192.0.2.1 1000 2000\r\n",
 		server: func(o *Options) { o.RatePerIP, o.RateBurst, o.ProxyProtocol = 1e-6, 4, true },
@@ -306,6 +317,8 @@ var (
 		{"another origin", seqText(1_000_015, testAuth, "Origin: https://b.example")},
 		{"a client of a proxy", seqText(1_000_016, testAuth, "X-Forwarded-For: 192.0.2.1")},
 		{"another client of a proxy", seqText(1_000_017, testAuth, "Forwarded: for=192.0.2.2")},
+		{"a new device behind a proxy",
+			heartbeatText(otherDevice(4), testAuth, "X-Forwarded-For: 192.0.2.3")},
 		{"a query", text(post+"?a=b", with("seq", "1000018"), testAuth)},
 		{"absolute form",
 			text("POST http://x"+wire.HeartbeatPath, with("seq", "1000019"), testAuth)},
@@ -413,6 +426,17 @@ func streamsOf(t testing.TB) (all []stream) {
 	return append(all, stream{name: "many", text: many})
 }
 
+// firstOf are streams that meet every piece while no other one of the connection is on its way:
+// what comes behind one that is, is not the loop's.
+func firstOf() (all []stream) {
+	for _, p := range pieces {
+		text := strings.ReplaceAll(p.text, "192.0.2.3", "192.0.2.4") + // which no other run has
+			seqText(2_000_003) + sentinel
+		all = append(all, stream{name: p.name + ", first", text: text})
+	}
+	return all
+}
+
 // TestLoopAnswersLikeFasthttp: the same bytes, pipelined, cut into two, ended early or sent byte
 // for byte, to a server with loops and one without, have the same answers, in the same order, and
 // the same end. With ROLLCALL_LOOP_CUTS=1 the cut is at every place; with n at every nth.
@@ -431,6 +455,11 @@ func TestLoopAnswersLikeFasthttp(t *testing.T) {
 				for at := 1 + random.IntN(every); at < len(s.text); at += every {
 					tw.run(t, s, at)
 					tw.run(t, stream{name: s.name + ", ended", text: s.text[:at]})
+				}
+			}
+			if setups[name].far {
+				for _, s := range firstOf() {
+					tw.run(t, s)
 				}
 			}
 			for range max(1, 200/every) {

@@ -33,6 +33,7 @@ type plain struct {
 	n       int
 	bucket  conns.Bucket // of the address of the only one, where there is a rate
 	decoder wire.Decoder
+	senders addressSenders // where later takes the heartbeats
 
 	heads heads
 	text  bytes.Reader
@@ -61,6 +62,7 @@ func newPlain(
 	}
 	p.in = bufio.NewReaderSize(&p.text, maxHead)
 	p.heads.seed = maphash.MakeSeed()
+	p.senders.seed = p.heads.seed
 	p.buffered = bufio.NewWriter(&p.out)
 	p.ctx.Init(&fasthttp.Request{}, &net.TCPAddr{}, nil)
 	return p
@@ -97,7 +99,8 @@ func (p *plain) Read(client netip.Addr, text []byte) (size int) {
 // request from a trusted proxy it finds out who the client is.
 func (p *plain) judge(client *netip.Addr, head []byte) (length int, ok bool) {
 	secrets := p.one.secrets.current.Load()
-	proxied := p.one.rate != nil && p.one.clients.proxies.Trust(*client)
+	counted := p.one.rate != nil || p.later != nil && p.one.arrivals != nil // by the address
+	proxied := counted && p.one.clients.proxies.Trust(*client)
 	if !proxied {
 		if length, ok = p.heads.known(head, secrets); ok {
 			return length, true
@@ -142,23 +145,32 @@ func (p *plain) decode(client netip.Addr, body []byte) bool {
 		p.one.decode(&p.decoder, body, hb) != reply.None {
 		return false
 	}
-	if hb.Sender = nil; p.one.arrivals != nil {
+	switch hb.Sender = nil; {
+	case p.one.arrivals == nil:
+	case p.later != nil:
+		hb.Sender = p.senders.of(p.one.arrivals, client)
+	default:
 		hb.Sender = strange{}
 	}
 	return p.one.rate == nil || p.withinRate(client, hb)
 }
 
 // withinRate reports whether a heartbeat may be applied without exceeding the rate of its address.
-// Apply counts it: one that it leaves alone is counted by fasthttp's handler.
+// One that later takes is counted here, as fasthttp's handler counts it before it knows what comes
+// of it: once this has said yes, the heartbeat is not the handler's any more. Any other is counted
+// by Apply, since one that is left alone is counted by the handler.
 func (p *plain) withinRate(client netip.Addr, hb *engine.Heartbeat) bool {
+	if p.later != nil {
+		return !p.one.overRate(client, hb)
+	}
 	p.bucket = p.one.rate.Bucket(client)
 	return p.bucket.Has(1) || p.one.presence.Stale(hb)
 }
 
-// GroupSize implements conns.Requests. Where heartbeats are counted, one is applied before the next
-// is judged: it may make that stale, and a stale one does not count.
+// GroupSize implements conns.Requests. Where Apply counts heartbeats, one is applied before the
+// next is judged: it may make that stale, and a stale one does not count.
 func (p *plain) GroupSize() int {
-	if p.one.rate != nil {
+	if p.one.rate != nil && p.later == nil {
 		return 1
 	}
 	return conns.GroupSize

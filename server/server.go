@@ -206,8 +206,7 @@ func (s *Server) Loops() int { return s.conns.Loops() }
 
 // loops is how many there are to be.
 func (s *Server) loops(o *Options) int {
-	counted := o.RatePerIP > 0 || o.NewDevicesPerIP > 0 // by what comes of them, which comes late
-	if o.Loops < 0 || s.presence.NewGroup() == nil && (counted || s.presence.NewLater() == nil) {
+	if o.Loops < 0 || s.presence.NewGroup() == nil && s.presence.NewLater() == nil {
 		return 0
 	}
 	return o.Loops
