@@ -95,7 +95,7 @@ func (c codec) AppendUserFrame(dst, rec []byte, lingers bool) []byte {
 	if ev.Online > 0 {
 		ev.SeenAtMS = c.lastSeen(ev.User, ev.SeenAtMS, c.log.Committed())
 	} else {
-		ev.SeenAtMS = c.table.RaiseSeen(ev.User, ev.SeenAtMS, c.log.Committed())
+		ev.SeenAtMS = c.table.RaiseSeen(ev.User, ev.SeenAtMS, c.log.Committed(), c.clock().WallMS)
 	}
 	return wire.AppendUserFrame(dst, &ev)
 }
@@ -127,6 +127,7 @@ func (c codec) AppendUser(
 	case ev.Online > 0:
 		ev.SeenAtMS = c.lastSeen(user, ev.SeenAtMS, through)
 	case known:
+		ev.SeenAtMS = table.NotAhead(ev.SeenAtMS, c.clock().WallMS)
 		a.Lingers = c.lingersFor(held.ChangedAtMS, linger)
 		ev.Lingers = a.Lingers > 0
 	}
@@ -162,5 +163,5 @@ func (c codec) lastSeen(user uuid.UUID, seen, through uint64) uint64 {
 			}
 		}
 	}
-	return c.table.RaiseSeen(user, seen, through)
+	return c.table.RaiseSeen(user, seen, through, c.clock().WallMS)
 }

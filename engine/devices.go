@@ -85,23 +85,26 @@ func (d *devices) read(entry *table.Entry) (
 
 // logTurn appends the record of a change of a device from was to is that turns it, or says offline,
 // and moves the aggregate of its user with it. The caller owns the claim and has a credit; it
-// commits is with the LSN. A turn says no earlier time than the user's last one (I9). The
-// aggregates of package table say why the one is inside of the other.
+// commits is with the LSN. A turn says no earlier time than the user's last one (I9). What was
+// received is a heartbeat if received has Nanos. The aggregates of package table say why the one is
+// inside of the other.
 func (d *devices) logTurn(
-	user, device uuid.UUID, was, is *table.State, source, scratch []byte, stamp int64,
+	user, device uuid.UUID, was, is *table.State, source, scratch []byte, received Instant,
 ) (lsn uint64) {
 	held := d.table.Hold(user)
 	turn := was.Online != is.Online
 	if turn {
-		if is.UpdatedAtMS = max(is.UpdatedAtMS, held.ChangedAtMS); is.Online {
+		before := table.NotAhead(held.ChangedAtMS, received.WallMS)
+		if is.UpdatedAtMS = max(is.UpdatedAtMS, before); is.Online {
 			is.SeenAtMS = max(is.SeenAtMS, is.UpdatedAtMS)
 		}
+		held.SeenAtMS = table.NotAhead(held.SeenAtMS, received.WallMS)
 		held.Turn(is.Online, is.SeenAtMS)
 		held.ChangedAtMS = is.UpdatedAtMS
 	}
 	lsn = d.log.Append(record.AppendUser(scratch, user, device, &is.State, source, &record.User{
 		SeenAtMS: held.SeenAtMS, Online: held.Online, Turn: turn,
-	}), stamp)
+	}), received.Nanos)
 	if !turn {
 		held.Release()
 		return lsn

@@ -80,7 +80,8 @@
 // of the device's change before it, under the claim; a turn also that of its user's turn before it,
 // under the lock of the aggregate. In the order of LSNs no record of a device, and no turn of a
 // user, says an earlier time than the one before. What frames show of a user's last seen is T7 of
-// package table. Deadlines are not touched by it (I7).
+// package table. A time that is more than a minute ahead of the clock is of a clock that was wrong,
+// and was put right: it does not count. Deadlines are not touched by any of this (I7).
 //
 // # What a crash loses
 //

@@ -276,9 +276,11 @@ func (x *expirer) expire(
 	}
 	now := x.clock()
 	held.Online, held.Expired = false, true
-	held.UpdatedAtMS = max(now.WallMS, held.UpdatedAtMS) // I9
+	held.UpdatedAtMS = max(now.WallMS, table.NotAhead(held.UpdatedAtMS, now.WallMS)) // I9
 	held.SentAtMS = held.UpdatedAtMS
-	held.LSN = x.logTurn(user, device, seen, &held, []byte(source), x.scratch[:0], 0)
+	held.SeenAtMS = table.NotAhead(held.SeenAtMS, now.WallMS)
+	held.LSN = x.logTurn(user, device, seen, &held, []byte(source), x.scratch[:0],
+		Instant{WallMS: now.WallMS})
 	x.unkicked = true
 	entry.Commit(&held)
 	x.counters.loops().moved(seen, &held)

@@ -266,7 +266,8 @@ func (u *Update) commit(
 		if turn.Online != held.Online {
 			turn.UpdatedAtMS = changedAtMS
 		}
-		next.LSN = d.logTurn(user, r.Device(), held, &turn, r.Source(), u.scratch[:0], 0)
+		next.LSN = d.logTurn(user, r.Device(), held, &turn, r.Source(), u.scratch[:0],
+			Instant{WallMS: d.clock().WallMS})
 	}
 	entry.Commit(next)
 	d.counters.loops().moved(held, next)
@@ -277,8 +278,9 @@ func (u *Update) commit(
 func (u *Update) aggregate(user uuid.UUID, told Told) {
 	held := u.f.table.Hold(user)
 	was := held.Aggregate
-	held.SeenAtMS = max(held.SeenAtMS, told.SeenAtMS)
-	held.ChangedAtMS = max(held.ChangedAtMS, told.ChangedAtMS)
+	now := u.f.clock().WallMS
+	held.SeenAtMS = max(table.NotAhead(held.SeenAtMS, now), told.SeenAtMS)
+	held.ChangedAtMS = max(table.NotAhead(held.ChangedAtMS, now), told.ChangedAtMS)
 	if held.Aggregate == was {
 		held.Release()
 		return

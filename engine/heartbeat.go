@@ -266,7 +266,7 @@ func (a *acceptor) apply(s *submission) verdict {
 	}
 	if s.turns {
 		next.LSN = a.logTurn(hb.User, hb.Device, &held, &next, hb.Source, hb.scratch[:0],
-			s.received.Nanos)
+			s.received)
 	} else {
 		rec := record.Append(hb.scratch[:0], hb.User, hb.Device, &next.State, hb.Source)
 		next.LSN = a.log.Append(rec, s.received.Nanos)
@@ -295,14 +295,14 @@ func (hb *Heartbeat) change(held, next *table.State, received Instant) {
 	next.Seq = hb.Seq
 	next.SentAtMS = hb.SentAtMS
 	next.HeartbeatAtMS = hb.SentAtMS
-	next.UpdatedAtMS = max(received.WallMS, held.UpdatedAtMS)
+	next.UpdatedAtMS = max(received.WallMS, table.NotAhead(held.UpdatedAtMS, received.WallMS))
 	next.TTLMS = hb.TTLMS
 	if next.Online = hb.Status == Online; next.Online {
 		next.SeenAtMS = next.UpdatedAtMS
 		next.DeadlineNanos = after(received.Nanos, hb.TTLMS)
 		return
 	}
-	next.SeenAtMS = held.SeenAtMS
+	next.SeenAtMS = table.NotAhead(held.SeenAtMS, received.WallMS)
 	if held.LSN != 0 {
 		next.HeartbeatAtMS = held.HeartbeatAtMS
 	}

@@ -18,7 +18,7 @@ func (e *Engine) AppendStates(dst []byte, user uuid.UUID, through uint64) (
 ) {
 	d := e.devices
 	held, _ := d.table.Aggregate(user)
-	told.SeenAtMS = d.table.RaiseSeen(user, 0, through)
+	told.SeenAtMS = d.table.RaiseSeen(user, 0, through, d.clock().WallMS)
 	if held.TurnLSN <= through {
 		told.ChangedAtMS = held.ChangedAtMS
 	} else {

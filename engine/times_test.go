@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"math/rand/v2"
@@ -60,6 +61,84 @@ func TestTimesDoNotGoBack(t *testing.T) {
 	r.mustAccept(second)
 	if d := r.wantStatus(second, Online); d.SeenAtMS != want {
 		t.Errorf("after a restart it was seen at %d, want %d", d.SeenAtMS, want)
+	}
+}
+
+// TestTimesOfAClockThatWasWrong (I9): the wall clock is a year ahead for a moment and is put right.
+// The next change of a device, and the next turn of a user, have the right time, and frames show no
+// time that is ahead.
+func TestTimesOfAClockThatWasWrong(t *testing.T) {
+	r := startRig(t, newMemLog(), Options{RecoveryGrace: time.Nanosecond})
+	const year = 365 * 24 * time.Hour
+	first, second := newHeartbeat(1, 60_000), newHeartbeat(1, 60_000)
+	third := newHeartbeat(1, 60_000)
+	second.User, third.User = first.User, first.User
+	seen := func(text []byte) (ms uint64) {
+		_, at, _ := strings.Cut(string(text), `"last_seen_ms":`)
+		if _, err := fmt.Sscan(strings.Split(at, ",")[0], &ms); err != nil {
+			t.Errorf("%s: %v", text, err)
+		}
+		return ms
+	}
+	frames := func() (all []uint64) {
+		text, _ := r.Codec().AppendUser(nil, 0, first.User, 0, r.log.Committed(), 0)
+		record := r.log.records[len(r.log.records)-1]
+		if !bytes.Contains(record, first.User[:]) {
+			record = r.log.records[0]
+		}
+		last := r.Codec().AppendUserFrame(nil, record, false)
+		_, _, told := r.AppendStates(nil, first.User, r.log.Committed())
+		return []uint64{seen(text), seen(last), told.SeenAtMS}
+	}
+	r.now.Store(int64(year))
+	for _, hb := range []*Heartbeat{first, second, third} {
+		r.mustAccept(hb)
+	}
+	gone := newHeartbeat(1, 60_000)
+	r.mustAccept(gone)
+	gone.Seq, gone.Status = 2, Offline
+	r.mustAccept(gone)
+	r.now.Store(int64(time.Second))
+	want := uint64(wallZero + 1000)
+	text, _ := r.Codec().AppendUser(nil, 0, gone.User, 0, r.log.Committed(), 0)
+	if ms := seen(text); ms > want {
+		t.Errorf("a user that is gone was seen at %d, and it is %d", ms, want)
+	}
+	for _, ms := range frames() {
+		if ms > want {
+			t.Errorf("the clock is right, and the user was seen at %d, not %d", ms, want)
+		}
+	}
+	first.Seq++
+	r.mustAccept(first)
+	if d := r.wantStatus(first, Online); d.SeenAtMS != want || d.UpdatedAtMS != want {
+		t.Errorf("it was seen at %d, updated at %d, want %d", d.SeenAtMS, d.UpdatedAtMS, want)
+	}
+	second.Seq, second.Status = 2, Offline
+	r.mustAccept(second)
+	if d := r.wantStatus(second, Offline); d.SeenAtMS != want || d.UpdatedAtMS != want {
+		t.Errorf("it left at %d, seen at %d, want %d", d.UpdatedAtMS, d.SeenAtMS, want)
+	}
+	if changed, _ := r.Turned(first.User); changed != want {
+		t.Errorf("the user changed at %d, want %d", changed, want)
+	}
+	for _, hb := range []*Heartbeat{first, third} {
+		_, entry := r.table.Find(hb.User, hb.Device)
+		s, _ := entry.Load()
+		if !r.expiry.expire(entry, hb.User, hb.Device, &s, 0) {
+			t.Fatal("it does not expire")
+		}
+		if d := r.wantStatus(hb, Offline); d.SeenAtMS != want || d.UpdatedAtMS != want {
+			t.Errorf("it expired at %d, seen at %d, want %d", d.UpdatedAtMS, d.SeenAtMS, want)
+		}
+	}
+	if a, _ := r.table.Aggregate(first.User); a.SeenAtMS != want || a.ChangedAtMS != want {
+		t.Errorf("the user is %+v, want %d", a, want)
+	}
+	for _, ms := range frames() {
+		if ms != want {
+			t.Errorf("a frame says %d, want %d", ms, want)
+		}
 	}
 }
 

@@ -3,6 +3,7 @@ package table
 import (
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/google/uuid"
 )
@@ -52,7 +53,7 @@ type aggregates struct {
 	flights []flight
 }
 
-// flight is a turn that raised SeenAtMS before it was committed.
+// flight is a turn that changed SeenAtMS before it was committed.
 type flight struct {
 	user words
 	lsn  uint64
@@ -99,27 +100,42 @@ func (t *Table) Aggregate(user uuid.UUID) (Aggregate, bool) {
 	return p.unpack(), ok
 }
 
+// aheadMS is by how much a time may be ahead of the wall clock that the clock is believed to have
+// been set back, and times wait for it. One that is further ahead is of a clock that was wrong.
+const aheadMS = uint64(time.Minute / time.Millisecond)
+
+// NotAhead returns a time that was noted before, in unix milliseconds, or the present one when it
+// is ahead of that by more than a minute.
+func NotAhead(ms, nowMS uint64) uint64 {
+	if ms > nowMS+aheadMS {
+		return nowMS
+	}
+	return ms
+}
+
 // RaiseSeen says that a user was seen at an instant that may be shown, and returns the latest such
-// instant: by what is committed through an LSN, and by what was returned before. It never goes back
-// (T7). through is no LSN above those that are committed.
-func (t *Table) RaiseSeen(user uuid.UUID, seenAtMS, through uint64) uint64 {
+// instant: by what is committed through an LSN, and by what was returned before. It does not go
+// back (T7), but where a clock is put right: what is ahead of nowMS is taken as NotAhead says.
+// through is no LSN above those that are committed.
+func (t *Table) RaiseSeen(user uuid.UUID, seenAtMS, through, nowMS uint64) uint64 {
 	k := t.key(user, uuid.Nil)
 	in := t.aggregatesOf(&k)
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	p, ok := in.of[k.user]
+	seenAtMS = NotAhead(seenAtMS, nowMS)
 	if !ok {
 		return seenAtMS
 	}
 	a := p.unpack()
-	seenAtMS = max(seenAtMS, in.shownSeen(k.user, &a, through))
+	seenAtMS = max(seenAtMS, NotAhead(in.shownSeen(k.user, &a, through), nowMS))
 	for i := range in.flights {
 		if f := &in.flights[i]; f.user == k.user {
-			f.seenAtMS = max(f.seenAtMS, seenAtMS)
+			f.seenAtMS = max(NotAhead(f.seenAtMS, nowMS), seenAtMS)
 		}
 	}
-	if a.SeenAtMS < seenAtMS {
-		a.SeenAtMS = seenAtMS
+	if seen := max(NotAhead(a.SeenAtMS, nowMS), seenAtMS); seen != a.SeenAtMS {
+		a.SeenAtMS = seen
 		in.of[k.user] = a.pack()
 	}
 	return seenAtMS
@@ -199,7 +215,7 @@ func (h *HeldAggregate) StoreTurn(committed uint64) {
 	if len(a.flights) == 0 && cap(a.flights) > spareFlights {
 		a.flights = nil
 	}
-	if h.SeenAtMS > h.was.SeenAtMS && h.TurnLSN > committed {
+	if h.SeenAtMS != h.was.SeenAtMS && h.TurnLSN > committed {
 		a.flights = append(a.flights, flight{h.user, h.TurnLSN, h.was.SeenAtMS})
 	}
 	h.Store()

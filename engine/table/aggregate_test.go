@@ -151,7 +151,7 @@ func TestSeenDoesNotGoBack(t *testing.T) {
 					heard[n] = nil // nothing is kept of a user that never turned
 					continue
 				}
-				got := tab.RaiseSeen(user(n), given, through)
+				got := tab.RaiseSeen(user(n), given, through, ms)
 				most, least := uint64(0), returned[n]
 				for _, s := range heard[n] {
 					if s.lsn <= committed {

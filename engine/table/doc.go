@@ -65,8 +65,9 @@
 //     commits, so a reader of the entry and then of the aggregate finds the entry's turn there.
 //     With no claim held, the aggregate counts the user's entries that are online. It goes with
 //     the user's last device.
-//   - T7 Last seen. What RaiseSeen returns for a user never goes back while the user has devices,
-//     and holds no turn that is not committed: see below.
+//   - T7 Last seen. What RaiseSeen returns for a user does not go back while the user has devices,
+//     unless it is more than a minute ahead of the wall clock, and holds no turn that is not
+//     committed: see below.
 //
 // T3 in full. Version changes with every commit, so that usually head alone tells. But it has 9
 // bits, and a reader may be preempted for long:
@@ -97,13 +98,13 @@
 //	the entry of 18 is at LSN 22
 //	                                 frame of 17: neither may be shown
 //
-// So a turn that raises SeenAtMS leaves what stood there before, a flight, until it is committed.
+// So a turn that changes SeenAtMS leaves what stood there before, a flight, until it is committed.
 // Any value that is returned, v, is stored in the aggregate and in the user's flights. A later call
 // returns one of these, or the aggregate. A flight that comes after v begins with the aggregate's
 // value, which is at least v. And a flight holds what was shown, thus committed, and turns before
-// its own: the first flight above through is the one of the first turn above it that raised
-// SeenAtMS. A turn without a flight has raised nothing, or it was committed before another turn of
-// the shard was made.
+// its own: the first flight above through is the one of the first turn above it that changed
+// SeenAtMS. A turn without a flight has changed nothing, or it was committed before another turn of
+// the shard was made. NotAhead changes nothing of this but where a clock is put right.
 //
 // # Removal
 //
