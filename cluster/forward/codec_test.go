@@ -3,6 +3,9 @@ package forward
 import (
 	"bytes"
 	"encoding/hex"
+	"fmt"
+	"reflect"
+	"strings"
 	"testing"
 
 	"github.com/google/uuid"
@@ -10,7 +13,8 @@ import (
 	"rollcall/engine"
 )
 
-// TestGolden keeps the bytes of messages, which nodes of other versions read.
+// TestGolden fixes the bytes of messages, which nodes of other versions read, see
+// docs/cluster-formats.md.
 func TestGolden(t *testing.T) {
 	d := device{
 		uuid.MustParse("11111111-1111-4111-8111-111111111111"),
@@ -27,6 +31,23 @@ func TestGolden(t *testing.T) {
 	if got := hex.EncodeToString(text); got != want {
 		t.Errorf("a message is\n%s, not\n%s", got, want)
 	}
+	h, err := readHead(text)
+	if err != nil || h != (head{session: 0x0102030405060708, number: 9, count: 1}) {
+		t.Errorf("its head is read as %+v, %v", h, err)
+	}
+	b, err := beatAt(text[headBytes:])
+	if err != nil || b.partition() != 258 || !b.Asks() {
+		t.Fatalf("its heartbeat is read as %x, %v", b, err)
+	}
+	var read engine.Heartbeat
+	b.fill(&read)
+	source, asked := string(read.Source), string(hb.Source)
+	read.Source, read.Sender = nil, nil
+	sent := *hb
+	sent.Source, sent.Sender = nil, nil
+	if !reflect.DeepEqual(read, sent) || source != asked {
+		t.Errorf("its heartbeat is read as %+v of %q", read, source)
+	}
 	answers := beginAnswers(nil, 0x0102030405060708)
 	answers = appendPart(answers, 9, 2)
 	answers = appendAnswer(answers, 0, codeAccepted, 0)
@@ -35,6 +56,22 @@ func TestGolden(t *testing.T) {
 		"000000" + "010001" + "0700000000000000"
 	if got := hex.EncodeToString(answers); got != want {
 		t.Errorf("answers are\n%s, not\n%s", got, want)
+	}
+	var told []string
+	err = readAnswers(answers, 0x0102030405060708, func(number uint64) {
+		told = append(told, fmt.Sprint("message ", number))
+	}, func(place int, c code, lastSeq uint64) {
+		told = append(told, fmt.Sprint(place, " ", c, " ", lastSeq))
+	})
+	if got := strings.Join(told, ", "); err != nil || got != "message 9, 0 0 0, 1 1 7" {
+		t.Errorf("answers are read as %s, %v", got, err)
+	}
+	kinds := []code{codeAccepted, codeStale, codeNotMine, codeTooManyDevices, codeTooManyOfUser,
+		codeNew, codeNoRoom, codeNotStored}
+	for i, c := range kinds {
+		if int(c) != i {
+			t.Errorf("code %d is %d", i, c)
+		}
 	}
 }
 

@@ -29,6 +29,40 @@ func TestGolden(t *testing.T) {
 	}
 }
 
+// TestGoldenIsRead: what was written so is read so.
+func TestGoldenIsRead(t *testing.T) {
+	unhex := func(text string) []byte {
+		b, err := hex.DecodeString(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return b
+	}
+	p, err := ParsePage(unhex("0101006e0200000061627446dd68"))
+	if string(p.States) != "ab" || string(p.Next) != "n" || err != nil {
+		t.Errorf("a page: %+v, %v", p, err)
+	}
+	for what, text := range map[byte]string{
+		askExport: "01450700000078", askImport: "01490700000078", askDevices: "01440700000078",
+	} {
+		r, err := parseRequest(unhex(text))
+		if r.what != what || r.partition != 7 || string(r.body) != "x" || err != nil {
+			t.Errorf("a request: %+v, %v", r, err)
+		}
+	}
+	rest, err := cutAnswer(unhex("000201000000000000"))
+	n, countErr := parseCount(rest)
+	if n != 258 || err != nil || countErr != nil {
+		t.Errorf("a count: %d, %v, %v", n, err, countErr)
+	}
+	if _, err := cutAnswer(unhex("016e6f")); err == nil || err.Error() != "no" {
+		t.Errorf("an error: %v", err)
+	}
+	if _, err := cutAnswer(unhex("02")); !errors.Is(err, ErrNoOwner) {
+		t.Errorf("no owner: %v", err)
+	}
+}
+
 // TestPageIsWhole: a page that was cut anywhere, or has any other bit, is refused.
 func TestPageIsWhole(t *testing.T) {
 	whole := Page{States: []byte("states"), Next: []byte("next")}.Append(nil)

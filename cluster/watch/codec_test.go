@@ -2,6 +2,7 @@ package watch
 
 import (
 	"bytes"
+	"encoding/hex"
 	"errors"
 	"testing"
 
@@ -43,6 +44,38 @@ func someMessages() map[string][]byte {
 	delta = appendState(delta, someRecord(user, 1, 4))
 	return map[string][]byte{
 		"watch": watch, "unwatch": unwatch, "snapshot": snapshot, "delta": delta,
+	}
+}
+
+// TestGolden fixes the bytes of messages, which nodes of other versions read: head, what is behind it,
+// and parts with their records. TestMessages reads them.
+func TestGolden(t *testing.T) {
+	const (
+		user    = "01000000000000000000000000000001"
+		number3 = "03000000000000000400000000000000" + "0900000000000000"
+		number4 = "04000000000000000500000000000000" + "ffffffffffffffff"
+	)
+	rec := func(device, seq, at string) string { // docs/wal-format.md
+		return "6400" + "03010401" + user + "000000000000000000000000000000" + device + seq +
+			"0000000000000000" + "0000000000000000" + "0900000000000000" + at + at +
+			"0100000000000000" + "01000000" + hex.EncodeToString([]byte("test"))
+	}
+	m := someMessages()
+	for name, want := range map[string]string{
+		"watch":   "01010700" + "0000000000010000" + "0900000000000000" + user,
+		"unwatch": "01020700" + "0000000000010000" + user,
+		"snapshot": "01030700" + "0000000000010000" + number3 +
+			user + "01" + "0500000000000000" + "0600000000000000" + "0800000000000000" + "cc000000" +
+			rec("01", "0200000000000000", "ea03000000000000") +
+			rec("02", "0300000000000000", "eb03000000000000") +
+			"01000000000000000000000000000002" + "00" + "0000000000000000" + "0000000000000000" +
+			"0000000000000000" + "00000000",
+		"delta": "01040700" + "0000000000010000" + number4 +
+			rec("01", "0400000000000000", "ec03000000000000"),
+	} {
+		if got := hex.EncodeToString(m[name]); got != want {
+			t.Errorf("%s: %s\nwant %s", name, got, want)
+		}
 	}
 }
 
