@@ -9,12 +9,14 @@ FUZZTIME    ?= 30000x
 SOAK        ?= 10m
 DRAINS      ?= 50
 CHAOS       ?= 100
+# The program that an upgrade of a cluster begins with: a commit. Default: the first that has no known fault in clusters.
+FROM        ?= 9fefe4cccf91
 # How long each calm and each attacked window of `make hostile` lasts.
 HOSTILE     ?= 2s
 BENCHSTAT   := golang.org/x/perf/cmd/benchstat@v0.0.0-20260908200009-22c9c6c9d4da
 BASE        ?= HEAD
 
-.PHONY: help run cluster build test race lint fuzz crash loops soak hostile chaos interop drains browser screenshot client-ts openapi deploy clean bench bench-long bench-full bench-compare
+.PHONY: help run cluster build test race lint fuzz crash loops soak hostile chaos upgrade interop drains browser screenshot client-ts openapi deploy clean bench bench-long bench-full bench-compare
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -68,6 +70,14 @@ soak: ## churn for SOAK, and fail when memory, goroutines, descriptors or the di
 
 chaos: ## take CHAOS clusters of three through kills, pauses, cuts, a full disk and a replaced node, in about a minute each; ROLLCALL_CHAOS_SEED=N repeats one
 	ROLLCALL_CHAOS_SEEDS=$(CHAOS) $(GO) test -C test -count=1 -timeout 0 -run '^TestChaos$$' -v
+
+upgrade: ## give three nodes of the commit FROM today's program, one after the other under load, and then take it back
+	@if git cat-file -e '$(FROM)^{commit}' 2>/dev/null; then \
+	  ROLLCALL_UPGRADE_FROM=$(FROM) $(GO) test -C test -count=1 -run '^TestUpgrade$$' -v; \
+	else \
+	  echo 'left out: this clone has no commit $(FROM); `git fetch --unshallow` gets the whole history' && \
+	  $(if $(filter file,$(origin FROM)),true,false); \
+	fi
 
 hostile: ## attack a server in every way of docs/security.md, a minute each at most, and print what others feel; on a machine that does nothing else
 	ROLLCALL_HOSTILE=$(HOSTILE) $(GO) test -C test -count=1 -timeout 0 -run '^TestHostileClients$$' -v

@@ -367,6 +367,7 @@ type chaosStream struct {
 	view   *chaosView                // of the open connection; nil: none
 	last   *chaosView                // of the last one that was synced
 	totals map[string]chaosUserState // of view=users
+	opened int                       // how often it was connected
 }
 
 func (s *chaosStream) run() {
@@ -499,6 +500,7 @@ func (s *chaosStream) read(body *bufio.Reader, v *chaosView) {
 func (s *chaosStream) resumed(yes bool, v *chaosView) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.opened++
 	if yes && s.last != nil {
 		v.shown, v.ranks = s.last.shown, s.last.ranks
 		s.crowd.ledger.count("lists resumed", 1)

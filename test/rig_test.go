@@ -95,7 +95,8 @@ type rig struct {
 	env, flags []string
 	cgroup     string // directory of the cgroup that it runs in; empty: the test's own
 
-	descriptors int // most that it may open; 0: as many as the test
+	program     string // "": binary
+	descriptors int    // most that it may open; 0: as many as the test
 
 	listen, adminListen string   // fixed addresses; "": any, another one after each start
 	under               []string // a command that it runs under, such as unshare
@@ -140,7 +141,7 @@ func (r *rig) command() *exec.Cmd {
 	const anyPort = "127.0.0.1:0"
 	args := append([]string{"serve", "--listen=" + cmp.Or(r.listen, anyPort),
 		"--admin-listen=" + cmp.Or(r.adminListen, anyPort), "--data-dir=" + r.dir}, r.flags...)
-	cmd := exec.Command(binary, args...)
+	cmd := exec.Command(cmp.Or(r.program, binary), args...)
 	if len(r.under) > 0 {
 		cmd = exec.Command(r.under[0], append(r.under[1:len(r.under):len(r.under)], cmd.Args...)...)
 	}
