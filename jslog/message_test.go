@@ -3,6 +3,7 @@ package jslog_test
 import (
 	"encoding/hex"
 	"errors"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -11,31 +12,38 @@ import (
 	"rollcall/jslog/jslogtest"
 )
 
-// goldenStream is a stream as nodes of this and of other versions write and read it, a message a
-// line: checksum, format and kind, epoch, LSN, count, payload. The clock says 2000-01-01T00:00:00Z.
-const goldenStream = `
-53c72295 0102 0000000000000000 0000000000000000 00000000 00accf6adc0000006e31
-2458c225 0101 0100000000000000 0100000000000000 02000000 03006f6e6506007365636f6e64
-2788f870 0104 0100000000000000 0300000000000000 02000000 0e00010000000000000076616c7565310e00020000000000000076616c756532
-312c6a86 0105 0100000000000000 0300000000000000 00000000 0200000000000000e8030000000000000300000000000000
-4b95aa1d 0103 0100000000000000 0300000000000000 00000000
+// goldenStream is a stream as nodes of this and of other versions write and read it. A message is a
+// line and the line of its payload; docs/cluster-formats.md shows the same.
+const goldenStream = `53c72295 01 02 0000000000000000 0000000000000000 00000000
+  00accf6adc000000 6e31
+2458c225 01 01 0100000000000000 0100000000000000 02000000
+  0300 6f6e65 0600 7365636f6e64
+2788f870 01 04 0100000000000000 0300000000000000 02000000
+  0e00 0100000000000000 76616c756531 0e00 0200000000000000 76616c756532
+312c6a86 01 05 0100000000000000 0300000000000000 00000000
+  0200000000000000 e803000000000000 0300000000000000
+4b95aa1d 01 03 0100000000000000 0300000000000000 00000000
 `
 
 // goldenMessages are the messages of goldenStream.
 func goldenMessages(t *testing.T) (messages [][]byte) {
 	t.Helper()
-	for line := range strings.Lines(strings.TrimSpace(goldenStream)) {
+	for line := range strings.Lines(goldenStream) {
 		b, err := hex.DecodeString(strings.Join(strings.Fields(line), ""))
 		if err != nil {
 			t.Fatal(err)
 		}
-		messages = append(messages, b)
+		if n := len(messages); strings.HasPrefix(line, " ") {
+			messages[n-1] = append(messages[n-1], b...)
+		} else {
+			messages = append(messages, b)
+		}
 	}
 	return messages
 }
 
 // TestGolden fixes the bytes of each kind of message. If it fails, logs that are there can no longer
-// be read, nor can nodes of two versions share them: raise Format instead, see docs/cluster-formats.md.
+// be read, nor can nodes of two versions share them: see docs/cluster-formats.md.
 func TestGolden(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := jslogtest.New()
@@ -59,6 +67,10 @@ func TestGolden(t *testing.T) {
 			}
 		}
 	})
+	const page = "../docs/cluster-formats.md"
+	if text, err := os.ReadFile(page); err != nil || !strings.Contains(string(text), goldenStream) {
+		t.Errorf("%s does not show the bytes of goldenStream: paste them (%v)", page, err)
+	}
 }
 
 // TestGoldenIsRead: what was written so is read so.

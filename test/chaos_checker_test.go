@@ -263,4 +263,13 @@ func TestChaosGaps(t *testing.T) {
 	if gaps, silent = h.gaps([]string{"u"}, at(600)); len(gaps) != 0 || silent != 1 {
 		t.Errorf("afterwards: gaps %v, %d silent", gaps, silent)
 	}
+
+	// A witness tries in vain right after the fault and is mute then; the other device was silent of
+	// its own all the while.
+	witness := h.add("u", "w")
+	h.written(witness, 1, chaosBeat{status: "online", ttl: historyTTL}, at(1010))
+	h.ack(4, 9000)
+	if gaps, silent = h.gaps([]string{"u"}, at(1000)); len(gaps) != 0 || silent != 0 {
+		t.Errorf("with a witness: gaps %v, %d silent", gaps, silent)
+	}
 }

@@ -59,7 +59,7 @@ func (c *chaosCrowd) become(mood chaosMood) {
 
 // mayTry waits before a try of a device, and reports whether the daemons go on.
 func (c *chaosCrowd) mayTry(d *chaosDevice, pause time.Duration) bool {
-	if d != d.user.devices[1] {
+	if !d.witness() {
 		return c.rest(pause)
 	}
 	for due := time.After(pause); ; {

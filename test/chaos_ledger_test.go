@@ -48,7 +48,7 @@ const readBound = time.Second
 type chaosUser struct {
 	id      string
 	devices []*chaosDevice
-	tries   []time.Duration // when each try of a heartbeat was written
+	tries   []time.Duration // when each try was written of a heartbeat of devices but the witness
 	acks    []chaosAck
 }
 
@@ -176,7 +176,14 @@ func (l *chaosLedger) written(d *chaosDevice, seq int64, b chaosBeat, at time.Du
 		d.beats = append(d.beats, b)
 	}
 	d.beats[seq-1].tries++
-	d.user.tries = append(d.user.tries, at)
+	if !d.witness() {
+		d.user.tries = append(d.user.tries, at)
+	}
+}
+
+// witness reports whether the device is mute after a fault, see chaosMood.
+func (d *chaosDevice) witness() bool {
+	return len(d.user.devices) > 1 && d == d.user.devices[1]
 }
 
 // accepted notes the 204 to a try that was written then.
@@ -401,7 +408,7 @@ func (l *chaosLedger) gaps(users []string, since time.Duration) (gaps []time.Dur
 		i := slices.IndexFunc(tries, func(at time.Duration) bool { return at >= since })
 		if first < 0 {
 			silent++
-		} else if tries[i]-since < 2*chaosPause {
+		} else if i >= 0 && tries[i]-since < 2*chaosPause {
 			gaps = append(gaps, first-since)
 		}
 	}

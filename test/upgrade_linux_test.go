@@ -71,7 +71,7 @@ func (r *chaosRun) exchange(node int, program string) {
 	r.t.Helper()
 	n, name := r.nodes.rigs[node], r.nodes.names[node]
 	r.kind = "exchange"
-	_, owners := r.busiest()
+	_, owners := r.nodes.busiest()
 	var others []*chaosStream
 	for _, s := range r.crowd.streams {
 		if s.node >= 0 && s.node != node {
