@@ -17,6 +17,7 @@ import (
 	"rollcall/cluster/watch"
 	"rollcall/engine"
 	"rollcall/jslog"
+	"rollcall/record"
 )
 
 const (
@@ -282,7 +283,8 @@ func (s *holdings) refused(pt *part, err error) {
 	var format *jslog.FormatError
 	wait := claimAgain
 	switch {
-	case errors.As(err, &damage), errors.As(err, &format), errors.Is(err, errConfig):
+	case errors.As(err, &damage), errors.As(err, &format), errors.Is(err, record.Err),
+		errors.Is(err, errConfig):
 		// Another copy may be whole, and another node may read what this version does not.
 		wait = claimUnusable
 		s.abdicate(pt.stream)

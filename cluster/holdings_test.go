@@ -18,6 +18,7 @@ import (
 	"rollcall/internal/testwait"
 	"rollcall/jslog"
 	"rollcall/jslog/jslogtest"
+	"rollcall/record"
 )
 
 // TestHoldDoesNotWait: while a partition is resigned, and a long question still holds it, the
@@ -145,6 +146,7 @@ func TestRefused(t *testing.T) {
 		{wrapped(jslog.ErrUnread), 1, claimAfterLoss},
 		{wrapped(&jslog.DamageError{}), 1, claimUnusable},
 		{wrapped(&jslog.FormatError{}), 1, claimUnusable},
+		{wrapped(record.Err), 1, claimUnusable}, // of a kind that a newer version has added
 		{errConfig, 1, claimUnusable},
 	} {
 		synctest.Test(t, func(t *testing.T) {

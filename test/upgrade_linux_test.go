@@ -19,9 +19,9 @@ import (
 const upgradeEnv = "ROLLCALL_UPGRADE_FROM"
 
 // TestUpgrade begins with three nodes of an earlier program, under the load of the chaos runs, gives
-// each of them today's program, one after the other, as docs/cluster.md says, and then the earlier one
-// again. All promises hold meanwhile (chaosLedger), and the streams that are open on the other nodes
-// stay open.
+// each of them today's program, one after the other, as docs/cluster.md says, and then the earlier
+// one again. All promises hold meanwhile (chaosLedger), and the streams that are open on the other
+// nodes stay open.
 func TestUpgrade(t *testing.T) {
 	from := os.Getenv(upgradeEnv)
 	if from == "" {
@@ -65,8 +65,8 @@ func earlierProgram(t *testing.T, commit string) string {
 	return program
 }
 
-// exchange gives a node another program: SIGTERM, which drains it, the other program, and a wait until
-// the cluster's status says that all is well.
+// exchange gives a node another program: SIGTERM, which drains it, the other program, and a wait
+// until the cluster's status says that all is well.
 func (r *chaosRun) exchange(node int, program string) {
 	r.t.Helper()
 	n, name := r.nodes.rigs[node], r.nodes.names[node]
@@ -109,16 +109,135 @@ func connections(streams []*chaosStream) (opened []int) {
 
 // versions is which program each node runs, as the first one says.
 func (r *chaosRun) versions() string {
-	var told struct {
-		Nodes []struct{ Name, Version string }
-	}
-	_, body := r.nodes.rigs[0].ask("/clusterz")
-	if err := json.Unmarshal(body, &told); err != nil {
-		r.t.Fatalf("/clusterz: %q: %v", body, err)
-	}
 	var all []string
-	for _, n := range told.Nodes {
+	for _, n := range r.nodes.told() {
 		all = append(all, fmt.Sprintf("%s has %.12s", n.Name, n.Version))
 	}
 	return strings.Join(all, ", ")
+}
+
+// toldNode is a node as /clusterz has it.
+type toldNode struct {
+	Name, Version string
+	Formats       []int
+}
+
+// told is what the first node knows of all.
+func (n *nodeSet) told() []toldNode {
+	n.t.Helper()
+	var told struct{ Nodes []toldNode }
+	_, body := n.rigs[0].ask("/clusterz")
+	if err := json.Unmarshal(body, &told); err != nil {
+		n.t.Fatalf("/clusterz: %q: %v", body, err)
+	}
+	return told.Nodes
+}
+
+// TestNewerFormatInLogs: a node that is given back a program which does not read what is in the logs
+// any more says so, and owns nothing; the other nodes serve all users, with nothing lost. With the
+// newer program it is a node like the others again.
+func TestNewerFormatInLogs(t *testing.T) {
+	atLeisure(t)
+	n := newNodes(t, nil, "--drain-timeout=1s")
+	next := nextProgram(t)
+	for _, r := range n.rigs {
+		r.program = next
+	}
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Log(n.logs())
+		}
+	})
+	n.start()
+	const users = 4 * testPartitions
+	var beats []beat
+	for range users {
+		beats = append(beats, newBeat())
+	}
+	seq := 0
+	beatAll := func() {
+		t.Helper()
+		seq++
+		for i, b := range beats {
+			n.mustBeat(i%testNodes, b.with("seq", seq))
+		}
+	}
+	exchange := func(node int, program string) {
+		t.Helper()
+		n.rigs[node].terminate()
+		n.rigs[node].program = program
+		n.rigs[node].start()
+		testwait.Until(t, "all nodes are ready and every partition is owned", n.whole)
+		beatAll()
+	}
+	beatAll()
+	older := n.rigs[0]
+	exchange(0, binary)
+	exchange(1, next) // its partitions go elsewhere, to the older node among others
+	for _, told := range n.told() {
+		want := []int{1, 2}
+		if told.Name == n.names[0] {
+			want = []int{1}
+		}
+		if !slices.Equal(told.Formats, want) {
+			t.Errorf("%s reads %v, not %v", told.Name, told.Formats, want)
+		}
+	}
+	for p, owner := range older.owners() {
+		if owner == n.names[0] {
+			t.Errorf("the older node owns partition %d", p)
+		}
+	}
+	if !strings.Contains(older.logs(), "start the newer version that wrote it") {
+		t.Error("the older node does not say which version to start")
+	}
+	exchange(0, next)
+	n.status(0, "All is well.")
+	for i, b := range beats {
+		a := n.rigs[i%testNodes].beat(b.with("seq", seq-1))
+		if a.status != 409 || !strings.Contains(a.body, fmt.Sprintf(`"last_seq":%d`, seq)) {
+			t.Errorf("an older heartbeat: %d %s, and %d was acknowledged", a.status, a.body, seq)
+		}
+	}
+}
+
+// nextProgram builds today's program as if it were of the next format of the logs.
+func nextProgram(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	replaced := map[string]string{}
+	for file, change := range map[string][2]string{
+		"jslog/message.go":    {"\tFormat = 1\n", "\tFormat = 2\n"},
+		"cluster/versions.go": {"formats = []int{1}", "formats = []int{1, 2}"},
+	} {
+		path, err := filepath.Abs(filepath.Join("..", file))
+		if err != nil {
+			t.Fatal(err)
+		}
+		text, err := os.ReadFile(path)
+		if err != nil || strings.Count(string(text), change[0]) != 1 {
+			t.Fatalf("%s does not say %q once (%v): this test has to change", file, change[0], err)
+		}
+		changed := filepath.Join(dir, filepath.Base(file))
+		text = []byte(strings.Replace(string(text), change[0], change[1], 1))
+		if err := os.WriteFile(changed, text, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		replaced[path] = changed
+	}
+	text, err := json.Marshal(map[string]any{"Replace": replaced})
+	if err != nil {
+		t.Fatal(err)
+	}
+	overlay, program := filepath.Join(dir, "overlay.json"), filepath.Join(dir, "rollcall")
+	if err := os.WriteFile(overlay, text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	build := exec.Command("go", "build", "-overlay", overlay, "-ldflags", "-X main.version=next",
+		"-o", program, "./cmd/rollcall")
+	build.Dir = ".."
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("build the next program: %v\n%s", err, out)
+	}
+	return program
 }

@@ -37,6 +37,9 @@ func (e *Edge) Pulsed(from string, p int, epoch, number uint64, asOfNanos int64)
 	}
 	e.applying.Lock()
 	defer e.applying.Unlock()
+	if e.ended {
+		return
+	}
 	e.mu.Lock()
 	pt := &e.parts[p]
 	if epoch < pt.epoch {
@@ -70,6 +73,9 @@ func (e *Edge) Receive(m bus.Message) {
 	if err == nil {
 		e.applying.Lock()
 		defer e.applying.Unlock()
+		if e.ended {
+			return
+		}
 		switch h.kind {
 		case kindSnapshot:
 			err = e.snapshot(m.From, h, n, rest)

@@ -114,6 +114,7 @@ type Edge struct {
 
 	applying sync.Mutex
 	scratch  scratch // guarded by applying
+	ended    bool    // nothing is applied any more. guarded by applying
 
 	mu       sync.Mutex
 	parts    []partition
@@ -165,10 +166,14 @@ func NewEdge(o EdgeOptions) (*Edge, error) {
 // Start has the edge ask for users and watch the time. It is called once.
 func (e *Edge) Start() { e.loop.Go(e.run) }
 
-// Close ends what Start began. Streams go on, and are told nothing more.
+// Close ends what Start began. Streams go on, and are told nothing more: when it returns, the
+// Follower is not used any more, whatever messages may still come.
 func (e *Edge) Close() {
 	e.closed.Do(func() { close(e.stop) })
 	e.loop.Wait()
+	e.applying.Lock()
+	defer e.applying.Unlock()
+	e.ended = true
 }
 
 // Subscribe starts a stream, which begins at once if all of its users are watched, and when their

@@ -110,6 +110,25 @@ func TestStreamBegins(t *testing.T) {
 	}
 }
 
+// TestClosedEdgeAppliesNothing: an owner goes on to tell a node that stops, whose Follower may have
+// given its memory back.
+func TestClosedEdgeAppliesNothing(t *testing.T) {
+	w, owner, n := calm(t, 1)
+	user := userOf(0, 1)
+	s := begin(w, n, user)
+	waits := n.subscribe(userOf(0, 2))
+	n.edge.ask() // its answer is on its way
+	n.edge.Close()
+	before := n.follower.updates
+	w.parts[0].owner.beat(user, 1)
+	owner.pulse(n)
+	w.run()
+	if n.follower.updates != before || len(s.told) > 0 || waits.begun {
+		t.Errorf("%d updates, told %v, another stream has begun: %v", n.follower.updates-before,
+			s.told, waits.begun)
+	}
+}
+
 // TestStreamWaitsForASureOwner (E4): it does not begin with what an owner said that was heard of
 // too long ago, or that was not sure. Nothing is read here meanwhile.
 func TestStreamWaitsForASureOwner(t *testing.T) {
