@@ -23,9 +23,9 @@ const goldenMarker = `{
 }
 `
 
-// TestGolden fixes the JSON that nodes exchange, and keep: those of other versions read it, see
-// docs/cluster-formats.md. A field may be added, which others pass over; none may be renamed, or mean
-// something else.
+// TestGolden fixes the JSON that nodes exchange: those of other versions read it, see
+// docs/cluster-formats.md. A field may be added, which others pass over; none may be renamed, or
+// mean something else.
 func TestGolden(t *testing.T) {
 	for name, c := range map[string]struct {
 		message any // pointer

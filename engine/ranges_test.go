@@ -17,8 +17,8 @@ import (
 	"rollcall/record"
 )
 
-// TestGoldenValue fixes the bytes of a value of a checkpoint, in a store and in the log of a partition
-// of a cluster: LSN, record, the user's last turn (docs/wal-format.md).
+// TestGoldenValue fixes the bytes of a value of a checkpoint, in a store and in the log of a
+// cluster's partition: LSN, record, the user's last turn (docs/wal-format.md).
 func TestGoldenValue(t *testing.T) {
 	user, device := uuid.UUID{0: 1, 15: 1}, uuid.UUID{15: 2}
 	state := table.State{LSN: 258, State: record.State{

@@ -42,8 +42,8 @@ func goldenMessages(t *testing.T) (messages [][]byte) {
 	return messages
 }
 
-// TestGolden fixes the bytes of each kind of message. If it fails, logs that are there can no longer
-// be read, nor can nodes of two versions share them: see docs/cluster-formats.md.
+// TestGolden fixes the bytes of each kind of message. If it fails, logs that are there can no
+// longer be read, nor can nodes of two versions share them: see docs/cluster-formats.md.
 func TestGolden(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := jslogtest.New()

@@ -264,8 +264,8 @@ func TestChaosGaps(t *testing.T) {
 		t.Errorf("afterwards: gaps %v, %d silent", gaps, silent)
 	}
 
-	// A witness tries in vain right after the fault and is mute then; the other device was silent of
-	// its own all the while.
+	// A witness tries in vain right after the fault and is mute then; the other device was silent
+	// of its own all the while.
 	witness := h.add("u", "w")
 	h.written(witness, 1, chaosBeat{status: "online", ttl: historyTTL}, at(1010))
 	h.ack(4, 9000)

@@ -6,8 +6,8 @@ import (
 )
 
 // TestGolden fixes an entry of the journal: nodes of other versions read it, see
-// docs/cluster-formats.md. A field may be added, which others pass over; none may be renamed, or mean
-// something else.
+// docs/cluster-formats.md. A field may be added, which others pass over; none may be renamed, or
+// mean something else.
 func TestGolden(t *testing.T) {
 	whole := Deed{
 		Kind: "replace", Node: "n3", By: "n4", Runner: "n1", BeganMS: 1, AtMS: 2, Step: "P000007",

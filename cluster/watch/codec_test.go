@@ -47,8 +47,8 @@ func someMessages() map[string][]byte {
 	}
 }
 
-// TestGolden fixes the bytes of messages, which nodes of other versions read: head, what is behind it,
-// and parts with their records. TestMessages reads them.
+// TestGolden fixes the bytes of messages, which nodes of other versions read, see
+// docs/cluster-formats.md. TestMessages reads them.
 func TestGolden(t *testing.T) {
 	const (
 		user    = "01000000000000000000000000000001"
