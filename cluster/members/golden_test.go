@@ -11,10 +11,10 @@ import (
 func TestGolden(t *testing.T) {
 	whole := Deed{
 		Kind: "replace", Node: "n3", By: "n4", Runner: "n1", BeganMS: 1, AtMS: 2, Step: "P000007",
-		Done: true, Failed: "no",
+		Moved: 3, Left: 4, Done: true, Failed: "no",
 	}
 	const want = `{"kind":"replace","node":"n3","by":"n4","runner":"n1","began_ms":1,"at_ms":2,` +
-		`"step":"P000007","done":true,"failed":"no"}`
+		`"step":"P000007","moved":3,"left":4,"done":true,"failed":"no"}`
 	got, err := json.Marshal(&whole)
 	if err != nil || string(got) != want {
 		t.Errorf("%s, %v\nwant %s", got, err, want)
