@@ -33,10 +33,10 @@ func TestGolden(t *testing.T) {
 	}{
 		"a pulse": {&pulse{
 			Node: "n1", ID: "ID1", Version: "v", Formats: []int{1}, WallMS: 2, Draining: true,
-			Partitions: []pulsePartition{{Partition: 3, Epoch: 4, Sure: true, Sent: 5}}, Boot: 6,
+			Partitions: []pulsePartition{{Partition: 3, Epoch: 4, Sure: true, AgeNanos: 11, Sent: 5}}, Boot: 6,
 			AtNanos: 7, Echo: &pulseEcho{Boot: 8, AtNanos: 9, HeldNanos: 10},
 		}, `{"node":"n1","id":"ID1","version":"v","formats":[1],"wall_ms":2,"draining":true,` +
-			`"partitions":[{"p":3,"e":4,"s":true,"n":5}],"boot":6,"at":7,` +
+			`"partitions":[{"p":3,"e":4,"s":true,"g":11,"n":5}],"boot":6,"at":7,` +
 			`"echo":{"b":8,"at":9,"held":10}}`},
 		"a hello": {&hello{"n1"}, `{"node":"n1"}`},
 		"a welcome": {&welcome{Node: "n1", Made: true, Known: "ID1", Bootstrap: 3},
@@ -97,9 +97,9 @@ func TestGoldenStreams(t *testing.T) {
 	if err != nil || string(got) != want {
 		t.Errorf("%s, %v\nwant %s", got, err, want)
 	}
-	names := strings.Join([]string{metaStream, metaSubjects, nodeSubject, deedsStream,
-		string(helloSubject)}, " ")
-	if names != "META meta.> meta.node. DEEDS hello" {
+	names := strings.Join([]string{metaStream, metaSubjects, nodeSubject, balanceSubject, balanceOn,
+		balanceOff, deedsStream, string(helloSubject)}, " ")
+	if names != "META meta.> meta.node. meta.balance on off DEEDS hello" {
 		t.Errorf("names: %s", names)
 	}
 }
