@@ -115,6 +115,33 @@ func TestSinkIsToldWhatIsForgotten(t *testing.T) {
 	}
 }
 
+// TestStatesWithoutAForgottenDevice: until it is committed that a device is forgotten, what is said
+// of its user lacks something that comes. Another user's states are whole.
+func TestStatesWithoutAForgottenDevice(t *testing.T) {
+	d := openDisk(t, vfs.NewCrashableMem(), Options{ForgetAfter: time.Hour, Events: &keeper{}}, 1)
+	defer d.shut()
+	gone, kept := newHeartbeat(5, 1), newHeartbeat(5, 1)
+	beat := func(hb *Heartbeat) {
+		hb.Status = Offline
+		if res := d.Heartbeat(hb); res.Outcome != Accepted {
+			t.Fatal(res)
+		}
+	}
+	beat(gone)
+	d.now.Add(int64(2 * time.Hour))
+	beat(kept)
+	d.checkpoint(t)
+	for through, want := range map[uint64]uint64{2: 3, 3: 0} {
+		states, newer, _ := d.AppendStates(nil, gone.User, through)
+		if len(states) > 0 || newer != want {
+			t.Errorf("through %d it has %d bytes, and LSN %d comes", through, len(states), newer)
+		}
+	}
+	if states, newer, _ := d.AppendStates(nil, kept.User, 2); len(states) == 0 || newer != 0 {
+		t.Errorf("of another user it has %d bytes, and LSN %d comes", len(states), newer)
+	}
+}
+
 // TestSinkGetsTheTime of the engine's clock.
 func TestSinkGetsTheTime(t *testing.T) {
 	log, sink := newMemLog(), &recorder{}

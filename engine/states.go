@@ -10,8 +10,9 @@ import (
 
 // AppendStates appends what a Follower's Update.Replace takes: for each device of the user whose
 // last change has an LSN up to through, the length of a record in two bytes, little endian, and the
-// record. A device that changed later is left out, as one that is still on its way: newer is the
-// highest LSN of those, 0 if there are none. The caller may show it if everything through through
+// record. A device that changed later is left out, as one that is still on its way, and so is one
+// that was forgotten later: newer is the highest LSN of those changes, 0 if there are none. The
+// caller may show it if everything through through
 // is committed, and if this engine is vouched for (see Log.Vouch). Any goroutine.
 func (e *Engine) AppendStates(dst []byte, user uuid.UUID, through uint64) (
 	_ []byte, newer uint64, told Told,
@@ -37,6 +38,11 @@ func (e *Engine) AppendStates(dst []byte, user uuid.UUID, through uint64) (
 		dst = record.AppendUser(append(dst, 0, 0), user, device, &s.State, []byte(source),
 			&record.User{SeenAtMS: told.SeenAtMS, Online: held.Online})
 		binary.LittleEndian.PutUint16(dst[at:], uint16(len(dst)-at-2))
+	}
+	// A device is gone from the table before it is committed that it was forgotten, which was noted
+	// even earlier.
+	if gone := d.history.Forgotten(user); gone > through {
+		newer = max(newer, gone)
 	}
 	return dst, newer, told
 }

@@ -90,7 +90,9 @@
 //
 // The table is ahead of the last Flush, so a device that is just being changed has no state that
 // may be shown. A SNAPSHOT without it would say that it is gone. So the user settles: the edge
-// keeps the states until the DELTA with the change has come, and tells both together.
+// keeps the states until the DELTA with the change has come, and tells both together. One that is
+// just being forgotten is not in the table any more, and is waited for likewise: the change may
+// never be committed.
 //
 // # Very many users at once
 //

@@ -537,8 +537,8 @@ func (c *cluster) beat(rng *rand.Rand, user uuid.UUID, device byte, seq uint64,
 	acked map[deviceKey]uint64) {
 	key := deviceKey{user, uuid.UUID{15: device}}
 	hb := &engine.Heartbeat{Heartbeat: wire.Heartbeat{
-		User: user, Device: key.device, Seq: seq, TTLMS: 60_000, Status: record.Status(rng.IntN(2)),
-		Source: []byte("test"),
+		User: user, Device: key.device, Seq: seq, TTLMS: 3_600_000,
+		Status: record.Status(rng.IntN(2)), Source: []byte("test"),
 	}}
 	for {
 		c.mu.RLock()
