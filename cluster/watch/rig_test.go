@@ -234,6 +234,9 @@ type testPartition struct {
 	log     []change
 	devices map[deviceKey][]uint64 // the seqs of each, in order; 0: it was forgotten
 	owner   *testOwner             // of the newest claim; nil: none
+
+	users    map[uuid.UUID]*testUser // see userThrough
+	usersLSN uint64
 }
 
 // forgot reports whether a device was forgotten with a change or after it.
@@ -244,12 +247,22 @@ func (p *testPartition) forgot(key deviceKey, c change) bool {
 }
 
 // userThrough is what the log has of a user through an LSN.
-func (p *testPartition) userThrough(user uuid.UUID, lsn uint64) (u testUser) {
-	u.devices = map[uuid.UUID]change{}
-	for _, c := range p.log[:lsn] {
-		if c.rec.User() == user {
-			u.put(c)
+func (p *testPartition) userThrough(user uuid.UUID, lsn uint64) *testUser {
+	if p.users == nil || p.usersLSN != lsn {
+		p.users, p.usersLSN = map[uuid.UUID]*testUser{}, lsn
+		for _, c := range p.log[:lsn] {
+			userIn(p.users, c.rec.User()).put(c)
 		}
+	}
+	return userIn(p.users, user)
+}
+
+// userIn returns a user of a table.
+func userIn(table map[uuid.UUID]*testUser, id uuid.UUID) *testUser {
+	u := table[id]
+	if u == nil {
+		u = &testUser{devices: map[uuid.UUID]change{}}
+		table[id] = u
 	}
 	return u
 }
@@ -341,14 +354,7 @@ func (w *world) claim(p *testPartition, n *testNode) {
 
 func (o *testOwner) put(c change) { o.user(c.rec.User()).put(c) }
 
-func (o *testOwner) user(id uuid.UUID) *testUser {
-	u := o.table[id]
-	if u == nil {
-		u = &testUser{devices: map[uuid.UUID]change{}}
-		o.table[id] = u
-	}
-	return u
-}
+func (o *testOwner) user(id uuid.UUID) *testUser { return userIn(o.table, id) }
 
 // leads reports whether an append would be committed.
 func (o *testOwner) leads() bool {
@@ -613,7 +619,7 @@ func (f *testFollower) Replace(user uuid.UUID, told engine.Told, recs iter.Seq[[
 }
 
 // compare checks what is held of a user, and returns what the log has of it.
-func (f *testFollower) compare(user uuid.UUID) testUser {
+func (f *testFollower) compare(user uuid.UUID) *testUser {
 	is, held := f.w.parts[user[0]].userThrough(user, f.w.upTo), f.table[user]
 	same := len(held) == len(is.devices)
 	for device, rec := range held {
