@@ -145,6 +145,8 @@ func (c *chaosCrowd) begin(seed uint64) {
 		c.follow(&chaosStream{users: c.users, node: node, list: "users"}, seed)
 		visitor := rand.New(rand.NewPCG(seed, uint64(1000+node)))
 		c.readers.Go(func() { c.visit(node, visitor) })
+		inquirer := rand.New(rand.NewPCG(seed, uint64(2000+node)))
+		c.daemons.Go(func() { c.inquire(node, inquirer) })
 	}
 	reader := rand.New(rand.NewPCG(seed, 2))
 	c.daemons.Go(func() { c.ask(reader) })
@@ -333,6 +335,15 @@ var anyToken = func() string {
 		"exp_ms": time.Now().Add(6 * time.Hour).UnixMilli(), "issued_at_ms": time.Now().UnixMilli()})
 	return signPayload(signingKey, payload)
 }()
+
+// inquire asks one node for one user after the other: a node that is cut off cannot answer for
+// users of several owners, and must not answer for those that it owned.
+func (c *chaosCrowd) inquire(node int, rng *rand.Rand) {
+	for c.rest(50 * time.Millisecond) {
+		user := rng.IntN(len(c.users))
+		c.query(node, c.users[user:user+1], false)
+	}
+}
 
 // visit opens streams of users at a node, one after the other, for what they begin with: those that
 // stay say nothing of a node that lets them go on and knows nothing new.
