@@ -10,7 +10,7 @@ SOAK        ?= 10m
 DRAINS      ?= 50
 CHAOS       ?= 100
 # The program that an upgrade of a cluster begins with: a commit. Default: the first that has no known fault in clusters.
-FROM        ?= b1f477a9dcbd
+FROM        ?= 12188b41dcbc
 # How long each calm and each attacked window of `make hostile` lasts.
 HOSTILE     ?= 2s
 BENCHSTAT   := golang.org/x/perf/cmd/benchstat@v0.0.0-20260908200009-22c9c6c9d4da
