@@ -71,6 +71,9 @@ func (d *directory) hear(p *pulse) (changed []change) {
 	now := d.clock()
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if d.nodes[p.Node] == nil && len(d.nodes) >= maxMet {
+		return nil // no cluster has so many: most of them are names that a node made up
+	}
 	d.nodes[p.Node] = &peer{
 		pulse: *p, heardNanos: now.Nanos, skewMS: int64(p.WallMS) - int64(now.WallMS),
 	}

@@ -150,6 +150,9 @@ func (s *holdings) Mine(p int) (e *engine.Engine, release func(), ok bool) {
 // this node's, or is being resigned. It never waits: a question that takes seconds would hold up
 // the resigner, and behind it all that ask whose the partition is, pulses and deltas among them.
 func (s *holdings) hold(p int) (o *owned, release func()) {
+	if p < 0 || p >= len(s.parts) { // a node asks what it likes
+		return nil, nil
+	}
 	pt := &s.parts[p]
 	if !pt.mu.TryRLock() {
 		return nil, nil

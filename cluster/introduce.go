@@ -22,6 +22,9 @@ const (
 	introduceEvery = 100 * time.Millisecond
 	// helloWithin is how long an answer may take.
 	helloWithin = time.Second
+	// maxHelloAsked bounds the bytes of a hello, and maxHellos how many are answered at a time.
+	maxHelloAsked = 1 << 10
+	maxHellos     = 16
 	// waitingEvery is how often a node says in its log that it waits.
 	waitingEvery = 10 * time.Second
 )
@@ -139,10 +142,16 @@ func (n *Node) askAll(b bus.Bus, names map[string]bool) (all []welcome) {
 // answerHello answers a node that is new.
 func (n *Node) answerHello(m bus.Message) {
 	var h hello
-	if m.Reply == nil || json.Unmarshal(m.Data, &h) != nil {
+	if m.Reply == nil || len(m.Data) > maxHelloAsked || json.Unmarshal(m.Data, &h) != nil ||
+		!name.MatchString(h.Node) {
+		return
+	}
+	if n.hellos.Add(1) > maxHellos { // the node asks again
+		n.hellos.Add(-1)
 		return
 	}
 	go func() { // it may ask the cluster, for helloWithin / 2
+		defer n.hellos.Add(-1)
 		text, err := json.Marshal(welcome{
 			Node: n.o.Node, Made: len(n.identity.get().Cluster) > 0, Known: n.known(h.Node),
 			Bootstrap: n.o.Bootstrap,

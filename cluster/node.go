@@ -44,6 +44,7 @@ type Node struct {
 
 	bus      *lateBus
 	accepted atomic.Pointer[[]string] // the keys that others may show
+	hellos   atomic.Int32             // that are being answered
 
 	// From Start on.
 	identity *identity

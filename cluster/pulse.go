@@ -83,6 +83,23 @@ func (n *pulsePartition) provenAt(asOf int64) int64 {
 // maxPulse bounds what is read as a pulse.
 const maxPulse = 1 << 20
 
+const (
+	// maxPulseID and maxPulseVersion bound what of a pulse is kept, in bytes: more is of no node.
+	maxPulseID      = 64
+	maxPulseVersion = 256
+	maxPulseFormats = 64
+)
+
+// readPulse reads a pulse; false: it is none, or of another node than the one that sent it.
+func readPulse(m bus.Message) (p pulse, ok bool) {
+	if len(m.Data) > maxPulse || json.Unmarshal(m.Data, &p) != nil {
+		return p, false
+	}
+	return p, p.Node == m.From && name.MatchString(p.Node) && len(p.ID) <= maxPulseID &&
+		len(p.Version) <= maxPulseVersion && len(p.Formats) <= maxPulseFormats &&
+		len(p.Partitions) <= maxPartitions
+}
+
 // pulses sends this node's pulses and takes those of all. Any goroutine may use it.
 type pulses struct {
 	bus       bus.Bus
@@ -167,8 +184,8 @@ func (s *pulses) receive(m bus.Message) {
 		s.edge.Receive(m)
 		return
 	}
-	var p pulse
-	if len(m.Data) > maxPulse || json.Unmarshal(m.Data, &p) != nil || p.Node != m.From {
+	p, ok := readPulse(m)
+	if !ok {
 		return
 	}
 	if s.met != nil {

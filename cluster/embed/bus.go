@@ -18,6 +18,9 @@ import (
 const (
 	// maxQueue is how many bytes wait for one node before Send drops.
 	maxQueue = 16 << 20
+	// maxQueues bounds the nodes that messages are sent to in the life of a process. What answers
+	// are sent to is a name that came with the question.
+	maxQueues = 1024
 	// maxUnread is how many bytes are on their way to one node without a sign that it read them. It
 	// keeps what the server holds for a slow node far from the bound at which it would cut the
 	// connection, which the logs need, too.
@@ -123,7 +126,7 @@ func (b *Bus) Request(
 	return m.Data, nil
 }
 
-// queue returns the queue of a node; nil: the bus is closed.
+// queue returns the queue of a node; nil: the bus is closed, or there were too many nodes.
 func (b *Bus) queue(to string) *queue {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -131,6 +134,9 @@ func (b *Bus) queue(to string) *queue {
 		return nil
 	}
 	q := b.queues[to]
+	if q == nil && len(b.queues) >= maxQueues {
+		return nil
+	}
 	if q == nil {
 		q = &queue{bus: b, to: to}
 		q.filled.L = &q.mu

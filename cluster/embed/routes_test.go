@@ -1,6 +1,7 @@
 package embed
 
 import (
+	"fmt"
 	"log/slog"
 	"net"
 	"strings"
@@ -76,5 +77,33 @@ func TestRefusalsAreLoggedOnce(t *testing.T) {
 	}
 	if lines := strings.Count(out.String(), "\n"); lines != maxRefused {
 		t.Errorf("%d lines", lines)
+	}
+}
+
+// TestNamesThatAreMadeUp get no queue each.
+func TestNamesThatAreMadeUp(t *testing.T) {
+	s, err := Start(Options{
+		Node: "n", Cluster: "c", Listen: "127.0.0.1:0", Logger: slog.New(slog.DiscardHandler),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	b, err := NewBus(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.Close()
+	sent := 0
+	for i := range 2 * maxQueues {
+		if b.Send(fmt.Sprint("n", i), "s", nil) {
+			sent++
+		}
+	}
+	if sent != maxQueues {
+		t.Errorf("%d nodes have a queue", sent)
+	}
+	if !b.Send("n1", "s", nil) {
+		t.Error("a node that has a queue has it no more")
 	}
 }

@@ -111,7 +111,8 @@ func take(ctx context.Context, j Journal, d Deed, now time.Time) (*lock, error) 
 	if err != nil {
 		return nil, fmt.Errorf("members: read the journal: %w", err)
 	}
-	if age := now.Sub(time.UnixMilli(held.AtMS)); seq > 0 && !held.Done && age < lease {
+	// One in the future was written by a clock that was wrong, and would hold for as long.
+	if age := now.Sub(time.UnixMilli(held.AtMS)).Abs(); seq > 0 && !held.Done && age < lease {
 		return nil, &RefusedError{fmt.Sprintf("%s does something else: %s, since %s: %s. "+
 			"Wait until that is done", held.Runner, &held,
 			time.UnixMilli(held.BeganMS).UTC().Format(time.RFC3339), held.Step)}

@@ -99,7 +99,7 @@ func (m *Members) Last(ctx context.Context) (d Deed, ok bool, err error) {
 		return d, false, err
 	}
 	d, seq, err := last(ctx, j)
-	if seq > 0 && !d.Done && time.Since(time.UnixMilli(d.AtMS)) > lease {
+	if seq > 0 && !d.Done && time.Since(time.UnixMilli(d.AtMS)).Abs() > lease {
 		d.Done, d.Failed = true, d.Runner+" has not been heard since; give the command again, "+
 			"which goes on from there"
 	}

@@ -2,6 +2,7 @@ package members
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -277,5 +278,38 @@ func TestReplaceUnmet(t *testing.T) {
 	testwait.Until(t, "it is no member", func() bool {
 		s := l.look()
 		return s != nil && s.node("n3") == nil && len(s.Nodes) == 3 && s.unsettled("") == ""
+	})
+}
+
+// TestLockOfAWrongClock: an entry of a node whose clock was a year ahead holds up no other one.
+func TestLockOfAWrongClock(t *testing.T) {
+	ctx, j := context.Background(), jslogtest.New()
+	now := time.UnixMilli(1_700_000_000_000)
+	deed := Deed{Kind: "leave", Node: "n1", Runner: "a"}
+	if _, err := take(ctx, j.As("a"), deed, now.AddDate(1, 0, 0)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := take(ctx, j.As("b"), deed, now); err != nil {
+		t.Error(err)
+	}
+}
+
+// FuzzLast: no entry of the journal breaks a node, and what cannot be read is no deed.
+func FuzzLast(f *testing.F) {
+	f.Add([]byte(`{"kind":"leave","node":"n1","runner":"a","at_ms":1,"done":true}`))
+	f.Fuzz(func(t *testing.T, entry []byte) {
+		ctx, j := context.Background(), jslogtest.New().As("a")
+		_, end, err := j.Info(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := j.Publish(ctx, end, entry); err != nil {
+			t.Fatal(err)
+		}
+		d, seq, err := last(ctx, j)
+		if err == nil && (seq == 0 || !json.Valid(entry)) {
+			t.Errorf("%q is %+v", entry, d)
+		}
+		_ = d.String()
 	})
 }

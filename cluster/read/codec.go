@@ -41,6 +41,9 @@ const (
 	maxAnswer = 512 << 10
 	// maxAsked is how many users a request has at most.
 	maxAsked = 1024
+	// maxLimit is how many devices of all users a request may ask for at most. They are gathered
+	// before the answer is cut.
+	maxLimit = 1 << 17
 	// maxPage is how many devices a request asks for at most.
 	maxPage = 1000
 
@@ -116,7 +119,9 @@ func readUsers(text []byte) (limit int, ids []uuid.UUID, err error) {
 	if len(text) < 4 || (len(text)-4)%16 != 0 || (len(text)-4)/16 > maxAsked {
 		return 0, nil, errMessage
 	}
-	limit, text = int(binary.LittleEndian.Uint32(text)), text[4:]
+	if limit, text = int(binary.LittleEndian.Uint32(text)), text[4:]; limit > maxLimit {
+		return 0, nil, errMessage
+	}
 	ids = make([]uuid.UUID, len(text)/16)
 	for i := range ids {
 		ids[i] = uuid.UUID(text[16*i:])

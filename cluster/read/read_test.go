@@ -341,6 +341,16 @@ func TestRecent(t *testing.T) {
 	}
 }
 
+// TestTooMuchIsNotAsked: what would be gathered for an answer is bounded, whatever a node asks.
+func TestTooMuchIsNotAsked(t *testing.T) {
+	for limit, taken := range map[int]bool{maxLimit: true, maxLimit + 1: false} {
+		_, _, err := readUsers(appendUsers(nil, limit, nil)[2:])
+		if (err == nil) != taken {
+			t.Errorf("limit %d: %v", limit, err)
+		}
+	}
+}
+
 // FuzzQuestion: no question breaks a node, and no answer is longer than it may be.
 func FuzzQuestion(f *testing.F) {
 	user := uuid.UUID{1}
