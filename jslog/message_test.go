@@ -1,7 +1,6 @@
 package jslog_test
 
 import (
-	"encoding/hex"
 	"errors"
 	"os"
 	"slices"
@@ -9,6 +8,7 @@ import (
 	"testing"
 	"testing/synctest"
 
+	"rollcall/internal/testwire"
 	"rollcall/jslog/jslogtest"
 )
 
@@ -29,10 +29,7 @@ const goldenStream = `53c72295 01 02 0000000000000000 0000000000000000 00000000
 func goldenMessages(t *testing.T) (messages [][]byte) {
 	t.Helper()
 	for line := range strings.Lines(goldenStream) {
-		b, err := hex.DecodeString(strings.Join(strings.Fields(line), ""))
-		if err != nil {
-			t.Fatal(err)
-		}
+		b := testwire.Unhex(t, line)
 		if n := len(messages); strings.HasPrefix(line, " ") {
 			messages[n-1] = append(messages[n-1], b...)
 		} else {

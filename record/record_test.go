@@ -2,13 +2,14 @@ package record
 
 import (
 	"bytes"
-	"encoding/hex"
 	"errors"
 	"slices"
 	"strings"
 	"testing"
 
 	"github.com/google/uuid"
+
+	"rollcall/internal/testwire"
 )
 
 // goldenRecord and goldenUser are the only place, beside docs/wal-format.md, that fixes the bytes
@@ -48,18 +49,9 @@ func goldenState() (user, device uuid.UUID, s State) {
 		}
 }
 
-func unhex(t *testing.T, text string) []byte {
-	t.Helper()
-	b, err := hex.DecodeString(strings.Join(strings.Fields(text), ""))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return b
-}
-
 func TestGolden(t *testing.T) {
 	user, device, s := goldenState()
-	want := unhex(t, goldenRecord)
+	want := testwire.Unhex(t, goldenRecord)
 	if got := Append(nil, user, device, &s, []byte("daemon")); !bytes.Equal(got, want) {
 		t.Errorf("record\n%x, want\n%x", got, want)
 	}
@@ -84,7 +76,7 @@ func TestGoldenUser(t *testing.T) {
 	user, device, s := goldenState()
 	s.Online, s.SeenAtMS = false, 0x194e4eae004
 	u := User{SeenAtMS: 0x194e4eae106, Online: 2, Turn: true}
-	want := unhex(t, goldenUser)
+	want := testwire.Unhex(t, goldenUser)
 	if got := AppendUser(nil, user, device, &s, []byte("daemon"), &u); !bytes.Equal(got, want) {
 		t.Errorf("record\n%x, want\n%x", got, want)
 	}

@@ -9,6 +9,7 @@ import (
 	"github.com/google/uuid"
 
 	"rollcall/engine"
+	"rollcall/internal/testwire"
 	"rollcall/wire"
 )
 
@@ -80,22 +81,15 @@ func TestGolden(t *testing.T) {
 
 // TestGoldenIsRead: what was written so is read so.
 func TestGoldenIsRead(t *testing.T) {
-	unhex := func(text string) []byte {
-		b, err := hex.DecodeString(text)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return b
-	}
-	limit, ids, err := readUsers(unhex("02010000" + goldenUserHex))
+	limit, ids, err := readUsers(testwire.Unhex(t, "02010000"+goldenUserHex))
 	if limit != 258 || !slices.Equal(ids, []uuid.UUID{goldenUser}) || err != nil {
 		t.Errorf("users: %d %v, %v", limit, ids, err)
 	}
-	user, after, limit, err := readPage(unhex(goldenUserHex + goldenUserHex + "02010000"))
+	user, after, limit, err := readPage(testwire.Unhex(t, goldenUserHex+goldenUserHex+"02010000"))
 	if user != goldenUser || after != goldenUser || limit != 258 || err != nil {
 		t.Errorf("devices: %v %v %d, %v", user, after, limit, err)
 	}
-	devices, rest, err := readDevices(unhex("01000000"+goldenDeviceHex+"ff"), goldenUser)
+	devices, rest, err := readDevices(testwire.Unhex(t, "01000000"+goldenDeviceHex+"ff"), goldenUser)
 	if !slices.Equal(devices, []engine.Device{goldenDevice}) || len(rest) != 1 || err != nil {
 		t.Errorf("a device: %+v %x, %v", devices, rest, err)
 	}

@@ -9,6 +9,7 @@ import (
 
 	"rollcall/cluster/bus"
 	"rollcall/engine"
+	"rollcall/internal/testwire"
 )
 
 // TestGolden fixes the bytes of format 1: other versions read them.
@@ -31,34 +32,27 @@ func TestGolden(t *testing.T) {
 
 // TestGoldenIsRead: what was written so is read so.
 func TestGoldenIsRead(t *testing.T) {
-	unhex := func(text string) []byte {
-		b, err := hex.DecodeString(text)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return b
-	}
-	p, err := ParsePage(unhex("0101006e0200000061627446dd68"))
+	p, err := ParsePage(testwire.Unhex(t, "0101006e0200000061627446dd68"))
 	if string(p.States) != "ab" || string(p.Next) != "n" || err != nil {
 		t.Errorf("a page: %+v, %v", p, err)
 	}
 	for what, text := range map[byte]string{
 		askExport: "01450700000078", askImport: "01490700000078", askDevices: "01440700000078",
 	} {
-		r, err := parseRequest(unhex(text))
+		r, err := parseRequest(testwire.Unhex(t, text))
 		if r.what != what || r.partition != 7 || string(r.body) != "x" || err != nil {
 			t.Errorf("a request: %+v, %v", r, err)
 		}
 	}
-	rest, err := cutAnswer(unhex("000201000000000000"))
+	rest, err := cutAnswer(testwire.Unhex(t, "000201000000000000"))
 	n, countErr := parseCount(rest)
 	if n != 258 || err != nil || countErr != nil {
 		t.Errorf("a count: %d, %v, %v", n, err, countErr)
 	}
-	if _, err := cutAnswer(unhex("016e6f")); err == nil || err.Error() != "no" {
+	if _, err := cutAnswer(testwire.Unhex(t, "016e6f")); err == nil || err.Error() != "no" {
 		t.Errorf("an error: %v", err)
 	}
-	if _, err := cutAnswer(unhex("02")); !errors.Is(err, ErrNoOwner) {
+	if _, err := cutAnswer(testwire.Unhex(t, "02")); !errors.Is(err, ErrNoOwner) {
 		t.Errorf("no owner: %v", err)
 	}
 }

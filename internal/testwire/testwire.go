@@ -1,9 +1,12 @@
-// Package testwire has heartbeats for tests: a good one, and the table of the contract's checks.
+// Package testwire has heartbeats for tests: a good one, and the table of the contract's checks. It
+// reads the bytes that a test writes as text, too.
 package testwire
 
 import (
+	"encoding/hex"
 	"fmt"
 	"strings"
+	"testing"
 
 	"github.com/google/uuid"
 )
@@ -181,4 +184,14 @@ var Cases = []Case{
 	{"nested 64 deep", `{"x":` + strings.Repeat("[", 64) + strings.Repeat("]", 64) + `,` +
 		Body[1:], noJSON},
 	{"brackets crossed", `{"x":[{]},` + Body[1:], noJSON},
+}
+
+// Unhex reads bytes in hex, with white space between them or not.
+func Unhex(t testing.TB, text string) []byte {
+	t.Helper()
+	b, err := hex.DecodeString(strings.Join(strings.Fields(text), ""))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
 }
