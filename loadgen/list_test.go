@@ -161,7 +161,7 @@ func TestOracleFindsEachFaultOfLists(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			inThreeTries(t, func() (*Report, string) {
+			mustJudge(t, func() (*Report, string) {
 				s := startFake(t, c.fault)
 				o := listRun(t, s)
 				o.MaxWait = 2 * time.Second // that much is waited for what does not come

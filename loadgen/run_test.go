@@ -44,27 +44,32 @@ func smallRun(t testing.TB, s *fakeServer) Options {
 	}
 }
 
-// onQuietMachine runs a test that measures time: alone, never under the race detector, and as
-// inThreeTries does.
+// onQuietMachine runs a test that measures time: alone, never under the race detector, and in three
+// tries. It is skipped when each wrong report is one that would be invalid by the default of
+// Options.MaxLag: the server, beside the generator, was late, too.
 func onQuietMachine(t *testing.T, try func() (rep *Report, wrong string)) {
 	t.Helper()
 	if underRace {
 		t.Skip("the race detector makes the server of the tests too slow to measure time with")
 	}
-	inThreeTries(t, try)
+	switch failure, busy := inThreeTries(t, try); {
+	case failure != "":
+		t.Error(failure)
+	case busy != "":
+		t.Skip(busy)
+	}
 }
 
 // inThreeTries runs a test up to three times, because other processes may take the time away. The
-// test returns what is wrong with the report. It is skipped when each wrong report is one that
-// would be invalid by the default of Options.MaxLag: the server, beside the generator, was late,
-// too.
-func inThreeTries(t *testing.T, try func() (rep *Report, wrong string)) {
+// test returns what is wrong with the report; none of the results is set when one of them was good.
+func inThreeTries(
+	t *testing.T, try func() (rep *Report, wrong string),
+) (failure, busy string) {
 	t.Helper()
-	failure, busy := "", ""
 	for range 3 {
 		rep, wrong := try()
 		if wrong == "" {
-			return
+			return "", ""
 		}
 		t.Log(wrong)
 		if late := rep.Generator.Lag.P99; late > 10 {
@@ -74,10 +79,15 @@ func inThreeTries(t *testing.T, try func() (rep *Report, wrong string)) {
 			failure = wrong
 		}
 	}
-	if failure == "" {
-		t.Skip(busy)
+	return failure, busy
+}
+
+// mustJudge fails unless a run finds, in three tries, what it should.
+func mustJudge(t *testing.T, try func() (rep *Report, wrong string)) {
+	t.Helper()
+	if failure, busy := inThreeTries(t, try); failure != "" || busy != "" {
+		t.Error("three tries went wrong, see above")
 	}
-	t.Error(failure)
 }
 
 func brief(l *Latency) string {
@@ -205,7 +215,7 @@ func TestOracleFindsEachFault(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			inThreeTries(t, func() (*Report, string) {
+			mustJudge(t, func() (*Report, string) {
 				o := smallRun(t, startFake(t, c.fault))
 				if c.want == lost || c.want == notExpired || c.and == lost {
 					o.MaxWait = 2 * time.Second // that much is waited for what does not come
