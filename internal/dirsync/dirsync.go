@@ -17,8 +17,8 @@ func Sync(fsys vfs.FS, dir string) error {
 	return errors.Join(d.Sync(), d.Close())
 }
 
-// createTries bounds how often Create begins again. Each time another process made or removed one of
-// the directories between two system calls of this one.
+// createTries bounds how often Create begins again. Each time another process made or removed one
+// of the directories between two system calls of this one.
 const createTries = 10
 
 // Create creates a directory and the missing ones above it, for their owner alone, and makes the

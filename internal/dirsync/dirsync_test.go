@@ -11,8 +11,8 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 )
 
-// otherFS is a file system beside which another process works: each of its functions is called once
-// for each system call of a name, before it.
+// otherFS is a file system on which another process works too: mkdir and openDir are what it does
+// before MkdirAll and OpenDir, or what these return because of it.
 type otherFS struct {
 	vfs.FS
 	mkdir, openDir func() error
@@ -32,8 +32,8 @@ func (f *otherFS) OpenDir(name string) (vfs.File, error) {
 	return f.FS.OpenDir(name)
 }
 
-// TestCreateBesideAnother: what another process makes and removes between two system calls is no
-// error, and what was made is told of, whichever try made it.
+// TestCreateBesideAnother: a directory that another process makes or removes between two system
+// calls is no error. Create returns what it made, in all tries together.
 func TestCreateBesideAnother(t *testing.T) {
 	none := func() error { return nil }
 	for name, other := range map[string]func(dir string) *otherFS{
