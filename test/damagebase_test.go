@@ -87,7 +87,7 @@ func baseDir(t *testing.T, name string) *base {
 func makeBase(t *testing.T, name string) *base {
 	t.Helper()
 	b := &base{
-		dir:  filepath.Join(filepath.Dir(binary), "base-"+name),
+		dir:  filepath.Join(scratch, "base-"+name),
 		user: uuid.NewString(), acked: map[string]int{},
 	}
 	const few, segment = 400, 8 << 20

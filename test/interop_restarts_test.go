@@ -8,8 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math/rand/v2"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -27,6 +25,7 @@ import (
 	"github.com/tmaxmax/go-sse"
 
 	"rollcall/internal/testlog"
+	"rollcall/internal/testport"
 	"rollcall/internal/testproc"
 	"rollcall/internal/testwait"
 )
@@ -49,7 +48,7 @@ func TestInteropRestarts(t *testing.T) {
 		}
 		drains, each, drain = n, 5, "--drain-timeout=5s"
 	}
-	flags := []string{"--listen=" + fixedAddr(t), "--admin-listen=" + fixedAddr(t),
+	flags := []string{"--listen=" + testport.Address(t), "--admin-listen=" + testport.Address(t),
 		"--stream-query-token", "--stream-keepalive=1s"}
 	x := &restarts{t: t, r: startServer(t, append(flags, "--drain-timeout=8s")...),
 		told: make(chan heard, 1<<16)}
@@ -103,21 +102,6 @@ func TestInteropRestarts(t *testing.T) {
 		}
 	}
 	x.judge(drains)
-}
-
-// fixedAddr is a free address that no outgoing connection gets while the server that listens there
-// is away: below the ports that systems give to those.
-func fixedAddr(t *testing.T) string {
-	t.Helper()
-	for range 100 {
-		ln, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", 20_000+rand.IntN(10_000)))
-		if err == nil {
-			defer ln.Close()
-			return ln.Addr().String()
-		}
-	}
-	t.Fatal("no free port")
-	return ""
 }
 
 // leftOut says that something is not installed. With ROLLCALL_NO_SKIP that fails the test.

@@ -54,7 +54,11 @@ var secretsEnv = []string{ingestTokenEnv + "=" + ingestToken, signingKeyEnv + "=
 // underRace says that the server is built with the race detector.
 var underRace = os.Getenv("ROLLCALL_RACE") != ""
 
-var binary string
+var (
+	binary string
+	// scratch is a directory of all tests of this process, for what several of them work on.
+	scratch string
+)
 
 // instead may make this process another program of a test; it reports whether it did.
 var instead = func() bool { return false }
@@ -65,15 +69,15 @@ func TestMain(m *testing.M) {
 		return
 	}
 	os.Exit(func() int {
+		var err error
+		if scratch, err = os.MkdirTemp("", "rollcall-blackbox-"); err != nil {
+			panic(err)
+		}
+		defer os.RemoveAll(scratch)
 		if binary = os.Getenv("ROLLCALL_BINARY"); binary != "" {
 			return m.Run()
 		}
-		dir, err := os.MkdirTemp("", "rollcall-blackbox-")
-		if err != nil {
-			panic(err)
-		}
-		defer os.RemoveAll(dir)
-		binary = filepath.Join(dir, "rollcall")
+		binary = filepath.Join(scratch, "rollcall")
 		build := exec.Command("go", "build", "-race="+strconv.FormatBool(underRace), "-o", binary, "./cmd/rollcall")
 		build.Dir = ".."
 		if out, err := build.CombinedOutput(); err != nil {

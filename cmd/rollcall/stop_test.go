@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -43,6 +44,10 @@ func tryInside(t *testing.T, sec secrets, flags ...string) (*node, error) {
 	if _, err := parser.Parse(append(args, flags...)); err != nil {
 		t.Fatal(err)
 	}
+	// A server raises it by its loops, which are as many as it asks for: half as many again with
+	// each server of a process.
+	procs := runtime.GOMAXPROCS(0)
+	t.Cleanup(func() { runtime.GOMAXPROCS(procs) })
 	return c.Serve.start(slog.New(slog.DiscardHandler), sec, func() {})
 }
 
