@@ -7,5 +7,6 @@
 //
 // What an engine answers is vouched for (C5). A question that finds no owner, or no answer in time,
 // is refused with an error that is engine.ErrNotMine. Answers are bounded: the owner leaves out
-// what does not fit, and is asked for the rest.
+// what does not fit, and is asked for the rest, until the time for all of it is over. Different
+// owners are asked at the same time.
 package read

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"slices"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -19,9 +21,11 @@ type fakeEngine struct {
 	users  map[uuid.UUID][]engine.Device
 	recent []engine.ListedUser
 	err    error
+	takes  time.Duration // for each answer
 }
 
 func (e *fakeEngine) Users(ids []uuid.UUID, limit int, fn func(u *engine.User)) error {
+	time.Sleep(e.takes)
 	for _, id := range ids {
 		u := engine.User{ID: id, Devices: e.users[id]}
 		if limit -= len(u.Devices); limit < 0 {
@@ -34,6 +38,7 @@ func (e *fakeEngine) Users(ids []uuid.UUID, limit int, fn func(u *engine.User)) 
 }
 
 func (e *fakeEngine) Devices(user, after uuid.UUID, limit int) ([]engine.Device, bool, error) {
+	time.Sleep(e.takes)
 	all := e.users[user]
 	at := 0
 	for at < len(all) && slices.Compare(all[at].Device[:], after[:]) <= 0 {
@@ -200,6 +205,34 @@ func TestLargeAnswers(t *testing.T) {
 	}
 	if users, err = r.ask(0, 20_000, many...); err != nil || len(users) != len(many) {
 		t.Errorf("%d users: %v", len(users), err)
+	}
+}
+
+// TestSlowOwners: a question that needs very many answers has a time for all of them, and owners do
+// not wait for each other.
+func TestSlowOwners(t *testing.T) {
+	for _, c := range []struct {
+		name    string
+		devices int           // of each of two users, of two owners
+		takes   time.Duration // each answer
+		want    time.Duration // all
+		err     error
+	}{
+		{"few pages", 9000, time.Second - 1, usersTimeout - 1, nil},
+		{"many pages", 20_000, time.Second, usersTimeout, engine.ErrNotMine},
+		{"a late answer", 1, timeout + time.Second, timeout, engine.ErrNotMine},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			r := newRig()
+			began := time.Now()
+			ids := []uuid.UUID{r.add(1, c.devices), r.add(2, c.devices)}
+			r.engines[1].takes, r.engines[2].takes = c.takes, c.takes
+			_, err := r.ask(0, 100_000, ids...)
+			if took := time.Since(began); took > c.want || !errors.Is(err, c.err) {
+				t.Errorf("%s: %v after %v", c.name, err, took)
+			}
+			time.Sleep(time.Minute) // the owners are done
+		})
 	}
 }
 

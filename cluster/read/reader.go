@@ -22,8 +22,10 @@ import (
 const subject bus.Subject = "read"
 
 const (
-	// timeout is how long an owner has for its answer, and recentTimeout to look at all users.
+	// timeout is how long an owner has for its answer, usersTimeout for all answers that a question
+	// about users needs, and recentTimeout to look at all users.
 	timeout       = 2500 * time.Millisecond
+	usersTimeout  = 10 * time.Second
 	recentTimeout = 10 * time.Second
 	// maxServed is how many questions of other nodes a node answers at once.
 	maxServed = 256
@@ -82,10 +84,14 @@ func New(b bus.Bus, p Partitions, edge Edge, clock engine.Clock) *Reader {
 	return r
 }
 
-// Users is engine.Engine.Users, of all partitions.
+// Users is engine.Engine.Users, of all partitions. Owners that have not answered all of it within
+// usersTimeout are as those that do not answer: so many devices may need very many answers of one
+// owner, each of which comes in time.
 func (r *Reader) Users(ids []uuid.UUID, limit int, fn func(u *engine.User)) error {
+	ctx, cancel := context.WithTimeout(context.Background(), usersTimeout)
+	defer cancel()
 	a := asking{of: r, ids: ids, limit: limit, users: make([]engine.User, len(ids))}
-	if err := a.ask(); err != nil {
+	if err := a.ask(ctx); err != nil {
 		return err
 	}
 	devices := 0
@@ -115,14 +121,14 @@ func (r *Reader) Devices(user, after uuid.UUID, limit int) (
 			return page, more, nil
 		}
 	}
-	return r.pageOf(r.partitions.Owner(p), user, after, limit)
+	return r.pageOf(context.Background(), r.partitions.Owner(p), user, after, limit)
 }
 
 // pageOf asks an owner for a page of a user's devices.
-func (r *Reader) pageOf(owner string, user, after uuid.UUID, limit int) (
+func (r *Reader) pageOf(ctx context.Context, owner string, user, after uuid.UUID, limit int) (
 	page []engine.Device, more bool, err error,
 ) {
-	text, err := r.request(owner, appendPage(nil, user, after, min(limit, maxPage)))
+	text, err := r.request(ctx, owner, appendPage(nil, user, after, min(limit, maxPage)))
 	if err != nil {
 		return nil, false, err
 	}
@@ -142,7 +148,8 @@ func (r *Reader) Streams(user uuid.UUID) int {
 	peers := r.bus.Peers()
 	for _, peer := range peers {
 		go func() {
-			text, err := r.request(peer, append([]byte{format, byte(opStreams)}, user[:]...))
+			question := append([]byte{format, byte(opStreams)}, user[:]...)
+			text, err := r.request(context.Background(), peer, question)
 			n := 0
 			if err == nil && len(text) == 4 {
 				n = int(binary.LittleEndian.Uint32(text))
@@ -229,9 +236,9 @@ func (r *Reader) recent(ctx context.Context, q engine.UserQuery) (a recentAnswer
 	return a
 }
 
-// request asks a node and returns what its answer says.
-func (r *Reader) request(node string, question []byte) ([]byte, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), timeout)
+// request asks a node and returns what its answer says, which it has timeout for.
+func (r *Reader) request(ctx context.Context, node string, question []byte) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	return r.ask(ctx, node, question)
 }
@@ -261,7 +268,7 @@ type asking struct {
 }
 
 // ask fills in the users, all places at the same time.
-func (a *asking) ask() error {
+func (a *asking) ask(ctx context.Context) error {
 	owners := map[string][]int{}
 	var here, watched []int // indexes of ids
 	for i, id := range a.ids {
@@ -283,7 +290,7 @@ func (a *asking) ask() error {
 	errs := make(chan error, len(owners)+1)
 	all.Go(func() { errs <- a.here(here) })
 	for owner, at := range owners {
-		all.Go(func() { errs <- a.owner(owner, at) })
+		all.Go(func() { errs <- a.owner(ctx, owner, at) })
 	}
 	all.Wait()
 	close(errs)
@@ -336,15 +343,15 @@ func (a *asking) atEdge(at []int) (gone []int) {
 }
 
 // owner asks an owner, and again for what did not fit into its answer.
-func (a *asking) owner(node string, at []int) error {
+func (a *asking) owner(ctx context.Context, node string, at []int) error {
 	for len(at) > 0 {
 		asked := at[:min(len(at), maxAsked)]
-		text, err := a.of.request(node, appendUsers(nil, a.limit, a.some(asked)))
+		text, err := a.of.request(ctx, node, appendUsers(nil, a.limit, a.some(asked)))
 		if err != nil {
 			return err
 		}
 		if len(text) == 0 { // the first has too many for one answer
-			if err := a.pages(node, asked[0]); err != nil {
+			if err := a.pages(ctx, node, asked[0]); err != nil {
 				return err
 			}
 			at = at[1:]
@@ -367,12 +374,12 @@ func (a *asking) owner(node string, at []int) error {
 }
 
 // pages asks an owner for a user with very many devices.
-func (a *asking) pages(node string, index int) error {
+func (a *asking) pages(ctx context.Context, node string, index int) error {
 	u := &a.users[index]
 	u.ID = a.ids[index]
 	var after uuid.UUID
 	for more := true; more; {
-		page, others, err := a.of.pageOf(node, u.ID, after, maxPage)
+		page, others, err := a.of.pageOf(ctx, node, u.ID, after, maxPage)
 		if err != nil {
 			return err
 		}

@@ -37,7 +37,8 @@ func (r *Reader) Renew(name string, expiresNanos int64, fits broadcast.Fits) err
 	if !fit {
 		return broadcast.ErrUnfit
 	}
-	_, err = r.request(node, appendRenew(nil, name, r.wallMS(expiresNanos)))
+	question := appendRenew(nil, name, r.wallMS(expiresNanos))
+	_, err = r.request(context.Background(), node, question)
 	return err
 }
 
