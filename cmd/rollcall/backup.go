@@ -72,6 +72,9 @@ func (c backupCmd) Run() error {
 	if err := removeEmpty(c.Target); err != nil {
 		return err
 	}
+	if err := makePartial(partial); err != nil {
+		return err
+	}
 	began := time.Now()
 	copied, err := makeBackup(view, partial)
 	if err != nil {
@@ -120,8 +123,7 @@ func checkTarget(dir, target, partial string) error {
 // checkFree refuses to write over anything. It changes nothing.
 func checkFree(target, partial string) error {
 	if _, err := os.Lstat(partial); err == nil {
-		return fmt.Errorf("%s exists: another backup is running, or one did not finish; "+
-			"if none is running, remove it", partial)
+		return errPartial(partial)
 	} else if !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
@@ -135,6 +137,24 @@ func checkFree(target, partial string) error {
 		return fmt.Errorf("%s is not empty: name a directory that does not exist yet", target)
 	}
 	return nil
+}
+
+func errPartial(partial string) error {
+	return fmt.Errorf("%s exists: another backup is running, or one did not finish; "+
+		"if none is running, remove it", partial)
+}
+
+// makePartial makes the directory of an unfinished backup. Of two backups that found it free one is
+// refused here, before it could write into what the other writes, or remove it.
+func makePartial(partial string) error {
+	if err := os.MkdirAll(filepath.Dir(partial), 0o700); err != nil {
+		return err
+	}
+	err := os.Mkdir(partial, 0o700)
+	if errors.Is(err, fs.ErrExist) {
+		return errPartial(partial)
+	}
+	return err
 }
 
 // removeEmpty removes the empty directory where the backup goes, if there is one.

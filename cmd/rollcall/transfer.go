@@ -179,6 +179,9 @@ func (c backupCmd) backupCluster(target string) error {
 	if err := removeEmpty(target); err != nil {
 		return err
 	}
+	if err := makePartial(partial); err != nil {
+		return err
+	}
 	began := time.Now()
 	if err := writeBackup(o, len(status.Partitions), partial); err != nil {
 		return errors.Join(fmt.Errorf("no backup was made: %w", err), os.RemoveAll(partial))

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
@@ -200,6 +201,31 @@ func TestBackupOfAClusterIsWhole(t *testing.T) {
 			}
 		}
 		server.Close()
+	}
+}
+
+// TestBackupBesideAnother: of two backups to the same place that begin at a time, the one that is
+// second to make its directory is refused, and leaves what the other writes.
+func TestBackupBesideAnother(t *testing.T) {
+	target := filepath.Join(t.TempDir(), "backup")
+	theirs := filepath.Join(target+partialSuffix, "of the other one")
+	answers := http.NewServeMux()
+	// the other one begins when this one has found that the place is free
+	answers.HandleFunc("GET /clusterz", func(w http.ResponseWriter, _ *http.Request) {
+		err := errors.Join(os.Mkdir(filepath.Dir(theirs), 0o700), os.WriteFile(theirs, nil, 0o600))
+		if err != nil {
+			t.Error(err)
+		}
+		fmt.Fprint(w, `{"partitions":[{"partition":0}]}`)
+	})
+	server := httptest.NewServer(answers)
+	defer server.Close()
+	err := (backupCmd{Dir: target, Cluster: server.URL}).Run()
+	if err == nil || !strings.Contains(err.Error(), "another backup is running") {
+		t.Errorf("it was made: %v", err)
+	}
+	if names, err := os.ReadDir(filepath.Dir(theirs)); err != nil || len(names) != 1 {
+		t.Errorf("of the other backup is there: %v, %v", names, err)
 	}
 }
 
