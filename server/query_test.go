@@ -258,7 +258,7 @@ func TestQueryIsNotShownEarly(t *testing.T) {
 // TestQueryBodies: a body in pieces is taken, one that was cut is not, one that waits for its place
 // in vain neither; a client that expects 100 Continue gets its refusal before its body.
 func TestQueryBodies(t *testing.T) {
-	r := start(t, func(o *Options, _ *fakePresence) { o.ReadTimeout = 200 * time.Millisecond })
+	r := start(t, nil)
 	good := "Authorization: Bearer " + sign(t, testKey, payload(""))
 	body := listText(testUser)
 	chunked := fmt.Sprintf("POST %s HTTP/1.1\r\nHost: x\r\n%s\r\nTransfer-Encoding: chunked\r\n\r\n"+
@@ -268,7 +268,10 @@ func TestQueryBodies(t *testing.T) {
 	}
 	cut := fmt.Sprintf("POST %s HTTP/1.1\r\nHost: x\r\n%s\r\nContent-Length: 1000\r\n\r\n%s",
 		wire.QueryPath, good, body)
-	if got := r.send(t, cut); got.status != 408 {
+	impatient := start(t, func(o *Options, _ *fakePresence) {
+		o.ReadTimeout = 200 * time.Millisecond
+	})
+	if got := impatient.sendPart(t, cut); got.status != 408 {
 		t.Errorf("a body that does not come: %d %s", got.status, got.body)
 	}
 	expect := fmt.Sprintf("POST %s HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\n"+
