@@ -159,15 +159,17 @@ func (c *campaigns) stands(node string) bool {
 	return c.alive(node) && !c.directory.drains(node)
 }
 
-// next is the node that is to campaign for a log.
+// next is the node that is to campaign for a log. One that says that it cannot use its copy is the
+// last: its claim may succeed all the same.
 func (c *campaigns) next(stream string, p int, gone string) (next string) {
-	best := uint64(0)
+	best, bestUsable := uint64(0), false
 	for _, name := range c.raft.Replicas(stream) {
 		if name == gone || !c.stands(name) {
 			continue
 		}
-		if w := weight(name, p); next == "" || w > best {
-			next, best = name, w
+		w, usable := weight(name, p), !c.directory.unusable(name, stream)
+		if next == "" || usable && !bestUsable || usable == bestUsable && w > best {
+			next, best, bestUsable = name, w, usable
 		}
 	}
 	return next

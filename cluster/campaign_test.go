@@ -35,8 +35,10 @@ func (r *fakeRaft) CampaignMeta() error {
 type campaignRig struct {
 	now   int64
 	drain string // the node that drains
-	nodes [2]*campaigns
-	rafts [2]fakeRaft
+	// unusable are the logs that a node cannot use.
+	unusable map[string][]string
+	nodes    [2]*campaigns
+	rafts    [2]fakeRaft
 }
 
 func newCampaignRig() *campaignRig {
@@ -62,7 +64,9 @@ func newCampaignRig() *campaignRig {
 func (r *campaignRig) hear(more *pulse) {
 	for _, c := range r.nodes {
 		for _, name := range threeNames[:2] {
-			c.directory.hear(&pulse{Node: name, Draining: name == r.drain})
+			c.directory.hear(&pulse{
+				Node: name, Draining: name == r.drain, Unusable: r.unusable[name],
+			})
 		}
 		if more != nil {
 			c.directory.hear(more)
@@ -140,6 +144,25 @@ func TestNoCampaignAfterAPause(t *testing.T) {
 	r.pass(4 * time.Second)
 	if one, _ := r.began(); one != 16 {
 		t.Fatalf("%d campaigns for a node that is still silent", one)
+	}
+}
+
+// TestNodesWithoutAUsableCopyCampaignLast: where one says that it cannot use its copy of a log the
+// other one campaigns, and where both do, one of them.
+func TestNodesWithoutAUsableCopyCampaignLast(t *testing.T) {
+	r := newCampaignRig()
+	r.unusable = map[string][]string{"n2": {streamOf(5), streamOf(6)}}
+	for p := range 16 {
+		r.unusable["n1"] = append(r.unusable["n1"], streamOf(p))
+	}
+	r.pass(3 * time.Second) // n3 is silent
+	if one, both := r.began(); one != 16 || both != 0 {
+		t.Errorf("one node campaigns for %d logs, both for %d", one, both)
+	}
+	for p := range 16 {
+		if p != 5 && p != 6 && slices.Contains(r.rafts[0].began, streamOf(p)) {
+			t.Errorf("n1 campaigns for partition %d", p)
+		}
 	}
 }
 

@@ -17,6 +17,7 @@ const repairAgain = time.Minute
 // checkpoint is purged from all copies. One goroutine calls look; any may call own.
 type damage struct {
 	missing  func() map[string]uint64 // from the copies on this node
+	first    func() map[string]uint64 // sequences of their first messages
 	holdings *holdings
 	copies   func(log string) (nodes []string) // that are damaged, of all nodes
 	logger   *slog.Logger
@@ -38,6 +39,9 @@ func (d *damage) look(now time.Time) {
 	was, is := d.own(), d.missing()
 	if is == nil { // the logs are switched off
 		return
+	}
+	if len(d.holdings.unusable()) > 0 {
+		d.holdings.usable(d.first())
 	}
 	d.found.Store(&is)
 	for _, log := range slices.Sorted(maps.Keys(is)) {

@@ -193,6 +193,14 @@ func (d *directory) missing(node, log string) uint64 {
 	return 0
 }
 
+// unusable reports whether a node said last that it cannot use its copy of a log.
+func (d *directory) unusable(node, log string) bool {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	p := d.nodes[node]
+	return p != nil && slices.Contains(p.Unusable, log)
+}
+
 // damaged are the nodes whose copy of a log lacks messages.
 func (d *directory) damaged(log string) (nodes []string) {
 	for _, p := range d.heard() {

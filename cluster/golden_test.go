@@ -33,10 +33,12 @@ func TestGolden(t *testing.T) {
 	}{
 		"a pulse": {&pulse{
 			Node: "n1", ID: "ID1", Version: "v", Formats: []int{1}, WallMS: 2, Draining: true,
+			Missing: map[string]uint64{"P0001": 12}, Unusable: []string{"P0002"},
 			Partitions: []pulsePartition{{
 				Partition: 3, Epoch: 4, Sure: true, AgeNanos: 11, Sent: 5,
 			}}, Boot: 6, AtNanos: 7, Echo: &pulseEcho{Boot: 8, AtNanos: 9, HeldNanos: 10},
 		}, `{"node":"n1","id":"ID1","version":"v","formats":[1],"wall_ms":2,"draining":true,` +
+			`"missing":{"P0001":12},"unusable":["P0002"],` +
 			`"partitions":[{"p":3,"e":4,"s":true,"g":11,"n":5}],"boot":6,"at":7,` +
 			`"echo":{"b":8,"at":9,"held":10}}`},
 		"a hello": {&hello{"n1"}, `{"node":"n1"}`},

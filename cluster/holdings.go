@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -94,7 +95,17 @@ type part struct {
 	resign context.CancelFunc // ends its claim, or has it resign. Single owner: run
 	next   time.Time          // no claim before. Stored before busy is false, loaded after
 	last   atomic.Pointer[ClaimStatus]
+
+	// passing has no claim be begun, and one that is being made end: another node is to lead the
+	// log. See pass.
+	passing atomic.Bool
+	// unusable is not 0 while this node says that it cannot use its copy of the log: the epoch of
+	// its last claim, which found that out, or untilRestart. See usable.
+	unusable atomic.Uint64
 }
+
+// untilRestart is part.unusable where a newer version is needed.
+const untilRestart = math.MaxUint64
 
 // owned is a partition of this node, from its claim until it resigns. Its fields do not change.
 type owned struct {
@@ -215,10 +226,10 @@ func (s *holdings) look(pt *part) {
 	leads := s.leads(pt.stream)
 	switch {
 	case pt.busy.Load():
-		if !leads || s.must() || s.overtaken(pt) {
+		if !leads || s.must() || s.overtaken(pt) || pt.passing.Load() && !s.serves(pt) {
 			pt.letGo()
 		}
-	case !leads || time.Now().Before(pt.next):
+	case !leads || pt.passing.Load() || time.Now().Before(pt.next):
 	case !s.may(): // elected all the same: one that may claim is to lead
 		s.abdicate(pt.stream)
 		pt.next = time.Now().Add(claimAfterLoss)
@@ -246,6 +257,32 @@ func (s *holdings) overtaken(pt *part) bool {
 	return o.log.Epoch() < s.newest(pt.number)
 }
 
+// serves reports whether a partition is this node's now.
+func (s *holdings) serves(pt *part) bool {
+	o, release := s.hold(pt.number)
+	if o == nil {
+		return false
+	}
+	release()
+	return true
+}
+
+// passEvery is how often pass looks whether a claim is over.
+const passEvery = time.Millisecond
+
+// pass has another node lead a partition's log, by calling step. A claim that is being made is
+// given up before, so that nothing of it comes behind the heir's claim; what is served already is
+// served until the heir leads. It waits for the claim until ctx is done.
+func (s *holdings) pass(ctx context.Context, p int, step func() error) error {
+	pt := &s.parts[p]
+	pt.passing.Store(true)
+	defer pt.passing.Store(false)
+	for pt.busy.Load() && !s.serves(pt) && ctx.Err() == nil {
+		time.Sleep(passEvery)
+	}
+	return step()
+}
+
 // letGo has a partition resigned, or its claim given up.
 func (pt *part) letGo() {
 	if pt.resign != nil {
@@ -257,15 +294,16 @@ func (pt *part) letGo() {
 func (s *holdings) own(ctx context.Context, pt *part) {
 	began := time.Now()
 	status := &ClaimStatus{AtMS: began.UnixMilli(), Reason: s.reason(pt)}
-	o, err := s.claim(ctx, pt, status)
+	o, epoch, err := s.claim(ctx, pt, status)
 	if ctx.Err() != nil && err != nil {
 		return // it does not lead the log any more
 	}
 	if err != nil {
 		s.figures.failed.Inc()
-		s.refused(pt, err)
+		s.refused(pt, epoch, err)
 		return
 	}
+	pt.unusable.Store(0)
 	status.TookMS = time.Since(began).Milliseconds()
 	s.figures.claimed(status.Reason, time.Since(began))
 	pt.last.Store(status)
@@ -280,8 +318,9 @@ func (s *holdings) own(ctx context.Context, pt *part) {
 	s.resigned(pt, o)
 }
 
-// refused says when a claim that did not succeed is made again.
-func (s *holdings) refused(pt *part, err error) {
+// refused says when a claim that did not succeed is made again. Its epoch is 0 where the log was
+// not claimed.
+func (s *holdings) refused(pt *part, epoch uint64, err error) {
 	var damage *jslog.DamageError
 	var format *jslog.FormatError
 	wait := claimAgain
@@ -290,6 +329,11 @@ func (s *holdings) refused(pt *part, err error) {
 		errors.Is(err, errConfig):
 		// Another copy may be whole, and another node may read what this version does not.
 		wait = claimUnusable
+		if damage == nil && !errors.Is(err, errConfig) {
+			epoch = untilRestart
+		}
+		pt.unusable.Store(epoch)
+		s.changed() // so that it is not given back
 		s.abdicate(pt.stream)
 		s.logger.Error("this node cannot own a partition: its log cannot be used; other copies may "+
 			"be whole, see docs/cluster.md", "partition", pt.number, "error", err)
@@ -306,6 +350,27 @@ func (s *holdings) refused(pt *part, err error) {
 	pt.next = time.Now().Add(wait)
 }
 
+// unusable are the logs that this node could not use when it claimed them last.
+func (s *holdings) unusable() (all []string) {
+	for p := range s.parts {
+		if s.parts[p].unusable.Load() != 0 {
+			all = append(all, s.parts[p].stream)
+		}
+	}
+	return all
+}
+
+// usable takes back that logs cannot be used where a checkpoint of another owner has removed what
+// was damaged. first are the sequences of the first messages of the copies on this node, by log.
+func (s *holdings) usable(first map[string]uint64) {
+	for p := range s.parts {
+		pt := &s.parts[p]
+		if epoch := pt.unusable.Load(); epoch != 0 && first[pt.stream] > epoch {
+			pt.unusable.CompareAndSwap(epoch, 0)
+		}
+	}
+}
+
 // reason is why a claim is made.
 func (s *holdings) reason(pt *part) string {
 	if pt.last.Load() == nil {
@@ -315,21 +380,23 @@ func (s *holdings) reason(pt *part) string {
 }
 
 // claim makes this node the owner of a partition, and serves it. It is given up when ctx is done.
+// The epoch is that of the claim, and 0 if the log was not claimed.
 func (s *holdings) claim(
 	ctx context.Context, pt *part, status *ClaimStatus,
-) (o *owned, err error) {
+) (o *owned, epoch uint64, err error) {
 	asking, cancel := context.WithTimeout(ctx, ackTimeout)
 	defer cancel()
 	if err := s.check(asking, pt.stream); err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	log, err := jslog.Claim(asking, jslog.NATS(s.conn, pt.stream), jslog.Options{
 		Node: s.node, Secret: s.secret, AckTimeout: ackTimeout, Logger: s.logger,
 		ObserveAppend: s.observe,
 	})
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
+	epoch = log.Epoch()
 	defer context.AfterFunc(ctx, log.Close)() // a replay
 	defer func() {
 		if err != nil {
@@ -337,18 +404,18 @@ func (s *holdings) claim(
 		}
 	}()
 	hub, err := watch.NewHub(watch.HubOptions{
-		Partition: pt.number, Epoch: log.Epoch(), Bus: s.bus, Vouch: log.Vouch, Clock: s.clock,
+		Partition: pt.number, Epoch: epoch, Bus: s.bus, Vouch: log.Vouch, Clock: s.clock,
 		Logger: s.logger,
 	})
 	if err != nil {
-		return nil, err
+		return nil, epoch, err
 	}
 	options := s.engine
 	options.Store, options.Events, options.Source = log.Store(), hub, 0
 	e, err := engine.New(log, options)
 	if err != nil {
 		hub.Close()
-		return nil, err
+		return nil, epoch, err
 	}
 	replay := time.Now()
 	if err = e.Recover(); err == nil {
@@ -359,7 +426,7 @@ func (s *holdings) claim(
 	if err != nil {
 		log.Close()
 		hub.Close()
-		return nil, errors.Join(err, e.Close(context.Background()))
+		return nil, epoch, errors.Join(err, e.Close(context.Background()))
 	}
 	hub.Open(e)
 	o = &owned{pt.number, log, e, hub}
@@ -369,7 +436,7 @@ func (s *holdings) claim(
 	pt.mu.Lock()
 	pt.owned = o
 	pt.mu.Unlock()
-	return o, nil
+	return o, epoch, nil
 }
 
 // resigned drops a partition: what waits for its log is refused, and when nothing holds it any more

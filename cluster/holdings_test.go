@@ -131,34 +131,68 @@ func TestLeadOfANodeThatMayNotClaim(t *testing.T) {
 	})
 }
 
-// TestRefused: after which errors another copy is to lead the log, and when it is claimed again.
+// TestRefused: after which errors another copy is to lead the log, when it is claimed again, and
+// until when the node says that it cannot use its copy.
 func TestRefused(t *testing.T) {
 	wrapped := func(err error) error { return fmt.Errorf("engine: recovery: %w", err) }
 	for _, c := range []struct {
 		err      error
 		abdicate int32
 		wait     time.Duration
+		unusable uint64
 	}{
-		{errors.New("JetStream: not now"), 0, claimAgain},
-		{wrapped(jslog.ErrPurged), 0, claimAgain},
-		{context.DeadlineExceeded, 1, claimAfterLoss},
-		{wrapped(jslog.ErrLost), 1, claimAfterLoss},
-		{wrapped(jslog.ErrUnread), 1, claimAfterLoss},
-		{wrapped(&jslog.DamageError{}), 1, claimUnusable},
-		{wrapped(&jslog.FormatError{}), 1, claimUnusable},
-		{wrapped(record.Err), 1, claimUnusable}, // of a kind that a newer version has added
-		{errConfig, 1, claimUnusable},
+		{errors.New("JetStream: not now"), 0, claimAgain, 0},
+		{wrapped(jslog.ErrPurged), 0, claimAgain, 0},
+		{context.DeadlineExceeded, 1, claimAfterLoss, 0},
+		{wrapped(jslog.ErrLost), 1, claimAfterLoss, 0},
+		{wrapped(jslog.ErrUnread), 1, claimAfterLoss, 0},
+		{wrapped(&jslog.DamageError{}), 1, claimUnusable, 7},
+		{wrapped(&jslog.FormatError{}), 1, claimUnusable, untilRestart},
+		{wrapped(record.Err), 1, claimUnusable, untilRestart}, // of a kind of a newer version
+		{errConfig, 1, claimUnusable, 0},
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			l := new(lead)
 			s := l.holdings(nil)
-			s.refused(&s.parts[0], c.err)
+			epoch := uint64(7)
+			if errors.Is(c.err, errConfig) { // which is found before the log is claimed
+				epoch = 0
+			}
+			s.refused(&s.parts[0], epoch, c.err)
 			if wait := time.Until(s.parts[0].next); wait != c.wait ||
-				l.abdicate.Load() != c.abdicate {
-				t.Errorf("%v: given away %d times, claimed again after %v", c.err,
-					l.abdicate.Load(), wait)
+				l.abdicate.Load() != c.abdicate || s.parts[0].unusable.Load() != c.unusable {
+				t.Errorf("%v: given away %d times, claimed again after %v, unusable until %d", c.err,
+					l.abdicate.Load(), wait, s.parts[0].unusable.Load())
 			}
 		})
+	}
+}
+
+// TestUsableAgain: a node says that it cannot use its damaged copy of a log until a checkpoint has
+// removed what was there when it claimed it, and where a newer version is needed, all the time.
+func TestUsableAgain(t *testing.T) {
+	s := new(lead).holdings(nil)
+	told := 0
+	s.changed = func() { told++ }
+	for _, c := range []struct {
+		err   error
+		first uint64
+		want  int
+	}{
+		{&jslog.DamageError{}, 7, 1}, {&jslog.DamageError{}, 8, 0}, {&jslog.FormatError{}, 99, 1},
+	} {
+		s.refused(&s.parts[0], 7, c.err)
+		if logs := s.unusable(); len(logs) != 1 || logs[0] != streamOf(0) {
+			t.Errorf("%v: %q", c.err, logs)
+		}
+		s.usable(nil) // not known now
+		s.usable(map[string]uint64{streamOf(0): c.first})
+		if logs := s.unusable(); len(logs) != c.want {
+			t.Errorf("%v, the first message is %d: %q", c.err, c.first, logs)
+		}
+	}
+	if told != 3 {
+		t.Errorf("the others were told %d times", told)
 	}
 }
 

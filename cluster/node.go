@@ -214,7 +214,7 @@ func (n *Node) assemble() (err error) {
 			return pulse{
 				Node: o.Node, Version: o.Version, Formats: formats,
 				Draining: n.phase.Load() == draining, ID: n.identity.get().ID,
-				Missing: n.damage.own(),
+				Missing: n.damage.own(), Unusable: n.holdings.unusable(),
 			}
 		},
 		met: n.identity.met, members: n.members,
@@ -246,6 +246,7 @@ func (n *Node) assemble() (err error) {
 	}
 	n.damage = &damage{
 		missing:  func() map[string]uint64 { return n.server.Missing() },
+		first:    func() map[string]uint64 { return n.server.First() },
 		holdings: n.holdings, copies: n.directory.damaged, logger: o.Logger,
 		repaired: map[int]time.Time{},
 	}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"slices"
 	"testing"
 	"time"
 
@@ -88,4 +89,38 @@ func TestThreeNodes(t *testing.T) {
 			}
 		}
 	}
+}
+
+// TestDrainOfANode: when it is done the others own all that it led, and its lead of the cluster
+// goes to another node.
+func TestDrainOfANode(t *testing.T) {
+	if testing.Short() {
+		t.Skip("three log servers")
+	}
+	nodes := startNodes(t, 3, 12)
+	allOwned(t, nodes)
+	var n *Node
+	testwait.Until(t, "a node leads the cluster", func() bool {
+		i := slices.IndexFunc(nodes, func(n *Node) bool { return n.server.LeadsMeta() })
+		if i >= 0 {
+			n = nodes[i]
+		}
+		return i >= 0
+	})
+	ctx, cancel := context.WithTimeout(t.Context(), testwait.Limit)
+	defer cancel()
+	if err := n.Drain(ctx, 0); err != nil {
+		t.Fatal(err)
+	}
+	for p := range n.o.Partitions {
+		if owner := n.directory.owner(p); owner == "" || owner == n.o.Node {
+			t.Errorf("partition %d is of %q", p, owner)
+		}
+		if n.server.Leads(streamOf(p)) {
+			t.Errorf("the node leads the log of partition %d", p)
+		}
+	}
+	testwait.Until(t, "another node leads the cluster", func() bool {
+		return !n.server.LeadsMeta() // its answer comes before it steps down
+	})
 }

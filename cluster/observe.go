@@ -77,7 +77,8 @@ func (v *observer) nodes() (nodes []NodeStatus) {
 		nodes = append(nodes, NodeStatus{
 			Name: p.Node, Version: p.Version, Formats: p.Formats,
 			HeardMS: (now - p.heardNanos) / int64(time.Millisecond),
-			InReach: v.directory.reaches(p.Node), Draining: p.Draining, SkewMS: p.skewMS,
+			InReach: v.directory.reaches(p.Node), Draining: p.Draining, Unusable: p.Unusable,
+			SkewMS: p.skewMS,
 		})
 	}
 	for name := range unheard {

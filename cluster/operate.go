@@ -46,7 +46,7 @@ func newOperator(n *Node) *operator {
 		Servers: &members.Servers{
 			App: n.server.Conn(), System: n.server.System, Copies: n.o.Replicas,
 			Reach: n.directory.reaches, Missing: n.directory.missing,
-			Named: n.identity.named, PeerID: embed.PeerID,
+			Unusable: n.directory.unusable, Named: n.identity.named, PeerID: embed.PeerID,
 		},
 	})
 	o.routes.HandleFunc("GET /clusterz", func(w http.ResponseWriter, r *http.Request) {

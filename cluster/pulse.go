@@ -29,8 +29,11 @@ type pulse struct {
 	WallMS   uint64 `json:"wall_ms"`
 	Draining bool   `json:"draining,omitempty"`
 	// Missing is how many messages its copies of logs lack, since they were damaged, by log.
-	Missing    map[string]uint64 `json:"missing,omitempty"`
-	Partitions []pulsePartition  `json:"partitions"` // that it owns
+	Missing map[string]uint64 `json:"missing,omitempty"`
+	// Unusable are the logs that it could not use when it claimed them last: its copy is damaged,
+	// or a newer version wrote what is in it.
+	Unusable   []string         `json:"unusable,omitempty"`
+	Partitions []pulsePartition `json:"partitions"` // that it owns
 
 	// Boot names the process, and AtNanos is when it made the pulse, by its clock.
 	Boot    uint64 `json:"boot"`
@@ -97,7 +100,7 @@ func readPulse(m bus.Message) (p pulse, ok bool) {
 	}
 	return p, p.Node == m.From && name.MatchString(p.Node) && len(p.ID) <= maxPulseID &&
 		len(p.Version) <= maxPulseVersion && len(p.Formats) <= maxPulseFormats &&
-		len(p.Partitions) <= maxPartitions
+		len(p.Partitions) <= maxPartitions && len(p.Unusable) <= maxPartitions
 }
 
 // pulses sends this node's pulses and takes those of all. Any goroutine may use it.

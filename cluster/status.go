@@ -49,6 +49,9 @@ type NodeStatus struct {
 	HeardMS  int64 `json:"heard_ms"`
 	InReach  bool  `json:"in_reach"`
 	Draining bool  `json:"draining,omitempty"`
+	// Unusable are the logs that it could not use when it claimed them last: its copy is damaged,
+	// or a newer version wrote what is in it.
+	Unusable []string `json:"unusable,omitempty"`
 	// SkewMS is its clock minus this node's.
 	SkewMS int64 `json:"skew_ms"`
 }
@@ -129,6 +132,8 @@ func (s *Status) Problems() []string {
 			})
 		}))
 		add(!n.InReach, "%s is not in reach", n.Name)
+		add(len(n.Unusable) > 0, "%s cannot use its copies of %s, as its log says", n.Name,
+			strings.Join(n.Unusable, ", "))
 		add(n.InReach && n.Draining, "%s drains", n.Name)
 		add(n.InReach && 2*max(n.SkewMS, -n.SkewMS) > s.MaxSkewMS,
 			"the clock of %s is %d ms from that of %s, of %d ms that are allowed", n.Name, n.SkewMS,

@@ -53,6 +53,8 @@ func TestProblems(t *testing.T) {
 			s.Partitions[4].Replicas[0] = ReplicaStatus{Node: "a", Lag: 2, Missing: 2}
 		}, []string{"1 of 12 partitions with fewer than 3 current copies: 4",
 			"1 of 12 partitions with a damaged copy on a: 4"}},
+		"unusable": {func(s *Status) { s.Nodes[1].Unusable = []string{"P0003", "P0004"} },
+			[]string{"b cannot use its copies of P0003, P0004, as its log says"}},
 		"a node": {func(s *Status) { s.Nodes[1].InReach, s.Nodes[2].Draining = false, true },
 			[]string{"b is not in reach", "c drains"}},
 		"clocks": {func(s *Status) { s.Nodes[1].SkewMS, s.Nodes[2].SkewMS = -501, 500 },

@@ -63,6 +63,38 @@ func (s *Server) campaign(group string) error {
 	return node.Campaign()
 }
 
+// StepDown has this server give the lead of a stream to another one, which is elected at once if it
+// is there and its copy is current. It asks no other server, and does nothing if it does not lead
+// the stream. ErrNoGroup: a stream of one copy has no other.
+func (s *Server) StepDown(stream, to string) error {
+	node := s.raft(s.group(stream).name)
+	if node == nil {
+		return ErrNoGroup
+	}
+	if !node.Leader() {
+		return nil
+	}
+	return node.StepDown(PeerID(to))
+}
+
+// Copies are the servers, of those that are named, that have a copy of a stream that this one
+// leads, and whether it has all that is committed. It asks no other server: one that is gone counts
+// as it was.
+func (s *Server) Copies(stream string, of []string) (current map[string]bool) {
+	node := s.raft(s.group(stream).name)
+	if node == nil || !node.Leader() {
+		return nil
+	}
+	current = map[string]bool{}
+	for _, peer := range node.Peers() {
+		i := slices.IndexFunc(of, func(name string) bool { return PeerID(name) == peer.ID })
+		if i >= 0 {
+			current[of[i]] = peer.Current
+		}
+	}
+	return current
+}
+
 func (s *Server) raft(group string) server.RaftNode {
 	if group == "" {
 		return nil
@@ -131,4 +163,17 @@ func (s *Server) Missing() map[string]uint64 {
 		}
 	}
 	return missing
+}
+
+// First are the sequences of the first messages of the copies on this server, by stream.
+func (s *Server) First() map[string]uint64 {
+	detail, err := s.server.JszAccount(&server.JSzOptions{Account: global, Streams: true})
+	if err != nil {
+		return nil
+	}
+	first := make(map[string]uint64, len(detail.Streams))
+	for i := range detail.Streams {
+		first[detail.Streams[i].Name] = detail.Streams[i].State.FirstSeq
+	}
+	return first
 }

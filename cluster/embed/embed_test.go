@@ -72,10 +72,25 @@ func TestThreeServers(t *testing.T) {
 	}
 	testwait.Until(t, "the stream has a leader", leader)
 	to := servers[(led+1)%3].Name()
-	testwait.Until(t, "the leader steps down for another", func() bool {
-		_ = a.StepDown(ctx, "P0000", to)
-		return leader() && servers[led].Name() == to
+	testwait.Until(t, "the leader steps down for another, which has all", func() bool {
+		if !leader() || servers[led].Name() == to {
+			return led >= 0
+		}
+		servers[led].LearnGroups()
+		if servers[led].Copies("P0000", []string{"n9", to})[to] {
+			if err := servers[led].StepDown("P0000", to); err != nil {
+				t.Fatal(err)
+			}
+		}
+		return false
 	})
+	servers[led].LearnGroups()
+	if n := len(servers[led].Copies("P0000", []string{"n0", "n1", "n2"})); n != 0 && n != 3 {
+		t.Fatalf("%d copies", n)
+	}
+	if err := a.StepDown("P0001", to); !errors.Is(err, embed.ErrNoGroup) {
+		t.Fatal(err)
+	}
 	testwait.Until(t, "a value is put", func() bool {
 		return a.Put(ctx, "log.0", []byte("1")) == nil
 	})

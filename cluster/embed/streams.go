@@ -89,18 +89,6 @@ func (s *Server) publish(ctx context.Context, msg *nats.Msg) error {
 	return nil
 }
 
-// StepDown has the leader of a stream give it to another server, which has a current copy.
-func (s *Server) StepDown(ctx context.Context, stream, to string) error {
-	type placement struct {
-		Preferred string `json:"preferred"`
-	}
-	var body any
-	if to != "" {
-		body = map[string]placement{"placement": {to}}
-	}
-	return s.ask(ctx, s.conn, "STREAM.LEADER.STEPDOWN."+stream, body, nil)
-}
-
 // StepDownMeta has the leader of the cluster give that to another server.
 func (s *Server) StepDownMeta(ctx context.Context) error {
 	conn, err := s.System()

@@ -190,6 +190,14 @@ func TestSurplus(t *testing.T) {
 	if !ok || to != "n3" || log == "P8" {
 		t.Errorf("%s to %s, %v", log, to, ok)
 	}
+	for i := range s.Logs { // the copies on n3 are damaged in a way that only n3 knows of
+		for j := range s.Logs[i].Copies {
+			s.Logs[i].Copies[j].Unusable = s.Logs[i].Copies[j].Node == "n3"
+		}
+	}
+	if log, to, ok := s.Surplus("n1"); !ok || to != "n2" {
+		t.Errorf("%s to %s, %v, while n3 cannot use its copies", log, to, ok)
+	}
 	if _, _, ok := s.Surplus("n2"); ok {
 		t.Error("a node with less than its share has a surplus")
 	}

@@ -33,6 +33,9 @@ type Servers struct {
 	// Missing is how many messages a node's copy of a log lacks, since they were damaged on its
 	// disk: the servers call it current all the same. Default: none.
 	Missing func(node, log string) uint64
+	// Unusable reports whether a node says that it cannot use its copy of a log, so that it is not
+	// to lead it. Default: all can.
+	Unusable func(node, log string) bool
 }
 
 // name gives a node its name that the servers have not met.
@@ -190,11 +193,15 @@ func (s *Servers) lookAtLog(ctx context.Context, name string) (Log, error) {
 		s.name(r)
 		l.Moving = l.Moving || r.Pending
 		reach := s.reaches(r)
-		l.Copies = append(l.Copies, Copy{r.Name, r.Current && reach, reach, r.Lag, 0})
+		l.Copies = append(l.Copies, Copy{r.Name, r.Current && reach, reach, r.Lag, 0, false})
 	}
 	for i := range l.Copies {
-		if c := &l.Copies[i]; s.Missing != nil {
+		c := &l.Copies[i]
+		if s.Missing != nil {
 			c.Missing = s.Missing(c.Node, name)
+		}
+		if s.Unusable != nil {
+			c.Unusable = s.Unusable(c.Node, name)
 		}
 	}
 	return l, nil

@@ -39,6 +39,8 @@ type Copy struct {
 	InReach bool
 	Lag     uint64 // messages that it lacks
 	Missing uint64 // messages that it lost
+	// Unusable says that the node cannot own what the log is of.
+	Unusable bool
 }
 
 // has reports whether a node has a copy.
@@ -222,8 +224,8 @@ func (s *State) toBalance() (log, from string, ok bool) {
 }
 
 // Surplus returns a log that a node leads and should hand to another one, which has a current copy
-// and leads fewer: where nodes lead more than their share, after failures. ok is false when there
-// is none, or when this is not the time for it.
+// that it can use, and leads fewer: where nodes lead more than their share, after failures. ok is
+// false when there is none, or when this is not the time for it.
 func (s *State) Surplus(node string) (log, to string, ok bool) {
 	if len(s.Nodes) == 0 || s.unsettled("") != "" {
 		return "", "", false
@@ -249,7 +251,7 @@ func (s *State) Surplus(node string) (log, to string, ok bool) {
 			continue
 		}
 		for _, c := range l.Copies {
-			if n := leads[c.Node]; c.Node != node && n < fewest {
+			if n := leads[c.Node]; c.Node != node && !c.Unusable && n < fewest {
 				log, to, ok, fewest = l.Name, c.Node, true, n
 			}
 		}
