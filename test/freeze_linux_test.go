@@ -14,6 +14,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"rollcall/internal/testport"
 	"rollcall/internal/testwait"
 )
 
@@ -204,7 +205,8 @@ func TestKilledOnAFrozenDisk(t *testing.T) {
 func TestSecondSignalOnAFrozenDisk(t *testing.T) {
 	atLeisure(t)
 	disk, _ := mountFile(t, 256<<20)
-	r := startServerIn(t, filepath.Join(disk, "data"))
+	r := startServerIn(t, filepath.Join(disk, "data"), "--listen="+testport.Address(t),
+		"--admin-listen="+testport.Address(t))
 	user := uuid.NewString()
 	s := r.sender(user)
 	if status := s.send(); status != 204 {

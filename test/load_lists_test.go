@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"rollcall/internal/testlog"
+	"rollcall/internal/testport"
 	"rollcall/internal/testproc"
 	"rollcall/internal/testseed"
 	"rollcall/internal/testwait"
@@ -23,8 +24,7 @@ import (
 // resume ends at what a fresh list gets.
 func TestLoadOfListsOverRestarts(t *testing.T) {
 	const lists = 12
-	r := startServer(t, "--drain-timeout=1s")
-	r.flags = append(r.flags, "--listen="+r.addr)
+	r := startServer(t, "--drain-timeout=1s", "--listen="+testport.Address(t))
 	cmd := exec.Command(binary, "load", "--target=http://"+r.addr,
 		fmt.Sprintf("--seed=%d", testseed.Of(t)), "--users=60", "--devices-per-user=2",
 		"--interval=400ms", "--ttl=1500ms", "--flip-share=8", "--connections=8",

@@ -11,6 +11,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"rollcall/internal/testport"
 )
 
 // load runs `rollcall load` against addr for a second with a small crowd and returns its exit code
@@ -97,7 +99,7 @@ func TestLoadExitCodes(t *testing.T) {
 // oracle: streams and final snapshots miss nothing that was acknowledged, and no device is shown
 // offline for the server's absence.
 func TestLoadSeesAKilledServerRecover(t *testing.T) {
-	r := startServer(t)
+	r := startServer(t, "--listen="+testport.Address(t))
 	pids := filepath.Join(t.TempDir(), "pid")
 	// The old process holds the port and the directory until it is gone.
 	command := fmt.Sprintf(`kill -9 %[1]d; while kill -0 %[1]d 2>/dev/null; do sleep 0.02; done

@@ -54,7 +54,8 @@ func TestProxies(t *testing.T) {
 		t.Run(p.name, func(t *testing.T) {
 			t.Parallel()
 			p.needed(t)
-			server := startServer(t, "--stream-keepalive=250ms", "--drain-timeout=100ms")
+			server := startServer(t, "--stream-keepalive=250ms", "--drain-timeout=100ms",
+				"--listen="+testport.Address(t))
 			through := &rig{t: t, addr: p.start(t, server, nil)}
 			p.play(t, server, through)
 		})

@@ -173,9 +173,14 @@ func TestNewerFormatInLogs(t *testing.T) {
 	beatAll()
 	older := n.rigs[0]
 	exchange(0, binary)
-	n.status(0, "All is well.") // so the older node has current copies, and owns the fewest partitions
-	node, _ := n.busiest()
-	exchange(node, next) // it hands its partitions over, to the older node too
+	// Where all is well in the eyes of all nodes, the older one has current copies, and it owns the
+	// fewest partitions, so that the next node that stops hands some to it.
+	testwait.Until(t, "the older node says which version to start", func() bool {
+		n.well()
+		node, _ := n.busiest()
+		exchange(node, next)
+		return strings.Contains(older.logs(), "start the newer version that wrote it")
+	})
 	for _, told := range n.told() {
 		want := []int{1, 2}
 		if told.Name == n.names[0] {
@@ -189,9 +194,6 @@ func TestNewerFormatInLogs(t *testing.T) {
 		if owner == n.names[0] {
 			t.Errorf("the older node owns partition %d", p)
 		}
-	}
-	if !strings.Contains(older.logs(), "start the newer version that wrote it") {
-		t.Error("the older node does not say which version to start")
 	}
 	exchange(0, next)
 	n.status(0, "All is well.")

@@ -10,9 +10,9 @@ import (
 )
 
 // Ports are outside of the range from which systems hand out others, so that no listener on any
-// port and no connection takes one of them.
+// port and no connection takes one of them. Browsers, and Node's fetch, refuse 10080.
 const (
-	first, last = 10_000, 20_000
+	first, last = 10_081, 20_000
 	// mark is from a port to that of the UDP socket that says to other processes that it is taken.
 	mark = 10_000
 )
