@@ -24,8 +24,9 @@ const (
 	// pausedNanos is the longest time between two looks, of campaignEvery, after which this process
 	// counts as one that was paused: it has heard nothing since, and judges no silence.
 	pausedNanos = int64(time.Second)
-	// campaignEvery is how often a node looks whether an owner is gone.
-	campaignEvery = 25 * time.Millisecond
+	// campaignEvery is how often a node looks whether an owner is gone; when a connection is, it
+	// looks at once.
+	campaignEvery = 100 * time.Millisecond
 )
 
 // campaigns has this node campaign for the logs of an owner that is gone: its connection, or its
@@ -46,6 +47,7 @@ type campaigns struct {
 	tried     []int64  // when this node campaigned for each partition
 	meta      int64    // and for the cluster
 	learned   int64
+	wake      chan struct{} // has room for one
 	looked    int64
 	resumed   int64 // when this process was paused last
 }
@@ -70,17 +72,28 @@ func newCampaigns(self string, clock engine.Clock, d *directory, r raft, partiti
 			Help: "Elections that this node called for, since an owner or the leader was gone.",
 		}),
 		lastOwner: make([]string, partitions), tried: make([]int64, partitions),
+		wake: make(chan struct{}, 1),
+	}
+}
+
+// rouse has the node look at once whether an owner is gone. Any goroutine may call it.
+func (c *campaigns) rouse() {
+	select {
+	case c.wake <- struct{}{}:
+	default:
 	}
 }
 
 // run looks until stop is closed.
 func (c *campaigns) run(stop <-chan struct{}) {
-	ticker := time.NewTicker(campaignEvery)
-	defer ticker.Stop()
+	timer := time.NewTimer(0)
+	defer timer.Stop()
 	for {
 		c.look(c.clock.Nanos())
+		timer.Reset(c.clock.Until(campaignEvery))
 		select {
-		case <-ticker.C:
+		case <-timer.C:
+		case <-c.wake:
 		case <-stop:
 			return
 		}

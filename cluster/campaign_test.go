@@ -4,6 +4,7 @@ import (
 	"log/slog"
 	"slices"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"rollcall/engine"
@@ -128,6 +129,27 @@ func TestCampaigns(t *testing.T) {
 			t.Errorf("%s: %q campaign for the cluster", name, r.rafts)
 		}
 	}
+}
+
+// TestCampaignAtOnce: no time passes between the loss of a connection and a campaign.
+func TestCampaignAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newCampaignRig()
+		stop, done := make(chan struct{}), make(chan struct{})
+		go func() {
+			defer close(done)
+			r.nodes[0].run(stop)
+		}()
+		synctest.Wait()
+		r.nodes[0].directory.reached("n1", threeNames[:2])
+		r.nodes[0].rouse()
+		synctest.Wait()
+		close(stop)
+		<-done
+		if one, _ := r.began(); one == 0 {
+			t.Error("n1 has not campaigned")
+		}
+	})
 }
 
 // TestNoCampaignAfterAPause: a process that was paused has heard no node meanwhile.

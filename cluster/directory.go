@@ -59,6 +59,23 @@ func (d *directory) ownership(p int) ownership {
 	return d.owners[p]
 }
 
+// calm reports whether each partition has an owner in reach, and no node is about to stop.
+func (d *directory) calm() bool {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	for name, p := range d.nodes {
+		if p.Draining && d.reach[name] {
+			return false
+		}
+	}
+	for i := range d.owners {
+		if !d.reach[d.owners[i].node] {
+			return false
+		}
+	}
+	return true
+}
+
 // change is a partition with another owner.
 type change struct {
 	partition int

@@ -24,6 +24,9 @@ import (
 const (
 	// lookEvery is how often a node looks which logs it leads.
 	lookEvery = 25 * time.Millisecond
+	// calmEvery is the same while no lead is about to move: a look costs about as much for each
+	// log, whatever comes of it.
+	calmEvery = 100 * time.Millisecond
 	// claimAgain is how long it waits after a claim that did not succeed.
 	claimAgain = 100 * time.Millisecond
 	// claimAfterLoss is the same after a log was lost.
@@ -52,6 +55,7 @@ type holdingsConfig struct {
 	must    func() bool                                    // resign from everything now
 	changed func()                                         // what is owned has changed
 	newest  func(p int) uint64                             // epoch of a partition's newest owner
+	calm    func() bool                                    // no lead is about to move
 	// abdicate has this node lead a log no more, without asking others.
 	abdicate func(stream string)
 	observe  func(records int, took time.Duration)
@@ -72,6 +76,7 @@ type holdings struct {
 	holdingsConfig
 	parts []part
 
+	wake chan struct{} // has room for one
 	stop chan struct{}
 	loop sync.WaitGroup
 
@@ -123,7 +128,10 @@ func (o *owned) sure() bool {
 }
 
 func newHoldings(c holdingsConfig) *holdings {
-	s := &holdings{holdingsConfig: c, parts: make([]part, c.count), stop: make(chan struct{})}
+	s := &holdings{
+		holdingsConfig: c, parts: make([]part, c.count),
+		wake: make(chan struct{}, 1), stop: make(chan struct{}),
+	}
 	for i := range s.parts {
 		s.parts[i].number, s.parts[i].stream = i, streamOf(i)
 		s.parts[i].unhold = s.parts[i].mu.RUnlock
@@ -133,6 +141,14 @@ func newHoldings(c holdingsConfig) *holdings {
 
 // start begins to look for partitions to own.
 func (s *holdings) start() { s.loop.Go(s.run) }
+
+// rouse has the node look at once which logs it leads.
+func (s *holdings) rouse() {
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+}
 
 // close resigns from everything, and returns when it is done.
 func (s *holdings) close() {
@@ -204,14 +220,20 @@ func (s *holdings) receive(m bus.Message) {
 
 // run looks which logs this node leads.
 func (s *holdings) run() {
-	ticker := time.NewTicker(lookEvery)
-	defer ticker.Stop()
+	timer := time.NewTimer(0)
+	defer timer.Stop()
 	for {
 		for i := range s.parts {
 			s.look(&s.parts[i])
 		}
+		every := lookEvery
+		if s.calm() {
+			every = calmEvery
+		}
+		timer.Reset(s.clock.Until(every))
 		select {
-		case <-ticker.C:
+		case <-timer.C:
+		case <-s.wake:
 		case <-s.stop:
 			for i := range s.parts {
 				s.parts[i].letGo()

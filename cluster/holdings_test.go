@@ -54,21 +54,26 @@ func TestHoldDoesNotWait(t *testing.T) {
 
 // lead is the lead of the log of one partition, as a node has it that claims nothing in earnest.
 type lead struct {
-	leads, may       atomic.Bool
-	claims, abdicate atomic.Int32
-	newest           atomic.Uint64
+	leads, may, calm        atomic.Bool
+	looks, claims, abdicate atomic.Int32
+	newest                  atomic.Uint64
 }
 
 // holdings are those of the node. check is what a claim does first.
 func (l *lead) holdings(check func(ctx context.Context) error) *holdings {
 	return newHoldings(holdingsConfig{
-		node: "a", count: 1, leads: func(string) bool { return l.leads.Load() },
+		node: "a", count: 1, clock: engine.NewClock(),
+		leads: func(string) bool {
+			l.looks.Add(1)
+			return l.leads.Load()
+		},
 		check: func(ctx context.Context, _ string) error {
 			l.claims.Add(1)
 			return check(ctx)
 		},
 		may: l.may.Load, must: func() bool { return false }, changed: func() {},
 		newest:   func(int) uint64 { return l.newest.Load() },
+		calm:     l.calm.Load,
 		abdicate: func(string) { l.abdicate.Add(1) },
 		figures:  newClaimFigures(), logger: slog.New(slog.DiscardHandler),
 	})
@@ -127,6 +132,40 @@ func TestLeadOfANodeThatMayNotClaim(t *testing.T) {
 		time.Sleep(3*claimAfterLoss - claimAfterLoss/2)
 		if n := l.abdicate.Load(); n != 3 || l.claims.Load() > 0 {
 			t.Errorf("given away %d times, %d claims", n, l.claims.Load())
+		}
+	})
+}
+
+// TestCalmLooks: while no lead is about to move a node looks less often, and at once when it is
+// roused.
+func TestCalmLooks(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := new(lead)
+		s := l.holdings(nil)
+		s.start()
+		defer s.close()
+		for _, c := range []struct {
+			calm  bool
+			every time.Duration
+		}{{false, lookEvery}, {true, calmEvery}, {false, lookEvery}} {
+			l.calm.Store(c.calm)
+			s.rouse()
+			time.Sleep(calmEvery / 4) // what it slept for before is over
+			before := l.looks.Load()
+			time.Sleep(time.Second)
+			if got := l.looks.Load() - before; got != int32(time.Second/c.every) {
+				t.Errorf("%d looks in a second, calm is %v", got, c.calm)
+			}
+		}
+		l.calm.Store(true)
+		time.Sleep(time.Second + calmEvery/10)
+		before := l.looks.Load()
+		for range 3 { // there is no more to see than by one
+			s.rouse()
+		}
+		synctest.Wait()
+		if got := l.looks.Load() - before; got < 1 || got > 3 {
+			t.Errorf("%d looks when it is roused", got)
 		}
 	})
 }

@@ -230,6 +230,7 @@ func (n *Node) assemble() (err error) {
 		must:    n.isolated.Load,
 		changed: n.pulses.now,
 		newest:  func(p int) uint64 { return n.directory.ownership(p).epoch },
+		calm:    n.directory.calm,
 		observe: func(records int, took time.Duration) {
 			if o.ObserveAppend != nil {
 				o.ObserveAppend(uint64(records), took)

@@ -152,7 +152,7 @@ func (s *pulses) run() {
 		case <-timer.C:
 			s.directory.forget(forgetNanos, s.members())
 		}
-		timer.Reset(pulseEvery)
+		timer.Reset(s.clock.Until(pulseEvery))
 		s.send()
 	}
 }
@@ -194,8 +194,12 @@ func (s *pulses) receive(m bus.Message) {
 	if s.met != nil {
 		s.met(p.Node, p.ID)
 	}
-	for _, c := range s.directory.hear(&p) {
+	changed := s.directory.hear(&p)
+	for _, c := range changed {
 		s.edge.Owner(c.partition, c.node, c.epoch)
+	}
+	if len(changed) > 0 || p.Draining {
+		s.owned.rouse()
 	}
 	asOf := min(p.asOf(s.boot), s.clock.Nanos())
 	for _, n := range p.Partitions {

@@ -1,9 +1,15 @@
 package cluster
 
 import (
+	"encoding/json"
 	"testing"
 	"time"
 
+	"github.com/google/uuid"
+
+	"rollcall/cluster/bus"
+	"rollcall/cluster/bus/bustest"
+	"rollcall/cluster/watch"
 	"rollcall/engine"
 )
 
@@ -69,5 +75,50 @@ func TestPulsesSayHowOldTheyAre(t *testing.T) {
 	owner.d.nodes["a"].heardNanos = owner.nanos + 1
 	if asOf := owner.pulse(reader).asOf(1); asOf != 0 {
 		t.Errorf("an echo from ahead: %d", asOf)
+	}
+}
+
+// TestPulsesRouse: what tells that a lead moves, or is about to, has a node look at once which logs
+// it leads. What says the same again has not.
+func TestPulsesRouse(t *testing.T) {
+	d := newDirectory(engine.NewClock(), 2)
+	d.reached("a", []string{"b"})
+	edge, err := watch.NewEdge(watch.EdgeOptions{
+		Bus: bustest.New().Node("a"), Follower: watch.Of(new(engine.Follower)),
+		Clock: d.clock, Partitions: 2, Of: func(uuid.UUID) int { return 0 },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	both := func(epoch uint64) []pulsePartition {
+		return []pulsePartition{{Partition: 0, Epoch: epoch}, {Partition: 1, Epoch: epoch}}
+	}
+	s := &pulses{clock: d.clock, directory: d, edge: edge, owned: newHoldings(holdingsConfig{})}
+	for _, c := range []struct {
+		name          string
+		pulse         pulse
+		roused, calms bool
+	}{
+		{"it owns one of two", pulse{Partitions: both(1)[:1]}, true, false},
+		{"it owns both", pulse{Partitions: both(2)}, true, true},
+		{"the same again", pulse{Partitions: both(2)}, false, true},
+		{"it drains", pulse{Draining: true, Partitions: both(2)}, true, false},
+		{"it has begun again", pulse{Partitions: both(2)}, false, true},
+		{"it owns both by other claims", pulse{Partitions: both(3)}, true, true},
+		{"it owns none", pulse{}, true, false},
+	} {
+		c.pulse.Node = "b"
+		text, err := json.Marshal(&c.pulse)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.receive(bus.Message{From: "b", Data: text})
+		roused := len(s.owned.wake) == 1
+		if roused {
+			<-s.owned.wake
+		}
+		if roused != c.roused || d.calm() != c.calms {
+			t.Errorf("%s: roused %v, calm %v", c.name, roused, d.calm())
+		}
 	}
 }

@@ -22,12 +22,13 @@ const (
 // watchReach looks which nodes are in reach, fails what waits for those that are not, and notices
 // when this node is isolated and when it is not any more.
 func (n *Node) watchReach() {
-	ticker := time.NewTicker(reachEvery)
-	defer ticker.Stop()
+	timer := time.NewTimer(0)
+	defer timer.Stop()
 	var membersAt, sinceNanos int64
 	for {
 		for _, lost := range n.directory.reached(n.o.Node, n.bus.Peers()) {
 			n.presence.down(lost)
+			n.campaign.rouse()
 		}
 		now := n.o.Engine.Clock.Nanos()
 		if n.members() == nil || now-membersAt > int64(membersEvery) {
@@ -43,8 +44,9 @@ func (n *Node) watchReach() {
 		case now-sinceNanos > isolatedNanos:
 			n.isolate(true)
 		}
+		timer.Reset(n.o.Engine.Clock.Until(reachEvery))
 		select {
-		case <-ticker.C:
+		case <-timer.C:
 		case <-n.stop:
 			return
 		}

@@ -25,5 +25,11 @@ func NewClock() Clock {
 // Nanos is the monotonic reading alone.
 func (c Clock) Nanos() int64 { return c().Nanos }
 
+// Until is how long it is until the clock shows the next multiple of a period. Loops of one clock
+// that sleep until then wake at the same instants, so that an idle process wakes once for all.
+func (c Clock) Until(period time.Duration) time.Duration {
+	return period - time.Duration(c.Nanos()%int64(period))
+}
+
 // Wall is the wall clock's reading alone, to the millisecond.
 func (c Clock) Wall() time.Time { return time.UnixMilli(int64(c().WallMS)) }

@@ -21,6 +21,20 @@ func TestClockReadsBothClocks(t *testing.T) {
 	}
 }
 
+// TestClockUntil: loops that wait for multiples of one period wake together.
+func TestClockUntil(t *testing.T) {
+	now := new(atomic.Int64)
+	c := Clock(stillClock(now))
+	for at, want := range map[time.Duration]time.Duration{
+		1: 99, 99: 1, 100: 100, 101: 99, 12345: 55,
+	} {
+		now.Store(int64(at))
+		if d := c.Until(100); d != want {
+			t.Errorf("at %d it is %d until a multiple of 100", at, d)
+		}
+	}
+}
+
 // TestEngineOfAnOldProcess: an engine may be made when the process's clock has run for longer than
 // the wheel can look ahead.
 func TestEngineOfAnOldProcess(t *testing.T) {

@@ -27,14 +27,15 @@ func (e *Edge) rouse() {
 
 // run asks for users and watches the time, until Close.
 func (e *Edge) run() {
-	ticker := time.NewTicker(tickTime)
-	defer ticker.Stop()
+	timer := time.NewTimer(e.o.Clock.Until(tickTime))
+	defer timer.Stop()
 	for {
 		select {
 		case <-e.stop:
 			return
-		case <-ticker.C:
+		case <-timer.C:
 			e.tick()
+			timer.Reset(e.o.Clock.Until(tickTime))
 		case <-e.wake:
 			time.Sleep(e.o.Gather)
 			e.ask()
