@@ -47,6 +47,10 @@ func (e *Engine) AppendStates(dst []byte, user uuid.UUID, through uint64) (
 	return dst, newer, told
 }
 
+// DeviceCount is how many devices the user has, also those that are not committed. It looks at few
+// of them. Any goroutine.
+func (e *Engine) DeviceCount(user uuid.UUID) int { return e.devices.table.Count(user) }
+
 // EachState calls fn for each record that AppendStates appended, until it returns false. False: the
 // bytes are none.
 func EachState(states []byte, fn func(rec []byte) bool) (ok bool) {

@@ -185,9 +185,12 @@ func (h *Hub) answer(node string, r request) {
 	}
 	for r.users.len() > 0 {
 		var n int
-		if r.unwatch {
+		switch {
+		case r.unwatch:
 			n = h.unwatch(node, r.users)
-		} else {
+		case h.isMany(r.users.at(0)):
+			n = h.tellMany(node, r.question, r.users.at(0))
+		default:
 			n = h.tell(node, r.question, r.users)
 		}
 		if n == 0 {
@@ -219,35 +222,56 @@ func (h *Hub) unwatch(node string, users userList) (n int) {
 }
 
 // tell registers a node for some users and sends it their states: one step for each (E2). It
-// returns of how many; 0: no more can be told.
+// returns of how many, which are those before the next one with many devices; 0: no more can be
+// told.
 func (h *Hub) tell(node string, question uint64, users userList) (n int) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.table == nil {
-		return 0
-	}
-	at, err := h.place(node)
-	if err != nil {
-		h.o.Logger.Error("a node cannot watch", "node", node, "error", err)
+	at, ok := h.seat(node)
+	if !ok {
 		return 0
 	}
 	s := h.nodes[at]
 	message := h.begin(kindSnapshot, 0)
 	for n < min(users.len(), partsPerSnapshot) && len(message) < h.chunk {
 		user := users.at(n)
-		set, known := h.users[user]
-		if !known && len(h.users) >= h.o.MaxUsers {
-			h.tooMany()
+		if n > 0 && h.table.DeviceCount(user) > h.many {
+			break
+		}
+		if !h.register(at, user) {
 			n = users.len()
 			break
 		}
-		h.users[user] = set | 1<<at
 		message = h.state(s, question, message, user)
 		n++
 	}
 	h.watched.Store(int64(len(h.users)))
 	h.send(s, message, h.through, question)
 	return n
+}
+
+// seat is place, of a hub that can answer. The caller holds mu.
+func (h *Hub) seat(node string) (at int, ok bool) {
+	if h.table == nil {
+		return 0, false
+	}
+	at, err := h.place(node)
+	if err != nil {
+		h.o.Logger.Error("a node cannot watch", "node", node, "error", err)
+	}
+	return at, err == nil
+}
+
+// register puts a node into the set of a user; false: there are too many users. The caller holds
+// mu.
+func (h *Hub) register(at int, user uuid.UUID) bool {
+	set, known := h.users[user]
+	if !known && len(h.users) >= h.o.MaxUsers {
+		h.tooMany()
+		return false
+	}
+	h.users[user] = set | 1<<at
+	return true
 }
 
 // state appends the parts of a user, and sends what became too long.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -121,4 +122,53 @@ func BenchmarkRewatch(b *testing.B) {
 		rewatch()
 	}
 	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/users, "ns/user")
+}
+
+// BenchmarkManyDevices is how long a commit loop waits at most for a hub that answers a question
+// about a user with very many devices.
+func BenchmarkManyDevices(b *testing.B) {
+	const devices = 100_000
+	user, other := benchUser(1), benchUser(2)
+	shared := &sharedLog{}
+	shared.cond.L = &shared.mu
+	for i := range uint64(devices) {
+		s := record.State{Seq: 1, Online: true, TTLMS: 3_600_000, UpdatedAtMS: i + 1}
+		shared.records = append(shared.records, record.AppendUser(nil, user, benchUser(int(i)), &s,
+			[]byte("desktop"), &record.User{SeenAtMS: i + 1, Online: uint32(i + 1)}))
+	}
+	log := shared.take()
+	h, err := NewHub(HubOptions{Bus: new(sinkBus), Clock: engine.NewClock(), Vouch: log.Vouch})
+	if err != nil {
+		b.Fatal(err)
+	}
+	e, err := engine.New(log, engine.Options{Logger: slog.New(slog.DiscardHandler)})
+	if err == nil {
+		err = e.Start()
+	}
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer log.close()
+	if n := e.DeviceCount(user); n != devices {
+		b.Fatalf("%d devices", n)
+	}
+	h.Open(e)
+	h.Flush(0, devices, 0)
+	rec := someRecord(other, 1, 1)
+	longest := int64(0)
+	for b.Loop() {
+		var told atomic.Bool
+		go func() {
+			h.answer("n1", request{users: userList(user[:])})
+			told.Store(true)
+		}()
+		for !told.Load() {
+			began := h.o.Clock.Nanos()
+			h.Publish(0, other, devices, rec)
+			h.Flush(0, devices, 0)
+			longest = max(longest, h.o.Clock.Nanos()-began)
+			time.Sleep(100 * time.Microsecond)
+		}
+	}
+	b.ReportMetric(float64(longest), "max-wait-ns")
 }

@@ -161,13 +161,17 @@ type part struct {
 }
 
 func appendPart(dst []byte, p *part) []byte {
+	return append(appendPartHead(dst, p, len(p.states)), p.states...)
+}
+
+// appendPartHead appends what a part has before its states, which have so many bytes.
+func appendPartHead(dst []byte, p *part, size int) []byte {
 	dst = append(dst, p.user[:]...)
 	dst = append(dst, p.flags)
 	dst = binary.LittleEndian.AppendUint64(dst, p.told.SeenAtMS)
 	dst = binary.LittleEndian.AppendUint64(dst, p.told.ChangedAtMS)
 	dst = binary.LittleEndian.AppendUint64(dst, p.until)
-	dst = binary.LittleEndian.AppendUint32(dst, uint32(len(p.states)))
-	return append(dst, p.states...)
+	return binary.LittleEndian.AppendUint32(dst, uint32(size))
 }
 
 // cutParts appends the parts of a SNAPSHOT to dst. They point into rest.

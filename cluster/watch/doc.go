@@ -27,7 +27,7 @@
 //     a message that was lost, dropped by the bus or left out by the Hub has a number. So an edge
 //     knows that it has all of them, or that it has not.
 //
-//   - E2. A Hub registers a node for a user and reads the states of the user in one step between
+//   - E2. A Hub registers a node for a user and has the states of the user in one step between
 //     two batches of the commit loop. The states are those of the last Flush, and every later
 //     change is in a DELTA behind the SNAPSHOT.
 //
@@ -58,6 +58,20 @@
 // states with seq 7. So the first Publish of a batch takes the lock under which users are
 // registered, and Flush gives it back. Between Publish and Flush nothing waits for anything, and
 // the hub's goroutine has the lock for a chunk of users at a time.
+//
+// To read a user of very many devices takes as long as many chunks. Its states are read without
+// the lock, as of the last Flush before, while Publish notes what changes of that user. That is put
+// into them, the last few changes under the lock under which the node is registered: so they are
+// those of the last Flush then, and the edge sees no difference:
+//
+//	commit loop               the hub's goroutine            node A
+//	Flush, through 7          through 7; reads d, e, ...
+//	commits d, seq 8: noted   ... x, y, z
+//	                          puts seq 8 into the states
+//	commits e, seq 9: noted
+//	                          puts seq 9 into the states,
+//	                          registers A, sends them  ────► as of seq 9
+//	commits d, seq 10: DELTA  ─────────────────────────────► seq 10
 //
 // # Why a doubt ends user by user, and only by an answer to it
 //
@@ -112,6 +126,8 @@
 //	users of a partition that are   1,024                 the next are asked for when half of
 //	being asked for                                       them were answered
 //	users of a WATCH, of a chunk    2,048, 512            the next message
+//	devices of a user that is       512                   it is read without the lock; the same
+//	read under the lock                                   is sent
 //	states of a message             128 KiB               the next message
 //	users of an edge                EdgeOptions.MaxUsers  a stream is refused
 //	streams that are held           MaxHeld, Hold         refused; ended with retry

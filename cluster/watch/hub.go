@@ -35,6 +35,7 @@ var ErrHubClosed = errors.New("watch: the partition is no longer here")
 type Table interface {
 	AppendStates(dst []byte, user uuid.UUID, through uint64) (
 		out []byte, newer uint64, told engine.Told)
+	DeviceCount(user uuid.UUID) int
 }
 
 // HubBus is what a Hub needs of a bus.Bus. Send may be called with locks held that the handlers of
@@ -78,15 +79,18 @@ type Hub struct {
 	// Tests run the goroutine's work when they like, and make chunks small.
 	spawn func(func())
 	chunk int // chunkBytes
+	many  int // manyDevices
+	few   int // fewBytes
 
 	mu      sync.Mutex
 	table   Table // nil: not open, or closed
 	through uint64
 	users   map[uuid.UUID]uint64 // the nodes that watch, a bit each; no pointers, for the collector
 	nodes   []*sink
-	dirty   uint64 // the nodes for which there is a DELTA
-	highest uint64 // number of all that were given out: a node that takes another's place goes on
-	scratch []byte // states of a user
+	dirty   uint64   // the nodes for which there is a DELTA
+	highest uint64   // number of all that were given out: a node that takes another's place goes on
+	scratch []byte   // states of a user
+	reading *reading // nil: none is
 }
 
 // sink is what a hub knows of a node. Guarded by Hub.mu.
@@ -112,7 +116,8 @@ func NewHub(o HubOptions) (*Hub, error) {
 	if err := p.Err(); err != nil {
 		return nil, err
 	}
-	h := &Hub{o: o, chunk: chunkBytes, users: make(map[uuid.UUID]uint64)}
+	h := &Hub{o: o, chunk: chunkBytes, many: manyDevices, few: fewBytes,
+		users: make(map[uuid.UUID]uint64)}
 	h.requests.byNode = make(map[string][]request)
 	return h, nil
 }
@@ -158,6 +163,9 @@ func (h *Hub) Publish(_ broadcast.Source, user uuid.UUID, lsn uint64, rec []byte
 	if !h.inBatch {
 		h.mu.Lock()
 		h.inBatch = true
+	}
+	if r := h.reading; r != nil && r.user == user {
+		r.missed = appendState(r.missed, rec)
 	}
 	if len(h.users) == 0 {
 		return
@@ -215,6 +223,9 @@ func (h *Hub) Lose(broadcast.Source) {
 	defer h.mu.Unlock()
 	for _, s := range h.nodes {
 		h.skip(s)
+	}
+	if h.reading != nil {
+		h.reading.lost = true
 	}
 }
 

@@ -174,10 +174,15 @@ type settling struct {
 // add takes a change. What it says of the user is newer than what the states came with.
 func (s *settling) add(rec record.View) {
 	s.changes = appendState(s.changes, rec)
+	hear(&s.told, rec)
+}
+
+// hear notes what a change says of its user.
+func hear(told *engine.Told, rec record.View) {
 	if rec.Turn() {
-		s.told.ChangedAtMS = rec.UpdatedAt()
+		told.ChangedAtMS = rec.UpdatedAt()
 	}
-	s.told.SeenAtMS = max(s.told.SeenAtMS, rec.UserSeen())
+	told.SeenAtMS = max(told.SeenAtMS, rec.UserSeen())
 }
 
 // all calls yield for the newest record of each device.

@@ -316,6 +316,7 @@ type testOwner struct {
 	pending   []change // in the table, and not committed
 	ackNanos  int64
 	vouches   int
+	beside    func() // what happens while states are read without the hub's lock; nil: nothing
 }
 
 // claim gives a partition to a node. What the former owner has appended may be committed or not.
@@ -340,6 +341,15 @@ func (w *world) claim(p *testPartition, n *testNode) {
 	o.hub.spawn = func(fn func()) { w.work = append(w.work, fn) }
 	if !w.calm {
 		o.hub.chunk = 100 + w.rng.IntN(400)
+		o.hub.many, o.hub.few = w.rng.IntN(4), w.rng.IntN(500)
+		o.beside = func() {
+			for range w.rng.IntN(3) {
+				o.heartbeat()
+			}
+			if w.rng.IntN(2) == 0 {
+				o.commit()
+			}
+		}
 	}
 	o.hub.Open(o)
 	o.hub.Lose(0)
@@ -415,14 +425,16 @@ func (o *testOwner) AppendStates(dst []byte, user uuid.UUID, through uint64) (
 	if told = u.told; u.turnLSN > through {
 		newer, told.ChangedAtMS = u.turnLSN, 0
 	}
-	if u.forgot > through {
-		newer = max(newer, u.forgot)
-	}
 	devices := slices.SortedFunc(maps.Keys(u.devices), func(a, b uuid.UUID) int {
 		return bytes.Compare(a[:], b[:])
 	})
 	for _, device := range devices {
-		switch c := u.devices[device]; {
+		if o.beside != nil && o.hub.mu.TryLock() {
+			o.hub.mu.Unlock()
+			o.beside()
+		}
+		switch c, ok := u.devices[device]; {
+		case !ok:
 		case c.lsn > through:
 			newer = max(newer, c.lsn)
 		default:
@@ -430,8 +442,13 @@ func (o *testOwner) AppendStates(dst []byte, user uuid.UUID, through uint64) (
 			dst = append(dst, c.rec...)
 		}
 	}
+	if u.forgot > through {
+		newer = max(newer, u.forgot)
+	}
 	return dst, newer, told
 }
+
+func (o *testOwner) DeviceCount(user uuid.UUID) int { return len(o.user(user).devices) }
 
 // testFollower is the table of a node, and its streams, which get everything at once.
 type testFollower struct {

@@ -244,6 +244,16 @@ func (t *Table) Devices(user uuid.UUID, dst []Ref) []Ref {
 	return s.devicesLocked(t.slab, &k, dst)
 }
 
+// Count is how many devices the user has. It takes the shard's mutex, and looks at no entry of a
+// user with many.
+func (t *Table) Count(user uuid.UUID) int {
+	k := t.key(user, uuid.Nil)
+	s := t.shard(&k)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.countLocked(t.slab, &k)
+}
+
 // Range calls fn for every entry, in no order, until it returns false. It takes one shard's mutex
 // at a time and not while it calls fn, which may use the table as it likes. A device that is there
 // all the while is seen once, one that comes meanwhile perhaps, and one that goes may be replaced
