@@ -260,7 +260,8 @@ func (s *fakeServer) apply(b fakeBeat) (status int, last int64) {
 	if f.expireEarly {
 		ttl /= 2
 	}
-	d.timer = time.AfterFunc(ttl, func() { s.expire(d, b.Seq) })
+	seq := b.Seq // the timer runs without the lock at first, and b is changed below
+	d.timer = time.AfterFunc(ttl, func() { s.expire(d, seq) })
 	switch {
 	case f.dropLast && number >= 3, f.dropOne && number == 2:
 		return http.StatusNoContent, 0
@@ -280,7 +281,8 @@ func (s *fakeServer) apply(b fakeBeat) (status int, last int64) {
 func (s *fakeServer) expire(d *fakeDevice, seq int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if d.beat.Seq != seq || d.offline || s.fault.expireNever {
+	never := s.fault.expireNever || s.fault.invent // which told of a higher seq
+	if d.beat.Seq != seq || d.offline || never {
 		return
 	}
 	d.offline = true

@@ -101,7 +101,8 @@ type Options struct {
 	Pipeline int `json:"pipeline"`
 	// Batch is the most heartbeats in one request. Default: 1, on the route for one heartbeat.
 	Batch int `json:"batch"`
-	// Workers are event loops. Default: half of GOMAXPROCS.
+	// Workers are event loops. Default: half of GOMAXPROCS, fewer where the users of each would be
+	// fewer than ListSize.
 	Workers int `json:"workers"`
 	// Sources is from how many loopback addresses, 127.0.1.1 and on, it connects, so that ports
 	// last. Default: 0, the system chooses.
@@ -172,7 +173,7 @@ func (o Options) withDefaults() (Options, error) {
 	option.Default(&o.Connections, 64)
 	option.Default(&o.Pipeline, 1)
 	option.Default(&o.Batch, 1)
-	option.Default(&o.Workers, max(1, runtime.GOMAXPROCS(0)/2))
+	option.Default(&o.Workers, o.defaultWorkers())
 	option.Default(&o.Duration, 30*time.Second)
 	option.Default(&o.Warmup, 5*time.Second)
 	option.Default(&o.Seed, uint64(time.Now().UnixNano()))
@@ -196,6 +197,16 @@ func (o Options) withDefaults() (Options, error) {
 	err := o.problems()
 	o.Workers = min(o.Workers, o.Users, o.Connections)
 	return o, err
+}
+
+// defaultWorkers are as many as the machine is good for and lists allow, each of which draws from the
+// users of one worker.
+func (o *Options) defaultWorkers() int {
+	workers := runtime.GOMAXPROCS(0) / 2
+	if o.Lists > 0 && o.ListSize > 0 {
+		workers = min(workers, o.ListPopulation/o.ListSize)
+	}
+	return max(1, workers)
 }
 
 // problems checks options that have their defaults.

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -582,6 +583,19 @@ func TestSourcesAreUsed(t *testing.T) {
 	for i := range 3 {
 		if !from[o.source(i).String()] {
 			t.Errorf("nothing came from %v: %v", o.source(i), from)
+		}
+	}
+}
+
+// TestWorkersLeaveListsTheirUsers: on a machine of many processors, too, small lists can be drawn.
+func TestWorkersLeaveListsTheirUsers(t *testing.T) {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(32))
+	for users, want := range map[int]int{4: 1, 11: 3, 1000: 16} {
+		o := Options{Target: "http://127.0.0.1:1", IngestToken: "x", Users: users, Lists: 2, ListSize: 3,
+			StreamToken: func(string, time.Duration) (string, error) { return "", nil },
+			ListToken:   testListToken}
+		if o, err := o.withDefaults(); err != nil || o.Workers != want {
+			t.Errorf("%d users: %d workers, want %d: %v", users, o.Workers, want, err)
 		}
 	}
 }
