@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/valyala/fasthttp"
 
 	"rollcall/engine"
 	"rollcall/internal/testwait"
@@ -30,7 +31,8 @@ type wholeOptions struct {
 	fs     vfs.FS // default: one in memory
 	server func(*Options)
 	engine engine.Options
-	far    bool // heartbeats of loops are answered from elsewhere
+	far    bool   // heartbeats of loops are answered from elsewhere
+	begins func() // is called when fasthttp has the first bytes of a request
 }
 
 // farPresence is an engine that answers heartbeats of loops later.
@@ -112,6 +114,14 @@ func startWhole(t testing.TB, o wholeOptions) *whole {
 	s, err := New(p, options)
 	if err != nil {
 		t.Fatal(err)
+	}
+	if o.begins != nil {
+		follow := s.public.ConnState
+		s.public.ConnState = func(c net.Conn, state fasthttp.ConnState) {
+			if follow(c, state); state == fasthttp.StateActive {
+				o.begins()
+			}
+		}
 	}
 	ln, err := net.Listen("tcp4", "127.0.0.1:0")
 	if err != nil {
