@@ -199,8 +199,8 @@ func (o Options) withDefaults() (Options, error) {
 	return o, err
 }
 
-// defaultWorkers are as many as the machine is good for and lists allow, each of which draws from the
-// users of one worker.
+// defaultWorkers are as many as the machine is good for and lists allow: each of these draws from
+// the users of one worker.
 func (o *Options) defaultWorkers() int {
 	workers := runtime.GOMAXPROCS(0) / 2
 	if o.Lists > 0 && o.ListSize > 0 {
