@@ -64,10 +64,10 @@ func TestDamagedCopies(t *testing.T) {
 	n.flipCopies(first)
 	from := len(first.logs())
 	first.start()
-	testwait.Until(t, "the damage is noticed and the copies are made whole", func() bool {
+	first.until("the damage is noticed and the copies are made whole", func() bool {
 		said := first.logs()[from:]
-		noticed := strings.Count(said, "was damaged, so that messages are missing")
-		return noticed > 0 && strings.Count(said, "is whole again") == noticed
+		noticed := strings.Count(said, "on this node's disk was damaged")
+		return noticed > 0 && strings.Count(said, "on this node's disk is whole again") == noticed
 	})
 	n.well()
 	lead()
