@@ -90,6 +90,7 @@ func startTwins(t testing.TB, name string) *twins {
 	start := func(loops int) *whole {
 		return startWhole(t, wholeOptions{engine: s.engine, far: s.far, server: func(o *Options) {
 			o.Loops = loops
+			o.ReadTimeout = testwait.Limit // a request in very many parts takes its time
 			if s.server != nil {
 				s.server(o)
 			}
