@@ -44,12 +44,14 @@ func TestGoodListsPass(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			s := startFake(t, fault{})
-			o := listRun(t, s)
-			change(&o)
-			s.linger = o.ListLinger
-			rep := mustRun(t, o)
-			wantClean(t, rep)
+			var o Options
+			rep := mustBeClean(t, func() *Report {
+				s := startFake(t, fault{})
+				o = listRun(t, s)
+				change(&o)
+				s.linger = o.ListLinger
+				return mustRun(t, o)
+			})
 			if c := rep.Verdict.Checked; c.Events == 0 || c.Lists == 0 || c.Resumed == 0 ||
 				o.ListTokenTTL > 0 && c.Renewals == 0 {
 				t.Errorf("nothing was checked: %+v", c)

@@ -53,7 +53,7 @@ func onQuietMachine(t *testing.T, try func() (rep *Report, wrong string)) {
 	if underRace {
 		t.Skip("the race detector makes the server of the tests too slow to measure time with")
 	}
-	switch failure, busy := inThreeTries(t, try); {
+	switch failure, busy := inTries(t, 3, try); {
 	case failure != "":
 		t.Error(failure)
 	case busy != "":
@@ -61,13 +61,14 @@ func onQuietMachine(t *testing.T, try func() (rep *Report, wrong string)) {
 	}
 }
 
-// inThreeTries runs a test up to three times, because other processes may take the time away. The
+// inTries runs a test until it has gone wrong three times, or so many times in all, because other
+// processes may take the time away: a try on a machine that is too busy counts in all only. The
 // test returns what is wrong with the report; none of the results is set when one of them was good.
-func inThreeTries(
-	t *testing.T, try func() (rep *Report, wrong string),
+func inTries(
+	t *testing.T, most int, try func() (rep *Report, wrong string),
 ) (failure, busy string) {
 	t.Helper()
-	for range 3 {
+	for failures := 0; failures < 3 && most > 0; most-- {
 		rep, wrong := try()
 		if wrong == "" {
 			return "", ""
@@ -78,17 +79,37 @@ func inThreeTries(
 				"p99 lag was %.0f ms", late)
 		} else {
 			failure = wrong
+			failures++
 		}
 	}
 	return failure, busy
 }
 
-// mustJudge fails unless a run finds, in three tries, what it should.
+// busyTries is how often a run is tried again that does not measure time, on a busy machine.
+const busyTries = 8
+
+// mustJudge fails unless a run finds, in some tries, what it should.
 func mustJudge(t *testing.T, try func() (rep *Report, wrong string)) {
 	t.Helper()
-	if failure, busy := inThreeTries(t, try); failure != "" || busy != "" {
-		t.Error("three tries went wrong, see above")
+	if failure, busy := inTries(t, busyTries, try); failure != "" || busy != "" {
+		t.Error("all tries went wrong, see above")
 	}
+}
+
+// mustBeClean fails unless a run of a good server is clean. One of which the generator itself says
+// that it was not good enough is tried again, as on a busy machine; what the oracle finds is not.
+func mustBeClean(t *testing.T, try func() *Report) *Report {
+	t.Helper()
+	var rep *Report
+	for range busyTries {
+		rep = try()
+		if rep.Verdict.Valid() || !rep.Verdict.Passed() {
+			break
+		}
+		t.Log(rep.Verdict.Invalid)
+	}
+	wantClean(t, rep)
+	return rep
 }
 
 func brief(l *Latency) string {
@@ -154,11 +175,14 @@ func TestGoodServerPasses(t *testing.T) {
 		} {
 			t.Run(fmt.Sprintf("%s/portable=%t", name, portable), func(t *testing.T) {
 				t.Parallel()
-				s := startFake(t, fault{})
-				o := smallRun(t, s)
-				o.portable = portable
-				change(&o)
-				wantClean(t, mustRun(t, o))
+				var s *fakeServer
+				mustBeClean(t, func() *Report {
+					s = startFake(t, fault{})
+					o := smallRun(t, s)
+					o.portable = portable
+					change(&o)
+					return mustRun(t, o)
+				})
 				s.mu.Lock()
 				defer s.mu.Unlock()
 				if s.overlap > 0 || s.gaps > 0 {
