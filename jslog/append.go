@@ -32,7 +32,8 @@ type appender struct {
 	scratch []byte // the loop's; of no-ops
 	last    int    // the loop's; records of the last batch
 
-	took time.Duration // the loop's; how long the append of the last batch took
+	// The loop's: how long the append of the last batch took, and one takes that waits for nothing.
+	took, best time.Duration
 }
 
 // parcel is a part of a checkpoint on its way.
@@ -164,7 +165,8 @@ func (a *appender) appendBatch(b *batch) error {
 	if err != nil {
 		return err
 	}
-	a.last, a.took = int(b.records), took
+	a.last = int(b.records)
+	a.noteTook(took)
 	a.observe(int(b.records), took)
 	if a.committed != nil {
 		a.committed(b.first, b.last, b.all(), b.stamp, took)
@@ -206,8 +208,8 @@ func (a *appender) append(
 	return seq, took, nil
 }
 
-// maxPause bounds how long the loop rests before a batch.
-const maxPause = 2 * time.Millisecond
+// Bounds of a pause: of one where appends wait for nothing, and of any.
+const maxShortPause, maxPause = 2 * time.Millisecond, 10 * time.Millisecond
 
 // pause lets a batch grow where several senders wait for one: for half as long as the last append
 // took. Those that it has answered send again meanwhile, so that half as many appends carry the
@@ -217,13 +219,34 @@ func (a *appender) pause() bool {
 	if a.last <= 1 {
 		return true
 	}
-	timer := time.NewTimer(min(a.took/2, maxPause))
+	timer := time.NewTimer(a.rest())
 	defer timer.Stop()
 	select {
 	case <-timer.C:
 		return true
 	case <-a.log.ctx.Done():
 		return false
+	}
+}
+
+// maxCrowd is the number of records of a batch beyond which a pause does not grow any more.
+const maxCrowd = 16
+
+// rest is how long a pause is. Appends that take longer than one that waits for nothing wait for a
+// processor or a disk: the fewer there are, the sooner each is through. So behind a crowd the pause
+// grows with what they wait: three nodes on two processors take half again as many heartbeats of
+// a thousand senders then, and these wait less.
+func (a *appender) rest() time.Duration {
+	crowd := time.Duration(min(a.last, maxCrowd))
+	return min(min(a.took/2, maxShortPause)+crowd*(a.took-a.best)/4, maxPause)
+}
+
+// noteTook notes how long an append took. The best of them is forgotten slowly: a thousand appends
+// later, one that takes three times as long may be the best.
+func (a *appender) noteTook(took time.Duration) {
+	a.took = took
+	if a.best += a.best / 1024; took < a.best || a.best == 0 {
+		a.best = took
 	}
 }
 
