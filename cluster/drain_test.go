@@ -202,15 +202,7 @@ func TestHandOverWithoutTime(t *testing.T) {
 // heir's, and the lead goes to the heir, not to just any node.
 func TestDrainDuringAClaim(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		l := new(lead)
-		l.leads.Store(true)
-		l.may.Store(true)
-		s := l.holdings(func(ctx context.Context) error {
-			<-ctx.Done()
-			return ctx.Err()
-		})
-		s.start()
-		defer s.close()
+		l, s := claimsWithoutEnd(t)
 		r := newDrainRig(1)
 		r.pass = s.pass
 		claimed := false // when the lead went
@@ -238,15 +230,7 @@ func TestDrainDuringAClaim(t *testing.T) {
 // until it ends, and no other one can.
 func TestDrainWithoutAnHeirDuringAClaim(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		l := new(lead)
-		l.leads.Store(true)
-		l.may.Store(true)
-		s := l.holdings(func(ctx context.Context) error {
-			<-ctx.Done()
-			return ctx.Err()
-		})
-		s.start()
-		defer s.close()
+		l, s := claimsWithoutEnd(t)
 		r := newDrainRig(1)
 		r.pass = s.pass
 		r.copies[streamOf(0)] = map[string]bool{}

@@ -79,20 +79,26 @@ func (l *lead) holdings(check func(ctx context.Context) error) *holdings {
 	})
 }
 
+// claimsWithoutEnd is a node that leads a log, and whose claims have no answer.
+func claimsWithoutEnd(t *testing.T) (*lead, *holdings) {
+	l := new(lead)
+	l.leads.Store(true)
+	l.may.Store(true)
+	s := l.holdings(func(ctx context.Context) error {
+		<-ctx.Done()
+		return ctx.Err()
+	})
+	s.start()
+	t.Cleanup(s.close)
+	return l, s
+}
+
 // TestClaimWithoutTheLead: a claim whose answer does not come, since the log is led elsewhere
 // meanwhile, is given up at once: it holds up none that is due when the lead is back, and has that
 // not be given away.
 func TestClaimWithoutTheLead(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		l := new(lead)
-		l.leads.Store(true)
-		l.may.Store(true)
-		s := l.holdings(func(ctx context.Context) error {
-			<-ctx.Done()
-			return ctx.Err()
-		})
-		s.start()
-		defer s.close()
+		l, s := claimsWithoutEnd(t)
 		for n := int32(1); n <= 3; n++ {
 			l.leads.Store(true)
 			time.Sleep(2 * lookEvery)
