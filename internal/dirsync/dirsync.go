@@ -53,14 +53,14 @@ func create(fsys vfs.FS, dir string, made []string) error {
 	if err := fsys.MkdirAll(dir, 0o700); err != nil {
 		return err
 	}
-	parents := []string{fsys.PathDir(dir)} // whose entries may be new
-	for _, path := range made {
-		parents = append(parents, fsys.PathDir(path))
+	entries := made // that may be new
+	if len(made) == 0 {
+		entries = []string{dir}
 	}
-	for _, parent := range parents {
+	for _, path := range entries {
 		// An existing directory may have a parent that this process may not open. Its creator
 		// has synced it.
-		err := Sync(fsys, parent)
+		err := Sync(fsys, fsys.PathDir(path))
 		if err != nil && !(len(made) == 0 && errors.Is(err, fs.ErrPermission)) {
 			return err
 		}
