@@ -35,6 +35,8 @@ const (
 // group elects only a node that has all that was acknowledged, and a needless campaign costs a
 // blink. One goroutine calls look.
 type campaigns struct {
+	rouser // of run
+
 	self      string
 	clock     engine.Clock
 	directory *directory
@@ -47,7 +49,6 @@ type campaigns struct {
 	tried     []int64  // when this node campaigned for each partition
 	meta      int64    // and for the cluster
 	learned   int64
-	wake      chan struct{} // has room for one
 	looked    int64
 	resumed   int64 // when this process was paused last
 }
@@ -72,15 +73,7 @@ func newCampaigns(self string, clock engine.Clock, d *directory, r raft, partiti
 			Help: "Elections that this node called for, since an owner or the leader was gone.",
 		}),
 		lastOwner: make([]string, partitions), tried: make([]int64, partitions),
-		wake: make(chan struct{}, 1),
-	}
-}
-
-// rouse has the node look at once whether an owner is gone. Any goroutine may call it.
-func (c *campaigns) rouse() {
-	select {
-	case c.wake <- struct{}{}:
-	default:
+		rouser: newRouser(),
 	}
 }
 
@@ -93,7 +86,7 @@ func (c *campaigns) run(stop <-chan struct{}) {
 		timer.Reset(c.clock.Until(campaignEvery))
 		select {
 		case <-timer.C:
-		case <-c.wake:
+		case <-c.rouser:
 		case <-stop:
 			return
 		}

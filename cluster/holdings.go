@@ -76,9 +76,9 @@ type holdings struct {
 	holdingsConfig
 	parts []part
 
-	wake chan struct{} // has room for one
-	stop chan struct{}
-	loop sync.WaitGroup
+	rouser // of run
+	stop   chan struct{}
+	loop   sync.WaitGroup
 
 	figuresMu sync.Mutex
 	gone      engine.Stats // of engines that are gone. guarded by figuresMu
@@ -130,7 +130,7 @@ func (o *owned) sure() bool {
 func newHoldings(c holdingsConfig) *holdings {
 	s := &holdings{
 		holdingsConfig: c, parts: make([]part, c.count),
-		wake: make(chan struct{}, 1), stop: make(chan struct{}),
+		rouser: newRouser(), stop: make(chan struct{}),
 	}
 	for i := range s.parts {
 		s.parts[i].number, s.parts[i].stream = i, streamOf(i)
@@ -141,14 +141,6 @@ func newHoldings(c holdingsConfig) *holdings {
 
 // start begins to look for partitions to own.
 func (s *holdings) start() { s.loop.Go(s.run) }
-
-// rouse has the node look at once which logs it leads.
-func (s *holdings) rouse() {
-	select {
-	case s.wake <- struct{}{}:
-	default:
-	}
-}
 
 // close resigns from everything, and returns when it is done.
 func (s *holdings) close() {
@@ -233,7 +225,7 @@ func (s *holdings) run() {
 		timer.Reset(s.clock.Until(every))
 		select {
 		case <-timer.C:
-		case <-s.wake:
+		case <-s.rouser:
 		case <-s.stop:
 			for i := range s.parts {
 				s.parts[i].letGo()

@@ -218,7 +218,7 @@ func (n *Node) assemble() (err error) {
 			}
 		},
 		met: n.identity.met, members: n.members,
-		wake: make(chan struct{}, 1), stop: make(chan struct{}),
+		wake: newRouser(), stop: make(chan struct{}),
 	}
 	n.holdings = newHoldings(holdingsConfig{
 		node: o.Node, count: o.Partitions, bus: n.bus, clock: clock,

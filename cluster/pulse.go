@@ -115,7 +115,7 @@ type pulses struct {
 	members   func() []string
 	boot      uint64 // of this process
 
-	wake chan struct{} // has room for one
+	wake rouser // of run
 	stop chan struct{}
 	loop sync.WaitGroup
 }
@@ -134,12 +134,7 @@ func (s *pulses) close() {
 }
 
 // now has pulses sent at once.
-func (s *pulses) now() {
-	select {
-	case s.wake <- struct{}{}:
-	default:
-	}
-}
+func (s *pulses) now() { s.wake.rouse() }
 
 func (s *pulses) run() {
 	timer := time.NewTimer(0)

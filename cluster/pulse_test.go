@@ -113,9 +113,9 @@ func TestPulsesRouse(t *testing.T) {
 			t.Fatal(err)
 		}
 		s.receive(bus.Message{From: "b", Data: text})
-		roused := len(s.owned.wake) == 1
+		roused := len(s.owned.rouser) == 1
 		if roused {
-			<-s.owned.wake
+			<-s.owned.rouser
 		}
 		if roused != c.roused || d.calm() != c.calms {
 			t.Errorf("%s: roused %v, calm %v", c.name, roused, d.calm())

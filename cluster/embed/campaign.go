@@ -152,28 +152,26 @@ func (s *Server) LearnGroups() {
 // there. The server leaves out what it finds damaged when it starts, and calls the copy current all
 // the same.
 func (s *Server) Missing() map[string]uint64 {
-	detail, err := s.server.JszAccount(&server.JSzOptions{Account: global, Streams: true})
-	if err != nil {
-		return nil
-	}
-	missing := map[string]uint64{}
-	for i := range detail.Streams {
-		if d := &detail.Streams[i]; d.State.NumDeleted > 0 {
-			missing[d.Name] = uint64(d.State.NumDeleted)
-		}
-	}
-	return missing
+	return s.eachCopy(func(is *server.StreamState) uint64 { return uint64(is.NumDeleted) })
 }
 
 // First are the sequences of the first messages of the copies on this server, by stream.
 func (s *Server) First() map[string]uint64 {
+	return s.eachCopy(func(is *server.StreamState) uint64 { return is.FirstSeq })
+}
+
+// eachCopy asks for a number of each copy on this server, and leaves out those of which it is 0.
+// nil: the streams are switched off.
+func (s *Server) eachCopy(number func(is *server.StreamState) uint64) map[string]uint64 {
 	detail, err := s.server.JszAccount(&server.JSzOptions{Account: global, Streams: true})
 	if err != nil {
 		return nil
 	}
-	first := make(map[string]uint64, len(detail.Streams))
+	numbers := map[string]uint64{}
 	for i := range detail.Streams {
-		first[detail.Streams[i].Name] = detail.Streams[i].State.FirstSeq
+		if n := number(&detail.Streams[i].State); n != 0 {
+			numbers[detail.Streams[i].Name] = n
+		}
 	}
-	return first
+	return numbers
 }
